@@ -1,0 +1,44 @@
+// rope: rotate pairs of coordinates of each head by an angle that grows with the position, in place.
+//   (x[p], x[q]) <- (x[p] cos - x[q] sin, x[q] cos + x[p] sin)   for the pairs i < pairs of a head
+//   INTERLEAVED 0: p = i, q = i + pairs (half-split);  1: p = 2i, q = 2i + 1.  Coordinates from 2 * pairs on stay as they are.
+//   x         [tokens, stride] f32; head h begins at column + h * head_stride
+//   table     [positions, pairs] (cos, sin)
+//   dispatch  one thread a (token, head, pair), 64 a workgroup, folded into (x, y)
+// Cosines come from a table of the CPU: WGSL allows sin and cos an error of 2^-11, and more for large angles.
+struct Params {
+    tokens: u32,
+    heads: u32,
+    pairs: u32,
+    stride: u32,
+    column: u32,
+    head_stride: u32,
+    table_stride2: u32,
+    unused: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> positions: array<u32>;        // [tokens]
+@group(0) @binding(2) var<storage, read> table: array<vec2<f32>>;      // [positions, table_stride2]
+@group(0) @binding(3) var<storage, read_write> x: array<f32>;          // [tokens, stride]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let unit = 64u * linear_workgroup(group, groups) + index;
+    if unit >= params.tokens * params.heads * params.pairs {
+        return;
+    }
+    let pair = unit % params.pairs;
+    let head = unit / params.pairs % params.heads;
+    let token = unit / params.pairs / params.heads;
+    let turn = table[positions[token] * params.table_stride2 + pair];
+    let start = token * params.stride + params.column + head * params.head_stride;
+    var p = start + pair;
+    var q = start + pair + params.pairs;
+    if INTERLEAVED == 1u {
+        p = start + 2u * pair;
+        q = p + 1u;
+    }
+    let at_p = x[p];
+    let at_q = x[q];
+    x[p] = at_p * turn.x - at_q * turn.y;
+    x[q] = at_q * turn.x + at_p * turn.y;
+}

@@ -1,0 +1,4 @@
+// Linear indices over a grid that is folded into two dimensions, since one holds no more than 65535 workgroups.
+fn linear_workgroup(workgroup: vec3<u32>, count: vec3<u32>) -> u32 {
+    return workgroup.y * count.x + workgroup.x;
+}

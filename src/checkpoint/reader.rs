@@ -1,0 +1,137 @@
+//! Reading: every header is checked before any tensor is believed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    path::{Component, Path, PathBuf},
+};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
+
+use crate::error::{Error, Result};
+
+/// A checkpoint whose files are mapped into memory: nothing is read until a tensor is.
+pub struct Checkpoint {
+    directory: PathBuf,
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Place>,
+}
+
+struct Place {
+    file: usize,
+    /// Where the data of the file begins.
+    base: usize,
+    info: TensorInfo,
+}
+
+/// A tensor as it is stored, little-endian and row-major.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+    pub path: &'a Path,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file, or a directory with `model.safetensors` or `model.safetensors.index.json` in it.
+    ///
+    /// # Errors
+    /// [`Error::Read`], or [`Error::BadFile`] for headers that lie, shards outside of the directory, or tensors that are missing or double.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (directory, names) = if path.is_dir() {
+            (path.to_owned(), files_of_directory(path)?)
+        } else {
+            if path.extension().is_none_or(|extension| extension != "safetensors") {
+                std::fs::metadata(path).map_err(Error::read(path))?;
+                return Err(Error::bad_file(path, "expected a .safetensors file or a directory with one"));
+            }
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+            (directory, vec![path.to_owned()])
+        };
+        let mut checkpoint = Self { directory, files: Vec::new(), tensors: BTreeMap::new() };
+        for name in names {
+            checkpoint.add(name)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let file = File::open(&path).map_err(Error::read(&path))?;
+        // SAFETY: the map is read-only. Another process that shortens the file meanwhile could make reads fault, as with any mapped file;
+        // copying would cost the size of the model in memory, which is what mapping is here to avoid.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::read(&path))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|error| Error::bad_file(&path, format!("not a valid safetensors file: {error}")))?;
+        for (name, info) in metadata.tensors() {
+            let place = Place { file: self.files.len(), base: 8 + header, info: info.clone() };
+            if self.tensors.insert(name.clone(), place).is_some() {
+                return Err(Error::bad_file(&path, format!("tensor {name} is also in another file of this checkpoint")));
+            }
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    /// Where config.json and the tokenizer lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The files of this checkpoint.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// Bytes of all tensors.
+    pub fn byte_len(&self) -> u64 {
+        self.tensors.values().map(|place| (place.info.data_offsets.1 - place.info.data_offsets.0) as u64).sum()
+    }
+
+    /// Names of all tensors, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let Place { file, base, info } = self.tensors.get(name)?;
+        let (path, map) = &self.files[*file];
+        let bytes = map.get(base + info.data_offsets.0..base + info.data_offsets.1)?;
+        Some(Tensor { dtype: info.dtype, shape: &info.shape, bytes, path })
+    }
+}
+
+fn files_of_directory(directory: &Path) -> Result<Vec<PathBuf>> {
+    let index = directory.join(INDEX);
+    if !index.exists() {
+        let single = directory.join(SINGLE);
+        if !single.exists() {
+            return Err(Error::bad_file(directory, format!("has neither {SINGLE} nor {INDEX}")));
+        }
+        return Ok(vec![single]);
+    }
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let text = std::fs::read(&index).map_err(Error::read(&index))?;
+    let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| Error::bad_file(&index, error.to_string()))?;
+    let names: BTreeSet<&String> = weight_map.values().collect();
+    if names.is_empty() {
+        return Err(Error::bad_file(&index, "weight_map names no file"));
+    }
+    let mut files = Vec::new();
+    for name in names {
+        let mut parts = Path::new(name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || name.contains('\\') {
+            return Err(Error::bad_file(&index, format!("shard {name:?} is not a plain file name")));
+        }
+        files.push(directory.join(name));
+    }
+    Ok(files)
+}

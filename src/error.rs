@@ -1,0 +1,99 @@
+//! What can go wrong, one variant for each thing that the caller can act on, and the exit code that tells scripts which.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong. The messages say what was expected, what was found, and where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The request contradicts itself or the machine; other flags would work.
+    #[error("{0}")]
+    Usage(String),
+    /// An input file cannot be read.
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    /// An input file is damaged, hostile, or not what its name says.
+    #[error("{path}: {reason}")]
+    BadFile { path: PathBuf, reason: String },
+    /// No row of the architecture table has this `model_type`.
+    #[error("unknown model_type {model_type:?} in {path}; known: {known}")]
+    UnknownArchitecture { model_type: String, path: PathBuf, known: String },
+    /// A config field that changes the maths in a way that is not implemented.
+    #[error("unsupported {field} = {value} in {path}: {reason}")]
+    UnsupportedField { field: String, value: String, path: PathBuf, reason: String },
+    /// A tensor is absent, or has another shape or type than config.json implies.
+    #[error("tensor {name} in {path}: {reason}")]
+    BadTensor { name: String, path: PathBuf, reason: String },
+    /// Token ids or text that the model cannot take.
+    #[error("{0}")]
+    BadTokens(String),
+    /// Matrices whose shapes do not fit together.
+    #[error("{op}: {reason}")]
+    Shape { op: &'static str, reason: String },
+    /// A result that is not a number, or a solve that failed its check.
+    #[error("{0}")]
+    Numerical(String),
+    /// No adapter that could be used.
+    #[error("{0}")]
+    NoAdapter(String),
+    /// The GPU or the host has too little memory.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// The device went away (driver reset, unplugged, out of power).
+    #[error("the GPU device was lost: {0}; run again, or choose another with --device")]
+    DeviceLost(String),
+    /// The driver or a shader reported an error of its own.
+    #[error("the GPU reported an error: {0}")]
+    Gpu(String),
+    /// The output cannot be written.
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: std::io::Error },
+    /// The output directory is already there.
+    #[error("{path} already exists; give another --output, or --force to replace it")]
+    OutputExists { path: PathBuf },
+    /// Stopped by Ctrl-C.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}
+
+impl Error {
+    /// The exit code of the program: 1 runtime, 2 usage, 3 bad input file, 4 no adapter, 5 out of memory, 6 device lost, 7 disk, 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Shape { .. } | Self::Numerical(_) | Self::Gpu(_) => 1,
+            Self::Usage(_) | Self::OutputExists { .. } => 2,
+            Self::Read { .. }
+            | Self::BadFile { .. }
+            | Self::UnknownArchitecture { .. }
+            | Self::UnsupportedField { .. }
+            | Self::BadTensor { .. }
+            | Self::BadTokens(_) => 3,
+            Self::NoAdapter(_) => 4,
+            Self::OutOfMemory(_) => 5,
+            Self::DeviceLost(_) => 6,
+            Self::Write { .. } => 7,
+            Self::Interrupted => 130,
+        }
+    }
+
+    pub(crate) fn bad_file(path: &Path, reason: impl Into<String>) -> Self {
+        Self::BadFile { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn shape(op: &'static str, reason: impl Into<String>) -> Self {
+        Self::Shape { op, reason: reason.into() }
+    }
+
+    /// For `map_err` on whatever reads `path`.
+    pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Read { path: path.to_owned(), source }
+    }
+
+    /// For `map_err` on whatever writes `path`.
+    pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Write { path: path.to_owned(), source }
+    }
+}

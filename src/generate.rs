@@ -1,0 +1,253 @@
+//! Sampling with a KV cache: text for people, and sequences for calibration.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    model::{Batch, Ends, LayerContext, LayerWeights, Model},
+    ops::{Block, HeadSpan, RowCopy, SampleOptions},
+    progress::Progress,
+};
+
+/// A model with all its layers on the GPU, and the keys and values of the tokens that its sequences have so far.
+pub struct Session<'a> {
+    gpu: &'a Gpu,
+    model: &'a Model,
+    weights: &'a Resident,
+    caches: Vec<Matrix>,
+    sequences: usize,
+    capacity: usize,
+    length: usize,
+}
+
+/// All weights of a model on the GPU.
+pub struct Resident {
+    layers: Vec<LayerWeights>,
+    ends: Ends,
+    rope_table: Option<Matrix>,
+}
+
+impl Resident {
+    /// Uploads a model for sequences of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::BadTensor`].
+    pub fn upload(gpu: &Gpu, model: &Model, capacity: usize) -> Result<Self> {
+        Ok(Self {
+            layers: (0..model.config().num_hidden_layers).map(|layer| model.layer(gpu, layer)).collect::<Result<_>>()?,
+            ends: model.ends(gpu)?,
+            rope_table: model.rope_table(gpu, capacity)?,
+        })
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Starts `sequences` empty sequences of equal length, up to `capacity` tokens each.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn new(gpu: &'a Gpu, model: &'a Model, weights: &'a Resident, sequences: usize, capacity: usize) -> Result<Self> {
+        let width = kv_width(model);
+        let caches = (0..model.config().num_hidden_layers).map(|_| gpu.zeros(sequences * capacity, width)).collect::<Result<_>>()?;
+        Ok(Self { gpu, model, weights, caches, sequences, capacity, length: 0 })
+    }
+
+    /// Runs `tokens` more of each sequence (sequence 0's, then sequence 1's, …) and hands over the residual of each one's last.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the capacity is exceeded; [`Error::OutOfMemory`].
+    pub fn step(&mut self, ids: Matrix, tokens: usize) -> Result<Matrix> {
+        if ids.cols() != self.sequences * tokens || self.length + tokens > self.capacity {
+            return Err(Error::shape("step", format!("{} ids for {} sequences at {} of {}", ids.cols(), self.sequences, self.length, self.capacity)));
+        }
+        let positions: Vec<u32> = (0..self.sequences).flat_map(|_| (self.length..self.length + tokens).map(|p| p as u32)).collect();
+        let sequences =
+            (0..self.sequences).map(|index| Block { first: index * tokens, tokens, kv_row: index * self.capacity, position: self.length }).collect();
+        let batch = Batch { ids, positions: self.gpu.upload_u32(&positions)?, sequences, tokens: self.sequences * tokens };
+        let mut x = self.weights.ends.embed(self.gpu, &batch)?;
+        for (layer, (weights, cache)) in self.weights.layers.iter().zip(&self.caches).enumerate() {
+            let context = LayerContext {
+                gpu: self.gpu,
+                config: self.model.config(),
+                layer,
+                positions: &batch.positions,
+                rope_table: self.weights.rope_table.as_ref(),
+                sequences: &batch.sequences,
+                cache: Some(cache),
+            };
+            x = context.forward(weights, x)?;
+        }
+        self.length += tokens;
+        if tokens == 1 {
+            return Ok(x);
+        }
+        let last = self.gpu.zeros(self.sequences, x.cols())?;
+        let rows: Vec<(usize, usize)> = (0..self.sequences).map(|index| (index * tokens + tokens - 1, index)).collect();
+        let whole = RowCopy { from: HeadSpan { column: 0, stride: x.cols(), heads: 1 }, head_dim: x.cols(), to_column: 0 };
+        self.gpu.copy_rows(&x, &last, &rows, whole)?;
+        Ok(last)
+    }
+
+    /// Draws the next token of each sequence from its last residual, on the GPU; the ids stay there.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn sample(&self, x: &Matrix, options: &SampleOptions) -> Result<Matrix> {
+        let (best, ids) = self.gpu.sample_state(self.sequences)?;
+        self.weights.ends.logits(self.gpu, self.model.config(), x, |first, logits| self.gpu.sample(logits, first, options, &best, &ids))?;
+        Ok(ids)
+    }
+
+    /// The logits of the only sequence's next token.
+    ///
+    /// # Errors
+    /// Whatever the readback reports.
+    pub fn logits(&self, x: &Matrix) -> Result<Vec<f32>> {
+        let mut all = Vec::with_capacity(self.model.config().vocab_size);
+        self.weights.ends.logits(self.gpu, self.model.config(), x, |_, logits| {
+            all.extend(self.gpu.download(logits)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}
+
+/// Columns of the cache: keys, then values.
+fn kv_width(model: &Model) -> usize {
+    2 * model.config().num_key_value_heads * model.config().head_dim
+}
+
+/// How text is sampled.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling {
+    /// 0 takes the likeliest token always.
+    pub temperature: f64,
+    /// Only the likeliest tokens whose probabilities add up to this are drawn from.
+    pub top_p: f64,
+    pub seed: u64,
+}
+
+/// Continues `prompt` by up to `max_new_tokens` tokens, and hands each to `each`, which says whether to go on. Stops at an EOS token, and where
+/// the model's positions end.
+///
+/// # Errors
+/// [`Error::BadTokens`] if the prompt is empty or fills the model's positions; whatever the GPU reports.
+pub fn generate(
+    gpu: &Gpu,
+    model: &Model,
+    prompt: &[u32],
+    max_new_tokens: usize,
+    sampling: &Sampling,
+    mut each: impl FnMut(u32) -> Result<bool>,
+) -> Result<usize> {
+    let config = model.config();
+    let room = config.max_position_embeddings.saturating_sub(prompt.len());
+    if prompt.is_empty() || room == 0 {
+        return Err(Error::BadTokens(format!("a prompt of {} tokens for a model with {} positions", prompt.len(), config.max_position_embeddings)));
+    }
+    let count = max_new_tokens.min(room);
+    let capacity = prompt.len() + count;
+    let weights = Resident::upload(gpu, model, capacity)?;
+    let mut session = Session::new(gpu, model, &weights, 1, capacity)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+    let mut next = prompt.to_vec();
+    for made in 0..count {
+        let x = session.step(gpu.upload_u32(&next)?, next.len())?;
+        let token = draw(&session.logits(&x)?, sampling, &mut rng)?;
+        if config.eos_token_ids.contains(&token) || !each(token)? {
+            return Ok(made);
+        }
+        next = vec![token];
+    }
+    Ok(count)
+}
+
+/// Draws from `softmax(logits / temperature)`, restricted to its likeliest part.
+fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    let top = f64::from(logits[order[0]]);
+    if !top.is_finite() {
+        return Err(Error::Numerical(format!("the largest logit is {top}: the model's signals overflow")));
+    }
+    if sampling.temperature == 0.0 {
+        return Ok(order[0] as u32);
+    }
+    let weights: Vec<f64> = order.iter().map(|&id| ((f64::from(logits[id]) - top) / sampling.temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut kept = 0.0;
+    let count = 1 + weights
+        .iter()
+        .take_while(|&&weight| {
+            kept += weight / total;
+            kept < sampling.top_p
+        })
+        .count();
+    let pool = &weights[..count.min(weights.len())];
+    let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    let mut left = uniform * pool.iter().sum::<f64>();
+    let chosen = pool.iter().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    Ok(order[chosen.unwrap_or(0)] as u32)
+}
+
+/// Keys and values of the sequences sampled together take at most this many bytes.
+const CACHE_BYTES: usize = 1 << 30;
+/// After so many tokens the time that is left can be told.
+const PROBE_STEPS: usize = 16;
+/// Longer than this is worth a word.
+const PATIENCE: f64 = 60.0;
+
+/// `count` sequences of `length` tokens that the model writes itself, starting from `start`, at temperature 1: text that it was trained on, where
+/// there is no other. An EOS token does not end a sequence: models are trained on documents one behind the other.
+///
+/// # Errors
+/// [`Error::BadTokens`] if the model says no token to start from; [`Error::OutOfMemory`]; [`Error::Interrupted`].
+pub fn sample_sequences(gpu: &Gpu, model: &Model, count: usize, length: usize, seed: u64, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
+    let config = model.config();
+    let start = config.start_token().ok_or_else(|| {
+        Error::BadTokens("config.json names neither a bos_token_id nor an eos_token_id to start sampling from; give --calibration FILE".into())
+    })?;
+    progress.begin("sample", (count * length) as u64);
+    let row_bytes = kv_width(model).next_multiple_of(4) * 4;
+    let by_memory = CACHE_BYTES / (length * row_bytes * config.num_hidden_layers);
+    let by_binding = gpu.max_binding_size() as usize / (length * row_bytes);
+    let together = by_memory.min(by_binding).clamp(1, count.max(1));
+    let weights = Resident::upload(gpu, model, length)?;
+    let mut rows: Vec<Vec<u32>> = Vec::new();
+    let began = std::time::Instant::now();
+    let mut told = false;
+    while rows.len() < count {
+        let sequences = together.min(count - rows.len());
+        let mut session = Session::new(gpu, model, &weights, sequences, length)?;
+        let mut ids = gpu.upload_u32(&vec![start; sequences])?;
+        let mut drawn = vec![ids.clone()];
+        for step in 1..length {
+            let x = session.step(ids, 1)?;
+            ids = session.sample(&x, &SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 })?;
+            drawn.push(ids.clone());
+            progress.advance(sequences as u64)?;
+            if step == PROBE_STEPS && !told {
+                told = true;
+                gpu.finish()?;
+                let seconds = began.elapsed().as_secs_f64() / PROBE_STEPS as f64 * length as f64 * count.div_ceil(together) as f64;
+                if seconds > PATIENCE {
+                    progress.note(&format!(
+                        "sampling {count} calibration sequences of {length} tokens from the model itself will take about {:.0} minutes; \
+                         --calibration FILE avoids it, a lower --cal-nsamples or --cal-max-seqlen shortens it",
+                        (seconds / 60.0).ceil()
+                    ));
+                }
+            }
+        }
+        let columns = drawn.iter().map(|ids| gpu.download_u32(ids)).collect::<Result<Vec<_>>>()?;
+        rows.extend((0..sequences).map(|row| columns.iter().map(|column| column[row]).collect()));
+    }
+    Ok(rows)
+}

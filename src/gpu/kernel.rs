@@ -1,0 +1,129 @@
+//! Kernels: compiled once per set of constants, bound, checked against the adapter's limits and dispatched.
+
+use std::fmt::Write;
+
+use bytemuck::Pod;
+
+use super::{Gpu, Matrix, device::lock};
+use crate::error::{Error, Result};
+
+/// A WGSL program and the constants that it is compiled with.
+///
+/// The constants are put before the source as `const NAME: u32 = value;` (WGSL's `override` cannot size the private arrays that hold
+/// a thread's block of results). Binding 0 is the `Params` uniform, the matrices follow from binding 1.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel<'a> {
+    pub name: &'static str,
+    pub source: &'static str,
+    pub constants: &'a [(&'static str, u32)],
+}
+
+pub(super) type PipelineKey = (&'static str, *const u8, Vec<(&'static str, u32)>);
+
+/// A matrix bound to a kernel, or nothing where the kernel can do without.
+#[derive(Debug, Clone, Copy)]
+pub struct Binding<'a>(pub Option<&'a Matrix>);
+
+impl<'a> From<&'a Matrix> for Binding<'a> {
+    fn from(matrix: &'a Matrix) -> Self {
+        Self(Some(matrix))
+    }
+}
+
+impl<'a> From<Option<&'a Matrix>> for Binding<'a> {
+    fn from(matrix: Option<&'a Matrix>) -> Self {
+        Self(matrix)
+    }
+}
+
+impl Gpu {
+    /// Records one dispatch of `workgroups` groups: `params` at binding 0, `bindings` from 1. `work` is its cost in multiply-adds.
+    ///
+    /// Nothing bound may alias a matrix that the kernel writes to.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a binding or the grid is larger than the adapter allows (callers tile, so this is a defect of theirs).
+    pub fn dispatch<P: Pod>(&self, kernel: &Kernel, params: &P, bindings: &[Binding], workgroups: [u32; 3], work: u64) -> Result<()> {
+        if workgroups.contains(&0) {
+            return Ok(());
+        }
+        let most = self.adapter().max_compute_workgroups_per_dimension;
+        if workgroups.iter().any(|&count| count > most) {
+            return Err(Error::shape(kernel.name, format!("{workgroups:?} workgroups exceed the limit of {most} a dimension")));
+        }
+        for matrix in bindings.iter().filter_map(|binding| binding.0) {
+            if matrix.byte_len() > self.max_binding_size() {
+                return Err(Error::shape(
+                    kernel.name,
+                    format!("a [{}, {}] matrix exceeds the largest binding of {} bytes", matrix.rows(), matrix.cols(), self.max_binding_size()),
+                ));
+            }
+        }
+        let pipeline = self.pipeline(kernel);
+        let uniform = self.uniform(params);
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
+        for (index, binding) in bindings.iter().enumerate() {
+            let resource = match binding.0 {
+                Some(matrix) => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &matrix.buffer,
+                    offset: matrix.byte_offset(),
+                    size: wgpu::BufferSize::new(matrix.byte_len()),
+                }),
+                None => self.nothing.as_entire_binding(),
+            };
+            entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
+        }
+        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(kernel.name),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        self.record(work, |encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(kernel.name), timestamp_writes: None });
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            let [x, y, z] = workgroups;
+            pass.dispatch_workgroups(x, y, z);
+        })
+    }
+
+    fn uniform<P: Pod>(&self, params: &P) -> wgpu::Buffer {
+        let bytes = bytemuck::bytes_of(params);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size: bytes.len().next_multiple_of(16) as u64,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
+            mapped.slice(..bytes.len()).copy_from_slice(bytes);
+        }
+        buffer.unmap();
+        buffer
+    }
+
+    fn pipeline(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
+        let key = (kernel.name, kernel.source.as_ptr(), kernel.constants.to_vec());
+        lock(&self.pipelines)
+            .entry(key)
+            .or_insert_with(|| {
+                let mut source = String::new();
+                for (name, value) in kernel.constants {
+                    let _ = writeln!(source, "const {name}: u32 = {value}u;");
+                }
+                source.push_str(kernel.source);
+                let module = self
+                    .device
+                    .create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(source.into()) });
+                self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(kernel.name),
+                    layout: None,
+                    module: &module,
+                    entry_point: Some("main"),
+                    compilation_options: Default::default(),
+                    cache: None,
+                })
+            })
+            .clone()
+    }
+}

@@ -1,0 +1,182 @@
+//! A matrix in GPU memory: a buffer, its shape and the type of its elements.
+
+use std::{ops::Range, sync::Arc};
+
+use bytemuck::cast_slice;
+use half::{bf16, f16};
+
+use super::Gpu;
+use crate::error::{Error, Result};
+
+/// How an element is stored on the GPU. Arithmetic is always f32: 16-bit elements are widened by the kernel that reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    F32,
+    F16,
+    Bf16,
+    /// Token ids, positions and tables of rows.
+    U32,
+}
+
+impl ElementType {
+    /// Size in bytes.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A row-major matrix on the GPU, or a run of rows of one.
+///
+/// Rows start at multiples of [`Matrix::stride`] elements, a multiple of 4, so that kernels read four elements at a time at any width.
+/// The padding is zero and stays zero: no kernel writes to it. Cloning shares the buffer.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    pub(super) buffer: Arc<wgpu::Buffer>,
+    first_row: usize,
+    rows: usize,
+    cols: usize,
+    element: ElementType,
+}
+
+/// Views must start at an offset that every adapter can bind (256 bytes): so many rows do, whatever the width (4 elements of 2 bytes a row at least).
+pub const ROW_ALIGNMENT: usize = 64;
+
+impl Matrix {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn element(&self) -> ElementType {
+        self.element
+    }
+
+    /// Distance between rows, in elements: `cols` rounded up to a multiple of 4.
+    pub fn stride(&self) -> usize {
+        self.cols.next_multiple_of(4)
+    }
+
+    /// Bytes that a binding of the whole matrix takes.
+    pub fn byte_len(&self) -> u64 {
+        (self.rows * self.stride() * self.element.size()) as u64
+    }
+
+    pub(super) fn byte_offset(&self) -> u64 {
+        (self.first_row * self.stride() * self.element.size()) as u64
+    }
+
+    /// The rows `range` of this matrix, sharing its memory. The first must be a multiple of 64.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the range is outside of the matrix or starts elsewhere.
+    pub fn view(&self, range: Range<usize>) -> Result<Self> {
+        if range.start > range.end || range.end > self.rows || !range.start.is_multiple_of(ROW_ALIGNMENT) {
+            return Err(Error::shape("view", format!("rows {range:?} of {} (the first must be a multiple of {ROW_ALIGNMENT})", self.rows)));
+        }
+        Ok(Self { first_row: self.first_row + range.start, rows: range.len(), ..self.clone() })
+    }
+}
+
+impl Gpu {
+    /// A matrix of zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device cannot hold it.
+    pub fn zeros(&self, rows: usize, cols: usize) -> Result<Matrix> {
+        self.allocate(rows, cols, ElementType::F32)
+    }
+
+    fn allocate(&self, rows: usize, cols: usize, element: ElementType) -> Result<Matrix> {
+        let bytes = rows as u64 * cols.next_multiple_of(4) as u64 * element.size() as u64;
+        let buffer = Arc::new(self.create_buffer("matrix", bytes.max(16))?);
+        Ok(Matrix { buffer, first_row: 0, rows, cols, element })
+    }
+
+    /// Uploads a row-major `[rows, cols]` f32 matrix.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `values` is not `rows · cols` long; [`Error::OutOfMemory`].
+    pub fn upload(&self, values: &[f32], rows: usize, cols: usize) -> Result<Matrix> {
+        self.upload_bytes(cast_slice(values), rows, cols, ElementType::F32)
+    }
+
+    /// Uploads one row of token ids, positions or row numbers.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn upload_u32(&self, values: &[u32]) -> Result<Matrix> {
+        self.upload_bytes(cast_slice(values), 1, values.len(), ElementType::U32)
+    }
+
+    /// Uploads a row-major `[rows, cols]` matrix whose little-endian elements of type `element` are `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `bytes` has another length; [`Error::OutOfMemory`].
+    pub fn upload_bytes(&self, bytes: &[u8], rows: usize, cols: usize, element: ElementType) -> Result<Matrix> {
+        let row_bytes = cols * element.size();
+        if bytes.len() != rows * row_bytes {
+            return Err(Error::shape("upload", format!("{} bytes given for [{rows}, {cols}] {element:?}", bytes.len())));
+        }
+        let matrix = self.allocate(rows, cols, element)?;
+        let padded = matrix.stride() * element.size();
+        if rows == 0 || cols == 0 {
+            return Ok(matrix);
+        }
+        // In pieces: each write takes as much staging memory as it is long, until the next submission.
+        let rows_per_piece = (STAGING_BYTES / padded).max(1);
+        let mut piece = Vec::new();
+        for (index, rows) in bytes.chunks(rows_per_piece * row_bytes).enumerate() {
+            let data = if padded == row_bytes {
+                rows
+            } else {
+                piece.clear();
+                for row in rows.chunks_exact(row_bytes) {
+                    piece.extend_from_slice(row);
+                    piece.resize(piece.len() + padded - row_bytes, 0);
+                }
+                &piece
+            };
+            self.write(&matrix.buffer, (index * rows_per_piece * padded) as u64, data)?;
+        }
+        Ok(matrix)
+    }
+
+    /// Reads a f32 matrix back, row-major, without its padding.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last readback: [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Gpu`].
+    pub fn download(&self, matrix: &Matrix) -> Result<Vec<f32>> {
+        debug_assert_ne!(matrix.element, ElementType::U32);
+        let bytes = self.read(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?;
+        let widened: Vec<f32> = match matrix.element {
+            ElementType::F32 | ElementType::U32 => bytemuck::pod_collect_to_vec(&bytes),
+            ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        };
+        Ok(unpad(widened, matrix))
+    }
+
+    /// Reads token ids back.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub fn download_u32(&self, matrix: &Matrix) -> Result<Vec<u32>> {
+        let bytes = self.read(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?;
+        Ok(unpad(bytemuck::pod_collect_to_vec(&bytes), matrix))
+    }
+}
+
+const STAGING_BYTES: usize = 64 << 20;
+
+fn unpad<T: Copy>(values: Vec<T>, matrix: &Matrix) -> Vec<T> {
+    if matrix.cols == matrix.stride() {
+        return values;
+    }
+    values.chunks_exact(matrix.stride()).flat_map(|row| &row[..matrix.cols]).copied().collect()
+}

@@ -1,0 +1,12 @@
+pub mod checkpoint;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod generate;
+pub mod gpu;
+pub mod linalg;
+pub mod model;
+pub mod ops;
+pub mod progress;
+pub mod slice;
+pub use error::{Error, Result};

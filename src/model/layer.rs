@@ -1,0 +1,268 @@
+//! The forward pass of one decoder layer, dense or sliced: attention and MLP, in sequence or in parallel.
+
+use super::{
+    architecture::{Position, Role, Space, Weight},
+    config::Config,
+    weights::{HostLayer, HostNorm},
+};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    ops::{AttentionShape, Block, HeadSpan, Norm, RowCopy},
+};
+
+/// A linear weight `[out, in]` on the GPU.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    pub spec: &'static Weight,
+    pub weight: Matrix,
+    pub bias: Option<Matrix>,
+}
+
+/// The parameters of a norm on the GPU.
+#[derive(Debug, Clone)]
+pub struct NormWeights {
+    pub weight: Matrix,
+    pub bias: Option<Matrix>,
+}
+
+impl NormWeights {
+    /// Uploads a norm.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn upload(gpu: &Gpu, norm: &HostNorm) -> Result<Self> {
+        Ok(Self { weight: upload_row(gpu, &norm.weight)?, bias: norm.bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()? })
+    }
+}
+
+fn upload_row(gpu: &Gpu, values: &[f32]) -> Result<Matrix> {
+    gpu.upload(values, 1, values.len())
+}
+
+/// The weights of one layer on the GPU.
+#[derive(Debug, Clone)]
+pub struct LayerWeights {
+    /// Whether the norms are in the weights.
+    pub fused: bool,
+    pub linears: Vec<Linear>,
+    /// Of the attention and of the MLP, which reads the attention's where it has none; without parameters once fused.
+    pub norms: [Option<NormWeights>; 2],
+    pub head_norms: Option<[NormWeights; 2]>,
+    /// `[width after, width before]`, what carries the residual past each half; the identity where `None`.
+    pub shortcuts: [Option<Matrix>; 2],
+}
+
+impl LayerWeights {
+    /// Uploads a layer in its stored types.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn upload(gpu: &Gpu, layer: &HostLayer) -> Result<Self> {
+        let linear = |linear: &super::HostLinear| {
+            let matrix = &linear.matrix;
+            Ok(Linear {
+                spec: linear.spec,
+                weight: gpu.upload_bytes(&matrix.bytes, matrix.rows, matrix.cols, matrix.element)?,
+                bias: linear.bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?,
+            })
+        };
+        let norm = |norm: &Option<HostNorm>| norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose();
+        let shortcut = |half: usize| {
+            let matrix = layer.shortcuts[half].as_ref();
+            matrix.map(|matrix| gpu.upload_bytes(&matrix.bytes, matrix.rows, matrix.cols, matrix.element)).transpose()
+        };
+        Ok(Self {
+            fused: layer.fused,
+            linears: layer.linears.iter().map(linear).collect::<Result<_>>()?,
+            norms: [norm(&layer.norms[0])?, norm(&layer.norms[1])?],
+            head_norms: match &layer.head_norms {
+                Some([q, k]) => Some([NormWeights::upload(gpu, q)?, NormWeights::upload(gpu, k)?]),
+                None => None,
+            },
+            shortcuts: [shortcut(0)?, shortcut(1)?],
+        })
+    }
+
+    fn of(&self, attention: bool, reads: Space) -> impl Iterator<Item = &Linear> {
+        self.linears.iter().filter(move |linear| linear.spec.role.is_attention() == attention && linear.spec.reads == reads)
+    }
+}
+
+/// A part of a layer between two points of the residual stream: it reads one and writes the next, past one shortcut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Half {
+    pub attention: bool,
+    pub mlp: bool,
+    /// Which shortcut carries the residual past it.
+    pub shortcut: usize,
+}
+
+impl Half {
+    /// Whether a weight belongs to this half.
+    pub fn has(&self, role: Role) -> bool {
+        if role.is_attention() { self.attention } else { self.mlp }
+    }
+}
+
+/// The halves of a layer: attention, then MLP; or both at once in parallel blocks.
+pub fn halves(config: &Config) -> &'static [Half] {
+    const SEQUENTIAL: &[Half] = &[Half { attention: true, mlp: false, shortcut: 0 }, Half { attention: false, mlp: true, shortcut: 1 }];
+    const PARALLEL: &[Half] = &[Half { attention: true, mlp: true, shortcut: 0 }];
+    if config.parallel { PARALLEL } else { SEQUENTIAL }
+}
+
+/// What a layer needs to know beside its weights and its input.
+pub struct LayerContext<'a> {
+    pub gpu: &'a Gpu,
+    pub config: &'a Config,
+    pub layer: usize,
+    pub positions: &'a Matrix,
+    pub rope_table: Option<&'a Matrix>,
+    pub sequences: &'a [Block],
+    /// Keys and values of earlier tokens, `[rows, 2 · num_key_value_heads · head_dim]`, to be added to; `None` if the sequences are complete.
+    pub cache: Option<&'a Matrix>,
+}
+
+impl LayerContext<'_> {
+    /// The whole layer. Where there are no shortcuts, `x` itself becomes the result.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::OutOfMemory`].
+    pub fn forward(&self, weights: &LayerWeights, x: Matrix) -> Result<Matrix> {
+        halves(self.config).iter().try_fold(x, |x, half| self.half(weights, *half, x))
+    }
+
+    /// One half: `y = x · shortcut + [attention(norm(x))] + [mlp(norm(x))]`, `x` `[tokens, width before]`, `y` `[tokens, width after]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::OutOfMemory`].
+    pub fn half(&self, weights: &LayerWeights, half: Half, x: Matrix) -> Result<Matrix> {
+        // The result may share the memory of x, so whatever reads x comes before whatever writes the result.
+        let attended = if half.attention { Some(self.attention(weights, &self.norm(weights, 0, &x)?)?) } else { None };
+        let rows = self.mlp_rows();
+        let whole = half.mlp && x.rows() <= rows;
+        let hidden = if whole { Some(self.hidden(weights, &x)?) } else { None };
+        let y = match &weights.shortcuts[half.shortcut] {
+            Some(shortcut) => {
+                let y = self.gpu.zeros(x.rows(), shortcut.rows())?;
+                self.gpu.linear(&x, shortcut, None, &y, 0, false)?;
+                y
+            }
+            None if half.mlp && !whole && half.attention => {
+                return self.parallel_in_pieces(weights, x, attended.as_ref(), rows);
+            }
+            None => x.clone(),
+        };
+        if let Some(attended) = &attended {
+            self.write(weights, true, attended, &y)?;
+        }
+        match hidden {
+            Some(hidden) => self.write(weights, false, &hidden, &y)?,
+            None if half.mlp => {
+                for first in (0..x.rows()).step_by(rows) {
+                    let range = first..x.rows().min(first + rows);
+                    let hidden = self.hidden(weights, &x.view(range.clone())?)?;
+                    self.write(weights, false, &hidden, &y.view(range)?)?;
+                }
+            }
+            None => {}
+        }
+        Ok(y)
+    }
+
+    /// Both blocks write onto the x that they read: the MLP goes first, piece by piece.
+    fn parallel_in_pieces(&self, weights: &LayerWeights, x: Matrix, attended: Option<&Matrix>, rows: usize) -> Result<Matrix> {
+        for first in (0..x.rows()).step_by(rows) {
+            let piece = x.view(first..x.rows().min(first + rows))?;
+            let hidden = self.hidden(weights, &piece)?;
+            self.write(weights, false, &hidden, &piece)?;
+        }
+        if let Some(attended) = attended {
+            self.write(weights, true, attended, &x)?;
+        }
+        Ok(x)
+    }
+
+    /// How many tokens the MLP takes at once: what one binding holds of its inner activations.
+    fn mlp_rows(&self) -> usize {
+        self.gpu.rows_per_binding(2 * self.config.intermediate_size.next_multiple_of(4) * 4)
+    }
+
+    fn norm(&self, weights: &LayerWeights, which: usize, x: &Matrix) -> Result<Matrix> {
+        let config = self.config;
+        // Once fused, a layer norm is the RMS norm of a residual whose mean is already zero.
+        let kind = if weights.fused { Norm::Rms } else { config.architecture.norm };
+        let which = if config.architecture.mlp_norm.is_none() { 0 } else { which };
+        let parameters = weights.norms[which].as_ref();
+        let bias = parameters.and_then(|norm| norm.bias.as_ref());
+        self.gpu.norm(kind, x, parameters.map(|norm| &norm.weight), bias, config.hidden_size, config.norm_eps)
+    }
+
+    /// What the MLP's second linear layer reads, `[tokens, intermediate_size]`.
+    fn hidden(&self, weights: &LayerWeights, x: &Matrix) -> Result<Matrix> {
+        let config = self.config;
+        let input = self.norm(weights, 1, x)?;
+        let width = config.intermediate_size * if config.architecture.gated { 2 } else { 1 };
+        let inner = self.gpu.zeros(x.rows(), width)?;
+        for read in weights.of(false, Space::Residual) {
+            let column = if read.spec.role == Role::Up && config.architecture.gated { config.intermediate_size } else { 0 };
+            self.gpu.linear(&input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
+        }
+        self.gpu.activation(config.activation, config.architecture.gated, &inner)
+    }
+
+    /// What the attention's output projection reads, `[tokens, num_attention_heads · head_dim]`.
+    fn attention(&self, weights: &LayerWeights, input: &Matrix) -> Result<Matrix> {
+        let (gpu, config) = (self.gpu, self.config);
+        let shape = config.attention_shape(self.layer);
+        let qkv = gpu.zeros(input.rows(), config.qkv_width())?;
+        for read in weights.of(true, Space::Residual) {
+            let column = match read.spec.role {
+                Role::Key => shape.k.column,
+                Role::Value => shape.v.column,
+                _ => 0,
+            };
+            gpu.linear(input, &read.weight, read.bias.as_ref(), &qkv, column, false)?;
+        }
+        if let (Some(norms), Some(qk)) = (&weights.head_norms, config.architecture.qk_norm) {
+            for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
+                gpu.head_norm(qk.norm, &qkv, span, &norm.weight, norm.bias.as_ref(), config.norm_eps)?;
+            }
+        }
+        if let (Some(table), Position::Rope { pairing, .. }) = (self.rope_table, config.architecture.position) {
+            for span in [shape.q, shape.k] {
+                gpu.rope(pairing, &qkv, span, self.positions, table)?;
+            }
+        }
+        match self.cache {
+            None => gpu.attention(&shape, &qkv, &qkv, self.sequences),
+            Some(cache) => {
+                self.remember(&shape, &qkv, cache)?;
+                let width = shape.k.heads * shape.head_dim;
+                let cached = |column| HeadSpan { column, stride: shape.head_dim, heads: shape.k.heads };
+                gpu.attention(&AttentionShape { k: cached(0), v: cached(width), ..shape }, &qkv, cache, self.sequences)
+            }
+        }
+    }
+
+    fn remember(&self, shape: &AttentionShape, qkv: &Matrix, cache: &Matrix) -> Result<()> {
+        let rows: Vec<(usize, usize)> = self
+            .sequences
+            .iter()
+            .flat_map(|block| (0..block.tokens).map(move |token| (block.first + token, block.kv_row + block.position + token)))
+            .collect();
+        let width = shape.k.heads * shape.head_dim;
+        for (from, to_column) in [(shape.k, 0), (shape.v, width)] {
+            self.gpu.copy_rows(qkv, cache, &rows, RowCopy { from, head_dim: shape.head_dim, to_column })?;
+        }
+        Ok(())
+    }
+
+    /// Adds what a block has computed to the residual.
+    fn write(&self, weights: &LayerWeights, attention: bool, values: &Matrix, residual: &Matrix) -> Result<()> {
+        let reads = if attention { Space::Heads } else { Space::Hidden };
+        let output = weights.of(attention, reads).next().ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
+        self.gpu.linear(values, &output.weight, output.bias.as_ref(), residual, 0, true)
+    }
+}

@@ -1,0 +1,89 @@
+//! Transformers as data: the architecture table, configs, weights, and the forward pass of one layer.
+
+pub mod architecture;
+mod batch;
+mod config;
+mod ends;
+mod layer;
+mod rope;
+mod slicing;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+pub use batch::{Batch, Batches};
+pub use config::{Config, SLICED_PREFIX};
+pub use ends::Ends;
+pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
+pub use rope::Rope;
+pub use slicing::{LayerWidths, Slicing};
+pub use weights::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, Names, TensorSpec, WeightStore};
+
+use crate::{
+    checkpoint::Checkpoint,
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+};
+
+/// A checkpoint with its config, dense or sliced: weights stay in the mapped file until a layer is asked for.
+pub struct Model {
+    pub store: WeightStore,
+    path: PathBuf,
+}
+
+impl Model {
+    /// Opens a `.safetensors` file with its config.json beside it, or a directory.
+    ///
+    /// # Errors
+    /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::Read { path: path.into(), source: std::io::ErrorKind::NotFound.into() });
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        let config = Config::load(&checkpoint.directory().join("config.json"))?;
+        Ok(Self { store: WeightStore::new(config, checkpoint)?, path: path.into() })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.store.config
+    }
+
+    /// What was opened: a file or a directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where config.json and the tokenizer lie.
+    pub fn directory(&self) -> &Path {
+        self.store.checkpoint.directory()
+    }
+
+    /// Uploads the weights of one layer in their stored types.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`], [`Error::OutOfMemory`].
+    pub fn layer(&self, gpu: &Gpu, layer: usize) -> Result<LayerWeights> {
+        LayerWeights::upload(gpu, &self.store.layer(layer)?)
+    }
+
+    /// Uploads embeddings, final norm and head.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`], [`Error::OutOfMemory`].
+    pub fn ends(&self, gpu: &Gpu) -> Result<Ends> {
+        Ends::upload(gpu, self.config(), &self.store.ends()?)
+    }
+
+    /// The table of rotary angles for sequences of up to `positions` tokens; `None` for learned positions.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn rope_table(&self, gpu: &Gpu, positions: usize) -> Result<Option<Matrix>> {
+        let Some(rope) = &self.config().rope else {
+            return Ok(None);
+        };
+        let positions = positions.max(1);
+        Ok(Some(gpu.upload(&rope.table(positions), positions, 2 * rope.inverse_frequencies.len())?))
+    }
+}

@@ -1,0 +1,188 @@
+//! Rotary position embeddings as config.json states them: frequencies, their scaling, and the table that the kernel reads.
+
+use std::{f64::consts::TAU, path::Path};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// The angles of one model: the pair i of each head turns by `position · inverse_frequencies[i]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// One for each pair of coordinates; 2 · pairs ≤ head_dim.
+    pub inverse_frequencies: Vec<f32>,
+    /// What cosines and sines are multiplied by (yarn's attention factor).
+    pub attention_factor: f32,
+}
+
+impl Rope {
+    /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it) and the part of each head that turns.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedField`] for scalings other than default, linear, llama3 and yarn; [`Error::BadFile`] for numbers that make no sense.
+    pub fn from_fields(fields: &Map<String, Value>, path: &Path, head_dim: usize, partial: f64, max_positions: usize) -> Result<Self> {
+        let given = |value: &&Value| !value.is_null() && value.as_object().is_none_or(|section| !section.is_empty());
+        let section = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
+        let empty = Map::new();
+        let (name, section) = match section {
+            None => ("rope_parameters", &empty),
+            Some((name, Value::Object(section))) => (name, section),
+            Some((name, _)) => {
+                return Err(Error::bad_file(path, format!("{name}: expected an object")));
+            }
+        };
+        let numbers = Numbers { section, fields, path, name };
+        let partial = numbers.either(&["partial_rotary_factor", "rotary_pct"])?.unwrap_or(partial);
+        let theta = numbers.either(&["rope_theta", "rotary_emb_base"])?.unwrap_or(10000.0);
+        let dim = (head_dim as f64 * partial) as usize;
+        // An odd width turns one coordinate more than it says.
+        let pairs = dim.div_ceil(2);
+        if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
+            return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
+        }
+        let plain: Vec<f64> = (0..pairs).map(|pair| theta.powf(-2.0 * pair as f64 / dim as f64)).collect();
+        let kind = section.get("rope_type").or_else(|| section.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let mut attention_factor = 1.0;
+        let scaled = match kind {
+            "default" => plain,
+            "linear" => {
+                let factor = numbers.required("factor")?;
+                plain.iter().map(|frequency| frequency / factor).collect()
+            }
+            "llama3" => numbers.llama3(&plain, max_positions)?,
+            "yarn" => {
+                let (frequencies, factor) = numbers.yarn(&plain, dim as f64, theta, max_positions)?;
+                attention_factor = factor;
+                frequencies
+            }
+            _ => {
+                return Err(Error::UnsupportedField {
+                    field: format!("{name}.rope_type"),
+                    value: format!("{kind:?}"),
+                    path: path.into(),
+                    reason: "known: default, linear, llama3, yarn".into(),
+                });
+            }
+        };
+        Ok(Self { inverse_frequencies: scaled.iter().map(|&frequency| frequency as f32).collect(), attention_factor: attention_factor as f32 })
+    }
+
+    /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`.
+    ///
+    /// The angle is rounded to f32 before its cosine is taken, as models were trained with.
+    pub fn table(&self, positions: usize) -> Vec<f32> {
+        let factor = f64::from(self.attention_factor);
+        (0..positions)
+            .flat_map(|position| {
+                self.inverse_frequencies.iter().flat_map(move |&frequency| {
+                    let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
+                    [(cos * factor) as f32, (sin * factor) as f32]
+                })
+            })
+            .collect()
+    }
+}
+
+struct Numbers<'a> {
+    section: &'a Map<String, Value>,
+    fields: &'a Map<String, Value>,
+    path: &'a Path,
+    name: &'a str,
+}
+
+impl Numbers<'_> {
+    fn number(&self, name: &str, value: Option<&Value>) -> Result<Option<f64>> {
+        match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
+                Some(number) => Ok(Some(number)),
+                None => Err(Error::bad_file(self.path, format!("{name}: expected a number, found {value}"))),
+            },
+        }
+    }
+
+    /// The first of `names` that is given, in the section or beside it.
+    fn either(&self, names: &[&str]) -> Result<Option<f64>> {
+        for name in names {
+            for place in [self.section, self.fields] {
+                if let Some(number) = self.number(name, place.get(*name))? {
+                    return Ok(Some(number));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn optional(&self, name: &str) -> Result<Option<f64>> {
+        self.number(name, self.section.get(name))
+    }
+
+    fn required(&self, name: &str) -> Result<f64> {
+        match self.optional(name)? {
+            Some(number) if number > 0.0 => Ok(number),
+            _ => Err(Error::bad_file(self.path, format!("{}.{name}: expected a positive number", self.name))),
+        }
+    }
+
+    /// The length that the model was trained for before its context was extended; beside the section it counts more than in it.
+    fn original(&self, max_positions: usize) -> Result<f64> {
+        const NAME: &str = "original_max_position_embeddings";
+        let given = self.number(NAME, self.fields.get(NAME))?.or(self.optional(NAME)?);
+        Ok(given.filter(|&original| original >= 1.0).unwrap_or(max_positions as f64))
+    }
+
+    /// Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1).
+    fn llama3(&self, plain: &[f64], max_positions: usize) -> Result<Vec<f64>> {
+        let (factor, low, high) = (self.required("factor")?, self.required("low_freq_factor")?, self.required("high_freq_factor")?);
+        let original = self.original(max_positions)?;
+        if low >= high {
+            return Err(Error::bad_file(self.path, format!("{}: low_freq_factor {low} is not below high_freq_factor {high}", self.name)));
+        }
+        let scale = |&frequency: &f64| {
+            let wavelength = TAU / frequency;
+            if wavelength < original / high {
+                frequency
+            } else if wavelength > original / low {
+                frequency / factor
+            } else {
+                let smooth = (original / wavelength - low) / (high - low);
+                (1.0 - smooth) * frequency / factor + smooth * frequency
+            }
+        };
+        Ok(plain.iter().map(scale).collect())
+    }
+
+    /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than once stretched, a ramp
+    /// between; cosines and sines are multiplied by 0.1 ln(factor) + 1.
+    fn yarn(&self, plain: &[f64], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f64>, f64)> {
+        let original = self.original(max_positions)?;
+        let factor = match self.optional("factor")? {
+            Some(_) => self.required("factor")?,
+            None => max_positions as f64 / original,
+        };
+        let pair_of_turns = |turns: f64| dim * (original / (turns * TAU)).ln() / (2.0 * theta.ln());
+        let beta = |name, default| Ok::<_, Error>(self.optional(name)?.filter(|&beta| beta != 0.0).unwrap_or(default));
+        let (fast, slow) = (beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?);
+        let (mut first, mut last) = (pair_of_turns(fast), pair_of_turns(slow));
+        if self.section.get("truncate").and_then(Value::as_bool).unwrap_or(true) {
+            (first, last) = (first.floor(), last.ceil());
+        }
+        (first, last) = (first.max(0.0), last.min(dim - 1.0));
+        if first == last {
+            last += 0.001;
+        }
+        let frequencies = plain.iter().enumerate().map(|(pair, frequency)| {
+            let stretched = ((pair as f64 - first) / (last - first)).clamp(0.0, 1.0);
+            frequency / factor * stretched + frequency * (1.0 - stretched)
+        });
+        let magnitude = |scale: f64| {
+            if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
+        };
+        let attention_factor = match (self.optional("attention_factor")?, self.optional("mscale")?, self.optional("mscale_all_dim")?) {
+            (Some(factor), _, _) => factor,
+            (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
+            _ => magnitude(1.0),
+        };
+        Ok((frequencies.collect(), attention_factor))
+    }
+}

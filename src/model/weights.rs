@@ -1,0 +1,440 @@
+//! The table and a checkpoint → the weights of one layer. The only place that spells tensor names.
+
+use std::borrow::Cow;
+
+use half::{bf16, f16};
+
+use super::{
+    architecture::{Layout, Role, Space, Weight},
+    config::Config,
+    slicing::LayerWidths,
+};
+use crate::{
+    checkpoint::{Checkpoint, Dtype},
+    error::{Error, Result},
+    gpu::ElementType,
+};
+
+/// A matrix in host memory, row-major, perhaps still in the mapped file.
+#[derive(Debug, Clone)]
+pub struct HostMatrix<'a> {
+    pub rows: usize,
+    pub cols: usize,
+    pub element: ElementType,
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> HostMatrix<'a> {
+    /// A matrix of f32 values.
+    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> HostMatrix<'static> {
+        HostMatrix { rows, cols, element: ElementType::F32, bytes: Cow::Owned(bytemuck::cast_slice(values).to_vec()) }
+    }
+
+    /// All values, widened.
+    pub fn to_f32(&self) -> Vec<f32> {
+        widen(&self.bytes, self.element)
+    }
+
+    /// The values of some rows, widened.
+    pub fn rows_f32(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
+        let row = self.cols * self.element.size();
+        widen(&self.bytes[rows.start * row..rows.end * row], self.element)
+    }
+
+    fn transposed(&self) -> HostMatrix<'static> {
+        let size = self.element.size();
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for col in 0..self.cols {
+            for row in 0..self.rows {
+                let at = (row * self.cols + col) * size;
+                bytes.extend_from_slice(&self.bytes[at..at + size]);
+            }
+        }
+        HostMatrix { rows: self.cols, cols: self.rows, element: self.element, bytes: Cow::Owned(bytes) }
+    }
+}
+
+fn widen(bytes: &[u8], element: ElementType) -> Vec<f32> {
+    match element {
+        ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        ElementType::F32 | ElementType::U32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+/// A linear weight `[out, in]` of a layer, whatever its layout in the file.
+#[derive(Debug, Clone)]
+pub struct HostLinear<'a> {
+    pub spec: &'static Weight,
+    pub matrix: HostMatrix<'a>,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The parameters of a norm.
+#[derive(Debug, Clone)]
+pub struct HostNorm {
+    pub weight: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The weights of one decoder layer.
+#[derive(Debug, Clone)]
+pub struct HostLayer<'a> {
+    /// Whether the norms are in the weights: then every norm is an RMS norm without parameters.
+    pub fused: bool,
+    pub linears: Vec<HostLinear<'a>>,
+    /// Of the attention and of the MLP; the first serves both where the second is missing. `None` once fused.
+    pub norms: [Option<HostNorm>; 2],
+    /// Of queries and keys.
+    pub head_norms: Option<[HostNorm; 2]>,
+    /// `[width before, width after]`, of the attention (or of the whole parallel layer) and of the MLP.
+    pub shortcuts: [Option<HostMatrix<'a>>; 2],
+}
+
+/// What comes before the first layer and after the last.
+#[derive(Debug, Clone)]
+pub struct HostEnds<'a> {
+    /// As [`HostLayer::fused`].
+    pub fused: bool,
+    pub embedding: HostMatrix<'a>,
+    pub positions: Option<HostMatrix<'a>>,
+    pub final_norm: Option<HostNorm>,
+    pub head: HostMatrix<'a>,
+    pub head_bias: Option<Vec<f32>>,
+}
+
+/// Name and shape of a stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// How many parameters it holds.
+    pub fn parameters(&self) -> u64 {
+        self.shape.iter().map(|&size| size as u64).product()
+    }
+}
+
+/// The names of a config's tensors.
+pub struct Names<'a> {
+    config: &'a Config,
+    prefix: &'a str,
+}
+
+impl<'a> Names<'a> {
+    /// The names that the architecture gives.
+    pub fn of(config: &'a Config) -> Self {
+        Self { config, prefix: config.architecture.prefix }
+    }
+
+    fn top(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The name of something in a layer.
+    pub fn layer(&self, layer: usize, name: &str) -> String {
+        format!("{}{}.{layer}.{name}", self.prefix, self.config.architecture.layers)
+    }
+
+    /// The embedding of tokens.
+    pub fn embedding(&self) -> String {
+        self.top(&format!("{}.weight", self.config.architecture.embedding))
+    }
+
+    /// The table of learned positions.
+    pub fn positions(&self) -> Option<String> {
+        match self.config.architecture.position {
+            super::architecture::Position::Learned { name, .. } => Some(self.top(&format!("{name}.weight"))),
+            super::architecture::Position::Rope { .. } => None,
+        }
+    }
+
+    /// The weight of the head.
+    pub fn head(&self) -> String {
+        format!("{}.weight", self.config.architecture.head)
+    }
+
+    /// The bias of the head.
+    pub fn head_bias(&self) -> String {
+        format!("{}.bias", self.config.architecture.head)
+    }
+
+    /// The shortcut of a half of a layer: 0 the attention (or the whole parallel layer), 1 the MLP.
+    pub fn shortcut(&self, layer: usize, half: usize) -> String {
+        self.layer(layer, ["attn_shortcut_Q", "mlp_shortcut_Q"][half])
+    }
+}
+
+impl Config {
+    /// The widths of the residual stream around a layer.
+    pub fn widths(&self, layer: usize) -> LayerWidths {
+        let whole = LayerWidths { attention_input: self.hidden_size, mlp_input: self.hidden_size, output: self.hidden_size };
+        self.slicing.as_ref().map_or(whole, |slicing| slicing.layers[layer])
+    }
+
+    /// Whether the norms have been fused into the weights.
+    pub fn fused(&self) -> bool {
+        self.slicing.is_some()
+    }
+
+    /// `[out, in]` of a weight.
+    fn linear_shape(&self, weight: &Weight, layer: usize) -> (usize, usize) {
+        let widths = self.widths(layer);
+        let (h, f) = (self.head_dim, self.intermediate_size);
+        let (heads, kv) = (self.num_attention_heads * h, self.num_key_value_heads * h);
+        let mlp_input = if self.parallel { widths.attention_input } else { widths.mlp_input };
+        match weight.role {
+            Role::Query => (heads, widths.attention_input),
+            Role::Key | Role::Value => (kv, widths.attention_input),
+            Role::Qkv | Role::QkvPerHead => (heads + 2 * kv, widths.attention_input),
+            Role::Output => (if self.parallel { widths.output } else { widths.mlp_input }, heads),
+            Role::Gate | Role::Up => (f, mlp_input),
+            Role::GateUp => (2 * f, mlp_input),
+            Role::Down => (widths.output, f),
+        }
+    }
+
+    /// Whether a weight has a bias: its own, or one that fusing a norm gave it.
+    fn linear_bias(&self, weight: &Weight) -> bool {
+        self.has_bias(weight.bias) || (self.fused() && weight.reads == Space::Residual && self.norm_has_bias())
+    }
+
+    fn head_bias(&self) -> bool {
+        self.architecture.head_bias || (self.fused() && self.norm_has_bias())
+    }
+
+    /// Rows of the table of learned positions.
+    fn position_rows(&self) -> Option<usize> {
+        match self.architecture.position {
+            super::architecture::Position::Learned { offset, .. } => Some(self.max_position_embeddings + offset),
+            super::architecture::Position::Rope { .. } => None,
+        }
+    }
+
+    /// Every tensor of a checkpoint of this config, dense or sliced, in the order they are written.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let names = Names::of(self);
+        let mut list = Vec::new();
+        let mut add = |name: String, shape: &[usize]| list.push(TensorSpec { name, shape: shape.to_vec() });
+        let norm = |add: &mut dyn FnMut(String, &[usize]), name: String| {
+            if self.norm_affine && !self.fused() {
+                add(format!("{name}.weight"), &[self.hidden_size]);
+                if self.norm_has_bias() {
+                    add(format!("{name}.bias"), &[self.hidden_size]);
+                }
+            }
+        };
+        let first = self.widths(0).attention_input;
+        add(names.embedding(), &[self.vocab_size, first]);
+        if let (Some(name), Some(rows)) = (names.positions(), self.position_rows()) {
+            add(name, &[rows, first]);
+        }
+        for layer in 0..self.num_hidden_layers {
+            norm(&mut add, names.layer(layer, self.architecture.attention_norm));
+            if let Some(name) = self.architecture.mlp_norm {
+                norm(&mut add, names.layer(layer, name));
+            }
+            for weight in self.architecture.layer {
+                let (rows, cols) = self.linear_shape(weight, layer);
+                let shape = if weight.layout == Layout::Conv1d { [cols, rows] } else { [rows, cols] };
+                add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
+                if self.linear_bias(weight) {
+                    add(names.layer(layer, &format!("{}.bias", weight.name)), &[rows]);
+                }
+            }
+            if let Some(qk) = self.architecture.qk_norm.filter(|_| self.qk_norm) {
+                for name in [qk.q, qk.k] {
+                    add(names.layer(layer, &format!("{name}.weight")), &[self.head_dim]);
+                    if qk.norm == crate::ops::Norm::Layer {
+                        add(names.layer(layer, &format!("{name}.bias")), &[self.head_dim]);
+                    }
+                }
+            }
+            if self.fused() {
+                let widths = self.widths(layer);
+                if self.parallel {
+                    add(names.shortcut(layer, 0), &[widths.attention_input, widths.output]);
+                } else {
+                    add(names.shortcut(layer, 0), &[widths.attention_input, widths.mlp_input]);
+                    add(names.shortcut(layer, 1), &[widths.mlp_input, widths.output]);
+                }
+            }
+        }
+        norm(&mut add, names.top(self.architecture.final_norm));
+        if !self.tie_word_embeddings {
+            add(names.head(), &[self.vocab_size, self.widths(self.num_hidden_layers - 1).output]);
+        }
+        if self.head_bias() {
+            add(names.head_bias(), &[self.vocab_size]);
+        }
+        list
+    }
+
+    /// How many parameters a checkpoint of this config has.
+    pub fn parameters(&self) -> u64 {
+        self.tensors().iter().map(TensorSpec::parameters).sum()
+    }
+}
+
+/// A config and the checkpoint with its tensors.
+pub struct WeightStore {
+    pub config: Config,
+    pub checkpoint: Checkpoint,
+    prefix: String,
+}
+
+impl WeightStore {
+    /// Checks that every tensor is there, in a floating-point type and the right shape.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] that names the first one that is not.
+    pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
+        // Checkpoints saved from the bare decoder lack the first part of its names.
+        let full = config.architecture.prefix;
+        let stems = std::iter::successors(Some(full), |prefix| prefix.split_once('.').map(|(_, rest)| rest));
+        let embedding = format!("{}.weight", config.architecture.embedding);
+        let prefix = stems.into_iter().find(|prefix| checkpoint.tensor(&format!("{prefix}{embedding}")).is_some()).unwrap_or(full).to_owned();
+        let store = Self { config, checkpoint, prefix };
+        for spec in store.config.tensors() {
+            store.find(&spec.name, &spec.shape)?;
+        }
+        Ok(store)
+    }
+
+    /// Tensors of the checkpoint that the config does not call for, and that would be lost.
+    pub fn unexpected(&self) -> Vec<String> {
+        let known: std::collections::HashSet<String> = self.config.tensors().into_iter().map(|spec| self.stored_name(&spec.name)).collect();
+        // Masks and frequencies that old checkpoints carry, and the copy of a tied head.
+        let harmless = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"];
+        let head = Names::of(&self.config).head();
+        let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end)) && **name != head;
+        self.checkpoint.names().filter(lost).map(str::to_owned).collect()
+    }
+
+    fn stored_name(&self, name: &str) -> String {
+        match name.strip_prefix(self.config.architecture.prefix) {
+            Some(rest) => format!("{}{rest}", self.prefix),
+            None => name.to_owned(),
+        }
+    }
+
+    fn bad(&self, name: &str, reason: String) -> Error {
+        Error::BadTensor { name: name.into(), path: self.checkpoint.directory().into(), reason }
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
+        let stored = self.stored_name(name);
+        let tensor = self.checkpoint.tensor(&stored).ok_or_else(|| self.bad(&stored, format!("missing; config.json implies {shape:?}")))?;
+        if tensor.shape != shape {
+            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}", tensor.shape)));
+        }
+        let element = match tensor.dtype {
+            Dtype::F32 => ElementType::F32,
+            Dtype::F16 => ElementType::F16,
+            Dtype::BF16 => ElementType::Bf16,
+            other => return Err(self.bad(&stored, format!("expected F32, F16 or BF16, found {other:?}; quantised checkpoints cannot be sliced"))),
+        };
+        let (rows, cols) = match shape {
+            [rows, cols] => (*rows, *cols),
+            _ => (1, shape[0]),
+        };
+        Ok(HostMatrix { rows, cols, element, bytes: Cow::Borrowed(tensor.bytes) })
+    }
+
+    /// The tensor, checked for values that are not numbers.
+    fn load(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
+        let matrix = self.find(name, shape)?;
+        let broken = match matrix.element {
+            ElementType::F32 | ElementType::U32 => matrix.bytes.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
+            ElementType::F16 => matrix.bytes.chunks_exact(2).position(|b| b[1] & 0x7c == 0x7c),
+            ElementType::Bf16 => matrix.bytes.chunks_exact(2).position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80),
+        };
+        match broken {
+            Some(index) => Err(self.bad(&self.stored_name(name), format!("value {index} is NaN or infinite; the checkpoint is damaged"))),
+            None => Ok(matrix),
+        }
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        Ok(self.load(name, &[len])?.to_f32())
+    }
+
+    fn norm(&self, name: &str, width: usize, bias: bool) -> Result<HostNorm> {
+        Ok(HostNorm {
+            weight: self.vector(&format!("{name}.weight"), width)?,
+            bias: if bias { Some(self.vector(&format!("{name}.bias"), width)?) } else { None },
+        })
+    }
+
+    fn residual_norm(&self, name: &str) -> Result<Option<HostNorm>> {
+        let config = &self.config;
+        (config.norm_affine && !config.fused()).then(|| self.norm(name, config.hidden_size, config.norm_has_bias())).transpose()
+    }
+
+    /// The weights of one layer.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if a value is NaN or infinite.
+    pub fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
+        let (config, names) = (&self.config, Names::of(&self.config));
+        let linear = |spec: &'static Weight| {
+            let (rows, cols) = config.linear_shape(spec, layer);
+            let name = names.layer(layer, spec.name);
+            let matrix = match spec.layout {
+                Layout::Linear => self.load(&format!("{name}.weight"), &[rows, cols])?,
+                Layout::Conv1d => self.load(&format!("{name}.weight"), &[cols, rows])?.transposed(),
+            };
+            let bias = config.linear_bias(spec).then(|| self.vector(&format!("{name}.bias"), rows)).transpose()?;
+            Ok(HostLinear { spec, matrix, bias })
+        };
+        let widths = config.widths(layer);
+        let shortcut = |half, rows, cols| Ok::<_, Error>(Some(self.load(&names.shortcut(layer, half), &[rows, cols])?.transposed()));
+        let shortcuts = match (config.fused(), config.parallel) {
+            (false, _) => [None, None],
+            (true, true) => [shortcut(0, widths.attention_input, widths.output)?, None],
+            (true, false) => [shortcut(0, widths.attention_input, widths.mlp_input)?, shortcut(1, widths.mlp_input, widths.output)?],
+        };
+        let head_norms = match config.architecture.qk_norm.filter(|_| config.qk_norm) {
+            None => None,
+            Some(qk) => {
+                let norm = |name| self.norm(&names.layer(layer, name), config.head_dim, qk.norm == crate::ops::Norm::Layer);
+                Some([norm(qk.q)?, norm(qk.k)?])
+            }
+        };
+        let mlp_norm = match config.architecture.mlp_norm {
+            Some(name) => self.residual_norm(&names.layer(layer, name))?,
+            None => None,
+        };
+        Ok(HostLayer {
+            fused: config.fused(),
+            linears: config.architecture.layer.iter().map(linear).collect::<Result<_>>()?,
+            norms: [self.residual_norm(&names.layer(layer, config.architecture.attention_norm))?, mlp_norm],
+            head_norms,
+            shortcuts,
+        })
+    }
+
+    /// Embeddings, final norm and head; a tied head is the embedding.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if a value is NaN or infinite.
+    pub fn ends(&self) -> Result<HostEnds<'_>> {
+        let (config, names) = (&self.config, Names::of(&self.config));
+        let first = config.widths(0).attention_input;
+        let embedding = self.load(&names.embedding(), &[config.vocab_size, first])?;
+        let positions = match (names.positions(), config.position_rows()) {
+            (Some(name), Some(rows)) => Some(self.load(&name, &[rows, first])?),
+            _ => None,
+        };
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            self.load(&names.head(), &[config.vocab_size, config.widths(config.num_hidden_layers - 1).output])?
+        };
+        let head_bias = config.head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
+        let final_norm = self.residual_norm(&names.top(config.architecture.final_norm))?;
+        Ok(HostEnds { fused: config.fused(), embedding, positions, final_norm, head, head_bias })
+    }
+}

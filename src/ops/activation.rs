@@ -1,0 +1,50 @@
+//! The nonlinearity of an MLP.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{WORKGROUP, folded, shader};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    Relu,
+    /// With the error function.
+    Gelu,
+    /// With the tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    Silu,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    tokens: u32,
+    width: u32,
+    x_stride: u32,
+    y_stride: u32,
+}
+
+const SHADER: &str = shader!("shared/grid", "activation");
+
+impl Gpu {
+    /// `y[t, i] = f(x[t, i])` for `x` `[tokens, width]`; or, gated, `y[t, i] = f(x[t, i]) · x[t, width + i]` for `x` `[tokens, 2 · width]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a gated `x` has an odd width; [`Error::OutOfMemory`].
+    pub fn activation(&self, kind: Activation, gated: bool, x: &Matrix) -> Result<Matrix> {
+        if gated && !x.cols().is_multiple_of(2) {
+            return Err(Error::shape("activation", format!("gate and up in rows of {}", x.cols())));
+        }
+        let width = if gated { x.cols() / 2 } else { x.cols() };
+        let y = self.zeros(x.rows(), width)?;
+        let params = Params { tokens: x.rows() as u32, width: width as u32, x_stride: x.stride() as u32, y_stride: y.stride() as u32 };
+        let kernel = Kernel { name: "activation", source: SHADER, constants: &[("KIND", kind as u32), ("GATED", gated.into())] };
+        let elements = x.rows() * width;
+        self.dispatch(&kernel, &params, &[x.into(), (&y).into()], folded(elements.div_ceil(WORKGROUP)), elements as u64 * 4)?;
+        Ok(y)
+    }
+}

@@ -1,0 +1,147 @@
+//! Causal attention.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{HeadSpan, shader};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+/// What attention needs to know of a layer: where heads lie in the rows of the queries, and of the keys and values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    pub head_dim: usize,
+    pub q: HeadSpan,
+    pub k: HeadSpan,
+    pub v: HeadSpan,
+    /// What q·k is multiplied by, usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// A token sees itself and the `window - 1` tokens before it; all of them if `None`.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// Query heads that share one key-value head.
+    pub fn group(&self) -> usize {
+        self.q.heads / self.k.heads.max(1)
+    }
+
+    /// How many queries of one key-value head a workgroup takes: 8, or 4 when each sequence has one token (decoding).
+    fn queries(&self, decoding: bool) -> usize {
+        if decoding && self.group() <= 4 { 4 } else { 8 }
+    }
+
+    fn tokens_per_block(&self, decoding: bool) -> usize {
+        (self.queries(decoding) / self.group()).max(1)
+    }
+}
+
+/// A run of tokens of one sequence, and where the keys and values of that sequence begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Row of the first token in the queries.
+    pub first: usize,
+    pub tokens: usize,
+    /// Row of the sequence's position 0 in the keys and values.
+    pub kv_row: usize,
+    /// Position of the first token in its sequence.
+    pub position: usize,
+}
+
+/// Blocks of sequences that lie one behind the other, keys beside queries.
+pub fn blocks(lengths: impl IntoIterator<Item = usize>) -> Vec<Block> {
+    let mut first = 0;
+    lengths
+        .into_iter()
+        .map(|tokens| {
+            let block = Block { first, tokens, kv_row: first, position: 0 };
+            first += tokens;
+            block
+        })
+        .collect()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    head_dim: u32,
+    group: u32,
+    group_part: u32,
+    q_stride: u32,
+    q_column: u32,
+    q_head_stride: u32,
+    kv_stride: u32,
+    k_column: u32,
+    k_head_stride: u32,
+    v_column: u32,
+    v_head_stride: u32,
+    out_stride: u32,
+    scale: f32,
+    window: u32,
+    blocks: u32,
+    kv_heads: u32,
+}
+
+impl Gpu {
+    /// Causal attention with grouped queries: `out[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j, h / group]) · v[j, h / group]`.
+    ///
+    /// `q` is `[tokens, *]`, `kv` holds keys and values `[rows, *]` (it may be `q`: the output of one projection), `sequences` says which tokens
+    /// belong together. The result is `[tokens, heads · head_dim]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if heads or sequences lie outside of the matrices.
+    pub fn attention(&self, shape: &AttentionShape, q: &Matrix, kv: &Matrix, sequences: &[Block]) -> Result<Matrix> {
+        let AttentionShape { head_dim, q: queries, k, v, .. } = *shape;
+        let outside = |block: &&Block| block.first + block.tokens > q.rows() || block.kv_row + block.position + block.tokens > kv.rows();
+        if queries.end(head_dim) > q.cols() || k.end(head_dim).max(v.end(head_dim)) > kv.cols() || !queries.heads.is_multiple_of(k.heads.max(1)) {
+            return Err(Error::shape("attention", format!("{shape:?} in rows of {} and {}", q.cols(), kv.cols())));
+        }
+        if let Some(block) = sequences.iter().find(outside) {
+            return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
+        }
+        let decoding = sequences.iter().all(|block| block.tokens == 1);
+        let per_block = shape.tokens_per_block(decoding);
+        let pieces: Vec<u32> = sequences
+            .iter()
+            .flat_map(|block| {
+                (0..block.tokens).step_by(per_block).flat_map(move |token| {
+                    let tokens = per_block.min(block.tokens - token);
+                    [block.first + token, tokens, block.kv_row, block.position + token].map(|value| value as u32)
+                })
+            })
+            .collect();
+        let count = pieces.len() / 4;
+        let group_part = shape.group().min(shape.queries(decoding));
+        let out = self.zeros(q.rows(), queries.heads * head_dim)?;
+        let params = Params {
+            head_dim: head_dim as u32,
+            group: shape.group() as u32,
+            group_part: group_part as u32,
+            q_stride: q.stride() as u32,
+            q_column: queries.column as u32,
+            q_head_stride: queries.stride as u32,
+            kv_stride: kv.stride() as u32,
+            k_column: k.column as u32,
+            k_head_stride: k.stride as u32,
+            v_column: v.column as u32,
+            v_head_stride: v.stride as u32,
+            out_stride: out.stride() as u32,
+            scale: shape.scale,
+            window: shape.window.unwrap_or(0) as u32,
+            blocks: count as u32,
+            kv_heads: k.heads as u32,
+        };
+        let kernel = Kernel {
+            name: "attention",
+            source: shader!("attention"),
+            constants: &[("QUADS", (shape.queries(decoding) / 4) as u32), ("HEAD_DIM", head_dim as u32), ("DIMS", head_dim.div_ceil(64) as u32)],
+        };
+        let folds = count.div_ceil(65535).max(1);
+        let grid = [(k.heads * shape.group().div_ceil(group_part)) as u32, count.div_ceil(folds) as u32, folds as u32];
+        let pairs: usize = sequences.iter().map(|block| block.tokens * (block.position + block.tokens)).sum();
+        let table = self.upload_u32(&pieces)?;
+        self.dispatch(&kernel, &params, &[q.into(), kv.into(), (&table).into(), (&out).into()], grid, (pairs * queries.heads * head_dim) as u64)?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,180 @@
+//! Matrix products: linear layers, rotations, shortcuts.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{ElementType, shader, weight_shader};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GemmParams {
+    m: u32,
+    n: u32,
+    k: u32,
+    a_stride4: u32,
+    a_column4: u32,
+    w_stride4: u32,
+    c_stride: u32,
+    c_column: u32,
+    bias_column: u32,
+    has_bias: u32,
+    accumulate: u32,
+    unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GemvParams {
+    n: u32,
+    k4: u32,
+    a_stride4: u32,
+    w_stride4: u32,
+    c_stride: u32,
+    c_column: u32,
+    bias_column: u32,
+    has_bias: u32,
+    accumulate: u32,
+    unused: [u32; 3],
+}
+
+/// Rows and columns of results by one workgroup.
+const TILE: usize = 64;
+/// Up to so many rows of A, a matrix-vector product per row beats a tile that is mostly empty.
+const GEMV_ROWS: usize = 4;
+/// The most multiply-adds of one dispatch: about 100 ms of a small integrated GPU.
+const WORK_PER_DISPATCH: usize = 4 << 30;
+
+impl Gpu {
+    /// A linear layer: `c[:, column..column + N] (+)= a · wᵀ + bias`.
+    ///
+    /// `a` is `[M, K]`, `w` is `[N, K]` (f32, f16 or bf16), `bias` has N values, `c` has M rows. With `accumulate` the product is added to what
+    /// `c` holds: a residual connection costs no pass of its own.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit.
+    pub fn linear(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
+        let (m, n, k) = (a.rows(), w.rows(), a.cols());
+        if w.cols() != k || c.rows() != m || column + n > c.cols() || bias.is_some_and(|bias| bias.cols() != n) {
+            return Err(Error::shape(
+                "linear",
+                format!(
+                    "a [{m}, {k}], w [{n}, {}], bias {:?}, c [{}, {}] from column {column}",
+                    w.cols(),
+                    bias.map(Matrix::cols),
+                    c.rows(),
+                    c.cols()
+                ),
+            ));
+        }
+        let stride = w.stride();
+        for first in (0..n).step_by(self.rows_per_binding(stride * w.element().size())) {
+            let part = w.view(first..n.min(first + self.rows_per_binding(stride * w.element().size())))?;
+            for (a, c) in self.row_pieces(a, c, part.rows() * k)? {
+                if a.rows() <= GEMV_ROWS {
+                    self.gemv(&a, &part, bias, first, &c, column + first, accumulate)?;
+                } else {
+                    self.gemm(&a, 0, &part, false, bias, first, &c, column + first, accumulate)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The plain product `a · b` of `a` `[M, K]` and `b` `[K, N]`, both f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the inner sizes differ; [`Error::OutOfMemory`].
+    pub fn matmul(&self, a: &Matrix, b: &Matrix) -> Result<Matrix> {
+        let (m, n, k) = (a.rows(), b.cols(), b.rows());
+        if a.cols() != k {
+            return Err(Error::shape("matmul", format!("a [{m}, {}], b [{k}, {n}]", a.cols())));
+        }
+        let c = self.zeros(m, n)?;
+        let rows = self.rows_per_binding(b.stride() * b.element().size());
+        for first in (0..k).step_by(rows) {
+            let part = b.view(first..k.min(first + rows))?;
+            for (a, c) in self.row_pieces(a, &c, part.rows() * n)? {
+                self.gemm(&a, first, &part, true, None, 0, &c, 0, first > 0)?;
+            }
+        }
+        Ok(c)
+    }
+
+    /// Pieces of rows of `a` and `c` that fit a binding each and keep a dispatch short; `work` is that of one row.
+    fn row_pieces(&self, a: &Matrix, c: &Matrix, work: usize) -> Result<Vec<(Matrix, Matrix)>> {
+        let row_bytes = a.stride().max(c.stride()) * ElementType::F32.size();
+        let short = (WORK_PER_DISPATCH / work.max(1) / TILE).max(1) * TILE;
+        let rows = self.rows_per_binding(row_bytes).min(short);
+        (0..a.rows())
+            .step_by(rows)
+            .map(|first| {
+                let range = first..a.rows().min(first + rows);
+                Ok((a.view(range.clone())?, c.view(range)?))
+            })
+            .collect()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the operands of one dispatch, after splitting")]
+    fn gemm(
+        &self,
+        a: &Matrix,
+        a_column: usize,
+        w: &Matrix,
+        w_rows_are_steps: bool,
+        bias: Option<&Matrix>,
+        bias_column: usize,
+        c: &Matrix,
+        column: usize,
+        accumulate: bool,
+    ) -> Result<()> {
+        let (n, k) = if w_rows_are_steps { (w.cols(), w.rows()) } else { (w.rows(), w.cols()) };
+        let params = GemmParams {
+            m: a.rows() as u32,
+            n: n as u32,
+            k: k as u32,
+            a_stride4: (a.stride() / 4) as u32,
+            a_column4: (a_column / 4) as u32,
+            w_stride4: (w.stride() / 4) as u32,
+            c_stride: c.stride() as u32,
+            c_column: column as u32,
+            bias_column: bias_column as u32,
+            has_bias: bias.is_some().into(),
+            accumulate: accumulate.into(),
+            unused: 0,
+        };
+        let kernel = Kernel {
+            name: "gemm",
+            source: weight_shader!(w.element(), "shared/tile", "gemm"),
+            constants: &[("W_ROWS_ARE_STEPS", w_rows_are_steps as u32)],
+        };
+        let grid = [n.div_ceil(TILE) as u32, a.rows().div_ceil(TILE) as u32, 1];
+        self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * n * k) as u64)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the operands of one dispatch, after splitting")]
+    fn gemv(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, bias_column: usize, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
+        // Eight rows of w a workgroup: with more workgroups than a dimension holds, the tile is the better choice anyway.
+        let groups = w.rows().div_ceil(8);
+        if groups > self.adapter().max_compute_workgroups_per_dimension as usize {
+            return self.gemm(a, 0, w, false, bias, bias_column, c, column, accumulate);
+        }
+        let params = GemvParams {
+            n: w.rows() as u32,
+            k4: (w.stride() / 4) as u32,
+            a_stride4: (a.stride() / 4) as u32,
+            w_stride4: (w.stride() / 4) as u32,
+            c_stride: c.stride() as u32,
+            c_column: column as u32,
+            bias_column: bias_column as u32,
+            has_bias: bias.is_some().into(),
+            accumulate: accumulate.into(),
+            unused: [0; 3],
+        };
+        let kernel = Kernel { name: "gemv", source: weight_shader!(w.element(), "gemv"), constants: &[] };
+        let grid = [groups as u32, a.rows() as u32, 1];
+        self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
+    }
+}

@@ -1,0 +1,65 @@
+//! QK-norm: normalisation of each attention head.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Norm, folded, shader};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+/// Where heads lie in the rows of a matrix: head h begins at `column + h · stride`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadSpan {
+    pub column: usize,
+    pub stride: usize,
+    pub heads: usize,
+}
+
+impl HeadSpan {
+    /// One past the last column that heads of `head_dim` use.
+    pub fn end(&self, head_dim: usize) -> usize {
+        self.column + self.heads.saturating_sub(1) * self.stride + head_dim
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    tokens: u32,
+    heads: u32,
+    head_dim: u32,
+    stride: u32,
+    column: u32,
+    head_stride: u32,
+    eps: f32,
+    has_bias: u32,
+}
+
+const SHADER: &str = shader!("shared/grid", "shared/reduce", "head_norm");
+
+impl Gpu {
+    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` have head_dim values.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the heads lie outside of `x`.
+    pub fn head_norm(&self, kind: Norm, x: &Matrix, span: HeadSpan, weight: &Matrix, bias: Option<&Matrix>, eps: f32) -> Result<()> {
+        let head_dim = weight.cols();
+        if span.end(head_dim) > x.cols() || bias.is_some_and(|bias| bias.cols() != head_dim) {
+            return Err(Error::shape("head_norm", format!("{span:?} of {head_dim} in rows of {}", x.cols())));
+        }
+        let params = Params {
+            tokens: x.rows() as u32,
+            heads: span.heads as u32,
+            head_dim: head_dim as u32,
+            stride: x.stride() as u32,
+            column: span.column as u32,
+            head_stride: span.stride as u32,
+            eps,
+            has_bias: bias.is_some().into(),
+        };
+        let kernel = Kernel { name: "head_norm", source: SHADER, constants: &[("KIND", kind as u32)] };
+        let heads = x.rows() * span.heads;
+        self.dispatch(&kernel, &params, &[weight.into(), bias.into(), x.into()], folded(heads), (heads * head_dim * 2) as u64)
+    }
+}

@@ -1,0 +1,54 @@
+//! One file for each kernel family, with the stem of its shader: methods on [`crate::gpu::Gpu`] that check shapes and encode, nothing else.
+//! Each has an f64 twin of the same name in [`crate::reference`].
+
+mod activation;
+mod attention;
+mod copy_rows;
+mod covariance;
+mod embed;
+mod gemm;
+mod head_norm;
+mod loss;
+mod norm;
+mod rope;
+mod sample;
+
+pub use activation::Activation;
+pub use attention::{AttentionShape, Block, blocks};
+pub use copy_rows::RowCopy;
+pub use covariance::COVARIANCE_TOKENS;
+pub use head_norm::HeadSpan;
+pub use norm::Norm;
+pub use rope::Pairing;
+pub use sample::SampleOptions;
+
+use crate::gpu::ElementType;
+
+/// Threads of a workgroup, in every kernel.
+const WORKGROUP: usize = 64;
+
+/// A grid of `count` workgroups, folded into two dimensions since one holds no more than 65535.
+fn folded(count: usize) -> [u32; 3] {
+    let rows = count.div_ceil(65535).max(1);
+    [count.div_ceil(rows) as u32, rows as u32, u32::from(count > 0)]
+}
+
+/// The shader `$file` with what it needs from `shared/` before it.
+macro_rules! shader {
+    ($($file:literal),+) => {
+        concat!($(include_str!(concat!("../../shaders/", $file, ".wgsl")), "\n"),+)
+    };
+}
+use shader;
+
+/// The variants of a shader that reads 16-bit weights: the right `shared/*.wgsl` before it.
+macro_rules! weight_shader {
+    ($element:expr, $($file:literal),+) => {
+        match $element {
+            ElementType::F16 => shader!("shared/f16", $($file),+),
+            ElementType::Bf16 => shader!("shared/bf16", $($file),+),
+            _ => shader!("shared/f32", $($file),+),
+        }
+    };
+}
+use weight_shader;

@@ -1,0 +1,62 @@
+//! Rotary position embeddings.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{HeadSpan, WORKGROUP, folded, shader};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+/// Which coordinates of a head turn together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairing {
+    /// i and i + pairs.
+    HalfSplit,
+    /// 2i and 2i + 1.
+    Interleaved,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    tokens: u32,
+    heads: u32,
+    pairs: u32,
+    stride: u32,
+    column: u32,
+    head_stride: u32,
+    table_stride2: u32,
+    unused: u32,
+}
+
+const SHADER: &str = shader!("shared/grid", "rope");
+
+impl Gpu {
+    /// Turns the pairs of each head of `x` `[tokens, *]` in `span` by the angles of its position, in place.
+    ///
+    /// `positions` has one u32 a token; row p of `table` holds (cos, sin) of each pair's angle at position p, `[positions, 2 · pairs]`.
+    /// Coordinates from 2 · pairs on stay as they are (partial rotary).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the heads lie outside of `x`, or there is not one position a token.
+    pub fn rope(&self, pairing: Pairing, x: &Matrix, span: HeadSpan, positions: &Matrix, table: &Matrix) -> Result<()> {
+        let pairs = table.cols() / 2;
+        if span.end(2 * pairs) > x.cols() || positions.cols() != x.rows() {
+            return Err(Error::shape("rope", format!("{span:?}, {pairs} pairs in rows of {}; {} positions", x.cols(), positions.cols())));
+        }
+        let params = Params {
+            tokens: x.rows() as u32,
+            heads: span.heads as u32,
+            pairs: pairs as u32,
+            stride: x.stride() as u32,
+            column: span.column as u32,
+            head_stride: span.stride as u32,
+            table_stride2: (table.stride() / 2) as u32,
+            unused: 0,
+        };
+        let kernel = Kernel { name: "rope", source: SHADER, constants: &[("INTERLEAVED", pairing as u32)] };
+        let threads = x.rows() * span.heads * pairs;
+        self.dispatch(&kernel, &params, &[positions.into(), table.into(), x.into()], folded(threads.div_ceil(WORKGROUP)), threads as u64)
+    }
+}

@@ -1,0 +1,31 @@
+//! How long work tells the caller where it is, and learns that it should stop.
+
+use crate::error::Result;
+
+/// Told about phases and the steps within them. The library itself never prints.
+pub trait Progress {
+    /// A phase of `steps` steps begins.
+    fn begin(&self, phase: &'static str, steps: u64);
+
+    /// Some steps of the phase are done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Interrupted`] to stop the work, which then leaves nothing behind.
+    fn advance(&self, steps: u64) -> Result<()>;
+
+    /// Something the user should know.
+    fn note(&self, message: &str);
+}
+
+/// Listens to nothing.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &'static str, _: u64) {}
+
+    fn advance(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn note(&self, _: &str) {}
+}

@@ -1,0 +1,89 @@
+//! Fusing norms into the weights beside them; exact, no approximation.
+//!
+//! A norm's weight α scales the columns of what reads it, W·diag(α); its bias β becomes part of the reader's, b + W·β. A layer norm also
+//! subtracts the mean over the hidden axis: with M = I − 11ᵀ/D that is x·M, and since M·M = M every writer of the residual may do it in
+//! advance. Models with RMS norm do not subtract a mean, and neither may their writers: RMSNorm(x·M) ≠ RMSNorm(x).
+
+use std::ops::Range;
+
+use crate::{
+    model::{Config, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, architecture::Space},
+    ops::Norm,
+};
+
+/// The layer with its norms in its weights, in f32.
+pub fn layer(config: &Config, layer: &HostLayer) -> HostLayer<'static> {
+    let linears = layer
+        .linears
+        .iter()
+        .map(|linear| {
+            let which = if linear.spec.role.is_attention() || config.architecture.mlp_norm.is_none() { 0 } else { 1 };
+            let mut values = linear.matrix.to_f32();
+            let mut bias = linear.bias.clone();
+            if linear.spec.reads == Space::Residual
+                && let Some(norm) = &layer.norms[which]
+            {
+                read_norm(&mut values, &mut bias, norm);
+            }
+            if linear.spec.writes == Space::Residual && config.architecture.norm == Norm::Layer {
+                subtract_output_mean(&mut values, &mut bias, linear.matrix.cols);
+            }
+            HostLinear { spec: linear.spec, matrix: HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, &values), bias }
+        })
+        .collect();
+    HostLayer { fused: true, linears, norms: [None, None], head_norms: layer.head_norms.clone(), shortcuts: [None, None] }
+}
+
+/// Rows of an embedding that is added into the residual.
+pub fn embedding_rows(config: &Config, embedding: &HostMatrix, rows: Range<usize>) -> Vec<f32> {
+    let mut values = embedding.rows_f32(rows);
+    if config.architecture.norm == Norm::Layer {
+        values.chunks_exact_mut(embedding.cols).for_each(subtract_mean);
+    }
+    values
+}
+
+/// Rows of the head, which reads the final norm, and their biases.
+pub fn head_rows(ends: &HostEnds, rows: Range<usize>) -> (Vec<f32>, Option<Vec<f32>>) {
+    let mut values = ends.head.rows_f32(rows.clone());
+    let mut bias = ends.head_bias.as_ref().map(|bias| bias[rows].to_vec());
+    if let Some(norm) = &ends.final_norm {
+        read_norm(&mut values, &mut bias, norm);
+    }
+    (values, bias)
+}
+
+/// W ← W·diag(α), b ← b + W·β.
+fn read_norm(values: &mut [f32], bias: &mut Option<Vec<f32>>, norm: &HostNorm) {
+    let width = norm.weight.len();
+    if let Some(beta) = &norm.bias {
+        let shift = values.chunks_exact(width).map(|row| row.iter().zip(beta).map(|(&w, &b)| f64::from(w) * f64::from(b)).sum::<f64>());
+        *bias = Some(match bias {
+            Some(bias) => bias.iter().zip(shift).map(|(&b, shift)| (f64::from(b) + shift) as f32).collect(),
+            None => shift.map(|shift| shift as f32).collect(),
+        });
+    }
+    for row in values.chunks_exact_mut(width) {
+        row.iter_mut().zip(&norm.weight).for_each(|(w, alpha)| *w *= alpha);
+    }
+}
+
+fn subtract_mean(values: &mut [f32]) {
+    let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64;
+    values.iter_mut().for_each(|value| *value = (f64::from(*value) - mean) as f32);
+}
+
+/// W ← M·W, b ← M·b.
+fn subtract_output_mean(values: &mut [f32], bias: &mut Option<Vec<f32>>, cols: usize) {
+    let mut means = vec![0.0; cols];
+    for row in values.chunks_exact(cols) {
+        means.iter_mut().zip(row).for_each(|(mean, &value)| *mean += f64::from(value));
+    }
+    let rows = (values.len() / cols) as f64;
+    for row in values.chunks_exact_mut(cols) {
+        row.iter_mut().zip(&means).for_each(|(value, mean)| *value = (f64::from(*value) - mean / rows) as f32);
+    }
+    if let Some(bias) = bias {
+        subtract_mean(bias);
+    }
+}

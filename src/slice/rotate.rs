@@ -1,0 +1,60 @@
+//! Moving weights and signals into the first coordinates of a rotated basis, on the GPU.
+
+use faer::MatRef;
+
+use crate::{
+    error::Result,
+    gpu::{Gpu, Matrix},
+};
+
+/// The first `width` columns of an orthogonal Q `[D, D]`.
+pub struct Rotation {
+    /// Q[:, :width], `[D, width]`.
+    forward: Matrix,
+    /// Its transpose, `[width, D]`.
+    backward: Matrix,
+}
+
+impl Rotation {
+    /// Uploads the first `width` columns of `q`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn upload(gpu: &Gpu, q: MatRef<'_, f64>, width: usize) -> Result<Self> {
+        let rows = q.nrows();
+        let forward: Vec<f32> = (0..rows).flat_map(|i| (0..width).map(move |j| q[(i, j)] as f32)).collect();
+        let backward: Vec<f32> = (0..width).flat_map(|j| (0..rows).map(move |i| q[(i, j)] as f32)).collect();
+        Ok(Self { forward: gpu.upload(&forward, rows, width)?, backward: gpu.upload(&backward, width, rows)? })
+    }
+
+    /// `x·Q[:, :width]`: signals `[tokens, D]`, weights that read the residual `[out, D]`, embeddings `[vocab_size, D]`, biases `[1, D]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn rows(&self, gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
+        let y = gpu.zeros(x.rows(), self.backward.rows())?;
+        gpu.linear(x, &self.backward, None, &y, 0, false)?;
+        Ok(y)
+    }
+
+    /// `Qᵀ[:width, :]·W`: weights that write the residual, `[D, in]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn columns(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
+        gpu.matmul(&self.backward, w)
+    }
+
+    /// What carries a signal in these coordinates back into the original basis, as the weight `[D, width]` of a linear layer.
+    pub fn back(&self) -> &Matrix {
+        &self.forward
+    }
+
+    /// The shortcut `Q[:, :width]ᵀ · Q'[:, :width']` from these coordinates into the `next`, `[width, width']`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn shortcut(&self, gpu: &Gpu, next: &Self) -> Result<Matrix> {
+        next.rows(gpu, &self.backward)
+    }
+}

@@ -1,0 +1,51 @@
+//! What several tests need: the device, files of fixtures, and how results are compared.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::path::{Path, PathBuf};
+
+use slicegpt_gpu::{
+    checkpoint::Checkpoint,
+    gpu::{Gpu, GpuOptions},
+};
+
+/// The device that tests run on. `SLICEGPT_GPU_TEST_BINDING` forces smaller bindings on the whole suite.
+pub fn gpu() -> Gpu {
+    gpu_with(None)
+}
+
+/// The device with bindings of at most so many bytes.
+pub fn gpu_with(max_binding_size: Option<u64>) -> Gpu {
+    let forced = std::env::var("SLICEGPT_GPU_TEST_BINDING").ok().and_then(|bytes| bytes.parse().ok());
+    let options = GpuOptions { adapter: None, max_binding_size: max_binding_size.or(forced) };
+    Gpu::new(&options).expect("an adapter; `make test` installs a software one")
+}
+
+/// A file or directory under tests/fixtures.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// The token rows of a token file.
+pub fn tokens(path: &Path) -> Vec<Vec<u32>> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        input_ids: Vec<Vec<u32>>,
+    }
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice::<File>(&text).expect("a token file").input_ids
+}
+
+/// A f32 tensor of a safetensors file.
+pub fn tensor(path: &Path, name: &str) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(path).expect("a safetensors file");
+    let tensor = checkpoint.tensor(name).expect("the tensor");
+    tensor.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// max |a − b| / max |b|.
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0.0f64, |most, &value| most.max(f64::from(value.abs())));
+    let error = a.iter().zip(b).fold(0.0f64, |most, (&a, &b)| if a.is_nan() { f64::INFINITY } else { most.max(f64::from((a - b).abs())) });
+    error / largest.max(f64::MIN_POSITIVE)
+}
