@@ -1,4 +1,5 @@
 pub mod checkpoint;
+pub mod cli;
 pub mod data;
 pub mod error;
 pub mod eval;
@@ -8,5 +9,6 @@ pub mod linalg;
 pub mod model;
 pub mod ops;
 pub mod progress;
+pub mod report;
 pub mod slice;
 pub use error::{Error, Result};

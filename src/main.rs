@@ -1,1 +1,18 @@
-fn main() {}
+//! The program: parse, run, print the error chain once, exit with its code.
+
+use std::{error::Error as _, process::ExitCode};
+
+use clap::Parser;
+use slicegpt_gpu::cli::Cli;
+
+fn main() -> ExitCode {
+    let Err(error) = Cli::parse().execute() else { return ExitCode::SUCCESS };
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    eprintln!("error: {message}");
+    ExitCode::from(error.exit_code())
+}

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -139,15 +139,18 @@ impl Drop for OutputDirectory {
 pub struct TensorWriter {
     directory: PathBuf,
     shards: std::vec::IntoIter<(String, Vec<TensorPlan>)>,
-    open: Option<Shard>,
+    open: Option<TensorFile>,
 }
 
-struct Shard {
+/// One safetensors file, written tensor by tensor in the planned order. It has a temporary name until it is complete.
+pub struct TensorFile {
     path: PathBuf,
-    file: std::io::BufWriter<File>,
+    temporary: PathBuf,
+    file: BufWriter<File>,
     tensors: std::vec::IntoIter<TensorPlan>,
     /// The tensor under way and how many of its bytes are missing.
     current: Option<(TensorPlan, u64)>,
+    done: bool,
 }
 
 impl TensorWriter {
@@ -172,36 +175,20 @@ impl TensorWriter {
     /// # Errors
     /// [`Error::Write`]; [`Error::Shape`] if the name or the number of bytes is not as planned.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        if self.open.as_ref().is_none_or(|shard| shard.current.is_none() && shard.tensors.len() == 0) {
+        if self.open.as_ref().is_none_or(TensorFile::is_complete) {
             self.close()?;
             let (file, tensors) = self.shards.next().ok_or_else(|| Error::shape("write", format!("{name} is not planned")))?;
-            self.open = Some(Shard::create(self.directory.join(file), tensors)?);
+            self.open = Some(TensorFile::create(self.directory.join(file), tensors)?);
         }
-        let Some(shard) = &mut self.open else {
-            return Ok(());
-        };
-        if shard.current.is_none() {
-            shard.current = shard.tensors.next().map(|tensor| (tensor.clone(), tensor.byte_len()));
-        }
-        match &mut shard.current {
-            Some((tensor, missing)) if tensor.name == name && bytes.len() as u64 <= *missing => {
-                shard.file.write_all(bytes).map_err(Error::write(&shard.path))?;
-                *missing -= bytes.len() as u64;
-                if *missing == 0 {
-                    shard.current = None;
-                }
-                Ok(())
-            }
-            Some((tensor, missing)) => {
-                Err(Error::shape("write", format!("{} bytes of {name}, where {missing} of {} are due", bytes.len(), tensor.name)))
-            }
-            None => Err(Error::shape("write", format!("{name} is not planned"))),
+        match &mut self.open {
+            Some(file) => file.write(name, bytes),
+            None => Ok(()),
         }
     }
 
     fn close(&mut self) -> Result<()> {
         match self.open.take() {
-            Some(shard) => shard.finish(),
+            Some(file) => file.finish(),
             None => Ok(()),
         }
     }
@@ -219,8 +206,12 @@ impl TensorWriter {
     }
 }
 
-impl Shard {
-    fn create(path: PathBuf, tensors: Vec<TensorPlan>) -> Result<Self> {
+impl TensorFile {
+    /// Writes the header.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn create(path: PathBuf, tensors: Vec<TensorPlan>) -> Result<Self> {
         let mut header = Map::new();
         header.insert("__metadata__".into(), json!({ "format": "pt" }));
         let mut offset = 0;
@@ -231,16 +222,66 @@ impl Shard {
         }
         let mut header = Value::Object(header).to_string().into_bytes();
         header.resize(header.len().next_multiple_of(8), b' ');
-        let file = File::create(&path).map_err(Error::write(&path))?;
-        let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
-        file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(Error::write(&path))?;
-        Ok(Self { path, file, tensors: tensors.into_iter(), current: None })
+        let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for a file", path.display())))?;
+        let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        let file = File::create(&temporary).map_err(Error::write(&path))?;
+        let mut this =
+            Self { path, temporary, file: BufWriter::with_capacity(1 << 20, file), tensors: tensors.into_iter(), current: None, done: false };
+        this.append(&(header.len() as u64).to_le_bytes())?;
+        this.append(&header)?;
+        Ok(this)
     }
 
-    fn finish(mut self) -> Result<()> {
-        if self.current.is_some() || self.tensors.len() > 0 {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::write(&self.path))
+    }
+
+    /// Appends bytes to the tensor `name`, which must be the one under way or the next planned one.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Shape`] if the name or the number of bytes is not as planned.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        if self.current.is_none() {
+            self.current = self.tensors.next().map(|tensor| (tensor.clone(), tensor.byte_len()));
+        }
+        match &mut self.current {
+            Some((tensor, missing)) if tensor.name == name && bytes.len() as u64 <= *missing => {
+                *missing -= bytes.len() as u64;
+                if *missing == 0 {
+                    self.current = None;
+                }
+                self.append(bytes)
+            }
+            Some((tensor, missing)) => {
+                Err(Error::shape("write", format!("{} bytes of {name}, where {missing} of {} are due", bytes.len(), tensor.name)))
+            }
+            None => Err(Error::shape("write", format!("{name} is not planned"))),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.current.is_none() && self.tensors.len() == 0
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Shape`] if a tensor is missing.
+    pub fn finish(mut self) -> Result<()> {
+        if !self.is_complete() {
             return Err(Error::shape("write", format!("{} is not complete", self.path.display())));
         }
-        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(Error::write(&self.path))
+        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(Error::write(&self.path))?;
+        fs::rename(&self.temporary, &self.path).map_err(Error::write(&self.path))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for TensorFile {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.temporary);
+        }
     }
 }

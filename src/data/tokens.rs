@@ -4,10 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::{
-    error::{Error, Result},
-    model::{Config, architecture::Position},
-};
+use crate::error::{Error, Result};
 
 /// Reads a token file. Rows may differ in length.
 ///
@@ -30,25 +27,20 @@ pub fn read_token_file(path: &Path) -> Result<Vec<Vec<u32>>> {
     Ok(input_ids)
 }
 
-/// Checks that a model can take these tokens; `source` is for messages.
+/// Checks that a model can take these tokens: ids below `vocab_size`, rows of at most `positions` tokens if these are learned; `source` is for
+/// messages.
 ///
 /// # Errors
-/// [`Error::BadTokens`] for ids outside of the vocabulary, and rows longer than the learned positions.
-pub fn check(rows: &[Vec<u32>], config: &Config, source: &str) -> Result<()> {
+/// [`Error::BadTokens`] that says where.
+pub fn check(rows: &[Vec<u32>], vocab_size: usize, positions: Option<usize>, source: &str) -> Result<()> {
     for (index, row) in rows.iter().enumerate() {
-        if let Some((position, id)) = row.iter().enumerate().find(|(_, id)| **id as usize >= config.vocab_size) {
+        if let Some((position, id)) = row.iter().enumerate().find(|(_, id)| **id as usize >= vocab_size) {
             return Err(Error::BadTokens(format!(
-                "{source}: token {position} of row {index} is {id}, outside of the vocabulary of {}; is it another model's?",
-                config.vocab_size
+                "{source}: token {position} of row {index} is {id}, outside of the vocabulary of {vocab_size}; is it another model's?"
             )));
         }
-        let learned = matches!(config.architecture.position, Position::Learned { .. });
-        if learned && row.len() > config.max_position_embeddings {
-            return Err(Error::BadTokens(format!(
-                "{source}: row {index} has {} tokens, the model has positions for {}",
-                row.len(),
-                config.max_position_embeddings
-            )));
+        if let Some(most) = positions.filter(|&most| row.len() > most) {
+            return Err(Error::BadTokens(format!("{source}: row {index} has {} tokens, the model has positions for {most}", row.len())));
         }
     }
     Ok(())

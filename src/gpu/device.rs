@@ -11,6 +11,10 @@ use wgpu::{Backends, BufferUsages, DeviceType, ErrorFilter, PollType, Submission
 use super::kernel::PipelineKey;
 use crate::error::{Error, Result};
 
+/// What to do where there is no adapter.
+pub const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install \
+    mesa-vulkan-drivers libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast vulkan-icd-loader)";
+
 /// How to choose and limit the device.
 #[derive(Debug, Clone, Default)]
 pub struct GpuOptions {
@@ -129,11 +133,7 @@ fn describe(adapter: &wgpu::Adapter, index: usize) -> AdapterDescription {
 fn choose(adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
     let names: Vec<String> = adapters.iter().enumerate().map(|(index, adapter)| format!("{index} ({})", adapter.get_info().name)).collect();
     if names.is_empty() {
-        return Err(Error::NoAdapter(
-            "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install mesa-vulkan-drivers libvulkan1; \
-             Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast vulkan-icd-loader)"
-                .into(),
-        ));
+        return Err(Error::NoAdapter(NO_ADAPTER.into()));
     }
     let index = match wanted {
         None => Some(0),

@@ -4,6 +4,6 @@ mod device;
 mod kernel;
 mod matrix;
 
-pub use device::{AdapterDescription, Gpu, GpuOptions, adapters};
+pub use device::{AdapterDescription, Gpu, GpuOptions, NO_ADAPTER, adapters};
 pub use kernel::{Binding, Kernel};
 pub use matrix::{ElementType, Matrix};

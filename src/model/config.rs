@@ -259,6 +259,11 @@ impl Config {
         }
     }
 
+    /// How many positions the model has learned; `None` if it can take sequences of any length.
+    pub fn learned_positions(&self) -> Option<usize> {
+        matches!(self.architecture.position, Position::Learned { .. }).then_some(self.max_position_embeddings)
+    }
+
     /// Where sampling starts: the BOS token, or what the model uses in its place.
     pub fn start_token(&self) -> Option<u32> {
         self.bos_token_id.or(self.eos_token_ids.first().copied()).filter(|&id| (id as usize) < self.vocab_size)

@@ -303,6 +303,12 @@ impl WeightStore {
         Ok(store)
     }
 
+    /// The type that the embedding is stored in, and most of the rest with it.
+    pub fn dtype(&self) -> Dtype {
+        let name = self.stored_name(&Names::of(&self.config).embedding());
+        self.checkpoint.tensor(&name).map_or(Dtype::F32, |tensor| tensor.dtype)
+    }
+
     /// Tensors of the checkpoint that the config does not call for, and that would be lost.
     pub fn unexpected(&self) -> Vec<String> {
         let known: std::collections::HashSet<String> = self.config.tensors().into_iter().map(|spec| self.stored_name(&spec.name)).collect();

@@ -18,12 +18,14 @@
 mod calibrate;
 mod driver;
 pub mod fuse;
+mod memory;
 mod plan;
 mod rotate;
 mod schedule;
 
 pub use calibrate::Covariance;
 pub use driver::{Site, slice};
+pub use memory::{MemoryEstimate, memory};
 pub use plan::{Options, Orientation, Plan};
 pub use rotate::Rotation;
 pub use schedule::{layer_widths, sliced_width};

@@ -1,0 +1,63 @@
+//! `slicegpt-gpu eval`
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{
+    DeviceArgs,
+    input::{Tokenizers, evaluation_rows, open_model},
+    print, print_json,
+    progress::Bars,
+};
+use crate::{error::Result, eval::perplexity, report::SCHEMA_VERSION};
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["text", "tokens"])))]
+pub struct Args {
+    /// The model: a .safetensors file with its config.json beside it, or a directory
+    model: PathBuf,
+    /// Text to evaluate on, .txt or .jsonl
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Token ids to evaluate on, {"input_ids": [[...], ...]}: each row is one window
+    #[arg(long, value_name = "TOKENS.json")]
+    tokens: Option<PathBuf>,
+    /// Tokens of a window of text, at most the model's own maximum
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    seqlen: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Args {
+    pub fn execute(&self) -> Result<()> {
+        let progress = Bars::new();
+        let model = open_model(&self.model, &progress)?;
+        let tokenizers = Tokenizers::new(model.directory());
+        let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
+        let rows = evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?;
+        let gpu = self.device.open(&progress)?;
+        let result = perplexity(&gpu, &model, &rows, None, "perplexity", &progress)?;
+        let seconds = progress.seconds();
+        if self.json {
+            print_json(&json!({
+                "schema_version": SCHEMA_VERSION,
+                "model": self.model,
+                "text": file,
+                "perplexity": result.perplexity,
+                "sequences": result.sequences,
+                "tokens": result.tokens,
+                "parameters": model.config().parameters(),
+                "adapter": gpu.adapter(),
+                "seconds": seconds,
+            }));
+        } else {
+            print(&format!("perplexity {:.4} on {} ({} sequences, {} tokens)\n", result.perplexity, file.display(), result.sequences, result.tokens));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! `slicegpt-gpu generate`
+
+use std::path::PathBuf;
+
+use super::{DeviceArgs, input::open_model, print, progress::Bars};
+use crate::{
+    data::load_tokenizer,
+    error::{Error, Result},
+    generate::{Sampling, generate},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: a .safetensors file with its config.json beside it, or a directory
+    model: PathBuf,
+    /// The text to continue; empty to start from nothing
+    #[arg(long)]
+    prompt: String,
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    max_new_tokens: usize,
+    /// 0 takes the likeliest token always
+    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    temperature: f64,
+    /// Draw only from the likeliest tokens whose probabilities add up to this
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    top_p: f64,
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Args {
+    pub fn execute(&self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite() && self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::Usage("expected --temperature of at least 0 and --top-p in 0 < p <= 1".into()));
+        }
+        let progress = Bars::new();
+        let model = open_model(&self.model, &progress)?;
+        let tokenizer = load_tokenizer(model.directory())?;
+        let encoding =
+            tokenizer.encode(self.prompt.as_str(), true).map_err(|error| Error::BadTokens(format!("--prompt cannot be tokenised: {error}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        if ids.is_empty() {
+            ids.extend(model.config().start_token());
+        }
+        model.check_tokens(std::slice::from_ref(&ids), "--prompt")?;
+        let gpu = self.device.open(&progress)?;
+        print(&self.prompt);
+        let mut stream = tokenizer.decode_stream(true);
+        // The stream learns the prompt first, so that what follows is spaced as in the middle of a text.
+        for &id in &ids {
+            let _ = stream.step(id);
+        }
+        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
+        generate(&gpu, &model, &ids, self.max_new_tokens, &sampling, |id| {
+            if let Some(text) = stream.step(id).map_err(|error| Error::BadTokens(format!("token {id} cannot be decoded: {error}")))? {
+                print(&text);
+            }
+            crate::progress::Progress::advance(&progress, 0)?;
+            Ok(true)
+        })?;
+        print("\n");
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! `slicegpt-gpu logits`
+
+use std::path::PathBuf;
+
+use super::{DeviceArgs, input::open_model, progress::Bars};
+use crate::{
+    checkpoint::{Dtype, TensorFile, TensorPlan},
+    data::read_token_file,
+    error::Result,
+    eval,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: a .safetensors file with its config.json beside it, or a directory
+    model: PathBuf,
+    /// Token ids, {"input_ids": [[...], ...]}
+    #[arg(long, value_name = "TOKENS.json")]
+    tokens: PathBuf,
+    /// The file to write: a f32 tensor `logits.I` [tokens, vocab_size] for row I
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    output: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Args {
+    pub fn execute(&self) -> Result<()> {
+        let progress = Bars::new();
+        let model = open_model(&self.model, &progress)?;
+        let rows = read_token_file(&self.tokens)?;
+        model.check_tokens(&rows, &self.tokens.display().to_string())?;
+        let gpu = self.device.open(&progress)?;
+        let vocab = model.config().vocab_size;
+        let name = |row: usize| format!("logits.{row}");
+        let plan = rows.iter().enumerate().map(|(row, ids)| TensorPlan { name: name(row), shape: vec![ids.len(), vocab], dtype: Dtype::F32 });
+        let mut file = TensorFile::create(self.output.clone(), plan.collect())?;
+        eval::logits(&gpu, &model, &rows, &progress, |row, values| file.write(&name(row), bytemuck::cast_slice(&values)))?;
+        file.finish()
+    }
+}

@@ -1,0 +1,87 @@
+//! The command line: flags → validated options → the library → what people see.
+
+mod devices;
+mod eval;
+mod generate;
+mod input;
+mod logits;
+mod progress;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    error::Result,
+    gpu::{Gpu, GpuOptions},
+};
+
+/// Make large language models smaller on any GPU.
+#[derive(Debug, Parser)]
+#[command(name = "slicegpt-gpu", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Slice a model and write the smaller one.
+    Run(run::Args),
+    /// Measure the perplexity of a model, dense or sliced.
+    Eval(eval::Args),
+    /// Continue a text.
+    Generate(generate::Args),
+    /// Write the logits of token sequences to a safetensors file.
+    Logits(logits::Args),
+    /// List the GPUs that can be used.
+    Devices(devices::Args),
+}
+
+/// Which GPU.
+#[derive(Debug, clap::Args)]
+struct DeviceArgs {
+    /// The GPU to use: its number or a part of its name, as `slicegpt-gpu devices` lists them [default: the best]
+    #[arg(long, value_name = "N|NAME")]
+    device: Option<String>,
+}
+
+impl DeviceArgs {
+    /// Opens the device, and says so if it is a slow one.
+    fn open(&self, progress: &progress::Bars) -> Result<Gpu> {
+        let gpu = Gpu::new(&GpuOptions { adapter: self.device.clone(), max_binding_size: None })?;
+        if gpu.adapter().software {
+            progress.warn(&format!("{} is a software renderer on the CPU: right, but slow", gpu.adapter().name));
+        }
+        Ok(gpu)
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Whatever went wrong; its exit code is [`crate::Error::exit_code`].
+    pub fn execute(self) -> Result<()> {
+        match self.command {
+            Command::Run(args) => args.execute(),
+            Command::Eval(args) => args.execute(),
+            Command::Generate(args) => args.execute(),
+            Command::Logits(args) => args.execute(),
+            Command::Devices(args) => args.execute(),
+        }
+    }
+}
+
+/// Prints to stdout; a reader that has gone away is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Prints one JSON object.
+fn print_json(value: &impl serde::Serialize) {
+    if let Ok(text) = serde_json::to_string_pretty(value) {
+        print(&format!("{text}\n"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Progress bars on stderr, one a phase, none when it is not a terminal; the time of each phase; Ctrl-C.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::{Error, Result},
+    progress::Progress,
+};
+
+/// What the user sees while work goes on.
+pub struct Bars {
+    state: RefCell<State>,
+    interrupted: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct State {
+    bar: Option<ProgressBar>,
+    phase: Option<(&'static str, Instant)>,
+    seconds: Map<String, Value>,
+    warnings: Vec<String>,
+}
+
+impl Bars {
+    /// Listens to Ctrl-C from now on.
+    pub fn new() -> Self {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let flag = interrupted.clone();
+        // A second Ctrl-C does not wait for the work under way.
+        let _ = ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+        });
+        Self { state: RefCell::default(), interrupted }
+    }
+
+    /// Something the user should know, now and in the report.
+    pub fn warn(&self, message: &str) {
+        let mut state = self.state.borrow_mut();
+        match &state.bar {
+            Some(bar) if !bar.is_hidden() => bar.println(format!("warning: {message}")),
+            _ => eprintln!("warning: {message}"),
+        }
+        state.warnings.push(message.to_owned());
+    }
+
+    /// Ends the phase under way.
+    pub fn end(&self) {
+        let mut state = self.state.borrow_mut();
+        if let Some(bar) = state.bar.take() {
+            bar.finish_and_clear();
+        }
+        if let Some((phase, began)) = state.phase.take() {
+            let before = state.seconds.get(phase).and_then(Value::as_f64).unwrap_or_default();
+            state.seconds.insert(phase.into(), json!(before + began.elapsed().as_secs_f64()));
+        }
+    }
+
+    /// Seconds of each phase so far.
+    pub fn seconds(&self) -> Map<String, Value> {
+        self.end();
+        self.state.borrow().seconds.clone()
+    }
+
+    /// All warnings so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.state.borrow().warnings.clone()
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, phase: &'static str, steps: u64) {
+        self.end();
+        let bar = ProgressBar::new(steps);
+        if let Ok(style) = ProgressStyle::with_template("{prefix:<18} {bar:40} {percent:>3} %  {elapsed} elapsed, {eta} left") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(phase);
+        let mut state = self.state.borrow_mut();
+        state.bar = Some(bar);
+        state.phase = Some((phase, Instant::now()));
+    }
+
+    fn advance(&self, steps: u64) -> Result<()> {
+        if let Some(bar) = &self.state.borrow().bar {
+            bar.inc(steps);
+        }
+        if self.interrupted.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    fn note(&self, message: &str) {
+        self.warn(message);
+    }
+}

@@ -1,0 +1,42 @@
+//! How much memory a run will take, told before it is taken.
+
+use serde::Serialize;
+
+use super::plan::Plan;
+use crate::model::Config;
+
+/// Bytes that a phase needs at its peak, about.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemoryEstimate {
+    pub phase: &'static str,
+    pub gpu_bytes: u64,
+    pub host_bytes: u64,
+}
+
+/// Tokens in work at a time.
+const BATCH_TOKENS: u64 = 2048;
+
+/// Estimates for slicing with so many calibration tokens, and for measuring perplexity. `stored_bytes` is the size of a stored weight (2 or 4).
+pub fn memory(config: &Config, plan: &Plan, tokens: usize, stored_bytes: u64) -> Vec<MemoryEstimate> {
+    let d = config.hidden_size as u64;
+    let heads = (config.num_attention_heads * config.head_dim) as u64;
+    let inner = config.intermediate_size as u64 * if config.architecture.gated { 3 } else { 2 };
+    let activations = 4 * BATCH_TOKENS * (4 * d + config.qkv_width() as u64 + heads + inner);
+    let ends = config.vocab_size as u64 * d;
+    let layer = (config.parameters().saturating_sub(ends * if config.tie_word_embeddings { 1 } else { 2 })) / config.num_hidden_layers as u64;
+    let tokens = tokens as u64;
+    vec![
+        MemoryEstimate {
+            phase: "slice",
+            // One layer in f32 and one of its weights rotated, the residual of every token, two rotations and a covariance.
+            gpu_bytes: 4 * layer * 3 / 2 + 4 * d * tokens + activations + 5 * 4 * d * d,
+            // The layer, fused; the covariance, its copy, eigenvectors and the solver's work space in f64.
+            host_bytes: 2 * 4 * layer + 8 * 8 * d * d,
+        },
+        MemoryEstimate {
+            phase: "perplexity",
+            gpu_bytes: stored_bytes * (layer + 2 * ends) + (1 << 30).min(4 * d * tokens.max(BATCH_TOKENS)) + activations,
+            host_bytes: plan.tensors.iter().map(|tensor| tensor.byte_len()).max().unwrap_or_default(),
+        },
+    ]
+}
