@@ -2,7 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::{DeviceArgs, input::open_model, print, progress::Bars};
+use super::{
+    DeviceArgs,
+    input::{check_tokens, open_model},
+    print,
+    progress::Bars,
+};
 use crate::{
     data::load_tokenizer,
     error::{Error, Result},
@@ -44,7 +49,7 @@ impl Args {
         if ids.is_empty() {
             ids.extend(model.config().start_token());
         }
-        model.check_tokens(std::slice::from_ref(&ids), "--prompt")?;
+        check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
         let gpu = self.device.open(&progress)?;
         print(&self.prompt);
         let mut stream = tokenizer.decode_stream(true);

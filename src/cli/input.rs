@@ -6,7 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::progress::Bars;
 use crate::{
-    data::{Tokens, load_tokenizer},
+    data::{self, Tokens, load_tokenizer},
     error::Result,
     model::Model,
 };
@@ -23,6 +23,11 @@ pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
         ));
     }
     Ok(model)
+}
+
+/// Checks that a model can take these tokens; `source` is for messages.
+pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()> {
+    data::check(rows, model.config().vocab_size, model.config().learned_positions(), source)
 }
 
 /// The tokenizer of a model, read when it is first needed.
@@ -51,6 +56,6 @@ pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seql
         Tokens::Rows(rows) => rows,
         Tokens::Text(text) => text.windows(tokenizers.get()?, seqlen.min(model.config().max_position_embeddings))?,
     };
-    model.check_tokens(&rows, &path.display().to_string())?;
+    check_tokens(model, &rows, &path.display().to_string())?;
     Ok(rows)
 }

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{DeviceArgs, input::open_model, progress::Bars};
+use super::{
+    DeviceArgs,
+    input::{check_tokens, open_model},
+    progress::Bars,
+};
 use crate::{
     checkpoint::{Dtype, TensorFile, TensorPlan},
     data::read_token_file,
@@ -29,7 +33,7 @@ impl Args {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
         let rows = read_token_file(&self.tokens)?;
-        model.check_tokens(&rows, &self.tokens.display().to_string())?;
+        check_tokens(&model, &rows, &self.tokens.display().to_string())?;
         let gpu = self.device.open(&progress)?;
         let vocab = model.config().vocab_size;
         let name = |row: usize| format!("logits.{row}");

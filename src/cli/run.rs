@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     DeviceArgs,
-    input::{Tokenizers, evaluation_rows, open_model},
+    input::{Tokenizers, check_tokens, evaluation_rows, open_model},
     print, print_json,
     progress::Bars,
 };
@@ -278,8 +278,8 @@ impl Args {
             }
         };
         let source = self.calibration.display().to_string();
-        model.check_tokens(&sequences.calibration, &source)?;
-        model.check_tokens(&sequences.held_out, &source)?;
+        check_tokens(model, &sequences.calibration, &source)?;
+        check_tokens(model, &sequences.held_out, &source)?;
         progress.end();
         Ok(Sequences { held_out: sequences.held_out.into_iter().take(HELD_OUT).collect(), ..sequences })
     }
