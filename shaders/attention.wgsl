@@ -5,8 +5,9 @@
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token)
 //   out       [tokens, heads * head_dim]
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
-// A workgroup takes up to 4 * QUADS queries that share a key-value head: tokens of a block times heads of the group. Each key and value is
-// read once for all of them. Blocks make batches ragged: sequences of any length lie one behind the other, and nothing is padded.
+// A workgroup takes 64 queries that share a key-value head, one a thread: tokens of a block times heads of the group. Keys and values come
+// through workgroup memory, KEYS at a time; tiles behind the window or beyond the last query are never read. Blocks make batches ragged:
+// sequences of any length lie one behind the other, and nothing is padded.
 struct Params {
     head_dim: u32,
     group: u32,
@@ -31,151 +32,107 @@ struct Params {
 @group(0) @binding(3) var<storage, read> blocks: array<vec4<u32>>;     // [blocks]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;        // [tokens, out_stride]
 
-const QUERIES: u32 = 4u * QUADS;
-const PARTS: u32 = 64u / QUERIES;
+const HEAD4: u32 = (HEAD_DIM + 3u) / 4u;
 const MASKED: f32 = -1e30;
 
-var<workgroup> query: array<vec4<f32>, HEAD_DIM * QUADS>;              // [head_dim][queries]
-var<workgroup> weight: array<vec4<f32>, 64 * QUADS>;                   // [key of the tile][queries]: scores, then softmax weights
-var<workgroup> partial: array<f32, 64>;
-var<workgroup> row_max: array<vec4<f32>, QUADS>;
-var<workgroup> row_sum: array<vec4<f32>, QUADS>;
-var<workgroup> rescale: array<vec4<f32>, QUADS>;
+var<workgroup> tile_k: array<vec4<f32>, KEYS * HEAD4>;                 // [key][head_dim]
+var<workgroup> tile_v: array<vec4<f32>, KEYS * HEAD4>;                 // [key][head_dim]
 
-// Query r of this workgroup is token r / heads of the block, head r % heads of this part of the group.
-struct Slot {
-    token: u32,
-    head: u32,
-    valid: bool,
-}
-
-fn slot(r: u32, block: vec4<u32>, kv_head: u32, part: u32) -> Slot {
-    let heads = min(params.group - part * params.group_part, params.group_part);
-    let token = r / params.group_part;
-    let head = r % params.group_part;
-    return Slot(token, kv_head * params.group + part * params.group_part + head, token < block.y && head < heads);
+// Four coordinates of a key or value; zero beyond the head.
+fn load_kv(at: u32, dim: u32) -> vec4<f32> {
+    var value = vec4(kv[at], 0.0, 0.0, 0.0);
+    if dim + 1u < HEAD_DIM { value.y = kv[at + 1u]; }
+    if dim + 2u < HEAD_DIM { value.z = kv[at + 2u]; }
+    if dim + 3u < HEAD_DIM { value.w = kv[at + 3u]; }
+    return value;
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let kv_head = group.x % params.kv_heads;
-    let part = group.x / params.kv_heads;
-    let block_index = group.z * groups.y + group.y;
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let kv_head = workgroup.x % params.kv_heads;
+    let part = workgroup.x / params.kv_heads;
+    let block_index = workgroup.z * groups.y + workgroup.y;
     if block_index >= params.blocks {
         return;
     }
     let block = blocks[block_index];
-    for (var i = index; i < params.head_dim * QUADS; i += 64u) {
-        let dim = i / QUADS;
-        var values = vec4(0.0);
-        for (var lane = 0u; lane < 4u; lane += 1u) {
-            let s = slot(4u * (i % QUADS) + lane, block, kv_head, part);
-            if s.valid {
-                values[lane] = params.scale * q[(block.x + s.token) * params.q_stride + params.q_column + s.head * params.q_head_stride + dim];
-            }
+    // This thread's query.
+    let token = index / params.group_part;
+    let head_in_group = part * params.group_part + index % params.group_part;
+    let head = kv_head * params.group + head_in_group;
+    let valid = token < block.y && head_in_group < params.group;
+    let position = block.w + token;
+    var query: array<vec4<f32>, HEAD4>;
+    var acc: array<vec4<f32>, HEAD4>;
+    if valid {
+        let at = (block.x + token) * params.q_stride + params.q_column + head * params.q_head_stride;
+        for (var i = 0u; i < HEAD4; i += 1u) {
+            var value = vec4(q[at + 4u * i], 0.0, 0.0, 0.0);
+            if 4u * i + 1u < HEAD_DIM { value.y = q[at + 4u * i + 1u]; }
+            if 4u * i + 2u < HEAD_DIM { value.z = q[at + 4u * i + 2u]; }
+            if 4u * i + 3u < HEAD_DIM { value.w = q[at + 4u * i + 3u]; }
+            query[i] = params.scale * value;
         }
-        query[i] = values;
     }
-    if index < QUADS {
-        row_max[index] = vec4(MASKED);
-        row_sum[index] = vec4(0.0);
-    }
-    // The tile of keys begins where the first query's window does, and ends with the last query.
     let end = block.w + block.y;
     var begin = 0u;
     if params.window != 0u && block.w + 1u > params.window {
         begin = block.w + 1u - params.window;
     }
-    var acc: array<vec4<f32>, QUADS * DIMS>;
-    workgroupBarrier();
-    for (var first = begin; first < end; first += 64u) {
-        let keys = min(64u, end - first);
-        // Scores: one key a thread.
-        var scores: array<vec4<f32>, QUADS>;
-        if index < keys {
-            let at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
-            for (var dim = 0u; dim < params.head_dim; dim += 1u) {
-                let key = kv[at + dim];
-                for (var quad = 0u; quad < QUADS; quad += 1u) {
-                    scores[quad] += key * query[dim * QUADS + quad];
-                }
+    var highest = MASKED;
+    var sum = 0.0;
+    for (var first = begin; first < end; first += KEYS) {
+        let keys = min(KEYS, end - first);
+        workgroupBarrier();
+        for (var i = index; i < KEYS * HEAD4; i += 64u) {
+            let key = i / HEAD4;
+            let dim = 4u * (i % HEAD4);
+            var k = vec4(0.0);
+            var v = vec4(0.0);
+            if key < keys {
+                let row = (block.z + first + key) * params.kv_stride;
+                k = load_kv(row + params.k_column + kv_head * params.k_head_stride + dim, dim);
+                v = load_kv(row + params.v_column + kv_head * params.v_head_stride + dim, dim);
             }
-        }
-        for (var quad = 0u; quad < QUADS; quad += 1u) {
-            var visible = scores[quad];
-            for (var lane = 0u; lane < 4u; lane += 1u) {
-                let position = block.w + (4u * quad + lane) / params.group_part;
-                let key = first + index;
-                if key > position || (params.window != 0u && position - key >= params.window) || index >= keys {
-                    visible[lane] = MASKED;
-                }
-            }
-            weight[index * QUADS + quad] = visible;
+            tile_k[i] = k;
+            tile_v[i] = v;
         }
         workgroupBarrier();
-        // Maximum of each query's scores: PARTS threads a query, QUERIES keys each.
-        let r = index / PARTS;
-        let first_key = index % PARTS * QUERIES;
-        var highest = MASKED;
-        for (var key = first_key; key < first_key + QUERIES; key += 1u) {
-            highest = max(highest, weight[key * QUADS + r / 4u][r % 4u]);
-        }
-        partial[index] = highest;
-        workgroupBarrier();
-        if index < QUADS {
-            var top = row_max[index];
-            for (var lane = 0u; lane < 4u; lane += 1u) {
-                for (var p = 0u; p < PARTS; p += 1u) {
-                    top[lane] = max(top[lane], partial[(4u * index + lane) * PARTS + p]);
-                }
+        var scores: array<f32, KEYS>;
+        var top = highest;
+        for (var key = 0u; key < keys; key += 1u) {
+            var products = vec4(0.0);
+            for (var i = 0u; i < HEAD4; i += 1u) {
+                products += query[i] * tile_k[key * HEAD4 + i];
             }
-            rescale[index] = exp(row_max[index] - top);
-            row_max[index] = top;
+            let at = first + key;
+            let hidden = at > position || (params.window != 0u && position - at >= params.window);
+            let score = select((products.x + products.y) + (products.z + products.w), MASKED, hidden);
+            scores[key] = score;
+            top = max(top, score);
         }
-        workgroupBarrier();
-        for (var quad = 0u; quad < QUADS; quad += 1u) {
-            let score = weight[index * QUADS + quad];
-            weight[index * QUADS + quad] = select(exp(score - row_max[quad]), vec4(0.0), score <= vec4(0.5 * MASKED));
+        let rescale = exp(highest - top);
+        highest = top;
+        sum *= rescale;
+        for (var i = 0u; i < HEAD4; i += 1u) {
+            acc[i] *= rescale;
         }
-        workgroupBarrier();
-        if index < QUADS {
-            var sum = row_sum[index] * rescale[index];
-            for (var key = 0u; key < keys; key += 1u) {
-                sum += weight[key * QUADS + index];
-            }
-            row_sum[index] = sum;
-        }
-        // Values: one coordinate a thread (DIMS of them if the head has more than 64).
-        for (var i = 0u; i < DIMS; i += 1u) {
-            let dim = index + 64u * i;
-            if dim < params.head_dim {
-                for (var quad = 0u; quad < QUADS; quad += 1u) {
-                    acc[i * QUADS + quad] *= rescale[quad];
-                }
-                var at = (block.z + first) * params.kv_stride + params.v_column + kv_head * params.v_head_stride + dim;
-                for (var key = 0u; key < keys; key += 1u) {
-                    let value = kv[at];
-                    at += params.kv_stride;
-                    for (var quad = 0u; quad < QUADS; quad += 1u) {
-                        acc[i * QUADS + quad] += value * weight[key * QUADS + quad];
-                    }
-                }
+        for (var key = 0u; key < keys; key += 1u) {
+            let weight = select(exp(scores[key] - top), 0.0, scores[key] <= 0.5 * MASKED);
+            sum += weight;
+            for (var i = 0u; i < HEAD4; i += 1u) {
+                acc[i] += weight * tile_v[key * HEAD4 + i];
             }
         }
-        workgroupBarrier();
     }
-    for (var i = 0u; i < DIMS; i += 1u) {
-        let dim = index + 64u * i;
-        if dim < params.head_dim {
-            for (var quad = 0u; quad < QUADS; quad += 1u) {
-                let values = acc[i * QUADS + quad] / row_sum[quad];
-                for (var lane = 0u; lane < 4u; lane += 1u) {
-                    let s = slot(4u * quad + lane, block, kv_head, part);
-                    if s.valid {
-                        out[(block.x + s.token) * params.out_stride + s.head * params.head_dim + dim] = values[lane];
-                    }
-                }
-            }
+    if valid {
+        let at = (block.x + token) * params.out_stride + head * HEAD_DIM;
+        for (var i = 0u; i < HEAD4; i += 1u) {
+            let value = acc[i] / sum;
+            out[at + 4u * i] = value.x;
+            if 4u * i + 1u < HEAD_DIM { out[at + 4u * i + 1u] = value.y; }
+            if 4u * i + 2u < HEAD_DIM { out[at + 4u * i + 2u] = value.z; }
+            if 4u * i + 3u < HEAD_DIM { out[at + 4u * i + 3u] = value.w; }
         }
     }
 }

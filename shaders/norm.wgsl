@@ -2,7 +2,7 @@
 //   KIND 0 (rms):    y[t, i] = x[t, i] / sqrt(sum_j x[t, j]^2 / norm_width + eps) * weight[i] + bias[i]
 //   KIND 1 (layer):  the same of x - mean_j x[t, j], with norm_width = width
 //   x, y      [tokens, width]  f32
-//   dispatch  one workgroup a token, folded into (x, y)
+//   dispatch  LANES threads a token, 64 / LANES tokens a workgroup, folded into (x, y)
 // norm_width is the width before slicing, so width <= norm_width: a sliced token is measured on the scale of the full one.
 struct Params {
     tokens: u32,
@@ -22,26 +22,26 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let token = linear_workgroup(group, groups);
-    if token >= params.tokens {
-        return;
-    }
+    let token = linear_workgroup(group, groups) * (64u / LANES) + index / LANES;
+    // Threads beyond the last token go along through the barriers, with nothing to do.
+    let width = select(0u, params.width, token < params.tokens);
+    let lane = index % LANES;
     let start = token * params.stride;
     var mean = 0.0;
     if KIND == 1u {
         var sum = 0.0;
-        for (var i = index; i < params.width; i += 64u) {
+        for (var i = lane; i < width; i += LANES) {
             sum += x[start + i];
         }
         mean = reduce_sum(sum, index) / f32(params.width);
     }
     var squares = 0.0;
-    for (var i = index; i < params.width; i += 64u) {
+    for (var i = lane; i < width; i += LANES) {
         let value = x[start + i] - mean;
         squares += value * value;
     }
     let scale = 1.0 / sqrt(reduce_sum(squares, index) / f32(params.norm_width) + params.eps);
-    for (var i = index; i < params.width; i += 64u) {
+    for (var i = lane; i < width; i += LANES) {
         var value = (x[start + i] - mean) * scale;
         if params.has_weight != 0u { value *= weight[i]; }
         if params.has_bias != 0u { value += bias[i]; }

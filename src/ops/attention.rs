@@ -27,14 +27,33 @@ impl AttentionShape {
         self.q.heads / self.k.heads.max(1)
     }
 
-    /// How many queries of one key-value head a workgroup takes: 8, or 4 when each sequence has one token (decoding).
-    fn queries(&self, decoding: bool) -> usize {
-        if decoding && self.group() <= 4 { 4 } else { 8 }
+    fn grid(&self, decoding: bool) -> Grid {
+        // Heads wider than this would not leave room for a tile of keys and values, nor for a thread's registers.
+        let wide = decoding || self.head_dim > 128;
+        let queries = match wide {
+            true if self.group() <= 4 => 4,
+            true => 8,
+            false => 64,
+        };
+        let group_part = self.group().min(queries);
+        Grid { wide, queries, group_part, tokens: queries / group_part }
     }
 
-    fn tokens_per_block(&self, decoding: bool) -> usize {
-        (self.queries(decoding) / self.group()).max(1)
+    /// Keys of a tile: as many as 16352 bytes hold with their values, the workgroup memory that every adapter has.
+    fn keys(&self) -> usize {
+        let most = 16352 / (2 * 16 * self.head_dim.div_ceil(4));
+        [32, 16, 8].into_iter().find(|&keys| keys <= most).unwrap_or(4)
     }
+}
+
+/// How queries are dealt out to workgroups.
+struct Grid {
+    /// A thread has a coordinate of several queries, not a whole query.
+    wide: bool,
+    /// Queries of a workgroup: `tokens` of a block times `group_part` heads of a group.
+    queries: usize,
+    group_part: usize,
+    tokens: usize,
 }
 
 /// A run of tokens of one sequence, and where the keys and values of that sequence begin.
@@ -100,8 +119,7 @@ impl Gpu {
         if let Some(block) = sequences.iter().find(outside) {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
         }
-        let decoding = sequences.iter().all(|block| block.tokens == 1);
-        let per_block = shape.tokens_per_block(decoding);
+        let Grid { wide, queries: together, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
         let pieces: Vec<u32> = sequences
             .iter()
             .flat_map(|block| {
@@ -112,7 +130,6 @@ impl Gpu {
             })
             .collect();
         let count = pieces.len() / 4;
-        let group_part = shape.group().min(shape.queries(decoding));
         let out = self.zeros(q.rows(), queries.heads * head_dim)?;
         let params = Params {
             head_dim: head_dim as u32,
@@ -132,10 +149,12 @@ impl Gpu {
             blocks: count as u32,
             kv_heads: k.heads as u32,
         };
-        let kernel = Kernel {
-            name: "attention",
-            source: shader!("attention"),
-            constants: &[("QUADS", (shape.queries(decoding) / 4) as u32), ("HEAD_DIM", head_dim as u32), ("DIMS", head_dim.div_ceil(64) as u32)],
+        let head_dim_constant = ("HEAD_DIM", head_dim as u32);
+        let wide_constants = [("QUADS", (together / 4) as u32), head_dim_constant, ("DIMS", head_dim.div_ceil(64) as u32)];
+        let constants = [("KEYS", shape.keys() as u32), head_dim_constant];
+        let kernel = match wide {
+            true => Kernel { name: "attention_wide", source: shader!("attention_wide"), constants: &wide_constants },
+            false => Kernel { name: "attention", source: shader!("attention"), constants: &constants },
         };
         let folds = count.div_ceil(65535).max(1);
         let grid = [(k.heads * shape.group().div_ceil(group_part)) as u32, count.div_ceil(folds) as u32, folds as u32];

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Norm, folded, shader};
+use super::{Norm, WORKGROUP, folded, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -58,7 +58,7 @@ impl Gpu {
             eps,
             has_bias: bias.is_some().into(),
         };
-        let kernel = Kernel { name: "head_norm", source: SHADER, constants: &[("KIND", kind as u32)] };
+        let kernel = Kernel { name: "head_norm", source: SHADER, constants: &[("KIND", kind as u32), ("LANES", WORKGROUP as u32)] };
         let heads = x.rows() * span.heads;
         self.dispatch(&kernel, &params, &[weight.into(), bias.into(), x.into()], folded(heads), (heads * head_dim * 2) as u64)
     }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{folded, shader};
+use super::{WORKGROUP, folded, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -40,7 +40,7 @@ impl Gpu {
             return Err(Error::shape("loss", format!("{} rows of logits, {} targets, {} states", logits.rows(), targets.cols(), state.rows())));
         }
         let params = Params { tokens: logits.rows() as u32, width: logits.cols() as u32, stride: logits.stride() as u32, first: first as u32 };
-        let kernel = Kernel { name: "loss", source: SHADER, constants: &[] };
+        let kernel = Kernel { name: "loss", source: SHADER, constants: &[("LANES", WORKGROUP as u32)] };
         let work = (logits.rows() * logits.cols() * 4) as u64;
         self.dispatch(&kernel, &params, &[logits.into(), targets.into(), state.into()], folded(logits.rows()), work)
     }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{folded, shader};
+use super::{WORKGROUP, folded, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -47,6 +47,8 @@ impl Gpu {
             return Err(Error::shape("norm", format!("{kind:?} norm of tokens of {width}, norm_width {norm_width}")));
         }
         let y = self.zeros(x.rows(), width)?;
+        // Narrow tokens leave most of a workgroup idle: several share one.
+        let lanes = if width <= 512 { 8 } else { WORKGROUP };
         let params = Params {
             tokens: x.rows() as u32,
             width: width as u32,
@@ -57,8 +59,14 @@ impl Gpu {
             has_bias: bias.is_some().into(),
             unused: 0,
         };
-        let kernel = Kernel { name: "norm", source: SHADER, constants: &[("KIND", kind as u32)] };
-        self.dispatch(&kernel, &params, &[x.into(), weight.into(), bias.into(), (&y).into()], folded(x.rows()), (x.rows() * width * 2) as u64)?;
+        let kernel = Kernel { name: "norm", source: SHADER, constants: &[("KIND", kind as u32), ("LANES", lanes as u32)] };
+        self.dispatch(
+            &kernel,
+            &params,
+            &[x.into(), weight.into(), bias.into(), (&y).into()],
+            folded(x.rows().div_ceil(WORKGROUP / lanes)),
+            (x.rows() * width * 2) as u64,
+        )?;
         Ok(y)
     }
 }
