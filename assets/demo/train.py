@@ -17,7 +17,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from stories import stories
@@ -165,13 +165,12 @@ def perplexity(w, ids):
 
 def train(w, stream, args, check):
     opt, gen = Optimizer(w, args.lr_matrix, args.lr_adam), torch.Generator().manual_seed(args.seed)
-    budget, start, step, order, running = args.minutes * 60, time.time(), 0, [], 0.0
+    budget, start, step, running = args.minutes * 60, time.time(), 0, 0.0
+    firsts = (stream[:-WINDOW] == BOS).nonzero().flatten()
     while (done := (time.time() - start) / budget) < 1:
-        if len(order) < args.batch:                                           # a new epoch: other window borders, other order
-            offset = int(torch.randint(WINDOW, (1,), generator=gen))
-            epoch = stream[offset: offset + (len(stream) - offset) // WINDOW * WINDOW].view(-1, WINDOW)
-            order = torch.randperm(len(epoch), generator=gen).tolist()
-        batch, order = epoch[order[: args.batch]], order[args.batch:]
+        at = torch.randint(len(stream) - WINDOW, (args.batch,), generator=gen)                    # half of the windows start anywhere,
+        at[::2] = firsts[torch.randint(len(firsts), (len(at[::2]),), generator=gen)]              # half at a <s>
+        batch = stream[at[:, None] + torch.arange(WINDOW)]
         loss = loss_of(w, batch)
         loss.backward()
         opt.step(min(1.0, (step + 1) / 50, (1 - done) / 0.6))                 # warm up, hold, go down to zero
@@ -200,6 +199,7 @@ def main():
     ap.add_argument("--lr-matrix", type=float, default=0.02)
     ap.add_argument("--lr-adam", type=float, default=0.006)
     ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--resume", action="store_true", help="go on from the stored weights (same tokenizer, fresh optimizer)")
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
@@ -218,6 +218,8 @@ def main():
     eval_ids = tok.encode((args.out / "heldout.txt").read_text(encoding="utf-8")).ids
     print(f"{len(stream)} training tokens, {len(eval_ids)} held-out tokens, prepared in {time.time() - t:.0f} s", flush=True)
     w = init_weights(CONFIG, torch.Generator().manual_seed(args.seed))
+    if args.resume:
+        w = {k: v.float().requires_grad_() for k, v in load_file(str(args.out / "model.safetensors")).items()}
     print(f"{sum(v.numel() for v in w.values())} parameters", flush=True)
     steps, seconds = train(w, stream, args, lambda: perplexity(w, eval_ids))
     half = {k: v.detach().half().contiguous() for k, v in w.items()}

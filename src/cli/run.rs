@@ -221,7 +221,7 @@ impl Args {
         Ok(output)
     }
 
-    fn from_self(&self) -> bool {
+    fn samples_itself(&self) -> bool {
         self.calibration.as_os_str() == "self"
     }
 
@@ -235,7 +235,7 @@ impl Args {
 
     /// How many calibration tokens there will be, for the estimates of a dry run.
     fn calibration_tokens(&self, model: &Model) -> Result<usize> {
-        if !self.from_self()
+        if !self.samples_itself()
             && let Tokens::Rows(rows) = Tokens::read(&self.calibration)?
         {
             let count = self.cal_nsamples.map_or(rows.len(), |count| count as usize);
@@ -247,7 +247,7 @@ impl Args {
     fn sequences(&self, gpu: &Gpu, model: &Model, tokenizers: &Tokenizers, progress: &Bars) -> Result<Sequences> {
         let (count, seqlen) = (self.nsamples(), self.cal_seqlen(model));
         let eval_seqlen = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
-        let sequences = if self.from_self() {
+        let sequences = if self.samples_itself() {
             let spare = if self.eval.is_some() { 0 } else { (count / 8).clamp(1, HELD_OUT) };
             let mut calibration = sample_sequences(gpu, model, count + spare, seqlen, self.seed, progress)?;
             let held_out = calibration.split_off(count);

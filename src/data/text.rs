@@ -117,7 +117,7 @@ impl Text {
             if self.rows[start].trim().is_empty() && last > 1 && self.rows[..last].iter().any(|row| !row.trim().is_empty()) {
                 continue;
             }
-            let mut ids = self.from_row(tokenizer, start, seqlen)?;
+            let mut ids = self.tokens_from(tokenizer, start, seqlen)?;
             if ids.len() < seqlen && start > 0 {
                 last = start;
                 continue;
@@ -132,7 +132,7 @@ impl Text {
     }
 
     /// At least `seqlen` tokens from a row on, if there are so many.
-    fn from_row(&self, tokenizer: &Tokenizer, start: usize, seqlen: usize) -> Result<Vec<u32>> {
+    fn tokens_from(&self, tokenizer: &Tokenizer, start: usize, seqlen: usize) -> Result<Vec<u32>> {
         // A token is rarely longer than eight characters; where it is, twice as much text is tried.
         let mut wanted = 8 * seqlen;
         loop {

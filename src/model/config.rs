@@ -68,7 +68,7 @@ impl Reader<'_> {
     }
 
     fn wrong(&self, name: &str, expected: &str) -> Error {
-        let found = self.fields.get(name).map_or("nothing".to_owned(), |value| brief(value));
+        let found = self.fields.get(name).map_or("nothing".to_owned(), brief);
         Error::bad_file(self.path, format!("{name}: expected {expected}, found {found}"))
     }
 
@@ -277,7 +277,7 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
         }
     }
     for (name, wanted, reason) in architecture.required {
-        if let Some(value) = reader.get(name).filter(|value| value.to_string() != *wanted) {
+        if let Some(value) = reader.get(name).filter(|value| value.to_string().as_str() != *wanted) {
             return Err(reader.unsupported(name, value, reason));
         }
     }

@@ -276,6 +276,11 @@ impl Config {
     pub fn parameters(&self) -> u64 {
         self.tensors().iter().map(TensorSpec::parameters).sum()
     }
+
+    /// How many of them are in shortcuts.
+    pub fn shortcut_parameters(&self) -> u64 {
+        self.tensors().iter().filter(|tensor| tensor.name.ends_with("_shortcut_Q")).map(TensorSpec::parameters).sum()
+    }
 }
 
 /// A config and the checkpoint with its tensors.

@@ -241,8 +241,7 @@ impl Driver<'_> {
             Dtype::F16 => f16::MAX.to_f32(),
             _ => f32::MAX,
         };
-        // Written so that NaN fails, too.
-        if let Some(value) = values.iter().find(|value| !(value.abs() <= most)) {
+        if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
             return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot; use --dtype bf16 or f32")));
         }
         let bytes: Vec<u8> = match dtype {

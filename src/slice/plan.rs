@@ -64,12 +64,11 @@ impl Plan {
         let width = sliced_width(config.hidden_size, options.sparsity, options.round_interval)?;
         let sliced = with_widths(config, width, options, calibration_sha256)?;
         let whole = with_widths(config, config.hidden_size, options, calibration_sha256)?;
-        let shortcuts: u64 = whole.tensors().iter().filter(|tensor| tensor.name.ends_with("shortcut_Q")).map(|tensor| tensor.parameters()).sum();
         let tensors = sliced.tensors();
         Ok(Self {
             width,
             original_parameters: config.parameters(),
-            fused_parameters: whole.parameters() - shortcuts,
+            fused_parameters: whole.parameters() - whole.shortcut_parameters(),
             sliced_parameters: sliced.parameters(),
             tensors: tensors.into_iter().map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: options.dtype }).collect(),
             config: sliced,

@@ -1,0 +1,38 @@
+# Two commands for a fresh machine: `make demo` slices the model in assets/demo, `make test` runs every test.
+# Either installs a software Vulkan driver if, and only if, no GPU adapter is found, and says so.
+
+SLICEGPT := cargo run --release --quiet --
+DEMO     := assets/demo
+OUT      := target/demo-sliced-25
+PROMPT   := One morning
+
+# Mesa's software driver complains on stderr where there is no such directory.
+export XDG_RUNTIME_DIR ?= /tmp
+
+.PHONY: demo test build adapter
+
+demo: adapter
+	@rm -rf $(OUT) && mkdir -p $(dir $(OUT))
+	$(SLICEGPT) run $(DEMO) -o $(OUT) --eval $(DEMO)/heldout.txt
+	$(SLICEGPT) generate $(DEMO) --prompt "$(PROMPT)"
+	$(SLICEGPT) generate $(OUT) --prompt "$(PROMPT)"
+
+test: adapter
+	cargo test --release
+
+build:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.90 or later from https://rustup.rs, then run this again"; exit 1; }
+	cargo build --release
+
+adapter: build
+	@code=0; $(SLICEGPT) devices >/dev/null 2>&1 || code=$$?; \
+	if [ $$code -eq 4 ]; then \
+		echo "No GPU adapter found: installing Mesa's software Vulkan driver (it computes on the CPU: right, but slow)."; \
+		sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+		if command -v apt-get >/dev/null; then \
+			$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mesa-vulkan-drivers libvulkan1; \
+		elif command -v dnf >/dev/null; then $$sudo dnf install -y -q mesa-vulkan-drivers vulkan-loader; \
+		elif command -v pacman >/dev/null; then $$sudo pacman -S --noconfirm --needed vulkan-swrast vulkan-icd-loader; \
+		else echo "No apt-get, dnf or pacman here: install a Vulkan driver by hand, then run this again."; exit 1; fi; \
+	fi; \
+	$(SLICEGPT) devices
