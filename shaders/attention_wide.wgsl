@@ -1,7 +1,8 @@
 // attention_wide: attention (see attention.wgsl) for few queries at a time, spread over the coordinates of a head: decoding, and wide heads.
 //   out[t, h] = sum_j softmax_j(scale * q[t, h]·k[j, h / group]) v[j, h / group]   over the j <= t of t's sequence with t - j < window
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
-// A workgroup takes up to 4 * QUADS queries that share a key-value head. For the scores a thread has one key, for the values one coordinate.
+// A workgroup takes up to 4 queries that share a key-value head, the lanes of every vec4 below. For the scores a thread has one key of 64;
+// for the values four coordinates of every PARTS-th key.
 struct Params {
     head_dim: u32,
     group: u32,
@@ -26,151 +27,138 @@ struct Params {
 @group(0) @binding(3) var<storage, read> blocks: array<vec4<u32>>;     // [blocks]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;        // [tokens, out_stride]
 
-const QUERIES: u32 = 4u * QUADS;
-const PARTS: u32 = 64u / QUERIES;
+const HEAD4: u32 = (HEAD_DIM + 3u) / 4u;
+const PARTS: u32 = 64u / HEAD4;
 const MASKED: f32 = -1e30;
 
-var<workgroup> query: array<vec4<f32>, HEAD_DIM * QUADS>;              // [head_dim][queries]
-var<workgroup> weight: array<vec4<f32>, 64 * QUADS>;                   // [key of the tile][queries]: scores, then softmax weights
-var<workgroup> partial: array<f32, 64>;
-var<workgroup> row_max: array<vec4<f32>, QUADS>;
-var<workgroup> row_sum: array<vec4<f32>, QUADS>;
-var<workgroup> rescale: array<vec4<f32>, QUADS>;
+var<workgroup> query: array<vec4<f32>, HEAD_DIM>;                      // [head_dim], four queries each
+var<workgroup> weight: array<vec4<f32>, 64>;                           // [key of the tile]: softmax weights
+var<workgroup> highest: array<vec4<f32>, 64>;                          // [thread]: maxima, then sums
+var<workgroup> partial: array<mat4x4<f32>, 64>;                        // [thread]: a column a query, four coordinates
 
-// Query r of this workgroup is token r / heads of the block, head r % heads of this part of the group.
-struct Slot {
-    token: u32,
-    head: u32,
-    valid: bool,
-}
-
-fn slot(r: u32, block: vec4<u32>, kv_head: u32, part: u32) -> Slot {
-    let heads = min(params.group - part * params.group_part, params.group_part);
+// Query r of this workgroup is token r / group_part of the block, head r % group_part of this part of the group.
+fn load_query(r: u32, dim: u32, block: vec4<u32>, first_head: u32, heads: u32) -> f32 {
     let token = r / params.group_part;
     let head = r % params.group_part;
-    return Slot(token, kv_head * params.group + part * params.group_part + head, token < block.y && head < heads);
+    if token >= block.y || head >= heads {
+        return 0.0;
+    }
+    return params.scale * q[(block.x + token) * params.q_stride + params.q_column + (first_head + head) * params.q_head_stride + dim];
+}
+
+fn store_result(r: u32, dim: u32, values: vec4<f32>, block: vec4<u32>, first_head: u32, heads: u32) {
+    let token = r / params.group_part;
+    let head = r % params.group_part;
+    if token >= block.y || head >= heads {
+        return;
+    }
+    let at = (block.x + token) * params.out_stride + (first_head + head) * HEAD_DIM + dim;
+    out[at] = values.x;
+    if dim + 1u < HEAD_DIM { out[at + 1u] = values.y; }
+    if dim + 2u < HEAD_DIM { out[at + 2u] = values.z; }
+    if dim + 3u < HEAD_DIM { out[at + 3u] = values.w; }
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let kv_head = group.x % params.kv_heads;
-    let part = group.x / params.kv_heads;
-    let block_index = group.z * groups.y + group.y;
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let kv_head = workgroup.x % params.kv_heads;
+    let part = workgroup.x / params.kv_heads;
+    let block_index = workgroup.z * groups.y + workgroup.y;
     if block_index >= params.blocks {
         return;
     }
     let block = blocks[block_index];
-    for (var i = index; i < params.head_dim * QUADS; i += 64u) {
-        let dim = i / QUADS;
-        var values = vec4(0.0);
-        for (var lane = 0u; lane < 4u; lane += 1u) {
-            let s = slot(4u * (i % QUADS) + lane, block, kv_head, part);
-            if s.valid {
-                values[lane] = params.scale * q[(block.x + s.token) * params.q_stride + params.q_column + s.head * params.q_head_stride + dim];
-            }
-        }
-        query[i] = values;
+    let first_head = kv_head * params.group + part * params.group_part;
+    let heads = min(params.group - part * params.group_part, params.group_part);
+    for (var dim = index; dim < HEAD_DIM; dim += 64u) {
+        query[dim] = vec4(
+            load_query(0u, dim, block, first_head, heads),
+            load_query(1u, dim, block, first_head, heads),
+            load_query(2u, dim, block, first_head, heads),
+            load_query(3u, dim, block, first_head, heads),
+        );
     }
-    if index < QUADS {
-        row_max[index] = vec4(MASKED);
-        row_sum[index] = vec4(0.0);
-    }
-    // The tile of keys begins where the first query's window does, and ends with the last query.
+    let positions = vec4(block.w) + vec4(0u, 1u, 2u, 3u) / vec4(params.group_part);
     let end = block.w + block.y;
     var begin = 0u;
     if params.window != 0u && block.w + 1u > params.window {
         begin = block.w + 1u - params.window;
     }
-    var acc: array<vec4<f32>, QUADS * DIMS>;
+    // Where this thread's coordinates begin, and which keys of a tile it adds up; threads beyond the last part have none.
+    let dim = 4u * (index % HEAD4);
+    let own = index / HEAD4;
+    var top = vec4(MASKED);
+    var sum = vec4(0.0);
+    var acc = mat4x4<f32>();
     workgroupBarrier();
     for (var first = begin; first < end; first += 64u) {
         let keys = min(64u, end - first);
-        // Scores: one key a thread.
-        var scores: array<vec4<f32>, QUADS>;
+        var score = vec4(MASKED);
         if index < keys {
-            let at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
-            for (var dim = 0u; dim < params.head_dim; dim += 1u) {
-                let key = kv[at + dim];
-                for (var quad = 0u; quad < QUADS; quad += 1u) {
-                    scores[quad] += key * query[dim * QUADS + quad];
-                }
+            var at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
+            score = vec4(0.0);
+            for (var i = 0u; i < HEAD_DIM; i += 1u) {
+                score += kv[at + i] * query[i];
+            }
+            let key = vec4(first + index);
+            score = select(score, vec4(MASKED), key > positions);
+            if params.window != 0u {
+                score = select(score, vec4(MASKED), key + vec4(params.window) <= positions);
             }
         }
-        for (var quad = 0u; quad < QUADS; quad += 1u) {
-            var visible = scores[quad];
-            for (var lane = 0u; lane < 4u; lane += 1u) {
-                let position = block.w + (4u * quad + lane) / params.group_part;
-                let key = first + index;
-                if key > position || (params.window != 0u && position - key >= params.window) || index >= keys {
-                    visible[lane] = MASKED;
-                }
+        highest[index] = score;
+        workgroupBarrier();
+        for (var half = 32u; half > 0u; half /= 2u) {
+            if index < half {
+                highest[index] = max(highest[index], highest[index + half]);
             }
-            weight[index * QUADS + quad] = visible;
+            workgroupBarrier();
         }
+        let before = top;
+        top = max(top, highest[0]);
+        let rescale = exp(before - top);
+        let share = select(exp(score - top), vec4(0.0), score <= vec4(0.5 * MASKED));
+        sum = sum * rescale + share;
+        weight[index] = share;
         workgroupBarrier();
-        // Maximum of each query's scores: PARTS threads a query, QUERIES keys each.
-        let r = index / PARTS;
-        let first_key = index % PARTS * QUERIES;
-        var highest = MASKED;
-        for (var key = first_key; key < first_key + QUERIES; key += 1u) {
-            highest = max(highest, weight[key * QUADS + r / 4u][r % 4u]);
-        }
-        partial[index] = highest;
-        workgroupBarrier();
-        if index < QUADS {
-            var top = row_max[index];
-            for (var lane = 0u; lane < 4u; lane += 1u) {
-                for (var p = 0u; p < PARTS; p += 1u) {
-                    top[lane] = max(top[lane], partial[(4u * index + lane) * PARTS + p]);
-                }
-            }
-            rescale[index] = exp(row_max[index] - top);
-            row_max[index] = top;
-        }
-        workgroupBarrier();
-        for (var quad = 0u; quad < QUADS; quad += 1u) {
-            let score = weight[index * QUADS + quad];
-            weight[index * QUADS + quad] = select(exp(score - row_max[quad]), vec4(0.0), score <= vec4(0.5 * MASKED));
-        }
-        workgroupBarrier();
-        if index < QUADS {
-            var sum = row_sum[index] * rescale[index];
-            for (var key = 0u; key < keys; key += 1u) {
-                sum += weight[key * QUADS + index];
-            }
-            row_sum[index] = sum;
-        }
-        // Values: one coordinate a thread (DIMS of them if the head has more than 64).
-        for (var i = 0u; i < DIMS; i += 1u) {
-            let dim = index + 64u * i;
-            if dim < params.head_dim {
-                for (var quad = 0u; quad < QUADS; quad += 1u) {
-                    acc[i * QUADS + quad] *= rescale[quad];
-                }
-                var at = (block.z + first) * params.kv_stride + params.v_column + kv_head * params.v_head_stride + dim;
-                for (var key = 0u; key < keys; key += 1u) {
-                    let value = kv[at];
-                    at += params.kv_stride;
-                    for (var quad = 0u; quad < QUADS; quad += 1u) {
-                        acc[i * QUADS + quad] += value * weight[key * QUADS + quad];
-                    }
-                }
+        acc[0] *= rescale.x;
+        acc[1] *= rescale.y;
+        acc[2] *= rescale.z;
+        acc[3] *= rescale.w;
+        if own < PARTS {
+            for (var key = own; key < keys; key += PARTS) {
+                let at = (block.z + first + key) * params.kv_stride + params.v_column + kv_head * params.v_head_stride + dim;
+                var value = vec4(kv[at], 0.0, 0.0, 0.0);
+                if dim + 1u < HEAD_DIM { value.y = kv[at + 1u]; }
+                if dim + 2u < HEAD_DIM { value.z = kv[at + 2u]; }
+                if dim + 3u < HEAD_DIM { value.w = kv[at + 3u]; }
+                let share = weight[key];
+                acc[0] += share.x * value;
+                acc[1] += share.y * value;
+                acc[2] += share.z * value;
+                acc[3] += share.w * value;
             }
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < DIMS; i += 1u) {
-        let dim = index + 64u * i;
-        if dim < params.head_dim {
-            for (var quad = 0u; quad < QUADS; quad += 1u) {
-                let values = acc[i * QUADS + quad] / row_sum[quad];
-                for (var lane = 0u; lane < 4u; lane += 1u) {
-                    let s = slot(4u * quad + lane, block, kv_head, part);
-                    if s.valid {
-                        out[(block.x + s.token) * params.out_stride + s.head * params.head_dim + dim] = values[lane];
-                    }
-                }
-            }
+    highest[index] = sum;
+    partial[index] = acc;
+    workgroupBarrier();
+    for (var half = 32u; half > 0u; half /= 2u) {
+        if index < half {
+            highest[index] += highest[index + half];
         }
+        workgroupBarrier();
+    }
+    if index < HEAD4 {
+        var total = partial[index];
+        for (var p = 1u; p < PARTS; p += 1u) {
+            total += partial[p * HEAD4 + index];
+        }
+        let sums = highest[0];
+        store_result(0u, dim, total[0] / sums.x, block, first_head, heads);
+        store_result(1u, dim, total[1] / sums.y, block, first_head, heads);
+        store_result(2u, dim, total[2] / sums.z, block, first_head, heads);
+        store_result(3u, dim, total[3] / sums.w, block, first_head, heads);
     }
 }

@@ -48,7 +48,7 @@ struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the device, and says so if it is a slow one.
     fn open(&self, progress: &progress::Bars) -> Result<Gpu> {
-        let gpu = Gpu::new(&GpuOptions { adapter: self.device.clone(), max_binding_size: None })?;
+        let gpu = Gpu::new(&GpuOptions { adapter: self.device.clone(), ..GpuOptions::default() })?;
         if gpu.adapter().software {
             progress.warn(&format!("{} is a software renderer on the CPU: right, but slow", gpu.adapter().name));
         }

@@ -22,6 +22,9 @@ pub struct GpuOptions {
     pub adapter: Option<String>,
     /// An upper bound on the bytes that one binding may span, below the adapter's own.
     pub max_binding_size: Option<u64>,
+    /// Ask for no more than the limits that every adapter has (WebGPU's downlevel defaults), whatever this one can do: for testing that nothing
+    /// depends on more. So does the environment variable `SLICEGPT_GPU_LIMITS=downlevel`.
+    pub downlevel_limits: bool,
 }
 
 /// What `devices` prints of an adapter.
@@ -77,7 +80,7 @@ const WRITES_PER_SUBMIT: usize = 256 << 20;
 /// Every adapter that wgpu sees, best first: discrete, integrated, virtual, other, software.
 /// `WGPU_BACKEND` and `WGPU_ADAPTER_NAME` are honoured.
 pub fn adapters() -> Vec<AdapterDescription> {
-    enumerate().iter().enumerate().map(|(index, adapter)| describe(adapter, index)).collect()
+    enumerate().iter().enumerate().map(|(index, adapter)| describe(adapter, adapter.limits(), index)).collect()
 }
 
 fn enumerate() -> Vec<wgpu::Adapter> {
@@ -98,8 +101,8 @@ fn enumerate() -> Vec<wgpu::Adapter> {
     adapters
 }
 
-fn describe(adapter: &wgpu::Adapter, index: usize) -> AdapterDescription {
-    let (info, limits, available) = (adapter.get_info(), adapter.limits(), adapter.features());
+fn describe(adapter: &wgpu::Adapter, limits: wgpu::Limits, index: usize) -> AdapterDescription {
+    let (info, available) = (adapter.get_info(), adapter.features());
     let optional = [
         (wgpu::Features::SHADER_F16, "shader-f16"),
         (wgpu::Features::SUBGROUP, "subgroup"),
@@ -154,12 +157,12 @@ impl Gpu {
     /// [`Error::NoAdapter`] if there is none, or none of that name.
     pub fn new(options: &GpuOptions) -> Result<Self> {
         let (index, adapter) = choose(enumerate(), options.adapter.as_deref())?;
-        let mut description = describe(&adapter, index);
-        let mut limits = adapter.limits();
+        let downlevel = options.downlevel_limits || std::env::var("SLICEGPT_GPU_LIMITS").is_ok_and(|value| value == "downlevel");
+        let mut limits = if downlevel { wgpu::Limits::downlevel_defaults() } else { adapter.limits() };
         if let Some(bytes) = options.max_binding_size {
             limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(bytes);
-            description.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size;
         }
+        let description = describe(&adapter, limits.clone(), index);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("slicegpt-gpu"),
             required_limits: limits,

@@ -128,6 +128,8 @@ pub struct Fields {
     pub num_attention_heads: &'static str,
     pub num_key_value_heads: Option<&'static str>,
     pub intermediate_size: &'static str,
+    /// intermediate_size / hidden_size where the config does not give it; it must if `None`.
+    pub intermediate_factor: Option<usize>,
     pub max_position_embeddings: &'static str,
     /// Name, and the value where the config does not give it.
     pub norm_eps: (Option<&'static str>, f64),
@@ -179,6 +181,7 @@ const FIELDS: Fields = Fields {
     num_attention_heads: "num_attention_heads",
     num_key_value_heads: Some("num_key_value_heads"),
     intermediate_size: "intermediate_size",
+    intermediate_factor: None,
     max_position_embeddings: "max_position_embeddings",
     norm_eps: (Some("rms_norm_eps"), 1e-6),
     activation: ("hidden_act", "silu"),
@@ -316,6 +319,7 @@ const GPT2: Architecture = Architecture {
         num_attention_heads: "n_head",
         num_key_value_heads: None,
         intermediate_size: "n_inner",
+        intermediate_factor: Some(4),
         max_position_embeddings: "n_positions",
         norm_eps: (Some("layer_norm_epsilon"), 1e-5),
         activation: ("activation_function", "gelu_new"),

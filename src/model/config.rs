@@ -190,7 +190,11 @@ impl Config {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            intermediate_size: reader.size_or(fields.intermediate_size, MAX_WIDTH * 4, Some(4 * hidden_size))?,
+            intermediate_size: reader.size_or(
+                fields.intermediate_size,
+                MAX_WIDTH * 4,
+                fields.intermediate_factor.map(|factor| factor * hidden_size),
+            )?,
             vocab_size: reader.size("vocab_size", MAX_VOCABULARY)?,
             max_position_embeddings,
             norm_eps: norm_eps as f32,

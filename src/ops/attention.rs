@@ -30,13 +30,9 @@ impl AttentionShape {
     fn grid(&self, decoding: bool) -> Grid {
         // Heads wider than this would not leave room for a tile of keys and values, nor for a thread's registers.
         let wide = decoding || self.head_dim > 128;
-        let queries = match wide {
-            true if self.group() <= 4 => 4,
-            true => 8,
-            false => 64,
-        };
+        let queries = if wide { 4 } else { 64 };
         let group_part = self.group().min(queries);
-        Grid { wide, queries, group_part, tokens: queries / group_part }
+        Grid { wide, group_part, tokens: queries / group_part }
     }
 
     /// Keys of a tile: as many as 16352 bytes hold with their values, the workgroup memory that every adapter has.
@@ -50,8 +46,7 @@ impl AttentionShape {
 struct Grid {
     /// A thread has a coordinate of several queries, not a whole query.
     wide: bool,
-    /// Queries of a workgroup: `tokens` of a block times `group_part` heads of a group.
-    queries: usize,
+    /// The queries of a workgroup are `tokens` of a block times `group_part` heads of a group.
     group_part: usize,
     tokens: usize,
 }
@@ -119,7 +114,7 @@ impl Gpu {
         if let Some(block) = sequences.iter().find(outside) {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
         }
-        let Grid { wide, queries: together, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
+        let Grid { wide, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
         let pieces: Vec<u32> = sequences
             .iter()
             .flat_map(|block| {
@@ -150,11 +145,9 @@ impl Gpu {
             kv_heads: k.heads as u32,
         };
         let head_dim_constant = ("HEAD_DIM", head_dim as u32);
-        let wide_constants = [("QUADS", (together / 4) as u32), head_dim_constant, ("DIMS", head_dim.div_ceil(64) as u32)];
-        let constants = [("KEYS", shape.keys() as u32), head_dim_constant];
         let kernel = match wide {
-            true => Kernel { name: "attention_wide", source: shader!("attention_wide"), constants: &wide_constants },
-            false => Kernel { name: "attention", source: shader!("attention"), constants: &constants },
+            true => Kernel { name: "attention_wide", source: shader!("attention_wide"), constants: &[head_dim_constant] },
+            false => Kernel { name: "attention", source: shader!("attention"), constants: &[("KEYS", shape.keys() as u32), head_dim_constant] },
         };
         let folds = count.div_ceil(65535).max(1);
         let grid = [(k.heads * shape.group().div_ceil(group_part)) as u32, count.div_ceil(folds) as u32, folds as u32];

@@ -16,7 +16,7 @@ pub fn gpu() -> Gpu {
 /// The device with bindings of at most so many bytes.
 pub fn gpu_with(max_binding_size: Option<u64>) -> Gpu {
     let forced = std::env::var("SLICEGPT_GPU_TEST_BINDING").ok().and_then(|bytes| bytes.parse().ok());
-    let options = GpuOptions { adapter: None, max_binding_size: max_binding_size.or(forced) };
+    let options = GpuOptions { max_binding_size: max_binding_size.or(forced), ..GpuOptions::default() };
     Gpu::new(&options).expect("an adapter; `make test` installs a software one")
 }
 
