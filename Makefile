@@ -21,7 +21,7 @@ test: adapter
 	cargo test --release
 
 build:
-	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.90 or later from https://rustup.rs, then run this again"; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.91 or later from https://rustup.rs, then run this again"; exit 1; }
 	cargo build --release
 
 adapter: build
