@@ -1,5 +1,5 @@
 // sample: draw a token from softmax(logits / temperature), by the Gumbel-max rule, over a vocabulary that arrives in slices.
-//   argmax_v ( logits[t, v] / temperature - log(-log u(seed, step, t, v)) ) is distributed as the softmax; ties go to the lower v
+//   argmax_v ( logits[t, v] / temperature - log(-log(1 - u(seed, step, t, v))) ) is distributed as the softmax; ties go to the lower v
 //   best      [tokens] (value, bits of the token id); start from (-1e30, 0)
 //   ids       [tokens] u32, the winner so far
 //   dispatch  one workgroup a token, folded into (x, y)
@@ -36,9 +36,12 @@ fn hash3(input: vec3<u32>) -> vec3<u32> {
 }
 
 fn gumbel(row: u32, token: u32) -> f32 {
-    let bits = hash3(vec3(params.seed ^ (row * 0x9e3779b9u), params.step, token)).x >> 8u;
-    let u = (f32(bits) + 0.5) / 16777216.0;
-    return -log(-log(u));
+    // 23 bits: with one more, adding a half would round to 1 for the last number, whose noise is infinite.
+    let bits = hash3(vec3(params.seed ^ (row * 0x9e3779b9u), params.step, token)).x >> 9u;
+    let u = (f32(bits) + 0.5) / 8388608.0;
+    // -log(1 - u); log is only good to 2^-21 around 1, which small u would not survive.
+    let exponential = select(-log(1.0 - u), u * (1.0 + u * (0.5 + u / 3.0)), u < 0.015625);
+    return -log(exponential);
 }
 
 @compute @workgroup_size(64)
