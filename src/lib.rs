@@ -25,6 +25,8 @@ pub mod linalg;
 pub mod model;
 pub mod ops;
 pub mod progress;
+#[doc(hidden)]
+pub mod reference;
 pub mod report;
 pub mod slice;
 

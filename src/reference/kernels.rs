@@ -1,0 +1,192 @@
+//! One function for each kernel, in f64 and from the formula.
+
+use nalgebra::DMatrix;
+
+use crate::ops::{Activation, AttentionShape, Block, HeadSpan, Norm, Pairing, RowCopy, SampleOptions};
+
+/// A matrix from row-major values.
+pub fn matrix(rows: usize, cols: usize, values: &[f32]) -> DMatrix<f64> {
+    DMatrix::from_row_iterator(rows, cols, values.iter().map(|&value| f64::from(value)))
+}
+
+/// `a · wᵀ + bias`.
+pub fn linear(a: &DMatrix<f64>, w: &DMatrix<f64>, bias: Option<&[f64]>) -> DMatrix<f64> {
+    let mut c = a * w.transpose();
+    for (mut column, bias) in c.column_iter_mut().zip(bias.unwrap_or_default()) {
+        column.add_scalar_mut(*bias);
+    }
+    c
+}
+
+/// `a · b`.
+pub fn matmul(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
+    a * b
+}
+
+/// `Σ_tokens xᵀ·x`, both triangles.
+pub fn covariance(x: &DMatrix<f64>) -> DMatrix<f64> {
+    x.transpose() * x
+}
+
+/// One token's norm, `values` being all that is kept of `width` coordinates.
+fn normalised(kind: Norm, values: &[f64], weight: Option<&[f64]>, bias: Option<&[f64]>, width: usize, eps: f64) -> Vec<f64> {
+    let mean = match kind {
+        Norm::Rms => 0.0,
+        Norm::Layer => values.iter().sum::<f64>() / width as f64,
+    };
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / width as f64;
+    let parameter = |values: Option<&[f64]>, i: usize, neutral| values.map_or(neutral, |values| values[i]);
+    let scaled = values.iter().map(|value| (value - mean) / (variance + eps).sqrt());
+    scaled.enumerate().map(|(i, value)| value * parameter(weight, i, 1.0) + parameter(bias, i, 0.0)).collect()
+}
+
+/// Every token scaled to unit root mean square, or to zero mean and unit variance.
+pub fn norm(kind: Norm, x: &DMatrix<f64>, weight: Option<&[f64]>, bias: Option<&[f64]>, norm_width: usize, eps: f64) -> DMatrix<f64> {
+    let rows = x.row_iter().flat_map(|row| normalised(kind, &row.iter().copied().collect::<Vec<_>>(), weight, bias, norm_width, eps));
+    DMatrix::from_row_iterator(x.nrows(), x.ncols(), rows.collect::<Vec<_>>())
+}
+
+/// The columns of head `head`.
+fn columns(span: HeadSpan, head: usize, head_dim: usize) -> std::ops::Range<usize> {
+    let first = span.column + head * span.stride;
+    first..first + head_dim
+}
+
+/// Each head normalised by itself, in place.
+pub fn head_norm(kind: Norm, x: &mut DMatrix<f64>, span: HeadSpan, weight: &[f64], bias: Option<&[f64]>, eps: f64) {
+    for token in 0..x.nrows() {
+        for head in 0..span.heads {
+            let columns = columns(span, head, weight.len());
+            let values: Vec<f64> = columns.clone().map(|column| x[(token, column)]).collect();
+            for (column, value) in columns.zip(normalised(kind, &values, Some(weight), bias, weight.len(), eps)) {
+                x[(token, column)] = value;
+            }
+        }
+    }
+}
+
+/// Each pair of each head, taken as a complex number, times `factor · exp(i · position · frequency)`, in place. The angle is rounded to f32, as
+/// models were trained with.
+pub fn rope(pairing: Pairing, x: &mut DMatrix<f64>, span: HeadSpan, positions: &[u32], frequencies: &[f32], factor: f64) {
+    for (token, &position) in positions.iter().enumerate() {
+        for head in 0..span.heads {
+            for (pair, &frequency) in frequencies.iter().enumerate() {
+                let start = span.column + head * span.stride;
+                let (real, imaginary) = match pairing {
+                    Pairing::HalfSplit => (start + pair, start + frequencies.len() + pair),
+                    Pairing::Interleaved => (start + 2 * pair, start + 2 * pair + 1),
+                };
+                let turn = nalgebra::Complex::from_polar(factor, f64::from(position as f32 * frequency));
+                let turned = nalgebra::Complex::new(x[(token, real)], x[(token, imaginary)]) * turn;
+                (x[(token, real)], x[(token, imaginary)]) = (turned.re, turned.im);
+            }
+        }
+    }
+}
+
+/// Causal attention: for every token and head, the scores of all that the token sees, their softmax, the mean of the values by it.
+pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, sequences: &[Block]) -> DMatrix<f64> {
+    let head_dim = shape.head_dim;
+    let mut out = DMatrix::zeros(q.nrows(), shape.q.heads * head_dim);
+    for block in sequences {
+        for (token, position) in (block.first..block.first + block.tokens).zip(block.position..) {
+            let oldest = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            for head in 0..shape.q.heads {
+                let shared = head * shape.k.heads / shape.q.heads;
+                let query = q.view((token, columns(shape.q, head, head_dim).start), (1, head_dim));
+                let first_row = block.kv_row + oldest;
+                let seen = position + 1 - oldest;
+                let keys = kv.view((first_row, columns(shape.k, shared, head_dim).start), (seen, head_dim));
+                let values = kv.view((first_row, columns(shape.v, shared, head_dim).start), (seen, head_dim));
+                let scores = query * keys.transpose() * f64::from(shape.scale);
+                let highest = scores.max();
+                let weights = scores.map(|score| (score - highest).exp());
+                let mixed = &weights * values / weights.sum();
+                out.view_mut((token, head * head_dim), (1, head_dim)).copy_from(&mixed);
+            }
+        }
+    }
+    out
+}
+
+/// The error function: `2/√π · exp(−x²) · Σ_n 2ⁿ x²ⁿ⁺¹ / (1·3·…·(2n+1))`, whose terms have one sign.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum, mut n) = (x, 0.0, 0.0);
+    while term != 0.0 && sum + term != sum {
+        sum += term;
+        n += 1.0;
+        term *= 2.0 * x * x / (2.0 * n + 1.0);
+    }
+    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
+}
+
+/// `f(x)`, or, gated, `f(x[:, :half]) · x[:, half:]`.
+pub fn activation(kind: Activation, gated: bool, x: &DMatrix<f64>) -> DMatrix<f64> {
+    let apply = |x: f64| match kind {
+        Activation::Relu => x.max(0.0),
+        Activation::Gelu => x * (1.0 + erf(x / std::f64::consts::SQRT_2)) / 2.0,
+        Activation::GeluTanh => x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()) / 2.0,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+    };
+    if !gated {
+        return x.map(apply);
+    }
+    let half = x.ncols() / 2;
+    x.columns(0, half).map(apply).component_mul(&x.columns(half, half))
+}
+
+/// The rows `ids` of a table.
+pub fn embed(ids: &[u32], table: &DMatrix<f64>) -> DMatrix<f64> {
+    table.select_rows(ids.iter().map(|&id| id as usize).collect::<Vec<_>>().iter())
+}
+
+/// The rows `positions + offset` of a table of learned positions.
+pub fn embed_positions(positions: &[u32], offset: usize, table: &DMatrix<f64>) -> DMatrix<f64> {
+    table.select_rows(positions.iter().map(|&position| position as usize + offset).collect::<Vec<_>>().iter())
+}
+
+/// For each `(source, target)`, the heads of the source row, side by side, into the target row.
+pub fn copy_rows(from: &DMatrix<f64>, to: &mut DMatrix<f64>, rows: &[(usize, usize)], copy: RowCopy) {
+    for &(source, target) in rows {
+        for head in 0..copy.from.heads {
+            let values = from.view((source, columns(copy.from, head, copy.head_dim).start), (1, copy.head_dim));
+            to.view_mut((target, copy.to_column + head * copy.head_dim), (1, copy.head_dim)).copy_from(&values);
+        }
+    }
+}
+
+/// The negative log-likelihood of each row's target.
+pub fn loss(logits: &DMatrix<f64>, targets: &[u32]) -> Vec<f64> {
+    let of = |(row, &target): (nalgebra::MatrixView1xX<'_, f64, _, _>, &u32)| {
+        let highest = row.max();
+        highest + row.iter().map(|logit| (logit - highest).exp()).sum::<f64>().ln() - row[target as usize]
+    };
+    logits.row_iter().zip(targets).map(of).collect()
+}
+
+/// 23 bits that depend on what they are for (PCG3D of Jarzynski and Olano), as a number strictly between 0 and 1.
+pub fn uniform(seed: u32, row: u32, step: u32, token: u32) -> f64 {
+    let mut v = [seed ^ row.wrapping_mul(0x9e37_79b9), step, token].map(|word| word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let mix = |v: &mut [u32; 3]| {
+        for i in 0..3 {
+            v[i] = v[i].wrapping_add(v[(i + 1) % 3].wrapping_mul(v[(i + 2) % 3]));
+        }
+    };
+    mix(&mut v);
+    v = v.map(|word| word ^ word >> 16);
+    mix(&mut v);
+    (f64::from(v[0] >> 9) + 0.5) / f64::from(1 << 23)
+}
+
+/// For each row, the argmax of `logit / temperature + g` with Gumbel noise `g = −ln(−ln(1 − u))`.
+pub fn sample(logits: &DMatrix<f64>, options: &SampleOptions) -> Vec<u32> {
+    let value = |row: usize, token: usize| {
+        let u = uniform(options.seed, (options.first_row + row) as u32, options.step as u32, token as u32);
+        logits[(row, token)] / f64::from(options.temperature) - (-(-u).ln_1p()).ln()
+    };
+    let best = |row: usize| (0..logits.ncols()).max_by(|&a, &b| value(row, a).total_cmp(&value(row, b))).unwrap_or_default();
+    (0..logits.nrows()).map(|row| best(row) as u32).collect()
+}

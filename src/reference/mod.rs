@@ -1,0 +1,12 @@
+//! f64 twins on the CPU, for tests and for bisecting; never a fallback.
+//!
+//! Each kernel has a twin of the same name here, written from its formula. [`Network`] is the whole forward pass of any architecture, dense, fused
+//! or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the paper tells it: every block runs twice, nothing is batched.
+
+mod forward;
+mod kernels;
+mod slicing;
+
+pub use forward::{Affine, Layer, Network, logits};
+pub use kernels::*;
+pub use slicing::{Sliced, kept_energy, principal_axes};
