@@ -3,10 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+use rand_distr::{Distribution, StandardNormal};
 use slicegpt_gpu::{
     checkpoint::Checkpoint,
     gpu::{Gpu, GpuOptions},
 };
+
+/// The unit roundoff of f32: the relative error of one rounding.
+pub const ROUNDOFF: f64 = 1.0 / 16_777_216.0;
 
 /// The device that tests run on. `SLICEGPT_GPU_TEST_BINDING` forces smaller bindings on the whole suite.
 pub fn gpu() -> Gpu {
@@ -48,4 +56,28 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     let largest = b.iter().fold(0.0f64, |most, &value| most.max(f64::from(value.abs())));
     let error = a.iter().zip(b).fold(0.0f64, |most, (&a, &b)| if a.is_nan() { f64::INFINITY } else { most.max(f64::from((a - b).abs())) });
     error / largest.max(f64::MIN_POSITIVE)
+}
+
+/// Reproducible random numbers.
+pub struct Random(ChaCha8Rng);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// A normally distributed number.
+    pub fn normal(&mut self) -> f32 {
+        StandardNormal.sample(&mut self.0)
+    }
+
+    /// `count` normally distributed numbers times `scale`.
+    pub fn values(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| scale * self.normal()).collect()
+    }
+
+    /// A number below `limit`, close enough to uniform.
+    pub fn below(&mut self, limit: u32) -> u32 {
+        self.0.next_u32() % limit
+    }
 }

@@ -1,0 +1,110 @@
+//! Do the theorems hold? Fusing and rotating leave a model as it is, slicing loses what it says and no more, and it agrees with f64.
+
+mod covariance;
+mod fusing;
+mod rotating;
+mod slicing;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use slicegpt_gpu::{
+    checkpoint::{Dtype, OutputDirectory},
+    eval,
+    gpu::Gpu,
+    model::Model,
+    progress::Silent,
+    slice::{Options, Orientation, Plan, Site, slice},
+};
+use tempfile::TempDir;
+
+/// Every fixture with logits of transformers.
+fn fixtures() -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(support::fixture("parity")).expect("fixtures").map(|entry| entry.expect("entry").path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 50, "only {} fixtures", paths.len());
+    paths
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn open(path: &Path) -> (Model, Vec<Vec<u32>>) {
+    (Model::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())), support::tokens(&path.join("tokens.json")))
+}
+
+fn options(sparsity: f64, orientation: Orientation) -> Options {
+    Options { sparsity, round_interval: 1, orientation, seed: 42, dtype: Dtype::F32, rows_per_batch: None }
+}
+
+/// A sliced model on disk.
+struct Sliced {
+    model: Model,
+    sites: Vec<Site>,
+    width: usize,
+    _directory: TempDir,
+}
+
+/// Slices on the GPU into a directory, as the command line does, and opens that.
+fn sliced(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> Sliced {
+    let temporary = TempDir::new().expect("a temporary directory");
+    let target = temporary.path().join("sliced");
+    let directory = OutputDirectory::create(&target, false).expect("an output directory");
+    let plan = Plan::new(model.config(), options, "").expect("a plan");
+    let sites = slice(gpu, model, rows, options, &plan, &directory, &Silent).unwrap_or_else(|error| panic!("{}: {error}", model.path().display()));
+    directory.write("config.json", &serde_json::to_vec(&plan.config.raw).expect("JSON")).expect("config.json");
+    directory.finish().expect("a finished directory");
+    let model = Model::open(&target).unwrap_or_else(|error| panic!("{}, sliced: {error}", model.path().display()));
+    Sliced { model, sites, width: plan.width, _directory: temporary }
+}
+
+/// The logits of all rows, one behind the other, by the GPU.
+fn logits(gpu: &Gpu, model: &Model, rows: &[Vec<u32>]) -> Vec<f32> {
+    let mut all = Vec::new();
+    eval::logits(gpu, model, rows, &Silent, |_, values| {
+        all.extend(values);
+        Ok(())
+    })
+    .expect("logits");
+    all
+}
+
+/// The same by a network in f64.
+fn reference_logits(network: &slicegpt_gpu::reference::Network, rows: &[Vec<u32>]) -> Vec<f64> {
+    rows.iter().flat_map(|row| network.logits(row).expect("logits").transpose().iter().copied().collect::<Vec<_>>()).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// max |a − b| / max |b|.
+fn relative(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let most = b.iter().fold(0.0f64, |most, value| most.max(value.abs()));
+    a.iter().zip(b).fold(0.0f64, |worst, (a, b)| if a.is_finite() { worst.max((a - b).abs()) } else { f64::INFINITY }) / most
+}
+
+/// Collects what is too large, so that one run tells of all fixtures.
+#[derive(Default)]
+struct Failures {
+    list: Vec<String>,
+    largest: f64,
+}
+
+impl Failures {
+    fn check(&mut self, what: &str, error: f64, allowed: f64) {
+        self.largest = self.largest.max(error);
+        println!("{what}: {error:.1e}");
+        if error.is_nan() || error > allowed {
+            self.list.push(format!("{what}: {error:.2e}, allowed {allowed:.2e}"));
+        }
+    }
+
+    fn finish(self, claim: &str) {
+        println!("{claim}: largest {:.1e}", self.largest);
+        assert!(self.list.is_empty(), "{claim}:\n{}", self.list.join("\n"));
+    }
+}

@@ -1,0 +1,136 @@
+//! attention: grouped heads, windows, ragged batches, decoding.
+
+use slicegpt_gpu::{
+    gpu::Gpu,
+    ops::{AttentionShape, Block, HeadSpan, blocks},
+    reference,
+};
+
+use crate::{
+    check, download, error,
+    support::{self, ROUNDOFF, Random},
+    upload,
+};
+
+/// Queries, keys and values side by side, as one projection leaves them.
+fn side_by_side(head_dim: usize, heads: usize, kv_heads: usize, window: Option<usize>) -> AttentionShape {
+    let span = |column, heads| HeadSpan { column, stride: head_dim, heads };
+    AttentionShape {
+        head_dim,
+        q: span(0, heads),
+        k: span(heads * head_dim, kv_heads),
+        v: span((heads + kv_heads) * head_dim, kv_heads),
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window,
+    }
+}
+
+/// A score is a sum of head_dim products with magnitudes around √head_dim in all, after scaling; its error multiplies a weight. Weights and their
+/// sum come out of exp and up to a hundred sums. All errors are on the scale of the largest value.
+fn tolerance(head_dim: usize) -> f64 {
+    2.0 * (head_dim as f64 + 64.0) * ROUNDOFF
+}
+
+fn compare(gpu: &Gpu, shape: &AttentionShape, (q_rows, q_cols): (usize, usize), kv: Option<(usize, usize)>, sequences: &[Block], reason: &str) {
+    let mut random = Random::new((q_rows * 1000 + q_cols) as u64);
+    let q = random.values(q_rows * q_cols, 1.5);
+    let gpu_q = upload(gpu, &q, q_rows, q_cols);
+    let q = reference::matrix(q_rows, q_cols, &q);
+    let (gpu_kv, kv) = match kv {
+        None => (gpu_q.clone(), q.clone()),
+        Some((rows, cols)) => {
+            let values = random.values(rows * cols, 1.5);
+            (upload(gpu, &values, rows, cols), reference::matrix(rows, cols, &values))
+        }
+    };
+    let out = gpu.attention(shape, &gpu_q, &gpu_kv, sequences).expect("attention");
+    let expected = reference::attention(shape, &q, &kv, sequences);
+    let most = kv.amax();
+    let error = error(&download(gpu, &out), &expected, |_, _| most);
+    check(&format!("attention {shape:?}, {} sequences ({reason})", sequences.len()), error, tolerance(shape.head_dim));
+}
+
+#[test]
+fn attention_matches_reference_for_every_kind_of_heads_and_windows() {
+    let gpu = support::gpu();
+    for (head_dim, heads, kv_heads, window, lengths, reason) in [
+        (6, 4, 4, None, &[1][..], "one token"),
+        (6, 4, 4, None, &[33, 1, 17], "each head its own keys; sequences of any length"),
+        (80, 3, 3, None, &[65], "a head of more than the workgroup, one key more than a tile"),
+        (64, 8, 2, None, &[64, 63], "groups of four; exactly a tile of keys"),
+        (6, 6, 2, None, &[20, 9], "groups of three, which do not divide the eight queries of a workgroup"),
+        (128, 4, 1, None, &[70], "one key-value head"),
+        (6, 24, 2, None, &[19, 30], "groups of twelve, in two parts"),
+        (256, 2, 1, None, &[66], "the largest head"),
+        (1, 2, 1, None, &[12], "the smallest head"),
+        (6, 4, 2, Some(1), &[12], "a window of the token itself"),
+        (6, 4, 2, Some(7), &[40, 5, 7, 8], "windows shorter, equal to and longer than sequences"),
+        (64, 2, 2, Some(64), &[200], "a window as long as a tile, across tiles"),
+        (6, 12, 1, Some(70), &[150], "a window longer than a tile, groups of twelve"),
+    ] {
+        let shape = side_by_side(head_dim, heads, kv_heads, window);
+        let size = (lengths.iter().sum(), (heads + 2 * kv_heads) * head_dim);
+        compare(&gpu, &shape, size, None, &blocks(lengths.iter().copied()), reason);
+    }
+}
+
+#[test]
+fn attention_finds_heads_that_lie_interleaved() {
+    let gpu = support::gpu();
+    let span = |column| HeadSpan { column, stride: 3 * 10, heads: 4 };
+    let shape = AttentionShape { head_dim: 10, q: span(0), k: span(10), v: span(20), scale: 0.3, window: None };
+    compare(&gpu, &shape, (50, 120), None, &blocks([20, 30]), "query, key and value of each head in turn");
+}
+
+#[test]
+fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
+    let gpu = support::gpu();
+    for (heads, kv_heads, tokens, window, reason) in [
+        (4, 4, 1, None, "decoding, four queries a workgroup"),
+        (24, 2, 1, None, "decoding, groups of twelve"),
+        (4, 1, 1, Some(5), "decoding with a window"),
+        (8, 2, 3, None, "several tokens at once after a prefix"),
+        (8, 8, 11, Some(20), "several tokens with a window that begins in the prefix"),
+    ] {
+        let head_dim = 20;
+        let span = |column, heads| HeadSpan { column, stride: head_dim, heads };
+        let shape = AttentionShape { head_dim, q: span(0, heads), k: span(0, kv_heads), v: span(kv_heads * head_dim, kv_heads), scale: 0.2, window };
+        // Room for 100 positions a sequence; each is somewhere else.
+        let sequences: Vec<Block> =
+            [0, 64, 63, 40].iter().enumerate().map(|(i, &position)| Block { first: i * tokens, tokens, kv_row: i * 100, position }).collect();
+        compare(&gpu, &shape, (4 * tokens, heads * head_dim), Some((400, 2 * kv_heads * head_dim)), &sequences, reason);
+    }
+}
+
+#[test]
+fn attention_reaches_every_block_of_a_folded_grid() {
+    let gpu = support::gpu();
+    let shape = side_by_side(1, 8, 1, None);
+    compare(&gpu, &shape, (66_000, 10), None, &blocks(vec![2; 33_000]), "more blocks than one dimension has workgroups");
+}
+
+#[test]
+fn attention_survives_scores_far_from_zero() {
+    let gpu = support::gpu();
+    let (tokens, head_dim) = (70, 8);
+    let values: Vec<f32> = Random::new(5).values(tokens * 3 * head_dim, 30.0);
+    let x = upload(&gpu, &values, tokens, 3 * head_dim);
+    let shape = AttentionShape { scale: 1.0, ..side_by_side(head_dim, 1, 1, None) };
+    let out = gpu.attention(&shape, &x, &x, &blocks([tokens])).expect("attention");
+    let twin = reference::matrix(tokens, 3 * head_dim, &values);
+    let expected = reference::attention(&shape, &twin, &twin, &blocks([tokens]));
+    // Scores reach 900·√8·3, and are rounded on that scale before exp.
+    let error = error(&download(&gpu, &out), &expected, |_, _| twin.amax());
+    check("attention with scores of thousands", error, 8000.0 * 8.0 * ROUNDOFF);
+}
+
+#[test]
+fn attention_refuses_heads_and_sequences_outside_of_the_matrices() {
+    let gpu = support::gpu();
+    let shape = side_by_side(4, 2, 2, None);
+    let x = gpu.zeros(10, 24).expect("zeros");
+    assert!(gpu.attention(&shape, &x, &x, &blocks([11])).is_err());
+    assert!(gpu.attention(&shape, &gpu.zeros(10, 23).expect("zeros"), &x, &blocks([10])).is_ok());
+    assert!(gpu.attention(&shape, &x, &gpu.zeros(10, 23).expect("zeros"), &blocks([10])).is_err());
+    assert!(gpu.attention(&shape, &x, &x, &[Block { first: 0, tokens: 1, kv_row: 0, position: 10 }]).is_err());
+}

@@ -1,0 +1,158 @@
+//! linear (gemm and gemv), matmul, covariance.
+
+use half::{bf16, f16};
+use nalgebra::DMatrix;
+use slicegpt_gpu::{
+    gpu::{ElementType, Gpu, Matrix},
+    reference,
+};
+
+use crate::{
+    check, download, error,
+    support::{self, ROUNDOFF, Random},
+    upload,
+};
+
+/// M, N, K and why.
+const SHAPES: &[(usize, usize, usize, &str)] = &[
+    (1, 1, 1, "the smallest"),
+    (1, 65, 30, "one row: gemv, N above its eight"),
+    (3, 7, 129, "gemv of three rows, N below its eight"),
+    (4, 300, 64, "the most rows of gemv"),
+    (5, 8, 3, "the fewest rows of gemm, K below one vec4"),
+    (63, 63, 15, "below the tile, K below its steps"),
+    (64, 64, 16, "one exact tile"),
+    (65, 65, 17, "above the tile, K above its steps"),
+    (66, 130, 62, "three tiles of columns, K not a multiple of 4"),
+    (130, 1, 257, "one column"),
+    (129, 67, 1000, "long sums"),
+];
+
+fn stored(gpu: &Gpu, values: &[f32], rows: usize, cols: usize, element: ElementType) -> (Matrix, DMatrix<f64>) {
+    let bytes: Vec<u8> = match element {
+        ElementType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        ElementType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    };
+    let matrix = gpu.upload_bytes(&bytes, rows, cols, element).expect("an upload");
+    let twin = download(gpu, &matrix);
+    (matrix, twin)
+}
+
+/// K products and K sums in a chain that is as good as random: 4·√K roundings of what the terms' magnitudes sum to.
+fn tolerance(k: usize) -> f64 {
+    4.0 * ((k + 2) as f64).sqrt() * ROUNDOFF
+}
+
+/// One linear layer, without anything, and with bias, column offset and accumulation.
+fn linear(gpu: &Gpu, (m, n, k): (usize, usize, usize), element: ElementType, reason: &str) {
+    let mut random = Random::new((m * 1_000_000 + n * 1000 + k) as u64);
+    let a = random.values(m * k, 1.0);
+    let (gpu_w, w) = stored(gpu, &random.values(n * k, 0.3), n, k, element);
+    let (gpu_a, a) = (upload(gpu, &a, m, k), reference::matrix(m, k, &a));
+    let magnitudes = reference::linear(&a.abs(), &w.abs(), None);
+
+    let c = gpu.zeros(m, n).expect("zeros");
+    gpu.linear(&gpu_a, &gpu_w, None, &c, 0, false).expect("linear");
+    let plain = error(&download(gpu, &c), &reference::linear(&a, &w, None), |i, j| magnitudes[(i, j)]);
+    check(&format!("linear [{m}, {n}, {k}] {element:?} ({reason})"), plain, tolerance(k));
+
+    let (column, width) = (3, n + 8);
+    let (before, bias) = (random.values(m * width, 1.0), random.values(n, 1.0));
+    let c = upload(gpu, &before, m, width);
+    gpu.linear(&gpu_a, &gpu_w, Some(&upload(gpu, &bias, 1, n)), &c, column, true).expect("linear");
+    let before = reference::matrix(m, width, &before);
+    let bias: Vec<f64> = bias.iter().map(|&value| f64::from(value)).collect();
+    let mut expected = before.clone();
+    let mut inside = expected.columns_mut(column, n);
+    inside += reference::linear(&a, &w, Some(&bias));
+    // Columns beside the result must not change at all: their scale is nothing.
+    let scale = |i: usize, j: usize| {
+        if (column..column + n).contains(&j) { magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs() } else { 0.0 }
+    };
+    let accumulated = error(&download(gpu, &c), &expected, scale);
+    check(&format!("linear [{m}, {n}, {k}] {element:?} with bias, onto column {column} ({reason})"), accumulated, tolerance(k));
+}
+
+#[test]
+fn linear_matches_reference_at_awkward_shapes_in_every_weight_type() {
+    let gpu = support::gpu();
+    for &(m, n, k, reason) in SHAPES {
+        for element in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
+            linear(&gpu, (m, n, k), element, reason);
+        }
+    }
+}
+
+#[test]
+fn linear_is_split_where_a_binding_is_too_small() {
+    // Parts are multiples of 64 rows, of at most 256 values here.
+    let gpu = support::gpu_with(Some(1 << 16));
+    for (m, n, k, reason) in [
+        (7, 700, 100, "rows of w in five parts"),
+        (2, 700, 100, "rows of w in five parts, gemv"),
+        (300, 150, 130, "rows of w, of a and of c in parts"),
+        (200, 240, 20, "rows of c in parts, its rows wider than those of a"),
+    ] {
+        for element in [ElementType::F32, ElementType::Bf16] {
+            linear(&gpu, (m, n, k), element, reason);
+        }
+    }
+}
+
+fn matmul(gpu: &Gpu, (m, n, k): (usize, usize, usize), reason: &str) {
+    let mut random = Random::new((m * 1_000_000 + n * 1000 + k) as u64);
+    let (a, b) = (random.values(m * k, 1.0), random.values(k * n, 1.0));
+    let c = gpu.matmul(&upload(gpu, &a, m, k), &upload(gpu, &b, k, n)).expect("matmul");
+    let (a, b) = (reference::matrix(m, k, &a), reference::matrix(k, n, &b));
+    let magnitudes = a.abs() * b.abs();
+    let error = error(&download(gpu, &c), &reference::matmul(&a, &b), |i, j| magnitudes[(i, j)]);
+    check(&format!("matmul [{m}, {n}, {k}] ({reason})"), error, tolerance(k));
+}
+
+#[test]
+fn matmul_matches_reference_at_awkward_shapes() {
+    let gpu = support::gpu();
+    for &(m, n, k, reason) in SHAPES {
+        matmul(&gpu, (m, n, k), reason);
+    }
+}
+
+#[test]
+fn matmul_is_split_where_a_binding_is_too_small() {
+    let gpu = support::gpu_with(Some(1 << 16));
+    for (m, n, k, reason) in
+        [(60, 200, 250, "rows of b in parts, whose products are added"), (200, 90, 201, "rows of a, b and c in parts"), (1, 250, 130, "one row")]
+    {
+        matmul(&gpu, (m, n, k), reason);
+    }
+}
+
+#[test]
+fn covariance_matches_reference_at_awkward_widths_and_token_counts() {
+    let gpu = support::gpu();
+    for (tokens, width, reason) in [
+        (1, 1, "the smallest"),
+        (15, 3, "below the steps, width below one vec4"),
+        (17, 63, "above the steps, width below the tile"),
+        (64, 64, "one exact chunk and tile"),
+        (65, 65, "above the chunk and the tile"),
+        (200, 130, "three tiles, chunks that end early"),
+        (2048, 66, "the most tokens"),
+    ] {
+        let values = Random::new((tokens * 1000 + width) as u64).values(tokens * width, 1.0);
+        let c = gpu.covariance(&upload(&gpu, &values, tokens, width)).expect("covariance");
+        let x = reference::matrix(tokens, width, &values);
+        let magnitudes = reference::covariance(&x.abs());
+        // Chains of 64 tokens, then of up to 32 chunks. The lower triangle means nothing.
+        let scale = |i, j| if i <= j { magnitudes[(i, j)] } else { f64::INFINITY };
+        let error = error(&download(&gpu, &c), &reference::covariance(&x), scale);
+        check(&format!("covariance [{tokens}, {width}] ({reason})"), error, tolerance(64) + tolerance(32));
+    }
+}
+
+#[test]
+fn covariance_refuses_more_tokens_than_one_sum_may_have() {
+    let gpu = support::gpu();
+    assert!(gpu.covariance(&gpu.zeros(2049, 4).expect("zeros")).is_err());
+}

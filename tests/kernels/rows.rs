@@ -1,0 +1,99 @@
+//! embed and copy_rows: rows that are looked up and moved.
+
+use half::{bf16, f16};
+use slicegpt_gpu::{
+    gpu::ElementType,
+    ops::{HeadSpan, RowCopy},
+    reference,
+};
+
+use crate::{
+    check, download, error,
+    support::{self, ROUNDOFF, Random},
+    upload,
+};
+
+#[test]
+fn embed_matches_reference_in_every_type_and_in_parts() {
+    for (binding, reason) in [(None, "one binding"), (Some(1 << 16), "a table in parts")] {
+        let gpu = support::gpu_with(binding);
+        for element in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
+            for (rows, width, tokens) in [(1, 1, 1), (300, 97, 70), (1000, 64, 5), (77, 6, 130)] {
+                let mut random = Random::new(rows as u64);
+                let values = random.values(rows * width, 1.0);
+                let bytes: Vec<u8> = match element {
+                    ElementType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+                    ElementType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+                    _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                };
+                let table = gpu.upload_bytes(&bytes, rows, width, element).expect("a table");
+                let twin = download(&gpu, &table);
+                let ids: Vec<u32> = (0..tokens).map(|token| if token == 0 { rows as u32 - 1 } else { random.below(rows as u32) }).collect();
+                let gpu_ids = gpu.upload_u32(&ids).expect("ids");
+                let x = gpu.zeros(tokens, width).expect("zeros");
+                gpu.embed(&gpu_ids, 0, &table, &x, false).expect("embed");
+                let expected = reference::embed(&ids, &twin);
+                // Nothing is rounded.
+                check(
+                    &format!("embed {element:?} [{rows}, {width}] {tokens} tokens ({reason})"),
+                    error(&download(&gpu, &x), &expected, |_, _| 1.0),
+                    0.0,
+                );
+                gpu.embed(&gpu_ids, 0, &table, &x, true).expect("embed");
+                let error = error(&download(&gpu, &x), &(expected * 2.0), |_, _| 1.0);
+                check(&format!("embed {element:?} [{rows}, {width}] {tokens} tokens, added ({reason})"), error, 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn embed_leaves_tokens_of_other_slices_of_the_vocabulary_alone() {
+    let gpu = support::gpu();
+    let mut random = Random::new(1);
+    let (values, before) = (random.values(20 * 7, 1.0), random.values(4 * 7, 1.0));
+    let ids = [9, 10, 29, 30];
+    let x = upload(&gpu, &before, 4, 7);
+    gpu.embed(&gpu.upload_u32(&ids).expect("ids"), 10, &upload(&gpu, &values, 20, 7), &x, false).expect("embed");
+    let mut expected = reference::matrix(4, 7, &before);
+    expected.rows_mut(1, 2).copy_from(&reference::embed(&[0, 19], &reference::matrix(20, 7, &values)));
+    check("embed of a slice from 10 to 29", error(&download(&gpu, &x), &expected, |_, _| 1.0), 0.0);
+}
+
+#[test]
+fn positions_are_added_from_the_row_of_position_zero() {
+    for binding in [None, Some(1 << 16)] {
+        let gpu = support::gpu_with(binding);
+        let (rows, width) = (260, 90);
+        let mut random = Random::new(2);
+        let (values, before) = (random.values(rows * width, 1.0), random.values(6 * width, 1.0));
+        let positions = [0, 1, 257, 100, 130, 131];
+        let x = upload(&gpu, &before, 6, width);
+        gpu.embed_positions(&gpu.upload_u32(&positions).expect("positions"), 0, 2, &upload(&gpu, &values, rows, width), &x).expect("positions");
+        let expected = reference::matrix(6, width, &before) + reference::embed_positions(&positions, 2, &reference::matrix(rows, width, &values));
+        // One sum is rounded.
+        let most = expected.amax();
+        check(&format!("embed_positions with bindings of {binding:?}"), error(&download(&gpu, &x), &expected, |_, _| most), ROUNDOFF);
+    }
+}
+
+#[test]
+fn copy_rows_moves_heads_and_nothing_else() {
+    let gpu = support::gpu();
+    let mut random = Random::new(4);
+    for (heads, stride, head_dim, column, to_column, reason) in [
+        (1, 50, 50, 0, 0, "whole rows"),
+        (4, 5, 5, 20, 3, "heads side by side"),
+        (4, 12, 5, 1, 17, "heads with gaps between them"),
+        (1, 1, 1, 49, 52, "one value"),
+    ] {
+        let (from, to) = (random.values(9 * 50, 1.0), random.values(30 * 53, 1.0));
+        let rows = [(8, 0), (0, 29), (3, 3), (3, 4)];
+        let copy = RowCopy { from: HeadSpan { column, stride, heads }, head_dim, to_column };
+        let gpu_to = upload(&gpu, &to, 30, 53);
+        gpu.copy_rows(&upload(&gpu, &from, 9, 50), &gpu_to, &rows, copy).expect("copy_rows");
+        let mut expected = reference::matrix(30, 53, &to);
+        reference::copy_rows(&reference::matrix(9, 50, &from), &mut expected, &rows, copy);
+        check(&format!("copy_rows {copy:?} ({reason})"), error(&download(&gpu, &gpu_to), &expected, |_, _| 1.0), 0.0);
+    }
+}

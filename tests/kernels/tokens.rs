@@ -1,0 +1,165 @@
+//! norm, head_norm, rope, activation: what happens to each token by itself.
+
+use nalgebra::DMatrix;
+use slicegpt_gpu::{
+    model::Rope,
+    ops::{Activation, HeadSpan, Norm, Pairing},
+    reference,
+};
+
+use crate::{
+    check, download, error,
+    support::{self, ROUNDOFF, Random},
+    upload,
+};
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// Chains of width / 64 sums, six more between threads, and about 20 for a mean taken off, a division, a root and the parameters. Signals have a
+/// mean no larger than their spread, so that taking it off cancels little.
+fn norm_tolerance(width: usize) -> f64 {
+    (20.0 + width as f64 / 64.0) * ROUNDOFF
+}
+
+#[test]
+fn norms_match_reference_at_awkward_widths_and_scales() {
+    let gpu = support::gpu();
+    for (tokens, width, norm_width, reason) in [
+        (1, 1, 1, "the smallest"),
+        (3, 2, 5, "fewer than a vec4, sliced"),
+        (2, 63, 63, "below the workgroup"),
+        (2, 64, 64, "one value a thread"),
+        (5, 65, 65, "above the workgroup"),
+        (5, 67, 131, "sliced to about half"),
+        (4, 1001, 1001, "far from a multiple"),
+        (2, 4095, 4096, "sliced by one"),
+    ] {
+        for scale in [1.0, 1e4, 1e-4] {
+            let mut random = Random::new(width as u64);
+            let values: Vec<f32> = random.values(tokens * width, 1.0).iter().map(|value| scale * (value + 0.5)).collect();
+            let (weight, bias) = (random.values(width, 1.0), random.values(width, 1.0));
+            let x = upload(&gpu, &values, tokens, width);
+            let twin = reference::matrix(tokens, width, &values);
+            for kind in if width == norm_width { &[Norm::Rms, Norm::Layer][..] } else { &[Norm::Rms] } {
+                for parameters in [false, true] {
+                    let (w, b) = (upload(&gpu, &weight, 1, width), upload(&gpu, &bias, 1, width));
+                    let (gpu_w, gpu_b) = (parameters.then_some(&w), parameters.then_some(&b));
+                    let y = gpu.norm(*kind, &x, gpu_w, gpu_b, norm_width, 1e-5).expect("norm");
+                    let (weight, bias) = (wide(&weight), wide(&bias));
+                    let (weight, bias) = (parameters.then_some(&*weight), parameters.then_some(&*bias));
+                    let expected = reference::norm(*kind, &twin, weight, bias, norm_width, f64::from(1e-5f32));
+                    let most = expected.amax().max(1.0);
+                    check(
+                        &format!("norm {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters {parameters} ({reason})"),
+                        error(&download(&gpu, &y), &expected, |_, _| most),
+                        norm_tolerance(width),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn norm_reaches_every_token_of_a_folded_grid() {
+    let gpu = support::gpu();
+    let (tokens, width) = (70_000, 4);
+    let values = Random::new(7).values(tokens * width, 1.0);
+    let y = gpu.norm(Norm::Rms, &upload(&gpu, &values, tokens, width), None, None, width, 1e-6).expect("norm");
+    let expected = reference::norm(Norm::Rms, &reference::matrix(tokens, width, &values), None, None, width, 1e-6);
+    check("norm of 70000 tokens, more than one dimension has workgroups", error(&download(&gpu, &y), &expected, |_, _| 2.0), norm_tolerance(width));
+}
+
+#[test]
+fn norm_refuses_tokens_wider_than_norm_width_and_layer_norms_of_sliced_tokens() {
+    let gpu = support::gpu();
+    let x = gpu.zeros(2, 8).expect("zeros");
+    assert!(gpu.norm(Norm::Rms, &x, None, None, 7, 1e-5).is_err());
+    assert!(gpu.norm(Norm::Layer, &x, None, None, 9, 1e-5).is_err());
+}
+
+#[test]
+fn head_norms_match_reference_and_leave_the_rest_alone() {
+    let gpu = support::gpu();
+    let (tokens, width) = (5, 800);
+    for (head_dim, column, stride, heads, reason) in [
+        (6, 1, 6, 5, "small heads, side by side"),
+        (64, 64, 192, 4, "the keys of an interleaved layout"),
+        (65, 3, 100, 7, "above the workgroup, gaps between heads"),
+        (256, 0, 256, 3, "large heads"),
+    ] {
+        let span = HeadSpan { column, stride, heads };
+        let mut random = Random::new(head_dim as u64);
+        let (values, weight, bias) = (random.values(tokens * width, 3.0), random.values(head_dim, 1.0), random.values(head_dim, 1.0));
+        for (kind, bias) in [(Norm::Rms, None), (Norm::Layer, Some(bias))] {
+            let x = upload(&gpu, &values, tokens, width);
+            let gpu_bias = bias.as_ref().map(|bias| upload(&gpu, bias, 1, head_dim));
+            gpu.head_norm(kind, &x, span, &upload(&gpu, &weight, 1, head_dim), gpu_bias.as_ref(), 1e-5).expect("head_norm");
+            let mut expected = reference::matrix(tokens, width, &values);
+            reference::head_norm(kind, &mut expected, span, &wide(&weight), bias.as_deref().map(wide).as_deref(), f64::from(1e-5f32));
+            let error = error(&download(&gpu, &x), &expected, |_, column| if inside(span, head_dim, column) { 4.0 } else { 0.0 });
+            check(&format!("head_norm {kind:?} {span:?} of {head_dim} ({reason})"), error, norm_tolerance(head_dim));
+        }
+    }
+}
+
+/// Whether a column belongs to a head.
+fn inside(span: HeadSpan, head_dim: usize, column: usize) -> bool {
+    (0..span.heads).any(|head| (span.column + head * span.stride..span.column + head * span.stride + head_dim).contains(&column))
+}
+
+#[test]
+fn rope_matches_reference_in_both_pairings_up_to_far_positions() {
+    let gpu = support::gpu();
+    let width = 400;
+    for (pairs, column, stride, heads, factor, reason) in [
+        (3, 0, 6, 8, 1.0, "an odd number of pairs"),
+        (1, 5, 8, 4, 1.0, "one pair, most of the head stays"),
+        (40, 80, 80, 3, 1.2, "whole heads, with an attention factor"),
+        (5, 16, 48, 8, 1.0, "the keys of an interleaved layout, partial"),
+    ] {
+        let rope =
+            Rope { inverse_frequencies: (0..pairs).map(|pair| 10000f32.powf(-(pair as f32) / pairs as f32)).collect(), attention_factor: factor };
+        let span = HeadSpan { column, stride, heads };
+        let positions = [0, 1, 2, 63, 64, 1000, 3999, 4000, 17];
+        let table = upload(&gpu, &rope.table(4001), 4001, 2 * pairs);
+        let values = Random::new(pairs as u64).values(positions.len() * width, 1.0);
+        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
+            let x = upload(&gpu, &values, positions.len(), width);
+            gpu.rope(pairing, &x, span, &gpu.upload_u32(&positions).expect("positions"), &table).expect("rope");
+            let mut expected = reference::matrix(positions.len(), width, &values);
+            reference::rope(pairing, &mut expected, span, &positions, &rope.inverse_frequencies, f64::from(factor));
+            // Two entries of the table, two products and a sum are rounded; nothing else may change.
+            let most = 2.0 * expected.amax();
+            let error = error(&download(&gpu, &x), &expected, |_, column| if inside(span, 2 * pairs, column) { most } else { 0.0 });
+            check(&format!("rope {pairing:?} {pairs} pairs, {span:?} ({reason})"), error, 3.0 * ROUNDOFF);
+        }
+    }
+}
+
+#[test]
+fn activations_match_reference_plain_and_gated() {
+    let gpu = support::gpu();
+    let (tokens, width) = (7, 45);
+    for scale in [0.01, 1.0, 10.0, 100.0] {
+        let mut random = Random::new(3);
+        let gate = random.values(tokens * width, scale);
+        let both: Vec<f32> = gate.chunks(width).flat_map(|row| [row.to_vec(), random.values(width, 2.0)].concat()).collect();
+        let x = reference::matrix(tokens, width, &gate);
+        let up = DMatrix::from_fn(tokens, width, |i, j| f64::from(both[i * 2 * width + width + j]));
+        for kind in [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+            // |f(x)| ≤ |x|. The approximation of erf is good to 1.5e-7; exp to (3 + 2|x|) ulps, of which the factor that it goes into, at most
+            // 1 / (1 + exp |x|), leaves less than 8 roundings.
+            let tolerance = 1.5e-7 + 8.0 * ROUNDOFF;
+            let y = gpu.activation(kind, false, &upload(&gpu, &gate, tokens, width)).expect("activation");
+            let plain = error(&download(&gpu, &y), &reference::activation(kind, false, &x), |i, j| x[(i, j)].abs());
+            check(&format!("activation {kind:?} of values around {scale}"), plain, tolerance);
+            let y = gpu.activation(kind, true, &upload(&gpu, &both, tokens, 2 * width)).expect("activation");
+            let expected = reference::activation(kind, true, &reference::matrix(tokens, 2 * width, &both));
+            let gated = error(&download(&gpu, &y), &expected, |i, j| (x[(i, j)] * up[(i, j)]).abs());
+            check(&format!("activation {kind:?} of values around {scale}, gated"), gated, tolerance);
+        }
+    }
+}
