@@ -87,7 +87,8 @@ pub struct HostLayer<'a> {
     pub norms: [Option<HostNorm>; 2],
     /// Of queries and keys.
     pub head_norms: Option<[HostNorm; 2]>,
-    /// `[width before, width after]`, of the attention (or of the whole parallel layer) and of the MLP.
+    /// `[width after, width before]`, as the weight of a linear layer; the file has the transpose. Of the attention (or of the whole parallel
+    /// layer) and of the MLP.
     pub shortcuts: [Option<HostMatrix<'a>>; 2],
 }
 
