@@ -56,7 +56,7 @@ fn excess_loss(covariance: &DMatrix<f64>, axes: &DMatrix<f64>, kept: usize) -> f
 
 /// The excess losses with the axes of the measured covariance, and with those of one running f32 sum.
 fn excess_losses(values: &[f32], kept: &[usize]) -> Vec<(f64, f64)> {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let mut covariance = Covariance::new(WIDTH);
     covariance.add(&gpu, &gpu.upload(values, TOKENS, WIDTH).expect("an upload")).expect("a covariance");
     let eigen = covariance.principal_axes().expect("axes");

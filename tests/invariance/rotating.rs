@@ -25,7 +25,7 @@ fn a_random_rotation_of_every_residual_leaves_the_logits_of_every_fixture_unchan
         let rotated = sliced(&gpu, &model, &rows, &options(0.0, Orientation::Random));
         assert_eq!(rotated.width, model.config().hidden_size);
         let error = relative(&wide(&logits(&gpu, &rotated.model, &rows)), &wide(&logits(&gpu, &model, &rows)));
-        failures.check(&name(&path), error, 1e-4);
+        failures.check(&name(&path), error, 1e-5);
     }
     failures.finish("rotated against dense");
 }
@@ -39,7 +39,8 @@ fn the_final_orientation_does_not_change_what_a_sliced_model_computes() {
         let [pca, random] = [Orientation::Pca, Orientation::Random].map(|orientation| sliced(&gpu, &model, &rows, &options(0.25, orientation)));
         assert!(pca.width < model.config().hidden_size);
         let error = relative(&wide(&logits(&gpu, &random.model, &rows)), &wide(&logits(&gpu, &pca.model, &rows)));
-        failures.check(&name(&path), error, 1e-3);
+        // Gaps between eigenvalues at the cut are small in models this random, and rounding turns the axes by its ratio to them.
+        failures.check(&name(&path), error, 2e-4);
         for (a, b) in pca.sites.iter().zip(&random.sites) {
             failures.check(&format!("{}, energy kept at {:?}", name(&path), a.layer), (a.kept_energy - b.kept_energy).abs(), 1e-5);
         }

@@ -52,7 +52,7 @@ fn compare(gpu: &Gpu, shape: &AttentionShape, (q_rows, q_cols): (usize, usize), 
 
 #[test]
 fn attention_matches_reference_for_every_kind_of_heads_and_windows() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for (head_dim, heads, kv_heads, window, lengths, reason) in [
         (6, 4, 4, None, &[1][..], "one token"),
         (6, 4, 4, None, &[33, 1, 17], "each head its own keys; sequences of any length"),
@@ -76,7 +76,7 @@ fn attention_matches_reference_for_every_kind_of_heads_and_windows() {
 
 #[test]
 fn attention_finds_heads_that_lie_interleaved() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let span = |column| HeadSpan { column, stride: 3 * 10, heads: 4 };
     let shape = AttentionShape { head_dim: 10, q: span(0), k: span(10), v: span(20), scale: 0.3, window: None };
     compare(&gpu, &shape, (50, 120), None, &blocks([20, 30]), "query, key and value of each head in turn");
@@ -84,7 +84,7 @@ fn attention_finds_heads_that_lie_interleaved() {
 
 #[test]
 fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for (heads, kv_heads, tokens, window, reason) in [
         (4, 4, 1, None, "decoding, four queries a workgroup"),
         (24, 2, 1, None, "decoding, groups of twelve"),
@@ -104,14 +104,14 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
 
 #[test]
 fn attention_reaches_every_block_of_a_folded_grid() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let shape = side_by_side(1, 8, 1, None);
     compare(&gpu, &shape, (66_000, 10), None, &blocks(vec![2; 33_000]), "more blocks than one dimension has workgroups");
 }
 
 #[test]
 fn attention_survives_scores_far_from_zero() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let (tokens, head_dim) = (70, 8);
     let values: Vec<f32> = Random::new(5).values(tokens * 3 * head_dim, 30.0);
     let x = upload(&gpu, &values, tokens, 3 * head_dim);
@@ -126,7 +126,7 @@ fn attention_survives_scores_far_from_zero() {
 
 #[test]
 fn attention_refuses_heads_and_sequences_outside_of_the_matrices() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let shape = side_by_side(4, 2, 2, None);
     let x = gpu.zeros(10, 24).expect("zeros");
     assert!(gpu.attention(&shape, &x, &x, &blocks([11])).is_err());

@@ -76,7 +76,7 @@ fn linear(gpu: &Gpu, (m, n, k): (usize, usize, usize), element: ElementType, rea
 
 #[test]
 fn linear_matches_reference_at_awkward_shapes_in_every_weight_type() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for &(m, n, k, reason) in SHAPES {
         for element in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
             linear(&gpu, (m, n, k), element, reason);
@@ -112,7 +112,7 @@ fn matmul(gpu: &Gpu, (m, n, k): (usize, usize, usize), reason: &str) {
 
 #[test]
 fn matmul_matches_reference_at_awkward_shapes() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for &(m, n, k, reason) in SHAPES {
         matmul(&gpu, (m, n, k), reason);
     }
@@ -130,7 +130,7 @@ fn matmul_is_split_where_a_binding_is_too_small() {
 
 #[test]
 fn covariance_matches_reference_at_awkward_widths_and_token_counts() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for (tokens, width, reason) in [
         (1, 1, "the smallest"),
         (15, 3, "below the steps, width below one vec4"),
@@ -153,6 +153,6 @@ fn covariance_matches_reference_at_awkward_widths_and_token_counts() {
 
 #[test]
 fn covariance_refuses_more_tokens_than_one_sum_may_have() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     assert!(gpu.covariance(&gpu.zeros(2049, 4).expect("zeros")).is_err());
 }

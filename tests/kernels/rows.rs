@@ -49,7 +49,7 @@ fn embed_matches_reference_in_every_type_and_in_parts() {
 
 #[test]
 fn embed_leaves_tokens_of_other_slices_of_the_vocabulary_alone() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let mut random = Random::new(1);
     let (values, before) = (random.values(20 * 7, 1.0), random.values(4 * 7, 1.0));
     let ids = [9, 10, 29, 30];
@@ -79,7 +79,7 @@ fn positions_are_added_from_the_row_of_position_zero() {
 
 #[test]
 fn copy_rows_moves_heads_and_nothing_else() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let mut random = Random::new(4);
     for (heads, stride, head_dim, column, to_column, reason) in [
         (1, 50, 50, 0, 0, "whole rows"),

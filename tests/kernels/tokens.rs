@@ -25,7 +25,7 @@ fn norm_tolerance(width: usize) -> f64 {
 
 #[test]
 fn norms_match_reference_at_awkward_widths_and_scales() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for (tokens, width, norm_width, reason) in [
         (1, 1, 1, "the smallest"),
         (3, 2, 5, "fewer than a vec4, sliced"),
@@ -64,7 +64,7 @@ fn norms_match_reference_at_awkward_widths_and_scales() {
 
 #[test]
 fn norm_reaches_every_token_of_a_folded_grid() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let (tokens, width) = (70_000, 4);
     let values = Random::new(7).values(tokens * width, 1.0);
     let y = gpu.norm(Norm::Rms, &upload(&gpu, &values, tokens, width), None, None, width, 1e-6).expect("norm");
@@ -74,7 +74,7 @@ fn norm_reaches_every_token_of_a_folded_grid() {
 
 #[test]
 fn norm_refuses_tokens_wider_than_norm_width_and_layer_norms_of_sliced_tokens() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let x = gpu.zeros(2, 8).expect("zeros");
     assert!(gpu.norm(Norm::Rms, &x, None, None, 7, 1e-5).is_err());
     assert!(gpu.norm(Norm::Layer, &x, None, None, 9, 1e-5).is_err());
@@ -82,7 +82,7 @@ fn norm_refuses_tokens_wider_than_norm_width_and_layer_norms_of_sliced_tokens() 
 
 #[test]
 fn head_norms_match_reference_and_leave_the_rest_alone() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let (tokens, width) = (5, 800);
     for (head_dim, column, stride, heads, reason) in [
         (6, 1, 6, 5, "small heads, side by side"),
@@ -112,7 +112,7 @@ fn inside(span: HeadSpan, head_dim: usize, column: usize) -> bool {
 
 #[test]
 fn rope_matches_reference_in_both_pairings_up_to_far_positions() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let width = 400;
     for (pairs, column, stride, heads, factor, reason) in [
         (3, 0, 6, 8, 1.0, "an odd number of pairs"),
@@ -141,7 +141,7 @@ fn rope_matches_reference_in_both_pairings_up_to_far_positions() {
 
 #[test]
 fn activations_match_reference_plain_and_gated() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let (tokens, width) = (7, 45);
     for scale in [0.01, 1.0, 10.0, 100.0] {
         let mut random = Random::new(3);

@@ -28,7 +28,7 @@ fn losses(gpu: &Gpu, logits: &[f32], vocab: usize, targets: &[u32], widths: &[us
 
 #[test]
 fn losses_match_reference_whatever_the_slices_and_the_size_of_the_logits() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     for (widths, reason) in [
         (&[1][..], "one entry"),
         (&[63], "below the workgroup"),
@@ -59,7 +59,7 @@ fn losses_match_reference_whatever_the_slices_and_the_size_of_the_logits() {
 
 #[test]
 fn loss_reaches_every_token_of_a_folded_grid() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let tokens = 66_000;
     let logits = Random::new(9).values(tokens * 3, 1.0);
     let targets: Vec<u32> = (0..tokens as u32).map(|token| token % 3).collect();
@@ -83,7 +83,7 @@ fn draws(gpu: &Gpu, logits: &[f32], vocab: usize, options: &SampleOptions, width
 
 #[test]
 fn draws_are_distributed_as_the_softmax_and_equal_those_of_reference() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let (tokens, vocab) = (4000, 12);
     // No token is so rare that its count is far from normally distributed.
     let row = Random::new(11).values(vocab, 0.5);
@@ -114,7 +114,7 @@ fn draws_are_distributed_as_the_softmax_and_equal_those_of_reference() {
 
 #[test]
 fn draws_do_not_depend_on_slices_or_batches() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let (tokens, vocab) = (40, 300);
     let logits = Random::new(12).values(tokens * vocab, 2.0);
     let options = SampleOptions { seed: 5, step: 3, first_row: 0, temperature: 0.8 };
@@ -126,7 +126,7 @@ fn draws_do_not_depend_on_slices_or_batches() {
 
 #[test]
 fn no_uniform_number_makes_an_impossible_token_win() {
-    let gpu = support::gpu();
+    let gpu = support::gpu_unlimited();
     let smallest = 0.5 / f64::from(1 << 23);
     let vocab = 64;
     // Token 0 is 100 above the others; noise is at most −ln(smallest) = 16.6, were it not for a number that rounds to 1.

@@ -28,6 +28,11 @@ pub fn gpu_with(max_binding_size: Option<u64>) -> Gpu {
     Gpu::new(&options).expect("an adapter; `make test` installs a software one")
 }
 
+/// The device with bindings as large as it has, whatever is forced: for kernels that leave splitting to their callers.
+pub fn gpu_unlimited() -> Gpu {
+    gpu_with(Some(u64::MAX))
+}
+
 /// A file or directory under tests/fixtures.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
