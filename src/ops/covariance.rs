@@ -14,7 +14,7 @@ struct Params {
     tokens: u32,
     width: u32,
     stride4: u32,
-    unused: u32,
+    first_row: u32,
 }
 
 /// The most tokens of one f32 sum; more are combined in f64.
@@ -35,10 +35,15 @@ impl Gpu {
         }
         let width = x.cols();
         let c = self.zeros(width, width)?;
-        let params = Params { tokens: x.rows() as u32, width: width as u32, stride4: (x.stride() / 4) as u32, unused: 0 };
         let kernel = Kernel { name: "covariance", source: SHADER, constants: &[] };
-        let tiles = width.div_ceil(TILE) as u32;
-        self.dispatch(&kernel, &params, &[x.into(), (&c).into()], [tiles, tiles, 1], (x.rows() * width * width / 2) as u64)?;
+        // In runs of rows of the result, since a wide one exceeds a binding.
+        let rows = self.rows_per_binding(c.stride() * 4);
+        for first_row in (0..width).step_by(rows) {
+            let part = c.view(first_row..width.min(first_row + rows))?;
+            let params = Params { tokens: x.rows() as u32, width: width as u32, stride4: (x.stride() / 4) as u32, first_row: first_row as u32 };
+            let grid = [width.div_ceil(TILE) as u32, part.rows().div_ceil(TILE) as u32, 1];
+            self.dispatch(&kernel, &params, &[x.into(), (&part).into()], grid, (x.rows() * width * part.rows() / 2) as u64)?;
+        }
         Ok(c)
     }
 }

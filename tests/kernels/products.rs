@@ -130,7 +130,7 @@ fn matmul_is_split_where_a_binding_is_too_small() {
 
 #[test]
 fn covariance_matches_reference_at_awkward_widths_and_token_counts() {
-    let gpu = support::gpu_unlimited();
+    let (whole, split) = (support::gpu_unlimited(), support::gpu_with(Some(1 << 16)));
     for (tokens, width, reason) in [
         (1, 1, "the smallest"),
         (15, 3, "below the steps, width below one vec4"),
@@ -139,14 +139,16 @@ fn covariance_matches_reference_at_awkward_widths_and_token_counts() {
         (65, 65, "above the chunk and the tile"),
         (200, 130, "three tiles, chunks that end early"),
         (2048, 66, "the most tokens"),
+        (70, 200, "rows of the result in parts, on the device with small bindings"),
     ] {
+        let gpu = if width == 200 { &split } else { &whole };
         let values = Random::new((tokens * 1000 + width) as u64).values(tokens * width, 1.0);
-        let c = gpu.covariance(&upload(&gpu, &values, tokens, width)).expect("covariance");
+        let c = gpu.covariance(&upload(gpu, &values, tokens, width)).expect("covariance");
         let x = reference::matrix(tokens, width, &values);
         let magnitudes = reference::covariance(&x.abs());
         // Chains of 64 tokens, then of up to 32 chunks. The lower triangle means nothing.
         let scale = |i, j| if i <= j { magnitudes[(i, j)] } else { f64::INFINITY };
-        let error = error(&download(&gpu, &c), &reference::covariance(&x), scale);
+        let error = error(&download(gpu, &c), &reference::covariance(&x), scale);
         check(&format!("covariance [{tokens}, {width}] ({reason})"), error, tolerance(64) + tolerance(32));
     }
 }
