@@ -204,6 +204,12 @@ const PROBE_STEPS: usize = 16;
 /// Longer than this is worth a word.
 const PATIENCE: f64 = 60.0;
 
+/// About how many bytes of GPU memory [`sample_sequences`] takes: all weights, and the keys and values of the sequences sampled together.
+pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
+    let cache = count * length * kv_width(model).next_multiple_of(4) * 4 * model.config().num_hidden_layers;
+    model.store.checkpoint.byte_len() + cache.min(CACHE_BYTES) as u64
+}
+
 /// `count` sequences of `length` tokens that the model writes itself, starting from `start`, at temperature 1: text that it was trained on, where
 /// there is no other. An EOS token does not end a sequence: models are trained on documents one behind the other.
 ///

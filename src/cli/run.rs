@@ -19,11 +19,11 @@ use crate::{
     data::{Tokens, sha256},
     error::{Error, Result},
     eval::perplexity,
-    generate::sample_sequences,
+    generate::{sample_sequences, sampling_bytes},
     gpu::Gpu,
     model::Model,
     report::{CalibrationReport, PerplexityReport, Report, SCHEMA_VERSION, layers, percent_removed},
-    slice::{Options, Orientation, Plan, Site, memory, slice},
+    slice::{MemoryEstimate, Options, Orientation, Plan, Site, memory, slice},
 };
 
 #[derive(Debug, clap::Args)]
@@ -148,6 +148,10 @@ impl Args {
         }
         if self.dry_run {
             report.memory = memory(model.config(), &plan, self.calibration_tokens(&model)?, model.store.dtype().bitsize() as u64 / 8);
+            if self.samples_itself() {
+                let gpu_bytes = sampling_bytes(&model, self.nsamples(), self.cal_seqlen(&model));
+                report.memory.insert(0, MemoryEstimate { phase: "sample", gpu_bytes, host_bytes: 0 });
+            }
             report.warnings = progress.warnings();
             self.show(&report);
             return Ok(());

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{HeadSpan, shader};
+use super::{HeadSpan, WORK_PER_DISPATCH, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -63,6 +63,18 @@ pub struct Block {
     pub position: usize,
 }
 
+impl Block {
+    /// This block in runs of at most so many tokens.
+    fn pieces(self, tokens: usize) -> impl Iterator<Item = Self> {
+        (0..self.tokens).step_by(tokens).map(move |skip| Self {
+            first: self.first + skip,
+            tokens: tokens.min(self.tokens - skip),
+            position: self.position + skip,
+            ..self
+        })
+    }
+}
+
 /// Blocks of sequences that lie one behind the other, keys beside queries.
 pub fn blocks(lengths: impl IntoIterator<Item = usize>) -> Vec<Block> {
     let mut first = 0;
@@ -115,16 +127,7 @@ impl Gpu {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
         }
         let Grid { wide, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
-        let pieces: Vec<u32> = sequences
-            .iter()
-            .flat_map(|block| {
-                (0..block.tokens).step_by(per_block).flat_map(move |token| {
-                    let tokens = per_block.min(block.tokens - token);
-                    [block.first + token, tokens, block.kv_row, block.position + token].map(|value| value as u32)
-                })
-            })
-            .collect();
-        let count = pieces.len() / 4;
+        let pieces: Vec<Block> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
         let out = self.zeros(q.rows(), queries.heads * head_dim)?;
         let params = Params {
             head_dim: head_dim as u32,
@@ -141,7 +144,7 @@ impl Gpu {
             out_stride: out.stride() as u32,
             scale: shape.scale,
             window: shape.window.unwrap_or(0) as u32,
-            blocks: count as u32,
+            blocks: 0,
             kv_heads: k.heads as u32,
         };
         let head_dim_constant = ("HEAD_DIM", head_dim as u32);
@@ -149,11 +152,25 @@ impl Gpu {
             true => Kernel { name: "attention_wide", source: shader!("attention_wide"), constants: &[head_dim_constant] },
             false => Kernel { name: "attention", source: shader!("attention"), constants: &[("KEYS", shape.keys() as u32), head_dim_constant] },
         };
-        let folds = count.div_ceil(65535).max(1);
-        let grid = [(k.heads * shape.group().div_ceil(group_part)) as u32, count.div_ceil(folds) as u32, folds as u32];
-        let pairs: usize = sequences.iter().map(|block| block.tokens * (block.position + block.tokens)).sum();
-        let table = self.upload_u32(&pieces)?;
-        self.dispatch(&kernel, &params, &[q.into(), kv.into(), (&table).into(), (&out).into()], grid, (pairs * queries.heads * head_dim) as u64)?;
+        let heads = k.heads * shape.group().div_ceil(group_part);
+        let cost = |piece: &Block| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;
+        let mut remaining = pieces.as_slice();
+        while !remaining.is_empty() {
+            let mut work = 0;
+            let short = remaining.iter().take_while(|piece| {
+                work += cost(piece);
+                work <= WORK_PER_DISPATCH
+            });
+            let (run, rest) = remaining.split_at(short.count().max(1));
+            remaining = rest;
+            let words: Vec<u32> = run.iter().flat_map(|p| [p.first, p.tokens, p.kv_row, p.position].map(|value| value as u32)).collect();
+            let table = self.upload_u32(&words)?;
+            let folds = run.len().div_ceil(65535);
+            let grid = [heads as u32, run.len().div_ceil(folds) as u32, folds as u32];
+            let params = Params { blocks: run.len() as u32, ..params };
+            let bindings = [q.into(), kv.into(), (&table).into(), (&out).into()];
+            self.dispatch(&kernel, &params, &bindings, grid, run.iter().map(cost).sum::<usize>() as u64)?;
+        }
         Ok(out)
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::shader;
+use super::{WORK_PER_DISPATCH, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -36,8 +36,9 @@ impl Gpu {
         let width = x.cols();
         let c = self.zeros(width, width)?;
         let kernel = Kernel { name: "covariance", source: SHADER, constants: &[] };
-        // In runs of rows of the result, since a wide one exceeds a binding.
-        let rows = self.rows_per_binding(c.stride() * 4);
+        // In runs of rows of the result, since a wide one exceeds a binding, and takes long.
+        let short = (WORK_PER_DISPATCH / (x.rows() * width).max(1) / TILE).max(1) * TILE;
+        let rows = self.rows_per_binding(c.stride() * 4).min(short);
         for first_row in (0..width).step_by(rows) {
             let part = c.view(first_row..width.min(first_row + rows))?;
             let params = Params { tokens: x.rows() as u32, width: width as u32, stride4: (x.stride() / 4) as u32, first_row: first_row as u32 };

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ElementType, shader, weight_shader};
+use super::{ElementType, WORK_PER_DISPATCH, shader, weight_shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -44,8 +44,6 @@ struct GemvParams {
 const TILE: usize = 64;
 /// Up to so many rows of A, a matrix-vector product per row beats a tile that is mostly empty.
 const GEMV_ROWS: usize = 4;
-/// The most multiply-adds of one dispatch: about 100 ms of a small integrated GPU.
-const WORK_PER_DISPATCH: usize = 4 << 30;
 
 impl Gpu {
     /// A linear layer: `c[:, column..column + N] (+)= a · wᵀ + bias`.
