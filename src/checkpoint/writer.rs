@@ -55,6 +55,8 @@ pub fn shards(tensors: &[TensorPlan]) -> Vec<(String, Vec<TensorPlan>)> {
 pub struct OutputDirectory {
     temporary: PathBuf,
     target: PathBuf,
+    /// Directories above it that were not there before, the innermost first.
+    parents: Vec<PathBuf>,
     done: bool,
 }
 
@@ -62,18 +64,25 @@ impl OutputDirectory {
     /// Makes the temporary directory.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Write`].
+    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file; [`Error::Write`].
     pub fn create(target: &Path, force: bool) -> Result<Self> {
-        if target.exists() && !force {
+        if target.symlink_metadata().is_ok() && !force {
             return Err(Error::OutputExists { path: target.into() });
+        }
+        if target.exists() && !target.is_dir() {
+            return Err(Error::Usage(format!("{} is not a directory, and will not be replaced; give another --output", target.display())));
         }
         let name = target.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for an output directory", target.display())))?;
         let temporary = target.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(Error::write(&temporary))?;
         }
-        fs::create_dir_all(&temporary).map_err(Error::write(&temporary))?;
-        Ok(Self { temporary, target: target.into(), done: false })
+        let above = target.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+        let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
+        // Made first, so that whatever fails from here on is cleaned up.
+        let this = Self { temporary, target: target.into(), parents, done: false };
+        fs::create_dir_all(&this.temporary).map_err(Error::write(&this.temporary))?;
+        Ok(this)
     }
 
     /// Where files are written until the end.
@@ -98,7 +107,7 @@ impl OutputDirectory {
     pub fn finish(mut self) -> Result<()> {
         sync(&self.temporary)?;
         let old = self.temporary.with_extension("old");
-        let replaces = self.target.exists();
+        let replaces = self.target.symlink_metadata().is_ok();
         if replaces {
             fs::rename(&self.target, &old).map_err(Error::write(&self.target))?;
         }
@@ -131,6 +140,8 @@ impl Drop for OutputDirectory {
     fn drop(&mut self) {
         if !self.done {
             let _ = fs::remove_dir_all(&self.temporary);
+            // Fails, as it should, where somebody else has put something meanwhile.
+            let _ = self.parents.iter().try_for_each(fs::remove_dir);
         }
     }
 }

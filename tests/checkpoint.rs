@@ -1,0 +1,442 @@
+//! Are damaged and hostile checkpoints refused with a reason, and is what we write whole or absent?
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+use slicegpt_gpu::{
+    Error,
+    checkpoint::{Checkpoint, Dtype, OutputDirectory, TensorFile, TensorPlan, TensorWriter, shards},
+    model::{Config, WeightStore},
+};
+use tempfile::TempDir;
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// The bytes of a safetensors file with this header and data.
+fn file(header: impl AsRef<[u8]>, data: &[u8]) -> Vec<u8> {
+    let header = header.as_ref();
+    [&(header.len() as u64).to_le_bytes(), header, data].concat()
+}
+
+fn put(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, bytes).expect("a written file");
+    path
+}
+
+fn one(name: &str) -> Vec<u8> {
+    file(json!({ name: { "dtype": "F32", "shape": [1], "data_offsets": [0, 4] } }).to_string(), &[0; 4])
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The error of opening, which must be a bad input file.
+fn refusal(path: &Path) -> String {
+    let error = Checkpoint::open(path).err().unwrap_or_else(|| panic!("{} was opened", path.display()));
+    assert_eq!(error.exit_code(), 3, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn damaged_and_lying_headers_are_refused_with_the_name_of_the_file() {
+    let whole = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#, &[0; 16]);
+    let tensor = |shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
+    let pair = |first: &str, second: &str| {
+        format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{first}}},"b":{{"dtype":"F32","shape":[2],"data_offsets":{second}}}}}"#)
+    };
+    let mut long = whole.clone();
+    long[..8].copy_from_slice(&(whole.len() as u64).to_le_bytes());
+    let mut absurd = whole.clone();
+    absurd[..8].copy_from_slice(&(1u64 << 63).to_le_bytes());
+    let mut wrapping = whole.clone();
+    wrapping[..8].copy_from_slice(&(u64::MAX - 7).to_le_bytes());
+    let cases = [
+        ("empty", Vec::new()),
+        ("shorter than the header's length", vec![1, 0, 0]),
+        ("header truncated", whole[..40].to_vec()),
+        ("data truncated", whole[..whole.len() - 1].to_vec()),
+        ("data too long", [whole.as_slice(), &[0]].concat()),
+        ("header longer than the file", long),
+        ("header of 2^63 bytes", absurd),
+        ("header length that wraps around", wrapping),
+        ("header of no bytes", file("", &[])),
+        ("header not JSON", file("{\"a\": ", &[])),
+        ("header not an object", file("[1, 2]", &[])),
+        ("header not UTF-8", file(b"{\"\xff\xfe\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", &[0; 4])),
+        ("overlap", file(pair("[0,8]", "[4,12]"), &[0; 12])),
+        ("same bytes twice", file(pair("[0,8]", "[0,8]"), &[0; 8])),
+        ("hole", file(pair("[0,8]", "[12,20]"), &[0; 20])),
+        ("hole at the start", file(tensor("[2]", "[4,12]"), &[0; 12])),
+        ("offsets beyond the data", file(tensor("[2]", "[0,8]"), &[0; 4])),
+        ("offsets backwards", file(tensor("[2]", "[8,0]"), &[0; 8])),
+        ("negative offset", file(tensor("[2]", "[-8,0]"), &[0; 8])),
+        ("shape of other size than the bytes", file(tensor("[3]", "[0,8]"), &[0; 8])),
+        ("shape whose product overflows", file(tensor("[4294967296,4294967296]", "[0,8]"), &[0; 8])),
+        ("shape whose byte count overflows", file(tensor("[4611686018427387904]", "[0,0]"), &[])),
+        ("negative shape", file(tensor("[-2]", "[0,8]"), &[0; 8])),
+        ("unknown dtype", file(r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#, &[0; 8])),
+    ];
+    for (claim, bytes) in cases {
+        let directory = temporary();
+        let path = put(directory.path(), "model.safetensors", bytes);
+        for opened in [directory.path(), &path] {
+            let message = refusal(opened);
+            assert!(message.contains("model.safetensors: not a valid safetensors file: "), "{claim}: {message}");
+        }
+    }
+}
+
+#[test]
+fn paths_that_are_no_checkpoint_are_refused() {
+    let directory = temporary();
+    assert!(refusal(directory.path()).contains("has neither model.safetensors nor model.safetensors.index.json"));
+    let text = put(directory.path(), "notes.txt", "hello");
+    assert!(refusal(&text).contains("expected a .safetensors file"), "{}", refusal(&text));
+    assert!(matches!(Checkpoint::open(&directory.path().join("missing.bin")), Err(Error::Read { .. })));
+    assert!(matches!(Checkpoint::open(&directory.path().join("missing.safetensors")), Err(Error::Read { .. })));
+    fs::create_dir(directory.path().join("model.safetensors")).expect("a directory with a file's name");
+    assert_eq!(Checkpoint::open(directory.path()).err().map(|error| error.exit_code()), Some(3));
+}
+
+#[test]
+fn an_index_cannot_name_files_outside_of_its_directory() {
+    let outer = temporary();
+    put(outer.path(), "x.safetensors", one("a"));
+    let inner = outer.path().join("model");
+    fs::create_dir_all(inner.join("a")).expect("directories");
+    put(&inner.join("a"), "b.safetensors", one("a"));
+    put(&inner, "x.safetensors", one("a"));
+    for name in ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "./x.safetensors", "..", ".", "", "a\\b.safetensors", "..\\x.safetensors"] {
+        put(&inner, "model.safetensors.index.json", json!({ "weight_map": { "a": name } }).to_string());
+        let message = refusal(&inner);
+        assert!(message.contains("is not a plain file name") && message.contains("index.json"), "{name}: {message}");
+    }
+}
+
+#[test]
+fn broken_indices_are_refused() {
+    let directory = temporary();
+    let index = |text: &str| put(directory.path(), "model.safetensors.index.json", text);
+    for (text, expected) in [
+        (r#"{"weight_map": {}}"#, "weight_map names no file"),
+        (r#"{"metadata": {}}"#, "missing field `weight_map`"),
+        (r#"{"weight_map": {"a": 3}}"#, "expected a string"),
+        (r#"{"weight_map": ["x.safetensors"]}"#, "expected a map"),
+        ("not json", "expected"),
+        ("", "EOF"),
+    ] {
+        let path = index(text);
+        let message = refusal(directory.path());
+        assert!(message.contains(expected) && message.contains(&path.display().to_string()), "{text}: {message}");
+    }
+    index(r#"{"weight_map": {"a": "here.safetensors", "b": "missing.safetensors"}}"#);
+    put(directory.path(), "here.safetensors", one("a"));
+    let message = refusal(directory.path());
+    assert!(message.contains("cannot read") && message.contains("missing.safetensors"), "{message}");
+    put(directory.path(), "missing.safetensors", one("a"));
+    let message = refusal(directory.path());
+    assert!(message.contains("missing.safetensors: tensor a is also in another file"), "{message}");
+    put(directory.path(), "missing.safetensors", one("b"));
+    let checkpoint = Checkpoint::open(directory.path()).expect("two shards");
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+/// A llama of two layers, small.
+fn tiny() -> Config {
+    let fields = json!({
+        "model_type": "llama", "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 6, "vocab_size": 5,
+        "max_position_embeddings": 16
+    });
+    let Value::Object(fields) = fields else { unreachable!("an object") };
+    Config::from_fields(fields, Path::new("config.json")).expect("a config")
+}
+
+/// What [`tiny`] calls for, in one type.
+fn planned(dtype: Dtype) -> Vec<TensorPlan> {
+    tiny().tensors().into_iter().map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect()
+}
+
+fn data(plan: &TensorPlan) -> Vec<u8> {
+    vec![0; plan.byte_len() as usize]
+}
+
+/// A checkpoint in `directory` of these tensors, zero everywhere but where `edit` changes it.
+fn write(directory: &Path, plans: &[TensorPlan], mut edit: impl FnMut(&str, &mut [u8])) -> PathBuf {
+    let path = directory.join("model.safetensors");
+    let mut out = TensorFile::create(path.clone(), plans.to_vec()).expect("a file");
+    for plan in plans {
+        let mut bytes = data(plan);
+        edit(&plan.name, &mut bytes);
+        out.write(&plan.name, &bytes).expect("a tensor");
+    }
+    out.finish().expect("the file");
+    path
+}
+
+const UP: &str = "model.layers.1.mlp.up_proj.weight";
+
+#[test]
+fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
+    let alter = |edit: fn(&mut Vec<TensorPlan>, usize)| {
+        let mut plans = planned(Dtype::F32);
+        let at = plans.iter().position(|plan| plan.name == UP).expect("the tensor");
+        edit(&mut plans, at);
+        let directory = temporary();
+        write(directory.path(), &plans, |_, _| {});
+        let checkpoint = Checkpoint::open(directory.path()).expect("a readable checkpoint");
+        let error = WeightStore::new(tiny(), checkpoint).err().expect("an error");
+        assert_eq!(error.exit_code(), 3);
+        let message = error.to_string();
+        assert!(message.contains(UP), "{message}");
+        message
+    };
+    let missing = alter(|plans, at| drop(plans.remove(at)));
+    assert!(missing.contains("missing; config.json implies [6, 4]"), "{missing}");
+    let turned = alter(|plans, at| plans[at].shape = vec![4, 6]);
+    assert!(turned.contains("expected shape [6, 4], found [4, 6]"), "{turned}");
+    let flat = alter(|plans, at| plans[at].shape = vec![24]);
+    assert!(flat.contains("found [24]"), "{flat}");
+    let deep = alter(|plans, at| plans[at].shape = vec![1, 6, 4]);
+    assert!(deep.contains("found [1, 6, 4]"), "{deep}");
+    let none = alter(|plans, at| plans[at].shape = vec![0, 4]);
+    assert!(none.contains("found [0, 4]"), "{none}");
+    for message in [
+        alter(|plans, at| plans[at].dtype = Dtype::I8),
+        alter(|plans, at| plans[at].dtype = Dtype::U8),
+        alter(|plans, at| plans[at].dtype = Dtype::I64),
+        alter(|plans, at| plans[at].dtype = Dtype::BOOL),
+        alter(|plans, at| plans[at].dtype = Dtype::F64),
+        alter(|plans, at| plans[at].dtype = Dtype::F8_E4M3),
+    ] {
+        assert!(message.contains("expected F32, F16 or BF16, found") && message.contains("quantised"), "{message}");
+    }
+}
+
+#[test]
+fn nan_and_infinity_are_refused_with_their_position() {
+    // The largest finite value of each type comes first: it must pass.
+    let cases: [(Dtype, &[u8], [&[u8]; 4]); 3] = [
+        (Dtype::F32, &[0xff, 0xff, 0x7f, 0x7f], [&[0, 0, 0xc0, 0x7f], &[1, 0, 0x80, 0xff], &[0, 0, 0x80, 0x7f], &[0, 0, 0x80, 0xff]]),
+        (Dtype::F16, &[0xff, 0x7b], [&[0x00, 0x7e], &[0x01, 0xfc], &[0x00, 0x7c], &[0x00, 0xfc]]),
+        (Dtype::BF16, &[0x7f, 0xff], [&[0xc0, 0x7f], &[0x81, 0xff], &[0x80, 0x7f], &[0x80, 0xff]]),
+    ];
+    for (dtype, largest, broken) in cases {
+        let size = largest.len();
+        let open = |tensor: &str, position: usize, value: &[u8]| {
+            let directory = temporary();
+            write(directory.path(), &planned(dtype), |name, bytes| {
+                if name == tensor {
+                    bytes[position * size..][..size].copy_from_slice(value);
+                }
+            });
+            let checkpoint = Checkpoint::open(directory.path()).expect("a checkpoint");
+            (WeightStore::new(tiny(), checkpoint).expect("shapes that fit"), directory)
+        };
+        let (store, _kept) = open(UP, 5, largest);
+        store.layer(1).expect("finite values");
+        for value in broken {
+            for position in [0, 5, 23] {
+                let (store, _kept) = open(UP, position, value);
+                store.layer(0).expect("a layer without the broken value");
+                let error = store.layer(1).expect_err("a broken value");
+                let expected = format!("value {position} is NaN or infinite");
+                assert!(error.to_string().contains(&expected) && error.to_string().contains(UP), "{dtype:?} {value:x?}: {error}");
+                assert_eq!(error.exit_code(), 3);
+            }
+            let (store, _kept) = open("model.layers.0.input_layernorm.weight", 2, value);
+            assert!(store.layer(0).is_err_and(|error| error.to_string().contains("input_layernorm.weight")), "a norm");
+            let (store, _kept) = open("lm_head.weight", 7, value);
+            assert!(store.ends().is_err_and(|error| error.to_string().contains("value 7")), "the head");
+            store.layer(1).expect("layers do not care");
+        }
+    }
+}
+
+fn plan(name: &str, shape: &[usize], dtype: Dtype) -> TensorPlan {
+    TensorPlan { name: name.into(), shape: shape.to_vec(), dtype }
+}
+
+#[test]
+fn an_unfinished_output_leaves_nothing_behind() {
+    let parent = temporary();
+    let plans = [plan("a", &[2, 2], Dtype::F32), plan("b", &[3], Dtype::F16)];
+    let output = OutputDirectory::create(&parent.path().join("out"), false).expect("an output");
+    let mut writer = TensorWriter::new(&output, &plans).expect("a writer");
+    writer.write("a", &[0; 16]).expect("a tensor");
+    output.write("config.json", b"{}").expect("a file");
+    assert!(!parent.path().join("out").exists(), "nothing has the final name before the end");
+    assert!(writer.finish().is_err_and(|error| error.to_string().contains("not complete")));
+    drop(output);
+    assert_eq!(entries(parent.path()), Vec::<String>::new());
+
+    let file = parent.path().join("logits.safetensors");
+    let mut out = TensorFile::create(file, plans.to_vec()).expect("a file");
+    out.write("a", &[0; 16]).expect("a tensor");
+    assert!(!parent.path().join("logits.safetensors").exists());
+    drop(out);
+    assert_eq!(entries(parent.path()), Vec::<String>::new());
+}
+
+#[test]
+fn directories_made_for_an_unfinished_output_go_with_it() {
+    let parent = temporary();
+    drop(OutputDirectory::create(&parent.path().join("deep/er/out"), false).expect("an output"));
+    assert_eq!(entries(parent.path()), Vec::<String>::new());
+    fs::create_dir(parent.path().join("deep")).expect("a directory");
+    drop(OutputDirectory::create(&parent.path().join("deep/er/out"), false).expect("an output"));
+    assert_eq!(entries(parent.path()), ["deep"], "what was there before stays");
+    assert_eq!(entries(&parent.path().join("deep")), Vec::<String>::new());
+}
+
+#[test]
+fn a_finished_output_reads_back_as_it_was_written() {
+    let parent = temporary();
+    let target = parent.path().join("deep/er/out");
+    let plans = [plan("b", &[2, 3], Dtype::F32), plan("a", &[5], Dtype::F16), plan("empty", &[0, 4], Dtype::F32), plan("odd", &[3], Dtype::BF16)];
+    let bytes = |plan: &TensorPlan| -> Vec<u8> { (0..plan.byte_len()).map(|byte| (byte * 7 + plan.name.len() as u64) as u8).collect() };
+    let output = OutputDirectory::create(&target, false).expect("an output");
+    let mut writer = TensorWriter::new(&output, &plans).expect("a writer");
+    for plan in &plans {
+        // In pieces, as large tensors come; an empty tensor is one piece.
+        for piece in bytes(plan).chunks(5).chain(std::iter::repeat_n([].as_slice(), usize::from(plan.byte_len() == 0))) {
+            writer.write(&plan.name, piece).expect("a piece");
+        }
+    }
+    writer.finish().expect("all tensors");
+    output.finish().expect("the output");
+    assert_eq!(entries(&parent.path().join("deep/er")), ["out"]);
+    assert_eq!(entries(&target), ["model.safetensors"]);
+    let checkpoint = Checkpoint::open(&target).expect("a checkpoint");
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "empty", "odd"]);
+    assert_eq!(checkpoint.byte_len(), plans.iter().map(TensorPlan::byte_len).sum::<u64>());
+    for plan in &plans {
+        let tensor = checkpoint.tensor(&plan.name).expect("the tensor");
+        assert_eq!((tensor.shape, tensor.dtype, tensor.bytes.to_vec()), (plan.shape.as_slice(), plan.dtype, bytes(plan)), "{}", plan.name);
+    }
+    let start = fs::read(target.join("model.safetensors")).expect("the file");
+    let header = u64::from_le_bytes(start[..8].try_into().expect("8 bytes"));
+    assert!(header.is_multiple_of(8), "data starts aligned, behind {header} bytes");
+}
+
+#[test]
+fn an_existing_output_is_replaced_by_force_only_and_only_at_the_end() {
+    let parent = temporary();
+    let target = parent.path().join("out");
+    fs::create_dir(&target).expect("a directory");
+    put(&target, "old.txt", "old");
+    assert!(matches!(OutputDirectory::create(&target, false), Err(Error::OutputExists { .. })));
+    drop(OutputDirectory::create(&target, true).expect("an output"));
+    assert_eq!(entries(&target), ["old.txt"], "dropped: the old one stays");
+    let output = OutputDirectory::create(&target, true).expect("an output");
+    output.write("new.txt", b"new").expect("a file");
+    assert_eq!(entries(&target), ["old.txt"]);
+    output.finish().expect("the output");
+    assert_eq!(entries(&target), ["new.txt"]);
+    assert_eq!(entries(parent.path()), ["out"]);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_output_is_never_replaced() {
+    let parent = temporary();
+    let target = put(parent.path(), "out", "precious");
+    assert!(matches!(OutputDirectory::create(&target, false), Err(Error::OutputExists { .. })));
+    let error = OutputDirectory::create(&target, true).err().expect("an error");
+    assert!(error.exit_code() == 2 && error.to_string().contains("not a directory"), "{error}");
+    assert_eq!(fs::read(&target).expect("the file"), b"precious");
+    assert_eq!(entries(parent.path()), ["out"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_the_place_of_the_output_are_seen() {
+    let parent = temporary();
+    let target = parent.path().join("out");
+    std::os::unix::fs::symlink(parent.path().join("nowhere"), &target).expect("a link");
+    assert!(matches!(OutputDirectory::create(&target, false), Err(Error::OutputExists { .. })), "a dangling link is something, too");
+    fs::create_dir(parent.path().join("nowhere")).expect("a directory");
+    put(&parent.path().join("nowhere"), "kept", "kept");
+    let output = OutputDirectory::create(&target, true).expect("an output");
+    output.write("new", b"new").expect("a file");
+    output.finish().expect("the output");
+    assert_eq!(entries(&target), ["new"]);
+    assert_eq!(entries(&parent.path().join("nowhere")), ["kept"], "the link goes, not what it points to");
+}
+
+#[test]
+fn tensors_out_of_plan_are_refused() {
+    let parent = temporary();
+    let plans = [plan("a", &[4], Dtype::F32), plan("b", &[2], Dtype::F32)];
+    let wrong = |write: &dyn Fn(&mut TensorWriter) -> slicegpt_gpu::Result<()>| {
+        let output = OutputDirectory::create(&parent.path().join("out"), false).expect("an output");
+        let mut writer = TensorWriter::new(&output, &plans).expect("a writer");
+        let error = write(&mut writer).expect_err("out of plan");
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
+        error.to_string()
+    };
+    let order = wrong(&|writer| writer.write("b", &[0; 8]));
+    assert!(order.contains("8 bytes of b, where 16 of a are due"), "{order}");
+    let unknown = wrong(&|writer| writer.write("c", &[0; 8]));
+    assert!(unknown.contains("of c"), "{unknown}");
+    let long = wrong(&|writer| writer.write("a", &[0; 17]));
+    assert!(long.contains("17 bytes of a"), "{long}");
+    wrong(&|writer| writer.write("a", &[0; 12]).and_then(|()| writer.write("b", &[0; 8])));
+    wrong(&|writer| writer.write("a", &[0; 16]).and_then(|()| writer.write("a", &[0; 16])));
+    let more = wrong(&|writer| writer.write("a", &[0; 16]).and_then(|()| writer.write("b", &[0; 8])).and_then(|()| writer.write("b", &[0; 8])));
+    assert!(more.contains("not planned"), "{more}");
+    assert_eq!(entries(parent.path()), Vec::<String>::new());
+}
+
+#[test]
+fn shards_hold_at_most_five_gigabytes_and_keep_the_order() {
+    // Bytes of each tensor, in units of 1 MB, and how many shards they need.
+    let cases: [(&[usize], usize); 7] =
+        [(&[], 1), (&[4999], 1), (&[5000], 1), (&[2500, 2500], 1), (&[2500, 2500, 1], 2), (&[3000, 3000, 3000, 1000], 3), (&[1, 9000, 1], 3)];
+    for (sizes, count) in cases {
+        let plans: Vec<TensorPlan> =
+            sizes.iter().enumerate().map(|(index, size)| plan(&format!("t{index}"), &[*size, 500_000], Dtype::BF16)).collect();
+        let shards = shards(&plans);
+        assert_eq!(shards.len(), count, "{sizes:?}");
+        let flat: Vec<TensorPlan> = shards.iter().flat_map(|(_, group)| group.clone()).collect();
+        assert_eq!(flat, plans, "{sizes:?}");
+        for (index, (name, group)) in shards.iter().enumerate() {
+            let bytes: u64 = group.iter().map(TensorPlan::byte_len).sum();
+            assert!(bytes <= 5_000_000_000 || group.len() == 1, "{sizes:?}: {name} has {bytes}");
+            let expected = if count == 1 { "model.safetensors".into() } else { format!("model-{:05}-of-{count:05}.safetensors", index + 1) };
+            assert_eq!(*name, expected);
+        }
+    }
+}
+
+#[test]
+fn an_index_goes_with_several_shards() {
+    let parent = temporary();
+    let output = OutputDirectory::create(&parent.path().join("out"), false).expect("an output");
+    let plans = [plan("a", &[3000, 500_000], Dtype::BF16), plan("b", &[3000, 500_000], Dtype::BF16)];
+    drop(TensorWriter::new(&output, &plans).expect("a writer"));
+    let index: Map<String, Value> =
+        serde_json::from_slice(&fs::read(output.path().join("model.safetensors.index.json")).expect("an index")).expect("JSON");
+    assert_eq!(index["metadata"]["total_size"], json!(6_000_000_000u64));
+    assert_eq!(index["weight_map"], json!({ "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors" }));
+}
+
+#[test]
+fn every_fixture_opens_and_has_what_its_config_calls_for() {
+    for entry in fs::read_dir(support::fixture("parity")).expect("fixtures") {
+        let path = entry.expect("an entry").path();
+        let model = slicegpt_gpu::model::Model::open(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert!(model.store.checkpoint.byte_len() > 0);
+        model.store.ends().expect("finite values");
+    }
+}
