@@ -41,7 +41,12 @@ impl Rope {
             return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
         }
         let plain: Vec<f64> = (0..pairs).map(|pair| theta.powf(-2.0 * pair as f64 / dim as f64)).collect();
-        let kind = section.get("rope_type").or_else(|| section.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let kind = ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
+        let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
+            None => "default",
+            Some(Ok(kind)) => kind,
+            Some(Err(other)) => return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}"))),
+        };
         let mut attention_factor = 1.0;
         let scaled = match kind {
             "default" => plain,
@@ -64,7 +69,15 @@ impl Rope {
                 });
             }
         };
-        Ok(Self { inverse_frequencies: scaled.iter().map(|&frequency| frequency as f32).collect(), attention_factor: attention_factor as f32 })
+        let inverse_frequencies: Vec<f32> = scaled.iter().map(|&frequency| frequency as f32).collect();
+        let attention_factor = attention_factor as f32;
+        if !inverse_frequencies.iter().chain([&attention_factor]).all(|number| number.is_finite()) {
+            return Err(Error::bad_file(
+                path,
+                format!("{name}: theta {theta} and the numbers of rope_type {kind:?} make angles that are not finite"),
+            ));
+        }
+        Ok(Self { inverse_frequencies, attention_factor })
     }
 
     /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`.
