@@ -1,6 +1,6 @@
 //! The program: parse, run, print the error chain once, exit with its code.
 
-use std::{error::Error as _, process::ExitCode};
+use std::{error::Error as _, io::Write, process::ExitCode};
 
 use clap::Parser;
 use slicegpt_gpu::cli::Cli;
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
-    eprintln!("error: {message}");
+    // Not eprintln!, which panics where nobody reads.
+    let _ = writeln!(std::io::stderr(), "error: {message}");
     ExitCode::from(error.exit_code())
 }

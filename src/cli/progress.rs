@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    io::Write,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -50,7 +51,8 @@ impl Bars {
         let mut state = self.state.borrow_mut();
         match &state.bar {
             Some(bar) if !bar.is_hidden() => bar.println(format!("warning: {message}")),
-            _ => eprintln!("warning: {message}"),
+            // Not eprintln!, which panics where nobody reads.
+            _ => drop(writeln!(std::io::stderr(), "warning: {message}")),
         }
         state.warnings.push(message.to_owned());
     }
