@@ -84,6 +84,14 @@ impl Model {
             return Ok(None);
         };
         let positions = positions.max(1);
+        // Told before the host works out a table that no adapter could hold.
+        let bytes = 8 * positions as u64 * rope.inverse_frequencies.len() as u64;
+        if bytes > gpu.max_binding_size() {
+            return Err(Error::OutOfMemory(format!(
+                "the rotary angles of {positions} positions take {bytes} bytes, more than one binding of {}; lower the number of tokens",
+                gpu.adapter().name
+            )));
+        }
         Ok(Some(gpu.upload(&rope.table(positions), positions, 2 * rope.inverse_frequencies.len())?))
     }
 }
