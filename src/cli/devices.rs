@@ -20,7 +20,7 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let adapters = gpu::adapters();
         if self.json {
-            print_json(&adapters);
+            print_json(&adapters)?;
         }
         if adapters.is_empty() {
             return Err(Error::NoAdapter(gpu::NO_ADAPTER.into()));
@@ -51,7 +51,6 @@ impl Args {
                 if adapter.features.is_empty() { "none".into() } else { adapter.features.join(", ") }
             );
         }
-        print(&text);
-        Ok(())
+        print(&text)
     }
 }

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::{
     DeviceArgs,
-    input::{Tokenizers, evaluation_rows, open_model},
+    input::{Tokenizers, check_tokens, evaluation_rows, open_model},
     print, print_json,
     progress::Bars,
 };
-use crate::{error::Result, eval::perplexity, report::SCHEMA_VERSION};
+use crate::{data::read_token_file, error::Result, eval::perplexity, report::SCHEMA_VERSION};
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["text", "tokens"])))]
@@ -39,25 +39,28 @@ impl Args {
         let model = open_model(&self.model, &progress)?;
         let tokenizers = Tokenizers::new(model.directory());
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
-        let rows = evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?;
+        let rows = match &self.tokens {
+            Some(tokens) => read_token_file(tokens)?,
+            None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
+        };
+        check_tokens(&model, &rows, &file.display().to_string())?;
         let gpu = self.device.open(&progress)?;
         let result = perplexity(&gpu, &model, &rows, None, "perplexity", &progress)?;
         let seconds = progress.seconds();
         if self.json {
             print_json(&json!({
                 "schema_version": SCHEMA_VERSION,
-                "model": self.model,
-                "text": file,
+                "model": self.model.display().to_string(),
+                "text": file.display().to_string(),
                 "perplexity": result.perplexity,
                 "sequences": result.sequences,
                 "tokens": result.tokens,
                 "parameters": model.config().parameters(),
                 "adapter": gpu.adapter(),
                 "seconds": seconds,
-            }));
+            }))
         } else {
-            print(&format!("perplexity {:.4} on {} ({} sequences, {} tokens)\n", result.perplexity, file.display(), result.sequences, result.tokens));
+            print(&format!("perplexity {:.4} on {} ({} sequences, {} tokens)\n", result.perplexity, file.display(), result.sequences, result.tokens))
         }
-        Ok(())
     }
 }

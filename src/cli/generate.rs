@@ -24,10 +24,10 @@ pub struct Args {
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_new_tokens: usize,
     /// 0 takes the likeliest token always
-    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
     /// Draw only from the likeliest tokens whose probabilities add up to this
-    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
     top_p: f64,
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
@@ -51,7 +51,7 @@ impl Args {
         }
         check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
         let gpu = self.device.open(&progress)?;
-        print(&self.prompt);
+        print(&self.prompt)?;
         let mut stream = tokenizer.decode_stream(true);
         // The stream learns the prompt first, so that what follows is spaced as in the middle of a text.
         for &id in &ids {
@@ -60,12 +60,11 @@ impl Args {
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         generate(&gpu, &model, &ids, self.max_new_tokens, &sampling, |id| {
             if let Some(text) = stream.step(id).map_err(|error| Error::BadTokens(format!("token {id} cannot be decoded: {error}")))? {
-                print(&text);
+                print(&text)?;
             }
             crate::progress::Progress::advance(&progress, 0)?;
             Ok(true)
         })?;
-        print("\n");
-        Ok(())
+        print("\n")
     }
 }

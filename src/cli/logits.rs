@@ -1,6 +1,6 @@
 //! `slicegpt-gpu logits`
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use super::{
     DeviceArgs,
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     checkpoint::{Dtype, TensorFile, TensorPlan},
     data::read_token_file,
-    error::Result,
+    error::{Error, Result},
     eval,
 };
 
@@ -32,6 +32,17 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
+        let inputs = model.store.checkpoint.files().chain([self.tokens.as_path()]);
+        if let Ok(existing) = fs::canonicalize(&self.output) {
+            if existing.is_dir() {
+                return Err(Error::Usage(format!("--output {} is a directory; give the name of a file", self.output.display())));
+            }
+            if let Some(lost) =
+                inputs.chain([&*model.directory().join("config.json")]).find(|path| fs::canonicalize(path).is_ok_and(|path| path == existing))
+            {
+                return Err(Error::Usage(format!("--output {} is the input {}, which would be overwritten", self.output.display(), lost.display())));
+            }
+        }
         let rows = read_token_file(&self.tokens)?;
         check_tokens(&model, &rows, &self.tokens.display().to_string())?;
         let gpu = self.device.open(&progress)?;

@@ -11,7 +11,7 @@ mod run;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     gpu::{Gpu, GpuOptions},
 };
 
@@ -72,16 +72,18 @@ impl Cli {
     }
 }
 
-/// Prints to stdout; a reader that has gone away is no error.
-fn print(text: &str) {
-    use std::io::Write;
+/// Prints to stdout; a reader that has gone away is no error, a full disk is.
+fn print(text: &str) -> Result<()> {
+    use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != ErrorKind::BrokenPipe => Err(Error::Write { path: "standard output".into(), source }),
+        _ => Ok(()),
+    }
 }
 
 /// Prints one JSON object.
-fn print_json(value: &impl serde::Serialize) {
-    if let Ok(text) = serde_json::to_string_pretty(value) {
-        print(&format!("{text}\n"));
-    }
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
+    print(&format!("{text}\n"))
 }

@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     /// The share of the model's width to cut
-    #[arg(long, default_value_t = 0.25, value_name = "S")]
+    #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
     sparsity: f64,
     /// Round the width down to a multiple of this
     #[arg(long, default_value_t = 8, value_name = "N")]
@@ -137,7 +137,7 @@ impl Args {
             dtype,
             rows_per_batch: self.cal_batch_size.map(|rows| rows as usize),
         };
-        let output = self.output_path()?;
+        let output = self.output_path(&model)?;
         let plan = Plan::new(model.config(), &options, "")?;
         let mut report = self.report(&model, &plan, &options, &output);
         if plan.sliced_parameters >= plan.original_parameters {
@@ -153,8 +153,7 @@ impl Args {
                 report.memory.insert(0, MemoryEstimate { phase: "sample", gpu_bytes, host_bytes: 0 });
             }
             report.warnings = progress.warnings();
-            self.show(&report);
-            return Ok(());
+            return self.show(&report);
         }
         let directory = OutputDirectory::create(&output, self.force)?;
         let gpu = self.device.open(&progress)?;
@@ -197,12 +196,11 @@ impl Args {
         report.warnings = progress.warnings();
         directory.write("README.md", report.model_card(&name_of(&self.model)).as_bytes())?;
         directory.finish()?;
-        self.show(&report);
-        Ok(())
+        self.show(&report)
     }
 
-    /// Where to write; never onto the input.
-    fn output_path(&self) -> Result<PathBuf> {
+    /// Where to write; never onto anything that is read.
+    fn output_path(&self, model: &Model) -> Result<PathBuf> {
         let input = fs::canonicalize(&self.model).map_err(Error::read(&self.model))?;
         let output = match &self.output {
             Some(output) => output.clone(),
@@ -214,10 +212,17 @@ impl Args {
                 shown.with_file_name(format!("{stem}-sliced-{percent}"))
             }
         };
-        if let Ok(existing) = fs::canonicalize(&output)
-            && input.starts_with(&existing)
-        {
-            return Err(Error::Usage(format!("--output {} holds the input, which would be overwritten; give another directory", output.display())));
+        if let Ok(existing) = fs::canonicalize(&output) {
+            // The files of a model may be links to somewhere else.
+            let texts = [Some(&self.calibration), self.eval.as_ref()].into_iter().flatten().map(PathBuf::as_path);
+            let mut inputs = [input.as_path()].into_iter().chain(model.store.checkpoint.files()).chain(texts);
+            if let Some(lost) = inputs.find(|path| fs::canonicalize(path).is_ok_and(|path| path.starts_with(&existing))) {
+                return Err(Error::Usage(format!(
+                    "--output {} holds the input {}, which would be overwritten; give another directory",
+                    output.display(),
+                    lost.display()
+                )));
+            }
         }
         if output.exists() && !self.force {
             return Err(Error::OutputExists { path: output });
@@ -237,13 +242,23 @@ impl Args {
         (self.cal_max_seqlen as usize).min(model.config().max_position_embeddings)
     }
 
+    /// How many of the rows of a token file are calibrated on.
+    fn used_rows(&self, rows: usize) -> Result<usize> {
+        match self.cal_nsamples {
+            Some(count) if count as usize > rows => {
+                Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.calibration.display())))
+            }
+            count => Ok(count.map_or(rows, |count| count as usize)),
+        }
+    }
+
     /// How many calibration tokens there will be, for the estimates of a dry run.
     fn calibration_tokens(&self, model: &Model) -> Result<usize> {
         if !self.samples_itself()
             && let Tokens::Rows(rows) = Tokens::read(&self.calibration)?
         {
-            let count = self.cal_nsamples.map_or(rows.len(), |count| count as usize);
-            return Ok(rows.iter().take(count).map(Vec::len).sum());
+            check_tokens(model, &rows, &self.calibration.display().to_string())?;
+            return Ok(rows.iter().take(self.used_rows(rows.len())?).map(Vec::len).sum());
         }
         Ok(self.nsamples() * self.cal_seqlen(model))
     }
@@ -259,14 +274,7 @@ impl Args {
         } else {
             match Tokens::read(&self.calibration)? {
                 Tokens::Rows(mut calibration) => {
-                    let used = self.cal_nsamples.map_or(calibration.len(), |count| count as usize);
-                    if used > calibration.len() {
-                        return Err(Error::Usage(format!(
-                            "--cal-nsamples {used}, but {} has {} rows",
-                            self.calibration.display(),
-                            calibration.len()
-                        )));
-                    }
+                    let used = self.used_rows(calibration.len())?;
                     let mut held_out = calibration.split_off(used);
                     held_out.retain(|row| row.len() > 1);
                     Sequences { calibration, held_out }
@@ -302,17 +310,17 @@ impl Args {
             tool_version: env!("CARGO_PKG_VERSION"),
             dry_run: self.dry_run,
             arguments: json!({
-                "model": self.model,
-                "output": output,
+                "model": shown(&self.model),
+                "output": shown(output),
                 "sparsity": self.sparsity,
                 "round_interval": self.round_interval,
                 "final_orientation": plan.config.slicing.as_ref().map(|slicing| slicing.final_orientation.clone()),
-                "calibration": self.calibration,
+                "calibration": shown(&self.calibration),
                 "cal_nsamples": self.cal_nsamples,
                 "cal_max_seqlen": self.cal_max_seqlen,
                 "cal_batch_size": self.cal_batch_size,
                 "seed": self.seed,
-                "eval": self.eval,
+                "eval": self.eval.as_deref().map(shown),
                 "ppl_eval_seqlen": self.ppl_eval_seqlen,
                 "dtype": options.dtype,
                 "device": self.device.device,
@@ -344,9 +352,14 @@ impl Args {
         }
     }
 
-    fn show(&self, report: &Report) {
+    fn show(&self, report: &Report) -> Result<()> {
         if self.json { print_json(report) } else { print(&report.table()) }
     }
+}
+
+/// A path for messages and reports, also where it is not UTF-8.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn add_sites(report: &mut Report, plan: &Plan, sites: &[Site]) {
