@@ -755,6 +755,29 @@ fn a_tokenizer_that_cuts_and_fills_does_neither_here() {
 }
 
 #[test]
+fn a_tokenizer_that_contradicts_itself_is_a_bad_file_and_no_panic() {
+    let scene = Scene::new(LLAMA);
+    let (model, text) = (scene.path("model"), scene.put("text.txt", "w1 w2 w3"));
+    let bpe = |vocab: Value, merges: Value, prefix: Value| json!({ "model": { "type": "BPE", "vocab": vocab, "merges": merges, "continuing_subword_prefix": prefix } });
+    for changes in [
+        bpe(json!({ "a": 0, "b": 1 }), json!(["a b"]), json!(null)),
+        bpe(json!({ "a": 0, "é": 1 }), json!(["a é"]), json!("#####")),
+        json!({ "normalizer": { "type": "Precompiled", "precompiled_charsmap": "/////zE=" } }),
+        json!({ "pre_tokenizer": { "type": "FixedLength", "length": 0 } }),
+        json!({ "post_processor": {
+            "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [], "special_tokens": {}
+        } }),
+        json!({ "model": { "type": "WordLevel", "vocab": {}, "unk_token": "w0" } }),
+        json!({ "model": { "type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 7 } }),
+    ] {
+        scene.tokenizer(changes);
+        scene.refused(args!["eval", model, "--text", text], 3, "");
+        scene.refused(args!["generate", model, "--prompt", "w1"], 3, "");
+    }
+}
+
+#[test]
 fn a_text_of_blank_lines_is_drawn_from_in_no_time() {
     let scene = Scene::new(LLAMA);
     scene.tokenizer(json!({}));

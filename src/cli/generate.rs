@@ -9,7 +9,7 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    data::load_tokenizer,
+    data::{encode, fenced, load_tokenizer},
     error::{Error, Result},
     generate::{Sampling, generate},
 };
@@ -43,9 +43,7 @@ impl Args {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
         let tokenizer = load_tokenizer(model.directory())?;
-        let encoding =
-            tokenizer.encode(self.prompt.as_str(), true).map_err(|error| Error::BadTokens(format!("--prompt cannot be tokenised: {error}")))?;
-        let mut ids = encoding.get_ids().to_vec();
+        let mut ids = encode(&tokenizer, &self.prompt).map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
         if ids.is_empty() {
             ids.extend(model.config().start_token());
         }
@@ -55,11 +53,11 @@ impl Args {
         let mut stream = tokenizer.decode_stream(true);
         // The stream learns the prompt first, so that what follows is spaced as in the middle of a text.
         for &id in &ids {
-            let _ = stream.step(id);
+            let _ = fenced(|| stream.step(id));
         }
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         generate(&gpu, &model, &ids, self.max_new_tokens, &sampling, |id| {
-            if let Some(text) = stream.step(id).map_err(|error| Error::BadTokens(format!("token {id} cannot be decoded: {error}")))? {
+            if let Some(text) = fenced(|| stream.step(id)).map_err(|reason| Error::BadTokens(format!("token {id} cannot be decoded: {reason}")))? {
                 print(&text)?;
             }
             crate::progress::Progress::advance(&progress, 0)?;

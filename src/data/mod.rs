@@ -1,7 +1,9 @@
 //! Texts and token files → sequences of token ids.
 
 mod text;
+mod tokenizer;
 mod tokens;
 
-pub use text::{Text, Tokens, load_tokenizer};
+pub use text::{Text, Tokens};
+pub use tokenizer::{encode, fenced, load_tokenizer};
 pub use tokens::{check, read_token_file, sha256};

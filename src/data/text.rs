@@ -8,7 +8,7 @@ use rand_chacha::{
 };
 use tokenizers::Tokenizer;
 
-use super::tokens::read_token_file;
+use super::{tokenizer::encode, tokens::read_token_file};
 use crate::error::{Error, Result};
 
 /// What a file given for calibration or evaluation holds.
@@ -32,18 +32,6 @@ impl Tokens {
             _ => Ok(Self::Text(Text::read(path, |text, _| Ok(text))?)),
         }
     }
-}
-
-/// The tokenizer beside a model.
-///
-/// # Errors
-/// [`Error::BadFile`] if there is none, or it cannot be read.
-pub fn load_tokenizer(directory: &Path) -> Result<Tokenizer> {
-    let path = directory.join("tokenizer.json");
-    if !path.exists() {
-        return Err(Error::bad_file(&path, "no tokenizer.json beside the model: give token ids in a .json file instead of text"));
-    }
-    Tokenizer::from_file(&path).map_err(|error| Error::bad_file(&path, error.to_string()))
 }
 
 /// A text, whole.
@@ -77,8 +65,7 @@ impl Text {
     }
 
     fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-        let encoding = tokenizer.encode(text, true).map_err(|error| Error::bad_file(&self.path, format!("cannot be tokenised: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        encode(tokenizer, text).map_err(|reason| Error::bad_file(&self.path, format!("cannot be tokenised: {reason}")))
     }
 
     /// Windows of `seqlen` tokens one behind the other, for perplexity: the text tokenised once, the tail dropped.
