@@ -107,7 +107,16 @@ fn paths_that_are_no_checkpoint_are_refused() {
     assert!(matches!(Checkpoint::open(&directory.path().join("missing.bin")), Err(Error::Read { .. })));
     assert!(matches!(Checkpoint::open(&directory.path().join("missing.safetensors")), Err(Error::Read { .. })));
     fs::create_dir(directory.path().join("model.safetensors")).expect("a directory with a file's name");
-    assert_eq!(Checkpoint::open(directory.path()).err().map(|error| error.exit_code()), Some(3));
+    assert!(refusal(directory.path()).contains("model.safetensors: not a regular file"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_a_checkpoint_is_refused_without_waiting() {
+    let directory = temporary();
+    let pipe = directory.path().join("model.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    assert!(refusal(&pipe).contains("not a regular file"));
 }
 
 #[test]

@@ -61,6 +61,10 @@ impl Checkpoint {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
+        // Looked at before it is opened: opening a pipe would wait for somebody to write.
+        if !std::fs::metadata(&path).map_err(Error::read(&path))?.is_file() {
+            return Err(Error::bad_file(&path, "not a regular file"));
+        }
         let file = File::open(&path).map_err(Error::read(&path))?;
         // SAFETY: the map is read-only. Another process that shortens the file meanwhile could make reads fault, as with any mapped file;
         // copying would cost the size of the model in memory, which is what mapping is here to avoid.
