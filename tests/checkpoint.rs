@@ -235,8 +235,9 @@ fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
 
 #[test]
 fn nan_and_infinity_are_refused_with_their_position() {
-    // The largest finite value of each type comes first: it must pass.
-    let cases: [(Dtype, &[u8], [&[u8]; 4]); 3] = [
+    /// The largest finite value of a type, which must pass, and four broken ones.
+    type Case<'a> = (Dtype, &'a [u8], [&'a [u8]; 4]);
+    let cases: [Case; 3] = [
         (Dtype::F32, &[0xff, 0xff, 0x7f, 0x7f], [&[0, 0, 0xc0, 0x7f], &[1, 0, 0x80, 0xff], &[0, 0, 0x80, 0x7f], &[0, 0, 0x80, 0xff]]),
         (Dtype::F16, &[0xff, 0x7b], [&[0x00, 0x7e], &[0x01, 0xfc], &[0x00, 0x7c], &[0x00, 0xfc]]),
         (Dtype::BF16, &[0x7f, 0xff], [&[0xc0, 0x7f], &[0x81, 0xff], &[0x80, 0x7f], &[0x80, 0xff]]),
