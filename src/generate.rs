@@ -218,7 +218,9 @@ pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
 pub fn sample_sequences(gpu: &Gpu, model: &Model, count: usize, length: usize, seed: u64, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
     let start = config.start_token().ok_or_else(|| {
-        Error::BadTokens("config.json names neither a bos_token_id nor an eos_token_id to start sampling from; give --calibration FILE".into())
+        Error::BadTokens(
+            "config.json names no bos_token_id or eos_token_id within the vocabulary to start sampling from; give --calibration FILE".into(),
+        )
     })?;
     progress.begin("sample", (count * length) as u64);
     let row_bytes = kv_width(model).next_multiple_of(4) * 4;

@@ -97,7 +97,7 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
 
 #[test]
 fn missing_sizes_are_refused_and_null_is_missing() {
-    for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"] {
+    for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings"] {
         let mut fields = llama();
         fields.as_object_mut().expect("an object").remove(field);
         let message = refusal(fields);
@@ -105,7 +105,7 @@ fn missing_sizes_are_refused_and_null_is_missing() {
         let message = refusal(with(llama(), json!({ field: null })));
         assert!(message.contains(&format!("{field}: expected a whole number, found null")), "{message}");
     }
-    for field in ["num_key_value_heads", "head_dim", "intermediate_size", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "attention_bias"] {
+    for field in ["num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "attention_bias"] {
         let mut absent = llama();
         absent.as_object_mut().expect("an object").remove(field);
         let shape = |config: Config| (config.head_dim, config.num_key_value_heads, config.intermediate_size, config.norm_eps, config.parameters());

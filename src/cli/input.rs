@@ -17,7 +17,7 @@ pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
     let unexpected = model.store.unexpected();
     if let Some(first) = unexpected.first() {
         progress.warn(&format!(
-            "{} tensors of {} are not part of its architecture and are left out, {first} first",
+            "{} tensors of {} are not part of its architecture and are left out, {first:?} first",
             unexpected.len(),
             path.display()
         ));

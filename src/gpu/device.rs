@@ -142,6 +142,7 @@ fn choose(adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<(usize, 
         None => Some(0),
         Some(wanted) => match wanted.parse::<usize>() {
             Ok(index) => Some(index),
+            Err(_) if wanted.is_empty() => None,
             Err(_) => adapters.iter().position(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
         },
     };
