@@ -31,7 +31,7 @@ fn add4(row: u32, column: u32, value: vec4<f32>) {
     }
 }
 
-fn add_row(row: u32, column: u32, left: vec4<f32>, right: vec4<f32>) {
+fn store_row(row: u32, column: u32, left: vec4<f32>, right: vec4<f32>) {
     if row < params.width {
         add4(row, column, left);
         add4(row, column + 4u, right);
@@ -44,8 +44,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     if tile_row > group.x {
         return;
     }
-    let row = TILE * tile_row + 8u * thread.y;
-    let column = TILE * group.x + 8u * thread.x;
     for (var chunk = 0u; chunk < params.tokens; chunk += CHUNK) {
         clear_tile();
         for (var first = chunk; first < min(chunk + CHUNK, params.tokens); first += STEPS) {
@@ -59,13 +57,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
             multiply_tile(thread.xy);
             workgroupBarrier();
         }
-        add_row(row, column, c00, c01);
-        add_row(row + 1u, column, c10, c11);
-        add_row(row + 2u, column, c20, c21);
-        add_row(row + 3u, column, c30, c31);
-        add_row(row + 4u, column, c40, c41);
-        add_row(row + 5u, column, c50, c51);
-        add_row(row + 6u, column, c60, c61);
-        add_row(row + 7u, column, c70, c71);
+        store_tile(TILE * tile_row, TILE * group.x, thread.xy);
     }
 }

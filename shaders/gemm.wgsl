@@ -108,14 +108,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
         multiply_tile(thread.xy);
         workgroupBarrier();
     }
-    let row = TILE * group.y + 8u * thread.y;
-    let column = TILE * group.x + 8u * thread.x;
-    store_row(row, column, c00, c01);
-    store_row(row + 1u, column, c10, c11);
-    store_row(row + 2u, column, c20, c21);
-    store_row(row + 3u, column, c30, c31);
-    store_row(row + 4u, column, c40, c41);
-    store_row(row + 5u, column, c50, c51);
-    store_row(row + 6u, column, c60, c61);
-    store_row(row + 7u, column, c70, c71);
+    store_tile(TILE * group.y, TILE * group.x, thread.xy);
 }

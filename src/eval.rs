@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, Batches, Ends, LayerContext, Model},
+    model::{Batch, Batches, Ends, Model},
     progress::Progress,
 };
 
@@ -127,15 +127,7 @@ fn each_residual(
         for layer in 0..config.num_hidden_layers {
             let weights = model.layer(gpu, layer)?;
             for (_, batch, x) in &mut states {
-                let context = LayerContext {
-                    gpu,
-                    config,
-                    layer,
-                    positions: &batch.positions,
-                    rope_table: rope_table.as_ref(),
-                    sequences: &batch.sequences,
-                    cache: None,
-                };
+                let context = batch.context(gpu, config, layer, rope_table.as_ref());
                 *x = context.forward(&weights, x.clone())?;
                 progress.advance(1)?;
             }

@@ -70,15 +70,8 @@ impl<'a> Session<'a> {
         let batch = Batch { ids, positions: self.gpu.upload_u32(&positions)?, sequences, tokens: self.sequences * tokens };
         let mut x = self.weights.ends.embed(self.gpu, &batch)?;
         for (layer, (weights, cache)) in self.weights.layers.iter().zip(&self.caches).enumerate() {
-            let context = LayerContext {
-                gpu: self.gpu,
-                config: self.model.config(),
-                layer,
-                positions: &batch.positions,
-                rope_table: self.weights.rope_table.as_ref(),
-                sequences: &batch.sequences,
-                cache: Some(cache),
-            };
+            let table = self.weights.rope_table.as_ref();
+            let context = LayerContext { cache: Some(cache), ..batch.context(self.gpu, self.model.config(), layer, table) };
             x = context.forward(weights, x)?;
         }
         self.length += tokens;

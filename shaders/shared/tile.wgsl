@@ -43,3 +43,17 @@ fn multiply_tile(thread: vec2<u32>) {
         c70 += a1.w * b0; c71 += a1.w * b1;
     }
 }
+
+// Hands the tile, whose first row and column in the result are given, to the store_row of the shader that includes this.
+fn store_tile(first_row: u32, first_column: u32, thread: vec2<u32>) {
+    let row = first_row + 8u * thread.y;
+    let column = first_column + 8u * thread.x;
+    store_row(row, column, c00, c01);
+    store_row(row + 1u, column, c10, c11);
+    store_row(row + 2u, column, c20, c21);
+    store_row(row + 3u, column, c30, c31);
+    store_row(row + 4u, column, c40, c41);
+    store_row(row + 5u, column, c50, c51);
+    store_row(row + 6u, column, c60, c61);
+    store_row(row + 7u, column, c70, c71);
+}

@@ -1,6 +1,6 @@
 //! Sequences of any length, laid one behind the other: nothing is padded, so nothing padded can leak into a result.
 
-use super::Config;
+use super::{Config, LayerContext};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
@@ -28,6 +28,11 @@ impl Batch {
         let positions: Vec<u32> = rows.iter().flat_map(|row| 0..row.len() as u32).collect();
         let sequences = blocks(rows.iter().map(|row| row.len()));
         Ok(Self { ids: gpu.upload_u32(&ids)?, positions: gpu.upload_u32(&positions)?, tokens: ids.len(), sequences })
+    }
+
+    /// What a layer needs to know when these sequences run through it whole.
+    pub fn context<'a>(&'a self, gpu: &'a Gpu, config: &'a Config, layer: usize, rope_table: Option<&'a Matrix>) -> LayerContext<'a> {
+        LayerContext { gpu, config, layer, positions: &self.positions, rope_table, sequences: &self.sequences, cache: None }
     }
 }
 

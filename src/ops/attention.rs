@@ -149,8 +149,12 @@ impl Gpu {
         };
         let head_dim_constant = ("HEAD_DIM", head_dim as u32);
         let kernel = match wide {
-            true => Kernel { name: "attention_wide", source: shader!("attention_wide"), constants: &[head_dim_constant] },
-            false => Kernel { name: "attention", source: shader!("attention"), constants: &[("KEYS", shape.keys() as u32), head_dim_constant] },
+            true => Kernel { name: "attention_wide", source: shader!("shared/attention", "attention_wide"), constants: &[head_dim_constant] },
+            false => Kernel {
+                name: "attention",
+                source: shader!("shared/attention", "attention"),
+                constants: &[("KEYS", shape.keys() as u32), head_dim_constant],
+            },
         };
         let heads = k.heads * shape.group().div_ceil(group_part);
         let cost = |piece: &Block| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;

@@ -17,7 +17,7 @@ use crate::{
     gpu::{Gpu, Matrix},
     linalg::random_orthogonal,
     model::{
-        Batch, Batches, Config, HostEnds, HostMatrix, LayerContext, LayerWeights, Linear, Model, Names,
+        Batch, Batches, Config, HostEnds, HostMatrix, LayerWeights, Linear, Model, Names,
         architecture::{Layout, Position, Space},
         halves,
     },
@@ -75,15 +75,7 @@ pub fn slice(
             }
             weights.shortcuts[half.shortcut] = Some(rotation.back().clone());
             for (batch, x) in batches.iter().zip(&mut signals) {
-                let context = LayerContext {
-                    gpu,
-                    config,
-                    layer,
-                    positions: &batch.positions,
-                    rope_table: rope_table.as_ref(),
-                    sequences: &batch.sequences,
-                    cache: None,
-                };
+                let context = batch.context(gpu, config, layer, rope_table.as_ref());
                 *x = context.half(&weights, *half, x.clone())?;
                 progress.advance(1)?;
             }
