@@ -1,9 +1,9 @@
 // sample: draw a token from softmax(logits / temperature), by the Gumbel-max rule, over a vocabulary that arrives in slices.
 //   argmax_v ( logits[t, v] / temperature - log(-log(1 - u(seed, step, t, v))) ) is distributed as the softmax; ties go to the lower v
-//   best      [tokens] (value, bits of the token id); start from (-1e30, 0)
+//   best      [tokens] f32, the winner's value so far; start from -1e30
 //   ids       [tokens] u32, the winner so far
 //   dispatch  one workgroup a token, folded into (x, y)
-// The uniform numbers are a hash of what they are for, so a run is reproducible whatever the batch is.
+// The noise is a hash of what it is for, so it does not depend on how sequences are batched.
 struct Params {
     tokens: u32,
     width: u32,

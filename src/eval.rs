@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, Batches, Ends, Model},
+    model::{Batch, Ends, Model, plan_batches},
     progress::Progress,
 };
 
@@ -26,14 +26,7 @@ const RESIDUAL_BYTES: usize = 1 << 30;
 ///
 /// # Errors
 /// [`Error::BadTokens`] if there are none, or one has fewer than two tokens; whatever the model or the GPU reports.
-pub fn perplexity(
-    gpu: &Gpu,
-    model: &Model,
-    rows: &[Vec<u32>],
-    rows_per_batch: Option<usize>,
-    phase: &'static str,
-    progress: &dyn Progress,
-) -> Result<Perplexity> {
+pub fn perplexity(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], phase: &'static str, progress: &dyn Progress) -> Result<Perplexity> {
     if rows.is_empty() {
         return Err(Error::BadTokens("no tokens to evaluate on".into()));
     }
@@ -41,7 +34,7 @@ pub fn perplexity(
         return Err(Error::BadTokens(format!("row {short} has fewer than two tokens: nothing to predict")));
     }
     let mut total = 0.0;
-    each_residual(gpu, model, rows, rows_per_batch, phase, progress, |ends, range, _, x| {
+    each_residual(gpu, model, rows, phase, progress, |ends, range, _, x| {
         let targets: Vec<u32> = rows[range.clone()].iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
         let targets = gpu.upload_u32(&targets)?;
         let state = gpu.loss_state(x.rows())?;
@@ -75,7 +68,7 @@ pub fn logits(
     mut each: impl FnMut(usize, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
     let vocab = model.config().vocab_size;
-    each_residual(gpu, model, rows, None, "logits", progress, |ends, range, batch, x| {
+    each_residual(gpu, model, rows, "logits", progress, |ends, range, batch, x| {
         let mut values: Vec<Vec<f32>> = rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
         ends.logits(gpu, model.config(), x, |first, logits| {
             let (slice, width) = (gpu.download(logits)?, logits.cols());
@@ -97,13 +90,12 @@ fn each_residual(
     gpu: &Gpu,
     model: &Model,
     rows: &[Vec<u32>],
-    rows_per_batch: Option<usize>,
     phase: &'static str,
     progress: &dyn Progress,
     mut each: impl FnMut(&Ends, Range<usize>, &Batch, &Matrix) -> Result<()>,
 ) -> Result<()> {
     let config = model.config();
-    let ranges = Batches::plan(gpu, config, rows, rows_per_batch)?;
+    let ranges = plan_batches(gpu, config, rows, None)?;
     progress.begin(phase, (ranges.len() * (config.num_hidden_layers + 1)) as u64);
     let rope_table = model.rope_table(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
     let ends = model.ends(gpu)?;

@@ -52,6 +52,14 @@ impl<'a> Session<'a> {
     /// [`Error::OutOfMemory`].
     pub fn new(gpu: &'a Gpu, model: &'a Model, weights: &'a Resident, sequences: usize, capacity: usize) -> Result<Self> {
         let width = kv_width(model);
+        let (needed, most) = ((sequences * capacity * row_bytes(model)) as u64, gpu.max_binding_size());
+        if needed > most {
+            return Err(Error::OutOfMemory(format!(
+                "the keys and values of {sequences} sequences of {capacity} tokens take {needed} bytes a layer, one binding of {} holds {most}; \
+                 fewer new tokens need less, and --calibration FILE (or a lower --cal-max-seqlen) none",
+                gpu.adapter().name
+            )));
+        }
         let caches = (0..model.config().num_hidden_layers).map(|_| gpu.zeros(sequences * capacity, width)).collect::<Result<_>>()?;
         Ok(Self { gpu, model, weights, caches, sequences, capacity, length: 0 })
     }
@@ -112,6 +120,11 @@ impl<'a> Session<'a> {
 /// Columns of the cache: keys, then values.
 fn kv_width(model: &Model) -> usize {
     2 * model.config().num_key_value_heads * model.config().head_dim
+}
+
+/// Bytes of one token in the cache of one layer.
+fn row_bytes(model: &Model) -> usize {
+    kv_width(model).next_multiple_of(4) * 4
 }
 
 /// How text is sampled.
@@ -199,8 +212,8 @@ const PATIENCE: f64 = 60.0;
 
 /// About how many bytes of GPU memory [`sample_sequences`] takes: all weights, and the keys and values of the sequences sampled together.
 pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
-    let cache = count * length * kv_width(model).next_multiple_of(4) * 4 * model.config().num_hidden_layers;
-    model.store.checkpoint.byte_len() + cache.min(CACHE_BYTES) as u64
+    let sequence = length * row_bytes(model) * model.config().num_hidden_layers;
+    model.store.checkpoint.byte_len() + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
 }
 
 /// `count` sequences of `length` tokens that the model writes itself, starting from `start`, at temperature 1: text that it was trained on, where
@@ -208,7 +221,15 @@ pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
 ///
 /// # Errors
 /// [`Error::BadTokens`] if the model says no token to start from; [`Error::OutOfMemory`]; [`Error::Interrupted`].
-pub fn sample_sequences(gpu: &Gpu, model: &Model, count: usize, length: usize, seed: u64, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
+pub fn sample_sequences(
+    gpu: &Gpu,
+    model: &Model,
+    count: usize,
+    length: usize,
+    seed: u64,
+    rows_per_batch: Option<usize>,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
     let start = config.start_token().ok_or_else(|| {
         Error::BadTokens(
@@ -216,10 +237,9 @@ pub fn sample_sequences(gpu: &Gpu, model: &Model, count: usize, length: usize, s
         )
     })?;
     progress.begin("sample", (count * length) as u64);
-    let row_bytes = kv_width(model).next_multiple_of(4) * 4;
-    let by_memory = CACHE_BYTES / (length * row_bytes * config.num_hidden_layers);
-    let by_binding = gpu.max_binding_size() as usize / (length * row_bytes);
-    let together = by_memory.min(by_binding).clamp(1, count.max(1));
+    let by_memory = CACHE_BYTES / (length * row_bytes(model) * config.num_hidden_layers);
+    let by_binding = gpu.max_binding_size() as usize / (length * row_bytes(model));
+    let together = rows_per_batch.unwrap_or(by_memory).min(by_binding).clamp(1, count.max(1));
     let weights = Resident::upload(gpu, model, length)?;
     let mut rows: Vec<Vec<u32>> = Vec::new();
     let began = std::time::Instant::now();

@@ -126,7 +126,7 @@ impl Report {
             ],
             ["parameters".into(), grouped(self.original_parameters), grouped(self.sliced_parameters), change(self.percent_removed)],
             [
-                "parameters, head untied".into(),
+                "parameters, norms fused".into(),
                 grouped(self.parameters_after_fusion),
                 grouped(self.sliced_parameters),
                 change(self.percent_removed_after_fusion),
@@ -144,7 +144,8 @@ impl Report {
     fn energy(&self) -> Option<(f64, f64)> {
         let mut energies: Vec<f64> = self.layers.iter().flat_map(|layer| layer.kept_energy.iter().copied()).collect();
         energies.sort_by(f64::total_cmp);
-        Some((*energies.first()?, energies[energies.len() / 2]))
+        let middle = (energies[energies.len().checked_sub(1)? / 2] + energies[energies.len() / 2]) / 2.0;
+        Some((*energies.first()?, middle))
     }
 
     /// The table that people read.
@@ -162,6 +163,10 @@ impl Report {
                 perplexity.sequences,
                 grouped(perplexity.tokens as u64)
             );
+        }
+        if let Some(calibration) = &self.calibration {
+            let CalibrationReport { source, sequences, tokens, .. } = calibration;
+            let _ = writeln!(text, "calibrated on            {source} ({sequences} sequences, {} tokens)", grouped(*tokens as u64));
         }
         if let Some((least, median)) = self.energy() {
             let _ = writeln!(text, "kept energy              min {least:.6}, median {median:.6} over the layers");

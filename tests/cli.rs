@@ -193,8 +193,8 @@ fn models_that_cannot_be_read_are_refused() {
         scene.refused(args!["generate", path, "--prompt", "x"], 3, message);
         scene.refused(args!["logits", path, "--tokens", tokens, "-o", scene.path("logits.safetensors")], 3, message);
     };
-    each(&scene.path("missing"), "missing: entity not found");
-    each(&scene.path("missing.safetensors"), "cannot read");
+    each(&scene.path("missing"), "missing: no such model");
+    each(&scene.path("missing.safetensors"), "no such model");
     let notes = scene.put("notes.txt", "hello");
     each(&notes, "notes.txt: expected a .safetensors file or a directory with one");
     let garbage = scene.put("garbage.safetensors", "this is not a safetensors file at all");

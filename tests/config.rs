@@ -203,9 +203,9 @@ fn rotary_numbers_that_make_no_angles_are_refused() {
         (json!({ "rope_theta": 0 }), "theta 0"),
         (json!({ "rope_theta": -1 }), "theta -1"),
         (json!({ "rope_theta": "10000" }), "rope_theta: expected a number"),
-        (json!({ "partial_rotary_factor": 0 }), "make no pairs"),
-        (json!({ "partial_rotary_factor": 1.5 }), "make no pairs"),
-        (json!({ "partial_rotary_factor": -0.5 }), "make no pairs"),
+        (json!({ "model_type": "phi3", "partial_rotary_factor": 0 }), "make no pairs"),
+        (json!({ "model_type": "phi3", "partial_rotary_factor": 1.5 }), "make no pairs"),
+        (json!({ "model_type": "phi3", "partial_rotary_factor": -0.5 }), "make no pairs"),
         (json!({ "head_dim": 5 }), "make no pairs"),
         (json!({ "rope_scaling": "linear" }), "rope_scaling: expected an object"),
         (json!({ "rope_scaling": { "type": 5 } }), "rope_scaling.rope_type: expected a string, found 5"),
@@ -424,4 +424,23 @@ fn sparsities_and_intervals_that_leave_nothing_are_usage_errors() {
         assert_eq!(error.exit_code(), 2, "{sparsity} {interval}");
         assert!(error.to_string().contains("--sparsity") && error.to_string().contains("--round-interval"), "{error}");
     }
+}
+
+#[test]
+fn partial_rotary_counts_only_where_the_architecture_knows_it() {
+    let whole = parse(llama()).expect("a config").rope;
+    for place in [json!({ "partial_rotary_factor": 0.5 }), json!({ "rope_parameters": { "rope_type": "default", "partial_rotary_factor": 0.5 } })] {
+        assert_eq!(parse(with(llama(), place)).expect("a config").rope, whole, "llama turns whole heads");
+    }
+    let scaled = json!({ "rope_scaling": { "type": "linear", "factor": 2.0 }, "partial_rotary_factor": 0.5 });
+    assert!(refusal(with(llama(), scaled)).contains("unsupported partial_rotary_factor = 0.5"));
+}
+
+#[test]
+fn absent_windows_and_key_value_heads_are_those_of_the_architecture() {
+    let mut fields = with(llama(), json!({ "model_type": "mistral", "num_attention_heads": 8, "head_dim": 4 }));
+    fields.as_object_mut().expect("an object").remove("num_key_value_heads");
+    let config = parse(fields.clone()).expect("a config");
+    assert_eq!((config.num_key_value_heads, config.windows[0]), (8, Some(4096)));
+    assert_eq!(parse(with(fields, json!({ "sliding_window": null }))).expect("a config").windows[0], None);
 }

@@ -52,7 +52,7 @@ fn clap_is_known_to_cli_alone() {
 #[test]
 fn model_types_and_tensor_names_are_known_to_model_alone() {
     let words = ["\"llama", "\"mistral", "\"qwen", "\"phi", "\"opt\"", "\"gpt", "_proj\"", "embed_tokens", "lm_head", "shortcut_Q"];
-    // The model card explains the shortcuts to people; the plan counts them.
+    // The model card explains the shortcuts to people.
     assert_eq!(offenders(&words, &["src/model/", "src/report.rs"]), Vec::<String>::new());
 }
 

@@ -45,7 +45,7 @@ impl Args {
         };
         check_tokens(&model, &rows, &file.display().to_string())?;
         let gpu = self.device.open(&progress)?;
-        let result = perplexity(&gpu, &model, &rows, None, "perplexity", &progress)?;
+        let result = perplexity(&gpu, &model, &rows, "perplexity", &progress)?;
         let seconds = progress.seconds();
         if self.json {
             print_json(&json!({

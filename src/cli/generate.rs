@@ -21,6 +21,7 @@ pub struct Args {
     /// The text to continue; empty to start from nothing
     #[arg(long)]
     prompt: String,
+    /// Stop after so many tokens, if the model has not ended before
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_new_tokens: usize,
     /// 0 takes the likeliest token always
@@ -29,6 +30,7 @@ pub struct Args {
     /// Draw only from the likeliest tokens whose probabilities add up to this
     #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
     top_p: f64,
+    /// Seed of the draws
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
     #[command(flatten)]

@@ -1,5 +1,6 @@
 //! The command line: flags → validated options → the library → what people see.
 
+mod calibration;
 mod devices;
 mod eval;
 mod generate;

@@ -10,17 +10,17 @@ use serde_json::json;
 
 use super::{
     DeviceArgs,
-    input::{Tokenizers, check_tokens, evaluation_rows, open_model},
+    calibration::{CalibrationArgs, Sequences},
+    input::{Tokenizers, evaluation_rows, open_model},
     print, print_json,
     progress::Bars,
 };
 use crate::{
     checkpoint::{Dtype, OutputDirectory, shards},
-    data::{Tokens, sha256},
+    data::sha256,
     error::{Error, Result},
     eval::perplexity,
-    generate::{sample_sequences, sampling_bytes},
-    gpu::Gpu,
+    generate::sampling_bytes,
     model::Model,
     report::{CalibrationReport, PerplexityReport, Report, SCHEMA_VERSION, layers, percent_removed},
     slice::{MemoryEstimate, Options, Orientation, Plan, Site, memory, slice},
@@ -42,18 +42,9 @@ pub struct Args {
     /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers spread)
     #[arg(long, default_value = "pca")]
     final_orientation: OrientationArg,
-    /// What to calibrate on: `self` samples from the model; a .txt, .jsonl or token file
-    #[arg(long, default_value = "self", value_name = "self|FILE")]
-    calibration: PathBuf,
-    /// Calibration sequences; of a token file the first N rows [default: 128, all rows of a token file]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    cal_nsamples: Option<u32>,
-    /// Tokens of a calibration sequence, at most the model's own maximum
-    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
-    cal_max_seqlen: u32,
-    /// Sequences at a time [default: what makes about 2048 tokens]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    cal_batch_size: Option<u32>,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// Seed of everything drawn at random
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
     /// What to measure perplexity on: a .txt, .jsonl or token file [default: the held-out end of the calibration]
@@ -107,38 +98,16 @@ const COMPANIONS: &[&str] = &[
     "generation_config.json",
 ];
 
-/// Sequences to calibrate on, and others of the same kind to evaluate on.
-struct Sequences {
-    calibration: Vec<Vec<u32>>,
-    held_out: Vec<Vec<u32>>,
-}
-
-/// At most so many held-out sequences are evaluated on.
-const HELD_OUT: usize = 64;
-
 impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
-        let dtype = match self.dtype {
-            Some(DtypeArg::F32) => Dtype::F32,
-            Some(DtypeArg::F16) => Dtype::F16,
-            Some(DtypeArg::Bf16) => Dtype::BF16,
-            None => model.store.dtype(),
-        };
-        let options = Options {
-            sparsity: self.sparsity,
-            round_interval: self.round_interval,
-            orientation: match self.final_orientation {
-                OrientationArg::Pca => Orientation::Pca,
-                OrientationArg::Random => Orientation::Random,
-            },
-            seed: self.seed,
-            dtype,
-            rows_per_batch: self.cal_batch_size.map(|rows| rows as usize),
-        };
+        let options = self.options(&model);
         let output = self.output_path(&model)?;
         let plan = Plan::new(model.config(), &options, "")?;
+        let tokenizers = Tokenizers::new(model.directory());
+        // Before the work, which a mistyped name should not cost.
+        let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)).transpose()?;
         let mut report = self.report(&model, &plan, &options, &output);
         if plan.sliced_parameters >= plan.original_parameters {
             progress.warn(&format!(
@@ -147,31 +116,42 @@ impl Args {
             ));
         }
         if self.dry_run {
-            report.memory = memory(model.config(), &plan, self.calibration_tokens(&model)?, model.store.dtype().bitsize() as u64 / 8);
-            if self.samples_itself() {
-                let gpu_bytes = sampling_bytes(&model, self.nsamples(), self.cal_seqlen(&model));
-                report.memory.insert(0, MemoryEstimate { phase: "sample", gpu_bytes, host_bytes: 0 });
-            }
+            report.memory = self.memory(&model, &plan)?;
             report.warnings = progress.warnings();
             return self.show(&report);
         }
         let directory = OutputDirectory::create(&output, self.force)?;
-        let gpu = self.device.open(&progress)?;
-        report.adapter = Some(gpu.adapter().clone());
+        self.work(&model, &options, &tokenizers, eval, &directory, &mut report, &progress)?;
+        directory.finish()?;
+        self.show(&report)
+    }
 
-        let tokenizers = Tokenizers::new(model.directory());
-        let sequences = self.sequences(&gpu, &model, &tokenizers, &progress)?;
-        let (rows, text) = match &self.eval {
-            Some(path) => (evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)?, path.display().to_string()),
-            None => (sequences.held_out, format!("the held-out end of the calibration ({})", self.calibration.display())),
+    /// Everything between the plan and the report, into `directory`.
+    #[expect(clippy::too_many_arguments, reason = "what was found out before the work begins")]
+    fn work(
+        &self,
+        model: &Model,
+        options: &Options,
+        tokenizers: &Tokenizers,
+        eval: Option<Vec<Vec<u32>>>,
+        directory: &OutputDirectory,
+        report: &mut Report,
+        progress: &Bars,
+    ) -> Result<()> {
+        let gpu = self.device.open(progress)?;
+        report.adapter = Some(gpu.adapter().clone());
+        let window = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
+        let Sequences { calibration, held_out } =
+            self.calibration.sequences(&gpu, model, tokenizers, options, eval.is_none().then_some(window), progress)?;
+        let source = self.calibration.calibration.display().to_string();
+        let (rows, text) = match (eval, &self.eval) {
+            (Some(rows), Some(path)) => (rows, path.display().to_string()),
+            _ => (held_out, format!("the held-out end of the calibration ({source})")),
         };
-        if rows.is_empty() {
-            progress.warn("nothing is held out of a calibration that uses all rows: give --eval FILE to measure perplexity");
-        }
-        let sha256 = sha256(&sequences.calibration);
-        let plan = Plan::new(model.config(), &options, &sha256)?;
-        let before = if rows.is_empty() { None } else { Some(perplexity(&gpu, &model, &rows, None, "perplexity before", &progress)?) };
-        let sites = slice(&gpu, &model, &sequences.calibration, &options, &plan, &directory, &progress)?;
+        let sha256 = sha256(&calibration);
+        let plan = Plan::new(model.config(), options, &sha256)?;
+        let before = if rows.is_empty() { None } else { Some(perplexity(&gpu, model, &rows, "perplexity before", progress)?) };
+        let sites = slice(&gpu, model, &calibration, options, &plan, directory, progress)?;
         progress.end();
 
         let config = serde_json::to_string_pretty(&plan.config.raw).map_err(|error| Error::Usage(error.to_string()))?;
@@ -182,21 +162,45 @@ impl Args {
         }
         if let Some(before) = before {
             let sliced = Model::open(directory.path())?;
-            let after = perplexity(&gpu, &sliced, &rows, None, "perplexity after", &progress)?;
+            let after = perplexity(&gpu, &sliced, &rows, "perplexity after", progress)?;
             report.perplexity = Some(PerplexityReport::new(&before, &after, &text));
         }
-        report.calibration = Some(CalibrationReport {
-            source: self.calibration.display().to_string(),
-            sequences: sequences.calibration.len(),
-            tokens: sequences.calibration.iter().map(Vec::len).sum(),
-            sha256,
-        });
-        add_sites(&mut report, &plan, &sites);
+        let tokens = calibration.iter().map(Vec::len).sum();
+        report.calibration = Some(CalibrationReport { source, sequences: calibration.len(), tokens, sha256 });
+        add_sites(report, &plan, &sites);
         report.seconds = progress.seconds();
         report.warnings = progress.warnings();
-        directory.write("README.md", report.model_card(&name_of(&self.model)).as_bytes())?;
-        directory.finish()?;
-        self.show(&report)
+        directory.write("README.md", report.model_card(&name_of(&self.model)).as_bytes())
+    }
+
+    fn options(&self, model: &Model) -> Options {
+        Options {
+            sparsity: self.sparsity,
+            round_interval: self.round_interval,
+            orientation: match self.final_orientation {
+                OrientationArg::Pca => Orientation::Pca,
+                OrientationArg::Random => Orientation::Random,
+            },
+            seed: self.seed,
+            dtype: match self.dtype {
+                Some(DtypeArg::F32) => Dtype::F32,
+                Some(DtypeArg::F16) => Dtype::F16,
+                Some(DtypeArg::Bf16) => Dtype::BF16,
+                None => model.store.dtype(),
+            },
+            rows_per_batch: self.calibration.cal_batch_size.map(|rows| rows as usize),
+        }
+    }
+
+    /// Estimates by phase.
+    fn memory(&self, model: &Model, plan: &Plan) -> Result<Vec<MemoryEstimate>> {
+        let stored = model.store.dtype().bitsize() as u64 / 8;
+        let mut estimates = memory(model.config(), plan, self.calibration.tokens(model)?, stored);
+        if self.calibration.samples_itself() {
+            let gpu_bytes = sampling_bytes(model, self.calibration.nsamples(), self.calibration.seqlen(model));
+            estimates.insert(0, MemoryEstimate { phase: "sample", gpu_bytes, host_bytes: 0 });
+        }
+        Ok(estimates)
     }
 
     /// Where to write; never onto anything that is read.
@@ -205,16 +209,17 @@ impl Args {
         let output = match &self.output {
             Some(output) => output.clone(),
             None => {
-                let stem = if input.is_dir() { input.file_name() } else { input.file_stem() };
-                let stem = stem.map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_else(|| "model".into());
+                // By the name as it was given: a file of a model may be a link to one with a meaningless name.
+                let (named, directory) = (named(&self.model), self.model.is_dir());
+                let stem = if directory { named.file_name() } else { named.file_stem() };
+                let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
                 let percent = (self.sparsity * 1e6).round() / 1e4;
-                let shown = if self.model.is_dir() { input.clone() } else { self.model.clone() };
-                shown.with_file_name(format!("{stem}-sliced-{percent}"))
+                named.with_file_name(format!("{stem}-sliced-{percent}"))
             }
         };
         if let Ok(existing) = fs::canonicalize(&output) {
             // The files of a model may be links to somewhere else.
-            let texts = [Some(&self.calibration), self.eval.as_ref()].into_iter().flatten().map(PathBuf::as_path);
+            let texts = [Some(&self.calibration.calibration), self.eval.as_ref()].into_iter().flatten().map(PathBuf::as_path);
             let mut inputs = [input.as_path()].into_iter().chain(model.store.checkpoint.files()).chain(texts);
             if let Some(lost) = inputs.find(|path| fs::canonicalize(path).is_ok_and(|path| path.starts_with(&existing))) {
                 return Err(Error::Usage(format!(
@@ -228,72 +233,6 @@ impl Args {
             return Err(Error::OutputExists { path: output });
         }
         Ok(output)
-    }
-
-    fn samples_itself(&self) -> bool {
-        self.calibration.as_os_str() == "self"
-    }
-
-    fn nsamples(&self) -> usize {
-        self.cal_nsamples.unwrap_or(128) as usize
-    }
-
-    fn cal_seqlen(&self, model: &Model) -> usize {
-        (self.cal_max_seqlen as usize).min(model.config().max_position_embeddings)
-    }
-
-    /// How many of the rows of a token file are calibrated on.
-    fn used_rows(&self, rows: usize) -> Result<usize> {
-        match self.cal_nsamples {
-            Some(count) if count as usize > rows => {
-                Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.calibration.display())))
-            }
-            count => Ok(count.map_or(rows, |count| count as usize)),
-        }
-    }
-
-    /// How many calibration tokens there will be, for the estimates of a dry run.
-    fn calibration_tokens(&self, model: &Model) -> Result<usize> {
-        if !self.samples_itself()
-            && let Tokens::Rows(rows) = Tokens::read(&self.calibration)?
-        {
-            check_tokens(model, &rows, &self.calibration.display().to_string())?;
-            return Ok(rows.iter().take(self.used_rows(rows.len())?).map(Vec::len).sum());
-        }
-        Ok(self.nsamples() * self.cal_seqlen(model))
-    }
-
-    fn sequences(&self, gpu: &Gpu, model: &Model, tokenizers: &Tokenizers, progress: &Bars) -> Result<Sequences> {
-        let (count, seqlen) = (self.nsamples(), self.cal_seqlen(model));
-        let eval_seqlen = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
-        let sequences = if self.samples_itself() {
-            let spare = if self.eval.is_some() { 0 } else { (count / 8).clamp(1, HELD_OUT) };
-            let mut calibration = sample_sequences(gpu, model, count + spare, seqlen, self.seed, progress)?;
-            let held_out = calibration.split_off(count);
-            Sequences { calibration, held_out }
-        } else {
-            match Tokens::read(&self.calibration)? {
-                Tokens::Rows(mut calibration) => {
-                    let used = self.used_rows(calibration.len())?;
-                    let mut held_out = calibration.split_off(used);
-                    held_out.retain(|row| row.len() > 1);
-                    Sequences { calibration, held_out }
-                }
-                Tokens::Text(text) => {
-                    let tokenizer = tokenizers.get()?;
-                    let (beginning, tail) = text.split_tail();
-                    let calibration = beginning.sequences(tokenizer, count, seqlen, self.seed)?;
-                    // A short tail is evaluated on in windows as long as it allows.
-                    let windows = tail.map(|tail| tail.windows(tokenizer, eval_seqlen).or_else(|_| tail.windows(tokenizer, seqlen.min(64))));
-                    Sequences { calibration, held_out: windows.and_then(Result::ok).unwrap_or_default() }
-                }
-            }
-        };
-        let source = self.calibration.display().to_string();
-        check_tokens(model, &sequences.calibration, &source)?;
-        check_tokens(model, &sequences.held_out, &source)?;
-        progress.end();
-        Ok(Sequences { held_out: sequences.held_out.into_iter().take(HELD_OUT).collect(), ..sequences })
     }
 
     /// What is known before the work.
@@ -315,10 +254,10 @@ impl Args {
                 "sparsity": self.sparsity,
                 "round_interval": self.round_interval,
                 "final_orientation": plan.config.slicing.as_ref().map(|slicing| slicing.final_orientation.clone()),
-                "calibration": shown(&self.calibration),
-                "cal_nsamples": self.cal_nsamples,
-                "cal_max_seqlen": self.cal_max_seqlen,
-                "cal_batch_size": self.cal_batch_size,
+                "calibration": shown(&self.calibration.calibration),
+                "cal_nsamples": self.calibration.cal_nsamples,
+                "cal_max_seqlen": self.calibration.cal_max_seqlen,
+                "cal_batch_size": self.calibration.cal_batch_size,
                 "seed": self.seed,
                 "eval": self.eval.as_deref().map(shown),
                 "ppl_eval_seqlen": self.ppl_eval_seqlen,
@@ -375,8 +314,17 @@ fn companions(directory: &Path) -> impl Iterator<Item = &'static str> {
     COMPANIONS.iter().copied().filter(move |name| directory.join(name).is_file())
 }
 
+/// The path with a name at its end: `.` and `..` are resolved, links are not.
+fn named(path: &Path) -> PathBuf {
+    match path.file_name() {
+        Some(_) => path.to_owned(),
+        None => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
+/// What to call the model: its directory.
 fn name_of(path: &Path) -> String {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = std::path::absolute(named(path)).unwrap_or_else(|_| path.to_owned());
     let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
     directory.and_then(Path::file_name).map_or("model".into(), |name| name.to_string_lossy().into_owned())
 }

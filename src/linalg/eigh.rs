@@ -42,31 +42,35 @@ pub fn eigh(c: MatRef<'_, f64>) -> Result<Eigen> {
     let values: Vec<f64> = (0..n).rev().map(|i| solution.S()[i] * largest).collect();
     let vectors = Mat::from_fn(n, n, |i, j| ascending[(i, n - 1 - j)]);
 
-    let product = &full * &vectors;
-    let mut residual: f64 = 0.0;
-    for j in 0..n {
-        for i in 0..n {
-            residual = residual.max((product[(i, j)] - vectors[(i, j)] * values[j]).abs());
-        }
-    }
-    let gram = vectors.transpose() * &vectors;
-    let mut orthogonality: f64 = 0.0;
-    for j in 0..n {
-        for i in 0..n {
-            orthogonality = orthogonality.max((gram[(i, j)] - f64::from(u8::from(i == j))).abs());
-        }
-    }
-    let (residual, bound) = (residual / largest, 1e3 * n as f64 * f64::EPSILON);
-    // Written so that NaN fails, too.
-    if !(residual <= bound && orthogonality <= bound) {
-        return Err(Error::Numerical(format!(
-            "the eigendecomposition of width {n} failed its check: residual {residual:.1e}, orthogonality {orthogonality:.1e}, allowed {bound:.1e}"
-        )));
-    }
-    Ok(Eigen { values, vectors, residual, orthogonality })
+    Eigen { values, vectors, residual: 0.0, orthogonality: 0.0 }.check(full.as_ref())
 }
 
 impl Eigen {
+    /// This solution with its errors measured against the symmetric `c`.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] if one of them exceeds 1000·n·ε.
+    pub fn check(mut self, c: MatRef<'_, f64>) -> Result<Self> {
+        let n = c.nrows();
+        // The product may be out of range where C itself is not, so C is scaled to 1 here, too.
+        let largest = c.norm_max();
+        let product = faer::Scale(1.0 / largest) * c * &self.vectors;
+        let gram = self.vectors.transpose() * &self.vectors;
+        // Folded so that NaN stays.
+        let most = |error: &dyn Fn(usize, usize) -> f64| {
+            (0..n * n).map(|k| error(k % n, k / n).abs()).fold(0.0, |most: f64, error| if most.is_nan() || error <= most { most } else { error })
+        };
+        self.residual = most(&|i, j| product[(i, j)] - self.vectors[(i, j)] * (self.values[j] / largest));
+        self.orthogonality = most(&|i, j| gram[(i, j)] - f64::from(u8::from(i == j)));
+        let (residual, orthogonality, bound) = (self.residual, self.orthogonality, 1e3 * n as f64 * f64::EPSILON);
+        if residual <= bound && orthogonality <= bound {
+            return Ok(self);
+        }
+        Err(Error::Numerical(format!(
+            "the eigendecomposition of width {n} failed its check: residual {residual:.1e}, orthogonality {orthogonality:.1e}, allowed {bound:.1e}"
+        )))
+    }
+
     /// The share of the trace that the first `width` eigenvalues hold; 1 for a zero matrix.
     pub fn kept_energy(&self, width: usize) -> f64 {
         let total: f64 = self.values.iter().sum();

@@ -97,8 +97,9 @@ pub enum Blocks {
 pub enum Position {
     /// A learned table: its name, and the row of position 0.
     Learned { name: &'static str, offset: usize },
-    /// Rotary embeddings, over this part of each head if the config does not say.
-    Rope { pairing: Pairing, partial: f64 },
+    /// Rotary embeddings, over a part of each head where the config may say which; this part if it does not. Over whole heads if `None`, whatever
+    /// the config says.
+    Rope { pairing: Pairing, partial: Option<f64> },
 }
 
 /// Which layers look no further back than `sliding_window`.
@@ -127,6 +128,8 @@ pub struct Fields {
     pub num_hidden_layers: &'static str,
     pub num_attention_heads: &'static str,
     pub num_key_value_heads: Option<&'static str>,
+    /// Where the config does not give it; num_attention_heads if `None`.
+    pub default_key_value_heads: Option<usize>,
     pub intermediate_size: &'static str,
     /// intermediate_size / hidden_size where the config does not give it; it must if `None`.
     pub intermediate_factor: Option<usize>,
@@ -148,6 +151,8 @@ pub struct Architecture {
     pub gated: bool,
     pub position: Position,
     pub window: Window,
+    /// The window where the config does not mention it; `null` means none.
+    pub default_window: Option<usize>,
     pub qk_norm: Option<QkNorm>,
     pub tied_head: bool,
     /// head_dim where the config does not give it: hidden_size / num_attention_heads if `None`.
@@ -173,13 +178,14 @@ use Bias::{Always, Field, Never};
 use Role::{Down, Gate, GateUp, Key, Output, Qkv, QkvPerHead, Query, Up, Value};
 use Space::{Heads, Hidden, Residual};
 
-const ROPE: Position = Position::Rope { pairing: Pairing::HalfSplit, partial: 1.0 };
+const ROPE: Position = Position::Rope { pairing: Pairing::HalfSplit, partial: None };
 
 const FIELDS: Fields = Fields {
     hidden_size: "hidden_size",
     num_hidden_layers: "num_hidden_layers",
     num_attention_heads: "num_attention_heads",
     num_key_value_heads: Some("num_key_value_heads"),
+    default_key_value_heads: None,
     intermediate_size: "intermediate_size",
     intermediate_factor: None,
     max_position_embeddings: "max_position_embeddings",
@@ -211,6 +217,7 @@ const LLAMA: Architecture = Architecture {
     gated: true,
     position: ROPE,
     window: Window::None,
+    default_window: None,
     qk_norm: None,
     tied_head: false,
     head_dim: None,
@@ -227,13 +234,29 @@ const LLAMA: Architecture = Architecture {
     required: &[],
 };
 
-const MISTRAL: Architecture = Architecture { model_type: "mistral", window: Window::All, layer: &gated_layer(Never, Never, Never), ..LLAMA };
+const MISTRAL: Architecture = Architecture {
+    model_type: "mistral",
+    fields: Fields { default_key_value_heads: Some(8), ..FIELDS },
+    window: Window::All,
+    default_window: Some(4096),
+    layer: &gated_layer(Never, Never, Never),
+    ..LLAMA
+};
 
-const QWEN2: Architecture = Architecture { model_type: "qwen2", window: Window::Some, layer: &gated_layer(Always, Never, Never), ..LLAMA };
+const QWEN2: Architecture = Architecture {
+    model_type: "qwen2",
+    fields: Fields { default_key_value_heads: Some(32), ..FIELDS },
+    window: Window::Some,
+    default_window: Some(4096),
+    layer: &gated_layer(Always, Never, Never),
+    ..LLAMA
+};
 
 const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
+    fields: Fields { default_key_value_heads: Some(32), ..FIELDS },
     window: Window::Some,
+    default_window: Some(4096),
     qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
     head_dim: Some(128),
     layer: &gated_layer(Field("attention_bias", false), Field("attention_bias", false), Never),
@@ -242,6 +265,7 @@ const QWEN3: Architecture = Architecture {
 
 const PHI3: Architecture = Architecture {
     model_type: "phi3",
+    position: Position::Rope { pairing: Pairing::HalfSplit, partial: Some(1.0) },
     fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..FIELDS },
     window: Window::All,
     layer: &[
@@ -259,7 +283,7 @@ const PHI: Architecture = Architecture {
     norm: Norm::Layer,
     blocks: Blocks::Parallel,
     gated: false,
-    position: Position::Rope { pairing: Pairing::HalfSplit, partial: 0.5 },
+    position: Position::Rope { pairing: Pairing::HalfSplit, partial: Some(0.5) },
     qk_norm: Some(QkNorm { q: "self_attn.q_layernorm", k: "self_attn.k_layernorm", norm: Norm::Layer, field: Some("qk_layernorm") }),
     mlp_norm: None,
     final_norm: "final_layernorm",
@@ -318,6 +342,7 @@ const GPT2: Architecture = Architecture {
         num_hidden_layers: "n_layer",
         num_attention_heads: "n_head",
         num_key_value_heads: None,
+        default_key_value_heads: None,
         intermediate_size: "n_inner",
         intermediate_factor: Some(4),
         max_position_embeddings: "n_positions",
@@ -351,7 +376,7 @@ const GPT_NEOX: Architecture = Architecture {
     norm: Norm::Layer,
     blocks: Blocks::Field("use_parallel_residual", true),
     gated: false,
-    position: Position::Rope { pairing: Pairing::HalfSplit, partial: 0.25 },
+    position: Position::Rope { pairing: Pairing::HalfSplit, partial: Some(0.25) },
     explicit_head_dim: false,
     prefix: "gpt_neox.",
     embedding: "embed_in",

@@ -36,41 +36,36 @@ impl Batch {
     }
 }
 
-/// How sequences are put into batches.
-pub struct Batches;
-
 /// Enough tokens to keep a GPU busy; more only costs memory.
 const TOKENS: usize = 2048;
 
-impl Batches {
-    /// Ranges of consecutive rows that make a batch each: at most `rows_per_batch` rows if given, else about 2048 tokens, and never more than
-    /// the widest activation of a layer lets one binding hold.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] if one sequence alone is too long for the adapter.
-    pub fn plan(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], rows_per_batch: Option<usize>) -> Result<Vec<std::ops::Range<usize>>> {
-        let widest = config.qkv_width().max(config.hidden_size).max(config.num_attention_heads * config.head_dim);
-        let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
-        if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {
-            return Err(Error::OutOfMemory(format!(
-                "a sequence of {longest} tokens exceeds the {most} that one binding of {} holds for this model; lower --cal-max-seqlen or --ppl-eval-seqlen",
-                gpu.adapter().name
-            )));
-        }
-        let target = if rows_per_batch.is_some() { most } else { TOKENS.min(most) };
-        let mut ranges = Vec::new();
-        let (mut start, mut tokens) = (0, 0);
-        for (index, row) in rows.iter().enumerate() {
-            let full = tokens + row.len() > target || rows_per_batch.is_some_and(|most| index - start >= most);
-            if index > start && full {
-                ranges.push(start..index);
-                (start, tokens) = (index, 0);
-            }
-            tokens += row.len();
-        }
-        if start < rows.len() {
-            ranges.push(start..rows.len());
-        }
-        Ok(ranges)
+/// Ranges of consecutive rows that make a batch each: at most `rows_per_batch` rows if given, else about 2048 tokens, and never more than
+/// the widest activation of a layer lets one binding hold.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] if one sequence alone is too long for the adapter.
+pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], rows_per_batch: Option<usize>) -> Result<Vec<std::ops::Range<usize>>> {
+    let widest = config.qkv_width().max(config.hidden_size).max(config.num_attention_heads * config.head_dim);
+    let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
+    if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {
+        return Err(Error::OutOfMemory(format!(
+            "a sequence of {longest} tokens exceeds the {most} that one binding of {} holds for this model; lower --cal-max-seqlen or --ppl-eval-seqlen",
+            gpu.adapter().name
+        )));
     }
+    let target = if rows_per_batch.is_some() { most } else { TOKENS.min(most) };
+    let mut ranges = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (index, row) in rows.iter().enumerate() {
+        let full = tokens + row.len() > target || rows_per_batch.is_some_and(|most| index - start >= most);
+        if index > start && full {
+            ranges.push(start..index);
+            (start, tokens) = (index, 0);
+        }
+        tokens += row.len();
+    }
+    if start < rows.len() {
+        ranges.push(start..rows.len());
+    }
+    Ok(ranges)
 }

@@ -147,7 +147,7 @@ impl Config {
         let num_attention_heads = reader.size(fields.num_attention_heads, MAX_WIDTH)?;
         let num_hidden_layers = reader.size(fields.num_hidden_layers, MAX_LAYERS)?;
         let num_key_value_heads = match fields.num_key_value_heads {
-            Some(name) => reader.size_or(name, MAX_WIDTH, Some(num_attention_heads))?,
+            Some(name) => reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.or(Some(num_attention_heads)))?,
             None => num_attention_heads,
         };
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
@@ -308,7 +308,8 @@ fn windows(reader: &Reader, architecture: &Architecture, layers: usize) -> Resul
     };
     let window = match reader.get("sliding_window") {
         Some(_) => Some(reader.size("sliding_window", MAX_POSITIONS)?),
-        None => None,
+        None if reader.fields.contains_key("sliding_window") => None,
+        None => architecture.default_window,
     };
     let slides: Vec<bool> = match architecture.window {
         Window::None => match types {

@@ -9,9 +9,9 @@ mod rope;
 mod slicing;
 mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-pub use batch::{Batch, Batches};
+pub use batch::{Batch, plan_batches};
 pub use config::{Config, SLICED_PREFIX};
 pub use ends::Ends;
 pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
@@ -28,7 +28,6 @@ use crate::{
 /// A checkpoint with its config, dense or sliced: weights stay in the mapped file until a layer is asked for.
 pub struct Model {
     pub store: WeightStore,
-    path: PathBuf,
 }
 
 impl Model {
@@ -38,20 +37,15 @@ impl Model {
     /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].
     pub fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
-            return Err(Error::Read { path: path.into(), source: std::io::ErrorKind::NotFound.into() });
+            return Err(Error::bad_file(path, "no such model"));
         }
         let checkpoint = Checkpoint::open(path)?;
         let config = Config::load(&checkpoint.directory().join("config.json"))?;
-        Ok(Self { store: WeightStore::new(config, checkpoint)?, path: path.into() })
+        Ok(Self { store: WeightStore::new(config, checkpoint)? })
     }
 
     pub fn config(&self) -> &Config {
         &self.store.config
-    }
-
-    /// What was opened: a file or a directory.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Where config.json and the tokenizer lie.

@@ -20,7 +20,7 @@ impl Rope {
     ///
     /// # Errors
     /// [`Error::UnsupportedField`] for scalings other than default, linear, llama3 and yarn; [`Error::BadFile`] for numbers that make no sense.
-    pub fn from_fields(fields: &Map<String, Value>, path: &Path, head_dim: usize, partial: f64, max_positions: usize) -> Result<Self> {
+    pub fn from_fields(fields: &Map<String, Value>, path: &Path, head_dim: usize, partial: Option<f64>, max_positions: usize) -> Result<Self> {
         let given = |value: &&Value| !value.is_null() && value.as_object().is_none_or(|section| !section.is_empty());
         let section = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
         let empty = Map::new();
@@ -32,27 +32,41 @@ impl Rope {
             }
         };
         let numbers = Numbers { section, fields, path, name };
-        let partial = numbers.either(&["partial_rotary_factor", "rotary_pct"])?.unwrap_or(partial);
+        let given = numbers.either(&["partial_rotary_factor", "rotary_pct"])?;
         let theta = numbers.either(&["rope_theta", "rotary_emb_base"])?.unwrap_or(10000.0);
-        let dim = (head_dim as f64 * partial) as usize;
-        // An odd width turns one coordinate more than it says.
-        let pairs = dim.div_ceil(2);
-        if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
-            return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
-        }
-        let plain: Vec<f64> = (0..pairs).map(|pair| theta.powf(-2.0 * pair as f64 / dim as f64)).collect();
         let kind = ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
         let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
             None => "default",
             Some(Ok(kind)) => kind,
             Some(Err(other)) => return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}"))),
         };
+        let partial = match (partial, given) {
+            (Some(default), given) => given.unwrap_or(default),
+            (None, Some(part)) if part != 1.0 && kind != "default" => {
+                return Err(Error::UnsupportedField {
+                    field: "partial_rotary_factor".into(),
+                    value: part.to_string(),
+                    path: path.into(),
+                    reason: format!("this architecture turns whole heads, and what it means beside {kind} scaling is not defined"),
+                });
+            }
+            (None, _) => 1.0,
+        };
+        let dim = (head_dim as f64 * partial) as usize;
+        // An odd width turns one coordinate more than it says.
+        let pairs = dim.div_ceil(2);
+        if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
+            return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
+        }
+        // In f32 and in this order, because models were trained with frequencies rounded so.
+        let power = |pair: usize| theta.powf(f64::from((2 * pair) as f32 / dim as f32)) as f32;
+        let plain: Vec<f32> = (0..pairs).map(|pair| 1.0 / power(pair)).collect();
         let mut attention_factor = 1.0;
         let scaled = match kind {
             "default" => plain,
             "linear" => {
                 let factor = numbers.required("factor")?;
-                plain.iter().map(|frequency| frequency / factor).collect()
+                plain.iter().map(|frequency| frequency / factor as f32).collect()
             }
             "llama3" => numbers.llama3(&plain, max_positions)?,
             "yarn" => {
@@ -69,7 +83,7 @@ impl Rope {
                 });
             }
         };
-        let inverse_frequencies: Vec<f32> = scaled.iter().map(|&frequency| frequency as f32).collect();
+        let inverse_frequencies: Vec<f32> = scaled;
         let attention_factor = attention_factor as f32;
         if !inverse_frequencies.iter().chain([&attention_factor]).all(|number| number.is_finite()) {
             return Err(Error::bad_file(
@@ -145,14 +159,15 @@ impl Numbers<'_> {
     }
 
     /// Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1).
-    fn llama3(&self, plain: &[f64], max_positions: usize) -> Result<Vec<f64>> {
+    fn llama3(&self, plain: &[f32], max_positions: usize) -> Result<Vec<f32>> {
         let (factor, low, high) = (self.required("factor")?, self.required("low_freq_factor")?, self.required("high_freq_factor")?);
         let original = self.original(max_positions)?;
         if low >= high {
             return Err(Error::bad_file(self.path, format!("{}: low_freq_factor {low} is not below high_freq_factor {high}", self.name)));
         }
-        let scale = |&frequency: &f64| {
-            let wavelength = TAU / frequency;
+        let (factor, low, high, original) = (factor as f32, low as f32, high as f32, original as f32);
+        let scale = |&frequency: &f32| {
+            let wavelength = TAU as f32 / frequency;
             if wavelength < original / high {
                 frequency
             } else if wavelength > original / low {
@@ -167,7 +182,7 @@ impl Numbers<'_> {
 
     /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than once stretched, a ramp
     /// between; cosines and sines are multiplied by 0.1 ln(factor) + 1.
-    fn yarn(&self, plain: &[f64], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f64>, f64)> {
+    fn yarn(&self, plain: &[f32], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f32>, f64)> {
         let original = self.original(max_positions)?;
         let factor = match self.optional("factor")? {
             Some(_) => self.required("factor")?,
@@ -185,8 +200,8 @@ impl Numbers<'_> {
             last += 0.001;
         }
         let frequencies = plain.iter().enumerate().map(|(pair, frequency)| {
-            let stretched = ((pair as f64 - first) / (last - first)).clamp(0.0, 1.0);
-            frequency / factor * stretched + frequency * (1.0 - stretched)
+            let kept = 1.0 - ((pair as f32 - first as f32) / (last - first) as f32).clamp(0.0, 1.0);
+            frequency / factor as f32 * (1.0 - kept) + frequency * kept
         });
         let magnitude = |scale: f64| {
             if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }

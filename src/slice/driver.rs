@@ -17,9 +17,9 @@ use crate::{
     gpu::{Gpu, Matrix},
     linalg::random_orthogonal,
     model::{
-        Batch, Batches, Config, HostEnds, HostMatrix, LayerWeights, Linear, Model, Names,
+        Batch, Config, HostEnds, HostMatrix, LayerWeights, Linear, Model, Names,
         architecture::{Layout, Position, Space},
-        halves,
+        halves, plan_batches,
     },
     progress::Progress,
 };
@@ -54,7 +54,7 @@ pub fn slice(
 ) -> Result<Vec<Site>> {
     let config = model.config();
     let mut driver = Driver { gpu, config, options, plan, writer: TensorWriter::new(directory, &plan.tensors)?, sites: Vec::new(), progress };
-    let ranges = Batches::plan(gpu, config, rows, options.rows_per_batch)?;
+    let ranges = plan_batches(gpu, config, rows, options.rows_per_batch)?;
     let steps = 1 + config.num_hidden_layers * halves(config).len();
     progress.begin("slice", (steps * (ranges.len() + 1)) as u64);
 
@@ -65,7 +65,7 @@ pub fn slice(
     let signals = driver.embed(&ends, &batches)?;
     let mut rotation = driver.axes(None, &signals, plan.width)?;
     driver.write_embeddings(&ends, &rotation)?;
-    let mut signals: Vec<Matrix> = signals.iter().map(|x| rotation.rows(gpu, x)).collect::<Result<_>>()?;
+    let mut signals: Vec<Matrix> = signals.into_iter().map(|x| rotation.rows(gpu, &x)).collect::<Result<_>>()?;
 
     for layer in 0..config.num_hidden_layers {
         let mut weights = LayerWeights::upload(gpu, &fuse::layer(config, &model.store.layer(layer)?))?;
@@ -234,7 +234,8 @@ impl Driver<'_> {
             _ => f32::MAX,
         };
         if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
-            return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot; use --dtype bf16 or f32")));
+            let way_out = if value.is_finite() { "; use --dtype bf16 or f32" } else { ": the model's weights or signals overflow" };
+            return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot{way_out}")));
         }
         let bytes: Vec<u8> = match dtype {
             Dtype::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),

@@ -13,6 +13,8 @@ pub struct MemoryEstimate {
     pub host_bytes: u64,
 }
 
+/// The most bytes of an embedding in work at a time, where a binding holds no more.
+const EMBEDDING_PART: u64 = 128 << 20;
 /// Tokens in work at a time.
 const BATCH_TOKENS: u64 = 2048;
 
@@ -28,8 +30,9 @@ pub fn memory(config: &Config, plan: &Plan, tokens: usize, stored_bytes: u64) ->
     vec![
         MemoryEstimate {
             phase: "slice",
-            // One layer in f32 and one of its weights rotated, the residual of every token, two rotations and a covariance.
-            gpu_bytes: 4 * layer * 3 / 2 + 4 * d * tokens + activations + 5 * 4 * d * d,
+            // One layer in f32 and one of its weights rotated (or a part of the embedding and its rotation), the residual of every token, two
+            // rotations and a covariance.
+            gpu_bytes: (4 * layer * 3 / 2).max(2 * (4 * ends).min(EMBEDDING_PART)) + 4 * d * tokens + activations + 5 * 4 * d * d,
             // The layer, fused; the covariance, its copy, eigenvectors and the solver's work space in f64.
             host_bytes: 2 * 4 * layer + 8 * 8 * d * d,
         },

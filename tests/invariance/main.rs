@@ -53,10 +53,11 @@ fn sliced(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> Sli
     let target = temporary.path().join("sliced");
     let directory = OutputDirectory::create(&target, false).expect("an output directory");
     let plan = Plan::new(model.config(), options, "").expect("a plan");
-    let sites = slice(gpu, model, rows, options, &plan, &directory, &Silent).unwrap_or_else(|error| panic!("{}: {error}", model.path().display()));
+    let sites =
+        slice(gpu, model, rows, options, &plan, &directory, &Silent).unwrap_or_else(|error| panic!("{}: {error}", model.directory().display()));
     directory.write("config.json", &serde_json::to_vec(&plan.config.raw).expect("JSON")).expect("config.json");
     directory.finish().expect("a finished directory");
-    let model = Model::open(&target).unwrap_or_else(|error| panic!("{}, sliced: {error}", model.path().display()));
+    let model = Model::open(&target).unwrap_or_else(|error| panic!("{}, sliced: {error}", model.directory().display()));
     Sliced { model, sites, width: plan.width, _directory: temporary }
 }
 

@@ -37,7 +37,7 @@ fn slicing_agrees_with_the_naive_algorithm_in_f64() {
             assert!(change > 1e-2, "{what}: slicing changed nothing ({change:.1e}), so the test proves nothing");
 
             let windows: Vec<Vec<u32>> = rows.iter().filter(|row| row.len() > 1).cloned().collect();
-            let perplexity = eval::perplexity(&gpu, &found.model, &windows, None, "test", &Silent).expect("a perplexity").perplexity;
+            let perplexity = eval::perplexity(&gpu, &found.model, &windows, "test", &Silent).expect("a perplexity").perplexity;
             let expected = expected.network.perplexity(&windows).expect("a perplexity");
             failures.check(&format!("{what}, perplexity"), (perplexity / expected - 1.0).abs(), 1e-5);
         }

@@ -1,0 +1,113 @@
+//! Is the eigensolver right on spectra that are nasty, and are random rotations rotations?
+
+mod support;
+
+use faer::Mat;
+use slicegpt_gpu::linalg::{eigh, random_orthogonal};
+use support::Random;
+
+/// Q·diag(values)·Qᵀ for a random orthogonal Q.
+fn with_spectrum(values: &[f64], seed: u64) -> Mat<f64> {
+    let n = values.len();
+    let q = random_orthogonal(n, seed, 0);
+    let scaled = Mat::from_fn(n, n, |i, j| q[(i, j)] * values[j]);
+    &scaled * q.transpose()
+}
+
+/// Eigenvalues within n·ε of the largest, of those that went in (Weyl: an error E in the matrix moves none by more than ‖E‖).
+fn check_spectrum(name: &str, values: &[f64]) {
+    let n = values.len();
+    let solution = eigh(with_spectrum(values, n as u64).as_ref()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut expected = values.to_vec();
+    expected.sort_by(|a, b| b.total_cmp(a));
+    let largest = expected.iter().fold(0.0f64, |most, value| most.max(value.abs()));
+    let bound = 100.0 * n as f64 * f64::EPSILON * largest;
+    for (index, (found, expected)) in solution.values.iter().zip(&expected).enumerate() {
+        assert!((found - expected).abs() <= bound, "{name}: eigenvalue {index} of {n} is {found}, expected {expected} within {bound:.1e}");
+    }
+    assert!(solution.residual <= 1e-12 && solution.orthogonality <= 1e-12, "{name}: {} {}", solution.residual, solution.orthogonality);
+}
+
+#[test]
+fn eigenvalues_are_found_in_nasty_spectra() {
+    check_spectrum("one value", &[3.0]);
+    check_spectrum("clustered", &(0..60).map(|i| 1.0 + 1e-14 * f64::from(i % 3)).collect::<Vec<_>>());
+    check_spectrum("rank-deficient", &(0..64).map(|i| if i < 5 { f64::from(i + 1) } else { 0.0 }).collect::<Vec<_>>());
+    check_spectrum("graded 1e12", &(0..65).map(|i| 1e12f64.powf(-f64::from(i) / 64.0)).collect::<Vec<_>>());
+    check_spectrum("one massive direction", &(0..40).map(|i| if i == 7 { 1e9 } else { 1.0 }).collect::<Vec<_>>());
+    check_spectrum("beyond the range of squares", &(0..20).map(|i| 1e200 * f64::from(i + 1)).collect::<Vec<_>>());
+    check_spectrum("below the range of squares", &(0..20).map(|i| 1e-200 * f64::from(i + 1)).collect::<Vec<_>>());
+}
+
+#[test]
+fn kept_energy_is_the_sum_of_the_first_eigenvalues() {
+    let values: Vec<f64> = (1..=10).map(f64::from).collect();
+    let solution = eigh(with_spectrum(&values, 3).as_ref()).expect("a solution");
+    for width in 0..=10 {
+        let expected = (0..width).map(|i| 10.0 - f64::from(i)).sum::<f64>() / 55.0;
+        assert!((solution.kept_energy(width as usize) - expected).abs() < 1e-14, "{width}");
+    }
+    let nothing = eigh(Mat::<f64>::zeros(4, 4).as_ref()).expect("zeros");
+    assert_eq!(nothing.kept_energy(2), 1.0);
+}
+
+#[test]
+fn the_upper_triangle_alone_is_read() {
+    let mut matrix = with_spectrum(&[5.0, 2.0, 1.0], 1);
+    let expected = eigh(matrix.as_ref()).expect("a solution").values;
+    matrix[(2, 0)] = 99.0;
+    matrix[(1, 0)] = f64::NAN;
+    assert_eq!(eigh(matrix.as_ref()).expect("a solution").values, expected);
+}
+
+#[test]
+fn values_that_are_not_finite_are_an_error() {
+    for value in [f64::NAN, f64::INFINITY] {
+        let mut matrix = with_spectrum(&[5.0, 2.0, 1.0], 1);
+        matrix[(0, 1)] = value;
+        assert!(eigh(matrix.as_ref()).expect_err("an error").to_string().contains("not finite"));
+    }
+}
+
+#[test]
+fn wrong_solutions_fail_the_check() {
+    let matrix = with_spectrum(&(1..=30).map(f64::from).collect::<Vec<_>>(), 2);
+    let right = eigh(matrix.as_ref()).expect("a solution");
+    right.clone().check(matrix.as_ref()).expect("a right solution passes");
+    let mut turned = right.clone();
+    turned.vectors[(3, 4)] += 1e-9;
+    turned.check(matrix.as_ref()).expect_err("a vector that is a little off");
+    let mut swapped = right.clone();
+    swapped.values.swap(0, 1);
+    swapped.check(matrix.as_ref()).expect_err("values in the wrong order");
+    let mut broken = right;
+    broken.vectors[(0, 0)] = f64::NAN;
+    broken.check(matrix.as_ref()).expect_err("a value that is not a number");
+}
+
+#[test]
+fn random_rotations_are_orthogonal_and_differ_by_seed_and_stream() {
+    for n in [1, 2, 17, 64] {
+        let q = random_orthogonal(n, 42, 1);
+        let gram = q.transpose() * &q;
+        let error = (0..n * n).map(|k| (gram[(k / n, k % n)] - f64::from(u8::from(k / n == k % n))).abs()).fold(0.0, f64::max);
+        assert!(error < 1e-13, "{n}: {error:.1e}");
+    }
+    let q = random_orthogonal(8, 42, 1);
+    assert_eq!(q, random_orthogonal(8, 42, 1));
+    assert_ne!(q, random_orthogonal(8, 43, 1));
+    assert_ne!(q, random_orthogonal(8, 42, 2));
+}
+
+#[test]
+fn random_rotations_are_uniform() {
+    // Of a uniform rotation, each entry has mean 0 and variance 1/n: over 400 draws, the mean of n·q² is within 5 of its deviations (about 0.07).
+    let mut random = Random::new(5);
+    let (n, draws) = (6, 400);
+    let (i, j) = (random.values(1, 1.0)[0].abs() as usize % n, 2);
+    let entries: Vec<f64> = (0..draws).map(|stream| random_orthogonal(n, 7, stream)[(i, j)]).collect();
+    let mean = entries.iter().sum::<f64>() / draws as f64;
+    let square = entries.iter().map(|q| q * q).sum::<f64>() * n as f64 / draws as f64;
+    assert!(mean.abs() < 5.0 / (n as f64 * draws as f64).sqrt(), "mean {mean}");
+    assert!((square - 1.0).abs() < 0.35, "n times the variance {square}");
+}
