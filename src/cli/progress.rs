@@ -48,13 +48,17 @@ impl Bars {
 
     /// Something the user should know, now and in the report.
     pub fn warn(&self, message: &str) {
-        let mut state = self.state.borrow_mut();
-        match &state.bar {
-            Some(bar) if !bar.is_hidden() => bar.println(format!("warning: {message}")),
+        self.say(&format!("warning: {message}"));
+        self.state.borrow_mut().warnings.push(message.to_owned());
+    }
+
+    /// A line on stderr.
+    pub fn say(&self, message: &str) {
+        match &self.state.borrow().bar {
+            Some(bar) if !bar.is_hidden() => bar.println(message),
             // Not eprintln!, which panics where nobody reads.
-            _ => drop(writeln!(std::io::stderr(), "warning: {message}")),
+            _ => drop(writeln!(std::io::stderr(), "{message}")),
         }
-        state.warnings.push(message.to_owned());
     }
 
     /// Ends the phase under way.

@@ -22,7 +22,7 @@ use crate::{
     eval::perplexity,
     generate::sampling_bytes,
     model::Model,
-    report::{CalibrationReport, PerplexityReport, Report, SCHEMA_VERSION, layers, percent_removed},
+    report::{CalibrationReport, PerplexityReport, Report, SCHEMA_VERSION, grouped, layers, percent_removed},
     slice::{MemoryEstimate, Options, Orientation, Plan, Site, memory, slice},
 };
 
@@ -109,6 +109,15 @@ impl Args {
         // Before the work, which a mistyped name should not cost.
         let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)).transpose()?;
         let mut report = self.report(&model, &plan, &options, &output);
+        progress.say(&format!(
+            "{} of width {} to {}: {} parameters to {} ({:+.2} %)",
+            report.model_type,
+            report.hidden_size,
+            report.sliced_width,
+            grouped(plan.original_parameters),
+            grouped(plan.sliced_parameters),
+            -report.percent_removed
+        ));
         if plan.sliced_parameters >= plan.original_parameters {
             progress.warn(&format!(
                 "the result is larger than the original: {} parameters instead of {}; shortcuts and an untied head cost more than --sparsity {} saves",

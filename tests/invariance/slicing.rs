@@ -1,6 +1,13 @@
 //! Does the driver slice as the paper's algorithm does in f64?
 
-use slicegpt_gpu::{eval, progress::Silent, reference::Network, slice::Orientation};
+use slicegpt_gpu::{
+    checkpoint::Dtype,
+    eval,
+    model::Model,
+    progress::Silent,
+    reference::Network,
+    slice::{Options, Orientation},
+};
 
 use super::{Failures, logits, name, open, options, reference_logits, relative, sliced, support, wide};
 
@@ -55,5 +62,18 @@ fn kept_energies_are_shares_that_fall_with_the_width() {
     let (all, most, half) = (kept(0.0), kept(0.2), kept(0.5));
     for site in 0..all.len() {
         assert!((all[site] - 1.0).abs() < 1e-12 && all[site] > most[site] && most[site] > half[site] && half[site] > 0.5, "site {site}");
+    }
+}
+
+#[test]
+fn a_sliced_model_gives_the_same_bits_on_every_reload() {
+    let (gpu, another) = (support::gpu(), support::gpu());
+    let (model, rows) = open(&support::fixture("parity/qwen3_bias"));
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let found = sliced(&gpu, &model, &rows, &Options { dtype, ..options(0.25, Orientation::Pca) });
+        let first = logits(&gpu, &found.model, &rows);
+        let again = Model::open(found.model.directory()).expect("the sliced model");
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&first), bits(&logits(&another, &again, &rows)), "{dtype:?}");
     }
 }

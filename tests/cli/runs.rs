@@ -1,0 +1,242 @@
+//! What works: outputs, reports, reading back.
+
+use super::*;
+
+#[test]
+fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
+    let scene = Scene::new(LLAMA);
+    scene.tokenizer(json!({}));
+    scene.put("model/generation_config.json", "{ \"dummy\":   true }\n");
+    scene.put("model/README.md", "the original's");
+    scene.put("model/training_args.bin", "not for the output");
+    let rows = scene.paragraphs(19, 150);
+    let text = scene.put("text.txt", rows.join("\n\n"));
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let before = scene.contents();
+    let report = program(args!["run", model, "-o", out, "--calibration", text, "--cal-nsamples", "6", "--cal-max-seqlen", "64", "--json"]).json();
+
+    assert_eq!(names(&out), ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]);
+    for name in ["tokenizer.json", "generation_config.json"] {
+        assert!(fs::read(out.join(name)).expect("a copy") == fs::read(model.join(name)).expect("the original"), "{name}");
+    }
+    assert!(contents(&model).iter().all(|file| before.contains(file)), "the input is as it was");
+    assert!(names(scene.directory.path()).iter().all(|name| !name.contains("tmp") && !name.contains("old")));
+
+    let (original, config) = (read_json(&model.join("config.json")), read_json(&out.join("config.json")));
+    for (name, value) in original.as_object().expect("an object") {
+        let expected = if name == "model_type" { json!("sliced_llama") } else { value.clone() };
+        assert_eq!(config[name], expected, "{name}");
+    }
+    assert_eq!(config["slicing"]["method"], "slicegpt");
+    assert_eq!(config["slicing"]["norm_width"], 24);
+    assert_eq!(config["slicing"]["sparsity"], 0.25);
+    let widths = |output| json!({ "attention_input": 16, "mlp_input": 16, "output": output });
+    assert_eq!(config["slicing"]["layers"], json!([widths(16), widths(24)]));
+    assert_eq!(config["slicing"]["calibration_sha256"], report["calibration"]["sha256"]);
+
+    assert_eq!(report["schema_version"], 1);
+    assert_eq!((&report["hidden_size"], &report["sliced_width"]), (&json!(24), &json!(16)));
+    assert_eq!((&report["calibration"]["sequences"], &report["calibration"]["tokens"]), (&json!(6), &json!(6 * 64)));
+    assert_eq!((&report["perplexity"]["sequences"], &report["perplexity"]["tokens"]), (&json!(2), &json!(2 * 127)));
+    let checkpoint = Checkpoint::open(&out).expect("the output");
+    let parameters: usize = checkpoint.names().filter_map(|name| checkpoint.tensor(name)).map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    assert_eq!(report["sliced_parameters"], json!(parameters));
+    let dense = Checkpoint::open(&model).expect("the input");
+    let parameters: usize = dense.names().filter_map(|name| dense.tensor(name)).map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    assert_eq!(report["original_parameters"], json!(parameters));
+    assert_eq!(report["layers"].as_array().map(Vec::len), Some(2));
+    assert!(report["layers"][0]["kept_energy"][0].as_f64().is_some_and(|kept| (0.5..=1.0).contains(&kept)), "{report}");
+    assert!(report["largest_eigen_residual"].as_f64().is_some_and(|residual| residual < 1e-10), "{report}");
+    assert!(report["largest_orthogonality_error"].as_f64().is_some_and(|error| error < 1e-10), "{report}");
+    for phase in ["perplexity before", "slice", "perplexity after"] {
+        assert!(report["seconds"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
+    }
+    let listed: Vec<&str> = report["files"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert!(names(&out).iter().all(|name| listed.contains(&name.as_str())) && listed.len() == names(&out).len(), "{listed:?}");
+    assert!(fs::read_to_string(out.join("README.md")).expect("a model card").starts_with("# model, sliced"));
+
+    // The last tenth of 19 equal paragraphs: those from which on more than 17.1 have been seen.
+    let tail = scene.put("tail.txt", rows[17..].join("\n\n"));
+    for (path, field) in [(&model, "original"), (&out, "sliced")] {
+        let evaluated = program(args!["eval", path, "--text", tail, "--json"]).json();
+        let (found, reported) = (&evaluated["perplexity"], &report["perplexity"][field]);
+        assert!(
+            (found.as_f64().expect("a number") / reported.as_f64().expect("a number") - 1.0).abs() < 1e-9,
+            "{field}: {found}, reported {reported}"
+        );
+    }
+
+    scene.refused(args!["run", out, "-o", scene.path("again"), "--calibration", text], 2, "this model is sliced already; slice the original");
+
+    // jsonl of the same rows is the same text.
+    let lines: String = rows
+        .iter()
+        .enumerate()
+        .map(|(row, text)| if row % 2 == 0 { format!("{}\n", json!(text)) } else { format!("{}\n", json!({ "text": text })) })
+        .collect();
+    let lines = scene.put("text.jsonl", lines);
+    let again =
+        program(args!["run", model, "-o", out, "--calibration", lines, "--cal-nsamples", "6", "--cal-max-seqlen", "64", "--json", "--force"]).json();
+    assert_eq!(again["calibration"]["sha256"], report["calibration"]["sha256"]);
+    assert_eq!(again["perplexity"]["sliced"], report["perplexity"]["sliced"]);
+}
+
+#[test]
+fn force_replaces_the_output_whole() {
+    let scene = Scene::new("phi_half_rotary");
+    let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("tokens.json", 4, 12));
+    fs::create_dir(&out).expect("a directory");
+    scene.put("out/stale", "stale");
+    let said = program(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "3", "--force"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(names(&out), ["README.md", "config.json", "model.safetensors"]);
+    assert_eq!(names(scene.directory.path()), ["model", "out", "tokens.json"]);
+    for word in ["parameters", "perplexity", "kept energy", "largest eigen-residual", "written", "layer 0"] {
+        assert!(said.out.contains(word), "{word}: {said:?}");
+    }
+}
+
+#[test]
+fn the_default_output_lies_beside_the_model_and_self_calibration_needs_no_text() {
+    let scene = Scene::new(LLAMA);
+    let flags = ["--cal-nsamples", "4", "--cal-max-seqlen", "16", "--json"];
+    let report = said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).args(flags)).json();
+    assert_eq!(names(scene.directory.path()), ["model", "model-sliced-25"]);
+    assert_eq!((&report["calibration"]["sequences"], &report["calibration"]["tokens"]), (&json!(4), &json!(64)));
+    assert!(report["perplexity"]["sliced"].as_f64().is_some_and(|perplexity| perplexity > 1.0), "{report}");
+    let said = said(
+        Command::new(PROGRAM)
+            .current_dir(scene.path("model"))
+            .args(["run", "model.safetensors", "--sparsity", "0.3", "--round-interval", "1"])
+            .args(flags),
+    );
+    assert_eq!(said.json()["sliced_width"], 16);
+    assert!(scene.path("model/model-sliced-30/config.json").exists(), "{said:?}");
+}
+
+#[test]
+fn the_same_seed_writes_the_same_bytes() {
+    let scene = Scene::new("opt_relu");
+    let run = |out: &str, seed: &str, orientation: &str| {
+        let flags = ["--cal-nsamples", "3", "--cal-max-seqlen", "12", "--seed", seed, "--final-orientation", orientation];
+        let said = said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).arg("-o").arg(scene.path(out)).args(flags));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        contents(&scene.path(out)).into_iter().map(|(path, bytes)| (path.file_name().unwrap_or_default().to_owned(), bytes)).collect::<Vec<_>>()
+    };
+    let first = run("a", "7", "random");
+    assert!(first == run("b", "7", "random"), "two runs with one seed differ");
+    assert!(first != run("c", "8", "random"), "another seed changes nothing");
+}
+
+#[test]
+fn every_kind_of_checkpoint_runs_and_reads_back() {
+    for (name, flag, dtype) in [
+        ("llama_sharded", None, Dtype::F32),
+        ("llama_f16", None, Dtype::F16),
+        ("llama_bf16", None, Dtype::BF16),
+        ("llama_f16", Some("f32"), Dtype::F32),
+        ("gpt2_hub_names", Some("f16"), Dtype::F16),
+        ("opt_plain_layer_norm", Some("bf16"), Dtype::BF16),
+        ("gpt_neox_parallel", None, Dtype::F32),
+        ("qwen3_tied", None, Dtype::F32),
+    ] {
+        let scene = Scene::new(name);
+        let (out, tokens, eval) = (scene.path("out"), scene.tokens("tokens.json", 3, 10), scene.tokens("eval.json", 2, 9));
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["run", scene.path("model"), "-o", out, "--calibration", tokens, "--eval", eval, "--json"]);
+        if let Some(flag) = flag {
+            command.args(["--dtype", flag]);
+        }
+        let report = said(&mut command).json();
+        let checkpoint = Checkpoint::open(&out).expect("the output");
+        for tensor in checkpoint.names().filter_map(|name| checkpoint.tensor(name)) {
+            assert_eq!(tensor.dtype, dtype, "{name}");
+        }
+        assert_eq!(report["sliced_bytes"], json!(checkpoint.byte_len()), "{name}");
+        let stored = read_json(&out.join("config.json"))["dtype"].clone();
+        let expected = match dtype {
+            Dtype::F16 => "float16",
+            Dtype::BF16 => "bfloat16",
+            _ => "float32",
+        };
+        assert!(stored.is_null() || stored == expected, "{name}: {stored}");
+        // Under another extension, too: --tokens says what it is.
+        let renamed = scene.path("eval.ids");
+        fs::rename(&eval, &renamed).expect("a new name");
+        let evaluated = program(args!["eval", out, "--tokens", renamed, "--json"]).json();
+        let (found, reported) = (&evaluated["perplexity"], &report["perplexity"]["sliced"]);
+        assert!(
+            (found.as_f64().expect("a number") / reported.as_f64().expect("a number") - 1.0).abs() < 1e-9,
+            "{name}: {found}, reported {reported}"
+        );
+        assert_eq!(evaluated["parameters"], report["sliced_parameters"], "{name}");
+    }
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_warns_of_growth() {
+    let scene = Scene::new(LLAMA);
+    let before = scene.contents();
+    let dry = |flags: &[&str]| said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).arg("--dry-run").args(flags));
+    let said = dry(&["--sparsity", "0.1"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("warning: the result is larger than the original: "), "{said:?}");
+    assert!(said.out.contains("would write") && said.out.contains("model-sliced-10: model.safetensors, config.json, README.md"), "{said:?}");
+    let report = dry(&["--sparsity", "0.1", "--json"]).json();
+    assert!(report["percent_removed"].as_f64().is_some_and(|percent| percent < 0.0), "{report}");
+    assert!(report["warnings"][0].as_str().is_some_and(|warning| warning.contains("larger than the original")), "{report}");
+    assert_eq!((&report["dry_run"], &report["perplexity"], &report["calibration"]), (&json!(true), &Value::Null, &Value::Null));
+    assert!(report["memory"][0]["gpu_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
+    let said = dry(&["--sparsity", "0.6"]);
+    assert!(!said.err.contains("larger") && said.code == Some(0), "{said:?}");
+    assert!(scene.contents() == before);
+}
+
+#[test]
+fn logits_are_written_under_the_right_names_and_shapes() {
+    let path = fixture("parity/opt_relu");
+    let scene = Scene::new("opt_relu");
+    let output = scene.path("logits.safetensors");
+    let said = program(args!["logits", path, "--tokens", path.join("tokens.json"), "-o", output]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""), "{said:?}");
+    assert_eq!(names(scene.directory.path()), ["logits.safetensors", "model"]);
+    let checkpoint = Checkpoint::open(&output).expect("logits");
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["logits.0", "logits.1", "logits.2"]);
+    for (row, ids) in support::tokens(&path.join("tokens.json")).iter().enumerate() {
+        let tensor = checkpoint.tensor(&format!("logits.{row}")).expect("a row");
+        assert_eq!((tensor.shape, tensor.dtype), ([ids.len(), 77].as_slice(), Dtype::F32));
+        let expected = support::tensor(&path.join("logits.safetensors"), &format!("logits.{row}"));
+        assert!(support::relative_error(&support::tensor(&output, &format!("logits.{row}")), &expected) < 1e-5, "row {row}");
+    }
+}
+
+#[test]
+fn generation_at_temperature_zero_is_the_greedy_rollout() {
+    let scene = Scene::new("llama_mha_untied");
+    scene.tokenizer(json!({}));
+    let model = scene.path("model");
+    let generate = |flags: &[&str]| {
+        let said = said(Command::new(PROGRAM).arg("generate").arg(&model).args(["--prompt", "w5 w17 w30", "--max-new-tokens", "9"]).args(flags));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.out
+    };
+    let text = generate(&["--temperature", "0"]);
+    assert!(text.starts_with("w5 w17 w30 w") && text.ends_with('\n'), "{text:?}");
+    assert_eq!(text, generate(&["--temperature", "0", "--seed", "1"]));
+    assert_eq!(generate(&["--temperature", "1.5"]), generate(&["--temperature", "1.5", "--seed", "42"]));
+    let ids: Vec<u32> = text.split_whitespace().map(|word| word[1..].parse().expect("a word of the tokenizer")).collect();
+    let tokens = scene.put("tokens.json", json!({ "input_ids": [ids] }).to_string());
+    let output = scene.path("logits.safetensors");
+    assert_eq!(program(args!["logits", model, "--tokens", tokens, "-o", output]).code, Some(0));
+    let logits = support::tensor(&output, "logits.0");
+    let vocabulary = scene.vocabulary() as usize;
+    let likeliest = |position: usize| {
+        let row = &logits[position * vocabulary..][..vocabulary];
+        (0..vocabulary).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("a token") as u32
+    };
+    for position in 2..ids.len() - 1 {
+        assert_eq!(ids[position + 1], likeliest(position), "position {position} of {ids:?}");
+    }
+    let eos = read_json(&model.join("config.json"))["eos_token_id"].as_u64().expect("an id") as u32;
+    assert!(ids.len() == 12 || likeliest(ids.len() - 1) == eos, "{ids:?} stops early");
+}
