@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{Batch, Ends, LayerContext, LayerWeights, Model},
-    ops::{Block, HeadSpan, RowCopy, SampleOptions},
+    ops::{Block, RowCopy, SampleOptions},
     progress::Progress,
 };
 
@@ -88,8 +88,7 @@ impl<'a> Session<'a> {
         }
         let last = self.gpu.zeros(self.sequences, x.cols())?;
         let rows: Vec<(usize, usize)> = (0..self.sequences).map(|index| (index * tokens + tokens - 1, index)).collect();
-        let whole = RowCopy { from: HeadSpan { column: 0, stride: x.cols(), heads: 1 }, head_dim: x.cols(), to_column: 0 };
-        self.gpu.copy_rows(&x, &last, &rows, whole)?;
+        self.gpu.copy_rows(&x, &last, &rows, RowCopy::whole(x.cols()))?;
         Ok(last)
     }
 

@@ -16,6 +16,13 @@ pub struct RowCopy {
     pub to_column: usize,
 }
 
+impl RowCopy {
+    /// Whole rows of so many columns.
+    pub fn whole(cols: usize) -> Self {
+        Self { from: HeadSpan { column: 0, stride: cols, heads: 1 }, head_dim: cols, to_column: 0 }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {

@@ -6,6 +6,7 @@ mod attention;
 mod copy_rows;
 mod covariance;
 mod embed;
+mod energy;
 mod gemm;
 mod head_norm;
 mod loss;

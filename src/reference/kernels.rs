@@ -23,6 +23,11 @@ pub fn matmul(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     a * b
 }
 
+/// `e[t] = Σ_i x[t, i]²`.
+pub fn energy(x: &DMatrix<f64>) -> Vec<f64> {
+    x.row_iter().map(|token| token.norm_squared()).collect()
+}
+
 /// `Σ_tokens xᵀ·x`, both triangles.
 pub fn covariance(x: &DMatrix<f64>) -> DMatrix<f64> {
     x.transpose() * x

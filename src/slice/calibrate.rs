@@ -6,11 +6,12 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     linalg::{Eigen, eigh},
-    ops::COVARIANCE_TOKENS,
+    ops::{COVARIANCE_TOKENS, RowCopy},
 };
 
 /// C = Σ_tokens x·xᵀ, not centred. Chunks of 64 tokens and batches of 2048 are summed in f32 on the GPU, batches in f64 here: with one running
-/// f32 sum, the few tokens of huge norm that models have would swamp the small eigenvalues.
+/// f32 sum, the few tokens of huge norm that models have would swamp the small eigenvalues. Even the rounding of a single product with such a
+/// token does, so these few are left out of the sum on the GPU and added here in f64.
 #[derive(Debug, Clone)]
 pub struct Covariance {
     width: usize,
@@ -33,14 +34,37 @@ impl Covariance {
             return Err(Error::shape("covariance", format!("tokens of {}, expected {}", x.cols(), self.width)));
         }
         for first in (0..x.rows()).step_by(COVARIANCE_TOKENS) {
-            let batch = gpu.covariance(&x.view(first..x.rows().min(first + COVARIANCE_TOKENS))?)?;
-            let values = gpu.download(&batch)?;
-            for row in 0..self.width {
-                let upper = row * self.width + row..(row + 1) * self.width;
-                self.sum[upper.clone()].iter_mut().zip(&values[upper]).for_each(|(sum, &value)| *sum += f64::from(value));
+            let tokens = x.view(first..x.rows().min(first + COVARIANCE_TOKENS))?;
+            let massive = massive_tokens(&gpu.download(&gpu.energy(&tokens)?)?);
+            if massive.is_empty() {
+                self.add_batch(gpu, &tokens)?;
+            } else {
+                let rest: Vec<usize> = (0..tokens.rows()).filter(|token| massive.binary_search(token).is_err()).collect();
+                self.add_batch(gpu, &pick(gpu, &tokens, &rest)?)?;
+                self.add_exactly(&gpu.download(&pick(gpu, &tokens, &massive)?)?);
             }
         }
         Ok(())
+    }
+
+    /// Adds up to 2048 tokens, summed on the GPU.
+    fn add_batch(&mut self, gpu: &Gpu, tokens: &Matrix) -> Result<()> {
+        let values = gpu.download(&gpu.covariance(tokens)?)?;
+        for row in 0..self.width {
+            let upper = row * self.width + row..(row + 1) * self.width;
+            self.sum[upper.clone()].iter_mut().zip(&values[upper]).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+        Ok(())
+    }
+
+    /// Adds a few tokens in f64.
+    fn add_exactly(&mut self, values: &[f32]) {
+        for token in values.chunks_exact(self.width) {
+            for (row, &left) in token.iter().enumerate() {
+                let upper = row * self.width + row..(row + 1) * self.width;
+                self.sum[upper].iter_mut().zip(&token[row..]).for_each(|(sum, &right)| *sum += f64::from(left) * f64::from(right));
+            }
+        }
     }
 
     /// The principal axes, by descending eigenvalue.
@@ -50,4 +74,28 @@ impl Covariance {
     pub fn principal_axes(&self) -> Result<Eigen> {
         eigh(Mat::from_fn(self.width, self.width, |i, j| self.sum[i.min(j) * self.width + i.max(j)]).as_ref())
     }
+}
+
+/// A token whose energy is this many times the median is massive.
+const MASSIVE: f32 = 64.0;
+/// At most so many of a batch: where there are more, they are no exception.
+const MASSIVE_TOKENS: usize = 16;
+
+/// The massive tokens of a batch, in order.
+fn massive_tokens(energies: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..energies.len()).collect();
+    order.sort_by(|&a, &b| energies[b].total_cmp(&energies[a]));
+    let Some(&middle) = order.get(order.len() / 2) else { return Vec::new() };
+    let bound = MASSIVE * energies[middle];
+    let mut massive: Vec<usize> = order.into_iter().take(MASSIVE_TOKENS).take_while(|&token| energies[token] > bound).collect();
+    massive.sort_unstable();
+    massive
+}
+
+/// Some rows of a matrix, as one of their own.
+fn pick(gpu: &Gpu, x: &Matrix, rows: &[usize]) -> Result<Matrix> {
+    let picked = gpu.zeros(rows.len(), x.cols())?;
+    let pairs: Vec<(usize, usize)> = rows.iter().copied().zip(0..).collect();
+    gpu.copy_rows(x, &picked, &pairs, RowCopy::whole(x.cols()))?;
+    Ok(picked)
 }

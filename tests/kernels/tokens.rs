@@ -163,3 +163,18 @@ fn activations_match_reference_plain_and_gated() {
         }
     }
 }
+
+#[test]
+fn energies_match_reference_at_awkward_widths() {
+    let gpu = support::gpu_unlimited();
+    for (tokens, width, reason) in
+        [(1, 1, "the smallest"), (3, 63, "below the workgroup"), (2, 65, "above it"), (2048, 6, "a whole batch"), (5, 1001, "far from a multiple")]
+    {
+        let values = Random::new(width as u64).values(tokens * width, 1.0);
+        let found = download(&gpu, &gpu.energy(&upload(&gpu, &values, tokens, width)).expect("energy"));
+        let twin = reference::energy(&reference::matrix(tokens, width, &values));
+        let expected = DMatrix::from_row_slice(1, tokens, &twin);
+        // A thread sums every 64th square, then the threads are summed in a tree.
+        check(&format!("energy [{tokens}, {width}] ({reason})"), error(&found, &expected, |i, j| expected[(i, j)]), norm_tolerance(width));
+    }
+}

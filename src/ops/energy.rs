@@ -1,0 +1,34 @@
+//! Squared lengths of tokens.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{WORKGROUP, folded, shader};
+use crate::{
+    error::Result,
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    tokens: u32,
+    width: u32,
+    stride: u32,
+    unused: u32,
+}
+
+const SHADER: &str = shader!("shared/grid", "shared/reduce", "energy");
+
+impl Gpu {
+    /// The squared length of every token of `x` `[tokens, width]`: `[1, tokens]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn energy(&self, x: &Matrix) -> Result<Matrix> {
+        let e = self.zeros(1, x.rows())?;
+        let params = Params { tokens: x.rows() as u32, width: x.cols() as u32, stride: x.stride() as u32, unused: 0 };
+        let kernel = Kernel { name: "energy", source: SHADER, constants: &[("LANES", WORKGROUP as u32)] };
+        self.dispatch(&kernel, &params, &[x.into(), (&e).into()], folded(x.rows()), (x.rows() * x.cols()) as u64)?;
+        Ok(e)
+    }
+}
