@@ -126,7 +126,7 @@ impl Report {
             ],
             ["parameters".into(), grouped(self.original_parameters), grouped(self.sliced_parameters), change(self.percent_removed)],
             [
-                "parameters, norms fused".into(),
+                "parameters, fused+untied".into(),
                 grouped(self.parameters_after_fusion),
                 grouped(self.sliced_parameters),
                 change(self.percent_removed_after_fusion),
