@@ -271,3 +271,50 @@ pub fn sample_sequences(
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often each of four tokens with these probabilities is drawn, of 4000.
+    fn draws(temperature: f64, top_p: f64) -> [usize; 4] {
+        let logits = [0.1f32, 0.5, 0.15, 0.25].map(f32::ln);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut counts = [0; 4];
+        for _ in 0..4000 {
+            if let Ok(token) = draw(&logits, &Sampling { temperature, top_p, seed: 1 }, &mut rng) {
+                counts[token as usize] += 1;
+            }
+        }
+        counts
+    }
+
+    /// Within five standard deviations of what is expected.
+    fn check(counts: [usize; 4], expected: [f64; 4]) {
+        for (count, share) in counts.into_iter().zip(expected) {
+            let spread = (4000.0 * share * (1.0 - share)).sqrt();
+            assert!((count as f64 - 4000.0 * share).abs() <= 5.0 * spread, "{counts:?}, expected {expected:?}");
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_softmax_of_logits_over_temperature() {
+        check(draws(1.0, 1.0), [0.1, 0.5, 0.15, 0.25]);
+        // At half the temperature, probabilities go as their squares.
+        check(draws(0.5, 1.0), [0.01, 0.25, 0.0225, 0.0625].map(|square| square / 0.345));
+        assert_eq!(draws(0.0, 1.0), [0, 4000, 0, 0]);
+    }
+
+    #[test]
+    fn top_p_draws_from_the_smallest_set_of_likeliest_tokens_that_reaches_it() {
+        assert_eq!(draws(1.0, 0.4), [0, 4000, 0, 0]);
+        check(draws(1.0, 0.6), [0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
+        check(draws(1.0, 0.8), [0.0, 0.5 / 0.9, 0.15 / 0.9, 0.25 / 0.9]);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error() {
+        let sampling = Sampling { temperature: 1.0, top_p: 1.0, seed: 1 };
+        assert!(draw(&[0.0, f32::NAN], &sampling, &mut ChaCha8Rng::seed_from_u64(1)).is_err());
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
-    checkpoint::{Checkpoint, Dtype, OutputDirectory, TensorFile, TensorPlan, TensorWriter, shards},
+    checkpoint::{Checkpoint, Dtype, OutputDirectory, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards},
     model::{Config, WeightStore},
 };
 use tempfile::TempDir;
@@ -283,7 +283,7 @@ fn an_unfinished_output_leaves_nothing_behind() {
     let parent = temporary();
     let plans = [plan("a", &[2, 2], Dtype::F32), plan("b", &[3], Dtype::F16)];
     let output = OutputDirectory::create(&parent.path().join("out"), false).expect("an output");
-    let mut writer = TensorWriter::new(&output, &plans).expect("a writer");
+    let mut writer = TensorWriter::new(&output, &plans, SHARD_BYTES).expect("a writer");
     writer.write("a", &[0; 16]).expect("a tensor");
     output.write("config.json", b"{}").expect("a file");
     assert!(!parent.path().join("out").exists(), "nothing has the final name before the end");
@@ -312,12 +312,24 @@ fn directories_made_for_an_unfinished_output_go_with_it() {
 
 #[test]
 fn a_finished_output_reads_back_as_it_was_written() {
+    reads_back(SHARD_BYTES, &["model.safetensors"]);
+}
+
+#[test]
+fn a_sharded_output_reads_back_as_it_was_written() {
+    // Of 24, 10, 0 and 6 bytes: the first fills a file, the others share one.
+    let files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"];
+    reads_back(24, &files);
+}
+
+/// Writes tensors into files of at most so many bytes, and reads them.
+fn reads_back(most: u64, files: &[&str]) {
     let parent = temporary();
     let target = parent.path().join("deep/er/out");
     let plans = [plan("b", &[2, 3], Dtype::F32), plan("a", &[5], Dtype::F16), plan("empty", &[0, 4], Dtype::F32), plan("odd", &[3], Dtype::BF16)];
     let bytes = |plan: &TensorPlan| -> Vec<u8> { (0..plan.byte_len()).map(|byte| (byte * 7 + plan.name.len() as u64) as u8).collect() };
     let output = OutputDirectory::create(&target, false).expect("an output");
-    let mut writer = TensorWriter::new(&output, &plans).expect("a writer");
+    let mut writer = TensorWriter::new(&output, &plans, most).expect("a writer");
     for plan in &plans {
         // In pieces, as large tensors come; an empty tensor is one piece.
         for piece in bytes(plan).chunks(5).chain(std::iter::repeat_n([].as_slice(), usize::from(plan.byte_len() == 0))) {
@@ -327,7 +339,7 @@ fn a_finished_output_reads_back_as_it_was_written() {
     writer.finish().expect("all tensors");
     output.finish().expect("the output");
     assert_eq!(entries(&parent.path().join("deep/er")), ["out"]);
-    assert_eq!(entries(&target), ["model.safetensors"]);
+    assert_eq!(entries(&target), files);
     let checkpoint = Checkpoint::open(&target).expect("a checkpoint");
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "empty", "odd"]);
     assert_eq!(checkpoint.byte_len(), plans.iter().map(TensorPlan::byte_len).sum::<u64>());
@@ -335,7 +347,7 @@ fn a_finished_output_reads_back_as_it_was_written() {
         let tensor = checkpoint.tensor(&plan.name).expect("the tensor");
         assert_eq!((tensor.shape, tensor.dtype, tensor.bytes.to_vec()), (plan.shape.as_slice(), plan.dtype, bytes(plan)), "{}", plan.name);
     }
-    let start = fs::read(target.join("model.safetensors")).expect("the file");
+    let start = fs::read(target.join(files[0])).expect("the file");
     let header = u64::from_le_bytes(start[..8].try_into().expect("8 bytes"));
     assert!(header.is_multiple_of(8), "data starts aligned, behind {header} bytes");
 }
@@ -390,7 +402,7 @@ fn tensors_out_of_plan_are_refused() {
     let plans = [plan("a", &[4], Dtype::F32), plan("b", &[2], Dtype::F32)];
     let wrong = |write: &dyn Fn(&mut TensorWriter) -> slicegpt_gpu::Result<()>| {
         let output = OutputDirectory::create(&parent.path().join("out"), false).expect("an output");
-        let mut writer = TensorWriter::new(&output, &plans).expect("a writer");
+        let mut writer = TensorWriter::new(&output, &plans, SHARD_BYTES).expect("a writer");
         let error = write(&mut writer).expect_err("out of plan");
         assert!(matches!(error, Error::Shape { .. }), "{error}");
         error.to_string()
@@ -416,7 +428,7 @@ fn shards_hold_at_most_five_gigabytes_and_keep_the_order() {
     for (sizes, count) in cases {
         let plans: Vec<TensorPlan> =
             sizes.iter().enumerate().map(|(index, size)| plan(&format!("t{index}"), &[*size, 500_000], Dtype::BF16)).collect();
-        let shards = shards(&plans);
+        let shards = shards(&plans, SHARD_BYTES);
         assert_eq!(shards.len(), count, "{sizes:?}");
         let flat: Vec<TensorPlan> = shards.iter().flat_map(|(_, group)| group.clone()).collect();
         assert_eq!(flat, plans, "{sizes:?}");
@@ -434,7 +446,7 @@ fn an_index_goes_with_several_shards() {
     let parent = temporary();
     let output = OutputDirectory::create(&parent.path().join("out"), false).expect("an output");
     let plans = [plan("a", &[3000, 500_000], Dtype::BF16), plan("b", &[3000, 500_000], Dtype::BF16)];
-    drop(TensorWriter::new(&output, &plans).expect("a writer"));
+    drop(TensorWriter::new(&output, &plans, SHARD_BYTES).expect("a writer"));
     let index: Map<String, Value> =
         serde_json::from_slice(&fs::read(output.path().join("model.safetensors.index.json")).expect("an index")).expect("JSON");
     assert_eq!(index["metadata"]["total_size"], json!(6_000_000_000u64));

@@ -37,3 +37,30 @@ fn logits_agree_with_transformers_for_every_fixture() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+#[test]
+fn logits_do_not_depend_on_how_an_mlp_is_cut_to_fit_a_binding() {
+    // Of 40 KiB, a binding holds 128 tokens of these models' widest activation outside of the MLP, but 64 of those inside.
+    let (whole, cut) = (support::gpu(), support::gpu_with(Some(40 << 10)));
+    for (fixture, reason) in [("gpt_neox_tied", "parallel blocks"), ("opt_gelu", "sequential blocks")] {
+        let path = support::fixture("parity").join(fixture);
+        let model = Model::open(&path).expect("a model");
+        let rows = vec![support::tokens(&path.join("tokens.json"))[0].clone(); 3];
+        let inner = 2 * model.config().intermediate_size.next_multiple_of(4) * 4;
+        assert!(cut.rows_per_binding(inner) < 111 && cut.rows_per_binding(model.config().qkv_width() * 4) >= 111, "{fixture}: nothing is cut");
+        let logits = |gpu| {
+            let mut all = Vec::new();
+            let collect = |_, values: Vec<f32>| {
+                all.extend(values);
+                Ok(())
+            };
+            eval::logits(gpu, &model, &rows, &Silent, collect).expect("logits");
+            all
+        };
+        let expected = support::tensor(&path.join("logits.safetensors"), "logits.0").repeat(3);
+        for gpu in [&whole, &cut] {
+            let error = support::relative_error(&logits(gpu), &expected);
+            assert!(error <= 1e-5, "{fixture} ({reason}): relative error {error:.1e}");
+        }
+    }
+}

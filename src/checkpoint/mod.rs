@@ -5,4 +5,4 @@ mod writer;
 
 pub use reader::{Checkpoint, Tensor};
 pub use safetensors::Dtype;
-pub use writer::{OutputDirectory, TensorFile, TensorPlan, TensorWriter, shards};
+pub use writer::{OutputDirectory, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};

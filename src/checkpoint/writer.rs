@@ -26,15 +26,15 @@ impl TensorPlan {
     }
 }
 
-/// Shards above this size are split (5 GB, as transformers does).
-const SHARD_BYTES: u64 = 5_000_000_000;
+/// The size above which checkpoints are split: 5 GB, as transformers does.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Which tensors go into which file: one `model.safetensors`, or shards of at most 5 GB.
-pub fn shards(tensors: &[TensorPlan]) -> Vec<(String, Vec<TensorPlan>)> {
+/// Which tensors go into which file: one `model.safetensors`, or shards of at most `most` bytes (or one tensor, where that is larger).
+pub fn shards(tensors: &[TensorPlan], most: u64) -> Vec<(String, Vec<TensorPlan>)> {
     let mut groups: Vec<Vec<TensorPlan>> = vec![Vec::new()];
     let mut bytes = 0;
     for tensor in tensors {
-        if bytes > 0 && bytes + tensor.byte_len() > SHARD_BYTES {
+        if bytes > 0 && bytes + tensor.byte_len() > most {
             groups.push(Vec::new());
             bytes = 0;
         }
@@ -165,12 +165,12 @@ pub struct TensorFile {
 }
 
 impl TensorWriter {
-    /// Writes the index if there are several files, and prepares the first.
+    /// Writes the index if there are several files of at most `most` bytes, and prepares the first.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn new(directory: &OutputDirectory, tensors: &[TensorPlan]) -> Result<Self> {
-        let shards = shards(tensors);
+    pub fn new(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64) -> Result<Self> {
+        let shards = shards(tensors, most);
         if shards.len() > 1 {
             let map: Map<String, Value> =
                 shards.iter().flat_map(|(file, group)| group.iter().map(move |tensor| (tensor.name.clone(), json!(file)))).collect();

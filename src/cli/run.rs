@@ -16,7 +16,7 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    checkpoint::{Dtype, OutputDirectory, shards},
+    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, shards},
     data::sha256,
     error::{Error, Result},
     eval::perplexity,
@@ -247,7 +247,7 @@ impl Args {
     /// What is known before the work.
     fn report(&self, model: &Model, plan: &Plan, options: &Options, output: &Path) -> Report {
         let original_bytes = model.store.checkpoint.byte_len();
-        let mut files: Vec<String> = shards(&plan.tensors).into_iter().map(|(name, _)| name).collect();
+        let mut files: Vec<String> = shards(&plan.tensors, SHARD_BYTES).into_iter().map(|(name, _)| name).collect();
         if files.len() > 1 {
             files.push("model.safetensors.index.json".into());
         }

@@ -138,50 +138,29 @@ impl LayerContext<'_> {
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`].
     pub fn half(&self, weights: &LayerWeights, half: Half, x: Matrix) -> Result<Matrix> {
-        // The result may share the memory of x, so whatever reads x comes before whatever writes the result.
+        // The result may share the memory of x. So attention, which reads all of x, is worked out before anything is written; the MLP reads each
+        // piece just before it writes it; and attention is written last.
         let attended = if half.attention { Some(self.attention(weights, &self.norm(weights, 0, &x)?)?) } else { None };
-        let rows = self.mlp_rows();
-        let whole = half.mlp && x.rows() <= rows;
-        let hidden = if whole { Some(self.hidden(weights, &x)?) } else { None };
         let y = match &weights.shortcuts[half.shortcut] {
             Some(shortcut) => {
                 let y = self.gpu.zeros(x.rows(), shortcut.rows())?;
                 self.gpu.linear(&x, shortcut, None, &y, 0, false)?;
                 y
             }
-            None if half.mlp && !whole && half.attention => {
-                return self.parallel_in_pieces(weights, x, attended.as_ref(), rows);
-            }
             None => x.clone(),
         };
+        if half.mlp {
+            let rows = self.mlp_rows();
+            for first in (0..x.rows()).step_by(rows) {
+                let range = first..x.rows().min(first + rows);
+                let hidden = self.hidden(weights, &x.view(range.clone())?)?;
+                self.write(weights, false, &hidden, &y.view(range)?)?;
+            }
+        }
         if let Some(attended) = &attended {
             self.write(weights, true, attended, &y)?;
         }
-        match hidden {
-            Some(hidden) => self.write(weights, false, &hidden, &y)?,
-            None if half.mlp => {
-                for first in (0..x.rows()).step_by(rows) {
-                    let range = first..x.rows().min(first + rows);
-                    let hidden = self.hidden(weights, &x.view(range.clone())?)?;
-                    self.write(weights, false, &hidden, &y.view(range)?)?;
-                }
-            }
-            None => {}
-        }
         Ok(y)
-    }
-
-    /// Both blocks write onto the x that they read: the MLP goes first, piece by piece.
-    fn parallel_in_pieces(&self, weights: &LayerWeights, x: Matrix, attended: Option<&Matrix>, rows: usize) -> Result<Matrix> {
-        for first in (0..x.rows()).step_by(rows) {
-            let piece = x.view(first..x.rows().min(first + rows))?;
-            let hidden = self.hidden(weights, &piece)?;
-            self.write(weights, false, &hidden, &piece)?;
-        }
-        if let Some(attended) = attended {
-            self.write(weights, true, attended, &x)?;
-        }
-        Ok(x)
     }
 
     /// How many tokens the MLP takes at once: what one binding holds of its inner activations.

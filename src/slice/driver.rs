@@ -12,7 +12,7 @@ use super::{
     rotate::Rotation,
 };
 use crate::{
-    checkpoint::{Dtype, OutputDirectory, TensorWriter},
+    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorWriter},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     linalg::random_orthogonal,
@@ -53,7 +53,8 @@ pub fn slice(
     progress: &dyn Progress,
 ) -> Result<Vec<Site>> {
     let config = model.config();
-    let mut driver = Driver { gpu, config, options, plan, writer: TensorWriter::new(directory, &plan.tensors)?, sites: Vec::new(), progress };
+    let mut driver =
+        Driver { gpu, config, options, plan, writer: TensorWriter::new(directory, &plan.tensors, SHARD_BYTES)?, sites: Vec::new(), progress };
     let ranges = plan_batches(gpu, config, rows, options.rows_per_batch)?;
     let steps = 1 + config.num_hidden_layers * halves(config).len();
     progress.begin("slice", (steps * (ranges.len() + 1)) as u64);
