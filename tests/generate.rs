@@ -1,0 +1,69 @@
+//! Does generation stop where it should, and sampling not depend on how it is batched?
+
+mod support;
+
+use std::fs;
+
+use slicegpt_gpu::{
+    generate::{Sampling, generate, sample_sequences},
+    gpu::Gpu,
+    model::Model,
+    progress::Silent,
+};
+use tempfile::TempDir;
+
+const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, seed: 1 };
+
+/// A copy of a fixture whose config says these tokens begin and end a text.
+fn model(bos: u32, eos: u32) -> (TempDir, Model) {
+    let directory = TempDir::new().expect("a directory");
+    let fixture = support::fixture("parity/llama_gqa_tied");
+    fs::copy(fixture.join("model.safetensors"), directory.path().join("model.safetensors")).expect("a copy");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(fixture.join("config.json")).expect("a config")).expect("JSON");
+    config["bos_token_id"] = bos.into();
+    config["eos_token_id"] = serde_json::json!([eos, 100_000]);
+    fs::write(directory.path().join("config.json"), config.to_string()).expect("a config");
+    let model = Model::open(directory.path()).expect("a model");
+    (directory, model)
+}
+
+fn rollout(gpu: &Gpu, model: &Model, count: usize) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    let made = generate(gpu, model, &[3, 1, 4], count, &GREEDY, |token| {
+        tokens.push(token);
+        Ok(true)
+    });
+    assert_eq!(made.expect("tokens"), tokens.len());
+    tokens
+}
+
+#[test]
+fn generation_stops_at_an_end_token_and_at_the_end_of_the_positions() {
+    let gpu = support::gpu();
+    let (_directory, endless) = model(1, 99_999);
+    let free = rollout(&gpu, &endless, 12);
+    assert_eq!(free.len(), 12);
+    let last = free[7];
+    let first = free.iter().position(|&token| token == last).expect("it is there");
+    let (_directory, ending) = model(1, last);
+    assert_eq!(rollout(&gpu, &ending, 12), free[..first], "the end token is not part of the text");
+    let positions = endless.config().max_position_embeddings;
+    assert_eq!(rollout(&gpu, &endless, 10 * positions).len(), positions - 3);
+}
+
+#[test]
+fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
+    let gpu = support::gpu();
+    let (_directory, model) = model(5, 2);
+    // Up to four rows go through the same kernels, so that the logits are the same to the bit.
+    let sample = |seed, together| sample_sequences(&gpu, &model, 4, 20, seed, Some(together), &Silent).expect("sequences");
+    let sequences = sample(7, 4);
+    assert!(sequences.iter().all(|row| row.len() == 20 && row[0] == 5), "each starts with the BOS token: {sequences:?}");
+    for (index, row) in sequences.iter().enumerate() {
+        assert!(!sequences[..index].contains(row), "sequence {index} is there twice");
+    }
+    for together in [1, 2, 3] {
+        assert_eq!(sample(7, together), sequences, "{together} at a time");
+    }
+    assert_ne!(sample(8, 4), sequences);
+}
