@@ -29,5 +29,6 @@ pub mod progress;
 pub mod reference;
 pub mod report;
 pub mod slice;
+pub mod synthetic;
 
 pub use error::{Error, Result};

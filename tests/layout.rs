@@ -66,6 +66,7 @@ fn imports_go_one_way() {
         ("src/checkpoint/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data"]),
         ("src/data/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg"]),
         ("src/model/", &["cli", "slice", "eval", "generate", "report", "linalg", "data"]),
+        ("src/synthetic.rs", &["cli", "slice", "eval", "generate", "report", "ops", "gpu", "linalg", "data"]),
         ("src/slice/", &["cli", "eval", "generate", "report"]),
         ("src/eval.rs", &["cli", "slice", "generate", "report", "data"]),
         ("src/generate.rs", &["cli", "slice", "eval", "report", "data"]),

@@ -8,6 +8,7 @@ mod input;
 mod logits;
 mod progress;
 mod run;
+mod synthesize;
 
 use clap::{Parser, Subcommand};
 
@@ -34,6 +35,8 @@ enum Command {
     Generate(generate::Args),
     /// Write the logits of token sequences to a safetensors file.
     Logits(logits::Args),
+    /// Write a checkpoint of random weights in the shape of a real model, to measure with.
+    Synthesize(synthesize::Args),
     /// List the GPUs that can be used.
     Devices(devices::Args),
 }
@@ -68,6 +71,7 @@ impl Cli {
             Command::Eval(args) => args.execute(),
             Command::Generate(args) => args.execute(),
             Command::Logits(args) => args.execute(),
+            Command::Synthesize(args) => args.execute(),
             Command::Devices(args) => args.execute(),
         }
     }

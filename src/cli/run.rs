@@ -76,10 +76,20 @@ enum OrientationArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum DtypeArg {
+pub(super) enum DtypeArg {
     F32,
     F16,
     Bf16,
+}
+
+impl From<DtypeArg> for Dtype {
+    fn from(dtype: DtypeArg) -> Self {
+        match dtype {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Bf16 => Self::BF16,
+        }
+    }
 }
 
 /// Files beside a model that go along unchanged.
@@ -191,12 +201,7 @@ impl Args {
                 OrientationArg::Random => Orientation::Random,
             },
             seed: self.seed,
-            dtype: match self.dtype {
-                Some(DtypeArg::F32) => Dtype::F32,
-                Some(DtypeArg::F16) => Dtype::F16,
-                Some(DtypeArg::Bf16) => Dtype::BF16,
-                None => model.store.dtype(),
-            },
+            dtype: self.dtype.map_or(model.store.dtype(), Dtype::from),
             rows_per_batch: self.calibration.cal_batch_size.map(|rows| rows as usize),
         }
     }

@@ -6,6 +6,7 @@ mod config;
 mod ends;
 mod layer;
 mod rope;
+mod shapes;
 mod slicing;
 mod weights;
 
@@ -16,6 +17,7 @@ pub use config::{Config, SLICED_PREFIX};
 pub use ends::Ends;
 pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
 pub use rope::Rope;
+pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
 pub use weights::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, Names, TensorSpec, WeightStore};
 

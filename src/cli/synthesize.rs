@@ -1,0 +1,59 @@
+//! `slicegpt-gpu synthesize`
+
+use std::path::PathBuf;
+
+use super::{progress::Bars, run::DtypeArg};
+use crate::{
+    checkpoint::OutputDirectory,
+    error::Result,
+    model::{SHAPES, Shape},
+    report::grouped,
+    synthetic::{self, TokenRows},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model whose shape to take
+    #[arg(value_name = "SHAPE", value_parser = clap::builder::PossibleValuesParser::new(SHAPES.iter().map(|shape| shape.name)))]
+    shape: String,
+    /// The directory to write
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// So many layers instead of the model's own number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    layers: Option<u32>,
+    /// Type of the written tensors
+    #[arg(long, default_value = "f16")]
+    dtype: DtypeArg,
+    /// Rows of random tokens in DIR/tokens.json
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cal_nsamples: u32,
+    /// Tokens of each row
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cal_max_seqlen: u32,
+    /// Seed of everything drawn at random
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+    /// Replace the directory if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+impl Args {
+    pub fn execute(&self) -> Result<()> {
+        let progress = Bars::new();
+        let config = Shape::named(&self.shape)?.config(self.layers.map(|layers| layers as usize))?;
+        let directory = OutputDirectory::create(&self.output, self.force)?;
+        let tokens = TokenRows { rows: self.cal_nsamples as usize, len: self.cal_max_seqlen as usize };
+        synthetic::write(&directory, &config, self.dtype.into(), tokens, self.seed, &progress)?;
+        progress.end();
+        directory.finish()?;
+        progress.say(&format!(
+            "{}: {} random parameters in the shape of {}, and tokens.json for --calibration",
+            self.output.display(),
+            grouped(config.parameters()),
+            self.shape
+        ));
+        Ok(())
+    }
+}
