@@ -60,46 +60,26 @@ impl Gpu {
             }
         }
         let pipeline = self.pipeline(kernel);
-        let uniform = self.uniform(params);
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() }];
-        for (index, binding) in bindings.iter().enumerate() {
-            let resource = match binding.0 {
-                Some(matrix) => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &matrix.buffer,
-                    offset: matrix.byte_offset(),
-                    size: wgpu::BufferSize::new(matrix.byte_len()),
-                }),
-                None => self.nothing.as_entire_binding(),
-            };
-            entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
-        }
-        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(kernel.name),
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
-        self.record(work, |encoder| {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(kernel.name), timestamp_writes: None });
+        let layout = pipeline.get_bind_group_layout(0);
+        self.record_pass(kernel.name, bytemuck::bytes_of(params), work, |pass, params| {
+            let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+            entries.extend(bindings.iter().zip(1..).map(|(binding, index)| wgpu::BindGroupEntry {
+                binding: index,
+                resource: match binding.0 {
+                    Some(matrix) => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: &matrix.buffer,
+                        offset: matrix.byte_offset(),
+                        size: wgpu::BufferSize::new(matrix.byte_len()),
+                    }),
+                    None => self.nothing.as_entire_binding(),
+                },
+            }));
+            let descriptor = wgpu::BindGroupDescriptor { label: Some(kernel.name), layout: &layout, entries: &entries };
             pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &group, &[]);
+            pass.set_bind_group(0, &self.device.create_bind_group(&descriptor), &[]);
             let [x, y, z] = workgroups;
             pass.dispatch_workgroups(x, y, z);
         })
-    }
-
-    fn uniform<P: Pod>(&self, params: &P) -> wgpu::Buffer {
-        let bytes = bytemuck::bytes_of(params);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("params"),
-            size: bytes.len().next_multiple_of(16) as u64,
-            usage: wgpu::BufferUsages::UNIFORM,
-            mapped_at_creation: true,
-        });
-        if let Ok(mut mapped) = buffer.get_mapped_range_mut(..) {
-            mapped.slice(..bytes.len()).copy_from_slice(bytes);
-        }
-        buffer.unmap();
-        buffer
     }
 
     fn pipeline(&self, kernel: &Kernel) -> wgpu::ComputePipeline {

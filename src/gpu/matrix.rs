@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use bytemuck::cast_slice;
 use half::{bf16, f16};
 
-use super::Gpu;
+use super::{Gpu, pool::Pooled, queue::Mapping};
 use crate::error::{Error, Result};
 
 /// How an element is stored on the GPU. Arithmetic is always f32: 16-bit elements are widened by the kernel that reads them.
@@ -34,7 +34,7 @@ impl ElementType {
 /// The padding is zero and stays zero: no kernel writes to it. Cloning shares the buffer.
 #[derive(Debug, Clone)]
 pub struct Matrix {
-    pub(super) buffer: Arc<wgpu::Buffer>,
+    pub(super) buffer: Arc<Pooled>,
     first_row: usize,
     rows: usize,
     cols: usize,
@@ -89,13 +89,33 @@ impl Gpu {
     /// # Errors
     /// [`Error::OutOfMemory`] if the device cannot hold it.
     pub fn zeros(&self, rows: usize, cols: usize) -> Result<Matrix> {
-        self.allocate(rows, cols, ElementType::F32)
+        let matrix = self.allocate(rows, cols, ElementType::F32)?;
+        self.clear(&matrix);
+        Ok(matrix)
+    }
+
+    /// A matrix whose values mean nothing until a kernel has written all of them; its padding is zero.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device cannot hold it.
+    pub fn unfilled(&self, rows: usize, cols: usize) -> Result<Matrix> {
+        let matrix = self.allocate(rows, cols, ElementType::F32)?;
+        if matrix.stride() != cols {
+            self.clear(&matrix);
+        }
+        Ok(matrix)
+    }
+
+    fn clear(&self, matrix: &Matrix) {
+        // A new buffer is all zeros.
+        if matrix.buffer.recycled && matrix.byte_len() > 0 {
+            self.record(|encoder| encoder.clear_buffer(&matrix.buffer, 0, Some(matrix.byte_len())));
+        }
     }
 
     fn allocate(&self, rows: usize, cols: usize, element: ElementType) -> Result<Matrix> {
         let bytes = rows as u64 * cols.next_multiple_of(4) as u64 * element.size() as u64;
-        let buffer = Arc::new(self.create_buffer("matrix", bytes.max(16))?);
-        Ok(Matrix { buffer, first_row: 0, rows, cols, element })
+        Ok(Matrix { buffer: self.storage(bytes)?, first_row: 0, rows, cols, element })
     }
 
     /// Uploads a row-major `[rows, cols]` f32 matrix.
@@ -152,14 +172,17 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the device since the last readback: [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Gpu`].
     pub fn download(&self, matrix: &Matrix) -> Result<Vec<f32>> {
+        self.download_later(matrix)?.wait(self)
+    }
+
+    /// Begins to read a f32 matrix back, as it is after all work recorded so far; work recorded later goes on meanwhile.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub fn download_later(&self, matrix: &Matrix) -> Result<Readback> {
         debug_assert_ne!(matrix.element, ElementType::U32);
-        let bytes = self.read(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?;
-        let widened: Vec<f32> = match matrix.element {
-            ElementType::F32 | ElementType::U32 => bytemuck::pod_collect_to_vec(&bytes),
-            ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        };
-        Ok(unpad(widened, matrix))
+        let mapping = if matrix.byte_len() == 0 { None } else { Some(self.map(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?) };
+        Ok(Readback { mapping, cols: matrix.cols, stride: matrix.stride(), element: matrix.element })
     }
 
     /// Reads token ids back.
@@ -167,16 +190,45 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::download`].
     pub fn download_u32(&self, matrix: &Matrix) -> Result<Vec<u32>> {
-        let bytes = self.read(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?;
-        Ok(unpad(bytemuck::pod_collect_to_vec(&bytes), matrix))
+        if matrix.byte_len() == 0 {
+            return Ok(Vec::new());
+        }
+        let mapping = self.map(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?;
+        self.mapped(mapping, |bytes| unpad(bytemuck::pod_collect_to_vec(bytes), matrix.cols, matrix.stride()))
+    }
+}
+
+/// A matrix on its way from the GPU.
+pub struct Readback {
+    mapping: Option<Mapping>,
+    cols: usize,
+    stride: usize,
+    element: ElementType,
+}
+
+impl Readback {
+    /// Waits for the values, row-major, without padding.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub fn wait(self, gpu: &Gpu) -> Result<Vec<f32>> {
+        let Some(mapping) = self.mapping else { return Ok(Vec::new()) };
+        gpu.mapped(mapping, |bytes| {
+            let widened: Vec<f32> = match self.element {
+                ElementType::F32 | ElementType::U32 => bytemuck::pod_collect_to_vec(bytes),
+                ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+                ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            };
+            unpad(widened, self.cols, self.stride)
+        })
     }
 }
 
 const STAGING_BYTES: usize = 64 << 20;
 
-fn unpad<T: Copy>(values: Vec<T>, matrix: &Matrix) -> Vec<T> {
-    if matrix.cols == matrix.stride() {
+fn unpad<T: Copy>(values: Vec<T>, cols: usize, stride: usize) -> Vec<T> {
+    if cols == stride {
         return values;
     }
-    values.chunks_exact(matrix.stride()).flat_map(|row| &row[..matrix.cols]).copied().collect()
+    values.chunks_exact(stride).flat_map(|row| &row[..cols]).copied().collect()
 }

@@ -1,9 +1,16 @@
 //! The only place that knows wgpu: the device, matrices that live on it, and the dispatch of kernels.
 
+mod adapter;
 mod device;
 mod kernel;
 mod matrix;
+mod pool;
+mod queue;
+mod trace;
 
-pub use device::{AdapterDescription, Gpu, GpuOptions, NO_ADAPTER, adapters};
+pub use adapter::{AdapterDescription, NO_ADAPTER, adapters};
+pub use device::{Gpu, GpuOptions};
 pub use kernel::{Binding, Kernel};
-pub use matrix::{ElementType, Matrix};
+pub use matrix::{ElementType, Matrix, Readback};
+pub use pool::MemoryUse;
+pub use trace::Span;

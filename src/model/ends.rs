@@ -66,7 +66,7 @@ impl Ends {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn embed(&self, gpu: &Gpu, batch: &Batch) -> Result<Matrix> {
-        let x = gpu.zeros(batch.tokens, self.width)?;
+        let x = gpu.unfilled(batch.tokens, self.width)?;
         for (first, table) in &self.embedding.parts {
             gpu.embed(&batch.ids, *first, table, &x, false)?;
         }
@@ -99,7 +99,7 @@ impl Ends {
                     Some(bias) => Some(gpu.upload(&bias[begin..begin + slice.rows()], 1, slice.rows())?),
                     None => None,
                 };
-                let logits = gpu.zeros(x.rows(), slice.rows())?;
+                let logits = gpu.unfilled(x.rows(), slice.rows())?;
                 gpu.linear(&input, &slice, bias.as_ref(), &logits, 0, false)?;
                 each(begin, &logits)?;
             }

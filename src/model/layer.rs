@@ -143,7 +143,7 @@ impl LayerContext<'_> {
         let attended = if half.attention { Some(self.attention(weights, &self.norm(weights, 0, &x)?)?) } else { None };
         let y = match &weights.shortcuts[half.shortcut] {
             Some(shortcut) => {
-                let y = self.gpu.zeros(x.rows(), shortcut.rows())?;
+                let y = self.gpu.unfilled(x.rows(), shortcut.rows())?;
                 self.gpu.linear(&x, shortcut, None, &y, 0, false)?;
                 y
             }
@@ -183,7 +183,7 @@ impl LayerContext<'_> {
         let config = self.config;
         let input = self.norm(weights, 1, x)?;
         let width = config.intermediate_size * if config.architecture.gated { 2 } else { 1 };
-        let inner = self.gpu.zeros(x.rows(), width)?;
+        let inner = self.gpu.unfilled(x.rows(), width)?;
         for read in weights.of(false, Space::Residual) {
             let column = if read.spec.role == Role::Up && config.architecture.gated { config.intermediate_size } else { 0 };
             self.gpu.linear(&input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
@@ -195,7 +195,7 @@ impl LayerContext<'_> {
     fn attention(&self, weights: &LayerWeights, input: &Matrix) -> Result<Matrix> {
         let (gpu, config) = (self.gpu, self.config);
         let shape = config.attention_shape(self.layer);
-        let qkv = gpu.zeros(input.rows(), config.qkv_width())?;
+        let qkv = gpu.unfilled(input.rows(), config.qkv_width())?;
         for read in weights.of(true, Space::Residual) {
             let column = match read.spec.role {
                 Role::Key => shape.k.column,

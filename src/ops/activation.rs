@@ -40,7 +40,7 @@ impl Gpu {
             return Err(Error::shape("activation", format!("gate and up in rows of {}", x.cols())));
         }
         let width = if gated { x.cols() / 2 } else { x.cols() };
-        let y = self.zeros(x.rows(), width)?;
+        let y = self.unfilled(x.rows(), width)?;
         let params = Params { tokens: x.rows() as u32, width: width as u32, x_stride: x.stride() as u32, y_stride: y.stride() as u32 };
         let kernel = Kernel { name: "activation", source: SHADER, constants: &[("KIND", kind as u32), ("GATED", gated.into())] };
         let elements = x.rows() * width;

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{HeadSpan, WORK_PER_DISPATCH, shader};
+use super::{HeadSpan, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -128,7 +128,7 @@ impl Gpu {
         }
         let Grid { wide, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
         let pieces: Vec<Block> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
-        let out = self.zeros(q.rows(), queries.heads * head_dim)?;
+        let out = self.unfilled(q.rows(), queries.heads * head_dim)?;
         let params = Params {
             head_dim: head_dim as u32,
             group: shape.group() as u32,
@@ -163,7 +163,7 @@ impl Gpu {
             let mut work = 0;
             let short = remaining.iter().take_while(|piece| {
                 work += cost(piece);
-                work <= WORK_PER_DISPATCH
+                work <= self.work_per_dispatch()
             });
             let (run, rest) = remaining.split_at(short.count().max(1));
             remaining = rest;

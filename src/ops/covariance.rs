@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{WORK_PER_DISPATCH, shader};
+use super::shader;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -37,7 +37,7 @@ impl Gpu {
         let c = self.zeros(width, width)?;
         let kernel = Kernel { name: "covariance", source: SHADER, constants: &[] };
         // In runs of rows of the result, since a wide one exceeds a binding, and takes long.
-        let short = (WORK_PER_DISPATCH / (x.rows() * width).max(1) / TILE).max(1) * TILE;
+        let short = (self.work_per_dispatch() / (x.rows() * width).max(1) / TILE).max(1) * TILE;
         let rows = self.rows_per_binding(c.stride() * 4).min(short);
         for first_row in (0..width).step_by(rows) {
             let part = c.view(first_row..width.min(first_row + rows))?;

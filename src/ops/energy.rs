@@ -25,7 +25,7 @@ impl Gpu {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn energy(&self, x: &Matrix) -> Result<Matrix> {
-        let e = self.zeros(1, x.rows())?;
+        let e = self.unfilled(1, x.rows())?;
         let params = Params { tokens: x.rows() as u32, width: x.cols() as u32, stride: x.stride() as u32, unused: 0 };
         let kernel = Kernel { name: "energy", source: SHADER, constants: &[("LANES", WORKGROUP as u32)] };
         self.dispatch(&kernel, &params, &[x.into(), (&e).into()], folded(x.rows()), (x.rows() * x.cols()) as u64)?;

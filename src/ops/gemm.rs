@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ElementType, WORK_PER_DISPATCH, shader, weight_shader};
+use super::{ElementType, shader, weight_shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -90,7 +90,7 @@ impl Gpu {
         if a.cols() != k {
             return Err(Error::shape("matmul", format!("a [{m}, {}], b [{k}, {n}]", a.cols())));
         }
-        let c = self.zeros(m, n)?;
+        let c = self.unfilled(m, n)?;
         let rows = self.rows_per_binding(b.stride() * b.element().size());
         for first in (0..k).step_by(rows) {
             let part = b.view(first..k.min(first + rows))?;
@@ -104,7 +104,7 @@ impl Gpu {
     /// Pieces of rows of `a` and `c` that fit a binding each and keep a dispatch short; `work` is that of one row.
     fn row_pieces(&self, a: &Matrix, c: &Matrix, work: usize) -> Result<Vec<(Matrix, Matrix)>> {
         let row_bytes = a.stride().max(c.stride()) * ElementType::F32.size();
-        let short = (WORK_PER_DISPATCH / work.max(1) / TILE).max(1) * TILE;
+        let short = (self.work_per_dispatch() / work.max(1) / TILE).max(1) * TILE;
         let rows = self.rows_per_binding(row_bytes).min(short);
         (0..a.rows())
             .step_by(rows)

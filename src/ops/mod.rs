@@ -28,9 +28,6 @@ use crate::gpu::ElementType;
 /// Threads of a workgroup, in every kernel.
 const WORKGROUP: usize = 64;
 
-/// The most multiply-adds of one dispatch: about 100 ms of a small integrated GPU, far from the 2 s after which display drivers reset.
-const WORK_PER_DISPATCH: usize = 4 << 30;
-
 /// A grid of `count` workgroups, folded into two dimensions since one holds no more than 65535.
 fn folded(count: usize) -> [u32; 3] {
     let rows = count.div_ceil(65535).max(1);

@@ -46,7 +46,7 @@ impl Gpu {
         if width > norm_width || (kind == Norm::Layer && width != norm_width) || !fits(weight) || !fits(bias) {
             return Err(Error::shape("norm", format!("{kind:?} norm of tokens of {width}, norm_width {norm_width}")));
         }
-        let y = self.zeros(x.rows(), width)?;
+        let y = self.unfilled(x.rows(), width)?;
         // Narrow tokens leave most of a workgroup idle: several share one.
         let lanes = if width <= 512 { 8 } else { WORKGROUP };
         let params = Params {

@@ -32,7 +32,7 @@ impl Rotation {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn rows(&self, gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
-        let y = gpu.zeros(x.rows(), self.backward.rows())?;
+        let y = gpu.unfilled(x.rows(), self.backward.rows())?;
         gpu.linear(x, &self.backward, None, &y, 0, false)?;
         Ok(y)
     }
