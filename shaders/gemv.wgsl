@@ -1,7 +1,8 @@
-// gemv: C (+)= A·Wᵀ + bias for a few rows of A, where a 64x64 tile would be mostly empty: decoding one token reads every weight once.
+// gemv: C (+)= A·Wᵀ + bias for up to four rows of A, where a tile would be mostly empty: decoding a token reads every weight once.
 //   c[m, column + n] (+)= sum_k a[m, k] * w[n, k] + bias[n]
-//   dispatch  (ceil(N / 8), M, 1)   eight rows of w a workgroup, eight threads along each
+//   dispatch  (groups of 64 / LANES rows of w, 1, 1)   LANES threads along each row of w, so that few rows still fill the GPU
 struct Params {
+    m: u32,
     n: u32,
     k4: u32,
     a_stride4: u32,
@@ -13,7 +14,6 @@ struct Params {
     accumulate: u32,
     unused0: u32,
     unused1: u32,
-    unused2: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;          // [M, stride], f32
@@ -21,25 +21,41 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;             // [N]
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;          // [M, stride]
 
-var<workgroup> partial: array<f32, 64>;
+const ROWS: u32 = 64u / LANES;
 
-@compute @workgroup_size(8, 8)
+var<workgroup> partial: array<vec4<f32>, 64>;                          // [row of w][lane], a component for each row of A
+
+@compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let n = 8u * group.x + thread.y;
-    let m = group.y;
-    var sum = vec4(0.0);
+    let n = ROWS * group.x + thread.y;
+    // A component for each of four consecutive steps.
+    var sum0 = vec4(0.0);
+    var sum1 = vec4(0.0);
+    var sum2 = vec4(0.0);
+    var sum3 = vec4(0.0);
     if n < params.n {
-        for (var i = thread.x; i < params.k4; i += 8u) {
-            sum += a[m * params.a_stride4 + i] * load_w(n * params.w_stride4 + i);
+        let row1 = min(1u, params.m - 1u) * params.a_stride4;
+        let row2 = min(2u, params.m - 1u) * params.a_stride4;
+        let row3 = min(3u, params.m - 1u) * params.a_stride4;
+        for (var i = thread.x; i < params.k4; i += LANES) {
+            let weight = load_w(n * params.w_stride4 + i);
+            sum0 += a[i] * weight;
+            if M > 1u { sum1 += a[row1 + i] * weight; }
+            if M > 2u { sum2 += a[row2 + i] * weight; }
+            if M > 2u { sum3 += a[row3 + i] * weight; }
         }
     }
-    partial[index] = (sum.x + sum.y) + (sum.z + sum.w);
+    partial[index] = vec4(dot(sum0, vec4(1.0)), dot(sum1, vec4(1.0)), dot(sum2, vec4(1.0)), dot(sum3, vec4(1.0)));
     workgroupBarrier();
-    if thread.x == 0u && n < params.n {
-        let p = index;
-        var result = ((partial[p] + partial[p + 1u]) + (partial[p + 2u] + partial[p + 3u]))
-            + ((partial[p + 4u] + partial[p + 5u]) + (partial[p + 6u] + partial[p + 7u]));
-        let at = m * params.c_stride + params.c_column + n;
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        if thread.x < half {
+            partial[index] += partial[index + half];
+        }
+        workgroupBarrier();
+    }
+    if thread.x < params.m && n < params.n {
+        let at = thread.x * params.c_stride + params.c_column + n;
+        var result = partial[thread.y * LANES][thread.x];
         if params.has_bias != 0u { result += bias[params.bias_column + n]; }
         if params.accumulate != 0u { result += c[at]; }
         c[at] = result;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -9,6 +10,7 @@ use wgpu::BufferUsages;
 
 use super::{
     adapter::{AdapterDescription, choose, describe, enumerate},
+    choices::Choices,
     kernel::PipelineKey,
     pool::Pool,
     queue::{PARAMS_BYTES, Pending},
@@ -29,6 +31,10 @@ pub struct GpuOptions {
     pub max_memory: Option<u64>,
     /// Hand work over in pieces a quarter as long as usual, for a device that was lost for working too long at once. Changes no result.
     pub short_submits: bool,
+    /// Where choices of kernels are remembered, instead of `SLICEGPT_GPU_CACHE` or the platform's cache directory.
+    pub cache: Option<PathBuf>,
+    /// Measure kernels at their first use, however little they have to do.
+    pub measure_at_once: bool,
 }
 
 /// The device, its queue and its compiled kernels. Ops are methods on it, spread over `ops/*.rs`.
@@ -41,6 +47,7 @@ pub struct Gpu {
     pub(super) params: wgpu::Buffer,
     adapter: AdapterDescription,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    choices: Choices,
     pub(super) pending: Mutex<Pending>,
     pub(super) pool: Arc<Pool>,
     pub(super) max_memory: Option<u64>,
@@ -91,6 +98,7 @@ impl Gpu {
         Ok(Self {
             nothing: buffer("nothing", 16, BufferUsages::STORAGE),
             params: buffer("params", PARAMS_BYTES, BufferUsages::UNIFORM | BufferUsages::COPY_DST),
+            choices: Choices::load(&description, options.cache.clone(), options.measure_at_once),
             adapter: description,
             pipelines: Mutex::default(),
             pending: Mutex::default(),
@@ -107,6 +115,36 @@ impl Gpu {
     /// The adapter in use, with the limits in force.
     pub fn adapter(&self) -> &AdapterDescription {
         &self.adapter
+    }
+
+    /// Whether what is fastest may be measured here, and remembered.
+    pub fn chooses(&self) -> bool {
+        self.choices.enabled()
+    }
+
+    /// What was chosen for `key`, in this run or an earlier one.
+    pub fn choice(&self, key: &str) -> Option<String> {
+        self.choices.get(key)
+    }
+
+    /// Everything that was chosen, by key.
+    pub fn choices(&self) -> Vec<(String, String)> {
+        self.choices.all()
+    }
+
+    /// Remembers a choice, on disk where there is a cache directory.
+    pub fn choose(&self, key: &str, choice: String) {
+        self.choices.set(key, choice);
+    }
+
+    /// A choice of this device object alone.
+    pub fn choose_for_now(&self, key: &str, choice: String) {
+        self.choices.set_for_now(key, choice);
+    }
+
+    /// Adds to the work (multiply-adds) done under `key`, and says whether that is enough to measure what would be fastest.
+    pub fn is_worth_measuring(&self, key: &str, work: u64, enough: u64) -> bool {
+        self.choices.work(key, work) >= enough
     }
 
     /// The most bytes that one binding may span.

@@ -1,6 +1,7 @@
 //! The only place that knows wgpu: the device, matrices that live on it, and the dispatch of kernels.
 
 mod adapter;
+mod choices;
 mod device;
 mod kernel;
 mod matrix;

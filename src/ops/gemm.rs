@@ -2,7 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ElementType, shader, weight_shader};
+use super::{
+    ElementType,
+    product::{ProductConfig, product_shader},
+    shader,
+};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -25,23 +29,8 @@ struct GemmParams {
     unused: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GemvParams {
-    n: u32,
-    k4: u32,
-    a_stride4: u32,
-    w_stride4: u32,
-    c_stride: u32,
-    c_column: u32,
-    bias_column: u32,
-    has_bias: u32,
-    accumulate: u32,
-    unused: [u32; 3],
-}
-
-/// Rows and columns of results by one workgroup.
-const TILE: usize = 64;
+/// Pieces of a long product have a multiple of so many rows.
+const ROWS: usize = 64;
 /// Up to so many rows of A, a matrix-vector product per row beats a tile that is mostly empty.
 const GEMV_ROWS: usize = 4;
 
@@ -104,7 +93,7 @@ impl Gpu {
     /// Pieces of rows of `a` and `c` that fit a binding each and keep a dispatch short; `work` is that of one row.
     fn row_pieces(&self, a: &Matrix, c: &Matrix, work: usize) -> Result<Vec<(Matrix, Matrix)>> {
         let row_bytes = a.stride().max(c.stride()) * ElementType::F32.size();
-        let short = (self.work_per_dispatch() / work.max(1) / TILE).max(1) * TILE;
+        let short = (self.work_per_dispatch() / work.max(1) / ROWS).max(1) * ROWS;
         let rows = self.rows_per_binding(row_bytes).min(short);
         (0..a.rows())
             .step_by(rows)
@@ -116,7 +105,7 @@ impl Gpu {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the operands of one dispatch, after splitting")]
-    fn gemm(
+    pub(super) fn gemm(
         &self,
         a: &Matrix,
         a_column: usize,
@@ -143,36 +132,30 @@ impl Gpu {
             accumulate: accumulate.into(),
             unused: 0,
         };
-        let kernel = Kernel {
-            name: "gemm",
-            source: weight_shader!(w.element(), "shared/tile", "gemm"),
-            constants: &[("W_ROWS_ARE_STEPS", w_rows_are_steps as u32)],
+        let dispatch = |config: &ProductConfig, params: &GemmParams, c: &Matrix| {
+            let [x, y, steps] = config.constants();
+            let kernel = Kernel {
+                name: "gemm",
+                source: source(w.element(), config),
+                constants: &[("W_ROWS_ARE_STEPS", w_rows_are_steps.into()), x, y, steps],
+            };
+            let grid = [n.div_ceil(config.tile_columns()) as u32, a.rows().div_ceil(config.tile_rows()) as u32, 1];
+            self.dispatch(&kernel, params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * n * k) as u64)
         };
-        let grid = [n.div_ceil(TILE) as u32, a.rows().div_ceil(TILE) as u32, 1];
-        self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * n * k) as u64)
+        let name = if w_rows_are_steps { "matmul" } else { "linear" };
+        let config = self.product_config(name, [a.rows(), n, k], |config| {
+            // Not into c, which may be accumulated to.
+            let scratch = self.unfilled(a.rows(), n)?;
+            dispatch(config, &GemmParams { c_stride: scratch.stride() as u32, c_column: 0, accumulate: 0, ..params }, &scratch)
+        })?;
+        dispatch(&config, &params, c)
     }
+}
 
-    #[expect(clippy::too_many_arguments, reason = "the operands of one dispatch, after splitting")]
-    fn gemv(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, bias_column: usize, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
-        // Eight rows of w a workgroup: with more workgroups than a dimension holds, the tile is the better choice anyway.
-        let groups = w.rows().div_ceil(8);
-        if groups > self.adapter().max_compute_workgroups_per_dimension as usize {
-            return self.gemm(a, 0, w, false, bias, bias_column, c, column, accumulate);
-        }
-        let params = GemvParams {
-            n: w.rows() as u32,
-            k4: (w.stride() / 4) as u32,
-            a_stride4: (a.stride() / 4) as u32,
-            w_stride4: (w.stride() / 4) as u32,
-            c_stride: c.stride() as u32,
-            c_column: column as u32,
-            bias_column: bias_column as u32,
-            has_bias: bias.is_some().into(),
-            accumulate: accumulate.into(),
-            unused: [0; 3],
-        };
-        let kernel = Kernel { name: "gemv", source: weight_shader!(w.element(), "gemv"), constants: &[] };
-        let grid = [groups as u32, a.rows() as u32, 1];
-        self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
+fn source(element: ElementType, config: &ProductConfig) -> &'static str {
+    match element {
+        ElementType::F16 => product_shader!(config, "shared/f16", "gemm"),
+        ElementType::Bf16 => product_shader!(config, "shared/bf16", "gemm"),
+        _ => product_shader!(config, "shared/f32", "gemm"),
     }
 }

@@ -8,11 +8,14 @@ mod covariance;
 mod embed;
 mod energy;
 mod gemm;
+mod gemv;
 mod head_norm;
 mod loss;
 mod norm;
+mod product;
 mod rope;
 mod sample;
+mod tuning;
 
 pub use activation::Activation;
 pub use attention::{AttentionShape, Block, blocks};
@@ -20,6 +23,7 @@ pub use copy_rows::RowCopy;
 pub use covariance::COVARIANCE_TOKENS;
 pub use head_norm::HeadSpan;
 pub use norm::Norm;
+pub use product::ProductConfig;
 pub use rope::Pairing;
 pub use sample::SampleOptions;
 

@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    gpu::{ElementType, Gpu, Matrix},
+    gpu::{ElementType, Gpu, GpuOptions, Matrix},
+    ops::ProductConfig,
     reference,
 };
 
@@ -17,6 +18,8 @@ use crate::{
 const SHAPES: &[(usize, usize, usize, &str)] = &[
     (1, 1, 1, "the smallest"),
     (1, 65, 30, "one row: gemv, N above its eight"),
+    (2, 3000, 40, "gemv of two rows, 32 threads along a row of w"),
+    (3, 9000, 70, "gemv of three rows, 8 threads along a row of w"),
     (3, 7, 129, "gemv of three rows, N below its eight"),
     (4, 300, 64, "the most rows of gemv"),
     (5, 8, 3, "the fewest rows of gemm, K below one vec4"),
@@ -81,6 +84,57 @@ fn linear_matches_reference_at_awkward_shapes_in_every_weight_type() {
         for element in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
             linear(&gpu, (m, n, k), element, reason);
         }
+    }
+}
+
+/// The product, the plain product and the covariance of the same values.
+fn products(gpu: &Gpu, (m, n, k): (usize, usize, usize)) -> [Vec<f32>; 3] {
+    let mut random = Random::new((m * 1_000_000 + n * 1000 + k) as u64);
+    let (a, w, b) = (random.values(m * k, 1.0), random.values(n * k, 1.0), random.values(k * n, 1.0));
+    let a = upload(gpu, &a, m, k);
+    let c = gpu.zeros(m, n).expect("zeros");
+    gpu.linear(&a, &upload(gpu, &w, n, k), None, &c, 0, false).expect("linear");
+    let plain = gpu.matmul(&a, &upload(gpu, &b, k, n)).expect("matmul");
+    let mut covariance = gpu.download(&gpu.covariance(&a).expect("covariance")).expect("values");
+    // The lower triangle means nothing.
+    (0..k).for_each(|row| covariance[row * k..row * k + row].fill(0.0));
+    [gpu.download(&c).expect("values"), gpu.download(&plain).expect("values"), covariance]
+}
+
+#[test]
+fn every_configuration_of_products_gives_the_same_bits() {
+    let default = support::gpu_unlimited();
+    let configs: Vec<ProductConfig> = ProductConfig::all(&default).collect();
+    assert!(configs.len() > 4, "{configs:?}");
+    let shapes = [(5, 8, 3), (63, 65, 15), (130, 131, 66), (129, 67, 300)];
+    for config in configs {
+        let gpu = support::gpu_unlimited();
+        gpu.pin_products(config);
+        for shape in shapes {
+            assert!(products(&gpu, shape) == products(&default, shape), "{config} at {shape:?}");
+        }
+    }
+}
+
+#[test]
+fn the_fastest_configuration_is_measured_once_and_remembered() {
+    let cache = tempfile::tempdir().expect("a directory");
+    let options = GpuOptions { cache: Some(cache.path().into()), measure_at_once: true, ..GpuOptions::default() };
+    let default = support::gpu_unlimited();
+    let measuring = Gpu::new(&options).expect("an adapter");
+    assert!(products(&measuring, (130, 131, 66)) == products(&default, (130, 131, 66)), "measuring changes the result");
+    let chosen = measuring.choices();
+    assert_eq!(chosen.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["covariance 256x256", "linear 256x256", "matmul 256x256"]);
+    assert!(chosen.iter().all(|(_, name)| name.parse::<ProductConfig>().is_ok_and(|config| config.to_string() == *name)), "{chosen:?}");
+    let again = Gpu::new(&GpuOptions { measure_at_once: false, ..options.clone() }).expect("an adapter");
+    assert_eq!(again.choices(), chosen);
+
+    let file = std::fs::read_dir(cache.path()).expect("a directory").next().expect("a file").expect("an entry").path();
+    for damaged in ["{\"linear 256x256\": \"9x9 1x1 k3\"}", "{\"linear", "[1, 2]"] {
+        std::fs::write(&file, damaged).expect("a file");
+        let gpu = Gpu::new(&options).expect("an adapter");
+        assert!(products(&gpu, (130, 131, 66)) == products(&default, (130, 131, 66)), "{damaged}");
+        assert_eq!(gpu.choices().len(), 3, "{damaged}");
     }
 }
 

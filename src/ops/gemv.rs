@@ -1,0 +1,66 @@
+//! Products of a few rows with a matrix.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{ElementType, shader, weight_shader};
+use crate::{
+    error::Result,
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    m: u32,
+    n: u32,
+    k4: u32,
+    a_stride4: u32,
+    w_stride4: u32,
+    c_stride: u32,
+    c_column: u32,
+    bias_column: u32,
+    has_bias: u32,
+    accumulate: u32,
+    unused: [u32; 2],
+}
+
+/// Threads that keep a large GPU busy.
+const GEMV_THREADS: usize = 1 << 16;
+impl Gpu {
+    /// One dispatch of [`Gpu::linear`] for at most four rows of `a`.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one dispatch, after splitting")]
+    pub(super) fn gemv(
+        &self,
+        a: &Matrix,
+        w: &Matrix,
+        bias: Option<&Matrix>,
+        bias_column: usize,
+        c: &Matrix,
+        column: usize,
+        accumulate: bool,
+    ) -> Result<()> {
+        // The fewer rows of w, the more threads along each, so that there are enough workgroups.
+        let lanes = [8, 16, 32, 64].into_iter().find(|lanes| w.rows() * lanes >= GEMV_THREADS).unwrap_or(64);
+        let groups = (w.rows() * lanes).div_ceil(64);
+        if groups > self.adapter().max_compute_workgroups_per_dimension as usize {
+            return self.gemm(a, 0, w, false, bias, bias_column, c, column, accumulate);
+        }
+        let params = Params {
+            m: a.rows() as u32,
+            n: w.rows() as u32,
+            k4: (w.stride() / 4) as u32,
+            a_stride4: (a.stride() / 4) as u32,
+            w_stride4: (w.stride() / 4) as u32,
+            c_stride: c.stride() as u32,
+            c_column: column as u32,
+            bias_column: bias_column as u32,
+            has_bias: bias.is_some().into(),
+            accumulate: accumulate.into(),
+            unused: [0; 2],
+        };
+        let constants = [("LANES", lanes as u32), ("M", [1, 2, 4, 4][a.rows() - 1])];
+        let kernel = Kernel { name: "gemv", source: weight_shader!(w.element(), "gemv"), constants: &constants };
+        let grid = [groups as u32, 1, 1];
+        self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
+    }
+}
