@@ -5,110 +5,179 @@
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token)
 //   out       [tokens, heads * head_dim]
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
-// A workgroup takes 64 queries that share a key-value head, one a thread: tokens of a block times heads of the group. Keys and values come
-// through workgroup memory, KEYS at a time; tiles behind the window or beyond the last query are never read. Blocks make batches ragged:
-// sequences of any length lie one behind the other, and nothing is padded.
-const HEAD4: u32 = (HEAD_DIM + 3u) / 4u;
+// A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and values come through workgroup
+// memory; tiles behind the window or beyond the last query are never read. For every 32 keys: scores by a product as in gemm, 8 queries times
+// 4 keys a thread; softmax with one query a thread; results by a product again. Blocks make batches ragged: sequences of any length lie one
+// behind the other, and nothing is padded.
+const KEYS: u32 = 32u;
+const DIMS: u32 = 16u;                                                 // coordinates at a time for the scores
+const VALUES: u32 = 8u;                                                // values at a time for the results
+const PARTS: u32 = (HEAD_DIM + 31u) / 32u;
 const MASKED: f32 = -1e30;
 
-var<workgroup> tile_k: array<vec4<f32>, KEYS * HEAD4>;                 // [key][head_dim]
-var<workgroup> tile_v: array<vec4<f32>, KEYS * HEAD4>;                 // [key][head_dim]
+var<workgroup> tile: array<vec4<f32>, 384>;                            // queries [dim][query / 4], then keys [dim][key / 4]; or values [key][dim / 4]
+var<workgroup> weight: array<vec4<f32>, KEYS * 16u>;                   // [key][query / 4]: scores, then weights of the softmax
+var<workgroup> factor: array<vec4<f32>, 16>;                           // [query / 4]: what results so far are multiplied by
 
-// Four coordinates of a key or value; zero beyond the head.
-fn load_kv(at: u32, dim: u32) -> vec4<f32> {
-    var value = vec4(kv[at], 0.0, 0.0, 0.0);
-    if dim + 1u < HEAD_DIM { value.y = kv[at + 1u]; }
-    if dim + 2u < HEAD_DIM { value.z = kv[at + 2u]; }
-    if dim + 3u < HEAD_DIM { value.w = kv[at + 3u]; }
+// Four coordinates of a query or key; zero beyond the head.
+fn load_q(at: u32, dim: u32) -> vec4<f32> {
+    var value = vec4(0.0);
+    if dim < HEAD_DIM { value.x = q[at + dim]; }
+    if dim + 1u < HEAD_DIM { value.y = q[at + dim + 1u]; }
+    if dim + 2u < HEAD_DIM { value.z = q[at + dim + 2u]; }
+    if dim + 3u < HEAD_DIM { value.w = q[at + dim + 3u]; }
     return value;
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let kv_head = workgroup.x % params.kv_heads;
-    let part = workgroup.x / params.kv_heads;
-    let block_index = workgroup.z * groups.y + workgroup.y;
-    if block_index >= params.blocks {
+fn load_kv(at: u32, dim: u32) -> vec4<f32> {
+    var value = vec4(0.0);
+    if dim < HEAD_DIM { value.x = kv[at + dim]; }
+    if dim + 1u < HEAD_DIM { value.y = kv[at + dim + 1u]; }
+    if dim + 2u < HEAD_DIM { value.z = kv[at + dim + 2u]; }
+    if dim + 3u < HEAD_DIM { value.w = kv[at + dim + 3u]; }
+    return value;
+}
+
+// Where query r of this workgroup begins in q: token r / group_part of the block, head r % group_part of this part of the group. The last one
+// there is stands for those beyond.
+fn query_at(r: u32, block: vec4<u32>, first_head: u32, heads: u32) -> u32 {
+    let token = block.x + min(r / params.group_part, block.y - 1u);
+    return token * params.q_stride + params.q_column + (first_head + min(r % params.group_part, heads - 1u)) * params.q_head_stride;
+}
+
+fn key_at(key: u32, last: u32, block: vec4<u32>, kv_head: u32) -> u32 {
+    return (block.z + min(key, last)) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
+}
+
+fn store(r: u32, part: u32, lane: u32, values: vec4<f32>, block: vec4<u32>, first_head: u32, heads: u32) {
+    let token = r / params.group_part;
+    let head = r % params.group_part;
+    let dim = 4u * (8u * part + lane);
+    if token >= block.y || head >= heads {
         return;
     }
-    let block = blocks[block_index];
-    // This thread's query.
-    let token = index / params.group_part;
-    let head_in_group = part * params.group_part + index % params.group_part;
-    let head = kv_head * params.group + head_in_group;
-    let valid = token < block.y && head_in_group < params.group;
-    let position = block.w + token;
-    var query: array<vec4<f32>, HEAD4>;
-    var acc: array<vec4<f32>, HEAD4>;
-    if valid {
-        let at = (block.x + token) * params.q_stride + params.q_column + head * params.q_head_stride;
-        for (var i = 0u; i < HEAD4; i += 1u) {
-            var value = vec4(q[at + 4u * i], 0.0, 0.0, 0.0);
-            if 4u * i + 1u < HEAD_DIM { value.y = q[at + 4u * i + 1u]; }
-            if 4u * i + 2u < HEAD_DIM { value.z = q[at + 4u * i + 2u]; }
-            if 4u * i + 3u < HEAD_DIM { value.w = q[at + 4u * i + 3u]; }
-            query[i] = params.scale * value;
-        }
+    let at = (block.x + token) * params.out_stride + (first_head + head) * HEAD_DIM + dim;
+    if dim < HEAD_DIM { out[at] = values.x; }
+    if dim + 1u < HEAD_DIM { out[at + 1u] = values.y; }
+    if dim + 2u < HEAD_DIM { out[at + 2u] = values.z; }
+    if dim + 3u < HEAD_DIM { out[at + 3u] = values.w; }
+}
+
+fn store4(r: u32, part: u32, lane: u32, o: mat4x4<f32>, block: vec4<u32>, first_head: u32, heads: u32) {
+    store(r, part, lane, o[0], block, first_head, heads);
+    store(r + 1u, part, lane, o[1], block, first_head, heads);
+    store(r + 2u, part, lane, o[2], block, first_head, heads);
+    store(r + 3u, part, lane, o[3], block, first_head, heads);
+}
+
+@compute @workgroup_size(8, 8)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) thread: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    let kv_head = workgroup.x % params.kv_heads;
+    let part = workgroup.x / params.kv_heads;
+    let order = workgroup.z * groups.y + workgroup.y;
+    if order >= params.blocks {
+        return;
     }
+    // Late blocks have more keys than early ones: in turn, so that a device that deals out the grid in halves has the same to do in both.
+    let block = blocks[select(order / 2u, params.blocks - 1u - order / 2u, order % 2u == 1u)];
+    let first_head = kv_head * params.group + part * params.group_part;
+    let heads = min(params.group - part * params.group_part, params.group_part);
     let end = block.w + block.y;
     var begin = 0u;
     if params.window != 0u && block.w + 1u > params.window {
         begin = block.w + 1u - params.window;
     }
+    // Of the one query whose softmax is this thread's.
+    let position = block.w + index / params.group_part;
     var highest = MASKED;
     var sum = 0.0;
     for (var first = begin; first < end; first += KEYS) {
-        let keys = min(KEYS, end - first);
-        workgroupBarrier();
-        for (var i = index; i < KEYS * HEAD4; i += 64u) {
-            let key = i / HEAD4;
-            let dim = 4u * (i % HEAD4);
-            var k = vec4(0.0);
-            var v = vec4(0.0);
-            if key < keys {
-                let row = (block.z + first + key) * params.kv_stride;
-                k = load_kv(row + params.k_column + kv_head * params.k_head_stride + dim, dim);
-                v = load_kv(row + params.v_column + kv_head * params.v_head_stride + dim, dim);
+        clear_scores();
+        for (var dims = 0u; dims < HEAD_DIM; dims += DIMS) {
+            // Four queries, or keys, and four coordinates a thread, turned so that each vec4 holds one coordinate.
+            let group4 = index / 4u;
+            let dim4 = index % 4u;
+            let dim = dims + 4u * dim4;
+            let queries = transpose(mat4x4(
+                load_q(query_at(4u * group4, block, first_head, heads), dim),
+                load_q(query_at(4u * group4 + 1u, block, first_head, heads), dim),
+                load_q(query_at(4u * group4 + 2u, block, first_head, heads), dim),
+                load_q(query_at(4u * group4 + 3u, block, first_head, heads), dim),
+            ));
+            for (var i = 0u; i < 4u; i += 1u) { tile[(4u * dim4 + i) * 16u + group4] = queries[i]; }
+            if group4 < KEYS / 4u {
+                let key = first + 4u * group4;
+                let keys = transpose(mat4x4(
+                    load_kv(key_at(key, end - 1u, block, kv_head), dim),
+                    load_kv(key_at(key + 1u, end - 1u, block, kv_head), dim),
+                    load_kv(key_at(key + 2u, end - 1u, block, kv_head), dim),
+                    load_kv(key_at(key + 3u, end - 1u, block, kv_head), dim),
+                ));
+                for (var i = 0u; i < 4u; i += 1u) { tile[256u + (4u * dim4 + i) * 8u + group4] = keys[i]; }
             }
-            tile_k[i] = k;
-            tile_v[i] = v;
+            workgroupBarrier();
+            for (var d = 0u; d < DIMS; d += 1u) {
+                add_to_scores(tile[d * 16u + thread.y], tile[d * 16u + 8u + thread.y], tile[256u + d * 8u + thread.x]);
+            }
+            workgroupBarrier();
+        }
+        let low = transpose(mat4x4(s0, s1, s2, s3));
+        let high = transpose(mat4x4(s4, s5, s6, s7));
+        for (var i = 0u; i < 4u; i += 1u) {
+            weight[(4u * thread.x + i) * 16u + thread.y] = low[i];
+            weight[(4u * thread.x + i) * 16u + 8u + thread.y] = high[i];
         }
         workgroupBarrier();
-        var scores: array<f32, KEYS>;
-        var top = highest;
-        for (var key = 0u; key < keys; key += 1u) {
-            var products = vec4(0.0);
-            for (var i = 0u; i < HEAD4; i += 1u) {
-                products += query[i] * tile_k[key * HEAD4 + i];
-            }
-            let at = first + key;
-            let hidden = at > position || (params.window != 0u && position - at >= params.window);
-            let score = select((products.x + products.y) + (products.z + products.w), MASKED, hidden);
-            scores[key] = score;
-            top = max(top, score);
+        let query4 = index / 4u;
+        let lane = index % 4u;
+        let before = highest;
+        for (var key = 0u; key < KEYS; key += 1u) {
+            let j = first + key;
+            let seen = j < end && j <= position && (params.window == 0u || position - j < params.window);
+            let score = select(MASKED, params.scale * weight[key * 16u + query4][lane], seen);
+            weight[key * 16u + query4][lane] = score;
+            highest = max(highest, score);
         }
-        let rescale = exp(highest - top);
-        highest = top;
+        let rescale = exp(before - highest);
         sum *= rescale;
-        for (var i = 0u; i < HEAD4; i += 1u) {
-            acc[i] *= rescale;
+        for (var key = 0u; key < KEYS; key += 1u) {
+            let score = weight[key * 16u + query4][lane];
+            let share = select(exp(score - highest), 0.0, score <= 0.5 * MASKED);
+            weight[key * 16u + query4][lane] = share;
+            sum += share;
         }
-        for (var key = 0u; key < keys; key += 1u) {
-            let weight = select(exp(scores[key] - top), 0.0, scores[key] <= 0.5 * MASKED);
-            sum += weight;
-            for (var i = 0u; i < HEAD4; i += 1u) {
-                acc[i] += weight * tile_v[key * HEAD4 + i];
+        factor[query4][lane] = rescale;
+        workgroupBarrier();
+        scale_results(factor[thread.y], factor[8u + thread.y]);
+        for (var keys = 0u; keys < KEYS && first + keys < end; keys += VALUES) {
+            for (var unit = index; unit < VALUES * 8u * PARTS; unit += 64u) {
+                let j = first + keys + unit / (8u * PARTS);
+                var value = vec4(0.0);
+                if j < end {
+                    value = load_kv((block.z + j) * params.kv_stride + params.v_column + kv_head * params.v_head_stride, 4u * (unit % (8u * PARTS)));
+                }
+                tile[unit] = value;
             }
+            workgroupBarrier();
+            for (var key = 0u; key < VALUES; key += 1u) {
+                let at = (keys + key) * 16u + thread.y;
+                add_to_results(weight[at], weight[at + 8u], key * 8u * PARTS + thread.x);
+            }
+            workgroupBarrier();
         }
     }
-    if valid {
-        let at = (block.x + token) * params.out_stride + head * HEAD_DIM;
-        for (var i = 0u; i < HEAD4; i += 1u) {
-            let value = acc[i] / sum;
-            out[at + 4u * i] = value.x;
-            if 4u * i + 1u < HEAD_DIM { out[at + 4u * i + 1u] = value.y; }
-            if 4u * i + 2u < HEAD_DIM { out[at + 4u * i + 2u] = value.z; }
-            if 4u * i + 3u < HEAD_DIM { out[at + 4u * i + 3u] = value.w; }
-        }
-    }
+    factor[index / 4u][index % 4u] = 1.0 / sum;
+    workgroupBarrier();
+    scale_results(factor[thread.y], factor[8u + thread.y]);
+    let r = 4u * thread.y;
+    store4(r, 0u, thread.x, o00, block, first_head, heads);
+    store4(r + 32u, 0u, thread.x, o10, block, first_head, heads);
+    if PARTS > 1u { store4(r, 1u, thread.x, o01, block, first_head, heads); store4(r + 32u, 1u, thread.x, o11, block, first_head, heads); }
+    if PARTS > 2u { store4(r, 2u, thread.x, o02, block, first_head, heads); store4(r + 32u, 2u, thread.x, o12, block, first_head, heads); }
+    if PARTS > 3u { store4(r, 3u, thread.x, o03, block, first_head, heads); store4(r + 32u, 3u, thread.x, o13, block, first_head, heads); }
 }

@@ -1,6 +1,7 @@
 // gemv: C (+)= A·Wᵀ + bias for up to four rows of A, where a tile would be mostly empty: decoding a token reads every weight once.
 //   c[m, column + n] (+)= sum_k a[m, k] * w[n, k] + bias[n]
-//   dispatch  (groups of 64 / LANES rows of w, 1, 1)   LANES threads along each row of w, so that few rows still fill the GPU
+//   dispatch  (groups of 4 * 64 / LANES rows of w, 1, 1)
+// A thread takes four rows of w, for which it reads A once, and every LANES-th group of four steps.
 struct Params {
     m: u32,
     n: u32,
@@ -21,43 +22,63 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;             // [N]
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;          // [M, stride]
 
-const ROWS: u32 = 64u / LANES;
+const GROUPS: u32 = 64u / LANES;
 
-var<workgroup> partial: array<vec4<f32>, 64>;                          // [row of w][lane], a component for each row of A
+var<workgroup> partial: array<vec4<f32>, 64>;                          // [group of four rows of w][lane]
 
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let n = ROWS * group.x + thread.y;
-    // A component for each of four consecutive steps.
-    var sum0 = vec4(0.0);
-    var sum1 = vec4(0.0);
-    var sum2 = vec4(0.0);
-    var sum3 = vec4(0.0);
-    if n < params.n {
-        let row1 = min(1u, params.m - 1u) * params.a_stride4;
-        let row2 = min(2u, params.m - 1u) * params.a_stride4;
-        let row3 = min(3u, params.m - 1u) * params.a_stride4;
-        for (var i = thread.x; i < params.k4; i += LANES) {
-            let weight = load_w(n * params.w_stride4 + i);
-            sum0 += a[i] * weight;
-            if M > 1u { sum1 += a[row1 + i] * weight; }
-            if M > 2u { sum2 += a[row2 + i] * weight; }
-            if M > 2u { sum3 += a[row3 + i] * weight; }
-        }
-    }
-    partial[index] = vec4(dot(sum0, vec4(1.0)), dot(sum1, vec4(1.0)), dot(sum2, vec4(1.0)), dot(sum3, vec4(1.0)));
+// Sums for one row of A: a matrix column for each row of w, four consecutive steps in each.
+fn add(sums: ptr<function, mat4x4<f32>>, at: u32, w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>) {
+    let x = a[at];
+    (*sums)[0] += x * w0;
+    (*sums)[1] += x * w1;
+    (*sums)[2] += x * w2;
+    (*sums)[3] += x * w3;
+}
+
+// Adds up over the lanes and stores the results of row m of A.
+fn store(sums: mat4x4<f32>, m: u32, n: u32, lane: u32, index: u32) {
+    partial[index] = vec4(1.0) * sums;
     workgroupBarrier();
     for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if thread.x < half {
+        if lane < half {
             partial[index] += partial[index + half];
         }
         workgroupBarrier();
     }
-    if thread.x < params.m && n < params.n {
-        let at = thread.x * params.c_stride + params.c_column + n;
-        var result = partial[thread.y * LANES][thread.x];
-        if params.has_bias != 0u { result += bias[params.bias_column + n]; }
+    if lane < 4u && n + lane < params.n && m < params.m {
+        let at = m * params.c_stride + params.c_column + n + lane;
+        var result = partial[index - lane][lane];
+        if params.has_bias != 0u { result += bias[params.bias_column + n + lane]; }
         if params.accumulate != 0u { result += c[at]; }
         c[at] = result;
     }
+    workgroupBarrier();
+}
+
+@compute @workgroup_size(LANES, GROUPS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let n = 4u * (GROUPS * group.x + thread.y);
+    let last = params.n - 1u;
+    let row0 = min(n, last) * params.w_stride4;
+    let row1 = min(n + 1u, last) * params.w_stride4;
+    let row2 = min(n + 2u, last) * params.w_stride4;
+    let row3 = min(n + 3u, last) * params.w_stride4;
+    var sums0 = mat4x4<f32>();
+    var sums1 = mat4x4<f32>();
+    var sums2 = mat4x4<f32>();
+    var sums3 = mat4x4<f32>();
+    for (var i = thread.x; i < params.k4; i += LANES) {
+        let w0 = load_w(row0 + i);
+        let w1 = load_w(row1 + i);
+        let w2 = load_w(row2 + i);
+        let w3 = load_w(row3 + i);
+        add(&sums0, i, w0, w1, w2, w3);
+        if M > 1u { add(&sums1, params.a_stride4 + i, w0, w1, w2, w3); }
+        if M > 2u { add(&sums2, 2u * params.a_stride4 + i, w0, w1, w2, w3); }
+        if M > 3u { add(&sums3, 3u * params.a_stride4 + i, w0, w1, w2, w3); }
+    }
+    store(sums0, 0u, n, thread.x, index);
+    if M > 1u { store(sums1, 1u, n, thread.x, index); }
+    if M > 2u { store(sums2, 2u, n, thread.x, index); }
+    if M > 3u { store(sums3, 3u, n, thread.x, index); }
 }

@@ -28,23 +28,17 @@ impl AttentionShape {
     }
 
     fn grid(&self, decoding: bool) -> Grid {
-        // Heads wider than this would not leave room for a tile of keys and values, nor for a thread's registers.
+        // Results of wider heads would not fit a thread's registers.
         let wide = decoding || self.head_dim > 128;
         let queries = if wide { 4 } else { 64 };
         let group_part = self.group().min(queries);
         Grid { wide, group_part, tokens: queries / group_part }
     }
-
-    /// Keys of a tile: as many as 16352 bytes hold with their values, the workgroup memory that every adapter has.
-    fn keys(&self) -> usize {
-        let most = 16352 / (2 * 16 * self.head_dim.div_ceil(4));
-        [32, 16, 8].into_iter().find(|&keys| keys <= most).unwrap_or(4)
-    }
 }
 
 /// How queries are dealt out to workgroups.
 struct Grid {
-    /// A thread has a coordinate of several queries, not a whole query.
+    /// For few queries at a time: decoding, and wide heads.
     wide: bool,
     /// The queries of a workgroup are `tokens` of a block times `group_part` heads of a group.
     group_part: usize,
@@ -152,8 +146,8 @@ impl Gpu {
             true => Kernel { name: "attention_wide", source: shader!("shared/attention", "attention_wide"), constants: &[head_dim_constant] },
             false => Kernel {
                 name: "attention",
-                source: shader!("shared/attention", "attention"),
-                constants: &[("KEYS", shape.keys() as u32), head_dim_constant],
+                source: shader!("shared/attention", "shared/attention_block", "attention"),
+                constants: &[head_dim_constant],
             },
         };
         let heads = k.heads * shape.group().div_ceil(group_part);

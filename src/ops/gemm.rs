@@ -31,6 +31,8 @@ struct GemmParams {
 
 /// Pieces of a long product have a multiple of so many rows.
 const ROWS: usize = 64;
+/// Steps of one dispatch of a plain product, each of which reads another row of `b`: more rows would fall out of the caches.
+const STEPS: usize = 512;
 /// Up to so many rows of A, a matrix-vector product per row beats a tile that is mostly empty.
 const GEMV_ROWS: usize = 4;
 
@@ -80,7 +82,7 @@ impl Gpu {
             return Err(Error::shape("matmul", format!("a [{m}, {}], b [{k}, {n}]", a.cols())));
         }
         let c = self.unfilled(m, n)?;
-        let rows = self.rows_per_binding(b.stride() * b.element().size());
+        let rows = self.rows_per_binding(b.stride() * b.element().size()).min(STEPS);
         for first in (0..k).step_by(rows) {
             let part = b.view(first..k.min(first + rows))?;
             for (a, c) in self.row_pieces(a, &c, part.rows() * n)? {

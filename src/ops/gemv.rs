@@ -39,9 +39,10 @@ impl Gpu {
         column: usize,
         accumulate: bool,
     ) -> Result<()> {
-        // The fewer rows of w, the more threads along each, so that there are enough workgroups.
-        let lanes = [8, 16, 32, 64].into_iter().find(|lanes| w.rows() * lanes >= GEMV_THREADS).unwrap_or(64);
-        let groups = (w.rows() * lanes).div_ceil(64);
+        // The fewer rows of w, the more threads along each, so that a large GPU is busy. A CPU needs no more than a vector register of them.
+        let by_size = || [8, 16, 32, 64].into_iter().find(|lanes| w.rows() / 4 * lanes >= GEMV_THREADS).unwrap_or(64);
+        let lanes = if self.adapter().software { 8 } else { by_size() };
+        let groups = w.rows().div_ceil(4 * 64 / lanes);
         if groups > self.adapter().max_compute_workgroups_per_dimension as usize {
             return self.gemm(a, 0, w, false, bias, bias_column, c, column, accumulate);
         }
@@ -58,7 +59,7 @@ impl Gpu {
             accumulate: accumulate.into(),
             unused: [0; 2],
         };
-        let constants = [("LANES", lanes as u32), ("M", [1, 2, 4, 4][a.rows() - 1])];
+        let constants = [("LANES", lanes as u32), ("M", a.rows() as u32)];
         let kernel = Kernel { name: "gemv", source: weight_shader!(w.element(), "gemv"), constants: &constants };
         let grid = [groups as u32, 1, 1];
         self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
