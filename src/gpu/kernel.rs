@@ -11,11 +11,22 @@ use crate::error::{Error, Result};
 ///
 /// The constants are put before the source as `const NAME: u32 = value;` (WGSL's `override` cannot size the private arrays that hold
 /// a thread's block of results). Binding 0 is the `Params` uniform, the matrices follow from binding 1.
-#[derive(Debug, Clone, Copy)]
-pub struct Kernel<'a> {
+#[derive(Debug, Clone)]
+pub struct Kernel {
     pub name: &'static str,
     pub source: &'static str,
-    pub constants: &'a [(&'static str, u32)],
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    /// The WGSL that is compiled.
+    pub fn wgsl(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in &self.constants {
+            let _ = writeln!(text, "const {name}: u32 = {value}u;");
+        }
+        text + self.source
+    }
 }
 
 pub(super) type PipelineKey = (&'static str, *const u8, Vec<(&'static str, u32)>);
@@ -82,19 +93,21 @@ impl Gpu {
         })
     }
 
+    /// Names and constants of the kernels compiled so far.
+    #[doc(hidden)]
+    pub fn compiled(&self) -> Vec<(&'static str, Vec<(&'static str, u32)>)> {
+        lock(&self.pipelines).keys().map(|(name, _, constants)| (*name, constants.clone())).collect()
+    }
+
     fn pipeline(&self, kernel: &Kernel) -> wgpu::ComputePipeline {
-        let key = (kernel.name, kernel.source.as_ptr(), kernel.constants.to_vec());
+        let key = (kernel.name, kernel.source.as_ptr(), kernel.constants.clone());
         lock(&self.pipelines)
             .entry(key)
             .or_insert_with(|| {
-                let mut source = String::new();
-                for (name, value) in kernel.constants {
-                    let _ = writeln!(source, "const {name}: u32 = {value}u;");
-                }
-                source.push_str(kernel.source);
-                let module = self
-                    .device
-                    .create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(source.into()) });
+                let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                    label: Some(kernel.name),
+                    source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
+                });
                 self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                     label: Some(kernel.name),
                     layout: None,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ops::{Activation, AttentionShape, HeadSpan},
+    ops::{Activation, AttentionShape, HeadSpan, MAX_HEAD_DIM},
 };
 
 /// Before the `model_type` of a sliced checkpoint.
@@ -165,8 +165,12 @@ impl Config {
                 ));
             }
         };
-        if head_dim > 256 {
-            return Err(reader.unsupported("head_dim", &head_dim.into(), "attention heads of more than 256 are not implemented"));
+        if head_dim > MAX_HEAD_DIM {
+            return Err(reader.unsupported(
+                "head_dim",
+                &head_dim.into(),
+                &format!("attention heads of more than {MAX_HEAD_DIM} are not implemented"),
+            ));
         }
         if num_attention_heads * head_dim > MAX_WIDTH as usize {
             return Err(Error::bad_file(path, format!("{num_attention_heads} heads of {head_dim} are absurd")));

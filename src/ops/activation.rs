@@ -30,6 +30,16 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "activation");
 
+fn kernel(kind: Activation, gated: bool) -> Kernel {
+    Kernel { name: "activation", source: SHADER, constants: vec![("KIND", kind as u32), ("GATED", gated.into())] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    let kinds = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+    kinds.into_iter().flat_map(|kind| [kernel(kind, false), kernel(kind, true)]).collect()
+}
+
 impl Gpu {
     /// `y[t, i] = f(x[t, i])` for `x` `[tokens, width]`; or, gated, `y[t, i] = f(x[t, i]) · x[t, width + i]` for `x` `[tokens, 2 · width]`.
     ///
@@ -42,7 +52,7 @@ impl Gpu {
         let width = if gated { x.cols() / 2 } else { x.cols() };
         let y = self.unfilled(x.rows(), width)?;
         let params = Params { tokens: x.rows() as u32, width: width as u32, x_stride: x.stride() as u32, y_stride: y.stride() as u32 };
-        let kernel = Kernel { name: "activation", source: SHADER, constants: &[("KIND", kind as u32), ("GATED", gated.into())] };
+        let kernel = kernel(kind, gated);
         let elements = x.rows() * width;
         self.dispatch(&kernel, &params, &[x.into(), (&y).into()], folded(elements.div_ceil(WORKGROUP)), elements as u64 * 4)?;
         Ok(y)

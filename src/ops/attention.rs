@@ -21,6 +21,11 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
+/// Wider heads would not leave room for a tile of keys and values, nor for a thread's registers.
+const MAX_NARROW: usize = 128;
+/// The widest heads.
+pub const MAX_HEAD_DIM: usize = 256;
+
 impl AttentionShape {
     /// Query heads that share one key-value head.
     pub fn group(&self) -> usize {
@@ -28,8 +33,7 @@ impl AttentionShape {
     }
 
     fn grid(&self, decoding: bool) -> Grid {
-        // Results of wider heads would not fit a thread's registers.
-        let wide = decoding || self.head_dim > 128;
+        let wide = decoding || self.head_dim > MAX_NARROW;
         let queries = if wide { 4 } else { 64 };
         let group_part = self.group().min(queries);
         Grid { wide, group_part, tokens: queries / group_part }
@@ -103,6 +107,20 @@ struct Params {
     kv_heads: u32,
 }
 
+fn kernel(wide: bool, head_dim: usize) -> Kernel {
+    let constants = vec![("HEAD_DIM", head_dim as u32)];
+    match wide {
+        true => Kernel { name: "attention_wide", source: shader!("shared/attention", "attention_wide"), constants },
+        false => Kernel { name: "attention", source: shader!("shared/attention", "shared/attention_block", "attention"), constants },
+    }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    let narrow = (1..=MAX_NARROW).map(|head_dim| kernel(false, head_dim));
+    narrow.chain((1..=MAX_HEAD_DIM).map(|head_dim| kernel(true, head_dim))).collect()
+}
+
 impl Gpu {
     /// Causal attention with grouped queries: `out[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j, h / group]) · v[j, h / group]`.
     ///
@@ -141,15 +159,7 @@ impl Gpu {
             blocks: 0,
             kv_heads: k.heads as u32,
         };
-        let head_dim_constant = ("HEAD_DIM", head_dim as u32);
-        let kernel = match wide {
-            true => Kernel { name: "attention_wide", source: shader!("shared/attention", "attention_wide"), constants: &[head_dim_constant] },
-            false => Kernel {
-                name: "attention",
-                source: shader!("shared/attention", "shared/attention_block", "attention"),
-                constants: &[head_dim_constant],
-            },
-        };
+        let kernel = kernel(wide, head_dim);
         let heads = k.heads * shape.group().div_ceil(group_part);
         let cost = |piece: &Block| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;
         let mut remaining = pieces.as_slice();

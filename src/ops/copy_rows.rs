@@ -38,6 +38,15 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "copy_rows");
 
+fn kernel() -> Kernel {
+    Kernel { name: "copy_rows", source: SHADER, constants: vec![] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    vec![kernel()]
+}
+
 impl Gpu {
     /// `to[target, to_column..] = from[source, heads of the span]` for each of the `(source, target)` rows; heads become contiguous.
     ///
@@ -60,7 +69,7 @@ impl Gpu {
             to_stride: to.stride() as u32,
             to_column: to_column as u32,
         };
-        let kernel = Kernel { name: "copy_rows", source: SHADER, constants: &[] };
+        let kernel = kernel();
         let elements = rows.len() * span.heads * head_dim;
         let table = self.upload_u32(&pairs)?;
         self.dispatch(&kernel, &params, &[from.into(), (&table).into(), to.into()], folded(elements.div_ceil(WORKGROUP)), elements as u64)

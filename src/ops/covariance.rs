@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    product::{ProductConfig, product_shader},
+    product::{CANDIDATES, ProductConfig, product_shader},
     shader,
 };
 use crate::{
@@ -34,6 +34,15 @@ const ROWS: usize = 64;
 /// Tokens of one dispatch, a multiple of the 64 of a chunk: each tile reads some columns of all of them, and more would fall out of the caches.
 const RUN: usize = 512;
 
+fn kernel(config: &ProductConfig) -> Kernel {
+    Kernel { name: "covariance", source: product_shader!(config, "covariance"), constants: config.constants().into() }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    CANDIDATES.each_ref().map(kernel).into()
+}
+
 impl Gpu {
     /// The upper triangle of `xᵀ · x` for at most [`COVARIANCE_TOKENS`] tokens `x` `[tokens, width]`, as a `[width, width]` matrix whose
     /// lower triangle means nothing. Chunks of 64 tokens are summed in f32, then runs of 512, then all.
@@ -57,9 +66,8 @@ impl Gpu {
                 accumulate: (tokens.start > 0).into(),
                 unused: 0,
             };
-            let kernel = Kernel { name: "covariance", source: product_shader!(config, "covariance"), constants: &config.constants() };
             let grid = [width.div_ceil(config.tile_columns()) as u32, part.rows().div_ceil(config.tile_rows()) as u32, 1];
-            self.dispatch(&kernel, &params, &[x.into(), part.into()], grid, (tokens.len() * width * part.rows() / 2) as u64)
+            self.dispatch(&kernel(config), &params, &[x.into(), part.into()], grid, (tokens.len() * width * part.rows() / 2) as u64)
         };
         // In runs of rows of the result, since a wide one exceeds a binding, and takes long.
         let short = (self.work_per_dispatch() / (x.rows() * width).max(1) / ROWS).max(1) * ROWS;

@@ -19,6 +19,15 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "energy");
 
+fn kernel() -> Kernel {
+    Kernel { name: "energy", source: SHADER, constants: vec![("LANES", WORKGROUP as u32)] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    vec![kernel()]
+}
+
 impl Gpu {
     /// The squared length of every token of `x` `[tokens, width]`: `[1, tokens]`.
     ///
@@ -27,7 +36,7 @@ impl Gpu {
     pub fn energy(&self, x: &Matrix) -> Result<Matrix> {
         let e = self.unfilled(1, x.rows())?;
         let params = Params { tokens: x.rows() as u32, width: x.cols() as u32, stride: x.stride() as u32, unused: 0 };
-        let kernel = Kernel { name: "energy", source: SHADER, constants: &[("LANES", WORKGROUP as u32)] };
+        let kernel = kernel();
         self.dispatch(&kernel, &params, &[x.into(), (&e).into()], folded(x.rows()), (x.rows() * x.cols()) as u64)?;
         Ok(e)
     }

@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     ElementType,
-    product::{ProductConfig, product_shader},
+    catalog::WEIGHTS,
+    product::{CANDIDATES, ProductConfig, product_shader},
     shader,
 };
 use crate::{
@@ -135,12 +136,7 @@ impl Gpu {
             unused: 0,
         };
         let dispatch = |config: &ProductConfig, params: &GemmParams, c: &Matrix| {
-            let [x, y, steps] = config.constants();
-            let kernel = Kernel {
-                name: "gemm",
-                source: source(w.element(), config),
-                constants: &[("W_ROWS_ARE_STEPS", w_rows_are_steps.into()), x, y, steps],
-            };
+            let kernel = kernel(w.element(), w_rows_are_steps, config);
             let grid = [n.div_ceil(config.tile_columns()) as u32, a.rows().div_ceil(config.tile_rows()) as u32, 1];
             self.dispatch(&kernel, params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * n * k) as u64)
         };
@@ -154,10 +150,18 @@ impl Gpu {
     }
 }
 
-fn source(element: ElementType, config: &ProductConfig) -> &'static str {
-    match element {
+fn kernel(element: ElementType, w_rows_are_steps: bool, config: &ProductConfig) -> Kernel {
+    let source = match element {
         ElementType::F16 => product_shader!(config, "shared/f16", "gemm"),
         ElementType::Bf16 => product_shader!(config, "shared/bf16", "gemm"),
         _ => product_shader!(config, "shared/f32", "gemm"),
-    }
+    };
+    let [x, y, steps] = config.constants();
+    Kernel { name: "gemm", source, constants: vec![("W_ROWS_ARE_STEPS", w_rows_are_steps.into()), x, y, steps] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    let weights = WEIGHTS.into_iter().flat_map(|element| [(element, false), (element, true)]);
+    weights.flat_map(|(element, steps)| CANDIDATES.each_ref().map(|config| kernel(element, steps, config))).collect()
 }

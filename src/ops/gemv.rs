@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ElementType, shader, weight_shader};
+use super::{ElementType, catalog::WEIGHTS, shader, weight_shader};
 use crate::{
     error::Result,
     gpu::{Gpu, Kernel, Matrix},
@@ -26,6 +26,20 @@ struct Params {
 
 /// Threads that keep a large GPU busy.
 const GEMV_THREADS: usize = 1 << 16;
+/// How many threads share a row of w.
+const LANES: [usize; 4] = [8, 16, 32, 64];
+
+fn kernel(element: ElementType, lanes: usize, rows: usize) -> Kernel {
+    let constants = vec![("LANES", lanes as u32), ("M", rows as u32)];
+    Kernel { name: "gemv", source: weight_shader!(element, "gemv"), constants }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    let weights = WEIGHTS.into_iter().flat_map(|element| LANES.map(|lanes| (element, lanes)));
+    weights.flat_map(|(element, lanes)| [1, 2, 3, 4].map(|rows| kernel(element, lanes, rows))).collect()
+}
+
 impl Gpu {
     /// One dispatch of [`Gpu::linear`] for at most four rows of `a`.
     #[expect(clippy::too_many_arguments, reason = "the operands of one dispatch, after splitting")]
@@ -40,7 +54,7 @@ impl Gpu {
         accumulate: bool,
     ) -> Result<()> {
         // The fewer rows of w, the more threads along each, so that a large GPU is busy. A CPU needs no more than a vector register of them.
-        let by_size = || [8, 16, 32, 64].into_iter().find(|lanes| w.rows() / 4 * lanes >= GEMV_THREADS).unwrap_or(64);
+        let by_size = || LANES.into_iter().find(|lanes| w.rows() / 4 * lanes >= GEMV_THREADS).unwrap_or(64);
         let lanes = if self.adapter().software { 8 } else { by_size() };
         let groups = w.rows().div_ceil(4 * 64 / lanes);
         if groups > self.adapter().max_compute_workgroups_per_dimension as usize {
@@ -59,8 +73,7 @@ impl Gpu {
             accumulate: accumulate.into(),
             unused: [0; 2],
         };
-        let constants = [("LANES", lanes as u32), ("M", a.rows() as u32)];
-        let kernel = Kernel { name: "gemv", source: weight_shader!(w.element(), "gemv"), constants: &constants };
+        let kernel = kernel(w.element(), lanes, a.rows());
         let grid = [groups as u32, 1, 1];
         self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
     }

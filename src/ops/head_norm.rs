@@ -38,6 +38,15 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "head_norm");
 
+fn kernel(kind: Norm) -> Kernel {
+    Kernel { name: "head_norm", source: SHADER, constants: vec![("KIND", kind as u32), ("LANES", WORKGROUP as u32)] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    [Norm::Rms, Norm::Layer].map(kernel).into()
+}
+
 impl Gpu {
     /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` have head_dim values.
     ///
@@ -58,7 +67,7 @@ impl Gpu {
             eps,
             has_bias: bias.is_some().into(),
         };
-        let kernel = Kernel { name: "head_norm", source: SHADER, constants: &[("KIND", kind as u32), ("LANES", WORKGROUP as u32)] };
+        let kernel = kernel(kind);
         let heads = x.rows() * span.heads;
         self.dispatch(&kernel, &params, &[weight.into(), bias.into(), x.into()], folded(heads), (heads * head_dim * 2) as u64)
     }

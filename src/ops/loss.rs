@@ -19,6 +19,15 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "loss");
 
+fn kernel() -> Kernel {
+    Kernel { name: "loss", source: SHADER, constants: vec![("LANES", WORKGROUP as u32)] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    vec![kernel()]
+}
+
 impl Gpu {
     /// The state that [`Gpu::loss`] starts from.
     ///
@@ -40,7 +49,7 @@ impl Gpu {
             return Err(Error::shape("loss", format!("{} rows of logits, {} targets, {} states", logits.rows(), targets.cols(), state.rows())));
         }
         let params = Params { tokens: logits.rows() as u32, width: logits.cols() as u32, stride: logits.stride() as u32, first: first as u32 };
-        let kernel = Kernel { name: "loss", source: SHADER, constants: &[("LANES", WORKGROUP as u32)] };
+        let kernel = kernel();
         let work = (logits.rows() * logits.cols() * 4) as u64;
         self.dispatch(&kernel, &params, &[logits.into(), targets.into(), state.into()], folded(logits.rows()), work)
     }

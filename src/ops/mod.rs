@@ -3,6 +3,7 @@
 
 mod activation;
 mod attention;
+mod catalog;
 mod copy_rows;
 mod covariance;
 mod embed;
@@ -18,7 +19,9 @@ mod sample;
 mod tuning;
 
 pub use activation::Activation;
-pub use attention::{AttentionShape, Block, blocks};
+pub use attention::{AttentionShape, Block, MAX_HEAD_DIM, blocks};
+#[doc(hidden)]
+pub use catalog::kernels;
 pub use copy_rows::RowCopy;
 pub use covariance::COVARIANCE_TOKENS;
 pub use head_norm::HeadSpan;

@@ -30,7 +30,19 @@ struct Params {
     unused: u32,
 }
 
+/// Threads of a narrow token, which would leave most of a workgroup idle: several share one.
+const NARROW_LANES: usize = 8;
+
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "norm");
+
+fn kernel(kind: Norm, lanes: usize) -> Kernel {
+    Kernel { name: "norm", source: SHADER, constants: vec![("KIND", kind as u32), ("LANES", lanes as u32)] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    [Norm::Rms, Norm::Layer].into_iter().flat_map(|kind| [NARROW_LANES, WORKGROUP].map(|lanes| kernel(kind, lanes))).collect()
+}
 
 impl Gpu {
     /// Scales every token of `x` to unit root mean square: `y[t, i] = x[t, i] / sqrt(Σ_j x[t, j]² / norm_width + eps) · weight[i] + bias[i]`;
@@ -47,8 +59,7 @@ impl Gpu {
             return Err(Error::shape("norm", format!("{kind:?} norm of tokens of {width}, norm_width {norm_width}")));
         }
         let y = self.unfilled(x.rows(), width)?;
-        // Narrow tokens leave most of a workgroup idle: several share one.
-        let lanes = if width <= 512 { 8 } else { WORKGROUP };
+        let lanes = if width <= 512 { NARROW_LANES } else { WORKGROUP };
         let params = Params {
             tokens: x.rows() as u32,
             width: width as u32,
@@ -59,9 +70,8 @@ impl Gpu {
             has_bias: bias.is_some().into(),
             unused: 0,
         };
-        let kernel = Kernel { name: "norm", source: SHADER, constants: &[("KIND", kind as u32), ("LANES", lanes as u32)] };
         self.dispatch(
-            &kernel,
+            &kernel(kind, lanes),
             &params,
             &[x.into(), weight.into(), bias.into(), (&y).into()],
             folded(x.rows().div_ceil(WORKGROUP / lanes)),

@@ -32,6 +32,15 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "rope");
 
+fn kernel(pairing: Pairing) -> Kernel {
+    Kernel { name: "rope", source: SHADER, constants: vec![("INTERLEAVED", pairing as u32)] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    [Pairing::HalfSplit, Pairing::Interleaved].map(kernel).into()
+}
+
 impl Gpu {
     /// Turns the pairs of each head of `x` `[tokens, *]` in `span` by the angles of its position, in place.
     ///
@@ -55,7 +64,7 @@ impl Gpu {
             table_stride2: (table.stride() / 2) as u32,
             unused: 0,
         };
-        let kernel = Kernel { name: "rope", source: SHADER, constants: &[("INTERLEAVED", pairing as u32)] };
+        let kernel = kernel(pairing);
         let threads = x.rows() * span.heads * pairs;
         self.dispatch(&kernel, &params, &[positions.into(), table.into(), x.into()], folded(threads.div_ceil(WORKGROUP)), threads as u64)
     }

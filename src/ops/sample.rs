@@ -34,6 +34,15 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "sample");
 
+fn kernel() -> Kernel {
+    Kernel { name: "sample", source: SHADER, constants: vec![] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    vec![kernel()]
+}
+
 impl Gpu {
     /// The value part of the state that [`Gpu::sample`] starts from; the ids start from zeros.
     ///
@@ -62,7 +71,7 @@ impl Gpu {
             first_row: options.first_row as u32,
             inverse_temperature: 1.0 / options.temperature,
         };
-        let kernel = Kernel { name: "sample", source: SHADER, constants: &[] };
+        let kernel = kernel();
         let work = (logits.rows() * logits.cols() * 8) as u64;
         self.dispatch(&kernel, &params, &[logits.into(), best.into(), ids.into()], folded(logits.rows()), work)
     }
