@@ -1,5 +1,6 @@
 # Two commands for a fresh machine: `make demo` slices the model in assets/demo, `make test` runs every test.
 # Either installs a software Vulkan driver if, and only if, no GPU adapter is found, and says so.
+# `make test-drivers` runs the tests on every Vulkan driver there is; DRIVER=lvp on those alone whose file names have that in them.
 
 SLICEGPT := cargo run --release --quiet --
 DEMO     := assets/demo
@@ -9,7 +10,7 @@ PROMPT   := One morning
 # Mesa's software driver complains on stderr where there is no such directory.
 export XDG_RUNTIME_DIR ?= /tmp
 
-.PHONY: demo test build adapter
+.PHONY: demo test test-drivers build adapter
 
 demo: adapter
 	@rm -rf $(OUT) && mkdir -p $(dir $(OUT))
@@ -19,6 +20,9 @@ demo: adapter
 
 test: adapter
 	cargo test --release
+
+test-drivers: adapter
+	tests/drivers.sh
 
 build:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.91 or later from https://rustup.rs, then run this again"; exit 1; }

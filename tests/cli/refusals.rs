@@ -237,20 +237,35 @@ fn flags_that_make_no_sense_are_usage_errors() {
     assert!(!out.exists());
 }
 
-/// The program under a limit on the size of files, whose violation fails writes as a full disk does.
+/// The program under a limit on the size of files, 4 or 8 MiB as the shell counts, whose violation fails writes as a full disk does. A lower one
+/// would hit SwiftShader, which keeps the code that it compiles in unnamed files.
 #[cfg(target_os = "linux")]
 fn with_small_files(arguments: &[&OsStr]) -> Command {
     let mut command = Command::new("sh");
-    command.arg("-c").arg("trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"").arg(PROGRAM).args(arguments).env("MESA_SHADER_CACHE_DISABLE", "true");
+    command.arg("-c").arg("trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"").arg(PROGRAM).args(arguments).env("MESA_SHADER_CACHE_DISABLE", "true");
     command
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_nothing_behind() {
+    use slicegpt_gpu::{
+        checkpoint::OutputDirectory,
+        model::Config,
+        progress::Silent,
+        synthetic::{TokenRows, write},
+    };
+
     let scene = Scene::new(LLAMA);
-    let tokens = scene.tokens("tokens.json", 2, 30);
     let (model, out, file) = (scene.path("model"), scene.path("a/out"), scene.path("logits.safetensors"));
+    // So many tokens that both outputs are larger than the limit.
+    let mut fields = read_json(&model.join("config.json"));
+    fields["vocab_size"] = json!(100_000);
+    let config = Config::from_fields(fields.as_object().expect("fields").clone(), &model).expect("a config");
+    let directory = OutputDirectory::create(&model, true).expect("a directory");
+    write(&directory, &config, Dtype::F32, TokenRows { rows: 1, len: 1 }, 0, &Silent).expect("a model");
+    directory.finish().expect("a model");
+    let tokens = scene.tokens("tokens.json", 2, 30);
     scene.refused_with(&mut with_small_files(args!["run", model, "-o", out, "--calibration", tokens]), 7, "cannot write");
     scene.refused_with(&mut with_small_files(args!["logits", model, "--tokens", tokens, "-o", file]), 7, "logits.safetensors: ");
 }
