@@ -1,16 +1,18 @@
 # Two commands for a fresh machine: `make demo` slices the model in assets/demo, `make test` runs every test.
 # Either installs a software Vulkan driver if, and only if, no GPU adapter is found, and says so.
 # `make test-drivers` runs the tests on every Vulkan driver there is; DRIVER=lvp on those alone whose file names have that in them.
+# `make compare-gpu` does the same work in PyTorch on the same GPU; PYTHON=... is a Python that has it, ARGS=... goes to the script.
 
 SLICEGPT := cargo run --release --quiet --
 DEMO     := assets/demo
 OUT      := target/demo-sliced-25
 PROMPT   := One morning
+PYTHON   ?= python3
 
 # Mesa's software driver complains on stderr where there is no such directory.
 export XDG_RUNTIME_DIR ?= /tmp
 
-.PHONY: demo test test-drivers build adapter
+.PHONY: demo test test-drivers compare-gpu build adapter
 
 demo: adapter
 	@rm -rf $(OUT) && mkdir -p $(dir $(OUT))
@@ -23,6 +25,9 @@ test: adapter
 
 test-drivers: adapter
 	tests/drivers.sh
+
+compare-gpu: build
+	$(PYTHON) benches/compare_pytorch.py --program $${CARGO_TARGET_DIR:-target}/release/slicegpt-gpu $(ARGS)
 
 build:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.91 or later from https://rustup.rs, then run this again"; exit 1; }
