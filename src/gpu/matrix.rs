@@ -222,6 +222,22 @@ impl Readback {
             unpad(widened, self.cols, self.stride)
         })
     }
+
+    /// Waits for the values of a f32 matrix and lends them where the GPU put them: row-major, each row `stride` long.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub fn wait_with<T>(self, gpu: &Gpu, read: impl FnOnce(&[f32], usize) -> T) -> Result<T> {
+        debug_assert_eq!(self.element, ElementType::F32);
+        let stride = self.stride;
+        match self.mapping {
+            Some(mapping) => gpu.mapped(mapping, |bytes| match bytemuck::try_cast_slice(bytes) {
+                Ok(values) => read(values, stride),
+                Err(_) => read(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes), stride),
+            }),
+            None => Ok(read(&[], stride)),
+        }
+    }
 }
 
 const STAGING_BYTES: usize = 64 << 20;
