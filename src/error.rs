@@ -55,8 +55,11 @@ pub enum Error {
     #[error("{path} already exists; give another --output, or --force to replace it")]
     OutputExists { path: PathBuf },
     /// Stopped by Ctrl-C.
-    #[error("interrupted; nothing was written")]
+    #[error("interrupted")]
     Interrupted,
+    /// Stopped by `source`, but what was done before can be gone on with.
+    #[error("stopped; what is done is kept in {path}, and the same command with --resume goes on")]
+    Kept { path: PathBuf, source: Box<Error> },
 }
 
 impl Error {
@@ -76,7 +79,22 @@ impl Error {
             Self::DeviceLost(_) => 6,
             Self::Write { .. } => 7,
             Self::Interrupted => 130,
+            Self::Kept { source, .. } => source.exit_code(),
         }
+    }
+
+    /// Whether the same run may go further at another time, or with more memory: nothing is wrong with what it is asked to do.
+    pub fn can_go_on(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted
+                | Self::Write { .. }
+                | Self::Read { .. }
+                | Self::OutOfMemory(_)
+                | Self::DeviceLost(_)
+                | Self::Gpu(_)
+                | Self::NoAdapter(_)
+        )
     }
 
     pub(crate) fn bad_file(path: &Path, reason: impl Into<String>) -> Self {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, Ends, Model, plan_batches},
+    model::{Batch, BatchSize, Ends, Model, plan_batches},
     progress::Progress,
 };
 
@@ -95,7 +95,7 @@ fn each_residual(
     mut each: impl FnMut(&Ends, Range<usize>, &Batch, &Matrix) -> Result<()>,
 ) -> Result<()> {
     let config = model.config();
-    let ranges = plan_batches(gpu, config, rows, None)?;
+    let ranges = plan_batches(gpu, config, rows, BatchSize::default())?;
     progress.begin(phase, (ranges.len() * (config.num_hidden_layers + 1)) as u64);
     let rope_table = model.rope_table(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
     let ends = model.ends(gpu)?;

@@ -1,8 +1,10 @@
-//! Checkpoints on disk: safetensors files, one or many, read through memory maps and written whole or not at all.
+//! Checkpoints on disk: safetensors files, one or many, read tensor by tensor and written whole or not at all.
 
+mod output;
 mod reader;
 mod writer;
 
+pub use output::OutputDirectory;
 pub use reader::{Checkpoint, Tensor};
 pub use safetensors::Dtype;
-pub use writer::{OutputDirectory, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};
+pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};

@@ -1,9 +1,12 @@
-//! Reading: every header is checked before any tensor is believed.
+//! Reading: every header is checked before any tensor is believed, and tensors are read piece by piece.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
+    io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Component, Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use memmap2::Mmap;
@@ -11,10 +14,10 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 
 use crate::error::{Error, Result};
 
-/// A checkpoint whose files are mapped into memory: nothing is read until a tensor is.
+/// A checkpoint whose files are open: no tensor is read until it is asked for, and none is kept.
 pub struct Checkpoint {
     directory: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, Mutex<File>)>,
     tensors: BTreeMap<String, Place>,
 }
 
@@ -30,8 +33,36 @@ struct Place {
 pub struct Tensor<'a> {
     pub dtype: Dtype,
     pub shape: &'a [usize],
-    pub bytes: &'a [u8],
     pub path: &'a Path,
+    /// How long it is.
+    pub byte_len: usize,
+    /// Where it begins in the file.
+    offset: usize,
+    file: &'a Mutex<File>,
+}
+
+impl Tensor<'_> {
+    /// All of its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn read(&self) -> Result<Vec<u8>> {
+        self.read_range(0..self.byte_len)
+    }
+
+    /// Some of its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::Shape`] if the range goes beyond the tensor.
+    pub fn read_range(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        if range.start > range.end || range.end > self.byte_len {
+            return Err(Error::shape("read", format!("bytes {range:?} of a tensor of {}", self.byte_len)));
+        }
+        let mut bytes = vec![0; range.len()];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start((self.offset + range.start) as u64)).and_then(|_| file.read_exact(&mut bytes)).map_err(Error::read(self.path))?;
+        Ok(bytes)
+    }
 }
 
 const SINGLE: &str = "model.safetensors";
@@ -66,8 +97,9 @@ impl Checkpoint {
             return Err(Error::bad_file(&path, "not a regular file"));
         }
         let file = File::open(&path).map_err(Error::read(&path))?;
-        // SAFETY: the map is read-only. Another process that shortens the file meanwhile could make reads fault, as with any mapped file;
-        // copying would cost the size of the model in memory, which is what mapping is here to avoid.
+        // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the file in that moment could
+        // make a read fault, as with any mapped file. Tensors are read, not mapped: pages of a map that were touched count as memory of this
+        // process until it ends, and a model is larger than what a run may take.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::read(&path))?;
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| Error::bad_file(&path, format!("not a valid safetensors file: {error}")))?;
@@ -77,7 +109,8 @@ impl Checkpoint {
                 return Err(Error::bad_file(&path, format!("tensor {name} is also in another file of this checkpoint")));
             }
         }
-        self.files.push((path, map));
+        drop(map);
+        self.files.push((path, Mutex::new(file)));
         Ok(())
     }
 
@@ -104,9 +137,9 @@ impl Checkpoint {
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         let Place { file, base, info } = self.tensors.get(name)?;
-        let (path, map) = &self.files[*file];
-        let bytes = map.get(base + info.data_offsets.0..base + info.data_offsets.1)?;
-        Some(Tensor { dtype: info.dtype, shape: &info.shape, bytes, path })
+        let (path, file) = self.files.get(*file)?;
+        let (start, end) = info.data_offsets;
+        Some(Tensor { dtype: info.dtype, shape: &info.shape, path, byte_len: end - start, offset: base + start, file })
     }
 }
 

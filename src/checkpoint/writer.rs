@@ -1,14 +1,16 @@
-//! Writing: a checkpoint appears whole or not at all.
+//! Writing tensors: into one file from its beginning to its end, or into the files of a checkpoint in any order.
 
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::OutputDirectory;
 use crate::error::{Error, Result};
 
 /// A tensor that will be written.
@@ -51,106 +53,127 @@ pub fn shards(tensors: &[TensorPlan], most: u64) -> Vec<(String, Vec<TensorPlan>
     groups.into_iter().enumerate().map(|(index, group)| (name(index), group)).collect()
 }
 
-/// A directory under a temporary name beside the final one; removed again unless [`OutputDirectory::finish`] is reached.
-pub struct OutputDirectory {
-    temporary: PathBuf,
-    target: PathBuf,
-    /// Directories above it that were not there before, the innermost first.
-    parents: Vec<PathBuf>,
-    done: bool,
+/// What stands before the data of a file with these tensors, one behind the other.
+fn header(tensors: &[TensorPlan]) -> Vec<u8> {
+    let mut fields = Map::new();
+    fields.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut offset = 0;
+    for tensor in tensors {
+        let end = offset + tensor.byte_len();
+        fields.insert(tensor.name.clone(), json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end] }));
+        offset = end;
+    }
+    let text = Value::Object(fields).to_string();
+    let padded = text.len().next_multiple_of(8);
+    let mut header = (padded as u64).to_le_bytes().to_vec();
+    header.extend_from_slice(text.as_bytes());
+    header.resize(8 + padded, b' ');
+    header
 }
 
-impl OutputDirectory {
-    /// Makes the temporary directory.
+/// Writes planned tensors into the files of a checkpoint, each to its place: in any order, and piece by piece, so that no tensor need be in memory
+/// whole. What is finished stays on disk when the work is interrupted.
+pub struct TensorWriter {
+    files: Vec<(PathBuf, File)>,
+    places: HashMap<String, Place>,
+}
+
+struct Place {
+    file: usize,
+    offset: u64,
+    byte_len: u64,
+    written: u64,
+}
+
+impl TensorWriter {
+    /// Makes the files, of at most `most` bytes each, and an index if there are several.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file; [`Error::Write`].
-    pub fn create(target: &Path, force: bool) -> Result<Self> {
-        if target.symlink_metadata().is_ok() && !force {
-            return Err(Error::OutputExists { path: target.into() });
+    /// [`Error::Write`].
+    pub fn new(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64) -> Result<Self> {
+        let shards = shards(tensors, most);
+        if shards.len() > 1 {
+            let map: Map<String, Value> =
+                shards.iter().flat_map(|(file, group)| group.iter().map(move |tensor| (tensor.name.clone(), json!(file)))).collect();
+            let total: u64 = tensors.iter().map(TensorPlan::byte_len).sum();
+            let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+            directory.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
         }
-        if target.exists() && !target.is_dir() {
-            return Err(Error::Usage(format!("{} is not a directory, and will not be replaced; give another --output", target.display())));
+        Self::open(directory.path(), shards, |path, header, size| {
+            let mut file = File::create(path).map_err(Error::write(path))?;
+            file.write_all(header).and_then(|()| file.set_len(size)).map_err(Error::write(path))?;
+            Ok(file)
+        })
+    }
+
+    /// Goes on with the files that an earlier writer of the same tensors has left: those that `finished` names are there, the others will be
+    /// written anew.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if a file is not as it was left; [`Error::Write`].
+    pub fn resume(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64, finished: impl Fn(&str) -> bool) -> Result<Self> {
+        let mut this = Self::open(directory.path(), shards(tensors, most), |path, header, size| {
+            let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::write(path))?;
+            let mut found = vec![0; header.len()];
+            let same = file.read_exact(&mut found).is_ok() && found == header && file.metadata().is_ok_and(|metadata| metadata.len() == size);
+            if same { Ok(file) } else { Err(Error::bad_file(path, "not as the unfinished run has left it; --force starts over")) }
+        })?;
+        for (_, place) in this.places.iter_mut().filter(|(name, _)| finished(name)) {
+            place.written = place.byte_len;
         }
-        let name = target.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for an output directory", target.display())))?;
-        let temporary = target.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(Error::write(&temporary))?;
-        }
-        let above = target.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
-        let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
-        // Made first, so that whatever fails from here on is cleaned up.
-        let this = Self { temporary, target: target.into(), parents, done: false };
-        fs::create_dir_all(&this.temporary).map_err(Error::write(&this.temporary))?;
         Ok(this)
     }
 
-    /// Where files are written until the end.
-    pub fn path(&self) -> &Path {
-        &self.temporary
-    }
-
-    /// Writes a small file.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.temporary.join(name);
-        let mut file = File::create(&path).map_err(Error::write(&path))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::write(&path))
-    }
-
-    /// Gives the directory its final name; what was there before is removed only once the new one is in place.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn finish(mut self) -> Result<()> {
-        sync(&self.temporary)?;
-        let old = self.temporary.with_extension("old");
-        let replaces = self.target.symlink_metadata().is_ok();
-        if replaces {
-            fs::rename(&self.target, &old).map_err(Error::write(&self.target))?;
-        }
-        if let Err(source) = fs::rename(&self.temporary, &self.target) {
-            if replaces {
-                let _ = fs::rename(&old, &self.target);
+    fn open(directory: &Path, shards: Vec<(String, Vec<TensorPlan>)>, open: impl Fn(&Path, &[u8], u64) -> Result<File>) -> Result<Self> {
+        let (mut files, mut places) = (Vec::new(), HashMap::new());
+        for (name, tensors) in shards {
+            let (path, header) = (directory.join(name), header(&tensors));
+            let mut offset = header.len() as u64;
+            for tensor in tensors {
+                let byte_len = tensor.byte_len();
+                places.insert(tensor.name, Place { file: files.len(), offset, byte_len, written: 0 });
+                offset += byte_len;
             }
-            return Err(Error::Write { path: self.target.clone(), source });
+            let file = open(&path, &header, offset)?;
+            files.push((path, file));
         }
-        self.done = true;
-        if let Some(parent) = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync(parent)?;
+        Ok(Self { files, places })
+    }
+
+    /// Appends bytes to the tensor `name`.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Shape`] if it is not planned, or longer than planned.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let place = self.places.get_mut(name).ok_or_else(|| Error::shape("write", format!("{name} is not planned")))?;
+        let missing = place.byte_len - place.written;
+        if bytes.len() as u64 > missing {
+            return Err(Error::shape("write", format!("{} bytes of {name}, where {missing} are missing", bytes.len())));
         }
-        if replaces {
-            fs::remove_dir_all(&old).map_err(Error::write(&old))?;
-        }
+        let (path, file) = &mut self.files[place.file];
+        file.seek(SeekFrom::Start(place.offset + place.written)).and_then(|_| file.write_all(bytes)).map_err(Error::write(path))?;
+        place.written += bytes.len() as u64;
         Ok(())
     }
-}
 
-/// Makes the names in a directory durable, where the platform lets one open a directory.
-fn sync(directory: &Path) -> Result<()> {
-    match File::open(directory) {
-        Ok(handle) if cfg!(unix) => handle.sync_all().map_err(Error::write(directory)),
-        _ => Ok(()),
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn sync(&self) -> Result<()> {
+        self.files.iter().try_for_each(|(path, file)| file.sync_all().map_err(Error::write(path)))
     }
-}
 
-impl Drop for OutputDirectory {
-    fn drop(&mut self) {
-        if !self.done {
-            let _ = fs::remove_dir_all(&self.temporary);
-            // Fails, as it should, where somebody else has put something meanwhile.
-            let _ = self.parents.iter().try_for_each(fs::remove_dir);
+    /// Checks that everything planned was written, and makes it durable.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Shape`] if a tensor is missing.
+    pub fn finish(self) -> Result<()> {
+        match self.places.iter().filter(|(_, place)| place.written < place.byte_len).map(|(name, _)| name).min() {
+            Some(missing) => Err(Error::shape("write", format!("{missing} is not complete"))),
+            None => self.sync(),
         }
     }
-}
-
-/// Writes planned tensors, in the planned order, piece by piece: no tensor need be in memory whole.
-pub struct TensorWriter {
-    directory: PathBuf,
-    shards: std::vec::IntoIter<(String, Vec<TensorPlan>)>,
-    open: Option<TensorFile>,
 }
 
 /// One safetensors file, written tensor by tensor in the planned order. It has a temporary name until it is complete.
@@ -164,81 +187,18 @@ pub struct TensorFile {
     done: bool,
 }
 
-impl TensorWriter {
-    /// Writes the index if there are several files of at most `most` bytes, and prepares the first.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn new(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64) -> Result<Self> {
-        let shards = shards(tensors, most);
-        if shards.len() > 1 {
-            let map: Map<String, Value> =
-                shards.iter().flat_map(|(file, group)| group.iter().map(move |tensor| (tensor.name.clone(), json!(file)))).collect();
-            let total: u64 = tensors.iter().map(TensorPlan::byte_len).sum();
-            let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-            directory.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
-        }
-        Ok(Self { directory: directory.path().into(), shards: shards.into_iter(), open: None })
-    }
-
-    /// Appends bytes to the tensor `name`, which must be the one under way or the next planned one.
-    ///
-    /// # Errors
-    /// [`Error::Write`]; [`Error::Shape`] if the name or the number of bytes is not as planned.
-    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        if self.open.as_ref().is_none_or(TensorFile::is_complete) {
-            self.close()?;
-            let (file, tensors) = self.shards.next().ok_or_else(|| Error::shape("write", format!("{name} is not planned")))?;
-            self.open = Some(TensorFile::create(self.directory.join(file), tensors)?);
-        }
-        match &mut self.open {
-            Some(file) => file.write(name, bytes),
-            None => Ok(()),
-        }
-    }
-
-    fn close(&mut self) -> Result<()> {
-        match self.open.take() {
-            Some(file) => file.finish(),
-            None => Ok(()),
-        }
-    }
-
-    /// Checks that everything planned was written, and makes it durable.
-    ///
-    /// # Errors
-    /// [`Error::Write`]; [`Error::Shape`] if a tensor is missing.
-    pub fn finish(mut self) -> Result<()> {
-        self.close()?;
-        match self.shards.next() {
-            Some((file, _)) => Err(Error::shape("write", format!("{file} was not written"))),
-            None => Ok(()),
-        }
-    }
-}
-
 impl TensorFile {
     /// Writes the header.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn create(path: PathBuf, tensors: Vec<TensorPlan>) -> Result<Self> {
-        let mut header = Map::new();
-        header.insert("__metadata__".into(), json!({ "format": "pt" }));
-        let mut offset = 0;
-        for tensor in &tensors {
-            let end = offset + tensor.byte_len();
-            header.insert(tensor.name.clone(), json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end] }));
-            offset = end;
-        }
-        let mut header = Value::Object(header).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
         let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for a file", path.display())))?;
         let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
         let file = File::create(&temporary).map_err(Error::write(&path))?;
+        let header = header(&tensors);
         let mut this =
             Self { path, temporary, file: BufWriter::with_capacity(1 << 20, file), tensors: tensors.into_iter(), current: None, done: false };
-        this.append(&(header.len() as u64).to_le_bytes())?;
         this.append(&header)?;
         Ok(this)
     }

@@ -37,14 +37,28 @@ impl Batch {
 }
 
 /// Enough tokens to keep a GPU busy; more only costs memory.
-const TOKENS: usize = 2048;
+pub const BATCH_TOKENS: usize = 2048;
 
-/// Ranges of consecutive rows that make a batch each: at most `rows_per_batch` rows if given, else about 2048 tokens, and never more than
-/// the widest activation of a layer lets one binding hold.
+/// How many sequences run together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BatchSize {
+    /// About so many tokens, and one sequence at least.
+    pub tokens: usize,
+    /// At most so many sequences; then, the number of tokens does not matter.
+    pub rows: Option<usize>,
+}
+
+impl Default for BatchSize {
+    fn default() -> Self {
+        Self { tokens: BATCH_TOKENS, rows: None }
+    }
+}
+
+/// Ranges of consecutive rows that make a batch each, never more than the widest activation of a layer lets one binding hold.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] if one sequence alone is too long for the adapter.
-pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], rows_per_batch: Option<usize>) -> Result<Vec<std::ops::Range<usize>>> {
+pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], size: BatchSize) -> Result<Vec<std::ops::Range<usize>>> {
     let widest = config.qkv_width().max(config.hidden_size).max(config.num_attention_heads * config.head_dim);
     let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
     if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {
@@ -53,11 +67,11 @@ pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], rows_per_batc
             gpu.adapter().name
         )));
     }
-    let target = if rows_per_batch.is_some() { most } else { TOKENS.min(most) };
+    let target = if size.rows.is_some() { most } else { size.tokens.min(most) };
     let mut ranges = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (index, row) in rows.iter().enumerate() {
-        let full = tokens + row.len() > target || rows_per_batch.is_some_and(|most| index - start >= most);
+        let full = tokens + row.len() > target || size.rows.is_some_and(|most| index - start >= most);
         if index > start && full {
             ranges.push(start..index);
             (start, tokens) = (index, 0);

@@ -4,8 +4,8 @@ use super::{
     architecture::Position,
     batch::Batch,
     config::Config,
+    host::{HostEnds, HostMatrix},
     layer::NormWeights,
-    weights::{HostEnds, HostMatrix},
 };
 use crate::{
     error::Result,
@@ -19,11 +19,10 @@ struct Table {
 
 impl Table {
     fn upload(gpu: &Gpu, matrix: &HostMatrix) -> Result<Self> {
-        let row = matrix.cols * matrix.element.size();
         let rows = gpu.rows_per_binding(matrix.cols.next_multiple_of(4) * matrix.element.size());
         let parts = (0..matrix.rows).step_by(rows).map(|first| {
             let last = matrix.rows.min(first + rows);
-            Ok((first, gpu.upload_bytes(&matrix.bytes[first * row..last * row], last - first, matrix.cols, matrix.element)?))
+            Ok((first, gpu.upload_bytes(&matrix.row_bytes(first..last)?, last - first, matrix.cols, matrix.element)?))
         });
         Ok(Self { parts: parts.collect::<Result<_>>()? })
     }

@@ -3,7 +3,7 @@
 use super::{
     architecture::{Position, Role, Space, Weight},
     config::Config,
-    weights::{HostLayer, HostNorm},
+    host::{HostLayer, HostLinear, HostNorm},
 };
 use crate::{
     error::{Error, Result},
@@ -17,6 +17,20 @@ pub struct Linear {
     pub spec: &'static Weight,
     pub weight: Matrix,
     pub bias: Option<Matrix>,
+}
+
+impl Linear {
+    /// Uploads a weight in its stored type.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::BadTensor`], [`Error::Read`].
+    pub fn upload(gpu: &Gpu, HostLinear { spec, matrix, bias }: &HostLinear) -> Result<Self> {
+        Ok(Self {
+            spec,
+            weight: gpu.upload_bytes(&matrix.bytes()?, matrix.rows, matrix.cols, matrix.element)?,
+            bias: bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?,
+        })
+    }
 }
 
 /// The parameters of a norm on the GPU.
@@ -54,27 +68,19 @@ pub struct LayerWeights {
 }
 
 impl LayerWeights {
-    /// Uploads a layer in its stored types.
+    /// Uploads a layer in its stored types, one matrix at a time.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`], [`Error::BadTensor`], [`Error::Read`].
     pub fn upload(gpu: &Gpu, layer: &HostLayer) -> Result<Self> {
-        let linear = |linear: &super::HostLinear| {
-            let matrix = &linear.matrix;
-            Ok(Linear {
-                spec: linear.spec,
-                weight: gpu.upload_bytes(&matrix.bytes, matrix.rows, matrix.cols, matrix.element)?,
-                bias: linear.bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?,
-            })
-        };
         let norm = |norm: &Option<HostNorm>| norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose();
         let shortcut = |half: usize| {
             let matrix = layer.shortcuts[half].as_ref();
-            matrix.map(|matrix| gpu.upload_bytes(&matrix.bytes, matrix.rows, matrix.cols, matrix.element)).transpose()
+            matrix.map(|matrix| gpu.upload_bytes(&matrix.bytes()?, matrix.rows, matrix.cols, matrix.element)).transpose()
         };
         Ok(Self {
             fused: layer.fused,
-            linears: layer.linears.iter().map(linear).collect::<Result<_>>()?,
+            linears: layer.linears.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<_>>()?,
             norms: [norm(&layer.norms[0])?, norm(&layer.norms[1])?],
             head_norms: match &layer.head_norms {
                 Some([q, k]) => Some([NormWeights::upload(gpu, q)?, NormWeights::upload(gpu, k)?]),
@@ -82,6 +88,18 @@ impl LayerWeights {
             },
             shortcuts: [shortcut(0)?, shortcut(1)?],
         })
+    }
+
+    /// Fused weights that are on the GPU already, with the norms of queries and keys beside them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn fused(gpu: &Gpu, linears: Vec<Linear>, head_norms: Option<&[HostNorm; 2]>, shortcuts: [Option<Matrix>; 2]) -> Result<Self> {
+        let head_norms = match head_norms {
+            Some([q, k]) => Some([NormWeights::upload(gpu, q)?, NormWeights::upload(gpu, k)?]),
+            None => None,
+        };
+        Ok(Self { fused: true, linears, norms: [None, None], head_norms, shortcuts })
     }
 
     fn of(&self, attention: bool, reads: Space) -> impl Iterator<Item = &Linear> {

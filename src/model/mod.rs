@@ -4,6 +4,7 @@ pub mod architecture;
 mod batch;
 mod config;
 mod ends;
+mod host;
 mod layer;
 mod rope;
 mod shapes;
@@ -12,14 +13,15 @@ mod weights;
 
 use std::path::Path;
 
-pub use batch::{Batch, plan_batches};
+pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches};
 pub use config::{Config, SLICED_PREFIX};
 pub use ends::Ends;
+pub use host::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm};
 pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
 pub use rope::Rope;
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
-pub use weights::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, Names, TensorSpec, WeightStore};
+pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{
     checkpoint::Checkpoint,

@@ -1,12 +1,9 @@
 //! The table and a checkpoint → the weights of one layer. The only place that spells tensor names.
 
-use std::borrow::Cow;
-
-use half::{bf16, f16};
-
 use super::{
     architecture::{Layout, Role, Space, Weight},
     config::Config,
+    host::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm},
     slicing::LayerWidths,
 };
 use crate::{
@@ -14,95 +11,6 @@ use crate::{
     error::{Error, Result},
     gpu::ElementType,
 };
-
-/// A matrix in host memory, row-major, perhaps still in the mapped file.
-#[derive(Debug, Clone)]
-pub struct HostMatrix<'a> {
-    pub rows: usize,
-    pub cols: usize,
-    pub element: ElementType,
-    pub bytes: Cow<'a, [u8]>,
-}
-
-impl<'a> HostMatrix<'a> {
-    /// A matrix of f32 values.
-    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> HostMatrix<'static> {
-        HostMatrix { rows, cols, element: ElementType::F32, bytes: Cow::Owned(bytemuck::cast_slice(values).to_vec()) }
-    }
-
-    /// All values, widened.
-    pub fn to_f32(&self) -> Vec<f32> {
-        widen(&self.bytes, self.element)
-    }
-
-    /// The values of some rows, widened.
-    pub fn rows_f32(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
-        let row = self.cols * self.element.size();
-        widen(&self.bytes[rows.start * row..rows.end * row], self.element)
-    }
-
-    fn transposed(&self) -> HostMatrix<'static> {
-        let size = self.element.size();
-        let mut bytes = Vec::with_capacity(self.bytes.len());
-        for col in 0..self.cols {
-            for row in 0..self.rows {
-                let at = (row * self.cols + col) * size;
-                bytes.extend_from_slice(&self.bytes[at..at + size]);
-            }
-        }
-        HostMatrix { rows: self.cols, cols: self.rows, element: self.element, bytes: Cow::Owned(bytes) }
-    }
-}
-
-fn widen(bytes: &[u8], element: ElementType) -> Vec<f32> {
-    match element {
-        ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        ElementType::F32 | ElementType::U32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
-}
-
-/// A linear weight `[out, in]` of a layer, whatever its layout in the file.
-#[derive(Debug, Clone)]
-pub struct HostLinear<'a> {
-    pub spec: &'static Weight,
-    pub matrix: HostMatrix<'a>,
-    pub bias: Option<Vec<f32>>,
-}
-
-/// The parameters of a norm.
-#[derive(Debug, Clone)]
-pub struct HostNorm {
-    pub weight: Vec<f32>,
-    pub bias: Option<Vec<f32>>,
-}
-
-/// The weights of one decoder layer.
-#[derive(Debug, Clone)]
-pub struct HostLayer<'a> {
-    /// Whether the norms are in the weights: then every norm is an RMS norm without parameters.
-    pub fused: bool,
-    pub linears: Vec<HostLinear<'a>>,
-    /// Of the attention and of the MLP; the first serves both where the second is missing. `None` once fused.
-    pub norms: [Option<HostNorm>; 2],
-    /// Of queries and keys.
-    pub head_norms: Option<[HostNorm; 2]>,
-    /// `[width after, width before]`, as the weight of a linear layer; the file has the transpose. Of the attention (or of the whole parallel
-    /// layer) and of the MLP.
-    pub shortcuts: [Option<HostMatrix<'a>>; 2],
-}
-
-/// What comes before the first layer and after the last.
-#[derive(Debug, Clone)]
-pub struct HostEnds<'a> {
-    /// As [`HostLayer::fused`].
-    pub fused: bool,
-    pub embedding: HostMatrix<'a>,
-    pub positions: Option<HostMatrix<'a>>,
-    pub final_norm: Option<HostNorm>,
-    pub head: HostMatrix<'a>,
-    pub head_bias: Option<Vec<f32>>,
-}
 
 /// Name and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -352,25 +260,11 @@ impl WeightStore {
             [rows, cols] => (*rows, *cols),
             _ => (1, shape[0]),
         };
-        Ok(HostMatrix { rows, cols, element, bytes: Cow::Borrowed(tensor.bytes) })
-    }
-
-    /// The tensor, checked for values that are not numbers.
-    fn load(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
-        let matrix = self.find(name, shape)?;
-        let broken = match matrix.element {
-            ElementType::F32 | ElementType::U32 => matrix.bytes.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
-            ElementType::F16 => matrix.bytes.chunks_exact(2).position(|b| b[1] & 0x7c == 0x7c),
-            ElementType::Bf16 => matrix.bytes.chunks_exact(2).position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80),
-        };
-        match broken {
-            Some(index) => Err(self.bad(&self.stored_name(name), format!("value {index} is NaN or infinite; the checkpoint is damaged"))),
-            None => Ok(matrix),
-        }
+        Ok(HostMatrix::stored(stored, tensor, rows, cols, element))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        Ok(self.load(name, &[len])?.to_f32())
+        self.find(name, &[len])?.to_f32()
     }
 
     fn norm(&self, name: &str, width: usize, bias: bool) -> Result<HostNorm> {
@@ -385,24 +279,24 @@ impl WeightStore {
         (config.norm_affine && !config.fused()).then(|| self.norm(name, config.hidden_size, config.norm_has_bias())).transpose()
     }
 
-    /// The weights of one layer.
+    /// The weights of one layer: norms and biases, and where to read the matrices.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value is NaN or infinite.
+    /// [`Error::BadTensor`] if a value of a norm or bias is NaN or infinite; [`Error::Read`].
     pub fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
         let (config, names) = (&self.config, Names::of(&self.config));
         let linear = |spec: &'static Weight| {
             let (rows, cols) = config.linear_shape(spec, layer);
             let name = names.layer(layer, spec.name);
             let matrix = match spec.layout {
-                Layout::Linear => self.load(&format!("{name}.weight"), &[rows, cols])?,
-                Layout::Conv1d => self.load(&format!("{name}.weight"), &[cols, rows])?.transposed(),
+                Layout::Linear => self.find(&format!("{name}.weight"), &[rows, cols])?,
+                Layout::Conv1d => self.find(&format!("{name}.weight"), &[cols, rows])?.transposed(),
             };
             let bias = config.linear_bias(spec).then(|| self.vector(&format!("{name}.bias"), rows)).transpose()?;
             Ok(HostLinear { spec, matrix, bias })
         };
         let widths = config.widths(layer);
-        let shortcut = |half, rows, cols| Ok::<_, Error>(Some(self.load(&names.shortcut(layer, half), &[rows, cols])?.transposed()));
+        let shortcut = |half, rows, cols| Ok::<_, Error>(Some(self.find(&names.shortcut(layer, half), &[rows, cols])?.transposed()));
         let shortcuts = match (config.fused(), config.parallel) {
             (false, _) => [None, None],
             (true, true) => [shortcut(0, widths.attention_input, widths.output)?, None],
@@ -428,22 +322,22 @@ impl WeightStore {
         })
     }
 
-    /// Embeddings, final norm and head; a tied head is the embedding.
+    /// Final norm, and where to read the embeddings and the head; a tied head is the embedding.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value is NaN or infinite.
+    /// As [`WeightStore::layer`].
     pub fn ends(&self) -> Result<HostEnds<'_>> {
         let (config, names) = (&self.config, Names::of(&self.config));
         let first = config.widths(0).attention_input;
-        let embedding = self.load(&names.embedding(), &[config.vocab_size, first])?;
+        let embedding = self.find(&names.embedding(), &[config.vocab_size, first])?;
         let positions = match (names.positions(), config.position_rows()) {
-            (Some(name), Some(rows)) => Some(self.load(&name, &[rows, first])?),
+            (Some(name), Some(rows)) => Some(self.find(&name, &[rows, first])?),
             _ => None,
         };
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            self.load(&names.head(), &[config.vocab_size, config.widths(config.num_hidden_layers - 1).output])?
+            self.find(&names.head(), &[config.vocab_size, config.widths(config.num_hidden_layers - 1).output])?
         };
         let head_bias = config.head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
         let final_norm = self.residual_norm(&names.top(config.architecture.final_norm))?;

@@ -34,8 +34,8 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-fn host(matrix: &HostMatrix) -> DMatrix<f64> {
-    kernels::matrix(matrix.rows, matrix.cols, &matrix.to_f32())
+fn host(matrix: &HostMatrix) -> Result<DMatrix<f64>> {
+    Ok(kernels::matrix(matrix.rows, matrix.cols, &matrix.to_f32()?))
 }
 
 /// The weights of a decoder layer.
@@ -50,15 +50,19 @@ pub struct Layer {
 
 impl Layer {
     /// Widens a layer.
-    pub fn new(layer: &HostLayer) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if a stored value is not finite.
+    pub fn new(layer: &HostLayer) -> Result<Self> {
         let linear =
-            |linear: &crate::model::HostLinear| (linear.spec, Affine { weight: host(&linear.matrix), bias: linear.bias.as_deref().map(wide) });
-        Self {
-            linears: layer.linears.iter().map(linear).collect(),
+            |linear: &crate::model::HostLinear| Ok((linear.spec, Affine { weight: host(&linear.matrix)?, bias: linear.bias.as_deref().map(wide) }));
+        let shortcut = |half: usize| layer.shortcuts[half].as_ref().map(|shortcut| Ok::<_, Error>(host(shortcut)?.transpose())).transpose();
+        Ok(Self {
+            linears: layer.linears.iter().map(linear).collect::<Result<_>>()?,
             norms: [0, 1].map(|half| layer.norms[half].as_ref().map(Affine::norm)),
             head_norms: layer.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
-            shortcuts: [0, 1].map(|half| layer.shortcuts[half].as_ref().map(|shortcut| host(shortcut).transpose())),
-        }
+            shortcuts: [shortcut(0)?, shortcut(1)?],
+        })
     }
 
     fn role(&self, role: Role) -> Option<&Affine> {
@@ -93,16 +97,19 @@ pub fn logits(store: &WeightStore, row: &[u32]) -> Result<DMatrix<f64>> {
 
 impl<'a> Network<'a> {
     /// Widens the weights of a model.
-    pub fn new(config: &'a Config, layers: &[HostLayer], ends: &HostEnds) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if a stored value is not finite.
+    pub fn new(config: &'a Config, layers: &[HostLayer], ends: &HostEnds) -> Result<Self> {
+        Ok(Self {
             config,
             fused: ends.fused,
-            layers: layers.iter().map(Layer::new).collect(),
-            embedding: host(&ends.embedding),
-            positions: ends.positions.as_ref().map(host),
+            layers: layers.iter().map(Layer::new).collect::<Result<_>>()?,
+            embedding: host(&ends.embedding)?,
+            positions: ends.positions.as_ref().map(host).transpose()?,
             final_norm: ends.final_norm.as_ref().map(Affine::norm),
-            head: Affine { weight: host(&ends.head), bias: ends.head_bias.as_deref().map(wide) },
-        }
+            head: Affine { weight: host(&ends.head)?, bias: ends.head_bias.as_deref().map(wide) },
+        })
     }
 
     /// The model as it is stored.
@@ -111,7 +118,7 @@ impl<'a> Network<'a> {
     /// [`Error::BadTensor`] if a stored value is not finite.
     pub fn load(store: &'a WeightStore) -> Result<Self> {
         let layers = (0..store.config.num_hidden_layers).map(|layer| store.layer(layer)).collect::<Result<Vec<_>>>()?;
-        Ok(Self::new(&store.config, &layers, &store.ends()?))
+        Self::new(&store.config, &layers, &store.ends()?)
     }
 
     /// The dense model with its norms in its weights (in f32, as slicing has them).
@@ -120,19 +127,20 @@ impl<'a> Network<'a> {
     /// As [`Network::load`].
     pub fn load_fused(store: &'a WeightStore) -> Result<Self> {
         let config = &store.config;
-        let layers = (0..config.num_hidden_layers).map(|layer| Ok(fuse::layer(config, &store.layer(layer)?))).collect::<Result<Vec<_>>>()?;
+        let layers = (0..config.num_hidden_layers).map(|layer| fuse::layer(config, &store.layer(layer)?)).collect::<Result<Vec<_>>>()?;
         let ends = store.ends()?;
-        let embedding = |table: &HostMatrix| HostMatrix::from_f32(table.rows, table.cols, &fuse::embedding_rows(config, table, 0..table.rows));
-        let (head, head_bias) = fuse::head_rows(&ends, 0..ends.head.rows);
+        let embedding =
+            |table: &HostMatrix| Ok::<_, Error>(HostMatrix::from_f32(table.rows, table.cols, &fuse::embedding_rows(config, table, 0..table.rows)?));
+        let (head, head_bias) = fuse::head_rows(&ends, 0..ends.head.rows)?;
         let fused = HostEnds {
             fused: true,
-            embedding: embedding(&ends.embedding),
-            positions: ends.positions.as_ref().map(embedding),
+            embedding: embedding(&ends.embedding)?,
+            positions: ends.positions.as_ref().map(embedding).transpose()?,
             final_norm: None,
             head: HostMatrix::from_f32(ends.head.rows, ends.head.cols, &head),
             head_bias,
         };
-        Ok(Self::new(config, &layers, &fused))
+        Self::new(config, &layers, &fused)
     }
 
     /// The logits `[tokens, vocab_size]` of one sequence.

@@ -1,48 +1,50 @@
-//! The loop over the layers: one layer's weights on the GPU at a time, written out as soon as they are done.
+//! The loop over the layers: the weights of half a layer on the GPU at a time, written out as soon as they are done.
 
-use std::collections::HashMap;
+use std::ops::Range;
 
 use faer::Mat;
-use half::{bf16, f16};
 
 use super::{
     calibrate::Covariance,
     fuse,
+    memory::MemoryPlan,
+    output::Output,
     plan::{Options, Orientation, Plan},
+    residual::Residual,
     rotate::Rotation,
+    snapshot::{Site, Snapshot},
 };
 use crate::{
-    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorWriter},
+    checkpoint::OutputDirectory,
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     linalg::random_orthogonal,
     model::{
-        Batch, Config, HostEnds, HostMatrix, LayerWeights, Linear, Model, Names,
-        architecture::{Layout, Position, Space},
+        Batch, Config, Half, HostEnds, HostLayer, HostMatrix, LayerWeights, Linear, Model, Names,
+        architecture::{Position, Space},
         halves, plan_batches,
     },
     progress::Progress,
 };
 
-/// What was found at one point of the residual stream: the embeddings, then after each half of each layer.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Site {
-    /// `None` for the embeddings.
-    pub layer: Option<usize>,
-    /// The share of the signal's energy in the coordinates that slicing keeps: Σ_{i<d} λ_i / Σ λ_i. The last layer's output is not sliced;
-    /// the share is given all the same.
-    pub kept_energy: f64,
-    /// max |C·Q − Q·Λ| / max |C|.
-    pub eigen_residual: f64,
-    /// max |Qᵀ·Q − I|.
-    pub orthogonality: f64,
+/// What to slice, and how.
+pub struct Job<'a> {
+    pub model: &'a Model,
+    /// The calibration sequences.
+    pub rows: &'a [Vec<u32>],
+    pub options: &'a Options,
+    pub plan: &'a Plan,
+    pub memory: MemoryPlan,
+    /// Where the tensors go, and, beside them, what is needed to go on.
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
 }
 
-/// Slices `model` as planned, from the signals of the calibration sequences `rows`, into tensors in `directory`.
+/// Slices `model` as planned, from the signals of the calibration sequences `rows`, into tensors in `directory`, in one go and with all
+/// residuals on the GPU.
 ///
 /// # Errors
-/// [`Error::BadTensor`], [`Error::Numerical`] if a signal is not finite or a solve fails its check, [`Error::Write`], [`Error::Interrupted`], and
-/// whatever the GPU reports.
+/// As [`Job::run`].
 pub fn slice(
     gpu: &Gpu,
     model: &Model,
@@ -52,207 +54,227 @@ pub fn slice(
     directory: &OutputDirectory,
     progress: &dyn Progress,
 ) -> Result<Vec<Site>> {
-    let config = model.config();
-    let mut driver =
-        Driver { gpu, config, options, plan, writer: TensorWriter::new(directory, &plan.tensors, SHARD_BYTES)?, sites: Vec::new(), progress };
-    let ranges = plan_batches(gpu, config, rows, options.rows_per_batch)?;
-    let steps = 1 + config.num_hidden_layers * halves(config).len();
-    progress.begin("slice", (steps * (ranges.len() + 1)) as u64);
+    let memory = MemoryPlan::unlimited(options);
+    Ok(Job { model, rows, options, plan, memory, directory, progress }.run(gpu, None, |_| Ok(true))?.sites)
+}
 
-    let batches =
-        ranges.into_iter().map(|range| Batch::new(gpu, &rows[range].iter().map(Vec::as_slice).collect::<Vec<_>>())).collect::<Result<Vec<_>>>()?;
-    let rope_table = model.rope_table(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
-    let ends = model.store.ends()?;
-    let signals = driver.embed(&ends, &batches)?;
-    let mut rotation = driver.axes(None, &signals, plan.width)?;
-    driver.write_embeddings(&ends, &rotation)?;
-    let mut signals: Vec<Matrix> = signals.into_iter().map(|x| rotation.rows(gpu, &x)).collect::<Result<_>>()?;
+impl Job<'_> {
+    /// Slices all layers, or those that are left behind `from`. Whenever something is finished and durable, `commit` gets what is needed to go on
+    /// from there, and says whether to go on now.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`], [`Error::Numerical`] if a signal is not finite or a solve fails its check, [`Error::Write`], [`Error::Interrupted`],
+    /// [`Error::BadFile`] if what was committed is damaged, those of `commit`, and whatever the GPU reports.
+    pub fn run(&self, gpu: &Gpu, from: Option<&Snapshot>, mut commit: impl FnMut(&Snapshot) -> Result<bool>) -> Result<Snapshot> {
+        let config = self.model.config();
+        let layers = config.num_hidden_layers;
+        if from.is_some_and(|from| from.layers > layers || !(1..=config.hidden_size).contains(&from.width)) {
+            return Err(Error::shape("resume", format!("more than {layers} layers, or wider than {}", config.hidden_size)));
+        }
+        let batches = plan_batches(gpu, config, self.rows, self.memory.batch)?;
+        let sites = 1 + layers * halves(config).len();
+        let done = from.map_or(0, |from| from.sites.len().min(sites));
+        self.progress.begin("slice", ((sites - done) * (batches.len() + 1)) as u64);
 
-    for layer in 0..config.num_hidden_layers {
-        let mut weights = LayerWeights::upload(gpu, &fuse::layer(config, &model.store.layer(layer)?))?;
-        for half in halves(config) {
-            for linear in weights.linears.iter_mut().filter(|linear| half.has(linear.spec.role) && linear.spec.reads == Space::Residual) {
-                linear.weight = rotation.rows(gpu, &linear.weight)?;
+        let ends = self.model.store.ends()?;
+        let tokens = |range: &Range<usize>| self.rows[range.clone()].iter().map(Vec::len).sum();
+        let held = if from.is_some_and(|from| from.layers == layers) { Vec::new() } else { batches.iter().map(tokens).collect() };
+        let residual = Residual::new(self.directory, self.memory.placement, config.hidden_size, held);
+        let output = Output::new(gpu, config, self.options.dtype, self.plan, self.directory, from.map(|from| from.layers))?;
+        let mut driver = Driver { gpu, job: self, config, batches, residual, output, sites: Vec::new() };
+        let (mut snapshot, mut rotation) = match from {
+            Some(from) => {
+                let behind = config.hidden_size * from.width;
+                let (residual, values) = driver.residual.resume(gpu, from.file, behind, from.checksum)?;
+                driver.residual = residual;
+                driver.sites = from.sites.clone();
+                (from.clone(), Rotation::restore(gpu, &values, config.hidden_size, from.width)?)
             }
-            weights.shortcuts[half.shortcut] = Some(rotation.back().clone());
-            for (batch, x) in batches.iter().zip(&mut signals) {
-                let context = batch.context(gpu, config, layer, rope_table.as_ref());
-                *x = context.half(&weights, *half, x.clone())?;
-                progress.advance(1)?;
+            None => {
+                let rotation = driver.embeddings(&ends)?;
+                let snapshot = driver.snapshot(0, &rotation)?;
+                if !commit(&snapshot)? {
+                    return Ok(snapshot);
+                }
+                (snapshot, rotation)
             }
-            let widths = plan.config.widths(layer);
-            let width = if half.mlp { widths.output } else { widths.mlp_input };
-            let next = driver.axes(Some(layer), &signals, width)?;
-            for linear in weights.linears.iter_mut().filter(|linear| half.has(linear.spec.role) && linear.spec.writes == Space::Residual) {
-                linear.weight = next.columns(gpu, &linear.weight)?;
-                linear.bias = linear.bias.as_ref().map(|bias| next.rows(gpu, bias)).transpose()?;
+        };
+        let rope_table = self.model.rope_table(gpu, self.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+        for layer in snapshot.layers..layers {
+            let weights = self.model.store.layer(layer)?;
+            for half in halves(config) {
+                rotation = driver.half(layer, *half, &weights, rotation, rope_table.as_ref())?;
             }
-            weights.shortcuts[half.shortcut] = Some(rotation.shortcut(gpu, &next)?);
-            rotation = next;
-            for x in &mut signals {
-                *x = rotation.rows(gpu, x)?;
+            driver.output.head_norms(layer, &weights)?;
+            if layer + 1 == layers {
+                driver.residual.clear();
+            }
+            snapshot = driver.snapshot(layer + 1, &rotation)?;
+            if !commit(&snapshot)? {
+                return Ok(snapshot);
             }
         }
-        driver.write_layer(layer, &weights)?;
+        driver.write_head(&ends, &rotation)?;
+        driver.output.finish()?;
+        Ok(snapshot)
     }
-    driver.write_head(&ends, &rotation)?;
-    driver.writer.finish()?;
-    Ok(driver.sites)
 }
 
 struct Driver<'a> {
     gpu: &'a Gpu,
+    job: &'a Job<'a>,
     config: &'a Config,
-    options: &'a Options,
-    plan: &'a Plan,
-    writer: TensorWriter,
+    batches: Vec<Range<usize>>,
+    residual: Residual,
+    output: Output<'a>,
     sites: Vec<Site>,
-    progress: &'a dyn Progress,
 }
 
 impl Driver<'_> {
-    /// The fused embeddings of the calibration tokens, in the original basis.
-    fn embed(&mut self, ends: &HostEnds, batches: &[Batch]) -> Result<Vec<Matrix>> {
-        let signals = batches.iter().map(|batch| self.gpu.zeros(batch.tokens, self.config.hidden_size)).collect::<Result<Vec<_>>>()?;
+    fn batch(&self, index: usize) -> Result<Batch> {
+        Batch::new(self.gpu, &self.job.rows[self.batches[index].clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
+    /// The residual of the embeddings, in the original basis, their axes, and the rotated tables written.
+    fn embeddings(&mut self, ends: &HostEnds) -> Result<Rotation> {
         self.each_part(&ends.embedding, |driver, first, part| {
-            batches.iter().zip(&signals).try_for_each(|(batch, x)| driver.gpu.embed(&batch.ids, first, part, x, false))
+            driver.each_residual(first > 0, |gpu, batch, x| gpu.embed(&batch.ids, first, part, x, false))
         })?;
         if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, self.config.architecture.position) {
             self.each_part(positions, |driver, first, part| {
-                batches.iter().zip(&signals).try_for_each(|(batch, x)| driver.gpu.embed_positions(&batch.positions, first, offset, part, x))
+                driver.each_residual(true, |gpu, batch, x| gpu.embed_positions(&batch.positions, first, offset, part, x))
             })?;
         }
-        self.progress.advance(batches.len() as u64)?;
-        Ok(signals)
+        let mut covariance = Covariance::new(self.config.hidden_size);
+        for index in 0..self.batches.len() {
+            let x = self.residual.load(self.gpu, index)?;
+            covariance.add(self.gpu, &x)?;
+            self.residual.store(self.gpu, index, x, true)?;
+            self.job.progress.advance(1)?;
+        }
+        let rotation = self.axes(None, covariance, self.job.plan.width)?;
+        let names = Names::of(self.config);
+        let tables = [(Some(names.embedding()), Some(&ends.embedding)), (names.positions(), ends.positions.as_ref())];
+        for (name, table) in tables.into_iter().filter_map(|(name, table)| Some((name?, table?))) {
+            self.each_part(table, |driver, _, part| driver.output.matrix(&name, &rotation.rows(driver.gpu, part)?))?;
+        }
+        Ok(rotation)
     }
 
-    /// Goes through an embedding's fused rows, as many at a time as one binding holds.
+    /// Adds to the residual of each batch, which is zero at first.
+    fn each_residual(&mut self, begun: bool, add: impl Fn(&Gpu, &Batch, &Matrix) -> Result<()>) -> Result<()> {
+        for index in 0..self.batches.len() {
+            let batch = self.batch(index)?;
+            let x = if begun { self.residual.load(self.gpu, index)? } else { self.gpu.zeros(batch.tokens, self.config.hidden_size)? };
+            add(self.gpu, &batch, &x)?;
+            self.residual.store(self.gpu, index, x, false)?;
+        }
+        self.residual.turn();
+        Ok(())
+    }
+
+    /// Goes through an embedding's fused rows, as many at a time as planned.
     fn each_part(&mut self, table: &HostMatrix, mut each: impl FnMut(&mut Self, usize, &Matrix) -> Result<()>) -> Result<()> {
-        for rows in parts(self.gpu, table) {
-            let values = fuse::embedding_rows(self.config, table, rows.clone());
+        for rows in self.job.memory.parts(self.gpu, table) {
+            let values = fuse::embedding_rows(self.config, table, rows.clone())?;
             let part = self.gpu.upload(&values, rows.len(), table.cols)?;
             each(self, rows.start, &part)?;
         }
         Ok(())
     }
 
-    /// The rotation into the first `width` principal axes of the signals, which is noted down as the next site.
-    fn axes(&mut self, layer: Option<usize>, signals: &[Matrix], width: usize) -> Result<Rotation> {
-        let mut covariance = Covariance::new(self.config.hidden_size);
-        for x in signals {
-            covariance.add(self.gpu, x)?;
+    /// Runs half a layer from the signals in `rotation`'s coordinates, and slices its weights. The residual stays in the original basis; hands
+    /// over the rotation into the axes of what it is now.
+    fn half(&mut self, layer: usize, half: Half, host: &HostLayer, rotation: Rotation, rope_table: Option<&Matrix>) -> Result<Rotation> {
+        let (gpu, config) = (self.gpu, self.config);
+        let mut weights = self.weights(half, host, &rotation)?;
+        let last = half == halves(config)[halves(config).len() - 1];
+        let over = last && layer + 1 == config.num_hidden_layers;
+        let mut covariance = Covariance::new(config.hidden_size);
+        for index in 0..self.batches.len() {
+            let batch = self.batch(index)?;
+            let x = rotation.rows(gpu, &self.residual.load(gpu, index)?)?;
+            let y = batch.context(gpu, config, layer, rope_table).half(&weights, half, x)?;
+            covariance.add(gpu, &y)?;
+            if !over {
+                self.residual.store(gpu, index, y, last)?;
+            }
+            self.job.progress.advance(1)?;
         }
+        self.residual.turn();
+        let (reads, writes): (Vec<Linear>, Vec<Linear>) = weights.linears.drain(..).partition(|linear| linear.spec.reads == Space::Residual);
+        drop(weights);
+        for linear in reads {
+            self.output.linear(layer, &linear)?;
+        }
+        let widths = self.job.plan.config.widths(layer);
+        let next = self.axes(Some(layer), covariance, if half.mlp { widths.output } else { widths.mlp_input })?;
+        for mut linear in writes {
+            linear.weight = next.columns(gpu, &linear.weight)?;
+            linear.bias = linear.bias.as_ref().map(|bias| next.rows(gpu, bias)).transpose()?;
+            self.output.linear(layer, &linear)?;
+        }
+        self.output.matrix(&Names::of(config).shortcut(layer, half.shortcut), &rotation.shortcut(gpu, &next)?)?;
+        Ok(next)
+    }
+
+    /// The fused weights of half a layer, one after the other, those that read the residual in `rotation`'s coordinates.
+    fn weights(&self, half: Half, host: &HostLayer, rotation: &Rotation) -> Result<LayerWeights> {
+        let mut linears = Vec::new();
+        for stored in host.linears.iter().filter(|linear| half.has(linear.spec.role)) {
+            let mut linear = Linear::upload(self.gpu, &fuse::linear(self.config, host, stored)?)?;
+            if linear.spec.reads == Space::Residual {
+                linear.weight = rotation.rows(self.gpu, &linear.weight)?;
+            }
+            linears.push(linear);
+        }
+        let mut shortcuts = [None, None];
+        shortcuts[half.shortcut] = Some(rotation.back().clone());
+        LayerWeights::fused(self.gpu, linears, host.head_norms.as_ref(), shortcuts)
+    }
+
+    /// The rotation into the first `width` principal axes of a signal, which is noted down as the next site.
+    fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
         let eigen = covariance.principal_axes().map_err(|error| match (error, layer) {
             (Error::Numerical(reason), Some(layer)) => Error::Numerical(format!("layer {layer}: {reason}")),
             (Error::Numerical(reason), None) => Error::Numerical(format!("embeddings: {reason}")),
             (other, _) => other,
         })?;
         let kept = eigen.vectors.subcols(0, width);
-        let rotation = match self.options.orientation {
+        let options = self.job.options;
+        let rotation = match options.orientation {
             Orientation::Pca => Rotation::upload(self.gpu, kept, width)?,
             Orientation::Random => {
-                let turned: Mat<f64> = kept * random_orthogonal(width, self.options.seed, self.sites.len() as u64);
+                let turned: Mat<f64> = kept * random_orthogonal(width, options.seed, self.sites.len() as u64);
                 Rotation::upload(self.gpu, turned.as_ref(), width)?
             }
         };
         self.sites.push(Site {
             layer,
-            kept_energy: eigen.kept_energy(self.plan.width),
+            kept_energy: eigen.kept_energy(self.job.plan.width),
             eigen_residual: eigen.residual,
             orthogonality: eigen.orthogonality,
         });
-        self.progress.advance(1)?;
+        self.job.progress.advance(1)?;
         Ok(rotation)
     }
 
-    fn write_embeddings(&mut self, ends: &HostEnds, rotation: &Rotation) -> Result<()> {
-        let names = Names::of(self.config);
-        let tables = [(Some(names.embedding()), Some(&ends.embedding)), (names.positions(), ends.positions.as_ref())];
-        for (name, table) in tables.into_iter().filter_map(|(name, table)| Some((name?, table?))) {
-            self.each_part(table, |driver, _, part| {
-                let rotated = rotation.rows(driver.gpu, part)?;
-                driver.write(&name, &driver.gpu.download(&rotated)?)
-            })?;
-        }
-        Ok(())
+    /// Makes everything durable that going on from here needs.
+    fn snapshot(&mut self, layers: usize, rotation: &Rotation) -> Result<Snapshot> {
+        self.output.sync()?;
+        let (file, checksum) = self.residual.save(&rotation.values(self.gpu)?)?;
+        Ok(Snapshot { layers, sites: self.sites.clone(), width: rotation.width(), file, checksum })
     }
 
     fn write_head(&mut self, ends: &HostEnds, rotation: &Rotation) -> Result<()> {
         let names = Names::of(self.config);
         let mut biases = Vec::new();
-        for rows in parts(self.gpu, &ends.head) {
-            let (values, bias) = fuse::head_rows(ends, rows.clone());
+        for rows in self.job.memory.parts(self.gpu, &ends.head) {
+            let (values, bias) = fuse::head_rows(ends, rows.clone())?;
             let part = self.gpu.upload(&values, rows.len(), ends.head.cols)?;
-            let rotated = rotation.rows(self.gpu, &part)?;
-            self.write(&names.head(), &self.gpu.download(&rotated)?)?;
+            self.output.matrix(&names.head(), &rotation.rows(self.gpu, &part)?)?;
             biases.extend(bias.into_iter().flatten());
         }
-        if biases.is_empty() { Ok(()) } else { self.write(&names.head_bias(), &biases) }
+        if biases.is_empty() { Ok(()) } else { self.output.write(&names.head_bias(), &biases) }
     }
-
-    /// Writes the tensors of one layer in the planned order.
-    fn write_layer(&mut self, layer: usize, weights: &LayerWeights) -> Result<()> {
-        let names = Names::of(self.config);
-        let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
-        for Linear { spec, weight, bias } in &weights.linears {
-            let values = self.gpu.download(weight)?;
-            let values = match spec.layout {
-                Layout::Linear => values,
-                Layout::Conv1d => transposed(&values, weight.rows(), weight.cols()),
-            };
-            tensors.insert(names.layer(layer, &format!("{}.weight", spec.name)), values);
-            if let Some(bias) = bias {
-                tensors.insert(names.layer(layer, &format!("{}.bias", spec.name)), self.gpu.download(bias)?);
-            }
-        }
-        if let (Some(norms), Some(qk)) = (&weights.head_norms, self.config.architecture.qk_norm) {
-            for (name, norm) in [qk.q, qk.k].into_iter().zip(norms) {
-                tensors.insert(names.layer(layer, &format!("{name}.weight")), self.gpu.download(&norm.weight)?);
-                if let Some(bias) = &norm.bias {
-                    tensors.insert(names.layer(layer, &format!("{name}.bias")), self.gpu.download(bias)?);
-                }
-            }
-        }
-        for (half, shortcut) in weights.shortcuts.iter().enumerate() {
-            if let Some(shortcut) = shortcut {
-                tensors.insert(names.shortcut(layer, half), self.gpu.download(shortcut)?);
-            }
-        }
-        let start = names.layer(layer, "");
-        let planned: Vec<String> = self.plan.tensors.iter().map(|tensor| tensor.name.clone()).filter(|name| name.starts_with(&start)).collect();
-        for name in planned {
-            let values = tensors.get(&name).ok_or_else(|| Error::shape("slice", format!("{name} is planned but was not made")))?;
-            self.write(&name, values)?;
-        }
-        Ok(())
-    }
-
-    /// Writes values in the output's type.
-    fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let dtype = self.options.dtype;
-        let most = match dtype {
-            Dtype::F16 => f16::MAX.to_f32(),
-            _ => f32::MAX,
-        };
-        if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
-            let way_out = if value.is_finite() { "; use --dtype bf16 or f32" } else { ": the model's weights or signals overflow" };
-            return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot{way_out}")));
-        }
-        let bytes: Vec<u8> = match dtype {
-            Dtype::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-            Dtype::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-            _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        };
-        self.writer.write(name, &bytes)
-    }
-}
-
-/// Ranges of rows of a table whose f32 values one binding holds.
-fn parts(gpu: &Gpu, table: &HostMatrix) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-    let (rows, step) = (table.rows, gpu.rows_per_binding(table.cols.next_multiple_of(4) * 4));
-    (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
-}
-
-fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..cols).flat_map(|col| (0..rows).map(move |row| values[row * cols + col])).collect()
 }

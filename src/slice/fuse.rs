@@ -7,50 +7,62 @@
 use std::ops::Range;
 
 use crate::{
+    error::Result,
     model::{Config, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, architecture::Space},
     ops::Norm,
 };
 
 /// The layer with its norms in its weights, in f32.
-pub fn layer(config: &Config, layer: &HostLayer) -> HostLayer<'static> {
-    let linears = layer
-        .linears
-        .iter()
-        .map(|linear| {
-            let which = if linear.spec.role.is_attention() || config.architecture.mlp_norm.is_none() { 0 } else { 1 };
-            let mut values = linear.matrix.to_f32();
-            let mut bias = linear.bias.clone();
-            if linear.spec.reads == Space::Residual
-                && let Some(norm) = &layer.norms[which]
-            {
-                read_norm(&mut values, &mut bias, norm);
-            }
-            if linear.spec.writes == Space::Residual && config.architecture.norm == Norm::Layer {
-                subtract_output_mean(&mut values, &mut bias, linear.matrix.cols);
-            }
-            HostLinear { spec: linear.spec, matrix: HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, &values), bias }
-        })
-        .collect();
-    HostLayer { fused: true, linears, norms: [None, None], head_norms: layer.head_norms.clone(), shortcuts: [None, None] }
+///
+/// # Errors
+/// [`crate::Error::BadTensor`] if a value is NaN or infinite; [`crate::Error::Read`].
+pub fn layer(config: &Config, layer: &HostLayer) -> Result<HostLayer<'static>> {
+    let linears = layer.linears.iter().map(|one| linear(config, layer, one)).collect::<Result<_>>()?;
+    Ok(HostLayer { fused: true, linears, norms: [None, None], head_norms: layer.head_norms.clone(), shortcuts: [None, None] })
+}
+
+/// One linear weight of a layer with the norm that it reads in it, in f32.
+///
+/// # Errors
+/// As [`layer`].
+pub fn linear(config: &Config, layer: &HostLayer, linear: &HostLinear) -> Result<HostLinear<'static>> {
+    let which = if linear.spec.role.is_attention() || config.architecture.mlp_norm.is_none() { 0 } else { 1 };
+    let mut values = linear.matrix.to_f32()?;
+    let mut bias = linear.bias.clone();
+    if linear.spec.reads == Space::Residual
+        && let Some(norm) = &layer.norms[which]
+    {
+        read_norm(&mut values, &mut bias, norm);
+    }
+    if linear.spec.writes == Space::Residual && config.architecture.norm == Norm::Layer {
+        subtract_output_mean(&mut values, &mut bias, linear.matrix.cols);
+    }
+    Ok(HostLinear { spec: linear.spec, matrix: HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, &values), bias })
 }
 
 /// Rows of an embedding that is added into the residual.
-pub fn embedding_rows(config: &Config, embedding: &HostMatrix, rows: Range<usize>) -> Vec<f32> {
-    let mut values = embedding.rows_f32(rows);
+///
+/// # Errors
+/// As [`layer`].
+pub fn embedding_rows(config: &Config, embedding: &HostMatrix, rows: Range<usize>) -> Result<Vec<f32>> {
+    let mut values = embedding.rows_f32(rows)?;
     if config.architecture.norm == Norm::Layer {
         values.chunks_exact_mut(embedding.cols).for_each(subtract_mean);
     }
-    values
+    Ok(values)
 }
 
 /// Rows of the head, which reads the final norm, and their biases.
-pub fn head_rows(ends: &HostEnds, rows: Range<usize>) -> (Vec<f32>, Option<Vec<f32>>) {
-    let mut values = ends.head.rows_f32(rows.clone());
+///
+/// # Errors
+/// As [`layer`].
+pub fn head_rows(ends: &HostEnds, rows: Range<usize>) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+    let mut values = ends.head.rows_f32(rows.clone())?;
     let mut bias = ends.head_bias.as_ref().map(|bias| bias[rows].to_vec());
     if let Some(norm) = &ends.final_norm {
         read_norm(&mut values, &mut bias, norm);
     }
-    (values, bias)
+    Ok((values, bias))
 }
 
 /// W ← W·diag(α), b ← b + W·β.

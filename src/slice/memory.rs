@@ -2,8 +2,13 @@
 
 use serde::Serialize;
 
-use super::plan::Plan;
-use crate::model::Config;
+use std::ops::Range;
+
+use super::{plan::Plan, residual::Placement};
+use crate::{
+    gpu::Gpu,
+    model::{BatchSize, Config, HostMatrix},
+};
 
 /// Bytes that a phase needs at its peak, about.
 #[derive(Debug, Clone, Serialize)]
@@ -42,4 +47,28 @@ pub fn memory(config: &Config, plan: &Plan, tokens: usize, stored_bytes: u64) ->
             host_bytes: plan.tensors.iter().map(|tensor| tensor.byte_len()).max().unwrap_or_default(),
         },
     ]
+}
+
+/// How much of everything is in memory at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    pub batch: BatchSize,
+    pub placement: Placement,
+    /// The most bytes of a run of rows of an embedding.
+    pub part_bytes: u64,
+}
+
+impl MemoryPlan {
+    /// For a GPU with room for everything.
+    pub fn unlimited(options: &super::plan::Options) -> Self {
+        Self { batch: BatchSize { rows: options.rows_per_batch, ..BatchSize::default() }, placement: Placement::Gpu, part_bytes: EMBEDDING_PART }
+    }
+
+    /// Runs of rows of a table that are worked on together, in f32.
+    pub fn parts(&self, gpu: &Gpu, table: &HostMatrix) -> impl Iterator<Item = Range<usize>> + use<> {
+        let row_bytes = table.cols.next_multiple_of(4) * 4;
+        let planned = (self.part_bytes as usize / row_bytes).max(1);
+        let (rows, step) = (table.rows, planned.min(gpu.rows_per_binding(row_bytes)));
+        (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
+    }
 }

@@ -27,6 +27,29 @@ impl Rotation {
         Ok(Self { forward: gpu.upload(&forward, rows, width)?, backward: gpu.upload(&backward, width, rows)? })
     }
 
+    /// Uploads what [`Rotation::values`] has handed over.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Shape`] if there are not `rows · width` values.
+    pub fn restore(gpu: &Gpu, forward: &[f32], rows: usize, width: usize) -> Result<Self> {
+        let matrix = gpu.upload(forward, rows, width)?;
+        let backward: Vec<f32> = (0..width).flat_map(|j| (0..rows).map(move |i| forward[i * width + j])).collect();
+        Ok(Self { forward: matrix, backward: gpu.upload(&backward, width, rows)? })
+    }
+
+    /// Q[:, :width], row-major.
+    ///
+    /// # Errors
+    /// Whatever the readback reports.
+    pub fn values(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+        gpu.download(&self.forward)
+    }
+
+    /// How many coordinates are kept.
+    pub fn width(&self) -> usize {
+        self.forward.cols()
+    }
+
     /// `x·Q[:, :width]`: signals `[tokens, D]`, weights that read the residual `[out, D]`, embeddings `[vocab_size, D]`, biases `[1, D]`.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ fn confined(name: &str, width: usize) -> (TempDir, Model) {
     for tensor in model.store.checkpoint.names().map(str::to_owned) {
         let stored = model.store.checkpoint.tensor(&tensor).expect("a tensor");
         assert_eq!(stored.dtype, Dtype::F32);
-        let values: Vec<f32> = stored.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<f32> = stored.read().expect("its bytes").chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let matrix = || slicegpt_gpu::reference::matrix(stored.shape[0], stored.shape[1], &values);
         let row_major = |matrix: DMatrix<f64>| matrix.transpose().iter().map(|&value| value as f32).collect();
         let values: Vec<f32> = match &tensor {

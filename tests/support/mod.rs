@@ -52,7 +52,7 @@ pub fn tokens(path: &Path) -> Vec<Vec<u32>> {
 pub fn tensor(path: &Path, name: &str) -> Vec<f32> {
     let checkpoint = Checkpoint::open(path).expect("a safetensors file");
     let tensor = checkpoint.tensor(name).expect("the tensor");
-    tensor.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    tensor.read().expect("its bytes").chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 /// max |a − b| / max |b|.

@@ -1,0 +1,260 @@
+//! The directory of an output: it appears whole or not at all, and what an interrupted run has done is kept beside it.
+
+use std::{
+    cell::Cell,
+    ffi::OsString,
+    fs::{self, File, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result};
+
+/// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in `.NAME.partial`, is what
+/// the run needs to go on after an interruption, once [`OutputDirectory::commit`] has said that there is something to go on from; until then,
+/// and at the end, all of it is removed. One process at a time works on it.
+pub struct OutputDirectory {
+    partial: PathBuf,
+    output: PathBuf,
+    target: PathBuf,
+    /// Held while this process works here.
+    lock: Option<File>,
+    /// Directories above it that were not there before, the innermost first.
+    parents: Vec<PathBuf>,
+    kept: Cell<bool>,
+}
+
+/// What a run needs to know to go on.
+const STATE: &str = "state.json";
+const LOCK: &str = "lock";
+const OUTPUT: &str = "output";
+/// What had the output's name before, for the moment between two renamings.
+const REPLACED: &str = "replaced";
+
+impl OutputDirectory {
+    /// Begins anew.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file, or if another run works on it or,
+    /// unless `force`, has left it unfinished; [`Error::Write`].
+    pub fn create(target: &Path, force: bool) -> Result<Self> {
+        let this = Self::open(target, force)?;
+        if this.partial.join(STATE).symlink_metadata().is_ok() && !force {
+            this.kept.set(true);
+            return Err(Error::Usage(format!(
+                "{} holds an unfinished run to {}: --resume goes on with it, --force starts over",
+                this.partial.display(),
+                target.display()
+            )));
+        }
+        this.clear()?;
+        fs::create_dir(&this.output).map_err(Error::write(&this.output))?;
+        Ok(this)
+    }
+
+    /// Goes on with what an earlier run has committed, which is handed over.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is nothing to go on with; as [`OutputDirectory::create`] otherwise.
+    pub fn resume(target: &Path, force: bool) -> Result<(Self, Vec<u8>)> {
+        let partial = partial(target)?;
+        let nothing = || Error::Usage(format!("nothing to resume: {} holds no unfinished run to {}", partial.display(), target.display()));
+        // Looked for first, so that nothing is made where nothing is.
+        if !partial.join(STATE).is_file() {
+            return Err(nothing());
+        }
+        let this = Self::open(target, force)?;
+        if !this.output.is_dir() {
+            return Err(nothing());
+        }
+        this.kept.set(true);
+        let path = this.partial.join(STATE);
+        let state = fs::read(&path).map_err(Error::read(&path))?;
+        Ok((this, state))
+    }
+
+    /// Removes what an earlier run has left.
+    fn clear(&self) -> Result<()> {
+        // The state first: without it, nothing of the rest is believed.
+        let state = self.partial.join(STATE);
+        if state.symlink_metadata().is_ok() {
+            fs::remove_file(&state).map_err(Error::write(&state))?;
+        }
+        for entry in fs::read_dir(&self.partial).map_err(Error::read(&self.partial))? {
+            let path = entry.map_err(Error::read(&self.partial))?.path();
+            if !path.ends_with(LOCK) {
+                let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(Error::write(&path))?;
+            }
+        }
+        self.kept.set(false);
+        Ok(())
+    }
+
+    /// Locks the directory and puts right what an earlier run did not come round to.
+    fn open(target: &Path, force: bool) -> Result<Self> {
+        let partial = partial(target)?;
+        let there = partial.symlink_metadata().is_ok();
+        if !there {
+            check_target(target, force)?;
+        }
+        let above = partial.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+        let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
+        // Made first, so that whatever fails from here on is cleaned up; but what is there already is not ours before it is locked.
+        let mut this = Self { output: partial.join(OUTPUT), partial, target: target.into(), lock: None, parents, kept: Cell::new(there) };
+        fs::create_dir_all(&this.partial).map_err(Error::write(&this.partial))?;
+        this.lock = Some(lock(&this.partial).inspect_err(|_| this.kept.set(true))?);
+        let replaced = this.partial.join(REPLACED);
+        let missing = target.symlink_metadata().is_err();
+        if replaced.symlink_metadata().is_ok() && missing {
+            fs::rename(&replaced, target).map_err(Error::write(target))?;
+        } else if there && !this.output.exists() && !missing {
+            // It was finished, but for this.
+            this.kept.set(false);
+        } else {
+            this.kept.set(this.partial.join(STATE).exists());
+        }
+        check_target(target, force)?;
+        Ok(this)
+    }
+
+    /// Where files are written until the end.
+    pub fn path(&self) -> &Path {
+        &self.output
+    }
+
+    /// Where a file of this name lies that is no part of the output, but needed to go on.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.partial.join(name)
+    }
+
+    /// Writes a small file of the output.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_durably(&self.output.join(name), bytes)
+    }
+
+    /// Writes a small file beside the output.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_durably(&self.beside(name), bytes)
+    }
+
+    /// Says how to go on from here: from now on, everything is kept if the run stops. What `state` speaks of must be durable already.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; the state before is still there then.
+    pub fn commit(&self, state: &[u8]) -> Result<()> {
+        let temporary = self.beside("state.json.new");
+        write_durably(&temporary, state)?;
+        // The names in the output, of files that were made since.
+        sync(&self.output)?;
+        fs::rename(&temporary, self.beside(STATE)).map_err(Error::write(&self.partial))?;
+        sync(&self.partial)?;
+        if !self.kept.replace(true) {
+            // The first time: the directory itself must not be lost either.
+            self.partial.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to go on from.
+    pub fn is_committed(&self) -> bool {
+        self.kept.get()
+    }
+
+    /// Forgets what was committed: everything is removed when this is dropped.
+    pub fn abandon(&self) {
+        self.kept.set(false);
+    }
+
+    /// Gives the directory its final name; what was there before is removed only once the new one is in place.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn finish(self) -> Result<()> {
+        sync(&self.output)?;
+        let replaced = self.partial.join(REPLACED);
+        let replaces = self.target.symlink_metadata().is_ok();
+        if replaces {
+            fs::rename(&self.target, &replaced).map_err(Error::write(&self.target))?;
+        }
+        if let Err(source) = fs::rename(&self.output, &self.target) {
+            if replaces {
+                let _ = fs::rename(&replaced, &self.target);
+            }
+            return Err(Error::Write { path: self.target.clone(), source });
+        }
+        if let Some(parent) = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync(parent)?;
+        }
+        // The state goes first: a directory with neither state nor output means nothing.
+        let _ = fs::remove_file(self.beside(STATE));
+        let partial = self.partial.clone();
+        self.kept.set(true);
+        drop(self);
+        fs::remove_dir_all(&partial).map_err(Error::write(&partial))
+    }
+}
+
+/// Where a run to `target` keeps what it has done.
+fn partial(target: &Path) -> Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for an output directory", target.display())))?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".partial");
+    Ok(target.with_file_name(hidden))
+}
+
+/// Refuses to write over what is there.
+fn check_target(target: &Path, force: bool) -> Result<()> {
+    if target.symlink_metadata().is_ok() && !force {
+        return Err(Error::OutputExists { path: target.into() });
+    }
+    if target.exists() && !target.is_dir() {
+        return Err(Error::Usage(format!("{} is not a directory, and will not be replaced; give another --output", target.display())));
+    }
+    Ok(())
+}
+
+fn lock(partial: &Path) -> Result<File> {
+    let path = partial.join(LOCK);
+    let file = File::create(&path).map_err(Error::write(&path))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::Usage(format!("another run is at work in {}; wait for it, or give another --output", partial.display())))
+        }
+        // Some file systems have no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::write(path))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::write(path))
+}
+
+/// Makes the names in a directory durable, where the platform lets one open a directory.
+fn sync(directory: &Path) -> Result<()> {
+    match File::open(directory) {
+        Ok(handle) if cfg!(unix) => handle.sync_all().map_err(Error::write(directory)),
+        _ => Ok(()),
+    }
+}
+
+impl Drop for OutputDirectory {
+    fn drop(&mut self) {
+        // Open files cannot be removed everywhere.
+        self.lock = None;
+        if !self.kept.get() {
+            let _ = fs::remove_file(self.beside(STATE));
+            let _ = fs::remove_dir_all(&self.partial);
+            // Fails, as it should, where somebody else has put something meanwhile.
+            let _ = self.parents.iter().try_for_each(fs::remove_dir);
+        }
+    }
+}

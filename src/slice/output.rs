@@ -1,0 +1,132 @@
+//! Sliced tensors on their way to the output: in its type, under their names, wherever in a layer they were made.
+
+use half::{bf16, f16};
+
+use super::plan::Plan;
+use crate::{
+    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorWriter},
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    model::{Config, HostLayer, Linear, Names, architecture::Layout},
+};
+
+/// Values converted at a time.
+const PIECE: usize = 1 << 20;
+
+/// Writes the tensors of a plan.
+pub struct Output<'a> {
+    gpu: &'a Gpu,
+    config: &'a Config,
+    dtype: Dtype,
+    writer: TensorWriter,
+}
+
+impl<'a> Output<'a> {
+    /// Begins, or goes on behind the tensors of so many layers and those before them.
+    ///
+    /// # Errors
+    /// As [`TensorWriter::new`] and [`TensorWriter::resume`].
+    pub fn new(gpu: &'a Gpu, config: &'a Config, dtype: Dtype, plan: &Plan, directory: &OutputDirectory, layers: Option<usize>) -> Result<Self> {
+        let names = Names::of(config);
+        let writer = match layers {
+            None => TensorWriter::new(directory, &plan.tensors, SHARD_BYTES)?,
+            Some(layers) => {
+                let mut done: Vec<String> = (0..layers).map(|layer| names.layer(layer, "")).collect();
+                done.push(names.embedding());
+                done.extend(names.positions());
+                TensorWriter::resume(directory, &plan.tensors, SHARD_BYTES, |name| done.iter().any(|start| name.starts_with(start)))?
+            }
+        };
+        Ok(Self { gpu, config, dtype, writer })
+    }
+
+    /// Writes a weight of a layer, and its bias.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn linear(&mut self, layer: usize, Linear { spec, weight, bias }: &Linear) -> Result<()> {
+        let values = self.gpu.download(weight)?;
+        let values = match spec.layout {
+            Layout::Linear => values,
+            Layout::Conv1d => transposed(&values, weight.rows(), weight.cols()),
+        };
+        let names = Names::of(self.config);
+        self.write(&names.layer(layer, &format!("{}.weight", spec.name)), &values)?;
+        match bias {
+            Some(bias) => self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), bias),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the norms of queries and keys, as they are.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn head_norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
+        let names = Names::of(self.config);
+        if let (Some(norms), Some(qk)) = (&weights.head_norms, self.config.architecture.qk_norm) {
+            for (name, norm) in [qk.q, qk.k].into_iter().zip(norms) {
+                self.write(&names.layer(layer, &format!("{name}.weight")), &norm.weight)?;
+                if let Some(bias) = &norm.bias {
+                    self.write(&names.layer(layer, &format!("{name}.bias")), bias)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is on the GPU.
+    ///
+    /// # Errors
+    /// As [`Output::write`]; whatever the readback reports.
+    pub fn matrix(&mut self, name: &str, matrix: &Matrix) -> Result<()> {
+        self.write(name, &self.gpu.download(matrix)?)
+    }
+
+    /// Appends values to a tensor, in the output's type.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] if a value is not finite or beyond what the type holds; [`Error::Write`]; [`Error::Shape`] if it is not planned.
+    pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let most = match self.dtype {
+            Dtype::F16 => f16::MAX.to_f32(),
+            _ => f32::MAX,
+        };
+        if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
+            let way_out = if value.is_finite() { "; use --dtype bf16 or f32" } else { ": the model's weights or signals overflow" };
+            return Err(Error::Numerical(format!("{name} holds {value}, which {:?} cannot{way_out}", self.dtype)));
+        }
+        if values.is_empty() {
+            return self.writer.write(name, &[]);
+        }
+        for piece in values.chunks(PIECE) {
+            let bytes: Vec<u8> = match self.dtype {
+                Dtype::F16 => piece.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+                Dtype::BF16 => piece.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+                _ => piece.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            };
+            self.writer.write(name, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn sync(&self) -> Result<()> {
+        self.writer.sync()
+    }
+
+    /// Checks that everything planned was written, and makes it durable.
+    ///
+    /// # Errors
+    /// As [`TensorWriter::finish`].
+    pub fn finish(self) -> Result<()> {
+        self.writer.finish()
+    }
+}
+
+fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|col| (0..rows).map(move |row| values[row * cols + col])).collect()
+}
