@@ -21,6 +21,9 @@ pub struct Report {
     pub schema_version: u32,
     pub tool_version: &'static str,
     pub dry_run: bool,
+    /// False if it was asked to stop before the end, and can be gone on with.
+    pub finished: bool,
+    pub layers_done: usize,
     /// The options in force, defaults included.
     pub arguments: Value,
     pub adapter: Option<AdapterDescription>,
@@ -170,7 +173,7 @@ impl Report {
         }
         if let Some((least, median)) = self.energy() {
             let _ = writeln!(text, "kept energy              min {least:.6}, median {median:.6} over the layers");
-            for (index, layer) in self.layers.iter().enumerate() {
+            for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| !layer.kept_energy.is_empty()) {
                 let energies: Vec<String> = layer.kept_energy.iter().map(|energy| format!("{energy:.6}")).collect();
                 let LayerWidths { attention_input, mlp_input, output } = layer.widths;
                 let _ = writeln!(text, "  layer {index:<3} widths {attention_input} > {mlp_input} > {output}, kept {}", energies.join(" "));
@@ -187,7 +190,11 @@ impl Report {
         for MemoryEstimate { phase, gpu_bytes, host_bytes } in &self.memory {
             let _ = writeln!(text, "memory, {phase:<16} about {} on the GPU, {} on the host", bytes(*gpu_bytes), bytes(*host_bytes));
         }
-        let verb = if self.dry_run { "would write" } else { "written" };
+        let verb = match (self.dry_run, self.finished) {
+            (true, _) => "would write",
+            (false, true) => "written",
+            (false, false) => "not yet written",
+        };
         let _ = writeln!(text, "{verb:<24} {}: {}", self.output, self.files.join(", "));
         text
     }

@@ -25,7 +25,7 @@ pub struct OutputDirectory {
 }
 
 /// What a run needs to know to go on.
-const STATE: &str = "state.json";
+const STATE: &str = "state";
 const LOCK: &str = "lock";
 const OUTPUT: &str = "output";
 /// What had the output's name before, for the moment between two renamings.
@@ -149,7 +149,7 @@ impl OutputDirectory {
     /// # Errors
     /// [`Error::Write`]; the state before is still there then.
     pub fn commit(&self, state: &[u8]) -> Result<()> {
-        let temporary = self.beside("state.json.new");
+        let temporary = self.beside("state.new");
         write_durably(&temporary, state)?;
         // The names in the output, of files that were made since.
         sync(&self.output)?;

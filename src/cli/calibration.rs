@@ -32,6 +32,7 @@ pub struct CalibrationArgs {
 }
 
 /// Sequences to calibrate on, and others of the same kind to evaluate on.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct Sequences {
     pub calibration: Vec<Vec<u32>>,
     pub held_out: Vec<Vec<u32>>,
@@ -58,7 +59,8 @@ impl CalibrationArgs {
         (self.cal_max_seqlen as usize).min(model.config().max_position_embeddings)
     }
 
-    fn source(&self) -> String {
+    /// What is calibrated on, for messages.
+    pub fn source(&self) -> String {
         self.calibration.display().to_string()
     }
 

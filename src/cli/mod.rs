@@ -1,6 +1,7 @@
 //! The command line: flags → validated options → the library → what people see.
 
 mod calibration;
+mod describe;
 mod devices;
 mod eval;
 mod generate;
@@ -8,7 +9,9 @@ mod input;
 mod logits;
 mod progress;
 mod run;
+mod state;
 mod synthesize;
+mod work;
 
 use clap::{Parser, Subcommand};
 

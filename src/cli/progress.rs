@@ -49,7 +49,10 @@ impl Bars {
     /// Something the user should know, now and in the report.
     pub fn warn(&self, message: &str) {
         self.say(&format!("warning: {message}"));
-        self.state.borrow_mut().warnings.push(message.to_owned());
+        let warnings = &mut self.state.borrow_mut().warnings;
+        if warnings.iter().all(|said| said != message) {
+            warnings.push(message.to_owned());
+        }
     }
 
     /// A line on stderr.
@@ -71,6 +74,25 @@ impl Bars {
             let before = state.seconds.get(phase).and_then(Value::as_f64).unwrap_or_default();
             state.seconds.insert(phase.into(), json!(before + began.elapsed().as_secs_f64()));
         }
+    }
+
+    /// Goes on counting where an earlier run of the same work has stopped.
+    pub fn restore(&self, seconds: &Map<String, Value>, warnings: &[String]) {
+        let mut state = self.state.borrow_mut();
+        state.seconds = seconds.clone();
+        let said = std::mem::replace(&mut state.warnings, warnings.to_vec());
+        state.warnings.extend(said.into_iter().filter(|warning| !warnings.contains(warning)));
+    }
+
+    /// Seconds of each phase so far, the one under way included.
+    pub fn seconds_so_far(&self) -> Map<String, Value> {
+        let state = self.state.borrow();
+        let mut seconds = state.seconds.clone();
+        if let Some((phase, began)) = &state.phase {
+            let before = seconds.get(*phase).and_then(Value::as_f64).unwrap_or_default();
+            seconds.insert((*phase).into(), json!(before + began.elapsed().as_secs_f64()));
+        }
+        seconds
     }
 
     /// Seconds of each phase so far.

@@ -68,12 +68,12 @@ impl Job<'_> {
     pub fn run(&self, gpu: &Gpu, from: Option<&Snapshot>, mut commit: impl FnMut(&Snapshot) -> Result<bool>) -> Result<Snapshot> {
         let config = self.model.config();
         let layers = config.num_hidden_layers;
-        if from.is_some_and(|from| from.layers > layers || !(1..=config.hidden_size).contains(&from.width)) {
-            return Err(Error::shape("resume", format!("more than {layers} layers, or wider than {}", config.hidden_size)));
+        if from.is_some_and(|from| !from.fits(config, self.plan)) {
+            return Err(Error::bad_file(self.directory.path(), "what was kept of it does not fit this model; --force starts over"));
         }
         let batches = plan_batches(gpu, config, self.rows, self.memory.batch)?;
         let sites = 1 + layers * halves(config).len();
-        let done = from.map_or(0, |from| from.sites.len().min(sites));
+        let done = from.map_or(0, |from| from.sites.len());
         self.progress.begin("slice", ((sites - done) * (batches.len() + 1)) as u64);
 
         let ends = self.model.store.ends()?;

@@ -28,7 +28,7 @@ mod snapshot;
 
 pub use calibrate::Covariance;
 pub use driver::{Job, slice};
-pub use memory::{MemoryEstimate, memory};
+pub use memory::{MemoryEstimate, MemoryPlan, memory};
 pub use plan::{Options, Orientation, Plan};
 pub use residual::Placement;
 pub use rotate::Rotation;

@@ -59,7 +59,7 @@ impl Residual {
     /// # Errors
     /// [`Error::BadFile`] if the file is not as it was committed; [`Error::Read`]; whatever the upload reports.
     pub fn resume(mut self, gpu: &Gpu, file: usize, behind: usize, checksum: u64) -> Result<(Self, Vec<f32>)> {
-        let path = &self.files[file & 1];
+        let path = &self.files[file % 2];
         let damaged = |reason: &str| Error::bad_file(path, format!("{reason}; --force starts over"));
         let mut stored = File::open(path).map_err(Error::read(path))?;
         let expected = 4 * (self.values() + behind) as u64;
@@ -82,7 +82,7 @@ impl Residual {
         if read.value() != checksum {
             return Err(damaged("not what was written there"));
         }
-        (self.source, self.target) = (file & 1, 1 - (file & 1));
+        (self.source, self.target) = (file % 2, 1 - file % 2);
         Ok((self, rest))
     }
 

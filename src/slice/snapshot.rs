@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
+use crate::model::{Config, halves};
+
 /// What was found at one point of the residual stream: the embeddings, then after each half of each layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Site {
@@ -31,6 +34,16 @@ pub struct Snapshot {
     /// Which of the two residual files, and its checksum.
     pub file: usize,
     pub checksum: u64,
+}
+
+impl Snapshot {
+    /// Whether slicing a model of this config as planned can have led here.
+    pub fn fits(&self, config: &Config, plan: &Plan) -> bool {
+        let layers = config.num_hidden_layers;
+        let width = if self.layers == layers { config.hidden_size } else { plan.width };
+        // In this order: a product of a number that is too large would overflow.
+        self.layers <= layers && self.sites.len() == 1 + self.layers * halves(config).len() && self.width == width && self.file < 2
+    }
 }
 
 /// Numbers that come back as they were, to the last bit: decimal digits in JSON need not.

@@ -1,6 +1,7 @@
 //! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left behind?
 
 mod refusals;
+mod resume;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;

@@ -309,7 +309,7 @@ fn an_output_that_cannot_be_made_is_a_disk_error() {
 
 #[cfg(unix)]
 #[test]
-fn interrupting_stops_soon_and_leaves_nothing_behind() {
+fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
     let scene = Scene::new(LLAMA);
     for signal in ["-INT", "-TERM"] {
         let before = scene.contents();
@@ -321,7 +321,7 @@ fn interrupting_stops_soon_and_leaves_nothing_behind() {
             .spawn()
             .expect("a process");
         let started = Instant::now();
-        while !names(scene.directory.path()).iter().any(|name| name.ends_with(".tmp")) {
+        while !names(scene.directory.path()).iter().any(|name| name.ends_with(".partial")) {
             assert!(child.try_wait().expect("a state").is_none() && started.elapsed() < Duration::from_secs(60), "no temporary directory appeared");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -330,7 +330,7 @@ fn interrupting_stops_soon_and_leaves_nothing_behind() {
         let output = child.wait_with_output().expect("an end");
         let err = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{err}");
-        assert!(err.contains("error: interrupted; nothing was written"), "{err}");
+        assert!(err.contains("error: interrupted"), "{err}");
         assert!(scene.contents() == before, "{:?}", names(scene.directory.path()));
     }
 }

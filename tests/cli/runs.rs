@@ -20,7 +20,7 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
         assert!(fs::read(out.join(name)).expect("a copy") == fs::read(model.join(name)).expect("the original"), "{name}");
     }
     assert!(contents(&model).iter().all(|file| before.contains(file)), "the input is as it was");
-    assert!(names(scene.directory.path()).iter().all(|name| !name.contains("tmp") && !name.contains("old")));
+    assert!(names(scene.directory.path()).iter().all(|name| !name.contains("tmp") && !name.contains("partial")));
 
     let (original, config) = (read_json(&model.join("config.json")), read_json(&out.join("config.json")));
     for (name, value) in original.as_object().expect("an object") {

@@ -1,0 +1,126 @@
+//! What `run` says of itself before the work, and what becomes of it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use super::run::Args;
+use crate::{
+    checkpoint::{SHARD_BYTES, shards},
+    model::Model,
+    report::{Report, SCHEMA_VERSION, layers, percent_removed},
+    slice::{Options, Plan, Site},
+};
+
+/// Files beside a model that go along unchanged.
+const COMPANIONS: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+impl Args {
+    /// What is known before the work.
+    pub fn report(&self, model: &Model, plan: &Plan, options: &Options, output: &Path) -> Report {
+        let original_bytes = model.store.checkpoint.byte_len();
+        let mut files: Vec<String> = shards(&plan.tensors, SHARD_BYTES).into_iter().map(|(name, _)| name).collect();
+        if files.len() > 1 {
+            files.push("model.safetensors.index.json".into());
+        }
+        files.extend(["config.json", "README.md"].map(String::from));
+        files.extend(companions(model.directory()).map(String::from));
+        Report {
+            schema_version: SCHEMA_VERSION,
+            tool_version: env!("CARGO_PKG_VERSION"),
+            dry_run: self.dry_run,
+            finished: false,
+            layers_done: 0,
+            arguments: json!({
+                "model": shown(&self.model),
+                "output": shown(output),
+                "sparsity": self.sparsity,
+                "round_interval": self.round_interval,
+                "final_orientation": plan.config.slicing.as_ref().map(|slicing| slicing.final_orientation.clone()),
+                "calibration": shown(&self.calibration.calibration),
+                "cal_nsamples": self.calibration.cal_nsamples,
+                "cal_max_seqlen": self.calibration.cal_max_seqlen,
+                "cal_batch_size": self.calibration.cal_batch_size,
+                "seed": self.seed,
+                "eval": self.eval.as_deref().map(shown),
+                "ppl_eval_seqlen": self.ppl_eval_seqlen,
+                "dtype": options.dtype,
+                "device": self.device.device,
+                "force": self.force,
+            }),
+            adapter: None,
+            model_type: model.config().architecture.model_type.into(),
+            output: output.display().to_string(),
+            seconds: Default::default(),
+            hidden_size: model.config().hidden_size,
+            sliced_width: plan.width,
+            original_parameters: plan.original_parameters,
+            parameters_after_fusion: plan.fused_parameters,
+            sliced_parameters: plan.sliced_parameters,
+            original_bytes,
+            sliced_bytes: plan.byte_len(),
+            percent_removed: percent_removed(plan.original_parameters, plan.sliced_parameters),
+            percent_removed_after_fusion: percent_removed(plan.fused_parameters, plan.sliced_parameters),
+            perplexity: None,
+            calibration: None,
+            layers: layers(&plan.config, &[]),
+            kept_energy_of_embeddings: None,
+            kept_energy_per_site: Vec::new(),
+            largest_eigen_residual: None,
+            largest_orthogonality_error: None,
+            memory: Vec::new(),
+            files,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// What was found at each site.
+pub fn add_sites(report: &mut Report, plan: &Plan, sites: &[Site]) {
+    report.layers = layers(&plan.config, sites);
+    report.kept_energy_of_embeddings = sites.first().map(|site| site.kept_energy);
+    report.kept_energy_per_site = sites.iter().map(|site| site.kept_energy).collect();
+    report.largest_eigen_residual = sites.iter().map(|site| site.eigen_residual).reduce(f64::max);
+    report.largest_orthogonality_error = sites.iter().map(|site| site.orthogonality).reduce(f64::max);
+}
+
+/// A path for messages and reports, also where it is not UTF-8.
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The companions that this model has.
+pub fn companions(directory: &Path) -> impl Iterator<Item = &'static str> {
+    COMPANIONS.iter().copied().filter(move |name| directory.join(name).is_file())
+}
+
+/// The path with a name at its end: `.` and `..` are resolved, links are not.
+pub fn named(path: &Path) -> PathBuf {
+    match path.file_name() {
+        Some(_) => path.to_owned(),
+        None => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
+/// What to call the model: its directory.
+pub fn name_of(path: &Path) -> String {
+    let path = std::path::absolute(named(path)).unwrap_or_else(|_| path.to_owned());
+    let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+    directory.and_then(Path::file_name).map_or("model".into(), |name| name.to_string_lossy().into_owned())
+}

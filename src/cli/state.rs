@@ -1,0 +1,201 @@
+//! What `run` needs to know to go on where it was stopped, and whether that would still be the same run.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::calibration::Sequences;
+use crate::{
+    checkpoint::OutputDirectory,
+    data,
+    error::{Error, Result},
+    eval::Perplexity,
+    model::BatchSize,
+    slice::{Snapshot, exact},
+};
+
+/// The version of this form: other ones are refused.
+const FORMAT: u32 = 1;
+const TOKENS: &str = "tokens.json";
+
+/// Everything that is done and durable.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    format: u32,
+    /// What the result depends on, by name, and the adapter once it is known.
+    identity: Map<String, Value>,
+    pub adapter: Option<String>,
+    /// sha256 of the calibration's tokens and of the held-out ones, which lie in a file of their own.
+    tokens: Option<[String; 2]>,
+    pub before: Option<Before>,
+    /// What the sums over the signals are cut into: other pieces would round otherwise.
+    pub batch: BatchSize,
+    pub slicing: Option<Snapshot>,
+    pub seconds: Map<String, Value>,
+    pub warnings: Vec<String>,
+}
+
+/// [`Perplexity`] that comes back to the last bit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    #[serde(with = "exact")]
+    perplexity: f64,
+    sequences: usize,
+    tokens: usize,
+}
+
+impl From<Perplexity> for Before {
+    fn from(Perplexity { perplexity, sequences, tokens }: Perplexity) -> Self {
+        Self { perplexity, sequences, tokens }
+    }
+}
+
+impl From<Before> for Perplexity {
+    fn from(Before { perplexity, sequences, tokens }: Before) -> Self {
+        Self { perplexity, sequences, tokens }
+    }
+}
+
+impl State {
+    /// Nothing is done.
+    pub fn new(identity: Map<String, Value>, batch: BatchSize) -> Self {
+        Self { format: FORMAT, identity, adapter: None, tokens: None, before: None, batch, slicing: None, seconds: Map::new(), warnings: Vec::new() }
+    }
+
+    /// What an earlier run has committed, if it was the same as this one.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if it cannot be understood; [`Error::Usage`] that names the first thing that differs.
+    pub fn parse(bytes: &[u8], path: &Path, identity: &Map<String, Value>) -> Result<Self> {
+        let bad = |reason: String| Error::bad_file(path, format!("{reason}; --force starts over"));
+        let (hash, text) = bytes.split_at_checked(HASH + 1).ok_or_else(|| bad("too short".into()))?;
+        if hash != hashed(text).as_bytes() {
+            return Err(bad("not what was written there".into()));
+        }
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        if format != FORMAT {
+            return Err(Error::Usage(format!(
+                "cannot resume: {} was written by another version of this program; --force starts over",
+                path.display()
+            )));
+        }
+        let state: Self = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        let names = state.identity.keys().chain(identity.keys());
+        match names.into_iter().find(|name| state.identity.get(*name) != identity.get(*name)) {
+            Some(name) => Err(differs(name, state.identity.get(name), identity.get(name))),
+            None => Ok(state),
+        }
+    }
+
+    /// Checks that the work goes on with the kernels that it began with, or notes them down.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they are others.
+    pub fn check_adapter(&mut self, adapter: String) -> Result<()> {
+        match &self.adapter {
+            Some(before) if *before != adapter => Err(differs("the GPU", Some(&Value::from(before.as_str())), Some(&Value::from(adapter)))),
+            _ => {
+                self.adapter = Some(adapter);
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps the sequences.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn keep_sequences(&mut self, sequences: &Sequences, directory: &OutputDirectory) -> Result<()> {
+        let text = serde_json::to_vec(sequences).map_err(|error| Error::Usage(error.to_string()))?;
+        directory.write_beside(TOKENS, &text)?;
+        self.tokens = Some([data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)]);
+        Ok(())
+    }
+
+    /// The sequences that were kept; `None` if there are none yet.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if they are not what was kept.
+    pub fn sequences(&self, directory: &OutputDirectory) -> Result<Option<Sequences>> {
+        let Some(expected) = &self.tokens else { return Ok(None) };
+        let path = directory.beside(TOKENS);
+        let text = std::fs::read(&path).map_err(Error::read(&path))?;
+        let bad = |reason: String| Error::bad_file(&path, format!("{reason}; --force starts over"));
+        let sequences: Sequences = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        if *expected != [data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)] {
+            return Err(bad("not the tokens of the unfinished run".into()));
+        }
+        Ok(Some(sequences))
+    }
+
+    /// Makes all of this what `--resume` goes on from.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn commit(&self, directory: &OutputDirectory) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|error| Error::Usage(error.to_string()))?;
+        directory.commit(&[hashed(&text).as_bytes(), &text].concat())
+    }
+}
+
+/// Letters of a hash.
+const HASH: usize = 64;
+
+/// The first line of a state: sha256 of the rest.
+fn hashed(text: &[u8]) -> String {
+    format!("{}\n", hex(Sha256::digest(text).as_slice()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn differs(name: &str, before: Option<&Value>, now: Option<&Value>) -> Error {
+    let shown = |value: Option<&Value>| match value {
+        None => "absent".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    Error::Usage(format!("cannot resume: {name} was {}, and is {} now; --force starts over", shown(before), shown(now)))
+}
+
+/// Larger files are told apart by their size, their time and their beginning.
+const WHOLE: u64 = 64 << 20;
+const BEGINNING: u64 = 1 << 20;
+
+/// What tells a file from another one in its place.
+///
+/// # Errors
+/// [`Error::Read`].
+pub fn fingerprint(path: &PathBuf) -> Result<String> {
+    let read = || {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let (len, large) = (metadata.len(), metadata.len() > WHOLE);
+        let mut hasher = Sha256::new();
+        let mut rest = file.take(if large { BEGINNING } else { len });
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match rest.read(&mut piece)? {
+                0 => break,
+                count => hasher.update(&piece[..count]),
+            }
+        }
+        let hash = hex(hasher.finalize().as_slice());
+        let time = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_nanos());
+        Ok(if large { format!("{len} bytes of time {time} that begin with sha256 {hash}") } else { format!("sha256 {hash}") })
+    };
+    read().map_err(Error::read(path))
+}
