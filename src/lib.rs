@@ -30,5 +30,6 @@ pub mod reference;
 pub mod report;
 pub mod slice;
 pub mod synthetic;
+pub mod trace;
 
 pub use error::{Error, Result};

@@ -1,5 +1,7 @@
 //! How long work tells the caller where it is, and learns that it should stop.
 
+use std::time::Instant;
+
 use crate::error::Result;
 
 /// Told about phases and the steps within them. The library itself never prints.
@@ -15,6 +17,9 @@ pub trait Progress {
 
     /// Something the user should know.
     fn note(&self, message: &str);
+
+    /// A step on the CPU that began then is done: for traces.
+    fn timed(&self, _step: &'static str, _began: Instant) {}
 }
 
 /// Listens to nothing.

@@ -46,6 +46,7 @@ impl Args {
         check_tokens(&model, &rows, &file.display().to_string())?;
         let gpu = self.device.open(&progress)?;
         let result = perplexity(&gpu, &model, &rows, "perplexity", &progress)?;
+        self.device.close(&gpu, &progress)?;
         let seconds = progress.seconds();
         if self.json {
             print_json(&json!({

@@ -65,6 +65,7 @@ impl Args {
             crate::progress::Progress::advance(&progress, 0)?;
             Ok(true)
         })?;
-        print("\n")
+        print("\n")?;
+        self.device.close(&gpu, &progress)
     }
 }

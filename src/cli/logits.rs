@@ -51,7 +51,8 @@ impl Args {
         let plan = rows.iter().enumerate().map(|(row, ids)| TensorPlan { name: name(row), shape: vec![ids.len(), vocab], dtype: Dtype::F32 });
         let mut file = TensorFile::create(self.output.clone(), plan.collect())?;
         eval::logits(&gpu, &model, &rows, &progress, |row, values| file.write(&name(row), bytemuck::cast_slice(&values)))?;
+        file.finish()?;
         progress.end();
-        file.finish()
+        self.device.close(&gpu, &progress)
     }
 }

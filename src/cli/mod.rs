@@ -13,6 +13,8 @@ mod state;
 mod synthesize;
 mod work;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::{
@@ -50,6 +52,9 @@ struct DeviceArgs {
     /// The GPU to use: its number or a part of its name, as `slicegpt-gpu devices` lists them [default: the best]
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
+    /// Write a trace of where the time went, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 impl DeviceArgs {
@@ -59,7 +64,17 @@ impl DeviceArgs {
         if gpu.adapter().software {
             progress.warn(&format!("{} is a software renderer on the CPU: right, but slow", gpu.adapter().name));
         }
+        if self.trace.is_some() {
+            progress.start_trace(&gpu)?;
+        }
         Ok(gpu)
+    }
+
+    /// Writes the trace, if one was asked for.
+    fn close(&self, gpu: &Gpu, progress: &progress::Bars) -> Result<()> {
+        let Some(path) = &self.trace else { return Ok(()) };
+        progress.take_trace(gpu)?;
+        progress.write_trace(path)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{
     cell::RefCell,
-    io::Write,
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +17,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::{Error, Result},
+    gpu::Gpu,
     progress::Progress,
+    trace::{Trace, Track},
 };
 
 /// What the user sees while work goes on.
@@ -26,6 +30,7 @@ pub struct Bars {
 
 #[derive(Default)]
 struct State {
+    trace: Option<Trace>,
     bar: Option<ProgressBar>,
     phase: Option<(&'static str, Instant)>,
     seconds: Map<String, Value>,
@@ -71,9 +76,42 @@ impl Bars {
             bar.finish_and_clear();
         }
         if let Some((phase, began)) = state.phase.take() {
+            if let Some(trace) = &mut state.trace {
+                trace.record(Track::Phase, phase, began);
+            }
             let before = state.seconds.get(phase).and_then(Value::as_f64).unwrap_or_default();
             state.seconds.insert(phase.into(), json!(before + began.elapsed().as_secs_f64()));
         }
+    }
+
+    /// Records from now on where the time goes.
+    pub fn start_trace(&self, gpu: &Gpu) -> Result<()> {
+        gpu.start_trace()?;
+        let mut state = self.state.borrow_mut();
+        let trace = state.trace.get_or_insert_default();
+        if let Some(now) = gpu.clock()? {
+            trace.align(now);
+        }
+        Ok(())
+    }
+
+    /// Takes what was recorded of a device.
+    pub fn take_trace(&self, gpu: &Gpu) -> Result<()> {
+        let spans = gpu.take_spans()?;
+        if let Some(trace) = &mut self.state.borrow_mut().trace {
+            trace.dispatches(&spans);
+        }
+        Ok(())
+    }
+
+    /// Writes what was recorded, if anything was.
+    pub fn write_trace(&self, path: &Path) -> Result<()> {
+        self.end();
+        let Some(trace) = self.state.borrow_mut().trace.take() else { return Ok(()) };
+        let mut file = BufWriter::new(File::create(path).map_err(Error::write(path))?);
+        trace.write(&mut file).and_then(|()| file.flush()).map_err(Error::write(path))?;
+        self.say(&trace.totals().summary());
+        Ok(())
     }
 
     /// Goes on counting where an earlier run of the same work has stopped.
@@ -129,5 +167,11 @@ impl Progress for Bars {
 
     fn note(&self, message: &str) {
         self.warn(message);
+    }
+
+    fn timed(&self, step: &'static str, began: Instant) {
+        if let Some(trace) = &mut self.state.borrow_mut().trace {
+            trace.record(Track::Cpu, step, began);
+        }
     }
 }

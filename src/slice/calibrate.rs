@@ -1,10 +1,11 @@
 //! The covariance of a signal over all calibration tokens, and its principal axes.
 
 use faer::Mat;
+use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
-    gpu::{Gpu, Matrix},
+    gpu::{Gpu, Matrix, Readback},
     linalg::{Eigen, eigh},
     ops::{COVARIANCE_TOKENS, RowCopy},
 };
@@ -12,17 +13,18 @@ use crate::{
 /// C = Σ_tokens x·xᵀ, not centred. Chunks of 64 tokens and batches of 2048 are summed in f32 on the GPU, batches in f64 here: with one running
 /// f32 sum, the few tokens of huge norm that models have would swamp the small eigenvalues. Even the rounding of a single product with such a
 /// token does, so these few are left out of the sum on the GPU and added here in f64.
-#[derive(Debug, Clone)]
 pub struct Covariance {
     width: usize,
     /// Row-major; only the upper triangle means anything.
     sum: Vec<f64>,
+    /// The sum of the last batch, which is added while the GPU works on the next.
+    last: Option<Readback>,
 }
 
 impl Covariance {
     /// Of no tokens yet.
     pub fn new(width: usize) -> Self {
-        Self { width, sum: vec![0.0; width * width] }
+        Self { width, sum: vec![0.0; width * width], last: None }
     }
 
     /// Adds the tokens `x` `[tokens, width]`.
@@ -35,26 +37,28 @@ impl Covariance {
         }
         for first in (0..x.rows()).step_by(COVARIANCE_TOKENS) {
             let tokens = x.view(first..x.rows().min(first + COVARIANCE_TOKENS))?;
-            let massive = massive_tokens(&gpu.download(&gpu.energy(&tokens)?)?);
+            let energies = gpu.download_later(&gpu.energy(&tokens)?)?;
+            self.add_last(gpu)?;
+            let massive = massive_tokens(&energies.wait(gpu)?);
             if massive.is_empty() {
-                self.add_batch(gpu, &tokens)?;
+                self.last = Some(gpu.download_later(&gpu.covariance(&tokens)?)?);
             } else {
                 let rest: Vec<usize> = (0..tokens.rows()).filter(|token| massive.binary_search(token).is_err()).collect();
-                self.add_batch(gpu, &pick(gpu, &tokens, &rest)?)?;
+                self.last = Some(gpu.download_later(&gpu.covariance(&pick(gpu, &tokens, &rest)?)?)?);
                 self.add_exactly(&gpu.download(&pick(gpu, &tokens, &massive)?)?);
             }
         }
         Ok(())
     }
 
-    /// Adds up to 2048 tokens, summed on the GPU.
-    fn add_batch(&mut self, gpu: &Gpu, tokens: &Matrix) -> Result<()> {
-        let values = gpu.download(&gpu.covariance(tokens)?)?;
-        for row in 0..self.width {
-            let upper = row * self.width + row..(row + 1) * self.width;
-            self.sum[upper.clone()].iter_mut().zip(&values[upper]).for_each(|(sum, &value)| *sum += f64::from(value));
-        }
-        Ok(())
+    /// Adds what was summed on the GPU.
+    fn add_last(&mut self, gpu: &Gpu) -> Result<()> {
+        let Some(last) = self.last.take() else { return Ok(()) };
+        let (width, sum) = (self.width, &mut self.sum);
+        last.wait_with(gpu, |values, stride| {
+            let rows = sum.par_chunks_exact_mut(width).zip(values.par_chunks_exact(stride)).enumerate();
+            rows.for_each(|(row, (sum, values))| sum[row..].iter_mut().zip(&values[row..width]).for_each(|(sum, &value)| *sum += f64::from(value)));
+        })
     }
 
     /// Adds a few tokens in f64.
@@ -70,8 +74,9 @@ impl Covariance {
     /// The principal axes, by descending eigenvalue.
     ///
     /// # Errors
-    /// [`Error::Numerical`] if the signal was not finite or the solve failed its check.
-    pub fn principal_axes(&self) -> Result<Eigen> {
+    /// [`Error::Numerical`] if the signal was not finite or the solve failed its check; whatever the readback reports.
+    pub fn principal_axes(mut self, gpu: &Gpu) -> Result<Eigen> {
+        self.add_last(gpu)?;
         eigh(Mat::from_fn(self.width, self.width, |i, j| self.sum[i.min(j) * self.width + i.max(j)]).as_ref())
     }
 }

@@ -1,6 +1,6 @@
 //! The loop over the layers: the weights of half a layer on the GPU at a time, written out as soon as they are done.
 
-use std::ops::Range;
+use std::{ops::Range, time::Instant};
 
 use faer::Mat;
 
@@ -204,22 +204,27 @@ impl Driver<'_> {
         self.residual.turn();
         let (reads, writes): (Vec<Linear>, Vec<Linear>) = weights.linears.drain(..).partition(|linear| linear.spec.reads == Space::Residual);
         drop(weights);
+        let began = Instant::now();
         for linear in reads {
             self.output.linear(layer, &linear)?;
         }
+        self.job.progress.timed("write weights", began);
         let widths = self.job.plan.config.widths(layer);
         let next = self.axes(Some(layer), covariance, if half.mlp { widths.output } else { widths.mlp_input })?;
+        let began = Instant::now();
         for mut linear in writes {
             linear.weight = next.columns(gpu, &linear.weight)?;
             linear.bias = linear.bias.as_ref().map(|bias| next.rows(gpu, bias)).transpose()?;
             self.output.linear(layer, &linear)?;
         }
         self.output.matrix(&Names::of(config).shortcut(layer, half.shortcut), &rotation.shortcut(gpu, &next)?)?;
+        self.job.progress.timed("write weights", began);
         Ok(next)
     }
 
     /// The fused weights of half a layer, one after the other, those that read the residual in `rotation`'s coordinates.
     fn weights(&self, half: Half, host: &HostLayer, rotation: &Rotation) -> Result<LayerWeights> {
+        let began = Instant::now();
         let mut linears = Vec::new();
         for stored in host.linears.iter().filter(|linear| half.has(linear.spec.role)) {
             let mut linear = Linear::upload(self.gpu, &fuse::linear(self.config, host, stored)?)?;
@@ -230,16 +235,20 @@ impl Driver<'_> {
         }
         let mut shortcuts = [None, None];
         shortcuts[half.shortcut] = Some(rotation.back().clone());
-        LayerWeights::fused(self.gpu, linears, host.head_norms.as_ref(), shortcuts)
+        let weights = LayerWeights::fused(self.gpu, linears, host.head_norms.as_ref(), shortcuts);
+        self.job.progress.timed("read and fuse weights", began);
+        weights
     }
 
     /// The rotation into the first `width` principal axes of a signal, which is noted down as the next site.
     fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
-        let eigen = covariance.principal_axes().map_err(|error| match (error, layer) {
+        let began = Instant::now();
+        let eigen = covariance.principal_axes(self.gpu).map_err(|error| match (error, layer) {
             (Error::Numerical(reason), Some(layer)) => Error::Numerical(format!("layer {layer}: {reason}")),
             (Error::Numerical(reason), None) => Error::Numerical(format!("embeddings: {reason}")),
             (other, _) => other,
         })?;
+        self.job.progress.timed("eigensolve", began);
         let kept = eigen.vectors.subcols(0, width);
         let options = self.job.options;
         let rotation = match options.orientation {
@@ -261,8 +270,10 @@ impl Driver<'_> {
 
     /// Makes everything durable that going on from here needs.
     fn snapshot(&mut self, layers: usize, rotation: &Rotation) -> Result<Snapshot> {
+        let began = Instant::now();
         self.output.sync()?;
         let (file, checksum) = self.residual.save(&rotation.values(self.gpu)?)?;
+        self.job.progress.timed("save the state", began);
         Ok(Snapshot { layers, sites: self.sites.clone(), width: rotation.width(), file, checksum })
     }
 

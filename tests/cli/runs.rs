@@ -240,3 +240,22 @@ fn generation_at_temperature_zero_is_the_greedy_rollout() {
     let eos = read_json(&model.join("config.json"))["eos_token_id"].as_u64().expect("an id") as u32;
     assert!(ids.len() == 12 || likeliest(ids.len() - 1) == eos, "{ids:?} stops early");
 }
+
+#[test]
+fn a_trace_tells_what_ran_when() {
+    let scene = Scene::new(LLAMA);
+    let tokens = scene.tokens("tokens.json", 4, 40);
+    let (out, trace) = (scene.path("out"), scene.path("trace.json"));
+    program(args!["run", scene.path("model"), "-o", out, "--calibration", tokens, "--eval", tokens, "--trace", trace, "--json"]).json();
+    let trace = read_json(&trace);
+    let names: Vec<&str> = trace["traceEvents"].as_array().into_iter().flatten().filter_map(|event| event["name"].as_str()).collect();
+    for name in ["perplexity before", "slice", "perplexity after", "eigensolve", "read and fuse weights", "save the state"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    let gpu = program(args!["devices", "--json"]).json();
+    let timed = gpu[0]["features"].as_array().is_some_and(|features| features.iter().any(|feature| feature == "timestamp-query"));
+    let timed = timed && std::env::var("SLICEGPT_GPU_LIMITS").is_err();
+    for kernel in ["gemm", "attention", "covariance", "loss"] {
+        assert_eq!(names.contains(&kernel), timed, "{kernel}: {names:?}");
+    }
+}

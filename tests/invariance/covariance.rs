@@ -59,7 +59,7 @@ fn excess_losses(values: &[f32], kept: &[usize]) -> Vec<(f64, f64)> {
     let gpu = support::gpu_unlimited();
     let mut covariance = Covariance::new(WIDTH);
     covariance.add(&gpu, &gpu.upload(values, TOKENS, WIDTH).expect("an upload")).expect("a covariance");
-    let eigen = covariance.principal_axes().expect("axes");
+    let eigen = covariance.principal_axes(&gpu).expect("axes");
     let axes = DMatrix::from_fn(WIDTH, WIDTH, |i, j| eigen.vectors[(i, j)]);
 
     let mut running = vec![0f32; WIDTH * WIDTH];
