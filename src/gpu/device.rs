@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use wgpu::BufferUsages;
@@ -55,6 +58,8 @@ pub struct Gpu {
     /// Nanoseconds of a tick of the GPU's clock, where it has one.
     pub(super) timestamp_period: Option<f32>,
     pub(super) faults: Arc<Mutex<Option<Error>>>,
+    /// Dispatches until the device is lost on purpose.
+    pub(super) until_lost: AtomicU64,
 }
 
 impl Gpu {
@@ -107,9 +112,28 @@ impl Gpu {
             short_submits: options.short_submits,
             timestamp_period: device.features().contains(timestamps).then(|| queue.get_timestamp_period()),
             faults,
+            until_lost: AtomicU64::new(u64::MAX),
             device,
             queue,
         })
+    }
+
+    /// Holds the device to another ceiling than it was opened with.
+    pub fn set_max_memory(&mut self, bytes: Option<u64>) {
+        self.max_memory = bytes;
+    }
+
+    /// Loses the device after so many dispatches more, as a driver that resets does: for tests of what happens then.
+    #[doc(hidden)]
+    pub fn lose_after(&self, dispatches: u64) {
+        self.until_lost.store(dispatches, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_dispatch(&self) {
+        if self.until_lost.fetch_sub(1, Ordering::Relaxed) == 0 {
+            self.device.destroy();
+            *lock(&self.faults) = Some(Error::DeviceLost("on purpose, for a test".into()));
+        }
     }
 
     /// The adapter in use, with the limits in force.

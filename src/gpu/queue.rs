@@ -63,6 +63,7 @@ impl Gpu {
 
     /// Writes into a buffer that no work recorded and not yet submitted uses, or one that held something else before.
     pub(super) fn write(&self, buffer: &Pooled, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.make_room(bytes.len() as u64)?;
         let mut pending = lock(&self.pending);
         if buffer.recycled && pending.encoder.is_some() {
             // Uploads overtake the work that is not submitted, which may still use what was in the buffer before.
@@ -93,6 +94,8 @@ impl Gpu {
         work: u64,
         encode: impl FnOnce(&mut wgpu::ComputePass, wgpu::BufferBinding),
     ) -> Result<()> {
+        self.count_dispatch();
+        self.check()?;
         let mut pending = lock(&self.pending);
         let offset = pending.params.len();
         pending.params.extend_from_slice(params);
@@ -197,17 +200,7 @@ impl Gpu {
         if let Some(buffer) = self.pool.take(usage, size) {
             return Ok(buffer);
         }
-        let over = |gpu: &Self| gpu.max_memory.is_some_and(|ceiling| gpu.pool.memory().held + size > ceiling);
-        if over(self) {
-            self.pool.trim();
-            self.finish()?;
-        }
-        if over(self) {
-            return Err(Error::OutOfMemory(format!(
-                "the run needs more GPU memory than --max-gpu-memory allows: {} bytes are in use and {size} more were asked for",
-                self.pool.memory().held
-            )));
-        }
+        self.make_room(size)?;
         let buffer = match self.create_buffer(usage, size) {
             Some(buffer) => buffer,
             None => {
@@ -217,6 +210,23 @@ impl Gpu {
             }
         };
         Ok(self.pool.adopt(buffer, usage))
+    }
+
+    /// Gives up what is free, and waits for uploads under way, if so many bytes more would exceed the ceiling.
+    fn make_room(&self, bytes: u64) -> Result<()> {
+        let over = || self.max_memory.is_some_and(|ceiling| self.pool.memory().held + bytes > ceiling);
+        if over() {
+            self.pool.trim();
+            self.finish()?;
+        }
+        if over() {
+            return Err(Error::OutOfMemory(format!(
+                "the run needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked for; raise --max-gpu-memory or \
+                 --max-host-memory, or lower --cal-max-seqlen",
+                self.pool.memory().held
+            )));
+        }
+        Ok(())
     }
 
     /// A new buffer; `None` if the device has no memory for it.
