@@ -43,7 +43,7 @@ pub enum Error {
     #[error("{0}")]
     OutOfMemory(String),
     /// The device went away (driver reset, unplugged, out of power).
-    #[error("the GPU device was lost: {0}; run again, or choose another with --device")]
+    #[error("the GPU device was lost: {0}")]
     DeviceLost(String),
     /// The driver or a shader reported an error of its own.
     #[error("the GPU reported an error: {0}")]

@@ -5,7 +5,10 @@ use std::ops::Range;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, BatchSize, Ends, Model, plan_batches},
+    model::{
+        BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position, halves, logit_entries, parts,
+        plan_batches, row_bytes, signal_bytes, staging_bytes,
+    },
     progress::Progress,
 };
 
@@ -19,33 +22,100 @@ pub struct Perplexity {
     pub tokens: usize,
 }
 
-/// Residuals of so many bytes are on the GPU at once; more sequences take another pass over the layers.
-const RESIDUAL_BYTES: usize = 1 << 30;
+/// How much of everything is on the GPU at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct EvalMemory {
+    /// About so many tokens run together, and one sequence at least.
+    pub batch_tokens: usize,
+    /// Residuals of so many bytes are held at once, and one batch at least; more sequences take another pass over the layers.
+    pub residual_bytes: u64,
+    /// The most bytes of a run of rows of the embedding or the head.
+    pub part_bytes: u64,
+}
+
+impl Default for EvalMemory {
+    fn default() -> Self {
+        Self { batch_tokens: BATCH_TOKENS, residual_bytes: 1 << 30, part_bytes: PART_BYTES }
+    }
+}
+
+impl EvalMemory {
+    /// The most bytes that measuring sequences of up to `longest` tokens holds on the GPU; `element_size` is that of the stored weights.
+    pub fn gpu_bytes(&self, config: &Config, longest: usize, element_size: usize) -> u64 {
+        let d = config.hidden_size;
+        let tokens = self.batch_tokens.max(longest);
+        let layers = 0..config.num_hidden_layers;
+        let signals = |layer| {
+            let widths = config.widths(layer);
+            let middle = if config.parallel { widths.output } else { widths.mlp_input };
+            let ends = |half: usize| if half == 0 { (widths.attention_input, middle) } else { (middle, widths.output) };
+            halves(config).iter().enumerate().map(|(index, half)| signal_bytes(config, *half, ends(index).0, ends(index).1)).max().unwrap_or(0)
+        };
+        let weights = layers.clone().map(|layer| config.layer_parameters(layer)).max().unwrap_or(0) * element_size as u64;
+        let table = self.part_bytes.min((config.vocab_size * d.next_multiple_of(4) * element_size) as u64);
+        let logits = tokens as u64 * (2 * row_bytes(d) + 4 * logit_entries(u64::MAX, tokens).min(config.vocab_size) as u64);
+        let group = self.residual_bytes.max(tokens as u64 * row_bytes(d));
+        let upload = staging_bytes(config.largest_matrix() * element_size as u64);
+        let signals = tokens as u64 * layers.map(signals).max().unwrap_or(0);
+        group + rope_bytes(config, longest) + (weights + signals.max(upload)).max(table + logits.max(staging_bytes(table)))
+    }
+}
+
+/// Bytes of the table of rotary angles.
+pub fn rope_bytes(config: &Config, positions: usize) -> u64 {
+    config.rope.as_ref().map_or(0, |rope| 8 * (positions * rope.inverse_frequencies.len()) as u64)
+}
 
 /// The perplexity of `rows`, each a window of its own: positions 1.. of each are predicted.
 ///
 /// # Errors
 /// [`Error::BadTokens`] if there are none, or one has fewer than two tokens; whatever the model or the GPU reports.
 pub fn perplexity(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], phase: &'static str, progress: &dyn Progress) -> Result<Perplexity> {
+    perplexity_within(gpu, model, rows, &EvalMemory::default(), phase, progress)
+}
+
+/// As [`perplexity`], within limits.
+///
+/// # Errors
+/// As [`perplexity`].
+pub fn perplexity_within(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    memory: &EvalMemory,
+    phase: &'static str,
+    progress: &dyn Progress,
+) -> Result<Perplexity> {
     if rows.is_empty() {
         return Err(Error::BadTokens("no tokens to evaluate on".into()));
     }
     if let Some(short) = rows.iter().position(|row| row.len() < 2) {
         return Err(Error::BadTokens(format!("row {short} has fewer than two tokens: nothing to predict")));
     }
+    let ends = model.store.ends()?;
+    let readout = Readout::upload(gpu, &ends)?;
     let mut total = 0.0;
-    each_residual(gpu, model, rows, phase, progress, |ends, range, _, x| {
-        let targets: Vec<u32> = rows[range.clone()].iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
-        let targets = gpu.upload_u32(&targets)?;
-        let state = gpu.loss_state(x.rows())?;
-        ends.logits(gpu, model.config(), x, |first, logits| gpu.loss(logits, first, &targets, &state))?;
-        let losses = gpu.loss_values(&state)?;
-        let mut start = 0;
-        for row in &rows[range] {
-            // The last position has no target.
-            let losses = &losses[start..start + row.len() - 1];
-            total += losses.iter().sum::<f64>() / losses.len() as f64;
-            start += row.len();
+    each_group(gpu, model, rows, memory, phase, progress, |group| {
+        let mut inputs = Vec::new();
+        for (range, _, x) in group {
+            let targets: Vec<u32> = rows[range.clone()].iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
+            inputs.push((range, readout.norm(gpu, model.config(), &x)?, gpu.upload_u32(&targets)?, gpu.loss_state(x.rows())?));
+        }
+        each_part(gpu, &ends.head, memory, |first, part| {
+            inputs.iter().try_for_each(|(_, input, targets, state)| {
+                readout.logits(gpu, input, first, part, |first, logits| gpu.loss(logits, first, targets, state))
+            })
+        })?;
+        for (range, _, _, state) in inputs {
+            let losses = gpu.loss_values(&state)?;
+            let mut start = 0;
+            for row in &rows[range] {
+                // The last position has no target.
+                let losses = &losses[start..start + row.len() - 1];
+                total += losses.iter().sum::<f64>() / losses.len() as f64;
+                start += row.len();
+            }
+            progress.advance(1)?;
         }
         Ok(())
     })?;
@@ -68,53 +138,79 @@ pub fn logits(
     mut each: impl FnMut(usize, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
     let vocab = model.config().vocab_size;
-    each_residual(gpu, model, rows, "logits", progress, |ends, range, batch, x| {
-        let mut values: Vec<Vec<f32>> = rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
-        ends.logits(gpu, model.config(), x, |first, logits| {
-            let (slice, width) = (gpu.download(logits)?, logits.cols());
-            for (values, block) in values.iter_mut().zip(&batch.sequences) {
-                for token in 0..block.tokens {
-                    let from = (block.first + token) * width;
-                    let to = token * vocab + first;
-                    values[to..to + width].copy_from_slice(&slice[from..from + width]);
-                }
-            }
-            Ok(())
-        })?;
-        range.zip(values).try_for_each(|(row, values)| each(row, values))
+    let ends = model.store.ends()?;
+    let readout = Readout::upload(gpu, &ends)?;
+    let memory = EvalMemory::default();
+    each_group(gpu, model, rows, &memory, "logits", progress, |group| {
+        for (range, batch, x) in group {
+            let input = readout.norm(gpu, model.config(), &x)?;
+            let mut values: Vec<Vec<f32>> = rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
+            each_part(gpu, &ends.head, &memory, |first, part| {
+                readout.logits(gpu, &input, first, part, |first, logits| {
+                    let (slice, width) = (gpu.download(logits)?, logits.cols());
+                    for (values, block) in values.iter_mut().zip(&batch.sequences) {
+                        for token in 0..block.tokens {
+                            let from = (block.first + token) * width;
+                            let to = token * vocab + first;
+                            values[to..to + width].copy_from_slice(&slice[from..from + width]);
+                        }
+                    }
+                    Ok(())
+                })
+            })?;
+            range.zip(values).try_for_each(|(row, values)| each(row, values))?;
+            progress.advance(1)?;
+        }
+        Ok(())
     })
 }
 
-/// Runs all rows through all layers and hands over the last residual of each batch, `[tokens, width]`.
-fn each_residual(
+/// Puts the rows of a table onto the GPU, part by part.
+fn each_part(gpu: &Gpu, table: &HostMatrix, memory: &EvalMemory, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
+    for rows in parts(gpu, table, table.element.size(), memory.part_bytes) {
+        each(rows.start, &table.upload(gpu, rows)?)?;
+    }
+    Ok(())
+}
+
+/// Runs all rows through all layers, and hands over the batches with their last residuals, `[tokens, width]`, a group at a time.
+fn each_group(
     gpu: &Gpu,
     model: &Model,
     rows: &[Vec<u32>],
+    memory: &EvalMemory,
     phase: &'static str,
     progress: &dyn Progress,
-    mut each: impl FnMut(&Ends, Range<usize>, &Batch, &Matrix) -> Result<()>,
+    mut each: impl FnMut(Vec<(Range<usize>, Batch, Matrix)>) -> Result<()>,
 ) -> Result<()> {
     let config = model.config();
-    let ranges = plan_batches(gpu, config, rows, BatchSize::default())?;
+    let ranges = plan_batches(gpu, config, rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
     progress.begin(phase, (ranges.len() * (config.num_hidden_layers + 1)) as u64);
     let rope_table = model.rope_table(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
-    let ends = model.ends(gpu)?;
-    let tokens = |range: &Range<usize>| rows[range.clone()].iter().map(Vec::len).sum::<usize>();
-    let most = RESIDUAL_BYTES / (4 * config.hidden_size);
+    let ends = model.store.ends()?;
+    let bytes = |range: &Range<usize>| rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size);
     let mut remaining = ranges.as_slice();
     while !remaining.is_empty() {
         let mut held = 0;
         let count = remaining.iter().take_while(|range| {
-            held += tokens(range);
-            held <= most
+            held += bytes(range);
+            held <= memory.residual_bytes
         });
         let (group, rest) = remaining.split_at(count.count().max(1));
         remaining = rest;
         let mut states = Vec::new();
         for range in group {
             let batch = Batch::new(gpu, &rows[range.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-            let x = ends.embed(gpu, &batch)?;
+            let x = gpu.unfilled(batch.tokens, ends.embedding.cols)?;
             states.push((range.clone(), batch, x));
+        }
+        each_part(gpu, &ends.embedding, memory, |first, part| {
+            states.iter().try_for_each(|(_, batch, x)| gpu.embed(&batch.ids, first, part, x, false))
+        })?;
+        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, config.architecture.position) {
+            each_part(gpu, positions, memory, |first, part| {
+                states.iter().try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
+            })?;
         }
         for layer in 0..config.num_hidden_layers {
             let weights = model.layer(gpu, layer)?;
@@ -124,10 +220,7 @@ fn each_residual(
                 progress.advance(1)?;
             }
         }
-        for (range, batch, x) in states {
-            each(&ends, range, &batch, &x)?;
-            progress.advance(1)?;
-        }
+        each(states)?;
     }
     Ok(())
 }

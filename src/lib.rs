@@ -11,7 +11,7 @@
 //! two bases carries x·(QᵀQ'). In the basis of the signal's principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → {slice, eval, generate, report} → model → ops → gpu → error`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
+//! `cli → memory → {slice, eval, generate, report} → model → ops → gpu → error`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
 //! `cli` alone, tensor names and `model_type`s in `model` alone. The library never prints, outside of `cli`, and never panics on user data.
 
 pub mod checkpoint;
@@ -22,6 +22,7 @@ pub mod eval;
 pub mod generate;
 pub mod gpu;
 pub mod linalg;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod progress;

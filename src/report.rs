@@ -8,8 +8,9 @@ use serde_json::Value;
 use crate::{
     eval::Perplexity,
     gpu::AdapterDescription,
+    memory::{PhasePeak, RunPlan},
     model::{Config, LayerWidths},
-    slice::{MemoryEstimate, Site},
+    slice::Site,
 };
 
 /// The version of [`Report`]'s JSON form: raised when a field changes its meaning or goes.
@@ -52,8 +53,15 @@ pub struct Report {
     pub kept_energy_per_site: Vec<f64>,
     pub largest_eigen_residual: Option<f64>,
     pub largest_orthogonality_error: Option<f64>,
-    /// Estimated peak bytes by phase.
-    pub memory: Vec<MemoryEstimate>,
+    /// How the run keeps within the memory there is.
+    pub plan: Option<RunPlan>,
+    /// The most bytes that each phase is planned to take.
+    pub memory: Vec<PhasePeak>,
+    /// Seconds that each phase will take, about, in a dry run.
+    pub estimated_seconds: serde_json::Map<String, Value>,
+    /// The most bytes that the GPU's buffers took, and that this process held where the system tells.
+    pub peak_gpu_bytes: Option<u64>,
+    pub peak_host_bytes: Option<u64>,
     /// Files that are or would be written.
     pub files: Vec<String>,
     pub warnings: Vec<String>,
@@ -187,8 +195,24 @@ impl Report {
                 self.seconds.iter().map(|(phase, seconds)| format!("{phase} {:.1} s", seconds.as_f64().unwrap_or_default())).collect();
             let _ = writeln!(text, "time                     {}", phases.join(", "));
         }
-        for MemoryEstimate { phase, gpu_bytes, host_bytes } in &self.memory {
-            let _ = writeln!(text, "memory, {phase:<16} about {} on the GPU, {} on the host", bytes(*gpu_bytes), bytes(*host_bytes));
+        if let (true, Some(plan)) = (self.dry_run, &self.plan) {
+            let rows = plan.slice.batch.rows.map_or_else(|| format!("{} tokens", plan.slice.batch.tokens), |rows| format!("{rows} sequences"));
+            let place = format!("{:?}", plan.slice.placement).to_lowercase();
+            let _ =
+                writeln!(text, "plan                     {rows} at a time, residual: {place}, embeddings {} at a time", bytes(plan.slice.part_bytes));
+            for PhasePeak { phase, gpu_bytes, host_bytes, disk_bytes } in &self.memory {
+                let disk = if *disk_bytes > 0 { format!(", {} on the disk", bytes(*disk_bytes)) } else { String::new() };
+                let _ = writeln!(text, "memory, {phase:<16} {} on the GPU, {} on the host{disk}", bytes(*gpu_bytes), bytes(*host_bytes));
+            }
+        }
+        if !self.estimated_seconds.is_empty() {
+            let phases: Vec<String> =
+                self.estimated_seconds.iter().map(|(phase, seconds)| format!("{phase} {}", duration(seconds.as_f64().unwrap_or_default()))).collect();
+            let _ = writeln!(text, "time, about              {}", phases.join(", "));
+        }
+        if let Some(gpu) = self.peak_gpu_bytes {
+            let host = self.peak_host_bytes.map_or_else(String::new, |host| format!(", {} on the host", bytes(host)));
+            let _ = writeln!(text, "peak memory              {} on the GPU{host}", bytes(gpu));
         }
         let verb = match (self.dry_run, self.finished) {
             (true, _) => "would write",
@@ -243,6 +267,15 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A time in the unit that fits it.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..90.0 => format!("{seconds:.0} s"),
+        90.0..5400.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
 }
 
 /// A size in the unit that fits it.

@@ -67,8 +67,9 @@ fn imports_go_one_way() {
         ("src/data/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg"]),
         ("src/model/", &["cli", "slice", "eval", "generate", "report", "linalg", "data"]),
         ("src/synthetic.rs", &["cli", "slice", "eval", "generate", "report", "ops", "gpu", "linalg", "data"]),
-        ("src/slice/", &["cli", "eval", "generate", "report"]),
-        ("src/eval.rs", &["cli", "slice", "generate", "report", "data"]),
+        ("src/slice/", &["cli", "memory", "eval", "generate", "report"]),
+        ("src/memory.rs", &["cli", "report", "data", "linalg", "ops"]),
+        ("src/eval.rs", &["cli", "memory", "slice", "generate", "report", "data"]),
         ("src/generate.rs", &["cli", "slice", "eval", "report", "data"]),
     ];
     for (place, forbidden) in rules {

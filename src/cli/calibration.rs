@@ -12,7 +12,7 @@ use crate::{
     generate::sample_sequences,
     gpu::Gpu,
     model::Model,
-    slice::Options,
+    slice::{Calibration as Extent, Options},
 };
 
 #[derive(Debug, clap::Args)]
@@ -81,18 +81,29 @@ impl CalibrationArgs {
         }
     }
 
-    /// How many calibration tokens there will be, for the estimates of a dry run.
-    pub fn tokens(&self, model: &Model) -> Result<usize> {
+    /// How many calibration tokens there will be, and held-out ones if these are evaluated on in windows of so many: as many, or fewer.
+    pub fn extent(&self, model: &Model, window: Option<usize>) -> Result<(Extent, Option<Extent>)> {
+        let of = |rows: &[Vec<u32>]| Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) };
         if !self.samples_itself()
             && let Tokens::Rows(rows) = self.read()?
         {
             check_tokens(model, &rows, &self.source())?;
-            return Ok(rows.iter().take(self.used_rows(rows.len())?).map(Vec::len).sum());
+            let (used, rest) = rows.split_at(self.used_rows(rows.len())?);
+            return Ok((of(used), window.filter(|_| !rest.is_empty()).map(|_| of(&rest[..rest.len().min(HELD_OUT)]))));
         }
-        Ok(self.nsamples() * self.seqlen(model))
+        let longest = self.seqlen(model);
+        let window = if self.samples_itself() { window.map(|_| longest) } else { window };
+        Ok((Extent { tokens: self.nsamples() * longest, longest }, window.map(|window| Extent { tokens: HELD_OUT * window, longest: window })))
     }
 
-    /// The sequences; those held out only where nothing else is evaluated on.
+    /// How many sequences are sampled, those held out included.
+    pub fn sampled(&self, held_out: bool) -> usize {
+        let count = self.nsamples();
+        count + if held_out { (count / 8).clamp(1, HELD_OUT) } else { 0 }
+    }
+
+    /// The sequences, if sampled `together` at a time; those held out only where nothing else is evaluated on.
+    #[expect(clippy::too_many_arguments, reason = "what sampling and reading need")]
     pub fn sequences(
         &self,
         gpu: &Gpu,
@@ -100,12 +111,20 @@ impl CalibrationArgs {
         tokenizers: &Tokenizers,
         options: &Options,
         window: Option<usize>,
+        together: Option<usize>,
         progress: &Bars,
     ) -> Result<Sequences> {
         let count = self.nsamples();
         let mut sequences = if self.samples_itself() {
-            let spare = if window.is_some() { (count / 8).clamp(1, HELD_OUT) } else { 0 };
-            let mut calibration = sample_sequences(gpu, model, count + spare, self.seqlen(model), options.seed, options.rows_per_batch, progress)?;
+            let mut calibration = sample_sequences(
+                gpu,
+                model,
+                self.sampled(window.is_some()),
+                self.seqlen(model),
+                options.seed,
+                together.or(options.rows_per_batch),
+                progress,
+            )?;
             let held_out = calibration.split_off(count);
             Sequences { calibration, held_out }
         } else {

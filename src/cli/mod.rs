@@ -55,12 +55,27 @@ struct DeviceArgs {
     /// Write a trace of where the time went, for chrome://tracing or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Lose the device after so many dispatches, the next one after so many, …: for tests of what happens then.
+    #[arg(long, hide = true, value_name = "N", value_delimiter = ',')]
+    lose_device_after: Vec<u64>,
+    /// Have so much less memory on the device than was planned with: for tests of what happens then.
+    #[arg(long, hide = true, value_name = "SIZE", default_value = "0", value_parser = clap::value_parser!(u64))]
+    withhold_gpu_memory: u64,
 }
 
 impl DeviceArgs {
     /// Opens the device, and says so if it is a slow one.
     fn open(&self, progress: &progress::Bars) -> Result<Gpu> {
-        let gpu = Gpu::new(&GpuOptions { adapter: self.device.clone(), ..GpuOptions::default() })?;
+        self.open_again(progress, 0)
+    }
+
+    /// Opens the device after it was lost so many times: then, work is handed to it in shorter pieces.
+    fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
+        let options = GpuOptions { adapter: self.device.clone(), short_submits: lost > 0, ..GpuOptions::default() };
+        let gpu = Gpu::new(&options)?;
+        if let Some(dispatches) = self.lose_device_after.get(lost) {
+            gpu.lose_after(*dispatches);
+        }
         if gpu.adapter().software {
             progress.warn(&format!("{} is a software renderer on the CPU: right, but slow", gpu.adapter().name));
         }

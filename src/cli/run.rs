@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use clap::ValueEnum;
+use serde_json::json;
 
 use super::{
     DeviceArgs,
@@ -16,10 +17,11 @@ use super::{
 use crate::{
     checkpoint::Dtype,
     error::{Error, Result},
-    generate::sampling_bytes,
+    gpu::AdapterDescription,
+    memory::{Ceilings, Workload, host_available, parse_bytes},
     model::Model,
     report::{Report, grouped},
-    slice::{MemoryEstimate, Options, Orientation, Plan, memory},
+    slice::{Calibration, Options, Orientation, Plan, Speed},
 };
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +54,13 @@ pub struct Args {
     /// Type of the written tensors [default: the model's own]
     #[arg(long)]
     dtype: Option<DtypeArg>,
-    /// Say what would be done, and do nothing
+    /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where the GPU shares it]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub max_gpu_memory: Option<u64>,
+    /// The most memory to take of the host, the GPU's included where it shares it [default: what is free, less a tenth]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub max_host_memory: Option<u64>,
+    /// Say what would be done, what it would take and how long, and do nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Replace the output directory if it exists, and an unfinished run to it
@@ -121,7 +129,7 @@ impl Args {
             ));
         }
         if self.dry_run {
-            report.memory = self.memory(&model, &plan)?;
+            self.foresee(&self.workload(&model, &options, &plan, eval.as_deref())?, &mut report, &progress)?;
             report.warnings = progress.warnings();
             return self.show(&report);
         }
@@ -144,15 +152,53 @@ impl Args {
         }
     }
 
-    /// Estimates by phase.
-    fn memory(&self, model: &Model, plan: &Plan) -> Result<Vec<MemoryEstimate>> {
-        let stored = model.store.dtype().bitsize() as u64 / 8;
-        let mut estimates = memory(model.config(), plan, self.calibration.tokens(model)?, stored);
-        if self.calibration.samples_itself() {
-            let gpu_bytes = sampling_bytes(model, self.calibration.nsamples(), self.calibration.seqlen(model));
-            estimates.insert(0, MemoryEstimate { phase: "sample", gpu_bytes, host_bytes: 0 });
+    /// What the run has to do, as far as memory goes.
+    pub fn workload<'a>(&self, model: &'a Model, options: &'a Options, plan: &'a Plan, eval: Option<&[Vec<u32>]>) -> Result<Workload<'a>> {
+        let window = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
+        let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window))?;
+        let eval = match eval {
+            Some(rows) => Some(Calibration { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }),
+            None => held_out,
+        };
+        let sampled = (self.calibration.sampled(held_out.is_some()), self.calibration.seqlen(model));
+        let sampling = self.calibration.samples_itself().then_some(sampled);
+        Ok(Workload { model, options, plan, calibration, eval, sampling })
+    }
+
+    /// What may be taken of the memory of an adapter and of the host.
+    pub fn ceilings(&self, adapter: Option<&AdapterDescription>) -> Ceilings {
+        let shared = adapter.is_some_and(|adapter| adapter.software || adapter.device_type == "integrated");
+        Ceilings { gpu_bytes: self.max_gpu_memory, host_bytes: self.max_host_memory.or_else(host_available), shared }
+    }
+
+    /// Plan, peaks and time, as far as they can be told without doing anything.
+    fn foresee(&self, workload: &Workload, report: &mut Report, progress: &Bars) -> Result<()> {
+        let gpu = match self.device.open(progress) {
+            Ok(gpu) => Some(gpu),
+            Err(Error::NoAdapter(reason)) => {
+                progress.warn(&format!("no time can be told: {reason}"));
+                None
+            }
+            Err(other) => return Err(other),
+        };
+        report.adapter = gpu.as_ref().map(|gpu| gpu.adapter().clone());
+        let plan = workload.fit(self.ceilings(report.adapter.as_ref()), None, false)?;
+        report.memory = plan.peaks.clone();
+        report.plan = Some(plan);
+        if let Some(gpu) = gpu {
+            let (config, plan) = (workload.model.config(), workload.plan);
+            let speed = Speed::measure(&gpu, config)?;
+            let mut phase = |name: &str, seconds: f64| report.estimated_seconds.insert(name.into(), json!(seconds));
+            if let Some((count, length)) = workload.sampling {
+                phase("sample", speed.forward_seconds(config, count * length));
+            }
+            if let Some(eval) = workload.eval {
+                phase("perplexity before", speed.forward_seconds(config, eval.tokens));
+                phase("perplexity after", speed.forward_seconds(&plan.config, eval.tokens));
+            }
+            phase("slice", speed.slice_seconds(config, plan, workload.calibration.tokens));
         }
-        Ok(estimates)
+        Ok(())
     }
 
     /// Where to write; never onto anything that is read.

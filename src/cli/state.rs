@@ -16,7 +16,7 @@ use crate::{
     data,
     error::{Error, Result},
     eval::Perplexity,
-    model::BatchSize,
+    memory::Pieces,
     slice::{Snapshot, exact},
 };
 
@@ -36,7 +36,7 @@ pub struct State {
     tokens: Option<[String; 2]>,
     pub before: Option<Before>,
     /// What the sums over the signals are cut into: other pieces would round otherwise.
-    pub batch: BatchSize,
+    pub pieces: Option<Pieces>,
     pub slicing: Option<Snapshot>,
     pub seconds: Map<String, Value>,
     pub warnings: Vec<String>,
@@ -66,8 +66,18 @@ impl From<Before> for Perplexity {
 
 impl State {
     /// Nothing is done.
-    pub fn new(identity: Map<String, Value>, batch: BatchSize) -> Self {
-        Self { format: FORMAT, identity, adapter: None, tokens: None, before: None, batch, slicing: None, seconds: Map::new(), warnings: Vec::new() }
+    pub fn new(identity: Map<String, Value>) -> Self {
+        Self {
+            format: FORMAT,
+            identity,
+            adapter: None,
+            tokens: None,
+            before: None,
+            pieces: None,
+            slicing: None,
+            seconds: Map::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// What an earlier run has committed, if it was the same as this one.

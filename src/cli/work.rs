@@ -16,11 +16,12 @@ use crate::{
     checkpoint::OutputDirectory,
     data::sha256,
     error::{Error, Result},
-    eval::perplexity,
+    eval::perplexity_within,
     gpu::Gpu,
+    memory::{RunPlan, host_peak},
     model::Model,
     report::{CalibrationReport, PerplexityReport, Report},
-    slice::{Job, MemoryPlan, Options, Plan},
+    slice::{Job, Options, Plan},
 };
 
 /// What was found out before the work begins.
@@ -46,10 +47,22 @@ impl Work<'_> {
             self.progress.restore(&state.seconds, &state.warnings);
             (directory, state)
         } else {
-            (OutputDirectory::create(output, self.args.force)?, State::new(identity, MemoryPlan::unlimited(self.options).batch))
+            (OutputDirectory::create(output, self.args.force)?, State::new(identity))
         };
-        let result = self.stages(&directory, &mut state, report);
-        self.progress.end();
+        let mut attempt = Attempt::default();
+        let result = loop {
+            let result = self.stages(&directory, &mut state, report, &attempt);
+            self.progress.end();
+            match result.as_ref().err().and_then(|error| attempt.after(error, &mut state)) {
+                Some(next) => {
+                    if let Err(error) = result {
+                        self.progress.warn(&format!("{error}; going on {}", next.change));
+                    }
+                    attempt = next;
+                }
+                None => break result,
+            }
+        };
         match result {
             Ok(true) => directory.finish(),
             Ok(false) => {
@@ -74,8 +87,12 @@ impl Work<'_> {
         let mut identity = Map::new();
         identity.insert("the version of slicegpt-gpu".into(), json!(report.tool_version));
         // By their names on the command line; what is compared below, and what changes no result, is left out.
-        for (name, value) in
-            report.arguments.as_object().into_iter().flatten().filter(|(name, _)| !["model", "output", "device", "force"].contains(&name.as_str()))
+        for (name, value) in report
+            .arguments
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| !["model", "output", "device", "force", "max_gpu_memory", "max_host_memory"].contains(&name.as_str()))
         {
             identity.insert(format!("--{}", name.replace('_', "-")), json!(value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         }
@@ -95,12 +112,26 @@ impl Work<'_> {
     }
 
     /// The stages that are not done yet; false if it was asked to stop before the end.
-    fn stages(&self, directory: &OutputDirectory, state: &mut State, report: &mut Report) -> Result<bool> {
+    fn stages(&self, directory: &OutputDirectory, state: &mut State, report: &mut Report, attempt: &Attempt) -> Result<bool> {
         let (model, progress) = (self.model, self.progress);
-        let gpu = self.args.device.open(progress)?;
+        let mut gpu = self.args.device.open_again(progress, attempt.lost)?;
         report.adapter = Some(gpu.adapter().clone());
         state.check_adapter(description(&gpu)?)?;
-        let sequences = self.sequences(&gpu, directory, state)?;
+        let draft = Plan::new(model.config(), self.options, "")?;
+        let workload = self.args.workload(model, self.options, &draft, self.eval.as_deref())?;
+        let memory = workload.fit(self.args.ceilings(Some(gpu.adapter())), state.pieces, attempt.spare_gpu)?;
+        state.pieces = Some(memory.pieces());
+        gpu.set_max_memory(memory.gpu_ceiling().map(|most| most.saturating_sub(self.args.device.withhold_gpu_memory)));
+        (report.plan, report.memory) = (Some(memory.clone()), memory.peaks.clone());
+        let result = self.stages_on(&gpu, &memory, directory, state, report);
+        report.peak_gpu_bytes = report.peak_gpu_bytes.max(Some(gpu.memory().peak));
+        report.peak_host_bytes = host_peak();
+        result
+    }
+
+    fn stages_on(&self, gpu: &Gpu, memory: &RunPlan, directory: &OutputDirectory, state: &mut State, report: &mut Report) -> Result<bool> {
+        let (model, progress) = (self.model, self.progress);
+        let sequences = self.sequences(gpu, memory.sampled_rows, directory, state)?;
         let calibration = sequences.calibration;
         let (rows, text) = match (&self.eval, &self.args.eval) {
             (Some(rows), Some(path)) => (rows, path.display().to_string()),
@@ -109,16 +140,15 @@ impl Work<'_> {
         let sha256 = sha256(&calibration);
         let plan = Plan::new(model.config(), self.options, &sha256)?;
         if state.before.is_none() && !rows.is_empty() {
-            state.before = Some(perplexity(&gpu, model, rows, "perplexity before", progress)?.into());
+            state.before = Some(perplexity_within(gpu, model, rows, &memory.eval, "perplexity before", progress)?.into());
             self.commit(directory, state)?;
         }
         let layers = model.config().num_hidden_layers;
         let first = state.slicing.as_ref().map_or(0, |snapshot| snapshot.layers);
         let last = self.args.stop_after.map_or(layers, |count| layers.min(first + count as usize));
         let from = state.slicing.clone();
-        let memory = MemoryPlan { batch: state.batch, ..MemoryPlan::unlimited(self.options) };
-        let job = Job { model, rows: &calibration, options: self.options, plan: &plan, memory, directory, progress };
-        let snapshot = job.run(&gpu, from.as_ref(), |snapshot| {
+        let job = Job { model, rows: &calibration, options: self.options, plan: &plan, memory: memory.slice, directory, progress };
+        let snapshot = job.run(gpu, from.as_ref(), |snapshot| {
             state.slicing = Some(snapshot.clone());
             self.commit(directory, state)?;
             Ok(snapshot.layers < last || last == layers)
@@ -138,7 +168,7 @@ impl Work<'_> {
             }
             if let Some(before) = state.before.clone() {
                 let sliced = Model::open(directory.path())?;
-                let after = perplexity(&gpu, &sliced, rows, "perplexity after", progress)?;
+                let after = perplexity_within(gpu, &sliced, rows, &memory.eval, "perplexity after", progress)?;
                 report.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
             }
         }
@@ -152,7 +182,7 @@ impl Work<'_> {
     }
 
     /// The sequences to calibrate on and those held out: kept ones, or new ones that are kept.
-    fn sequences(&self, gpu: &Gpu, directory: &OutputDirectory, state: &mut State) -> Result<Sequences> {
+    fn sequences(&self, gpu: &Gpu, together: Option<usize>, directory: &OutputDirectory, state: &mut State) -> Result<Sequences> {
         if let Some(sequences) = state.sequences(directory)? {
             let source = directory.beside("tokens.json").display().to_string();
             check_tokens(self.model, &sequences.calibration, &source)?;
@@ -160,8 +190,15 @@ impl Work<'_> {
             return Ok(sequences);
         }
         let window = (self.args.ppl_eval_seqlen as usize).min(self.model.config().max_position_embeddings);
-        let sequences =
-            self.args.calibration.sequences(gpu, self.model, self.tokenizers, self.options, self.eval.is_none().then_some(window), self.progress)?;
+        let sequences = self.args.calibration.sequences(
+            gpu,
+            self.model,
+            self.tokenizers,
+            self.options,
+            self.eval.is_none().then_some(window),
+            together,
+            self.progress,
+        )?;
         state.keep_sequences(&sequences, directory)?;
         // Reading a file again costs nothing.
         if self.args.calibration.samples_itself() {
@@ -174,6 +211,49 @@ impl Work<'_> {
         state.seconds = self.progress.seconds_so_far();
         state.warnings = self.progress.warnings();
         state.commit(directory)
+    }
+}
+
+/// How the work is tried, after what went wrong before.
+#[derive(Debug, Clone, Default)]
+struct Attempt {
+    /// How often the device was lost.
+    lost: usize,
+    /// How often memory ran out.
+    short: usize,
+    /// The residual stays off the GPU.
+    spare_gpu: bool,
+    /// What is different this time.
+    change: &'static str,
+}
+
+/// Memory that runs out is answered by smaller pieces so many times.
+const SQUEEZES: usize = 3;
+
+impl Attempt {
+    /// What to try after an error; `None` if that would not help.
+    fn after(&self, error: &Error, state: &mut State) -> Option<Self> {
+        match error {
+            Error::DeviceLost(_) if self.lost == 0 => {
+                Some(Self { lost: 1, change: "on the same device opened again, in shorter pieces of work", ..self.clone() })
+            }
+            Error::OutOfMemory(_) if self.short < SQUEEZES => {
+                // None if nothing was begun: then it is the plan that finds no room.
+                let pieces = state.pieces?;
+                let halved = pieces.halved();
+                if halved.is_none() && self.spare_gpu {
+                    return None;
+                }
+                state.pieces = Some(halved.unwrap_or(pieces));
+                Some(Self {
+                    short: self.short + 1,
+                    spare_gpu: true,
+                    change: "with fewer tokens at a time and the residual off the GPU",
+                    ..self.clone()
+                })
+            }
+            _ => None,
+        }
     }
 }
 

@@ -41,6 +41,7 @@ pub fn eigh(c: MatRef<'_, f64>) -> Result<Eigen> {
     let ascending = solution.U();
     let values: Vec<f64> = (0..n).rev().map(|i| solution.S()[i] * largest).collect();
     let vectors = Mat::from_fn(n, n, |i, j| ascending[(i, n - 1 - j)]);
+    drop((scaled, solution));
 
     Eigen { values, vectors, residual: 0.0, orthogonality: 0.0 }.check(full.as_ref())
 }

@@ -1,6 +1,6 @@
 //! Sequences of any length, laid one behind the other: nothing is padded, so nothing padded can leak into a result.
 
-use super::{Config, LayerContext};
+use super::{Config, Half, LayerContext};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
@@ -52,6 +52,25 @@ impl Default for BatchSize {
     fn default() -> Self {
         Self { tokens: BATCH_TOKENS, rows: None }
     }
+}
+
+/// Bytes of f32 rows of so many values on the GPU.
+pub fn row_bytes(width: usize) -> u64 {
+    4 * width.next_multiple_of(4) as u64
+}
+
+/// Bytes of an upload that wait in staging memory at a time, where memory is short: uploads go in pieces.
+pub fn staging_bytes(bytes: u64) -> u64 {
+    bytes.min(64 << 20)
+}
+
+/// Bytes of the signals of one token at their peak in half a layer, from `input` coordinates to `output`: what it reads and hands on included.
+pub fn signal_bytes(config: &Config, half: Half, input: usize, output: usize) -> u64 {
+    let heads = if half.attention { row_bytes(config.num_attention_heads * config.head_dim) } else { 0 };
+    let attention = if half.attention { row_bytes(input) + row_bytes(config.qkv_width()) + heads } else { 0 };
+    let inner = config.intermediate_size * if config.architecture.gated { 2 } else { 1 };
+    let mlp = if half.mlp { row_bytes(input) + row_bytes(inner) + row_bytes(config.intermediate_size) } else { 0 };
+    row_bytes(input) + attention.max(heads + row_bytes(output) + mlp)
 }
 
 /// Ranges of consecutive rows that make a batch each, never more than the widest activation of a layer lets one binding hold.

@@ -1,5 +1,7 @@
 //! The two ends of a model: embedding tokens, and turning the last residual into logits, a slice of the vocabulary at a time.
 
+use std::ops::Range;
+
 use super::{
     architecture::Position,
     batch::Batch,
@@ -12,6 +14,17 @@ use crate::{
     gpu::{Gpu, Matrix},
 };
 
+/// The most bytes of a table in work at a time, where there is room.
+pub const PART_BYTES: u64 = 128 << 20;
+
+/// Runs of rows of a table, of about `bytes` each with elements of `element_size`, and never more than a binding holds.
+pub fn parts(gpu: &Gpu, table: &HostMatrix, element_size: usize, bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
+    let row = table.cols.next_multiple_of(4) * element_size;
+    let planned = (bytes / row as u64).max(1) as usize;
+    let (rows, step) = (table.rows, planned.min(gpu.rows_per_binding(row)));
+    (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
+}
+
 /// A table that may be larger than one buffer, in runs of rows.
 struct Table {
     parts: Vec<(usize, Matrix)>,
@@ -19,23 +32,77 @@ struct Table {
 
 impl Table {
     fn upload(gpu: &Gpu, matrix: &HostMatrix) -> Result<Self> {
-        let rows = gpu.rows_per_binding(matrix.cols.next_multiple_of(4) * matrix.element.size());
-        let parts = (0..matrix.rows).step_by(rows).map(|first| {
-            let last = matrix.rows.min(first + rows);
-            Ok((first, gpu.upload_bytes(&matrix.row_bytes(first..last)?, last - first, matrix.cols, matrix.element)?))
-        });
+        let parts = parts(gpu, matrix, matrix.element.size(), u64::MAX).map(|rows| Ok((rows.start, matrix.upload(gpu, rows)?)));
         Ok(Self { parts: parts.collect::<Result<_>>()? })
     }
+}
+
+/// What turns the last residual into logits, but for the table itself.
+pub struct Readout {
+    final_norm: Option<NormWeights>,
+    head_bias: Option<Vec<f32>>,
+    fused: bool,
+}
+
+impl Readout {
+    /// Uploads the final norm.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn upload(gpu: &Gpu, ends: &HostEnds) -> Result<Self> {
+        Ok(Self {
+            final_norm: ends.final_norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose()?,
+            head_bias: ends.head_bias.clone(),
+            fused: ends.fused,
+        })
+    }
+
+    /// What the head reads, `[tokens, width]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn norm(&self, gpu: &Gpu, config: &Config, x: &Matrix) -> Result<Matrix> {
+        let norm = self.final_norm.as_ref();
+        let kind = if self.fused { crate::ops::Norm::Rms } else { config.architecture.norm };
+        let parameters = (norm.map(|norm| &norm.weight), norm.and_then(|norm| norm.bias.as_ref()));
+        gpu.norm(kind, x, parameters.0, parameters.1, config.hidden_size, config.norm_eps)
+    }
+
+    /// The logits of each slice of the rows from `first` on of the head, `table`, in turn: `each(first entry, [tokens, entries])`.
+    ///
+    /// # Errors
+    /// Those of `each`; [`crate::Error::OutOfMemory`].
+    pub fn logits(&self, gpu: &Gpu, input: &Matrix, first: usize, table: &Matrix, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
+        let entries = logit_entries(gpu.max_binding_size(), input.rows());
+        for start in (0..table.rows()).step_by(entries) {
+            let slice = table.view(start..table.rows().min(start + entries))?;
+            let begin = first + start;
+            let bias = match &self.head_bias {
+                Some(bias) => Some(gpu.upload(&bias[begin..begin + slice.rows()], 1, slice.rows())?),
+                None => None,
+            };
+            let logits = gpu.unfilled(input.rows(), slice.rows())?;
+            gpu.linear(input, &slice, bias.as_ref(), &logits, 0, false)?;
+            each(begin, &logits)?;
+        }
+        Ok(())
+    }
+}
+
+/// The most vocabulary entries of one slice.
+const SLICE: usize = 8192;
+
+/// Entries of a slice of the vocabulary, such that the logits of so many tokens fit a binding, in steps that views can start at.
+pub fn logit_entries(max_binding_size: u64, tokens: usize) -> usize {
+    ((max_binding_size / (4 * tokens.max(1) as u64)) as usize / 64 * 64).clamp(64, SLICE)
 }
 
 /// Embeddings, final norm and head on the GPU.
 pub struct Ends {
     embedding: Table,
     positions: Option<(Table, usize)>,
-    final_norm: Option<NormWeights>,
     head: Option<Table>,
-    head_bias: Option<Vec<f32>>,
-    fused: bool,
+    readout: Readout,
     width: usize,
 }
 
@@ -52,10 +119,8 @@ impl Ends {
         Ok(Self {
             embedding: Table::upload(gpu, &ends.embedding)?,
             positions: ends.positions.as_ref().map(|table| Ok::<_, crate::Error>((Table::upload(gpu, table)?, offset))).transpose()?,
-            final_norm: ends.final_norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose()?,
             head: if config.tie_word_embeddings { None } else { Some(Table::upload(gpu, &ends.head)?) },
-            head_bias: ends.head_bias.clone(),
-            fused: ends.fused,
+            readout: Readout::upload(gpu, ends)?,
             width: ends.embedding.cols,
         })
     }
@@ -83,29 +148,8 @@ impl Ends {
     /// # Errors
     /// Those of `each`; [`crate::Error::OutOfMemory`].
     pub fn logits(&self, gpu: &Gpu, config: &Config, x: &Matrix, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
-        let norm = self.final_norm.as_ref();
-        let kind = if self.fused { crate::ops::Norm::Rms } else { config.architecture.norm };
-        let parameters = (norm.map(|norm| &norm.weight), norm.and_then(|norm| norm.bias.as_ref()));
-        let input = gpu.norm(kind, x, parameters.0, parameters.1, config.hidden_size, config.norm_eps)?;
-        // Slices of the vocabulary such that their logits fit a binding, in steps that views can start at.
-        let entries = (gpu.max_binding_size() / (4 * x.rows().max(1) as u64)) as usize / 64 * 64;
-        let entries = entries.clamp(64, SLICE);
-        for (first, table) in &self.head.as_ref().unwrap_or(&self.embedding).parts {
-            for start in (0..table.rows()).step_by(entries) {
-                let slice = table.view(start..table.rows().min(start + entries))?;
-                let begin = first + start;
-                let bias = match &self.head_bias {
-                    Some(bias) => Some(gpu.upload(&bias[begin..begin + slice.rows()], 1, slice.rows())?),
-                    None => None,
-                };
-                let logits = gpu.unfilled(x.rows(), slice.rows())?;
-                gpu.linear(&input, &slice, bias.as_ref(), &logits, 0, false)?;
-                each(begin, &logits)?;
-            }
-        }
-        Ok(())
+        let input = self.readout.norm(gpu, config, x)?;
+        let parts = &self.head.as_ref().unwrap_or(&self.embedding).parts;
+        parts.iter().try_for_each(|(first, table)| self.readout.logits(gpu, &input, *first, table, &mut each))
     }
 }
-
-/// The most vocabulary entries of one slice.
-const SLICE: usize = 8192;

@@ -1,6 +1,6 @@
 //! Weights on their way from the file to the GPU: read when they are needed, checked, kept nowhere.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use half::{bf16, f16};
 
@@ -8,7 +8,7 @@ use super::architecture::Weight;
 use crate::{
     checkpoint::Tensor,
     error::{Error, Result},
-    gpu::ElementType,
+    gpu::{ElementType, Gpu, Matrix},
 };
 
 /// A row-major matrix, in host memory or still in its file.
@@ -22,7 +22,7 @@ pub struct HostMatrix<'a> {
 
 #[derive(Debug, Clone)]
 enum Source<'a> {
-    Memory(Vec<u8>),
+    Memory(Vec<f32>),
     File {
         name: String,
         tensor: Tensor<'a>,
@@ -33,8 +33,8 @@ enum Source<'a> {
 
 impl<'a> HostMatrix<'a> {
     /// A matrix of f32 values.
-    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> HostMatrix<'static> {
-        HostMatrix { rows, cols, element: ElementType::F32, source: Source::Memory(bytemuck::cast_slice(values).to_vec()) }
+    pub fn from_f32(rows: usize, cols: usize, values: Vec<f32>) -> HostMatrix<'static> {
+        HostMatrix { rows, cols, element: ElementType::F32, source: Source::Memory(values) }
     }
 
     /// The tensor `name` of a checkpoint, whose shape has been checked.
@@ -55,16 +55,19 @@ impl<'a> HostMatrix<'a> {
     ///
     /// # Errors
     /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Read`].
-    pub fn row_bytes(&self, rows: Range<usize>) -> Result<Vec<u8>> {
+    pub fn row_bytes(&self, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         let size = self.element.size();
         let bytes = |rows: Range<usize>| rows.start * self.cols * size..rows.end * self.cols * size;
         match &self.source {
-            Source::Memory(all) => all.get(bytes(rows)).map(<[u8]>::to_vec).ok_or_else(|| Error::shape("read", "rows beyond the end of a matrix")),
+            Source::Memory(all) => {
+                let all: &[u8] = bytemuck::cast_slice(all);
+                all.get(bytes(rows)).map(Cow::Borrowed).ok_or_else(|| Error::shape("read", "rows beyond the end of a matrix"))
+            }
             Source::File { name, tensor, transposed: false } => {
                 let range = bytes(rows);
                 let read = tensor.read_range(range.clone())?;
                 check(&read, self.element, range.start / size, name, tensor)?;
-                Ok(read)
+                Ok(Cow::Owned(read))
             }
             Source::File { name, tensor, transposed: true } => {
                 let stored = tensor.read()?;
@@ -76,7 +79,7 @@ impl<'a> HostMatrix<'a> {
                         turned.extend_from_slice(&stored[at..at + size]);
                     }
                 }
-                Ok(turned)
+                Ok(Cow::Owned(turned))
             }
         }
     }
@@ -85,8 +88,16 @@ impl<'a> HostMatrix<'a> {
     ///
     /// # Errors
     /// As [`HostMatrix::row_bytes`].
-    pub fn bytes(&self) -> Result<Vec<u8>> {
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         self.row_bytes(0..self.rows)
+    }
+
+    /// Puts some rows onto the GPU, in their stored type.
+    ///
+    /// # Errors
+    /// As [`HostMatrix::row_bytes`]; [`Error::OutOfMemory`].
+    pub fn upload(&self, gpu: &Gpu, rows: Range<usize>) -> Result<Matrix> {
+        gpu.upload_bytes(&self.row_bytes(rows.clone())?, rows.len(), self.cols, self.element)
     }
 
     /// All values, widened.

@@ -25,11 +25,7 @@ impl Linear {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BadTensor`], [`Error::Read`].
     pub fn upload(gpu: &Gpu, HostLinear { spec, matrix, bias }: &HostLinear) -> Result<Self> {
-        Ok(Self {
-            spec,
-            weight: gpu.upload_bytes(&matrix.bytes()?, matrix.rows, matrix.cols, matrix.element)?,
-            bias: bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?,
-        })
+        Ok(Self { spec, weight: matrix.upload(gpu, 0..matrix.rows)?, bias: bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()? })
     }
 }
 
@@ -76,7 +72,7 @@ impl LayerWeights {
         let norm = |norm: &Option<HostNorm>| norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose();
         let shortcut = |half: usize| {
             let matrix = layer.shortcuts[half].as_ref();
-            matrix.map(|matrix| gpu.upload_bytes(&matrix.bytes()?, matrix.rows, matrix.cols, matrix.element)).transpose()
+            matrix.map(|matrix| matrix.upload(gpu, 0..matrix.rows)).transpose()
         };
         Ok(Self {
             fused: layer.fused,

@@ -13,9 +13,9 @@ mod weights;
 
 use std::path::Path;
 
-pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches};
+pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, SLICED_PREFIX};
-pub use ends::Ends;
+pub use ends::{Ends, PART_BYTES, Readout, logit_entries, parts};
 pub use host::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm};
 pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
 pub use rope::Rope;

@@ -89,7 +89,7 @@ impl Config {
     }
 
     /// `[out, in]` of a weight.
-    fn linear_shape(&self, weight: &Weight, layer: usize) -> (usize, usize) {
+    pub fn linear_shape(&self, weight: &Weight, layer: usize) -> (usize, usize) {
         let widths = self.widths(layer);
         let (h, f) = (self.head_dim, self.intermediate_size);
         let (heads, kv) = (self.num_attention_heads * h, self.num_key_value_heads * h);
@@ -179,6 +179,25 @@ impl Config {
             add(names.head_bias(), &[self.vocab_size]);
         }
         list
+    }
+
+    /// How many parameters the matrices of a layer have.
+    pub fn layer_parameters(&self, layer: usize) -> u64 {
+        let product = |(rows, cols): (usize, usize)| (rows * cols) as u64;
+        let widths = self.widths(layer);
+        let linears: u64 = self.architecture.layer.iter().map(|weight| product(self.linear_shape(weight, layer))).sum();
+        let shortcuts = match (self.fused(), self.parallel) {
+            (false, _) => 0,
+            (true, true) => product((widths.attention_input, widths.output)),
+            (true, false) => product((widths.attention_input, widths.mlp_input)) + product((widths.mlp_input, widths.output)),
+        };
+        linears + shortcuts
+    }
+
+    /// Parameters of the largest matrix of a layer.
+    pub fn largest_matrix(&self) -> u64 {
+        let sizes = self.architecture.layer.iter().map(|weight| self.linear_shape(weight, 0));
+        sizes.map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
     }
 
     /// How many parameters a checkpoint of this config has.

@@ -130,14 +130,14 @@ impl<'a> Network<'a> {
         let layers = (0..config.num_hidden_layers).map(|layer| fuse::layer(config, &store.layer(layer)?)).collect::<Result<Vec<_>>>()?;
         let ends = store.ends()?;
         let embedding =
-            |table: &HostMatrix| Ok::<_, Error>(HostMatrix::from_f32(table.rows, table.cols, &fuse::embedding_rows(config, table, 0..table.rows)?));
+            |table: &HostMatrix| Ok::<_, Error>(HostMatrix::from_f32(table.rows, table.cols, fuse::embedding_rows(config, table, 0..table.rows)?));
         let (head, head_bias) = fuse::head_rows(&ends, 0..ends.head.rows)?;
         let fused = HostEnds {
             fused: true,
             embedding: embedding(&ends.embedding)?,
             positions: ends.positions.as_ref().map(embedding).transpose()?,
             final_norm: None,
-            head: HostMatrix::from_f32(ends.head.rows, ends.head.cols, &head),
+            head: HostMatrix::from_f32(ends.head.rows, ends.head.cols, head),
             head_bias,
         };
         Self::new(config, &layers, &fused)

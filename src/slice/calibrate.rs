@@ -77,7 +77,9 @@ impl Covariance {
     /// [`Error::Numerical`] if the signal was not finite or the solve failed its check; whatever the readback reports.
     pub fn principal_axes(mut self, gpu: &Gpu) -> Result<Eigen> {
         self.add_last(gpu)?;
-        eigh(Mat::from_fn(self.width, self.width, |i, j| self.sum[i.min(j) * self.width + i.max(j)]).as_ref())
+        let full = Mat::from_fn(self.width, self.width, |i, j| self.sum[i.min(j) * self.width + i.max(j)]);
+        drop(self);
+        eigh(full.as_ref())
     }
 }
 

@@ -37,7 +37,7 @@ pub fn linear(config: &Config, layer: &HostLayer, linear: &HostLinear) -> Result
     if linear.spec.writes == Space::Residual && config.architecture.norm == Norm::Layer {
         subtract_output_mean(&mut values, &mut bias, linear.matrix.cols);
     }
-    Ok(HostLinear { spec: linear.spec, matrix: HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, &values), bias })
+    Ok(HostLinear { spec: linear.spec, matrix: HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, values), bias })
 }
 
 /// Rows of an embedding that is added into the residual.

@@ -1,74 +1,139 @@
-//! How much memory a run will take, told before it is taken.
-
-use serde::Serialize;
+//! How much memory slicing takes at its peak, told before it is taken.
 
 use std::ops::Range;
 
-use super::{plan::Plan, residual::Placement};
+use super::{
+    plan::{Options, Plan},
+    residual::Placement,
+};
 use crate::{
     gpu::Gpu,
-    model::{BatchSize, Config, HostMatrix},
+    model::{
+        BatchSize, Config, Half, HostMatrix, PART_BYTES,
+        architecture::{Space, Weight},
+        halves, parts, row_bytes, signal_bytes, staging_bytes,
+    },
 };
 
-/// Bytes that a phase needs at its peak, about.
-#[derive(Debug, Clone, Serialize)]
-pub struct MemoryEstimate {
-    pub phase: &'static str,
-    pub gpu_bytes: u64,
-    pub host_bytes: u64,
-}
-
-/// The most bytes of an embedding in work at a time, where a binding holds no more.
-const EMBEDDING_PART: u64 = 128 << 20;
-/// Tokens in work at a time.
-const BATCH_TOKENS: u64 = 2048;
-
-/// Estimates for slicing with so many calibration tokens, and for measuring perplexity. `stored_bytes` is the size of a stored weight (2 or 4).
-pub fn memory(config: &Config, plan: &Plan, tokens: usize, stored_bytes: u64) -> Vec<MemoryEstimate> {
-    let d = config.hidden_size as u64;
-    let heads = (config.num_attention_heads * config.head_dim) as u64;
-    let inner = config.intermediate_size as u64 * if config.architecture.gated { 3 } else { 2 };
-    let activations = 4 * BATCH_TOKENS * (4 * d + config.qkv_width() as u64 + heads + inner);
-    let ends = config.vocab_size as u64 * d;
-    let layer = (config.parameters().saturating_sub(ends * if config.tie_word_embeddings { 1 } else { 2 })) / config.num_hidden_layers as u64;
-    let tokens = tokens as u64;
-    vec![
-        MemoryEstimate {
-            phase: "slice",
-            // One layer in f32 and one of its weights rotated (or a part of the embedding and its rotation), the residual of every token, two
-            // rotations and a covariance.
-            gpu_bytes: (4 * layer * 3 / 2).max(2 * (4 * ends).min(EMBEDDING_PART)) + 4 * d * tokens + activations + 5 * 4 * d * d,
-            // The layer, fused; the covariance, its copy, eigenvectors and the solver's work space in f64.
-            host_bytes: 2 * 4 * layer + 8 * 8 * d * d,
-        },
-        MemoryEstimate {
-            phase: "perplexity",
-            gpu_bytes: stored_bytes * (layer + 2 * ends) + (1 << 30).min(4 * d * tokens.max(BATCH_TOKENS)) + activations,
-            host_bytes: plan.tensors.iter().map(|tensor| tensor.byte_len()).max().unwrap_or_default(),
-        },
-    ]
-}
-
 /// How much of everything is in memory at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryPlan {
     pub batch: BatchSize,
     pub placement: Placement,
-    /// The most bytes of a run of rows of an embedding.
+    /// The most bytes of a run of rows of an embedding, in f32.
     pub part_bytes: u64,
 }
 
+/// The calibration, as far as memory goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calibration {
+    pub tokens: usize,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+}
+
+/// The most bytes that something takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peak {
+    pub gpu: u64,
+    /// The most bytes that go to the GPU at once.
+    pub upload: u64,
+    /// Beside what the process takes without any work.
+    pub host: u64,
+    pub disk: u64,
+}
+
 impl MemoryPlan {
-    /// For a GPU with room for everything.
-    pub fn unlimited(options: &super::plan::Options) -> Self {
-        Self { batch: BatchSize { rows: options.rows_per_batch, ..BatchSize::default() }, placement: Placement::Gpu, part_bytes: EMBEDDING_PART }
+    /// For a machine with room for everything.
+    pub fn unlimited(options: &Options) -> Self {
+        Self { batch: BatchSize { rows: options.rows_per_batch, ..BatchSize::default() }, placement: Placement::Gpu, part_bytes: PART_BYTES }
     }
 
     /// Runs of rows of a table that are worked on together, in f32.
     pub fn parts(&self, gpu: &Gpu, table: &HostMatrix) -> impl Iterator<Item = Range<usize>> + use<> {
-        let row_bytes = table.cols.next_multiple_of(4) * 4;
-        let planned = (self.part_bytes as usize / row_bytes).max(1);
-        let (rows, step) = (table.rows, planned.min(gpu.rows_per_binding(row_bytes)));
-        (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
+        parts(gpu, table, 4, self.part_bytes)
     }
+
+    /// Tokens of the largest batch.
+    fn batch_tokens(&self, calibration: &Calibration) -> u64 {
+        let tokens = match self.batch.rows {
+            Some(rows) => rows.saturating_mul(calibration.longest),
+            None => self.batch.tokens.max(calibration.longest),
+        };
+        tokens.min(calibration.tokens) as u64
+    }
+
+    /// What slicing a model of this config takes; `element_size` is that of its stored weights.
+    pub fn peak(&self, config: &Config, plan: &Plan, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+        let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
+        let d = config.hidden_size as u64;
+        let tokens = self.batch_tokens(calibration);
+        let residual = calibration.tokens as u64 * full;
+        let square = d * full;
+        // Q[:, :d] and its transpose; the last one is not cut.
+        let rotation = d * full + d * full.max(width);
+        let held = if self.placement == Placement::Gpu { residual } else { tokens * full };
+        let table = self.part_bytes.min(config.vocab_size as u64 * full);
+        // Beside the residual of a batch where that is not on the GPU anyway: uploaded and added, or rotated and read back.
+        let signal = if self.placement == Placement::Gpu { 0 } else { staging_bytes(tokens * full) };
+        let ends = table + (staging_bytes(table).max(tokens * full + signal)).max(rotation / 2 + 2 * table);
+        let sums = 2 * square + tokens * full;
+        let layer = (0..config.num_hidden_layers).flat_map(|layer| halves(config).iter().map(move |half| (layer, *half)));
+        let (mut gpu, mut largest) = (ends.max(tokens * full + sums), 0);
+        for (layer, half) in layer {
+            let Weights { loading, kept, written, largest: most, cut } = weights(config, plan, layer, half);
+            let signals = tokens * (signal_bytes(config, half, plan.width, config.hidden_size).max(full + width) + full);
+            // Read back, or cut and read back.
+            let running = kept + (signals + signal).max(sums).max(cut);
+            let after = written + rotation + 2 * cut;
+            gpu = gpu.max(rotation + (loading + staging_bytes(most)).max(running).max(after));
+            largest = largest.max(most);
+        }
+        // As f32, and read, converted or transposed beside that.
+        let matrix = largest + (largest / 4 * element_size as u64).max(largest);
+        let eigen = 10 * 8 * d * d;
+        let host = matrix.max(eigen).max(3 * table).max(tokens * full + 3 * square);
+        Peak {
+            gpu: held + rope + gpu,
+            upload: largest.max(table).max(if self.placement == Placement::Gpu { 0 } else { tokens * full }),
+            host: host + if self.placement == Placement::Host { residual } else { 0 },
+            disk: plan.byte_len() + 2 * (residual + square),
+        }
+    }
+}
+
+/// Bytes of the f32 weights of half a layer.
+#[derive(Default)]
+struct Weights {
+    /// The most while they are loaded, one after the other.
+    loading: u64,
+    /// Of all that are on the GPU while it runs.
+    kept: u64,
+    /// Of those that write the residual.
+    written: u64,
+    /// Of the largest one before it is cut, and after.
+    largest: u64,
+    cut: u64,
+}
+
+fn weights(config: &Config, plan: &Plan, layer: usize, half: Half) -> Weights {
+    let bytes = |config: &Config, weight: &Weight| {
+        let (rows, cols) = config.linear_shape(weight, layer);
+        rows as u64 * row_bytes(cols)
+    };
+    let mut sums = Weights::default();
+    for weight in config.architecture.layer.iter().filter(|weight| half.has(weight.role)) {
+        let (whole, cut) = (bytes(config, weight), bytes(&plan.config, weight));
+        if weight.writes == Space::Residual {
+            sums.written += whole;
+            sums.kept += whole;
+            sums.loading = sums.loading.max(sums.kept);
+        } else {
+            sums.loading = sums.loading.max(sums.kept + whole + cut);
+            sums.kept += cut;
+        }
+        sums.largest = sums.largest.max(whole);
+        sums.cut = sums.cut.max(cut);
+    }
+    sums
 }

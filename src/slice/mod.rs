@@ -21,6 +21,7 @@ pub mod fuse;
 mod memory;
 mod output;
 mod plan;
+mod probe;
 mod residual;
 mod rotate;
 mod schedule;
@@ -28,8 +29,9 @@ mod snapshot;
 
 pub use calibrate::Covariance;
 pub use driver::{Job, slice};
-pub use memory::{MemoryEstimate, MemoryPlan, memory};
+pub use memory::{Calibration, MemoryPlan, Peak};
 pub use plan::{Options, Orientation, Plan};
+pub use probe::{Speed, work};
 pub use residual::Placement;
 pub use rotate::Rotation;
 pub use schedule::{layer_widths, sliced_width};

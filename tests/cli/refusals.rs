@@ -230,6 +230,11 @@ fn flags_that_make_no_sense_are_usage_errors() {
     for flag in ["--temperature=-1", "--temperature=nan", "--temperature=inf", "--top-p=0", "--top-p=1.5", "--top-p=nan"] {
         scene.refused(args!["generate", model, "--prompt", "x", flag], 2, "expected --temperature of at least 0 and --top-p in 0 < p <= 1");
     }
+    let dry = args!["run", model, "-o", out, "--dry-run", "--max-gpu-memory", "64KiB"];
+    scene.refused(dry, 5, "--max-gpu-memory is too low by ");
+    scene.refused(args!["run", model, "-o", out, "--max-host-memory", "1MiB"], 5, "--max-host-memory is too low by ");
+    let said = program(args!["run", model, "-o", out, "--max-gpu-memory", "1 apple"]);
+    assert!(said.code == Some(2) && said.err.contains("expected a size such as 3GiB or 500MB"), "{said:?}");
     assert_eq!(program(args!["eval", model]).code, Some(2));
     let tokens = scene.tokens("tokens.json", 3, 8);
     scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "4"], 2, "--cal-nsamples 4, but");

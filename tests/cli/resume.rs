@@ -324,6 +324,50 @@ fn a_disk_that_fills_up_keeps_the_last_layer() {
 }
 
 #[test]
+fn a_lost_device_is_opened_once_more_and_then_the_state_is_kept() {
+    let runs = Runs::new();
+    let said = runs.run("once", &["--lose-device-after", "150"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("warning: the GPU device was lost: on purpose, for a test; going on on the same device opened again"), "{said:?}");
+    runs.check("once", "after a lost device");
+
+    let said = runs.run("out", &["--lose-device-after", "150,120"]);
+    assert_eq!(said.code, Some(6), "{said:?}");
+    let last = said.err.lines().last().unwrap_or_default();
+    assert!(last.contains(".out.partial") && last.contains("--resume goes on: the GPU device was lost"), "{said:?}");
+    let before = runs.stage("out");
+    assert!((2..STAGES).contains(&before), "lost too early or too late: {before}");
+    assert_eq!(runs.run("out", &["--resume"]).code, Some(0));
+    runs.check("out", "after two lost devices");
+}
+
+#[test]
+fn memory_that_runs_out_is_answered_by_smaller_pieces_and_then_by_the_flags() {
+    let runs = Runs::new();
+    // Sequences of 40 tokens, as many at a time as planned, which is all.
+    let command = |out: &str, withheld: u64, flags: &[&str]| {
+        let withheld = withheld.to_string();
+        let path = |name: &str| runs.scene.path(name);
+        let tokens = runs.scene.tokens("many.json", 80, 40);
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["run", path("model"), "-o", path(out), "--calibration", tokens, "--max-gpu-memory", "12MiB", "--json"]);
+        command.args(["--withhold-gpu-memory", &withheld]).args(flags);
+        said(&mut command)
+    };
+    let whole = command("whole", 0, &[]).json();
+    assert!(whole["peak_gpu_bytes"].as_u64().is_some_and(|bytes| bytes <= 12 << 20), "{whole}");
+    let tokens = |report: &Value| report["plan"]["slice"]["batch"]["tokens"].as_u64().expect("tokens");
+    let squeezed = command("squeezed", 3 << 20, &[]);
+    assert!(squeezed.err.contains("going on with fewer tokens at a time and the residual off the GPU"), "{squeezed:?}");
+    let report = squeezed.json();
+    assert!(tokens(&report) < tokens(&whole), "{report}");
+    assert!(report["peak_gpu_bytes"].as_u64().is_some_and(|bytes| bytes <= 9 << 20), "{report}");
+    let failed = command("failed", 11 << 20, &[]);
+    assert_eq!(failed.code, Some(5), "{failed:?}");
+    assert!(failed.err.lines().last().is_some_and(|last| last.contains("--max-gpu-memory")), "{failed:?}");
+}
+
+#[test]
 fn two_runs_to_one_output_do_not_meet() {
     let runs = Runs::new();
     runs.stopped("out");

@@ -97,7 +97,7 @@ fn covariance_is_the_same_in_one_piece_and_by_rows() {
     for piece in values.chunks(7 * width) {
         by_rows.add(&gpu, &gpu.upload(piece, piece.len() / width, width).expect("an upload")).expect("a covariance");
     }
-    let [whole, by_rows] = [whole, by_rows].map(|covariance| covariance.principal_axes().expect("axes").values);
+    let [whole, by_rows] = [whole, by_rows].map(|covariance| covariance.principal_axes(&gpu).expect("axes").values);
     // Sums of 64 terms in f32.
     let error = relative(&by_rows, &whole);
     assert!(error <= 8.0 * support::ROUNDOFF, "eigenvalues differ by {error:.1e}");
