@@ -9,6 +9,9 @@ OUT      := target/demo-sliced-25
 PROMPT   := One morning
 PYTHON   ?= python3
 
+# What `bench` says of the program that measured. A build without make says "unknown".
+export SLICEGPT_GPU_GIT_HASH := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+
 # Mesa's software driver complains on stderr where there is no such directory.
 export XDG_RUNTIME_DIR ?= /tmp
 

@@ -1,10 +1,12 @@
-//! Kernels at the shapes of real models, and the eigensolver between them, for developers: `cargo bench`.
+//! Kernels at the shapes of real models, and the parts between them that run on the CPU, for developers: `cargo bench`. To compare machines, use
+//! `slicegpt-gpu bench`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use slicegpt_gpu::{
     gpu::{Gpu, GpuOptions},
     linalg::eigh,
     ops::{AttentionShape, HeadSpan, Norm, blocks},
+    slice::Covariance,
 };
 
 const TOKENS: usize = 512;
@@ -43,7 +45,12 @@ fn kernels(c: &mut Criterion) {
     group.finish();
     let sum = gpu.download(&gpu.covariance(&x).expect("covariance")).expect("download");
     let matrix = faer::Mat::from_fn(768, 768, |i, j| f64::from(sum[i.min(j) * 768 + i.max(j)]));
-    c.bench_function("eigh 768", |b| b.iter(|| eigh(matrix.as_ref()).expect("eigh")));
+    let mut group = c.benchmark_group("cpu");
+    group.sample_size(10);
+    group.bench_function("eigh 768", |b| b.iter(|| eigh(matrix.as_ref()).expect("eigh")));
+    // The kernel, the readback, and adding to the f64 sum.
+    let mut covariance = Covariance::new(768);
+    group.bench_function("covariance combined in f64", |b| b.iter(|| covariance.add(&gpu, &x).expect("add")));
 }
 
 criterion_group!(benches, kernels);

@@ -14,6 +14,7 @@
 //! `cli → memory → {slice, eval, generate, report} → model → ops → gpu → error`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
 //! `cli` alone, tensor names and `model_type`s in `model` alone. The library never prints, outside of `cli`, and never panics on user data.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -59,18 +59,19 @@ fn model_types_and_tensor_names_are_known_to_model_alone() {
 #[test]
 fn imports_go_one_way() {
     let rules: &[(&str, &[&str])] = &[
-        ("src/error.rs", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data", "checkpoint"]),
-        ("src/linalg/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "data", "checkpoint"]),
-        ("src/gpu/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "linalg", "data", "checkpoint"]),
-        ("src/ops/", &["cli", "slice", "eval", "generate", "report", "model", "linalg", "data", "checkpoint"]),
-        ("src/checkpoint/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data"]),
-        ("src/data/", &["cli", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg"]),
-        ("src/model/", &["cli", "slice", "eval", "generate", "report", "linalg", "data"]),
-        ("src/synthetic.rs", &["cli", "slice", "eval", "generate", "report", "ops", "gpu", "linalg", "data"]),
-        ("src/slice/", &["cli", "memory", "eval", "generate", "report"]),
-        ("src/memory.rs", &["cli", "report", "data", "linalg", "ops"]),
-        ("src/eval.rs", &["cli", "memory", "slice", "generate", "report", "data"]),
-        ("src/generate.rs", &["cli", "slice", "eval", "report", "data"]),
+        ("src/error.rs", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data", "checkpoint"]),
+        ("src/linalg/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "data", "checkpoint"]),
+        ("src/gpu/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "linalg", "data", "checkpoint"]),
+        ("src/ops/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "linalg", "data", "checkpoint"]),
+        ("src/checkpoint/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data"]),
+        ("src/data/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg"]),
+        ("src/model/", &["cli", "bench", "slice", "eval", "generate", "report", "linalg", "data"]),
+        ("src/synthetic.rs", &["cli", "bench", "slice", "eval", "generate", "report", "ops", "gpu", "linalg", "data"]),
+        ("src/slice/", &["cli", "bench", "memory", "eval", "generate", "report"]),
+        ("src/memory.rs", &["cli", "bench", "report", "data", "linalg", "ops"]),
+        ("src/eval.rs", &["cli", "bench", "memory", "slice", "generate", "report", "data"]),
+        ("src/generate.rs", &["cli", "bench", "slice", "eval", "report", "data"]),
+        ("src/bench/", &["cli", "eval", "generate", "report", "data"]),
     ];
     for (place, forbidden) in rules {
         for (path, text) in sources("src", "rs").iter().filter(|(path, _)| relative(path).starts_with(place)) {

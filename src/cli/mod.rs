@@ -1,5 +1,6 @@
 //! The command line: flags → validated options → the library → what people see.
 
+mod bench;
 mod calibration;
 mod describe;
 mod devices;
@@ -44,6 +45,8 @@ enum Command {
     Synthesize(synthesize::Args),
     /// List the GPUs that can be used.
     Devices(devices::Args),
+    /// Measure how fast a GPU is at what this program does, check its results, and compare.
+    Bench(bench::Args),
 }
 
 /// Which GPU.
@@ -106,6 +109,7 @@ impl Cli {
             Command::Logits(args) => args.execute(),
             Command::Synthesize(args) => args.execute(),
             Command::Devices(args) => args.execute(),
+            Command::Bench(args) => args.execute(),
         }
     }
 }

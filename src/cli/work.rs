@@ -172,7 +172,7 @@ impl Work<'_> {
                 report.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
             }
         }
-        self.args.device.close(&gpu, progress)?;
+        self.args.device.close(gpu, progress)?;
         report.seconds = progress.seconds();
         report.warnings = progress.warnings();
         if whole {

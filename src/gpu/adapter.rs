@@ -13,6 +13,8 @@ pub const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan dr
 pub struct AdapterDescription {
     pub index: usize,
     pub name: String,
+    /// Who made it or its driver: a name, or the number that drivers give.
+    pub vendor: String,
     /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
     pub device_type: &'static str,
     pub backend: String,
@@ -66,6 +68,7 @@ pub(super) fn describe(adapter: &wgpu::Adapter, limits: wgpu::Limits, index: usi
     AdapterDescription {
         index,
         name: info.name,
+        vendor: vendor(info.vendor),
         device_type: match info.device_type {
             DeviceType::DiscreteGpu => "discrete",
             DeviceType::IntegratedGpu => "integrated",
@@ -85,6 +88,24 @@ pub(super) fn describe(adapter: &wgpu::Adapter, limits: wgpu::Limits, index: usi
         software: info.device_type == DeviceType::Cpu,
         default: index == 0,
     }
+}
+
+fn vendor(number: u32) -> String {
+    let known = match number {
+        0x1002 => "AMD",
+        0x1010 => "Imagination",
+        0x106b => "Apple",
+        0x10de => "NVIDIA",
+        0x13b5 => "ARM",
+        0x1414 => "Microsoft",
+        0x14e4 => "Broadcom",
+        0x1ae0 => "Google",
+        0x5143 => "Qualcomm",
+        0x8086 => "Intel",
+        0x10005 => "Mesa",
+        _ => return format!("{number:#06x}"),
+    };
+    known.into()
 }
 
 pub(super) fn choose(adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {

@@ -106,7 +106,7 @@ impl Config {
     }
 
     /// Whether a weight has a bias: its own, or one that fusing a norm gave it.
-    fn linear_bias(&self, weight: &Weight) -> bool {
+    pub fn linear_bias(&self, weight: &Weight) -> bool {
         self.has_bias(weight.bias) || (self.fused() && weight.reads == Space::Residual && self.norm_has_bias())
     }
 

@@ -1,6 +1,6 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
-use super::{activation, attention, copy_rows, covariance, embed, energy, gemm, gemv, head_norm, loss, norm, rope, sample};
+use super::{activation, attention, copy_rows, covariance, embed, energy, gemm, gemm_naive, gemv, head_norm, loss, norm, probe, rope, sample};
 use crate::gpu::{ElementType, Kernel};
 
 /// The types that weights are stored in.
@@ -17,10 +17,12 @@ pub fn kernels() -> Vec<Kernel> {
         embed::kernels(),
         energy::kernels(),
         gemm::kernels(),
+        gemm_naive::kernels(),
         gemv::kernels(),
         head_norm::kernels(),
         loss::kernels(),
         norm::kernels(),
+        probe::kernels(),
         rope::kernels(),
         sample::kernels(),
     ];

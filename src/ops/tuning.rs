@@ -66,6 +66,16 @@ impl Gpu {
         self.choose_for_now(PINNED, config.to_string());
     }
 
+    /// Does `run` with one configuration for all products, whatever was measured or pinned.
+    pub fn with_products<T>(&self, config: ProductConfig, run: impl FnOnce() -> T) -> T {
+        let before = self.choice(PINNED);
+        self.pin_products(config);
+        let result = run();
+        // An empty name is no configuration.
+        self.choose_for_now(PINNED, before.unwrap_or_default());
+        result
+    }
+
     /// What products run with on this device: by kernel and size, in results, where something was measured, and the default elsewhere.
     pub fn tuning(&self) -> Vec<(String, String)> {
         let mut list = self.choices();

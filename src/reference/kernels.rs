@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use crate::ops::{Activation, AttentionShape, Block, HeadSpan, Norm, Pairing, RowCopy, SampleOptions};
+use crate::ops::{Activation, AttentionShape, Block, HeadSpan, Norm, PROBE_CHAINS, Pairing, RowCopy, SampleOptions};
 
 /// A matrix from row-major values.
 pub fn matrix(rows: usize, cols: usize, values: &[f32]) -> DMatrix<f64> {
@@ -21,6 +21,22 @@ pub fn linear(a: &DMatrix<f64>, w: &DMatrix<f64>, bias: Option<&[f64]>) -> DMatr
 /// `a · b`.
 pub fn matmul(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     a * b
+}
+
+/// `a · wᵀ`, as the bench's naive product has it.
+pub fn gemm_naive(a: &DMatrix<f64>, w: &DMatrix<f64>) -> DMatrix<f64> {
+    linear(a, w, None)
+}
+
+/// For every thread, the sum of [`PROBE_CHAINS`] numbers from `t % 16` on, each put through `z ← z·factor + summand` so many times.
+pub fn probe_fma(threads: usize, steps: u32, factor: f64, summand: f64) -> Vec<f64> {
+    let chain = |start: usize| (0..steps).fold(start as f64, |z, _| z * factor + summand);
+    (0..threads).map(|thread| (0..PROBE_CHAINS).map(|i| chain(thread % 16 + i)).sum()).collect()
+}
+
+/// `y = x`.
+pub fn probe_copy(x: &DMatrix<f64>) -> DMatrix<f64> {
+    x.clone()
 }
 
 /// `e[t] = Σ_i x[t, i]²`.

@@ -5,6 +5,7 @@
 //! good as independent), or of their number where that is small.
 
 mod attention;
+mod bench;
 mod products;
 mod rows;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,225 @@
+//! One decoder layer, dense or sliced, as the model's own forward pass runs it.
+
+use faer::Mat;
+use nalgebra::DMatrix;
+
+use super::{Job, ROUNDOFF, compare, kernels::some_tokens, sizes};
+use crate::{
+    bench::{
+        row::{Bound, Unit, Work},
+        values::Values,
+        workload::LayerSlicing,
+    },
+    error::{Error, Result},
+    gpu::{ElementType, Gpu},
+    model::{
+        Config, LayerContext, LayerWeights, LayerWidths, Linear, NormWeights, Shape, Slicing,
+        architecture::{Position, Role, Weight},
+    },
+    ops::{AttentionShape, Block, HeadSpan, Norm},
+    reference,
+};
+
+/// A layer whose weights are known without being held.
+struct Layer {
+    config: Config,
+    linears: Vec<(&'static Weight, Values, Option<Values>)>,
+    /// Weight and bias of the norms, alike in both halves; none once fused.
+    norm: Option<(Values, Option<Values>)>,
+    shortcuts: [Option<Values>; 2],
+    width: usize,
+}
+
+pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing: LayerSlicing) -> Result<Job<'a>> {
+    let layer = Layer::new(shape, slicing)?;
+    let config = layer.config.clone();
+    let kv_width = config.num_key_value_heads * config.head_dim;
+    let (x, cached) = (Values::signal(1, tokens, layer.width), Values::signal(2, past + tokens, 2 * kv_width));
+    let weights = layer.upload(gpu)?;
+    let positions = gpu.upload_u32(&(past..past + tokens).map(|position| position as u32).collect::<Vec<_>>())?;
+    let rope_table = match &config.rope {
+        Some(rope) => Some(gpu.upload(&rope.table(past + tokens), past + tokens, 2 * rope.inverse_frequencies.len())?),
+        None => None,
+    };
+    let cache = if past > 0 { Some(cached.upload(gpu)?) } else { None };
+    let sequences = [Block { first: 0, tokens, kv_row: 0, position: past }];
+    let sizes = sizes([("tokens", tokens), ("past", past), ("width", layer.width), ("hidden_size", config.hidden_size)]);
+    let work = layer.work(tokens, past);
+    let input = x.upload(gpu)?;
+    let inner = config.intermediate_size;
+    // Where there are no shortcuts, the result takes the place of the input. The norm bounds what the weights see, however often that happens.
+    let execute = move || {
+        let (positions, rope_table, cache) = (&positions, rope_table.as_ref(), cache.as_ref());
+        LayerContext { gpu, config: &config, layer: 0, positions, rope_table, sequences: &sequences, cache }.forward(&weights, input.clone())
+    };
+    let actual = gpu.download(&execute()?)?;
+
+    let chosen = some_tokens(tokens);
+    let expected = layer.twin(&x, &cached, past, &chosen)?;
+    let scale = expected.norm() / (expected.len() as f64).sqrt();
+    let triples = (0..expected.nrows()).flat_map(|row| (0..expected.ncols()).map(move |col| (row, col)));
+    let triples = triples.map(|(row, col)| (f64::from(actual[chosen[row] * layer.width + col]), expected[(row, col)], scale));
+    // Each of about eight stages adds the rounding of its sums; results a few times larger than their root mean square have a few times more.
+    let allowed = 32.0 * ROUNDOFF * (inner as f64).sqrt();
+    let check = compare("sampled tokens, by the root mean square of the results", allowed, triples);
+    let decodes = tokens == 1;
+    Ok(Job {
+        sizes,
+        unit: Unit::Tokens,
+        bound: if decodes { Bound::Bandwidth } else { Bound::Compute },
+        work,
+        check,
+        configuration: None,
+        on_gpu: true,
+        execute: Box::new(move || execute().map(drop)),
+    })
+}
+
+impl Layer {
+    fn new(shape: &str, slicing: LayerSlicing) -> Result<Self> {
+        let mut config = Shape::named(shape)?.config(Some(1))?;
+        let whole = config.hidden_size;
+        let width = if slicing == LayerSlicing::Dense { whole } else { whole / 4 * 3 };
+        if slicing != LayerSlicing::Dense {
+            config.slicing = Some(Slicing {
+                method: "slicegpt".into(),
+                norm_width: whole,
+                layers: vec![LayerWidths { attention_input: width, mlp_input: width, output: width }],
+                sparsity: 0.25,
+                round_interval: 8,
+                final_orientation: "pca".into(),
+                seed: 0,
+                calibration_sha256: String::new(),
+            });
+        }
+        let mut seed = 100;
+        let mut next = || {
+            seed += 1;
+            seed
+        };
+        let row = |seed, cols, scale| Values { seed, rows: 1, cols, scale, element: ElementType::F32 };
+        let linears = config.architecture.layer.iter().map(|spec| {
+            let (rows, cols) = config.linear_shape(spec, 0);
+            let weight = Values::weight(next(), rows, cols, ElementType::F16);
+            (spec, weight, config.linear_bias(spec).then(|| row(next(), rows, 0.1)))
+        });
+        let linears = linears.collect();
+        let norm =
+            (!config.fused() && config.norm_affine).then(|| (row(next(), whole, 2.0), config.norm_has_bias().then(|| row(next(), whole, 0.1))));
+        let shortcut = |seed| (slicing == LayerSlicing::Sliced).then(|| Values::weight(seed, width, width, ElementType::F16));
+        let shortcuts = [shortcut(next()), shortcut(next())];
+        Ok(Self { linears, norm, shortcuts, width, config })
+    }
+
+    fn upload(&self, gpu: &Gpu) -> Result<LayerWeights> {
+        let optional = |values: &Option<Values>| values.as_ref().map(|values| values.upload(gpu)).transpose();
+        let norm = || match &self.norm {
+            Some((weight, bias)) => Ok::<_, Error>(Some(NormWeights { weight: weight.upload(gpu)?, bias: optional(bias)? })),
+            None => Ok(None),
+        };
+        Ok(LayerWeights {
+            fused: self.config.fused(),
+            linears: self
+                .linears
+                .iter()
+                .map(|(spec, weight, bias)| Ok(Linear { spec, weight: weight.upload(gpu)?, bias: optional(bias)? }))
+                .collect::<Result<_>>()?,
+            norms: [norm()?, norm()?],
+            head_norms: None,
+            shortcuts: [optional(&self.shortcuts[0])?, optional(&self.shortcuts[1])?],
+        })
+    }
+
+    /// Every weight is read once, keys and values of the past too; what is small beside them is not counted.
+    fn work(&self, tokens: usize, past: usize) -> Work {
+        let config = &self.config;
+        let matrices = self.linears.iter().map(|(_, weight, _)| weight).chain(self.shortcuts.iter().flatten());
+        let parameters: usize = matrices.map(|weight| weight.rows * weight.cols).sum();
+        let seen = tokens * past + tokens * (tokens + 1) / 2;
+        let kv = 2 * config.num_key_value_heads * config.head_dim * (past + tokens);
+        Work {
+            flops: 2.0 * (tokens * parameters) as f64 + 4.0 * (seen * config.num_attention_heads * config.head_dim) as f64,
+            bytes: (2 * parameters + 4 * kv + 4 * 2 * tokens * self.width) as f64,
+            items: tokens as f64,
+        }
+    }
+
+    /// What the layer makes of the `chosen` tokens of `x`, in f64: keys and values of all tokens, the rest of those alone.
+    fn twin(&self, x: &Values, cached: &Values, past: usize, chosen: &[usize]) -> Result<DMatrix<f64>> {
+        let config = &self.config;
+        let (h, heads, kv_heads) = (config.head_dim, config.num_attention_heads, config.num_key_value_heads);
+        let all = DMatrix::from_fn(x.rows, x.cols, |row, col| f64::from(x.at(row, col)));
+        let pick = |matrix: &DMatrix<f64>| matrix.select_rows(chosen);
+        let input = self.norm(&all);
+        let positions: Vec<u32> = (past..past + x.rows).map(|position| position as u32).collect();
+        let span = |column, heads| HeadSpan { column, stride: h, heads };
+
+        let (mut keys, values) = (self.role(Role::Key, &input)?, self.role(Role::Value, &input)?);
+        self.turn(&mut keys, span(0, kv_heads), &positions);
+        let mut queries = self.role(Role::Query, &pick(&input))?;
+        self.turn(&mut queries, span(0, heads), &chosen.iter().map(|&token| positions[token]).collect::<Vec<_>>());
+        let width = kv_heads * h;
+        let kv = DMatrix::from_fn(past + x.rows, 2 * width, |row, col| match (row.checked_sub(past), col.checked_sub(width)) {
+            (None, _) => f64::from(cached.at(row, col)),
+            (Some(token), None) => keys[(token, col)],
+            (Some(token), Some(col)) => values[(token, col)],
+        });
+        let shape = AttentionShape { q: span(0, heads), k: span(0, kv_heads), v: span(width, kv_heads), ..config.attention_shape(0) };
+        let alone = |(row, &token): (usize, &usize)| Block { first: row, tokens: 1, kv_row: 0, position: past + token };
+        let blocks: Vec<Block> = chosen.iter().enumerate().map(alone).collect();
+        let attended = reference::attention(&shape, &queries, &kv, &blocks);
+        let middle = self.carried(0, pick(&all)) + self.role(Role::Output, &attended)?;
+
+        let input = self.norm(&middle);
+        let mut inner = self.role(Role::Up, &input)?;
+        if config.architecture.gated {
+            let gate = self.role(Role::Gate, &input)?;
+            inner = DMatrix::from_fn(gate.nrows(), 2 * gate.ncols(), |row, col| match col.checked_sub(gate.ncols()) {
+                None => gate[(row, col)],
+                Some(col) => inner[(row, col)],
+            });
+        }
+        let hidden = reference::activation(config.activation, config.architecture.gated, &inner);
+        Ok(self.carried(1, middle) + self.role(Role::Down, &hidden)?)
+    }
+
+    fn norm(&self, x: &DMatrix<f64>) -> DMatrix<f64> {
+        let config = &self.config;
+        let kind = if config.fused() { Norm::Rms } else { config.architecture.norm };
+        let wide = |values: &Values| values.rows(0..1).into_iter().map(f64::from).collect::<Vec<_>>();
+        let (weight, bias) = match &self.norm {
+            Some((weight, bias)) => (Some(wide(weight)), bias.as_ref().map(wide)),
+            None => (None, None),
+        };
+        reference::norm(kind, x, weight.as_deref(), bias.as_deref(), config.hidden_size, f64::from(config.norm_eps))
+    }
+
+    fn turn(&self, x: &mut DMatrix<f64>, span: HeadSpan, positions: &[u32]) {
+        if let (Some(rope), Position::Rope { pairing, .. }) = (&self.config.rope, self.config.architecture.position) {
+            reference::rope(pairing, x, span, positions, &rope.inverse_frequencies, f64::from(rope.attention_factor));
+        }
+    }
+
+    fn role(&self, role: Role, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
+        let found = self.linears.iter().find(|(spec, ..)| spec.role == role);
+        let (_, weight, bias) = found.ok_or_else(|| Error::shape("bench", format!("no {role:?} in {}", self.config.architecture.model_type)))?;
+        let mut y = applied(weight, x);
+        for (col, mut column) in y.column_iter_mut().enumerate() {
+            column.add_scalar_mut(bias.as_ref().map_or(0.0, |bias| f64::from(bias.at(0, col))));
+        }
+        Ok(y)
+    }
+
+    fn carried(&self, half: usize, x: DMatrix<f64>) -> DMatrix<f64> {
+        match &self.shortcuts[half] {
+            Some(shortcut) => applied(shortcut, &x),
+            None => x,
+        }
+    }
+}
+
+/// `x · wᵀ`.
+fn applied(w: &Values, x: &DMatrix<f64>) -> DMatrix<f64> {
+    let product = w.apply(&Mat::from_fn(x.nrows(), x.ncols(), |row, col| x[(row, col)]));
+    DMatrix::from_fn(product.nrows(), product.ncols(), |row, col| product[(row, col)])
+}
