@@ -1,9 +1,9 @@
 //! slicegpt-gpu makes large language models smaller on any GPU: SliceGPT (arXiv 2401.15024) as WGSL compute shaders on wgpu.
 //!
 //! # The way of the data
-//! [`checkpoint`] (memory-mapped files) → [`model`] (architecture table, config, weights) → [`slice::fuse`] → for each layer: forward pass on the
+//! [`checkpoint`] (tensors read from files) → [`model`] (architecture table, config, weights) → [`slice::fuse`] → for each layer: forward pass on the
 //! GPU ([`model::LayerContext`], [`ops`], [`gpu`]) → covariance (GPU) → [`linalg::eigh()`] (CPU, f64) → rotation (GPU) → [`checkpoint`] again →
-//! [`eval`], [`generate`]. One direction, no back and forth; one layer's weights on the GPU at a time.
+//! [`eval`], [`generate`]. One direction, no back and forth; the weights of half a layer on the GPU at a time.
 //!
 //! # Why it works
 //! With the norms' parameters fused into the weights beside them, RMSNorm(x·Q) = RMSNorm(x)·Q for every orthogonal Q. So the residual stream may
@@ -11,7 +11,7 @@
 //! two bases carries x·(QᵀQ'). In the basis of the signal's principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → memory → {slice, eval, generate, report} → model → ops → gpu → error`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
+//! `cli → report → memory → {slice, eval, generate} → model → ops → gpu → error`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
 //! `cli` alone, tensor names and `model_type`s in `model` alone. The library never prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;

@@ -77,14 +77,15 @@ impl MemoryPlan {
         // Beside the residual of a batch where that is not on the GPU anyway: uploaded and added, or rotated and read back.
         let signal = if self.placement == Placement::Gpu { 0 } else { staging_bytes(tokens * full) };
         let ends = table + (staging_bytes(table).max(tokens * full + signal)).max(rotation / 2 + 2 * table);
-        let sums = 2 * square + tokens * full;
+        // The covariance of a batch is read back while the next one runs.
+        let sums = 3 * square + tokens * full;
         let layer = (0..config.num_hidden_layers).flat_map(|layer| halves(config).iter().map(move |half| (layer, *half)));
         let (mut gpu, mut largest) = (ends.max(tokens * full + sums), 0);
         for (layer, half) in layer {
             let Weights { loading, kept, written, largest: most, cut } = weights(config, plan, layer, half);
             let signals = tokens * (signal_bytes(config, half, plan.width, config.hidden_size).max(full + width) + full);
             // Read back, or cut and read back.
-            let running = kept + (signals + signal).max(sums).max(cut);
+            let running = kept + (signals + signal + square).max(sums).max(cut + square);
             let after = written + rotation + 2 * cut;
             gpu = gpu.max(rotation + (loading + staging_bytes(most)).max(running).max(after));
             largest = largest.max(most);
