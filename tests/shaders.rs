@@ -10,21 +10,47 @@ use naga::{
     back::{hlsl, msl, spv},
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
-use slicegpt_gpu::{eval, gpu::Kernel, model::Model, ops::kernels, progress::Silent};
+use slicegpt_gpu::{
+    eval,
+    gpu::{Kernel, Need},
+    model::Model,
+    ops::kernels,
+    progress::Silent,
+};
 
 /// What a message about a kernel begins with.
 fn name(kernel: &Kernel) -> String {
     format!("{} {:?}", kernel.name, kernel.constants)
 }
 
-/// Parsed and validated with no capability beyond the core of WGSL; to naga, `unpack2x16float` is beyond, since some drivers lack it.
+/// Parsed and validated with no capability beyond what the kernel says it needs.
 fn validated(kernel: &Kernel) -> (Module, ModuleInfo) {
     let wgsl = kernel.wgsl();
     let module = naga::front::wgsl::parse_str(&wgsl).unwrap_or_else(|error| panic!("{}: {}", name(kernel), error.emit_to_string(&wgsl)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let capabilities = match kernel.need() {
+        Need::Nothing => Capabilities::empty(),
+        Need::UnpackF16 => Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+        Need::MatrixUnits => {
+            Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        }
+    };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", name(kernel), error.emit_to_string(&wgsl)));
     (module, info)
+}
+
+/// SPIR-V's OpCooperativeMatrixMulAddKHR.
+const COOPERATIVE_MULTIPLY_ADD: u32 = 4459;
+
+/// How many instructions have this code.
+fn count(words: &[u32], code: u32) -> usize {
+    let (mut at, mut found) = (5, 0);
+    while at < words.len() {
+        found += usize::from(words[at] & 0xffff == code);
+        at += (words[at] >> 16).max(1) as usize;
+    }
+    found
 }
 
 #[test]
@@ -34,13 +60,26 @@ fn every_kernel_translates_for_vulkan_metal_and_direct3d() {
         let entry = || (ShaderStage::Compute, "main".to_owned());
         let options = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
         let words = spv::write_vec(&module, &info, &spv::Options::default(), Some(&options));
-        assert!(words.unwrap_or_else(|error| panic!("{}: {error}", name(&kernel))).len() > 100);
+        let words = words.unwrap_or_else(|error| panic!("{}: {error}", name(&kernel)));
+        assert!(words.len() > 100);
+        let matrix_units = kernel.need() == Need::MatrixUnits;
+        assert_eq!(count(&words, COOPERATIVE_MULTIPLY_ADD) > 0, matrix_units, "{}", name(&kernel));
 
         let options = msl::PipelineOptions { entry_point: Some(entry()), ..Default::default() };
-        let (text, translated) = msl::write_string(&module, &info, &msl::Options { lang_version: (2, 1), ..Default::default() }, &options)
-            .unwrap_or_else(|error| panic!("{}: {error}", name(&kernel)));
+        let (text, translated) = msl::write_string(
+            &module,
+            &info,
+            &msl::Options { lang_version: if matrix_units { (2, 3) } else { (2, 1) }, ..Default::default() },
+            &options,
+        )
+        .unwrap_or_else(|error| panic!("{}: {error}", name(&kernel)));
         assert!(text.contains("kernel void main_(") && translated.entry_point_names.iter().all(Result::is_ok), "{}: {text}", name(&kernel));
+        assert_eq!(text.contains("simdgroup_multiply_accumulate("), matrix_units, "{}: {text}", name(&kernel));
 
+        // Direct3D's matrix units are unknown to naga and wgpu.
+        if matrix_units {
+            continue;
+        }
         let (mut text, options) = (String::new(), hlsl::PipelineOptions { entry_point: Some(entry()) });
         let translated = hlsl::Writer::new(&mut text, &hlsl::Options::default(), &options)
             .write(&module, &info, None)
@@ -72,6 +111,19 @@ fn every_kernel_keeps_to_the_limits_that_every_adapter_has() {
             assert!(variable.binding.as_ref().is_none_or(|binding| binding.group == 0), "{}: more than one bind group", name(&kernel));
         }
     }
+}
+
+#[test]
+fn what_only_some_adapters_can_do_has_a_kernel_for_the_others() {
+    let (all, everywhere): (Vec<_>, HashSet<_>) =
+        (kernels(), kernels().into_iter().filter(|one| one.need() == Need::Nothing).map(|one| (one.name, one.constants)).collect());
+    let unpacking: Vec<_> = all.iter().filter(|one| one.need() == Need::UnpackF16).collect();
+    assert!(unpacking.len() > 10);
+    for kernel in unpacking {
+        assert!(everywhere.contains(&(kernel.name, kernel.constants.clone())), "{}", name(kernel));
+    }
+    let on_matrix_units: BTreeSet<_> = all.iter().filter(|one| one.need() == Need::MatrixUnits).map(|one| one.name).collect();
+    assert_eq!(on_matrix_units, BTreeSet::from(["gemm_f16_matrix"]));
 }
 
 #[test]

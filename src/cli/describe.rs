@@ -10,6 +10,7 @@ use serde_json::json;
 use super::run::Args;
 use crate::{
     checkpoint::{SHARD_BYTES, shards},
+    gpu::Precision,
     model::Model,
     report::{Report, SCHEMA_VERSION, layers, percent_removed},
     slice::{Options, Plan, Site},
@@ -62,6 +63,7 @@ impl Args {
                 "ppl_eval_seqlen": self.ppl_eval_seqlen,
                 "dtype": options.dtype,
                 "device": self.device.device,
+                "precision": Precision::from(self.device.precision),
                 "force": self.force,
                 "max_gpu_memory": self.max_gpu_memory,
                 "max_host_memory": self.max_host_memory,

@@ -58,6 +58,7 @@ impl Args {
                 "tokens": result.tokens,
                 "parameters": model.config().parameters(),
                 "adapter": gpu.adapter(),
+                "precision": gpu.precision(),
                 "seconds": seconds,
             }))
         } else {

@@ -16,11 +16,11 @@ mod work;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     error::{Error, Result},
-    gpu::{Gpu, GpuOptions},
+    gpu::{Gpu, GpuOptions, Precision},
 };
 
 /// Make large language models smaller on any GPU.
@@ -49,12 +49,16 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// Which GPU.
+/// Which GPU, and how it computes.
 #[derive(Debug, clap::Args)]
 struct DeviceArgs {
     /// The GPU to use: its number or a part of its name, as `slicegpt-gpu devices` lists them [default: the best]
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
+    /// What linear layers are computed in: f16-matrix rounds their factors to f16 and multiplies on the GPU's matrix units, where it has them.
+    /// Covariances, rotations and all else stay f32
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionArg,
     /// Write a trace of where the time went, for chrome://tracing or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -66,6 +70,21 @@ struct DeviceArgs {
     withhold_gpu_memory: u64,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    F32,
+    F16Matrix,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::F16Matrix => Self::F16Matrix,
+        }
+    }
+}
+
 impl DeviceArgs {
     /// Opens the device, and says so if it is a slow one.
     fn open(&self, progress: &progress::Bars) -> Result<Gpu> {
@@ -74,7 +93,7 @@ impl DeviceArgs {
 
     /// Opens the device after it was lost so many times: then, work is handed to it in shorter pieces.
     fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
-        let options = GpuOptions { adapter: self.device.clone(), short_submits: lost > 0, ..GpuOptions::default() };
+        let options = GpuOptions { adapter: self.device.clone(), precision: self.precision.into(), short_submits: lost > 0, ..GpuOptions::default() };
         let gpu = Gpu::new(&options)?;
         if let Some(dispatches) = self.lose_device_after.get(lost) {
             gpu.lose_after(*dispatches);

@@ -16,6 +16,7 @@ use super::{
     choices::Choices,
     kernel::PipelineKey,
     pool::Pool,
+    precision::{self, MATRIX_FEATURES, MatrixUnits, Precision},
     queue::{PARAMS_BYTES, Pending},
 };
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub struct GpuOptions {
     /// Ask for no more than the limits that every adapter has (WebGPU's downlevel defaults), whatever this one can do: for testing that nothing
     /// depends on more. So does the environment variable `SLICEGPT_GPU_LIMITS=downlevel`.
     pub downlevel_limits: bool,
+    /// What linear layers are computed in.
+    pub precision: Precision,
     /// A ceiling on the bytes that the device may hold; none but the adapter's own if `None`.
     pub max_memory: Option<u64>,
     /// Hand work over in pieces a quarter as long as usual, for a device that was lost for working too long at once. Changes no result.
@@ -55,6 +58,9 @@ pub struct Gpu {
     pub(super) pool: Arc<Pool>,
     pub(super) max_memory: Option<u64>,
     pub(super) short_submits: bool,
+    unpacks_f16: bool,
+    /// What linear layers run on, where the precision asks for it.
+    matrix_units: Option<MatrixUnits>,
     /// Nanoseconds of a tick of the GPU's clock, where it has one.
     pub(super) timestamp_period: Option<f32>,
     pub(super) faults: Arc<Mutex<Option<Error>>>,
@@ -66,7 +72,7 @@ impl Gpu {
     /// Opens the adapter that `options` names, with all the limits it has, and timestamps where it has them.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is none, or none of that name.
+    /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Usage`] if it has not what the precision needs.
     pub fn new(options: &GpuOptions) -> Result<Self> {
         let (index, adapter) = choose(enumerate(), options.adapter.as_deref())?;
         let downlevel = options.downlevel_limits || std::env::var("SLICEGPT_GPU_LIMITS").is_ok_and(|value| value == "downlevel");
@@ -76,11 +82,16 @@ impl Gpu {
         }
         let description = describe(&adapter, limits.clone(), index);
         let timestamps = wgpu::Features::TIMESTAMP_QUERY;
-        let required_features = if downlevel { wgpu::Features::empty() } else { adapter.features() & timestamps };
+        let available = if downlevel { wgpu::Features::empty() } else { adapter.features() };
+        let (matrix_units, needed) = match options.precision {
+            Precision::F32 => (None, wgpu::Features::empty()),
+            Precision::F16Matrix => (Some(MatrixUnits::of(&adapter, available)?), MATRIX_FEATURES),
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("slicegpt-gpu"),
             required_limits: limits,
-            required_features,
+            required_features: available & timestamps | needed,
+            experimental_features: if matrix_units.is_some() { precision::experimental() } else { Default::default() },
             ..Default::default()
         }))
         .map_err(|error| Error::NoAdapter(format!("{} refused to open a device: {error}", description.name)))?;
@@ -110,6 +121,8 @@ impl Gpu {
             pool: Arc::default(),
             max_memory: options.max_memory,
             short_submits: options.short_submits,
+            unpacks_f16: !downlevel && precision::unpacks_f16(&adapter),
+            matrix_units,
             timestamp_period: device.features().contains(timestamps).then(|| queue.get_timestamp_period()),
             faults,
             until_lost: AtomicU64::new(u64::MAX),
@@ -139,6 +152,21 @@ impl Gpu {
     /// The adapter in use, with the limits in force.
     pub fn adapter(&self) -> &AdapterDescription {
         &self.adapter
+    }
+
+    /// Whether shaders may unpack f16 here.
+    pub fn unpacks_f16(&self) -> bool {
+        self.unpacks_f16
+    }
+
+    /// What linear layers are computed in.
+    pub fn precision(&self) -> Precision {
+        if self.matrix_units.is_some() { Precision::F16Matrix } else { Precision::F32 }
+    }
+
+    /// The matrix units that linear layers run on; none in f32.
+    pub fn matrix_units(&self) -> Option<MatrixUnits> {
+        self.matrix_units
     }
 
     /// Whether what is fastest may be measured here, and remembered.

@@ -7,6 +7,16 @@ use bytemuck::Pod;
 use super::{Gpu, Matrix, device::lock};
 use crate::error::{Error, Result};
 
+/// What a kernel needs of an adapter beyond what all have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Nothing,
+    /// To unpack f16 ([`Gpu::unpacks_f16`]).
+    UnpackF16,
+    /// Matrix units, with what goes with them ([`super::MatrixUnits`]).
+    MatrixUnits,
+}
+
 /// A WGSL program and the constants that it is compiled with.
 ///
 /// The constants are put before the source as `const NAME: u32 = value;` (WGSL's `override` cannot size the private arrays that hold
@@ -21,11 +31,30 @@ pub struct Kernel {
 impl Kernel {
     /// The WGSL that is compiled.
     pub fn wgsl(&self) -> String {
+        // WGSL wants its directives before all else.
+        let is_directive = |line: &&str| line.starts_with("enable ");
         let mut text = String::new();
+        for directive in self.source.lines().filter(is_directive) {
+            let _ = writeln!(text, "{directive}");
+        }
         for (name, value) in &self.constants {
             let _ = writeln!(text, "const {name}: u32 = {value}u;");
         }
-        text + self.source
+        for line in self.source.lines().filter(|line| !is_directive(line)) {
+            let _ = writeln!(text, "{line}");
+        }
+        text
+    }
+
+    /// What an adapter must have to compile it.
+    pub fn need(&self) -> Need {
+        if self.source.contains("enable wgpu_cooperative_matrix;") {
+            Need::MatrixUnits
+        } else if self.source.contains("unpack2x16float(") {
+            Need::UnpackF16
+        } else {
+            Need::Nothing
+        }
     }
 }
 

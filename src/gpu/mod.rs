@@ -6,12 +6,14 @@ mod device;
 mod kernel;
 mod matrix;
 mod pool;
+mod precision;
 mod queue;
 mod trace;
 
 pub use adapter::{AdapterDescription, NO_ADAPTER, adapters};
 pub use device::{Gpu, GpuOptions};
-pub use kernel::{Binding, Kernel};
+pub use kernel::{Binding, Kernel, Need};
 pub use matrix::{ElementType, Matrix, Readback};
 pub use pool::MemoryUse;
+pub use precision::{MatrixUnits, Precision};
 pub use trace::Span;

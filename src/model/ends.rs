@@ -82,7 +82,7 @@ impl Readout {
                 None => None,
             };
             let logits = gpu.unfilled(input.rows(), slice.rows())?;
-            gpu.linear(input, &slice, bias.as_ref(), &logits, 0, false)?;
+            gpu.linear_layer(input, &slice, bias.as_ref(), &logits, 0, false)?;
             each(begin, &logits)?;
         }
         Ok(())

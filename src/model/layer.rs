@@ -158,6 +158,7 @@ impl LayerContext<'_> {
         let y = match &weights.shortcuts[half.shortcut] {
             Some(shortcut) => {
                 let y = self.gpu.unfilled(x.rows(), shortcut.rows())?;
+                // In f32 whatever the precision: the residual has values that f16 cannot hold.
                 self.gpu.linear(&x, shortcut, None, &y, 0, false)?;
                 y
             }
@@ -200,7 +201,7 @@ impl LayerContext<'_> {
         let inner = self.gpu.unfilled(x.rows(), width)?;
         for read in weights.of(false, Space::Residual) {
             let column = if read.spec.role == Role::Up && config.architecture.gated { config.intermediate_size } else { 0 };
-            self.gpu.linear(&input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
+            self.gpu.linear_layer(&input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
         }
         self.gpu.activation(config.activation, config.architecture.gated, &inner)
     }
@@ -216,7 +217,7 @@ impl LayerContext<'_> {
                 Role::Value => shape.v.column,
                 _ => 0,
             };
-            gpu.linear(input, &read.weight, read.bias.as_ref(), &qkv, column, false)?;
+            gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &qkv, column, false)?;
         }
         if let (Some(norms), Some(qk)) = (&weights.head_norms, config.architecture.qk_norm) {
             for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
@@ -256,6 +257,6 @@ impl LayerContext<'_> {
     fn write(&self, weights: &LayerWeights, attention: bool, values: &Matrix, residual: &Matrix) -> Result<()> {
         let reads = if attention { Space::Heads } else { Space::Hidden };
         let output = weights.of(attention, reads).next().ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
-        self.gpu.linear(values, &output.weight, output.bias.as_ref(), residual, 0, true)
+        self.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), residual, 0, true)
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ElementType, WORKGROUP, catalog::WEIGHTS, folded, shader, weight_shader};
+use super::{Stored, WORKGROUP, folded, shader, weight_shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -20,13 +20,13 @@ struct Params {
     unused: [u32; 2],
 }
 
-fn kernel(element: ElementType) -> Kernel {
-    Kernel { name: "embed", source: weight_shader!(element, "shared/grid", "embed"), constants: vec![] }
+fn kernel(stored: Stored) -> Kernel {
+    Kernel { name: "embed", source: weight_shader!(stored, "shared/grid", "embed"), constants: vec![] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    WEIGHTS.map(kernel).into()
+    Stored::ALL.map(kernel).into()
 }
 
 impl Gpu {
@@ -66,7 +66,7 @@ impl Gpu {
                 offset: offset as u32,
                 unused: [0; 2],
             };
-            let kernel = kernel(table.element());
+            let kernel = kernel(Stored::of(table, self));
             let threads = x.rows() * x.stride() / 4;
             self.dispatch(&kernel, &params, &[ids.into(), (&slice).into(), x.into()], folded(threads.div_ceil(WORKGROUP)), threads as u64)?;
         }

@@ -3,14 +3,13 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    ElementType,
-    catalog::WEIGHTS,
+    ElementType, Stored,
     product::{CANDIDATES, ProductConfig, product_shader},
     shader,
 };
 use crate::{
     error::{Error, Result},
-    gpu::{Gpu, Kernel, Matrix},
+    gpu::{Gpu, Kernel, Matrix, MatrixUnits},
 };
 
 #[repr(C)]
@@ -38,7 +37,17 @@ const STEPS: usize = 512;
 const GEMV_ROWS: usize = 4;
 
 impl Gpu {
-    /// A linear layer: `c[:, column..column + N] (+)= a · wᵀ + bias`.
+    /// A linear layer of a model's forward pass: [`Gpu::linear`] in the precision that the device was opened with.
+    ///
+    /// With [`crate::gpu::Precision::F16Matrix`], products of more than four rows are of `a` and `w` rounded to f16.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit.
+    pub fn linear_layer(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
+        self.linear_in(self.matrix_units(), a, w, bias, c, column, accumulate)
+    }
+
+    /// The product of a linear layer in f32: `c[:, column..column + N] (+)= a · wᵀ + bias`.
     ///
     /// `a` is `[M, K]`, `w` is `[N, K]` (f32, f16 or bf16), `bias` has N values, `c` has M rows. With `accumulate` the product is added to what
     /// `c` holds: a residual connection costs no pass of its own.
@@ -46,6 +55,21 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.
     pub fn linear(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
+        self.linear_in(None, a, w, bias, c, column, accumulate)
+    }
+
+    /// On the matrix units given, or in f32.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a linear layer, and where")]
+    fn linear_in(
+        &self,
+        units: Option<MatrixUnits>,
+        a: &Matrix,
+        w: &Matrix,
+        bias: Option<&Matrix>,
+        c: &Matrix,
+        column: usize,
+        accumulate: bool,
+    ) -> Result<()> {
         let (m, n, k) = (a.rows(), w.rows(), a.cols());
         if w.cols() != k || c.rows() != m || column + n > c.cols() || bias.is_some_and(|bias| bias.cols() != n) {
             return Err(Error::shape(
@@ -65,6 +89,8 @@ impl Gpu {
             for (a, c) in self.row_pieces(a, c, part.rows() * k)? {
                 if a.rows() <= GEMV_ROWS {
                     self.gemv(&a, &part, bias, first, &c, column + first, accumulate)?;
+                } else if let Some(units) = units {
+                    self.gemm_f16_matrix(units, &a, &part, bias, first, &c, column + first, accumulate)?;
                 } else {
                     self.gemm(&a, 0, &part, false, bias, first, &c, column + first, accumulate)?;
                 }
@@ -136,7 +162,7 @@ impl Gpu {
             unused: 0,
         };
         let dispatch = |config: &ProductConfig, params: &GemmParams, c: &Matrix| {
-            let kernel = kernel(w.element(), w_rows_are_steps, config);
+            let kernel = kernel(Stored::of(w, self), w_rows_are_steps, config);
             let grid = [n.div_ceil(config.tile_columns()) as u32, a.rows().div_ceil(config.tile_rows()) as u32, 1];
             self.dispatch(&kernel, params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * n * k) as u64)
         };
@@ -150,11 +176,12 @@ impl Gpu {
     }
 }
 
-fn kernel(element: ElementType, w_rows_are_steps: bool, config: &ProductConfig) -> Kernel {
-    let source = match element {
-        ElementType::F16 => product_shader!(config, "shared/f16", "gemm"),
-        ElementType::Bf16 => product_shader!(config, "shared/bf16", "gemm"),
-        _ => product_shader!(config, "shared/f32", "gemm"),
+fn kernel(stored: Stored, w_rows_are_steps: bool, config: &ProductConfig) -> Kernel {
+    let source = match stored {
+        Stored::F32 => product_shader!(config, "shared/f32", "gemm"),
+        Stored::F16 => product_shader!(config, "shared/f16", "gemm"),
+        Stored::F16Bits => product_shader!(config, "shared/f16_bits", "gemm"),
+        Stored::Bf16 => product_shader!(config, "shared/bf16", "gemm"),
     };
     let [x, y, steps] = config.constants();
     Kernel { name: "gemm", source, constants: vec![("W_ROWS_ARE_STEPS", w_rows_are_steps.into()), x, y, steps] }
@@ -162,6 +189,6 @@ fn kernel(element: ElementType, w_rows_are_steps: bool, config: &ProductConfig) 
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    let weights = WEIGHTS.into_iter().flat_map(|element| [(element, false), (element, true)]);
-    weights.flat_map(|(element, steps)| CANDIDATES.each_ref().map(|config| kernel(element, steps, config))).collect()
+    let weights = Stored::ALL.into_iter().flat_map(|stored| [(stored, false), (stored, true)]);
+    weights.flat_map(|(stored, steps)| CANDIDATES.each_ref().map(|config| kernel(stored, steps, config))).collect()
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ElementType, catalog::WEIGHTS, shader, weight_shader};
+use super::{Stored, shader, weight_shader};
 use crate::{
     error::Result,
     gpu::{Gpu, Kernel, Matrix},
@@ -29,15 +29,15 @@ const GEMV_THREADS: usize = 1 << 16;
 /// How many threads share a row of w.
 const LANES: [usize; 4] = [8, 16, 32, 64];
 
-fn kernel(element: ElementType, lanes: usize, rows: usize) -> Kernel {
+fn kernel(stored: Stored, lanes: usize, rows: usize) -> Kernel {
     let constants = vec![("LANES", lanes as u32), ("M", rows as u32)];
-    Kernel { name: "gemv", source: weight_shader!(element, "gemv"), constants }
+    Kernel { name: "gemv", source: weight_shader!(stored, "gemv"), constants }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    let weights = WEIGHTS.into_iter().flat_map(|element| LANES.map(|lanes| (element, lanes)));
-    weights.flat_map(|(element, lanes)| [1, 2, 3, 4].map(|rows| kernel(element, lanes, rows))).collect()
+    let weights = Stored::ALL.into_iter().flat_map(|stored| LANES.map(|lanes| (stored, lanes)));
+    weights.flat_map(|(stored, lanes)| [1, 2, 3, 4].map(|rows| kernel(stored, lanes, rows))).collect()
 }
 
 impl Gpu {
@@ -73,7 +73,7 @@ impl Gpu {
             accumulate: accumulate.into(),
             unused: [0; 2],
         };
-        let kernel = kernel(w.element(), lanes, a.rows());
+        let kernel = kernel(Stored::of(w, self), lanes, a.rows());
         let grid = [groups as u32, 1, 1];
         self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
     }

@@ -9,6 +9,7 @@ mod covariance;
 mod embed;
 mod energy;
 mod gemm;
+mod gemm_f16_matrix;
 mod gemm_naive;
 mod gemv;
 mod head_norm;
@@ -33,7 +34,7 @@ pub use product::ProductConfig;
 pub use rope::Pairing;
 pub use sample::SampleOptions;
 
-use crate::gpu::ElementType;
+use crate::gpu::{ElementType, Gpu, Matrix};
 
 /// Threads of a workgroup, in every kernel.
 const WORKGROUP: usize = 64;
@@ -52,13 +53,37 @@ macro_rules! shader {
 }
 use shader;
 
-/// The variants of a shader that reads 16-bit weights: the right `shared/*.wgsl` before it.
+/// How a kernel reads the elements of a weight.
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    F32,
+    F16,
+    /// F16 where the driver cannot unpack it.
+    F16Bits,
+    Bf16,
+}
+
+impl Stored {
+    const ALL: [Self; 4] = [Self::F32, Self::F16, Self::F16Bits, Self::Bf16];
+
+    fn of(weight: &Matrix, gpu: &Gpu) -> Self {
+        match weight.element() {
+            ElementType::F16 if gpu.unpacks_f16() => Self::F16,
+            ElementType::F16 => Self::F16Bits,
+            ElementType::Bf16 => Self::Bf16,
+            ElementType::F32 | ElementType::U32 => Self::F32,
+        }
+    }
+}
+
+/// The variants of a shader that reads weights: the right `shared/*.wgsl` before it.
 macro_rules! weight_shader {
-    ($element:expr, $($file:literal),+) => {
-        match $element {
-            ElementType::F16 => shader!("shared/f16", $($file),+),
-            ElementType::Bf16 => shader!("shared/bf16", $($file),+),
-            _ => shader!("shared/f32", $($file),+),
+    ($stored:expr, $($file:literal),+) => {
+        match $stored {
+            Stored::F32 => shader!("shared/f32", $($file),+),
+            Stored::F16 => shader!("shared/f16", $($file),+),
+            Stored::F16Bits => shader!("shared/f16_bits", $($file),+),
+            Stored::Bf16 => shader!("shared/bf16", $($file),+),
         }
     };
 }

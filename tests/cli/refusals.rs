@@ -339,3 +339,21 @@ fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
         assert!(scene.contents() == before, "{:?}", names(scene.directory.path()));
     }
 }
+
+#[test]
+fn a_precision_that_the_adapter_has_not_is_refused_with_the_way_out() {
+    let scene = Scene::new(LLAMA);
+    let (model, tokens) = (scene.path("model"), scene.tokens("tokens.json", 2, 8));
+    let (out, file) = (scene.path("out"), scene.path("logits.safetensors"));
+    let commands: [&[&OsStr]; 3] = [
+        args!["run", model, "-o", out, "--calibration", tokens],
+        args!["eval", model, "--tokens", tokens],
+        args!["logits", model, "--tokens", tokens, "-o", file],
+    ];
+    for arguments in commands {
+        let mut command = Command::new(PROGRAM);
+        // No adapter shows more than every adapter has there.
+        command.args(arguments).args(["--precision", "f16-matrix"]).env("SLICEGPT_GPU_LIMITS", "downlevel");
+        scene.refused_with(&mut command, 2, "cooperative-matrix, shader-f16 and subgroup); leave --precision out, or choose another --device");
+    }
+}

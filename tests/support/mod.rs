@@ -33,6 +33,13 @@ pub fn gpu_unlimited() -> Gpu {
     gpu_with(Some(u64::MAX))
 }
 
+/// The device with no more than what every adapter has.
+pub fn gpu_downlevel() -> Gpu {
+    let gpu = Gpu::new(&GpuOptions { downlevel_limits: true, ..GpuOptions::default() }).expect("an adapter");
+    assert!(!gpu.unpacks_f16());
+    gpu
+}
+
 /// A file or directory under tests/fixtures.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
