@@ -19,25 +19,6 @@ var<workgroup> tile: array<vec4<f32>, 384>;                            // querie
 var<workgroup> weight: array<vec4<f32>, KEYS * 16u>;                   // [key][query / 4]: scores, then weights of the softmax
 var<workgroup> factor: array<vec4<f32>, 16>;                           // [query / 4]: what results so far are multiplied by
 
-// Four coordinates of a query or key; zero beyond the head.
-fn load_q(at: u32, dim: u32) -> vec4<f32> {
-    var value = vec4(0.0);
-    if dim < HEAD_DIM { value.x = q[at + dim]; }
-    if dim + 1u < HEAD_DIM { value.y = q[at + dim + 1u]; }
-    if dim + 2u < HEAD_DIM { value.z = q[at + dim + 2u]; }
-    if dim + 3u < HEAD_DIM { value.w = q[at + dim + 3u]; }
-    return value;
-}
-
-fn load_kv(at: u32, dim: u32) -> vec4<f32> {
-    var value = vec4(0.0);
-    if dim < HEAD_DIM { value.x = kv[at + dim]; }
-    if dim + 1u < HEAD_DIM { value.y = kv[at + dim + 1u]; }
-    if dim + 2u < HEAD_DIM { value.z = kv[at + dim + 2u]; }
-    if dim + 3u < HEAD_DIM { value.w = kv[at + dim + 3u]; }
-    return value;
-}
-
 // Where query r of this workgroup begins in q: token r / group_part of the block, head r % group_part of this part of the group. The last one
 // there is stands for those beyond.
 fn query_at(r: u32, block: vec4<u32>, first_head: u32, heads: u32) -> u32 {

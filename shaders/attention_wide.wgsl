@@ -7,7 +7,7 @@ const HEAD4: u32 = (HEAD_DIM + 3u) / 4u;
 const PARTS: u32 = 64u / HEAD4;
 const MASKED: f32 = -1e30;
 
-var<workgroup> query: array<vec4<f32>, HEAD_DIM>;                      // [head_dim], four queries each
+var<workgroup> query: array<vec4<f32>, 4u * HEAD4>;                    // [head_dim], four queries each
 var<workgroup> weight: array<vec4<f32>, 64>;                           // [key of the tile]: softmax weights
 var<workgroup> highest: array<vec4<f32>, 64>;                          // [thread]: maxima, then sums
 var<workgroup> partial: array<mat4x4<f32>, 64>;                        // [thread]: a column a query, four coordinates
@@ -16,10 +16,11 @@ var<workgroup> partial: array<mat4x4<f32>, 64>;                        // [threa
 fn load_query(r: u32, dim: u32, block: vec4<u32>, first_head: u32, heads: u32) -> f32 {
     let token = r / params.group_part;
     let head = r % params.group_part;
-    if token >= block.y || head >= heads {
+    if token >= block.y || head >= heads || dim >= HEAD_DIM {
         return 0.0;
     }
-    return params.scale * q[(block.x + token) * params.q_stride + params.q_column + (first_head + head) * params.q_head_stride + dim];
+    let element = (block.x + token) * params.q_stride + params.q_column + (first_head + head) * params.q_head_stride + dim;
+    return params.scale * q[element / 4u][element % 4u];
 }
 
 fn store_result(r: u32, dim: u32, values: vec4<f32>, block: vec4<u32>, first_head: u32, heads: u32) {
@@ -46,7 +47,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     let block = blocks[block_index];
     let first_head = kv_head * params.group + part * params.group_part;
     let heads = min(params.group - part * params.group_part, params.group_part);
-    for (var dim = index; dim < HEAD_DIM; dim += 64u) {
+    for (var dim = index; dim < 4u * HEAD4; dim += 64u) {
         query[dim] = vec4(
             load_query(0u, dim, block, first_head, heads),
             load_query(1u, dim, block, first_head, heads),
@@ -71,10 +72,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         let keys = min(64u, end - first);
         var score = vec4(MASKED);
         if index < keys {
-            var at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
+            let at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
             score = vec4(0.0);
-            for (var i = 0u; i < HEAD_DIM; i += 1u) {
-                score += kv[at + i] * query[i];
+            for (var dim = 0u; dim < HEAD_DIM; dim += 4u) {
+                let key = load_kv(at, dim);
+                score += key.x * query[dim] + key.y * query[dim + 1u] + key.z * query[dim + 2u] + key.w * query[dim + 3u];
             }
             let key = vec4(first + index);
             score = select(score, vec4(MASKED), key > positions);
@@ -103,11 +105,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         acc[3] *= rescale.w;
         if own < PARTS {
             for (var key = own; key < keys; key += PARTS) {
-                let at = (block.z + first + key) * params.kv_stride + params.v_column + kv_head * params.v_head_stride + dim;
-                var value = vec4(kv[at], 0.0, 0.0, 0.0);
-                if dim + 1u < HEAD_DIM { value.y = kv[at + 1u]; }
-                if dim + 2u < HEAD_DIM { value.z = kv[at + 2u]; }
-                if dim + 3u < HEAD_DIM { value.w = kv[at + 3u]; }
+                let value = load_kv((block.z + first + key) * params.kv_stride + params.v_column + kv_head * params.v_head_stride, dim);
                 let share = weight[key];
                 acc[0] += share.x * value;
                 acc[1] += share.y * value;

@@ -107,8 +107,8 @@ struct Params {
     kv_heads: u32,
 }
 
-fn kernel(wide: bool, head_dim: usize) -> Kernel {
-    let constants = vec![("HEAD_DIM", head_dim as u32)];
+fn kernel(wide: bool, head_dim: usize, aligned: bool) -> Kernel {
+    let constants = vec![("HEAD_DIM", head_dim as u32), ("ALIGNED", aligned.into())];
     match wide {
         true => Kernel { name: "attention_wide", source: shader!("shared/attention", "attention_wide"), constants },
         false => Kernel { name: "attention", source: shader!("shared/attention", "shared/attention_block", "attention"), constants },
@@ -117,8 +117,9 @@ fn kernel(wide: bool, head_dim: usize) -> Kernel {
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    let narrow = (1..=MAX_NARROW).map(|head_dim| kernel(false, head_dim));
-    narrow.chain((1..=MAX_HEAD_DIM).map(|head_dim| kernel(true, head_dim))).collect()
+    let heads = (1..=MAX_NARROW).map(|head_dim| (false, head_dim)).chain((1..=MAX_HEAD_DIM).map(|head_dim| (true, head_dim)));
+    let aligned = heads.clone().filter(|(_, head_dim)| head_dim.is_multiple_of(4)).map(|(wide, head_dim)| kernel(wide, head_dim, true));
+    heads.map(|(wide, head_dim)| kernel(wide, head_dim, false)).chain(aligned).collect()
 }
 
 impl Gpu {
@@ -159,7 +160,8 @@ impl Gpu {
             blocks: 0,
             kv_heads: k.heads as u32,
         };
-        let kernel = kernel(wide, head_dim);
+        let aligned = [head_dim, queries.column, queries.stride, k.column, k.stride, v.column, v.stride].iter().all(|place| place.is_multiple_of(4));
+        let kernel = kernel(wide, head_dim, aligned);
         let heads = k.heads * shape.group().div_ceil(group_part);
         let cost = |piece: &Block| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;
         let mut remaining = pieces.as_slice();
