@@ -119,7 +119,9 @@ impl Work<'_> {
         state.check_adapter(description(&gpu)?)?;
         let draft = Plan::new(model.config(), self.options, "")?;
         let workload = self.args.workload(model, self.options, &draft, self.eval.as_deref())?;
-        let memory = workload.fit(self.args.ceilings(Some(gpu.adapter())), state.pieces, attempt.spare_gpu)?;
+        // Pieces that were kept are not made smaller for want of room: the result would be another one.
+        let pieces = if attempt.short == 0 { state.pieces.take() } else { state.pieces };
+        let memory = workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, attempt.spare_gpu)?;
         state.pieces = Some(memory.pieces());
         gpu.set_max_memory(memory.gpu_ceiling().map(|most| most.saturating_sub(self.args.device.withhold_gpu_memory)));
         (report.plan, report.memory) = (Some(memory.clone()), memory.peaks.clone());
@@ -238,7 +240,7 @@ impl Attempt {
                 Some(Self { lost: 1, change: "on the same device opened again, in shorter pieces of work", ..self.clone() })
             }
             Error::OutOfMemory(_) if self.short < SQUEEZES => {
-                // None if nothing was begun: then it is the plan that finds no room.
+                // None if it is the plan that finds no room.
                 let pieces = state.pieces?;
                 let halved = pieces.halved();
                 if halved.is_none() && self.spare_gpu {

@@ -368,6 +368,27 @@ fn memory_that_runs_out_is_answered_by_smaller_pieces_and_then_by_the_flags() {
 }
 
 #[test]
+fn too_little_memory_to_go_on_as_it_began_is_refused() {
+    let runs = Runs::new();
+    let tokens = runs.scene.tokens("many.json", 80, 40);
+    let flags = ["--calibration", tokens.to_str().expect("a name"), "--max-gpu-memory"];
+    let command = |out: &str, more: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["run", runs.scene.path("model"), "-o", runs.scene.path(out)]).args(flags).args(more);
+        said(&mut command)
+    };
+    assert_eq!(command("whole", &["12MiB"]).code, Some(0));
+    assert_eq!(command("small", &["7MiB"]).code, Some(0), "smaller pieces would fit");
+    assert_eq!(command("out", &["12MiB", "--stop-after", "2"]).code, Some(0));
+    let state = fs::read(runs.partial("out", "state")).expect("a state");
+    let refused = command("out", &["7MiB", "--resume"]);
+    assert!(refused.code == Some(5) && refused.err.contains("--max-gpu-memory is too low by"), "{refused:?}");
+    assert!(fs::read(runs.partial("out", "state")).expect("the state") == state, "{refused:?}");
+    assert_eq!(command("out", &["12MiB", "--resume"]).code, Some(0));
+    assert!(runs.output("out") == runs.output("whole"), "went on to other bytes");
+}
+
+#[test]
 fn two_runs_to_one_output_do_not_meet() {
     let runs = Runs::new();
     runs.stopped("out");
