@@ -110,6 +110,14 @@ impl Error {
         |source| Self::Read { path: path.to_owned(), source }
     }
 
+    /// For `map_err` on whatever opens `path` of an unfinished run: where it is gone, there is nothing to go on with.
+    pub(crate) fn kept<F: FnOnce(std::io::Error) -> Self>(path: &Path, otherwise: F) -> impl FnOnce(std::io::Error) -> Self + use<'_, F> {
+        move |source| match source.kind() {
+            std::io::ErrorKind::NotFound => Self::bad_file(path, "missing from the unfinished run; --force starts over"),
+            _ => otherwise(source),
+        }
+    }
+
     /// For `map_err` on whatever writes `path`.
     pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Write { path: path.to_owned(), source }

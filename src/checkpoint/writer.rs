@@ -113,7 +113,7 @@ impl TensorWriter {
     /// [`Error::BadFile`] if a file is not as it was left; [`Error::Write`].
     pub fn resume(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64, finished: impl Fn(&str) -> bool) -> Result<Self> {
         let mut this = Self::open(directory.path(), shards(tensors, most), |path, header, size| {
-            let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::write(path))?;
+            let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::kept(path, Error::write(path)))?;
             let mut found = vec![0; header.len()];
             let same = file.read_exact(&mut found).is_ok() && found == header && file.metadata().is_ok_and(|metadata| metadata.len() == size);
             if same { Ok(file) } else { Err(Error::bad_file(path, "not as the unfinished run has left it; --force starts over")) }

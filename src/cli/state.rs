@@ -141,7 +141,7 @@ impl State {
     pub fn sequences(&self, directory: &OutputDirectory) -> Result<Option<Sequences>> {
         let Some(expected) = &self.tokens else { return Ok(None) };
         let path = directory.beside(TOKENS);
-        let text = std::fs::read(&path).map_err(Error::read(&path))?;
+        let text = std::fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
         let bad = |reason: String| Error::bad_file(&path, format!("{reason}; --force starts over"));
         let sequences: Sequences = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         if *expected != [data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)] {

@@ -61,7 +61,7 @@ impl Residual {
     pub fn resume(mut self, gpu: &Gpu, file: usize, behind: usize, checksum: u64) -> Result<(Self, Vec<f32>)> {
         let path = &self.files[file % 2];
         let damaged = |reason: &str| Error::bad_file(path, format!("{reason}; --force starts over"));
-        let mut stored = File::open(path).map_err(Error::read(path))?;
+        let mut stored = File::open(path).map_err(Error::kept(path, Error::read(path)))?;
         let expected = 4 * (self.values() + behind) as u64;
         let found = stored.metadata().map_err(Error::read(path))?.len();
         if found != expected {
