@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, io::Write, path::PathBuf};
 
-use super::{print, print_json, progress::Bars};
+use super::{print, print_json, progress::Bars, try_writing};
 use crate::{
     bench::{self, AdapterRun, Budget, Machine, Recording, SCHEMA_VERSION, Tool, WORKLOADS, Workload},
     error::{Error, Result},
@@ -58,6 +58,9 @@ impl Args {
             && path.symlink_metadata().is_ok()
         {
             return Err(Error::Usage(format!("{} already exists; give --json another name", path.display())));
+        }
+        if let Some(Some(path)) = &self.json {
+            try_writing(path)?;
         }
         let recording = self.measure()?;
         if let Some(Some(path)) = &self.json {

@@ -14,7 +14,10 @@ mod state;
 mod synthesize;
 mod work;
 
-use std::path::PathBuf;
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -94,6 +97,8 @@ impl DeviceArgs {
     /// Opens the device after it was lost so many times: then, work is handed to it in shorter pieces.
     fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
         let options = GpuOptions { adapter: self.device.clone(), precision: self.precision.into(), short_submits: lost > 0, ..GpuOptions::default() };
+        // Before the work, which a mistyped name should not cost.
+        self.trace.as_deref().map_or(Ok(()), try_writing)?;
         let gpu = Gpu::new(&options)?;
         if let Some(dispatches) = self.lose_device_after.get(lost) {
             gpu.lose_after(*dispatches);
@@ -131,6 +136,13 @@ impl Cli {
             Command::Bench(args) => args.execute(),
         }
     }
+}
+
+/// Whether a file can be written, found out without leaving a trace.
+fn try_writing(path: &Path) -> Result<()> {
+    let new = path.symlink_metadata().is_err();
+    OpenOptions::new().append(true).create(true).open(path).map_err(Error::write(path))?;
+    if new { fs::remove_file(path).map_err(Error::write(path)) } else { Ok(()) }
 }
 
 /// Prints to stdout; a reader that has gone away is no error, a full disk is.

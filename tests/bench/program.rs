@@ -55,6 +55,9 @@ fn a_measured_file_can_be_shown_in_every_format_and_compared_with_itself() {
 #[test]
 fn what_cannot_be_measured_is_refused_before_the_work() {
     refused(&["--filter", "no such workload"], 2, "no such workload");
+    let output = program(&["--quick", "--filter", "probe", "--json", "/nowhere/x.json"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(7) && said.contains("/nowhere/x.json") && !said.contains("probe/fma"), "{said}");
     refused(&["--adapter", "no such adapter"], 4, "no such adapter");
     refused(&["--show", "/nowhere/x.json"], 3, "/nowhere/x.json");
     refused(&["--compare", "one.json"], 2, "--compare");
