@@ -36,14 +36,13 @@ impl Pieces {
         Self { batch, eval_tokens: EvalMemory::default().batch_tokens, part_bytes }
     }
 
-    /// Half as many tokens at a time; `None` if that is too few to be of use.
-    pub fn halved(mut self) -> Option<Self> {
-        match &mut self.batch.rows {
-            Some(rows) => *rows = rows.checked_div(2).filter(|&rows| rows > 0)?,
-            None => self.batch.tokens = self.batch.tokens.checked_div(2).filter(|&tokens| tokens >= LEAST_TOKENS)?,
-        }
-        self.eval_tokens = (self.eval_tokens / 2).max(LEAST_TOKENS);
-        Some(self)
+    /// Half as many tokens at a time; `None` if that is too few to be of use everywhere.
+    pub fn halved(self) -> Option<Self> {
+        let half = |tokens: usize| (tokens / 2).max(LEAST_TOKENS).min(tokens);
+        let rows = self.batch.rows.map(|rows| (rows / 2).max(1));
+        let tokens = if rows.is_some() { self.batch.tokens } else { half(self.batch.tokens) };
+        let smaller = Self { batch: BatchSize { tokens, rows }, eval_tokens: half(self.eval_tokens), ..self };
+        (smaller != self).then_some(smaller)
     }
 }
 

@@ -170,6 +170,18 @@ fn the_residual_moves_away_and_pieces_shrink_as_ceilings_fall() {
 }
 
 #[test]
+fn one_sequence_at_a_time_leaves_perplexity_to_shrink() {
+    let scene = scene("llama", [128, 352, 2, 2000], 32, 128);
+    let ceilings = |gpu: u64| Ceilings { gpu_bytes: Some(gpu), ..Ceilings::default() };
+    let free = scene.workload().fit(ceilings(8 * MIB), None, false).expect("a plan");
+    let options = Options { rows_per_batch: Some(1), ..scene.options.clone() };
+    let fixed = Workload { options: &options, ..scene.workload() };
+    let plan = fixed.fit(ceilings(8 * MIB), None, false).expect("as with batches by size");
+    assert_eq!(plan.slice.batch.rows, Some(1));
+    assert!(plan.eval.batch_tokens < EvalMemory::default().batch_tokens && planned(&free, "perplexity") <= 8 * MIB, "{plan:?}");
+}
+
+#[test]
 fn placements_and_lost_devices_change_no_bit() {
     let scene = scene("llama", [128, 352, 3, 500], 6, 64);
     let files = |memory: MemoryPlan, lose: Option<u64>| {
