@@ -121,9 +121,13 @@ fn the_program_writes_a_model_that_opens_and_refuses_what_it_would_overwrite() {
     assert_eq!(fs::read(out.join("config.json")).expect("a file"), before);
     let names: Vec<_> = fs::read_dir(scene.path()).expect("a directory").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(names, ["model"]);
-    for (options, message) in
-        [(vec!["opt-350m"], "opt-125m"), (vec!["opt-125m", "--layers", "0"], "--layers"), (vec!["opt-125m", "--layers", "5000"], "4096")]
-    {
+    for (options, message) in [
+        (vec!["opt-350m"], "opt-125m"),
+        (vec!["opt-125m", "--layers", "0"], "--layers"),
+        (vec!["opt-125m", "--layers", "5000"], "4096"),
+        (vec!["opt-125m", "--layers", "1", "--cal-max-seqlen", "2049"], "2048 positions"),
+        (vec!["opt-125m", "--layers", "1", "--cal-nsamples", "4000000000"], "4096"),
+    ] {
         let (code, said) = synthesize(&[&options[..], &["--force"]].concat());
         assert!(matches!(code, Some(2 | 3)) && said.contains(message), "{code:?} {said}");
     }

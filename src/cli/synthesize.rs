@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{progress::Bars, run::DtypeArg};
 use crate::{
     checkpoint::OutputDirectory,
-    error::Result,
+    error::{Error, Result},
     model::{SHAPES, Shape},
     report::grouped,
     synthetic::{self, TokenRows},
@@ -26,9 +26,9 @@ pub struct Args {
     #[arg(long, default_value = "f16")]
     dtype: DtypeArg,
     /// Rows of random tokens in DIR/tokens.json
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     cal_nsamples: u32,
-    /// Tokens of each row
+    /// Tokens of each row, at most the model's own maximum
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cal_max_seqlen: u32,
     /// Seed of everything drawn at random
@@ -43,6 +43,10 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::new();
         let config = Shape::named(&self.shape)?.config(self.layers.map(|layers| layers as usize))?;
+        let longest = config.max_position_embeddings;
+        if self.cal_max_seqlen as usize > longest {
+            return Err(Error::Usage(format!("--cal-max-seqlen {}: {} has only {longest} positions", self.cal_max_seqlen, self.shape)));
+        }
         let directory = OutputDirectory::create(&self.output, self.force)?;
         let tokens = TokenRows { rows: self.cal_nsamples as usize, len: self.cal_max_seqlen as usize };
         synthetic::write(&directory, &config, self.dtype.into(), tokens, self.seed, &progress)?;
