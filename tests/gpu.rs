@@ -40,25 +40,25 @@ fn memory_used_again_is_zero_where_zeros_are_promised() {
 
 #[test]
 fn an_upload_does_not_overtake_the_work_that_still_reads_the_memory() {
-    let gpu = gpu();
-    let first: Vec<f32> = (0..4096).map(|i| i as f32).collect();
-    let mut results = Vec::new();
-    for round in 0..20 {
-        // Not submitted yet when the next round writes into the memory that `x` gives back here.
-        let x = gpu.upload(&first.iter().map(|value| value + round as f32).collect::<Vec<_>>(), 64, 64).expect("x");
-        let y = gpu.zeros(64, 64).expect("y");
-        gpu.linear(&x, &identity(&gpu), None, &y, 0, false).expect("linear");
-        results.push(y);
+    // Small uploads are recorded among the work, large ones go ahead of it once it is submitted.
+    for size in [64, 160] {
+        let gpu = gpu();
+        let first: Vec<f32> = (0..size * size).map(|i| i as f32).collect();
+        let identity: Vec<f32> = (0..size * size).map(|i| if i / size == i % size { 1.0 } else { 0.0 }).collect();
+        let identity = gpu.upload(&identity, size, size).expect("identity");
+        let mut results = Vec::new();
+        for round in 0..20 {
+            // Not submitted yet when the next round writes into the memory that `x` gives back here.
+            let x = gpu.upload(&first.iter().map(|value| value + round as f32).collect::<Vec<_>>(), size, size).expect("x");
+            let y = gpu.zeros(size, size).expect("y");
+            gpu.linear(&x, &identity, None, &y, 0, false).expect("linear");
+            results.push(y);
+        }
+        for (round, y) in results.iter().enumerate() {
+            let values = gpu.download(y).expect("values");
+            assert!(values.iter().zip(&first).all(|(found, value)| *found == value + round as f32), "size {size}, round {round}");
+        }
     }
-    for (round, y) in results.iter().enumerate() {
-        let values = gpu.download(y).expect("values");
-        assert!(values.iter().zip(&first).all(|(found, value)| *found == value + round as f32), "round {round}");
-    }
-}
-
-fn identity(gpu: &Gpu) -> slicegpt_gpu::gpu::Matrix {
-    let values: Vec<f32> = (0..64 * 64).map(|i| if i / 64 == i % 64 { 1.0 } else { 0.0 }).collect();
-    gpu.upload(&values, 64, 64).expect("identity")
 }
 
 #[test]

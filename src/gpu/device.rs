@@ -199,9 +199,9 @@ impl Gpu {
         self.choices.work(key, work) >= enough
     }
 
-    /// The most bytes that one binding may span.
+    /// The most bytes that one binding may span. Below 4 GiB everywhere: sizes of bindings are 32-bit numbers in translated shaders.
     pub fn max_binding_size(&self) -> u64 {
-        self.adapter.max_storage_buffer_binding_size.min(self.adapter.max_buffer_size)
+        self.adapter.max_storage_buffer_binding_size.min(self.adapter.max_buffer_size).min((1 << 32) - 256)
     }
 
     /// How many rows of `row_bytes` one binding can span: a multiple of 64, so that views can start there.

@@ -32,6 +32,8 @@ const WORK_PER_SUBMIT: u64 = 4 << 30;
 pub(super) const DISPATCHES_PER_SUBMIT: u32 = 64;
 /// Staging memory is given back at a submission: force one after so many bytes of uploads.
 const WRITES_PER_SUBMIT: u64 = 256 << 20;
+/// Uploads of at most so many bytes are recorded among the dispatches: the tables of an attention, of rows to copy.
+const SMALL: usize = 64 << 10;
 /// What every adapter can begin a uniform binding at.
 const PARAMS_ALIGNMENT: usize = 256;
 /// Room for the `Params` of one submission.
@@ -65,12 +67,16 @@ impl Gpu {
     pub(super) fn write(&self, buffer: &Pooled, offset: u64, bytes: &[u8]) -> Result<()> {
         self.make_room(bytes.len() as u64)?;
         let mut pending = lock(&self.pending);
-        if buffer.recycled && pending.encoder.is_some() {
-            // Uploads overtake the work that is not submitted, which may still use what was in the buffer before.
-            self.submit(&mut pending)?;
+        // Uploads overtake the work that is not submitted, which may still use what was in the buffer before. Copies are in units of 4 bytes; the
+        // strides of matrices make sure of that.
+        match &mut pending.encoder {
+            Some(encoder) if buffer.recycled && bytes.len() <= SMALL => self.write_in_turn(encoder, buffer, offset, bytes),
+            Some(_) if buffer.recycled => {
+                self.submit(&mut pending)?;
+                self.queue.write_buffer(buffer, offset, bytes);
+            }
+            _ => self.queue.write_buffer(buffer, offset, bytes),
         }
-        // Copies are in units of 4 bytes; the strides of matrices make sure of that.
-        self.queue.write_buffer(buffer, offset, bytes);
         pending.written += bytes.len() as u64;
         self.pool.count(bytes.len() as u64);
         let most = self.max_memory.map_or(WRITES_PER_SUBMIT, |ceiling| WRITES_PER_SUBMIT.min(ceiling / 16));
@@ -78,6 +84,21 @@ impl Gpu {
             self.submit(&mut pending)?;
         }
         Ok(())
+    }
+
+    /// Records an upload among the other work, which therefore need not be submitted before.
+    fn write_in_turn(&self, encoder: &mut wgpu::CommandEncoder, buffer: &Pooled, offset: u64, bytes: &[u8]) {
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("upload"),
+            size: bytes.len() as u64,
+            usage: BufferUsages::COPY_SRC,
+            mapped_at_creation: true,
+        });
+        if let Ok(mut mapped) = staging.get_mapped_range_mut(..) {
+            mapped.slice(..).copy_from_slice(bytes);
+        }
+        staging.unmap();
+        encoder.copy_buffer_to_buffer(&staging, 0, buffer, offset, bytes.len() as u64);
     }
 
     /// Lets `encode` record into the command buffer under way.
