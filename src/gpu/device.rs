@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 /// How to choose and limit the device.
 #[derive(Debug, Clone, Default)]
 pub struct GpuOptions {
-    /// Index in [`adapters`], or a part of an adapter's name; the best adapter if `None`.
+    /// Index in [`adapters`](super::adapters), or a part of an adapter's name; the best adapter if `None`.
     pub adapter: Option<String>,
     /// An upper bound on the bytes that one binding may span, below the adapter's own.
     pub max_binding_size: Option<u64>,

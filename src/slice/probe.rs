@@ -17,7 +17,7 @@ use crate::{
 pub struct Speed {
     /// Of matrix products on the GPU.
     pub multiply_adds: f64,
-    /// Seconds of an eigendecomposition of width [`EIGEN_WIDTH`].
+    /// Seconds of an eigendecomposition of width `EIGEN_WIDTH`.
     pub eigen_seconds: f64,
 }
 
