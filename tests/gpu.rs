@@ -81,13 +81,29 @@ fn a_ceiling_on_memory_is_kept_and_named() {
 
 #[test]
 fn short_submits_change_no_bit() {
-    let values: Vec<f32> = (0..200 * 300).map(|i| (i as f32 * 0.37).sin()).collect();
+    // In one piece, and in three of which the last has so few rows that alone it would be another kernel's.
+    let (m, n, k) = (130, 3000, 3000);
+    let values = |count: usize| (0..count).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
     let products = [false, true].map(|short_submits| {
         let gpu = Gpu::new(&GpuOptions { short_submits, ..GpuOptions::default() }).expect("an adapter");
-        let (a, b) = (gpu.upload(&values, 200, 300).expect("a"), gpu.upload(&values, 300, 200).expect("b"));
-        gpu.download(&gpu.matmul(&a, &b).expect("product")).expect("values")
+        let (a, w) = (gpu.upload(&values(m * k), m, k).expect("a"), gpu.upload(&values(n * k), n, k).expect("w"));
+        let c = gpu.zeros(m, n).expect("c");
+        gpu.linear(&a, &w, None, &c, 0, false).expect("linear");
+        gpu.download(&c).expect("values")
     });
-    assert_eq!(products[0], products[1]);
+    assert!(products[0] == products[1]);
+}
+
+#[test]
+fn a_product_without_room_to_measure_it_is_computed_all_the_same() {
+    let cache = tempfile::tempdir().expect("a directory");
+    let options = GpuOptions { max_memory: Some(6 << 20), measure_at_once: true, cache: Some(cache.path().into()), ..GpuOptions::default() };
+    let gpu = Gpu::new(&options).expect("an adapter");
+    let (a, w, c) = (gpu.zeros(600, 600).expect("a"), gpu.zeros(600, 600).expect("w"), gpu.zeros(600, 600).expect("c"));
+    let filler = gpu.zeros(500, 500).expect("a filler");
+    gpu.linear(&a, &w, None, &c, 0, false).expect("a product");
+    drop(filler);
+    assert!(std::fs::read_dir(cache.path()).expect("a directory").next().is_none(), "nothing was measured");
 }
 
 #[test]

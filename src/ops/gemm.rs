@@ -87,7 +87,8 @@ impl Gpu {
         for first in (0..n).step_by(self.rows_per_binding(stride * w.element().size())) {
             let part = w.view(first..n.min(first + self.rows_per_binding(stride * w.element().size())))?;
             for (a, c) in self.row_pieces(a, c, part.rows() * k)? {
-                if a.rows() <= GEMV_ROWS {
+                // By all rows: how a product is cut must not change its bits.
+                if m <= GEMV_ROWS {
                     self.gemv(&a, &part, bias, first, &c, column + first, accumulate)?;
                 } else if let Some(units) = units {
                     self.gemm_f16_matrix(units, &a, &part, bias, first, &c, column + first, accumulate)?;

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use super::product::ProductConfig;
-use crate::{error::Result, gpu::Gpu};
+use crate::{
+    error::{Error, Result},
+    gpu::Gpu,
+};
 
 /// Measuring waits until a kind of product has done so many multiply-adds: a run that is over sooner would gain nothing.
 const WORK_OF_HARDWARE: u64 = 1 << 36;
@@ -38,7 +41,14 @@ impl Gpu {
         }
         let mut best = (f64::INFINITY, default);
         for config in ProductConfig::all(self) {
-            let seconds = self.seconds(|| run(&config))?;
+            let seconds = match self.seconds(|| run(&config)) {
+                // No room to measure is no reason to stop.
+                Err(Error::OutOfMemory(_)) => {
+                    self.choose_for_now(&key, default.to_string());
+                    return Ok(default);
+                }
+                other => other?,
+            };
             if seconds < best.0 {
                 best = (seconds, config);
             }
