@@ -3,7 +3,7 @@
 mod support;
 
 use faer::Mat;
-use slicegpt_gpu::linalg::{eigh, random_orthogonal};
+use slicegpt_gpu::linalg::{eigh, random_orthogonal, solve_ridge};
 use support::Random;
 
 /// Q·diag(values)·Qᵀ for a random orthogonal Q.
@@ -110,4 +110,52 @@ fn random_rotations_are_uniform() {
     let square = entries.iter().map(|q| q * q).sum::<f64>() * n as f64 / draws as f64;
     assert!(mean.abs() < 5.0 / (n as f64 * draws as f64).sqrt(), "mean {mean}");
     assert!((square - 1.0).abs() < 0.35, "n times the variance {square}");
+}
+
+/// The residual of the normal equations, relative to what goes into them, of a problem with so many samples and unknowns.
+fn check_ridge(name: &str, samples: usize, unknowns: usize, targets: usize, scales: impl Fn(usize) -> f64) {
+    let mut random = Random::new((samples * 1000 + unknowns) as u64);
+    let mut matrix = |rows, cols| Mat::from_fn(rows, cols, |_, _| f64::from(random.values(1, 1.0)[0]));
+    let (a, t, prior) = (matrix(samples, unknowns), matrix(samples, targets), matrix(targets, unknowns));
+    let a = Mat::from_fn(samples, unknowns, |i, j| a[(i, j)] * scales(j));
+    let (gram, cross) = (a.transpose() * &a, t.transpose() * &a);
+    let ridge: Vec<f64> = (0..unknowns).map(|j| 1e-2 * samples as f64 * scales(j) * scales(j)).collect();
+    let right = |i: usize, j: usize| cross[(i, j)] + prior[(i, j)] * ridge[j];
+    // The lower triangle must not be read.
+    let mut factors: Vec<f64> =
+        (0..unknowns * unknowns).map(|k| if k / unknowns <= k % unknowns { gram[(k / unknowns, k % unknowns)] } else { f64::NAN }).collect();
+    let mut solved: Vec<f64> = (0..targets * unknowns).map(|k| right(k / unknowns, k % unknowns)).collect();
+    solve_ridge(&mut factors, &ridge, &mut solved).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for i in 0..targets {
+        for j in 0..unknowns {
+            let terms = |k: usize| solved[i * unknowns + k] * (gram[(k, j)] + if k == j { ridge[j] } else { 0.0 });
+            let (sum, size) = (0..unknowns).fold((0.0, right(i, j).abs()), |(sum, size), k| (sum + terms(k), size + terms(k).abs()));
+            let bound = 100.0 * unknowns as f64 * f64::EPSILON * size;
+            assert!((sum - right(i, j)).abs() <= bound, "{name}: ({i}, {j}) is {sum}, expected {} within {bound:.1e}", right(i, j));
+        }
+    }
+}
+
+#[test]
+fn ridge_solutions_fulfil_the_normal_equations() {
+    check_ridge("one unknown", 3, 1, 2, |_| 1.0);
+    check_ridge("more samples than unknowns", 300, 70, 5, |_| 1.0);
+    check_ridge("four times fewer samples than unknowns", 16, 64, 3, |_| 1.0);
+    check_ridge("regressors of very different size", 200, 40, 4, |j| 10f64.powi(j as i32 % 9 - 4));
+}
+
+#[test]
+fn ridge_keeps_the_prior_where_no_sample_tells_anything() {
+    let mut solved: Vec<f64> = vec![0.5, -2.0, 12.0];
+    solve_ridge(&mut vec![0.0; 9], &[0.5, 1.0, 4.0], &mut solved).expect("a solution");
+    assert!(solved.iter().zip([1.0, -2.0, 3.0]).all(|(w, p)| (w - p).abs() < 1e-15), "{solved:?}");
+}
+
+#[test]
+fn ridge_refuses_what_has_no_solution() {
+    for (gram, ridge, right) in [([1.0, 0.0, 0.0, -3.0], 1.0, 1.0), ([f64::NAN, 0.0, 0.0, 1.0], 1.0, 1.0), ([1.0, 0.0, 0.0, 1.0], 0.0, f64::INFINITY)]
+    {
+        assert!(solve_ridge(&mut gram.to_vec(), &[ridge; 2], &mut [right, 0.0]).is_err(), "{gram:?}");
+    }
+    assert!(solve_ridge(&mut [1.0], &[1.0, 1.0], &mut [1.0, 1.0]).is_err());
 }

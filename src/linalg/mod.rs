@@ -2,6 +2,8 @@
 
 mod eigh;
 mod orthogonal;
+mod solve;
 
 pub use eigh::{Eigen, eigh};
 pub use orthogonal::random_orthogonal;
+pub use solve::solve_ridge;

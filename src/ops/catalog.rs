@@ -1,7 +1,8 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, attention, copy_rows, covariance, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, loss, norm, probe, rope, sample,
+    activation, attention, copy_rows, covariance, cross_covariance, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, loss, norm,
+    probe, rope, sample, scale_tokens,
 };
 use crate::gpu::Kernel;
 
@@ -13,6 +14,7 @@ pub fn kernels() -> Vec<Kernel> {
         attention::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),
+        cross_covariance::kernels(),
         embed::kernels(),
         energy::kernels(),
         gemm::kernels(),
@@ -25,6 +27,7 @@ pub fn kernels() -> Vec<Kernel> {
         probe::kernels(),
         rope::kernels(),
         sample::kernels(),
+        scale_tokens::kernels(),
     ];
     families.concat()
 }

@@ -6,6 +6,7 @@ mod attention;
 mod catalog;
 mod copy_rows;
 mod covariance;
+mod cross_covariance;
 mod embed;
 mod energy;
 mod gemm;
@@ -19,6 +20,7 @@ mod probe;
 mod product;
 mod rope;
 mod sample;
+mod scale_tokens;
 mod tuning;
 
 pub use activation::Activation;

@@ -210,6 +210,41 @@ fn covariance_matches_reference_at_awkward_widths_and_token_counts() {
 }
 
 #[test]
+fn cross_covariance_matches_reference_for_any_columns_of_either_factor() {
+    let (whole, split) = (support::gpu_unlimited(), support::gpu_with(Some(1 << 16)));
+    for (tokens, a, a_columns, b, b_columns, reason) in [
+        (1, 1, 0..1, 1, 0..1, "the smallest"),
+        (15, 3, 0..3, 70, 0..70, "below the steps, a below one vec4"),
+        (65, 130, 64..130, 9, 4..9, "above a chunk, columns from the middle to the end"),
+        (64, 64, 8..40, 64, 0..64, "one chunk, columns that end before the matrix"),
+        (2048, 66, 0..66, 33, 0..33, "the most tokens, in runs"),
+        (530, 200, 0..200, 180, 100..180, "rows of the result in parts, on the device with small bindings"),
+        (20, 8, 4..4, 8, 0..8, "no rows"),
+    ] {
+        let gpu = if a == 200 { &split } else { &whole };
+        let mut random = Random::new((tokens * 1000 + a) as u64);
+        let (x, y) = (random.values(tokens * a, 1.0), random.values(tokens * b, 1.0));
+        let c = gpu.cross_covariance(&upload(gpu, &x, tokens, a), a_columns.clone(), &upload(gpu, &y, tokens, b), b_columns.clone()).expect("sums");
+        let (x, y) = (reference::matrix(tokens, a, &x), reference::matrix(tokens, b, &y));
+        let (x, y) = (x.columns_range(a_columns).into_owned(), y.columns_range(b_columns).into_owned());
+        let magnitudes = reference::cross_covariance(&x.abs(), &y.abs());
+        let error = error(&download(gpu, &c), &reference::cross_covariance(&x, &y), |i, j| magnitudes[(i, j)]);
+        check(&format!("cross_covariance [{tokens}, {a}, {b}] ({reason})"), error, tolerance(64) + tolerance(32));
+    }
+}
+
+#[test]
+fn cross_covariance_refuses_columns_that_are_not_there_and_signals_of_other_tokens() {
+    let gpu = support::gpu_unlimited();
+    let zeros = |tokens| gpu.zeros(tokens, 8).expect("zeros");
+    for (a, a_columns, b, b_columns) in
+        [(zeros(3), 0..9, zeros(3), 0..8), (zeros(3), 2..8, zeros(3), 0..8), (zeros(3), 0..8, zeros(4), 0..8), (zeros(2049), 0..8, zeros(2049), 0..8)]
+    {
+        assert!(gpu.cross_covariance(&a, a_columns, &b, b_columns).is_err());
+    }
+}
+
+#[test]
 fn covariance_refuses_more_tokens_than_one_sum_may_have() {
     let gpu = support::gpu_unlimited();
     assert!(gpu.covariance(&gpu.zeros(2049, 4).expect("zeros")).is_err());

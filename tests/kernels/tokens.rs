@@ -178,3 +178,24 @@ fn energies_match_reference_at_awkward_widths() {
         check(&format!("energy [{tokens}, {width}] ({reason})"), error(&found, &expected, |i, j| expected[(i, j)]), norm_tolerance(width));
     }
 }
+
+#[test]
+fn scale_tokens_matches_reference_at_awkward_widths() {
+    let gpu = support::gpu_unlimited();
+    for (tokens, width, norm_width, reason) in
+        [(1, 1, 1, "the smallest"), (3, 65, 64, "above a workgroup"), (70, 300, 400, "several turns of a workgroup")]
+    {
+        let mut random = Random::new((tokens * width) as u64);
+        let y = random.values(tokens * width, 3.0);
+        let e: Vec<f32> = random.values(tokens, 100.0).into_iter().map(|value| value * value).collect();
+        let scaled = upload(&gpu, &y, tokens, width);
+        gpu.scale_tokens(&scaled, &upload(&gpu, &e, 1, tokens), norm_width, 1e-5).expect("scale_tokens");
+        let expected = reference::scale_tokens(&reference::matrix(tokens, width, &y), &wide(&e), norm_width, f64::from(1e-5f32));
+        // A division, a sum, a root, a division and a product.
+        check(
+            &format!("scale_tokens [{tokens}, {width}] ({reason})"),
+            error(&download(&gpu, &scaled), &expected, |i, j| expected[(i, j)].abs()),
+            8.0 * ROUNDOFF,
+        );
+    }
+}
