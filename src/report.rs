@@ -183,7 +183,7 @@ impl Report {
             let _ = writeln!(text, "kept energy              min {least:.6}, median {median:.6} over the layers");
             for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| !layer.kept_energy.is_empty()) {
                 let energies: Vec<String> = layer.kept_energy.iter().map(|energy| format!("{energy:.6}")).collect();
-                let LayerWidths { attention_input, mlp_input, output } = layer.widths;
+                let LayerWidths { attention_input, mlp_input, output, .. } = layer.widths;
                 let _ = writeln!(text, "  layer {index:<3} widths {attention_input} > {mlp_input} > {output}, kept {}", energies.join(" "));
             }
         }

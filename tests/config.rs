@@ -7,7 +7,7 @@ use slicegpt_gpu::{
     Error,
     checkpoint::Dtype,
     model::Config,
-    slice::{Options, Orientation, Plan, sliced_width},
+    slice::{Cut, Options, Plan, sliced_width},
 };
 
 fn object(value: Value) -> Map<String, Value> {
@@ -282,7 +282,7 @@ fn config_files_that_are_no_json_objects_are_refused() {
 }
 
 fn options(sparsity: f64) -> Options {
-    Options { sparsity, round_interval: 8, orientation: Orientation::Pca, seed: 42, dtype: Dtype::F16, rows_per_batch: None }
+    Options { cut: Cut::Sparsity(sparsity), round_interval: Some(8), dtype: Dtype::F16, ..Options::default() }
 }
 
 fn plan(fields: &Value, sparsity: f64) -> Plan {

@@ -13,7 +13,7 @@ use slicegpt_gpu::{
     memory::{Ceilings, Pieces, RunPlan, Workload, parse_bytes},
     model::{BatchSize, Config, Model},
     progress::Silent,
-    slice::{Calibration, Job, MemoryPlan, Options, Orientation, Placement, Plan},
+    slice::{Calibration, Job, MemoryPlan, Options, Placement, Plan},
     synthetic::{self, TokenRows},
 };
 use tempfile::TempDir;
@@ -55,7 +55,7 @@ fn scene(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usize, l
     output.finish().expect("a directory");
     let model = Model::open(&directory.path().join("model")).expect("a model");
     let rows = support::tokens(&directory.path().join("model/tokens.json"));
-    let options = Options { sparsity: 0.25, round_interval: 8, orientation: Orientation::Pca, seed: 1, dtype: Dtype::F16, rows_per_batch: None };
+    let options = Options { seed: 1, dtype: Dtype::F16, ..Options::default() };
     let plan = Plan::new(model.config(), &options, "").expect("a plan");
     Scene { _directory: directory, model, rows, options, plan }
 }

@@ -13,7 +13,7 @@ use crate::{
     gpu::Precision,
     model::Model,
     report::{Report, SCHEMA_VERSION, layers, percent_removed},
-    slice::{Options, Plan, Site},
+    slice::{Cut, Options, Plan, Site},
 };
 
 /// Files beside a model that go along unchanged.
@@ -51,9 +51,15 @@ impl Args {
             arguments: json!({
                 "model": shown(&self.model),
                 "output": shown(output),
-                "sparsity": self.sparsity,
-                "round_interval": self.round_interval,
-                "final_orientation": plan.config.slicing.as_ref().map(|slicing| slicing.final_orientation.clone()),
+                "sparsity": if let Cut::Sparsity(sparsity) = options.cut { Some(sparsity) } else { None },
+                "target_parameters": if let Cut::Parameters(share) = options.cut { Some(format!("{:+}%", -100.0 * share)) } else { None },
+                "basis": options.basis.to_string(),
+                "refit": options.refit.to_string(),
+                "covariance": options.signal.to_string(),
+                "ridge": options.ridge,
+                "slice_head": options.slice_head,
+                "round_interval": plan.round_interval,
+                "final_orientation": options.orientation.to_string(),
                 "calibration": shown(&self.calibration.calibration),
                 "cal_nsamples": self.calibration.cal_nsamples,
                 "cal_max_seqlen": self.calibration.cal_max_seqlen,
@@ -102,7 +108,7 @@ impl Args {
 /// What was found at each site.
 pub fn add_sites(report: &mut Report, plan: &Plan, sites: &[Site]) {
     report.layers = layers(&plan.config, sites);
-    report.kept_energy_of_embeddings = sites.first().map(|site| site.kept_energy);
+    report.kept_energy_of_embeddings = sites.iter().find(|site| site.layer.is_none()).map(|site| site.kept_energy);
     report.kept_energy_per_site = sites.iter().map(|site| site.kept_energy).collect();
     report.largest_eigen_residual = sites.iter().map(|site| site.eigen_residual).reduce(f64::max);
     report.largest_orthogonality_error = sites.iter().map(|site| site.orthogonality).reduce(f64::max);

@@ -10,6 +10,7 @@ mod input;
 mod logits;
 mod progress;
 mod run;
+mod slicing;
 mod state;
 mod synthesize;
 mod work;

@@ -12,6 +12,7 @@ use super::{
     input::{Tokenizers, evaluation_rows, open_model},
     print, print_json,
     progress::Bars,
+    slicing::{SlicingArgs, demanded},
     work::Work,
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     memory::{Ceilings, Workload, host_available, parse_bytes},
     model::Model,
     report::{Report, grouped},
-    slice::{Calibration, Options, Orientation, Plan, Speed},
+    slice::{Calibration, Options, Plan, Speed},
 };
 
 #[derive(Debug, clap::Args)]
@@ -31,15 +32,8 @@ pub struct Args {
     /// The directory to write [default: MODEL-sliced-25 beside the model]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
-    /// The share of the model's width to cut
-    #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
-    pub sparsity: f64,
-    /// Round the width down to a multiple of this
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    pub round_interval: usize,
-    /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers spread)
-    #[arg(long, default_value = "pca")]
-    final_orientation: OrientationArg,
+    #[command(flatten)]
+    pub slicing: SlicingArgs,
     #[command(flatten)]
     pub calibration: CalibrationArgs,
     /// Seed of everything drawn at random
@@ -77,12 +71,6 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum OrientationArg {
-    Pca,
-    Random,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -125,8 +113,11 @@ impl Args {
         if plan.sliced_parameters >= plan.original_parameters {
             progress.warn(&format!(
                 "the result is larger than the original: {} parameters instead of {}; shortcuts and an untied head cost more than --sparsity {} saves",
-                plan.sliced_parameters, plan.original_parameters, self.sparsity
+                plan.sliced_parameters, plan.original_parameters, self.slicing.sparsity
             ));
+        }
+        if let Some(demanded) = demanded(&model, &options, &plan) {
+            progress.warn(&demanded);
         }
         if self.dry_run {
             self.foresee(&self.workload(&model, &options, &plan, eval.as_deref())?, &mut report, &progress)?;
@@ -140,15 +131,10 @@ impl Args {
 
     fn options(&self, model: &Model) -> Options {
         Options {
-            sparsity: self.sparsity,
-            round_interval: self.round_interval,
-            orientation: match self.final_orientation {
-                OrientationArg::Pca => Orientation::Pca,
-                OrientationArg::Random => Orientation::Random,
-            },
             seed: self.seed,
             dtype: self.dtype.map_or(model.store.dtype(), Dtype::from),
             rows_per_batch: self.calibration.cal_batch_size.map(|rows| rows as usize),
+            ..self.slicing.options()
         }
     }
 
@@ -211,8 +197,7 @@ impl Args {
                 let (named, directory) = (named(&self.model), self.model.is_dir());
                 let stem = if directory { named.file_name() } else { named.file_stem() };
                 let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
-                let percent = (self.sparsity * 1e6).round() / 1e4;
-                named.with_file_name(format!("{stem}-sliced-{percent}"))
+                named.with_file_name(format!("{stem}-{}", self.slicing.suffix()))
             }
         };
         if let Ok(existing) = fs::canonicalize(&output) {

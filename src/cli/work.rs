@@ -146,21 +146,22 @@ impl Work<'_> {
             self.commit(directory, state)?;
         }
         let layers = model.config().num_hidden_layers;
-        let first = state.slicing.as_ref().map_or(0, |snapshot| snapshot.layers);
-        let last = self.args.stop_after.map_or(layers, |count| layers.min(first + count as usize));
+        let all = layers * self.options.passes();
+        let first = state.slicing.as_ref().map_or(0, |snapshot| snapshot.passed(layers));
+        let last = self.args.stop_after.map_or(all, |count| all.min(first + count as usize));
         let from = state.slicing.clone();
         let job = Job { model, rows: &calibration, options: self.options, plan: &plan, memory: memory.slice, directory, progress };
         let snapshot = job.run(gpu, from.as_ref(), |snapshot| {
             state.slicing = Some(snapshot.clone());
             self.commit(directory, state)?;
-            Ok(snapshot.layers < last || last == layers)
+            Ok(snapshot.passed(layers) < last || last == all)
         })?;
         progress.end();
         let tokens = calibration.iter().map(Vec::len).sum();
         report.calibration = Some(CalibrationReport { source: self.args.calibration.source(), sequences: calibration.len(), tokens, sha256 });
         add_sites(report, &plan, &snapshot.sites);
-        let whole = last == layers;
-        (report.finished, report.layers_done) = (whole, snapshot.layers);
+        let whole = last == all;
+        (report.finished, report.layers_done) = (whole, snapshot.passed(layers));
         if whole {
             let config = serde_json::to_string_pretty(&plan.config.raw).map_err(|error| Error::Usage(error.to_string()))?;
             directory.write("config.json", format!("{config}\n").as_bytes())?;

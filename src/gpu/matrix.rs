@@ -207,6 +207,11 @@ pub struct Readback {
 }
 
 impl Readback {
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Waits for the values, row-major, without padding.
     ///
     /// # Errors

@@ -159,6 +159,8 @@ pub struct Architecture {
     pub head_dim: Option<usize>,
     /// Whether `head_dim` of the config counts.
     pub explicit_head_dim: bool,
+    /// Whether transformers refuses a hidden_size that num_attention_heads does not divide, though head_dim is explicit.
+    pub width_by_heads: bool,
     /// Before every name but the head's; some checkpoints leave it out.
     pub prefix: &'static str,
     pub embedding: &'static str,
@@ -222,6 +224,7 @@ const LLAMA: Architecture = Architecture {
     tied_head: false,
     head_dim: None,
     explicit_head_dim: true,
+    width_by_heads: true,
     prefix: "model.",
     embedding: "embed_tokens",
     layers: "layers",
@@ -236,6 +239,7 @@ const LLAMA: Architecture = Architecture {
 
 const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
+    width_by_heads: false,
     fields: Fields { default_key_value_heads: Some(8), ..FIELDS },
     window: Window::All,
     default_window: Some(4096),
@@ -245,6 +249,7 @@ const MISTRAL: Architecture = Architecture {
 
 const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
+    width_by_heads: false,
     fields: Fields { default_key_value_heads: Some(32), ..FIELDS },
     window: Window::Some,
     default_window: Some(4096),
@@ -254,6 +259,7 @@ const QWEN2: Architecture = Architecture {
 
 const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
+    width_by_heads: false,
     fields: Fields { default_key_value_heads: Some(32), ..FIELDS },
     window: Window::Some,
     default_window: Some(4096),
@@ -265,6 +271,7 @@ const QWEN3: Architecture = Architecture {
 
 const PHI3: Architecture = Architecture {
     model_type: "phi3",
+    width_by_heads: false,
     position: Position::Rope { pairing: Pairing::HalfSplit, partial: Some(1.0) },
     fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..FIELDS },
     window: Window::All,
@@ -279,6 +286,7 @@ const PHI3: Architecture = Architecture {
 
 const PHI: Architecture = Architecture {
     model_type: "phi",
+    width_by_heads: false,
     fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu_new"), ..FIELDS },
     norm: Norm::Layer,
     blocks: Blocks::Parallel,

@@ -1,5 +1,7 @@
 //! The forward pass of one decoder layer, dense or sliced: attention and MLP, in sequence or in parallel.
 
+use std::ops::Range;
+
 use super::{
     architecture::{Position, Role, Space, Weight},
     config::Config,
@@ -152,9 +154,6 @@ impl LayerContext<'_> {
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`].
     pub fn half(&self, weights: &LayerWeights, half: Half, x: Matrix) -> Result<Matrix> {
-        // The result may share the memory of x. So attention, which reads all of x, is worked out before anything is written; the MLP reads each
-        // piece just before it writes it; and attention is written last.
-        let attended = if half.attention { Some(self.attention(weights, &self.norm(weights, 0, &x)?)?) } else { None };
         let y = match &weights.shortcuts[half.shortcut] {
             Some(shortcut) => {
                 let y = self.gpu.unfilled(x.rows(), shortcut.rows())?;
@@ -164,18 +163,32 @@ impl LayerContext<'_> {
             }
             None => x.clone(),
         };
-        if half.mlp {
-            let rows = self.mlp_rows();
-            for first in (0..x.rows()).step_by(rows) {
-                let range = first..x.rows().min(first + rows);
-                let hidden = self.hidden(weights, &x.view(range.clone())?)?;
-                self.write(weights, false, &hidden, &y.view(range)?)?;
-            }
-        }
-        if let Some(attended) = &attended {
-            self.write(weights, true, attended, &y)?;
-        }
+        // The result may share the memory of x: nothing is written there before all that reads it has been worked out.
+        self.inner(weights, half, &x, |tokens, inner| self.write(weights, half, inner, &y.view(tokens)?))?;
         Ok(y)
+    }
+
+    /// What the weights that write the residual read, of some tokens at a time: the attention's result `[tokens, num_attention_heads · head_dim]`
+    /// and the MLP's inner activations `[tokens, intermediate_size]`, where `half` has them, in this order. `x` is `[tokens, width before]`; those
+    /// of its tokens that were handed out are not read again.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `each`.
+    pub fn inner(&self, weights: &LayerWeights, half: Half, x: &Matrix, mut each: impl FnMut(Range<usize>, &[Matrix]) -> Result<()>) -> Result<()> {
+        let attended = if half.attention { Some(self.attention(weights, &self.norm(weights, 0, x)?)?) } else { None };
+        let rows = if half.mlp { self.mlp_rows() } else { x.rows().max(1) };
+        for first in (0..x.rows()).step_by(rows) {
+            let tokens = first..x.rows().min(first + rows);
+            let mut inner = Vec::with_capacity(2);
+            if let Some(attended) = &attended {
+                inner.push(attended.view(tokens.clone())?);
+            }
+            if half.mlp {
+                inner.push(self.hidden(weights, &x.view(tokens.clone())?)?);
+            }
+            each(tokens, &inner)?;
+        }
+        Ok(())
     }
 
     /// How many tokens the MLP takes at once: what one binding holds of its inner activations.
@@ -183,7 +196,11 @@ impl LayerContext<'_> {
         self.gpu.rows_per_binding(2 * self.config.intermediate_size.next_multiple_of(4) * 4)
     }
 
-    fn norm(&self, weights: &LayerWeights, which: usize, x: &Matrix) -> Result<Matrix> {
+    /// What the attention (0) or the MLP (1) reads of `x` `[tokens, width before]`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn norm(&self, weights: &LayerWeights, which: usize, x: &Matrix) -> Result<Matrix> {
         let config = self.config;
         // Once fused, a layer norm is the RMS norm of a residual whose mean is already zero.
         let kind = if weights.fused { Norm::Rms } else { config.architecture.norm };
@@ -253,10 +270,13 @@ impl LayerContext<'_> {
         Ok(())
     }
 
-    /// Adds what a block has computed to the residual.
-    fn write(&self, weights: &LayerWeights, attention: bool, values: &Matrix, residual: &Matrix) -> Result<()> {
-        let reads = if attention { Space::Heads } else { Space::Hidden };
-        let output = weights.of(attention, reads).next().ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
-        self.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), residual, 0, true)
+    /// Adds what the blocks of a half have computed to the residual.
+    fn write(&self, weights: &LayerWeights, half: Half, inner: &[Matrix], residual: &Matrix) -> Result<()> {
+        let spaces = [(half.attention, true, Space::Heads), (half.mlp, false, Space::Hidden)];
+        for ((_, attention, reads), values) in spaces.into_iter().filter(|(there, ..)| *there).zip(inner) {
+            let output = weights.of(attention, reads).next().ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
+            self.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), residual, 0, true)?;
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod layer;
 mod rope;
 mod shapes;
 mod slicing;
+mod stock;
 mod weights;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
 pub use rope::Rope;
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
+pub use stock::without_mean;
 pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{

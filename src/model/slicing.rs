@@ -16,6 +16,38 @@ pub struct LayerWidths {
     pub mlp_input: usize,
     /// What the layer hands on.
     pub output: usize,
+    /// Whether a shortcut carries the residual past the attention (past both, in parallel blocks); where not, it goes on as it is.
+    #[serde(default = "always")]
+    pub attn_shortcut: bool,
+    /// The same past the MLP; means nothing in parallel blocks.
+    #[serde(default = "always")]
+    pub mlp_shortcut: bool,
+}
+
+fn per_block() -> String {
+    "per-block".into()
+}
+
+fn nothing() -> String {
+    "none".into()
+}
+
+fn always() -> bool {
+    true
+}
+
+impl LayerWidths {
+    /// With a shortcut past each half.
+    pub fn new(attention_input: usize, mlp_input: usize, output: usize) -> Self {
+        Self { attention_input, mlp_input, output, attn_shortcut: true, mlp_shortcut: true }
+    }
+
+    /// Sizes of the shortcuts that there are, with the half that each belongs to: `(half, before, after)`.
+    pub fn shortcuts(&self, parallel: bool) -> impl Iterator<Item = (usize, usize, usize)> {
+        let attention = (0, self.attention_input, if parallel { self.output } else { self.mlp_input });
+        let mlp = (1, self.mlp_input, self.output);
+        [(self.attn_shortcut, attention), (self.mlp_shortcut && !parallel, mlp)].into_iter().filter_map(|(there, sizes)| there.then_some(sizes))
+    }
 }
 
 /// How a checkpoint was sliced.
@@ -27,6 +59,12 @@ pub struct Slicing {
     pub layers: Vec<LayerWidths>,
     pub sparsity: f64,
     pub round_interval: usize,
+    /// `per-block`, `shared` or `segments=K`.
+    #[serde(default = "per_block")]
+    pub basis: String,
+    /// What was fitted again to the dense model: `none`, `reads` or `full`.
+    #[serde(default = "nothing")]
+    pub refit: String,
     pub final_orientation: String,
     pub seed: u64,
     /// sha256 of the calibration token ids as little-endian u32, each row preceded by its length.
@@ -40,7 +78,10 @@ impl Slicing {
         let fits = |width: usize| (1..=hidden_size).contains(&width);
         let chained = slicing.layers.windows(2).all(|pair| pair[0].output == pair[1].attention_input);
         let inside = slicing.layers.iter().all(|widths| fits(widths.attention_input) && fits(widths.mlp_input) && fits(widths.output));
-        if slicing.norm_width != hidden_size || slicing.layers.len() != layers || !chained || !inside {
+        let carried = slicing.layers.iter().all(|widths| {
+            (widths.attn_shortcut || widths.attention_input == widths.mlp_input) && (widths.mlp_shortcut || widths.mlp_input == widths.output)
+        });
+        if slicing.norm_width != hidden_size || slicing.layers.len() != layers || !chained || !inside || !carried {
             return Err(Error::bad_file(path, format!("slicing: widths do not fit {layers} layers of {hidden_size}")));
         }
         Ok(slicing)

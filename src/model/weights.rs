@@ -1,7 +1,7 @@
 //! The table and a checkpoint → the weights of one layer. The only place that spells tensor names.
 
 use super::{
-    architecture::{Layout, Role, Space, Weight},
+    architecture::{Architecture, Layout, Role, Space, Weight},
     config::Config,
     host::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm},
     slicing::LayerWidths,
@@ -70,6 +70,17 @@ impl<'a> Names<'a> {
         format!("{}.bias", self.config.architecture.head)
     }
 
+    /// The norms of a layer that the residual goes through.
+    pub fn layer_norms(&self, layer: usize) -> impl Iterator<Item = String> {
+        let Architecture { attention_norm, mlp_norm, .. } = self.config.architecture;
+        [Some(*attention_norm), *mlp_norm].into_iter().flatten().map(move |name| self.layer(layer, name))
+    }
+
+    /// The norm before the head.
+    pub fn final_norm(&self) -> String {
+        self.top(self.config.architecture.final_norm)
+    }
+
     /// The shortcut of a half of a layer: 0 the attention (or the whole parallel layer), 1 the MLP.
     pub fn shortcut(&self, layer: usize, half: usize) -> String {
         self.layer(layer, ["attn_shortcut_Q", "mlp_shortcut_Q"][half])
@@ -79,7 +90,7 @@ impl<'a> Names<'a> {
 impl Config {
     /// The widths of the residual stream around a layer.
     pub fn widths(&self, layer: usize) -> LayerWidths {
-        let whole = LayerWidths { attention_input: self.hidden_size, mlp_input: self.hidden_size, output: self.hidden_size };
+        let whole = LayerWidths::new(self.hidden_size, self.hidden_size, self.hidden_size);
         self.slicing.as_ref().map_or(whole, |slicing| slicing.layers[layer])
     }
 
@@ -110,7 +121,8 @@ impl Config {
         self.has_bias(weight.bias) || (self.fused() && weight.reads == Space::Residual && self.norm_has_bias())
     }
 
-    fn head_bias(&self) -> bool {
+    /// Whether the head has a bias: its own, or one that fusing the final norm gave it.
+    pub fn has_head_bias(&self) -> bool {
         self.architecture.head_bias || (self.fused() && self.norm_has_bias())
     }
 
@@ -162,20 +174,16 @@ impl Config {
                 }
             }
             if self.fused() {
-                let widths = self.widths(layer);
-                if self.parallel {
-                    add(names.shortcut(layer, 0), &[widths.attention_input, widths.output]);
-                } else {
-                    add(names.shortcut(layer, 0), &[widths.attention_input, widths.mlp_input]);
-                    add(names.shortcut(layer, 1), &[widths.mlp_input, widths.output]);
+                for (half, before, after) in self.widths(layer).shortcuts(self.parallel) {
+                    add(names.shortcut(layer, half), &[before, after]);
                 }
             }
         }
-        norm(&mut add, names.top(self.architecture.final_norm));
+        norm(&mut add, names.final_norm());
         if !self.tie_word_embeddings {
             add(names.head(), &[self.vocab_size, self.widths(self.num_hidden_layers - 1).output]);
         }
-        if self.head_bias() {
+        if self.has_head_bias() {
             add(names.head_bias(), &[self.vocab_size]);
         }
         list
@@ -184,14 +192,11 @@ impl Config {
     /// How many parameters the matrices of a layer have.
     pub fn layer_parameters(&self, layer: usize) -> u64 {
         let product = |(rows, cols): (usize, usize)| (rows * cols) as u64;
-        let widths = self.widths(layer);
         let linears: u64 = self.architecture.layer.iter().map(|weight| product(self.linear_shape(weight, layer))).sum();
-        let shortcuts = match (self.fused(), self.parallel) {
-            (false, _) => 0,
-            (true, true) => product((widths.attention_input, widths.output)),
-            (true, false) => product((widths.attention_input, widths.mlp_input)) + product((widths.mlp_input, widths.output)),
-        };
-        linears + shortcuts
+        if !self.fused() {
+            return linears;
+        }
+        linears + self.widths(layer).shortcuts(self.parallel).map(|(_, before, after)| product((before, after))).sum::<u64>()
     }
 
     /// Parameters of the largest matrix of a layer.
@@ -314,13 +319,12 @@ impl WeightStore {
             let bias = config.linear_bias(spec).then(|| self.vector(&format!("{name}.bias"), rows)).transpose()?;
             Ok(HostLinear { spec, matrix, bias })
         };
-        let widths = config.widths(layer);
-        let shortcut = |half, rows, cols| Ok::<_, Error>(Some(self.find(&names.shortcut(layer, half), &[rows, cols])?.transposed()));
-        let shortcuts = match (config.fused(), config.parallel) {
-            (false, _) => [None, None],
-            (true, true) => [shortcut(0, widths.attention_input, widths.output)?, None],
-            (true, false) => [shortcut(0, widths.attention_input, widths.mlp_input)?, shortcut(1, widths.mlp_input, widths.output)?],
-        };
+        let mut shortcuts = [None, None];
+        if config.fused() {
+            for (half, before, after) in config.widths(layer).shortcuts(config.parallel) {
+                shortcuts[half] = Some(self.find(&names.shortcut(layer, half), &[before, after])?.transposed());
+            }
+        }
         let head_norms = match config.architecture.qk_norm.filter(|_| config.qk_norm) {
             None => None,
             Some(qk) => {
@@ -358,8 +362,8 @@ impl WeightStore {
         } else {
             self.find(&names.head(), &[config.vocab_size, config.widths(config.num_hidden_layers - 1).output])?
         };
-        let head_bias = config.head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
-        let final_norm = self.residual_norm(&names.top(config.architecture.final_norm))?;
+        let head_bias = config.has_head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
+        let final_norm = self.residual_norm(&names.final_norm())?;
         Ok(HostEnds { fused: config.fused(), embedding, positions, final_norm, head, head_bias })
     }
 }

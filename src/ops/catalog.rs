@@ -2,7 +2,7 @@
 
 use super::{
     activation, attention, copy_rows, covariance, cross_covariance, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, loss, norm,
-    probe, rope, sample, scale_tokens,
+    probe, rope, sample, scale_tokens, subtract,
 };
 use crate::gpu::Kernel;
 
@@ -28,6 +28,7 @@ pub fn kernels() -> Vec<Kernel> {
         rope::kernels(),
         sample::kernels(),
         scale_tokens::kernels(),
+        subtract::kernels(),
     ];
     families.concat()
 }

@@ -21,6 +21,7 @@ mod product;
 mod rope;
 mod sample;
 mod scale_tokens;
+mod subtract;
 mod tuning;
 
 pub use activation::Activation;

@@ -71,6 +71,15 @@ impl Covariance {
         }
     }
 
+    /// The sums, `[width, width]`, row-major, of which the upper triangle means something.
+    ///
+    /// # Errors
+    /// Whatever the readback reports.
+    pub fn sums(mut self, gpu: &Gpu) -> Result<Vec<f64>> {
+        self.add_last(gpu)?;
+        Ok(self.sum)
+    }
+
     /// The principal axes, by descending eigenvalue.
     ///
     /// # Errors

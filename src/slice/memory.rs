@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use super::{
-    plan::{Options, Plan},
-    residual::Placement,
-};
+use super::{options::Options, plan::Plan, residual::Placement};
 use crate::{
     gpu::Gpu,
     model::{

@@ -15,13 +15,21 @@
 //! half of each layer: rotate what reads, run it from the sliced signal, find the axes of the result, rotate what writes, slice the signal.
 //! Each attention and each MLP runs once. Parallel blocks are one half instead of two; nothing else differs.
 
+mod basis;
+mod beside;
 mod calibrate;
 mod driver;
 pub mod fuse;
+mod lift;
+mod maps;
 mod memory;
+mod options;
 mod output;
+mod paper;
+mod pass;
 mod plan;
 mod probe;
+mod regression;
 mod residual;
 mod rotate;
 mod schedule;
@@ -30,9 +38,10 @@ mod snapshot;
 pub use calibrate::Covariance;
 pub use driver::{Job, slice};
 pub use memory::{Calibration, MemoryPlan, Peak};
-pub use plan::{Options, Orientation, Plan};
+pub use options::{Basis, Cut, Options, Orientation, Refit, Signal};
+pub use plan::Plan;
 pub use probe::{Speed, work};
 pub use residual::Placement;
 pub use rotate::Rotation;
-pub use schedule::{layer_widths, sliced_width};
-pub use snapshot::{Site, Snapshot, exact};
+pub use schedule::sliced_width;
+pub use snapshot::{Site, Snapshot, Stage, exact};

@@ -2,12 +2,15 @@
 
 use half::{bf16, f16};
 
-use super::plan::Plan;
+use super::{lift::Lift, plan::Plan};
 use crate::{
     checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorWriter},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Config, HostLayer, Linear, Names, architecture::Layout},
+    model::{
+        Config, HostLayer, Linear, Names,
+        architecture::{Layout, Space},
+    },
 };
 
 /// Values converted at a time.
@@ -18,6 +21,8 @@ pub struct Output<'a> {
     gpu: &'a Gpu,
     config: &'a Config,
     dtype: Dtype,
+    width: usize,
+    lift: Lift,
     writer: TensorWriter,
 }
 
@@ -26,7 +31,15 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// As [`TensorWriter::new`] and [`TensorWriter::resume`].
-    pub fn new(gpu: &'a Gpu, config: &'a Config, dtype: Dtype, plan: &Plan, directory: &OutputDirectory, layers: Option<usize>) -> Result<Self> {
+    pub fn new(
+        gpu: &'a Gpu,
+        config: &'a Config,
+        dtype: Dtype,
+        plan: &Plan,
+        directory: &OutputDirectory,
+        lift: Lift,
+        layers: Option<usize>,
+    ) -> Result<Self> {
         let names = Names::of(config);
         let writer = match layers {
             None => TensorWriter::new(directory, &plan.tensors, SHARD_BYTES)?,
@@ -37,7 +50,7 @@ impl<'a> Output<'a> {
                 TensorWriter::resume(directory, &plan.tensors, SHARD_BYTES, |name| done.iter().any(|start| name.starts_with(start)))?
             }
         };
-        Ok(Self { gpu, config, dtype, writer })
+        Ok(Self { gpu, config, dtype, width: plan.stored_width, lift, writer })
     }
 
     /// Writes a weight of a layer, and its bias.
@@ -45,24 +58,85 @@ impl<'a> Output<'a> {
     /// # Errors
     /// As [`Output::write`].
     pub fn linear(&mut self, layer: usize, Linear { spec, weight, bias }: &Linear) -> Result<()> {
-        let values = self.gpu.download(weight)?;
+        let (reads, writes) = (spec.reads == Space::Residual, spec.writes == Space::Residual);
+        let lifted = match &self.lift.embedding {
+            Some(embedding) if reads => embedding.rows(self.gpu, weight)?,
+            Some(embedding) if writes => embedding.columns(self.gpu, weight)?,
+            _ => weight.clone(),
+        };
+        let mut values = self.gpu.download(&lifted)?;
+        if reads {
+            self.amplify(&mut values);
+        }
         let values = match spec.layout {
             Layout::Linear => values,
-            Layout::Conv1d => transposed(&values, weight.rows(), weight.cols()),
+            Layout::Conv1d => transposed(&values, lifted.rows(), lifted.cols()),
         };
         let names = Names::of(self.config);
         self.write(&names.layer(layer, &format!("{}.weight", spec.name)), &values)?;
-        match bias {
-            Some(bias) => self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), bias),
-            None => Ok(()),
+        match (bias, &self.lift.embedding) {
+            (Some(bias), Some(embedding)) if writes => {
+                let bias = embedding.rows(self.gpu, bias)?;
+                self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), &bias)
+            }
+            (Some(bias), _) => self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), bias),
+            (None, _) => Ok(()),
         }
     }
 
-    /// Writes the norms of queries and keys, as they are.
+    /// Writes rows of an embedding.
     ///
     /// # Errors
     /// As [`Output::write`].
-    pub fn head_norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
+    pub fn table(&mut self, name: &str, part: &Matrix) -> Result<()> {
+        match &self.lift.embedding {
+            Some(embedding) => self.matrix(name, &embedding.rows(self.gpu, part)?),
+            None => self.matrix(name, part),
+        }
+    }
+
+    /// Writes rows of the head, which reads a norm.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn read(&mut self, name: &str, part: &Matrix) -> Result<()> {
+        let mut values = match &self.lift.embedding {
+            Some(embedding) => self.gpu.download(&embedding.rows(self.gpu, part)?)?,
+            None => self.gpu.download(part)?,
+        };
+        self.amplify(&mut values);
+        self.write(name, &values)
+    }
+
+    fn amplify(&self, values: &mut [f32]) {
+        if self.lift.gain != 1.0 {
+            values.iter_mut().for_each(|value| *value *= self.lift.gain);
+        }
+    }
+
+    /// Writes the parameters of a norm, where the output has any.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn norm(&mut self, name: &str) -> Result<()> {
+        let Some(weight) = self.lift.norm else { return Ok(()) };
+        self.write(&format!("{name}.weight"), &vec![weight; self.width])?;
+        if self.lift.norm_bias { self.write(&format!("{name}.bias"), &vec![0.0; self.width]) } else { Ok(()) }
+    }
+
+    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, and those of queries and keys.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
+        for name in Names::of(self.config).layer_norms(layer) {
+            self.norm(&name)?;
+        }
+        self.head_norms(layer, weights)
+    }
+
+    /// Writes the norms of queries and keys, as they are.
+    fn head_norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
         let names = Names::of(self.config);
         if let (Some(norms), Some(qk)) = (&weights.head_norms, self.config.architecture.qk_norm) {
             for (name, norm) in [qk.q, qk.k].into_iter().zip(norms) {

@@ -4,36 +4,15 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::schedule::{layer_widths, sliced_width};
+use super::{
+    options::{Basis, Cut, Options},
+    schedule::{layer_widths, round_interval, sliced_width},
+};
 use crate::{
     checkpoint::{Dtype, TensorPlan},
     error::{Error, Result},
     model::{Config, SLICED_PREFIX, Slicing},
 };
-
-/// What the first d coordinates are after slicing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Orientation {
-    /// The principal axes, by descending eigenvalue.
-    Pca,
-    /// The principal axes times a random orthogonal d × d matrix: the same function, outliers spread.
-    Random,
-}
-
-/// How to slice.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The share of hidden_size to cut, 0 ≤ s < 1.
-    pub sparsity: f64,
-    /// The width is rounded down to a multiple of this.
-    pub round_interval: usize,
-    pub orientation: Orientation,
-    pub seed: u64,
-    /// Type of the written tensors.
-    pub dtype: Dtype,
-    /// Calibration sequences at a time; by size if `None`.
-    pub rows_per_batch: Option<usize>,
-}
 
 /// The sliced model before it exists.
 #[derive(Debug, Clone)]
@@ -42,6 +21,12 @@ pub struct Plan {
     pub config: Config,
     /// The width that the residual stream will have.
     pub width: usize,
+    /// Whether the result is an ordinary checkpoint of the original `model_type`.
+    pub stock: bool,
+    /// The width of its tensors: one more than that of the residual stream in the stock form of models with layer norm.
+    pub stored_width: usize,
+    /// What the width was rounded to.
+    pub round_interval: usize,
     /// Every tensor, in the order of writing.
     pub tensors: Vec<TensorPlan>,
     /// Parameters of the original as it is stored.
@@ -56,21 +41,43 @@ impl Plan {
     /// Plans slicing a model with this config.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a sparsity that leaves nothing, or a model that is sliced already.
+    /// [`Error::Usage`] for a cut that leaves nothing or cannot be reached, options that contradict each other, or a model that is sliced already.
     pub fn new(config: &Config, options: &Options, calibration_sha256: &str) -> Result<Self> {
         if config.fused() {
             return Err(Error::Usage("this model is sliced already; slice the original to another sparsity instead".into()));
         }
-        let width = sliced_width(config.hidden_size, options.sparsity, options.round_interval)?;
-        let sliced = with_widths(config, width, options, calibration_sha256)?;
+        check(config, options)?;
+        let stock = options.basis == Basis::SHARED && config.has_stock_form();
+        let interval = round_interval(config, options, stock);
+        let padding = if stock { config.stock_padding() } else { 0 };
+        let form = |stored: usize| {
+            if stock { with_dtype(config.stock(stored)?, options.dtype) } else { with_widths(config, stored, options, calibration_sha256) }
+        };
+        let original_parameters = config.parameters();
+        let stored_width = match options.cut {
+            Cut::Sparsity(sparsity) => sliced_width(config.hidden_size, sparsity, interval)?,
+            Cut::Parameters(share) => {
+                let most = (1.0 - share) * original_parameters as f64;
+                widest(config.hidden_size / interval, |steps| Ok(form(steps * interval)?.parameters() as f64 <= most))?
+                    .map(|steps| steps * interval)
+                    .ok_or_else(|| unreachable_share(share, options, interval))?
+            }
+        };
+        let width = stored_width - padding;
+        if width == 0 {
+            return Err(Error::Usage(format!("a width of {stored_width} leaves nothing of hidden_size {}; cut less", config.hidden_size)));
+        }
+        let sliced = form(stored_width)?;
         let whole = with_widths(config, config.hidden_size, options, calibration_sha256)?;
-        let tensors = sliced.tensors();
         Ok(Self {
             width,
-            original_parameters: config.parameters(),
+            stock,
+            stored_width,
+            round_interval: interval,
+            original_parameters,
             fused_parameters: whole.parameters() - whole.shortcut_parameters(),
             sliced_parameters: sliced.parameters(),
-            tensors: tensors.into_iter().map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: options.dtype }).collect(),
+            tensors: sliced.tensors().into_iter().map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: options.dtype }).collect(),
             config: sliced,
         })
     }
@@ -81,34 +88,78 @@ impl Plan {
     }
 }
 
+fn check(config: &Config, options: &Options) -> Result<()> {
+    let usage = |reason: String| Err(Error::Usage(reason));
+    match options.basis {
+        Basis::Segments(count) if count > config.num_hidden_layers => {
+            usage(format!("--basis segments={count}: the model has {} layers", config.num_hidden_layers))
+        }
+        Basis::Segments(_) if !options.slice_head => usage(format!("--basis {}: the head has to be sliced, too", options.basis)),
+        _ if options.round_interval == Some(0) => usage("--round-interval 0: expected an interval of at least 1".into()),
+        _ if !(options.ridge > 0.0 && options.ridge.is_finite()) => usage(format!("--ridge {}: expected a number above 0", options.ridge)),
+        _ => match options.cut {
+            Cut::Parameters(share) if !(share > 0.0 && share < 1.0) => {
+                usage(format!("--target-parameters {:+}%: expected a share between 0 and -100 %", -100.0 * share))
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn unreachable_share(share: f64, options: &Options, interval: usize) -> Error {
+    Error::Usage(format!(
+        "--target-parameters {:+}%: no width that is a multiple of {interval} removes that much with --basis {}; ask for less{}",
+        -100.0 * share,
+        options.basis,
+        if interval > 1 { " or give a smaller --round-interval" } else { "" }
+    ))
+}
+
+/// The most steps from 1 to `most` that fit, where fewer fit if more do.
+fn widest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<Option<usize>> {
+    let (mut fit, mut too_many) = (0, most + 1);
+    while too_many - fit > 1 {
+        let middle = fit.midpoint(too_many);
+        if fits(middle)? { fit = middle } else { too_many = middle }
+    }
+    Ok((fit > 0).then_some(fit))
+}
+
 /// The config of the model sliced to `width`: all its fields kept, `model_type` changed, a `slicing` section added.
 fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha256: &str) -> Result<Config> {
     let slicing = Slicing {
         method: "slicegpt".into(),
         norm_width: config.hidden_size,
-        layers: layer_widths(config, width),
-        sparsity: options.sparsity,
-        round_interval: options.round_interval,
-        final_orientation: match options.orientation {
-            Orientation::Pca => "pca".into(),
-            Orientation::Random => "random".into(),
+        layers: layer_widths(config, width, options),
+        sparsity: match options.cut {
+            Cut::Sparsity(sparsity) => sparsity,
+            Cut::Parameters(_) => 1.0 - width as f64 / config.hidden_size as f64,
         },
+        round_interval: round_interval(config, options, false),
+        basis: options.basis.to_string(),
+        refit: options.refit.to_string(),
+        final_orientation: options.orientation.to_string(),
         seed: options.seed,
         calibration_sha256: calibration_sha256.into(),
     };
     let mut raw = config.raw.clone();
     raw.insert("model_type".into(), json!(format!("{SLICED_PREFIX}{}", config.architecture.model_type)));
-    let dtype = match options.dtype {
+    let section = serde_json::to_value(slicing).map_err(|error| Error::Usage(error.to_string()))?;
+    raw.insert("slicing".into(), section);
+    with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, options.dtype)
+}
+
+/// The config with the type of the written tensors, where it names one.
+fn with_dtype(mut config: Config, dtype: Dtype) -> Result<Config> {
+    let dtype = match dtype {
         Dtype::F16 => "float16",
         Dtype::BF16 => "bfloat16",
         _ => "float32",
     };
     for name in ["torch_dtype", "dtype"] {
-        if let Some(Value::String(stored)) = raw.get_mut(name) {
+        if let Some(Value::String(stored)) = config.raw.get_mut(name) {
             *stored = dtype.into();
         }
     }
-    let section = serde_json::to_value(slicing).map_err(|error| Error::Usage(error.to_string()))?;
-    raw.insert("slicing".into(), section);
-    Config::from_fields(raw, Path::new("config.json of the sliced model"))
+    Ok(config)
 }

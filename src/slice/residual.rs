@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use super::snapshot::Saved;
 use crate::{
     checkpoint::OutputDirectory,
     error::{Error, Result},
@@ -22,7 +23,7 @@ pub enum Placement {
     Disk,
 }
 
-/// The residual in the original basis, `[tokens, width]` for each batch.
+/// A residual, `[tokens, width]` for each batch.
 ///
 /// Two files alternate: one holds the state that was committed last and is only read, the other one takes what comes. On the GPU or in host
 /// memory, the residual only goes to the file when it is to be committed; on the disk it always does.
@@ -48,17 +49,23 @@ enum Held {
 
 impl Residual {
     /// Of no values yet.
-    pub fn new(directory: &OutputDirectory, placement: Placement, width: usize, batches: Vec<usize>) -> Self {
-        let files = ["residual.0", "residual.1"].map(|name| directory.beside(name));
+    pub fn new(directory: &OutputDirectory, name: &str, placement: Placement, width: usize, batches: Vec<usize>) -> Self {
+        let files = [0, 1].map(|number| directory.beside(&format!("{name}.{number}")));
         let held = batches.iter().map(|_| Held::Disk).collect();
         Self { placement, width, batches, held, files, source: 0, target: 0, checksum: Checksum::default() }
     }
 
-    /// As it was committed into file number `file`, with what follows it there.
+    /// Values of a token.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Becomes what was committed; hands over what follows it in its file.
     ///
     /// # Errors
     /// [`Error::BadFile`] if the file is not as it was committed; [`Error::Read`]; whatever the upload reports.
-    pub fn resume(mut self, gpu: &Gpu, file: usize, behind: usize, checksum: u64) -> Result<(Self, Vec<f32>)> {
+    pub fn resume(&mut self, gpu: &Gpu, saved: Saved, behind: usize) -> Result<Vec<f32>> {
+        let Saved { file, checksum } = saved;
         let path = &self.files[file % 2];
         let damaged = |reason: &str| Error::bad_file(path, format!("{reason}; --force starts over"));
         let mut stored = File::open(path).map_err(Error::kept(path, Error::read(path)))?;
@@ -83,7 +90,7 @@ impl Residual {
             return Err(damaged("not what was written there"));
         }
         (self.source, self.target) = (file % 2, 1 - file % 2);
-        Ok((self, rest))
+        Ok(rest)
     }
 
     fn values(&self) -> usize {
@@ -155,11 +162,11 @@ impl Residual {
         self.checksum = Checksum::default();
     }
 
-    /// Makes what was stored durable, with `behind` after it, and lets it be from now on. Hands over the number of the file and its checksum.
+    /// Makes what was stored durable, with `behind` after it, and lets it be from now on. Hands over where it is.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn save(&mut self, behind: &[f32]) -> Result<(usize, u64)> {
+    pub fn save(&mut self, behind: &[f32]) -> Result<Saved> {
         let (path, end) = (&self.files[self.target], self.offset(self.batches.len()));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
@@ -173,11 +180,11 @@ impl Residual {
         self.checksum.add(behind);
         let saved = self.target;
         self.target = 1 - saved;
-        Ok((saved, self.checksum.value()))
+        Ok(Saved { file: saved, checksum: self.checksum.value() })
     }
 }
 
-fn read_values(file: &mut File, count: usize) -> std::io::Result<Vec<f32>> {
+pub fn read_values(file: &mut File, count: usize) -> std::io::Result<Vec<f32>> {
     let mut values = vec![0.0f32; count];
     file.read_exact(bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
@@ -185,7 +192,7 @@ fn read_values(file: &mut File, count: usize) -> std::io::Result<Vec<f32>> {
 
 /// Tells a damaged file from a whole one; no protection against intent.
 #[derive(Debug, Clone, Copy)]
-struct Checksum(u64);
+pub struct Checksum(u64);
 
 impl Default for Checksum {
     fn default() -> Self {
@@ -195,11 +202,12 @@ impl Default for Checksum {
 
 impl Checksum {
     /// Takes in values, one at a time, as FNV-1a does bytes.
-    fn add(&mut self, values: &[f32]) {
+    pub fn add(&mut self, values: &[f32]) {
         self.0 = values.iter().fold(self.0, |hash, value| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29));
     }
 
-    fn value(self) -> u64 {
+    /// The number that goes with what was taken in.
+    pub fn value(self) -> u64 {
         self.0
     }
 }

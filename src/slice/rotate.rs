@@ -8,6 +8,7 @@ use crate::{
 };
 
 /// The first `width` columns of an orthogonal Q `[D, D]`.
+#[derive(Clone)]
 pub struct Rotation {
     /// Q[:, :width], `[D, width]`.
     forward: Matrix,

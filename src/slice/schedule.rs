@@ -1,9 +1,13 @@
 //! How wide the residual stream is at each point after slicing.
 
+use super::options::{Basis, Options};
 use crate::{
     error::{Error, Result},
     model::{Config, LayerWidths},
 };
+
+/// Widths are rounded to multiples of this where nothing else is asked for.
+const ROUND_INTERVAL: usize = 8;
 
 /// `int((1 − sparsity) · hidden_size)`, rounded down to a multiple of `round_interval`.
 ///
@@ -28,12 +32,29 @@ pub fn sliced_width(hidden_size: usize, sparsity: f64, round_interval: usize) ->
     Ok(rounded)
 }
 
-/// The widths around each layer: `width` everywhere, but the last layer hands on the whole hidden_size to the head.
-pub fn layer_widths(config: &Config, width: usize) -> Vec<LayerWidths> {
-    (0..config.num_hidden_layers)
+/// What widths are rounded to: what is asked for; or 8, and what other programs demand of the stock form. Where both together would be coarse, the
+/// latter alone.
+pub fn round_interval(config: &Config, options: &Options, stock: bool) -> usize {
+    let demanded = if stock { config.stock_interval() } else { 1 };
+    options.round_interval.unwrap_or_else(|| {
+        let common = (1..=demanded).map(|factor| ROUND_INTERVAL * factor).find(|multiple| multiple.is_multiple_of(demanded));
+        common.filter(|&common| demanded == 1 || 16 * common <= config.hidden_size).unwrap_or(demanded)
+    })
+}
+
+/// The widths around each layer: `width` everywhere, but the last layer hands on the whole hidden_size to the head unless that is sliced, too.
+pub fn layer_widths(config: &Config, width: usize, options: &Options) -> Vec<LayerWidths> {
+    let layers = config.num_hidden_layers;
+    (0..layers)
         .map(|layer| {
-            let output = if layer + 1 == config.num_hidden_layers { config.hidden_size } else { width };
-            LayerWidths { attention_input: width, mlp_input: if config.parallel { output } else { width }, output }
+            let last = layer + 1 == layers;
+            let output = if last && !options.slice_head { config.hidden_size } else { width };
+            let mut widths = LayerWidths::new(width, if config.parallel { output } else { width }, output);
+            if options.basis != Basis::PerBlock {
+                let border = output != width || (!last && options.basis.segment(layer, layers) != options.basis.segment(layer + 1, layers));
+                (widths.attn_shortcut, widths.mlp_shortcut) = (config.parallel && border, !config.parallel && border);
+            }
+            widths
         })
         .collect()
 }

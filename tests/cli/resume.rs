@@ -250,7 +250,7 @@ fn what_was_kept_and_then_damaged_is_refused() {
     let runs = Runs::new();
     runs.stopped("out");
     let state = runs.state("out").expect("a state");
-    let file = format!("residual.{}", state["slicing"]["file"]);
+    let file = format!("residual.{}", state["slicing"]["residuals"][0]["file"]);
     for name in ["state", "tokens.json", &file, "output/model.safetensors"] {
         let path = runs.partial("out", name);
         let bytes = fs::read(&path).expect("what was kept");
@@ -287,9 +287,13 @@ fn what_was_kept_and_then_damaged_is_refused() {
         ("width", json!(129)),
         ("width", json!(100)),
         ("width", json!(u64::MAX)),
-        ("file", json!(2)),
-        ("file", json!(u64::MAX)),
-        ("checksum", json!(0)),
+        ("residuals", json!([])),
+        ("residuals", json!([{ "file": 2, "checksum": 0 }])),
+        ("residuals", json!([{ "file": u64::MAX, "checksum": 0 }])),
+        ("residuals", json!([{ "file": 0, "checksum": 0 }])),
+        ("residuals", json!([{ "file": 1, "checksum": 0 }])),
+        ("bases", json!([1])),
+        ("stage", json!("Basis")),
         ("sites", json!([])),
         ("sites", json!("none")),
         ("unknown", json!(1)),
@@ -311,7 +315,7 @@ fn a_disk_that_fills_up_keeps_the_last_layer() {
     let runs = Runs::new();
     runs.stopped("out");
     // What layer 3 would be kept in has no space left.
-    let other = if runs.state("out").expect("a state")["slicing"]["file"] == json!(0) { "residual.1" } else { "residual.0" };
+    let other = if runs.state("out").expect("a state")["slicing"]["residuals"][0]["file"] == json!(0) { "residual.1" } else { "residual.0" };
     let path = runs.partial("out", other);
     fs::remove_file(&path).expect("the file of the layer before");
     std::os::unix::fs::symlink("/dev/full", &path).expect("a link");

@@ -30,7 +30,7 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     assert_eq!(config["slicing"]["method"], "slicegpt");
     assert_eq!(config["slicing"]["norm_width"], 24);
     assert_eq!(config["slicing"]["sparsity"], 0.25);
-    let widths = |output| json!({ "attention_input": 16, "mlp_input": 16, "output": output });
+    let widths = |output| json!({ "attention_input": 16, "mlp_input": 16, "output": output, "attn_shortcut": true, "mlp_shortcut": true });
     assert_eq!(config["slicing"]["layers"], json!([widths(16), widths(24)]));
     assert_eq!(config["slicing"]["calibration_sha256"], report["calibration"]["sha256"]);
 

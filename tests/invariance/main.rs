@@ -10,12 +10,12 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use slicegpt_gpu::{
-    checkpoint::{Dtype, OutputDirectory},
+    checkpoint::OutputDirectory,
     eval,
     gpu::Gpu,
     model::Model,
     progress::Silent,
-    slice::{Options, Orientation, Plan, Site, slice},
+    slice::{Cut, Options, Orientation, Plan, Site, slice},
 };
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ fn open(path: &Path) -> (Model, Vec<Vec<u32>>) {
 }
 
 fn options(sparsity: f64, orientation: Orientation) -> Options {
-    Options { sparsity, round_interval: 1, orientation, seed: 42, dtype: Dtype::F32, rows_per_batch: None }
+    Options { cut: Cut::Sparsity(sparsity), round_interval: Some(1), orientation, ..Options::default() }
 }
 
 /// A sliced model on disk.

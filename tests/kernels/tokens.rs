@@ -180,6 +180,24 @@ fn energies_match_reference_at_awkward_widths() {
 }
 
 #[test]
+fn subtract_matches_reference_at_awkward_widths() {
+    let gpu = support::gpu_unlimited();
+    for (tokens, width, reason) in [(1, 1, "the smallest"), (3, 65, "padded rows"), (70, 300, "many workgroups, the last not full")] {
+        let mut random = Random::new((tokens * width) as u64);
+        let (y, x) = (random.values(tokens * width, 3.0), random.values(tokens * width, 3.0));
+        let (difference, other) = (upload(&gpu, &y, tokens, width), upload(&gpu, &x, tokens, width));
+        gpu.subtract(&difference, &other).expect("subtract");
+        let expected = reference::subtract(&reference::matrix(tokens, width, &y), &reference::matrix(tokens, width, &x));
+        check(
+            &format!("subtract [{tokens}, {width}] ({reason})"),
+            error(&download(&gpu, &difference), &expected, |i, j| expected[(i, j)].abs()),
+            ROUNDOFF,
+        );
+    }
+    assert!(gpu.subtract(&gpu.zeros(2, 4).expect("zeros"), &gpu.zeros(2, 3).expect("zeros")).is_err());
+}
+
+#[test]
 fn scale_tokens_matches_reference_at_awkward_widths() {
     let gpu = support::gpu_unlimited();
     for (tokens, width, norm_width, reason) in

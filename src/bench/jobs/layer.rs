@@ -84,9 +84,11 @@ impl Layer {
             config.slicing = Some(Slicing {
                 method: "slicegpt".into(),
                 norm_width: whole,
-                layers: vec![LayerWidths { attention_input: width, mlp_input: width, output: width }],
+                layers: vec![LayerWidths::new(width, width, width)],
                 sparsity: 0.25,
                 round_interval: 8,
+                basis: "per-block".into(),
+                refit: "none".into(),
                 final_orientation: "pca".into(),
                 seed: 0,
                 calibration_sha256: String::new(),

@@ -1,0 +1,130 @@
+//! How to slice, on the command line.
+
+use clap::ValueEnum;
+
+use crate::{
+    model::Model,
+    slice::{Basis, Cut, Options, Orientation, Plan, Refit, Signal},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct SlicingArgs {
+    /// The share of the model's width to cut
+    #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
+    pub sparsity: f64,
+    /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted, such as -20%
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, conflicts_with = "sparsity", value_parser = parse_share)]
+    target_parameters: Option<f64>,
+    /// Round the width down to a multiple of this [default: 8, and what other programs demand of it]
+    #[arg(long, value_name = "N")]
+    round_interval: Option<usize>,
+    /// The bases that the residual stream is moved into: per-block, the paper's, with a shortcut past every block; shared, one for the whole model,
+    /// without shortcuts: an ordinary checkpoint where the architecture allows; segments=K, one for each of K runs of layers
+    #[arg(long, default_value = "per-block", value_name = "BASIS")]
+    pub basis: Basis,
+    /// What is fitted again to the dense model: nothing, the weights that read the residual stream, or those that write it, too
+    /// [default: none with per-block, else full]
+    #[arg(long)]
+    refit: Option<RefitArg>,
+    /// What a basis is found from: the residual as it is, or every token scaled to the same size [default: raw for the paper's method, else normed]
+    #[arg(long)]
+    covariance: Option<SignalArg>,
+    /// How strongly re-fitted weights are pulled towards the projected ones, as a share of the mean energy of what they read
+    #[arg(long, default_value_t = 0.01, value_name = "LAMBDA")]
+    ridge: f64,
+    /// Slice what the head reads, too, with --basis per-block; the others always do
+    #[arg(long)]
+    slice_head: bool,
+    /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers spread)
+    #[arg(long, default_value = "pca")]
+    final_orientation: OrientationArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OrientationArg {
+    Pca,
+    Random,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RefitArg {
+    None,
+    Reads,
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SignalArg {
+    Raw,
+    Normed,
+}
+
+impl SlicingArgs {
+    /// How to slice; seed, type and batches are left as they are by default.
+    pub fn options(&self) -> Options {
+        let per_block = self.basis == Basis::PerBlock;
+        let refit = match self.refit {
+            Some(RefitArg::None) => Refit::None,
+            Some(RefitArg::Reads) => Refit::Reads,
+            Some(RefitArg::Full) => Refit::Full,
+            None if per_block => Refit::None,
+            None => Refit::Full,
+        };
+        Options {
+            cut: self.target_parameters.map_or(Cut::Sparsity(self.sparsity), Cut::Parameters),
+            round_interval: self.round_interval,
+            basis: self.basis,
+            refit,
+            signal: match self.covariance {
+                Some(SignalArg::Raw) => Signal::Raw,
+                Some(SignalArg::Normed) => Signal::Normed,
+                None if per_block && refit == Refit::None => Signal::Raw,
+                None => Signal::Normed,
+            },
+            ridge: self.ridge,
+            slice_head: self.slice_head || !per_block,
+            orientation: match self.final_orientation {
+                OrientationArg::Pca => Orientation::Pca,
+                OrientationArg::Random => Orientation::Random,
+            },
+            ..Options::default()
+        }
+    }
+
+    /// What an output is called after its model, where nothing else is asked for.
+    pub fn suffix(&self) -> String {
+        let percent = |share: f64| (share * 1e6).round() / 1e4;
+        let method = match self.basis {
+            Basis::PerBlock => "sliced".to_owned(),
+            Basis::Segments(1) => "shared".to_owned(),
+            Basis::Segments(count) => format!("{count}-segments"),
+        };
+        match self.target_parameters {
+            Some(share) => format!("{method}-minus-{}", percent(share)),
+            None => format!("{method}-{}", percent(self.sparsity)),
+        }
+    }
+}
+
+/// What a user should know of the width that was asked for and what other programs demand of it.
+pub fn demanded(model: &Model, options: &Options, plan: &Plan) -> Option<String> {
+    let interval = if plan.stock { model.config().stock_interval() } else { 1 };
+    match options.round_interval {
+        Some(_) if !plan.stored_width.is_multiple_of(interval) => Some(format!(
+            "transformers refuses a {} of width {}, which is no multiple of its {interval} attention heads; leave out --round-interval",
+            model.config().architecture.model_type,
+            plan.stored_width
+        )),
+        None if interval > 1 && plan.round_interval != 8 => {
+            Some(format!("the width is rounded to a multiple of {}: transformers demands one of the {interval} attention heads", plan.round_interval))
+        }
+        _ => None,
+    }
+}
+
+/// The share of `-20%` or `20%`: 0.2.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let expected = || format!("expected a percentage such as -20%, found {text:?}");
+    let number: f64 = text.trim().strip_suffix('%').ok_or_else(expected)?.trim().parse().map_err(|_| expected())?;
+    if number.is_finite() && number != 0.0 && number.abs() < 100.0 { Ok(number.abs() / 100.0) } else { Err(expected()) }
+}

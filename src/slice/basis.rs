@@ -1,0 +1,242 @@
+//! One basis for several layers, found before any of them is sliced.
+//!
+//! The dense model runs once over the calibration. At each point of the residual stream that a weight W reads, C = Σ x·xᵀ / tr Σ x·xᵀ is what is
+//! there, and A = Σ_W Wᵀ·W / Σ_W ‖W‖² says how much is made of each direction. With the means C̄ and Ā over the points of a segment of layers and
+//! B = ½·Ā/tr Ā + ½·I/D, a d-dimensional subspace S, read through weights that are free to be fitted again, loses
+//!
+//! ```text
+//!     min_R E‖B^½·(x − R·Sᵀx)‖²,     least for S = B^½·U,  U the first d principal axes of B^½·C̄·B^½
+//! ```
+//!
+//! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts less here. S is made
+//! orthonormal, so that the norm of what is kept approximates that of the token, and turned into its own principal axes.
+
+use std::{fs, time::Instant};
+
+use faer::{Mat, MatRef};
+
+use super::{
+    calibrate::Covariance,
+    driver::Commit,
+    options::Signal,
+    pass::Pass,
+    residual::{Checksum, Residual},
+    rotate::Rotation,
+    snapshot::{Site, Snapshot, Stage},
+};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    linalg::{Eigen, eigh},
+    model::{Config, HostEnds, LayerWeights, architecture::Space, halves},
+    ops::Norm,
+};
+
+/// The first columns of each segment's basis, `[hidden_size, width]`, row-major.
+pub struct Bases {
+    pub values: Vec<Vec<f32>>,
+    pub checksums: Vec<u64>,
+}
+
+impl Bases {
+    /// Reads those that were found before.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if one of them is damaged; [`Error::Read`].
+    pub fn restore(pass: &Pass, checksums: &[u64]) -> Result<Self> {
+        let mut values = Vec::new();
+        for (number, &expected) in checksums.iter().enumerate() {
+            let path = pass.job.directory.beside(&file_name(number));
+            let bytes = fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
+            let read: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
+            let mut checksum = Checksum::default();
+            checksum.add(&read);
+            if checksum.value() != expected || bytes.len() != 4 * pass.config.hidden_size * pass.job.plan.width {
+                return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
+            }
+            values.push(read);
+        }
+        Ok(Self { values, checksums: checksums.to_vec() })
+    }
+
+    /// The basis of a segment, on the GPU.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn rotation(&self, pass: &Pass, segment: usize) -> Result<Rotation> {
+        Rotation::restore(pass.gpu, &self.values[segment], pass.config.hidden_size, pass.job.plan.width)
+    }
+
+    fn add(&mut self, pass: &Pass, rotation: &Rotation) -> Result<()> {
+        let values = rotation.values(pass.gpu)?;
+        let mut checksum = Checksum::default();
+        checksum.add(&values);
+        pass.job.directory.write_beside(&file_name(self.values.len()), bytemuck::cast_slice(&values))?;
+        self.checksums.push(checksum.value());
+        self.values.push(values);
+        Ok(())
+    }
+}
+
+fn file_name(number: usize) -> String {
+    format!("basis.{number}")
+}
+
+/// Means over the points of a segment, times their number; the upper triangles mean something.
+struct Sums {
+    signal: Vec<f64>,
+    reads: Vec<f64>,
+}
+
+impl Sums {
+    fn new(width: usize) -> Self {
+        Self { signal: vec![0.0; width * width], reads: vec![0.0; width * width] }
+    }
+
+    fn add(sums: &mut [f64], covariance: &[f64], width: usize) {
+        let trace: f64 = covariance.iter().step_by(width + 1).sum();
+        if trace > 0.0 {
+            sums.iter_mut().zip(covariance).for_each(|(sum, value)| *sum += value / trace);
+        }
+    }
+
+    /// As numbers that a residual's file can hold.
+    fn bits(&self) -> Vec<f32> {
+        [&self.signal, &self.reads].into_iter().flatten().flat_map(|value| bytemuck::cast::<f64, [f32; 2]>(*value)).collect()
+    }
+
+    fn from_bits(bits: &[f32], width: usize) -> Self {
+        let values: Vec<f64> = bits.chunks_exact(2).map(|pair| bytemuck::cast::<[f32; 2], f64>([pair[0], pair[1]])).collect();
+        let (signal, reads) = values.split_at((width * width).min(values.len()));
+        Self { signal: signal.to_vec(), reads: reads.to_vec() }
+    }
+}
+
+/// Finds the bases of all segments, or of those that are left behind `from`; `None` if it was asked to stop before the end.
+///
+/// # Errors
+/// As [`super::Job::run`].
+pub fn find(pass: &mut Pass, ends: &HostEnds, from: Option<&Snapshot>, commit: &mut Commit) -> Result<(Option<Bases>, Option<Snapshot>)> {
+    let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
+    let (layers, width) = (config.num_hidden_layers, config.hidden_size);
+    let mut residual = pass.residual("residual", width);
+    let (mut bases, mut sums, first) = match from {
+        Some(from) => {
+            let bits = residual.resume(gpu, from.residuals[0], 4 * width * width)?;
+            (Bases::restore(pass, &from.bases)?, Sums::from_bits(&bits, width), from.layers)
+        }
+        None => {
+            pass.embed(ends, &mut residual)?;
+            (Bases { values: Vec::new(), checksums: Vec::new() }, Sums::new(width), 0)
+        }
+    };
+    job.progress.begin("find the basis", ((layers - first) * halves(config).len() * pass.batches.len()) as u64);
+    let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+    for layer in first..layers {
+        run_layer(pass, &mut residual, &mut sums, layer, rope_table.as_ref())?;
+        if layer + 1 == layers {
+            break;
+        }
+        if job.options.basis.segment(layer, layers) != job.options.basis.segment(layer + 1, layers) {
+            finish_segment(pass, &mut bases, &mut sums)?;
+        }
+        let residuals = vec![residual.save(&sums.bits())?];
+        let (sites, bases) = (pass.sites.clone(), bases.checksums.clone());
+        let snapshot = Snapshot { stage: Stage::Basis, layers: layer + 1, sites, width: job.plan.width, residuals, bases };
+        if !commit(&snapshot)? {
+            return Ok((None, Some(snapshot)));
+        }
+    }
+    let mut covariance = Covariance::new(width);
+    for index in 0..pass.batches.len() {
+        let x = residual.load(gpu, index)?;
+        covariance.add(gpu, &signal(gpu, config, job.options.signal, x)?)?;
+    }
+    Sums::add(&mut sums.signal, &covariance.sums(gpu)?, width);
+    let mut reads = Covariance::new(width);
+    pass.each_head_part(ends, |pass, part, _| reads.add(pass.gpu, part))?;
+    Sums::add(&mut sums.reads, &reads.sums(gpu)?, width);
+    finish_segment(pass, &mut bases, &mut sums)?;
+    Ok((Some(bases), None))
+}
+
+/// Runs a layer of the dense model, and takes in what its weights read, and how.
+fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize, rope_table: Option<&Matrix>) -> Result<()> {
+    let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
+    let host = job.model.store.layer(layer)?;
+    for half in halves(config) {
+        let began = Instant::now();
+        let linears = pass.linears(*half, &host).collect::<Result<Vec<_>>>()?;
+        let mut reads = Covariance::new(config.hidden_size);
+        linears.iter().filter(|linear| linear.spec.reads == Space::Residual).try_for_each(|linear| reads.add(gpu, &linear.weight))?;
+        Sums::add(&mut sums.reads, &reads.sums(gpu)?, config.hidden_size);
+        let weights = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), [None, None])?;
+        pass.timed("read and fuse weights", began);
+        let mut covariance = Covariance::new(config.hidden_size);
+        for index in 0..pass.batches.len() {
+            let batch = pass.batch(index)?;
+            let x = residual.load(gpu, index)?;
+            covariance.add(gpu, &signal(gpu, config, job.options.signal, x.clone())?)?;
+            let y = batch.context(gpu, config, layer, rope_table).half(&weights, *half, x)?;
+            residual.store(gpu, index, y, true)?;
+            job.progress.advance(1)?;
+        }
+        residual.turn();
+        let covariance = covariance.sums(gpu)?;
+        if covariance.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Numerical(format!("layer {layer}: a signal is not finite")));
+        }
+        Sums::add(&mut sums.signal, &covariance, config.hidden_size);
+    }
+    Ok(())
+}
+
+/// What a covariance sums of the residual `x` `[tokens, hidden_size]`.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn signal(gpu: &Gpu, config: &Config, which: Signal, x: Matrix) -> Result<Matrix> {
+    match which {
+        Signal::Raw => Ok(x),
+        Signal::Normed => gpu.norm(Norm::Rms, &x, None, None, config.hidden_size, config.norm_eps),
+    }
+}
+
+/// Finds the basis of the segment that the sums are of, and begins the next.
+fn finish_segment(pass: &mut Pass, bases: &mut Bases, sums: &mut Sums) -> Result<()> {
+    let began = Instant::now();
+    let (width, kept) = (pass.config.hidden_size, pass.job.plan.width);
+    let sums = std::mem::replace(sums, Sums::new(width));
+    let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
+    let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), symmetric(&sums.reads).as_ref(), kept)?;
+    pass.timed("eigensolve", began);
+    let layers = pass.config.num_hidden_layers;
+    let layer = (0..layers).find(|&layer| pass.job.options.basis.segment(layer, layers) == Some(bases.values.len()));
+    let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
+    let energy = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
+    pass.sites.push(Site { layer, kept_energy: energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
+    let rotation = pass.rotation(axes.as_ref(), kept, bases.values.len())?;
+    bases.add(pass, &rotation)
+}
+
+/// The orthonormal S `[D, kept]` of the module's doc for C̄ and Ā, ordered by the energy of their columns, with what was kept in them: the
+/// eigenvalues of Sᵀ·C̄·S.
+///
+/// # Errors
+/// [`Error::Numerical`].
+pub fn axes(signal: MatRef<'_, f64>, reads: MatRef<'_, f64>, kept: usize) -> Result<(Mat<f64>, Eigen)> {
+    let width = signal.nrows();
+    let trace: f64 = (0..width).map(|i| reads[(i, i)]).sum();
+    let weight = |i: usize, j: usize| {
+        let read = if trace > 0.0 { 0.5 * reads[(i, j)] / trace } else { 0.0 };
+        read + if i == j { 0.5 / width as f64 } else { 0.0 }
+    };
+    let weighting = eigh(Mat::from_fn(width, width, weight).as_ref())?;
+    let scaled = Mat::from_fn(width, width, |i, j| weighting.vectors[(i, j)] * weighting.values[j].max(0.0).sqrt());
+    let root = &scaled * weighting.vectors.transpose();
+    let seen = eigh((&root * signal * &root).as_ref())?;
+    let q = (&root * seen.vectors.subcols(0, kept)).qr().compute_thin_Q();
+    let turned = eigh((q.transpose() * signal * &q).as_ref())?;
+    let (residual, orthogonality) = (seen.residual.max(turned.residual), seen.orthogonality.max(turned.orthogonality));
+    Ok((&q * &turned.vectors, Eigen { residual, orthogonality, ..turned }))
+}

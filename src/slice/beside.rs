@@ -1,0 +1,366 @@
+//! Slicing with the dense model beside the sliced one, layer by layer: what reads the residual stream is fitted again to what it gave, and what
+//! writes it to where the stream was, so that each layer also makes up for what the ones before it have lost.
+//!
+//! With x the dense residual and z the sliced one, n(·) the norm without parameters, S and S' the bases before and after half a layer, a' what the
+//! sliced model's own weights read, and each token of a write's error divided by the root mean square of x_new, as the next norm will do:
+//!
+//! ```text
+//!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − S‖²                   W' = W·T
+//!     writes:  [K, W'] = argmin Σ ‖S'ᵀ·x_new − [K, W']·[z, a']‖² / ms(x_new) + Σ μ‖[K, W'] − [S'ᵀ·S, S'ᵀ·W]‖²
+//! ```
+//!
+//! K is the shortcut, and the identity where there is none: then z is taken off the target. All reads of half a layer share T, since
+//! ‖W·n(x) − W·T·n(z)‖ is least for the same T whatever W. Where weights have biases, means are taken off, and the biases hold what they leave.
+
+use std::time::Instant;
+
+use super::{
+    basis::{self, Bases, signal},
+    calibrate::Covariance,
+    driver::{Commit, Job},
+    maps::{Map, Writes, copied, project_write, transposed},
+    options::Refit,
+    pass::{Pass, located},
+    regression::Regression,
+    residual::Residual,
+    rotate::Rotation,
+    snapshot::{Site, Snapshot, Stage},
+};
+use crate::{
+    error::Result,
+    gpu::{Gpu, Matrix},
+    model::{Half, HostEnds, HostLayer, LayerWeights, Linear, Names, architecture::Space, halves},
+    ops::Norm,
+};
+
+/// Where in the model the work is.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    layer: usize,
+    half: Half,
+    /// Whether the layer ends here.
+    last: bool,
+    rope_table: Option<&'p Matrix>,
+}
+
+/// Both models, half a layer at a time.
+pub struct Beside<'a> {
+    pass: Pass<'a>,
+    /// None where each point has its own basis.
+    bases: Option<Bases>,
+    /// The residual of the dense model, in the original basis, and that of the sliced one; neither where nothing is fitted.
+    dense: Residual,
+    sliced: Residual,
+}
+
+impl<'a> Beside<'a> {
+    /// As [`Job::run`].
+    pub fn run(gpu: &'a Gpu, job: &'a Job<'a>, from: Option<&Snapshot>, commit: &mut Commit) -> Result<Snapshot> {
+        let config = job.model.config();
+        let layers = config.num_hidden_layers;
+        let (slicing, finding) = (from.filter(|from| from.stage == Stage::Slice), from.filter(|from| from.stage == Stage::Basis));
+        let sites = from.map_or(Vec::new(), |from| from.sites.clone());
+        let mut pass = Pass::new(gpu, job, slicing.map(|from| from.layers), sites)?;
+        let ends = job.model.store.ends()?;
+        let bases = match slicing {
+            _ if job.options.passes() == 1 => None,
+            Some(from) => Some(Bases::restore(&pass, &from.bases)?),
+            None => match basis::find(&mut pass, &ends, finding, commit)? {
+                (Some(bases), _) => Some(bases),
+                (None, Some(snapshot)) => return Ok(snapshot),
+                (None, None) => return Err(crate::Error::shape("basis", "neither found nor stopped")),
+            },
+        };
+        let (dense, sliced) =
+            (pass.residual("residual", config.hidden_size), sliced_residual(&pass, slicing.map_or(job.plan.width, |from| from.width)));
+        let mut this = Self { pass, bases, dense, sliced };
+        let steps = (layers - slicing.map_or(0, |from| from.layers)) * halves(config).len();
+        let passes = [0, 2, 3][job.options.refit as usize];
+        job.progress.begin("slice", (steps * (1 + passes * this.pass.batches.len())) as u64);
+        let (mut snapshot, mut rotation) = match slicing {
+            Some(from) => (from.clone(), this.resume(from)?),
+            None => {
+                let rotation = this.embeddings(&ends)?;
+                let snapshot = this.snapshot(0, &rotation)?;
+                if !commit(&snapshot)? {
+                    return Ok(snapshot);
+                }
+                (snapshot, rotation)
+            }
+        };
+        let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+        for layer in snapshot.layers..layers {
+            let host = job.model.store.layer(layer)?;
+            for (index, half) in halves(config).iter().enumerate() {
+                let place = Place { layer, half: *half, last: index + 1 == halves(config).len(), rope_table: rope_table.as_ref() };
+                rotation = this.half(place, &host, rotation)?;
+                job.progress.advance(1)?;
+            }
+            this.pass.output.norms(layer, &host)?;
+            snapshot = this.snapshot(layer + 1, &rotation)?;
+            if !commit(&snapshot)? {
+                return Ok(snapshot);
+            }
+        }
+        this.head(&ends, &rotation)?;
+        this.pass.output.finish()?;
+        Ok(snapshot)
+    }
+
+    fn refits(&self) -> bool {
+        self.pass.job.options.refits()
+    }
+
+    /// Both residuals as they were, and the basis behind them.
+    fn resume(&mut self, from: &Snapshot) -> Result<Rotation> {
+        let (gpu, config) = (self.pass.gpu, self.pass.config);
+        let behind = if self.bases.is_some() { 0 } else { config.hidden_size * from.width };
+        let mut values = Vec::new();
+        if let [dense, sliced] = from.residuals[..] {
+            values = self.dense.resume(gpu, dense, behind)?;
+            self.sliced.resume(gpu, sliced, 0)?;
+        }
+        match &self.bases {
+            Some(bases) => bases.rotation(&self.pass, self.segment(from.layers)),
+            None => Rotation::restore(gpu, &values, config.hidden_size, from.width),
+        }
+    }
+
+    /// The segment of a layer, or of what comes behind the last one.
+    fn segment(&self, layer: usize) -> usize {
+        self.pass.job.options.basis.segment(layer, self.pass.config.num_hidden_layers).unwrap_or(0)
+    }
+
+    /// The embeddings in their basis, written; and both residuals behind them.
+    fn embeddings(&mut self, ends: &HostEnds) -> Result<Rotation> {
+        let gpu = self.pass.gpu;
+        if self.refits() {
+            self.pass.embed(ends, &mut self.dense)?;
+        }
+        let rotation = match &self.bases {
+            Some(bases) => bases.rotation(&self.pass, 0)?,
+            None => {
+                let mut covariance = Covariance::new(self.pass.config.hidden_size);
+                for index in 0..self.pass.batches.len() {
+                    let x = self.dense.load(gpu, index)?;
+                    covariance.add(gpu, &signal(gpu, self.pass.config, self.pass.job.options.signal, x)?)?;
+                }
+                self.axes(None, covariance, self.pass.job.plan.width)?
+            }
+        };
+        if self.refits() {
+            for index in 0..self.pass.batches.len() {
+                let x = self.dense.load(gpu, index)?;
+                self.sliced.store(gpu, index, rotation.rows(gpu, &x)?, true)?;
+                self.dense.store(gpu, index, x, true)?;
+            }
+        }
+        self.pass.write_tables(ends, &rotation)?;
+        Ok(rotation)
+    }
+
+    /// Slices half a layer, from the basis `from` into the next, which it hands over.
+    fn half(&mut self, place: Place, host: &HostLayer, from: Rotation) -> Result<Rotation> {
+        let (gpu, config) = (self.pass.gpu, self.pass.config);
+        let Place { layer, half, .. } = place;
+        let began = Instant::now();
+        let linears = self.pass.linears(half, host).collect::<Result<Vec<_>>>()?;
+        let dense = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), [None, None])?;
+        self.pass.timed("read and fuse weights", began);
+        let widths = self.pass.job.plan.config.widths(layer);
+        let width = if half.mlp { widths.output } else { widths.mlp_input };
+        let has_shortcut = widths.shortcuts(config.parallel).any(|(index, ..)| index == half.shortcut) && !self.pass.job.plan.stock;
+        if !self.refits() {
+            let to = self.next(place, &from)?;
+            return self.project(place, dense, from, to, has_shortcut);
+        }
+
+        let (map, covariance) = self.run_dense(place, &dense, &from)?;
+        let to = match covariance {
+            Some(covariance) => self.axes(Some(layer), covariance, width)?,
+            None => self.next(place, &from)?,
+        };
+        let (reads, writes): (Vec<Linear>, Vec<Linear>) = dense.linears.into_iter().partition(|linear| linear.spec.reads == Space::Residual);
+        let reads = reads.into_iter().map(|linear| map.read(gpu, linear)).collect::<Result<Vec<_>>>()?;
+        reads.iter().try_for_each(|linear| self.pass.output.linear(layer, linear))?;
+        let mut sliced = LayerWeights::fused(gpu, reads, host.head_norms.as_ref(), [None, None])?;
+        let projected = writes.into_iter().map(|linear| project_write(gpu, &to, linear)).collect::<Result<Vec<_>>>()?;
+        let shortcut = if has_shortcut { Some(from.shortcut(gpu, &to)?) } else { None };
+        let (writes, shortcut) = if self.pass.job.options.refit == Refit::Full {
+            located(Some(layer), self.fit_writes(place, &sliced, &to, projected, shortcut))?
+        } else {
+            (projected, shortcut)
+        };
+        for linear in &writes {
+            self.pass.output.linear(layer, linear)?;
+        }
+        if let Some(shortcut) = &shortcut {
+            self.pass.output.matrix(&Names::of(config).shortcut(layer, half.shortcut), shortcut)?;
+            sliced.shortcuts[half.shortcut] = Some(transposed(gpu, shortcut)?);
+        }
+        sliced.linears.extend(writes);
+        self.run_sliced(place, &sliced, to.width())?;
+        Ok(to)
+    }
+
+    /// The basis behind half a layer, where it is known before.
+    fn next(&self, Place { layer, last, .. }: Place, from: &Rotation) -> Result<Rotation> {
+        let segment = self.segment(layer + usize::from(last));
+        match &self.bases {
+            Some(bases) if segment != self.segment(layer) => bases.rotation(&self.pass, segment),
+            _ => Ok(from.clone()),
+        }
+    }
+
+    /// Writes the projected weights, without any signals.
+    fn project(&mut self, place: Place, dense: LayerWeights, from: Rotation, to: Rotation, has_shortcut: bool) -> Result<Rotation> {
+        let (gpu, Place { layer, half, .. }) = (self.pass.gpu, place);
+        for mut linear in dense.linears {
+            if linear.spec.reads == Space::Residual {
+                linear.weight = from.rows(gpu, &linear.weight)?;
+            } else {
+                linear = project_write(gpu, &to, linear)?;
+            }
+            self.pass.output.linear(layer, &linear)?;
+        }
+        if has_shortcut {
+            self.pass.output.matrix(&Names::of(self.pass.config).shortcut(layer, half.shortcut), &from.shortcut(gpu, &to)?)?;
+        }
+        Ok(to)
+    }
+
+    /// Runs half a layer of the dense model; hands over the map that its reads are fitted with, and the covariance behind it where that is needed.
+    fn run_dense(&mut self, place: Place, weights: &LayerWeights, from: &Rotation) -> Result<(Map, Option<Covariance>)> {
+        let (gpu, config, job) = (self.pass.gpu, self.pass.config, self.pass.job);
+        let Place { layer, half, last, rope_table } = place;
+        let mut reads = config.architecture.layer.iter().filter(|weight| half.has(weight.role) && weight.reads == Space::Residual);
+        let bias = reads.all(|weight| job.plan.config.linear_bias(weight));
+        let mut regression = Regression::new(vec![self.sliced.width()], config.hidden_size, bias);
+        let mut covariance = self.bases.is_none().then(|| Covariance::new(config.hidden_size));
+        for index in 0..self.pass.batches.len() {
+            let batch = self.pass.batch(index)?;
+            let x = self.dense.load(gpu, index)?;
+            let (n, m) = (self.normed(&x)?, self.normed(&self.sliced.load(gpu, index)?)?);
+            regression.add(gpu, &[m], &n, &gpu.upload(&vec![1.0; n.rows()], n.rows(), 1)?)?;
+            let y = batch.context(gpu, config, layer, rope_table).half(weights, half, x)?;
+            if let Some(covariance) = &mut covariance {
+                covariance.add(gpu, &signal(gpu, config, job.options.signal, y.clone())?)?;
+            }
+            self.dense.store(gpu, index, y, last)?;
+            job.progress.advance(1)?;
+        }
+        self.dense.turn();
+        let began = Instant::now();
+        let fit = located(Some(layer), regression.fit(gpu, &from.values(gpu)?, job.options.ridge))?;
+        self.pass.timed("solve", began);
+        Ok((Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?, covariance))
+    }
+
+    fn normed(&self, x: &Matrix) -> Result<Matrix> {
+        self.pass.gpu.norm(Norm::Rms, x, None, None, self.pass.config.hidden_size, self.pass.config.norm_eps)
+    }
+
+    /// The weights that write behind half a layer, and the shortcut `[before, after]` past it where there is one, fitted again; `projected` and
+    /// `shortcut` are what they are pulled towards.
+    fn fit_writes(
+        &mut self,
+        Place { layer, half, rope_table, .. }: Place,
+        sliced: &LayerWeights,
+        to: &Rotation,
+        projected: Vec<Linear>,
+        shortcut: Option<Matrix>,
+    ) -> Result<(Vec<Linear>, Option<Matrix>)> {
+        let (gpu, config, job) = (self.pass.gpu, self.pass.config, self.pass.job);
+        let writes = Writes { shortcut, linears: projected };
+        let mut regression = Regression::new(writes.widths(), to.width(), writes.has_bias());
+        for index in 0..self.pass.batches.len() {
+            let batch = self.pass.batch(index)?;
+            let (x, z) = (self.dense.load(gpu, index)?, self.sliced.load(gpu, index)?);
+            let target = to.rows(gpu, &x)?;
+            if writes.shortcut.is_none() {
+                gpu.subtract(&target, &z)?;
+            }
+            let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
+            batch.context(gpu, config, layer, rope_table).inner(sliced, half, &z, |tokens, inner| {
+                let mut regressors = inner.to_vec();
+                if writes.shortcut.is_some() {
+                    regressors.insert(0, copied(gpu, &z.view(tokens.clone())?)?);
+                }
+                let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);
+                let energy = gpu.energy(&x.view(tokens)?)?;
+                for signal in regressors.iter().chain([&target, &ones]) {
+                    gpu.scale_tokens(signal, &energy, config.hidden_size, config.norm_eps)?;
+                }
+                regression.add(gpu, &regressors, &target, &ones)
+            })?;
+            job.progress.advance(1)?;
+        }
+        let prior = writes.prior(gpu, to.width())?;
+        let began = Instant::now();
+        let fit = regression.fit(gpu, &prior, job.options.ridge)?;
+        self.pass.timed("solve", began);
+        let Writes { shortcut, linears } = writes.fitted(gpu, fit, to.width())?;
+        Ok((linears, shortcut))
+    }
+
+    /// Runs half a layer of the sliced model.
+    fn run_sliced(&mut self, place: Place, weights: &LayerWeights, width: usize) -> Result<()> {
+        let Place { layer, half, last, rope_table } = place;
+        let (gpu, config) = (self.pass.gpu, self.pass.config);
+        let mut wider = (width != self.sliced.width()).then(|| sliced_residual(&self.pass, width));
+        for index in 0..self.pass.batches.len() {
+            let batch = self.pass.batch(index)?;
+            let z = batch.context(gpu, config, layer, rope_table).half(weights, half, self.sliced.load(gpu, index)?)?;
+            wider.as_mut().unwrap_or(&mut self.sliced).store(gpu, index, z, last)?;
+            self.pass.job.progress.advance(1)?;
+        }
+        if let Some(wider) = wider {
+            self.sliced = wider;
+        }
+        self.sliced.turn();
+        Ok(())
+    }
+
+    /// The rotation into the principal axes of a signal, which is noted down as the next site.
+    fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
+        let began = Instant::now();
+        let eigen = located(layer, covariance.principal_axes(self.pass.gpu))?;
+        self.pass.timed("eigensolve", began);
+        let rotation = self.pass.rotation(eigen.vectors.as_ref(), width, self.pass.sites.len())?;
+        let kept_energy = eigen.kept_energy(self.pass.job.plan.width);
+        self.pass.sites.push(Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
+        Ok(rotation)
+    }
+
+    /// Writes the head, fitted to what the last residual has become.
+    fn head(&mut self, ends: &HostEnds, rotation: &Rotation) -> Result<()> {
+        let (gpu, config, job) = (self.pass.gpu, self.pass.config, self.pass.job);
+        if !self.refits() {
+            return self.pass.write_head(ends, |gpu, part, bias| Ok((rotation.rows(gpu, part)?, bias)));
+        }
+        let mut regression = Regression::new(vec![self.sliced.width()], config.hidden_size, job.plan.config.has_head_bias());
+        for index in 0..self.pass.batches.len() {
+            let (n, m) = (self.normed(&self.dense.load(gpu, index)?)?, self.normed(&self.sliced.load(gpu, index)?)?);
+            regression.add(gpu, &[m], &n, &gpu.upload(&vec![1.0; n.rows()], n.rows(), 1)?)?;
+        }
+        let fit = regression.fit(gpu, &rotation.values(gpu)?, job.options.ridge)?;
+        let map = Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?;
+        self.pass.write_head(ends, |gpu, part, bias| map.rows(gpu, part, bias))
+    }
+
+    /// Makes everything durable that going on from here needs.
+    fn snapshot(&mut self, layers: usize, rotation: &Rotation) -> Result<Snapshot> {
+        let began = Instant::now();
+        self.pass.output.sync()?;
+        let behind = if self.bases.is_some() { Vec::new() } else { rotation.values(self.pass.gpu)? };
+        let residuals = if self.refits() { vec![self.dense.save(&behind)?, self.sliced.save(&[])?] } else { Vec::new() };
+        self.pass.timed("save the state", began);
+        let bases = self.bases.as_ref().map_or(Vec::new(), |bases| bases.checksums.clone());
+        Ok(Snapshot { stage: Stage::Slice, layers, sites: self.pass.sites.clone(), width: rotation.width(), residuals, bases })
+    }
+}
+
+/// The sliced model's residual: under another name where it is wider than usual, before a head that is not sliced.
+fn sliced_residual(pass: &Pass, width: usize) -> Residual {
+    pass.residual(if width == pass.job.plan.width { "sliced" } else { "sliced.whole" }, width)
+}

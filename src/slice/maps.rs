@@ -1,0 +1,158 @@
+//! From fitted maps to weights.
+
+use super::{regression::Fit, rotate::Rotation};
+use crate::{
+    error::Result,
+    gpu::{Gpu, Matrix},
+    model::Linear,
+    ops::RowCopy,
+};
+
+/// What reads the residual stream, moved onto the sliced one: `W·T`, `b + W·c`.
+pub struct Map {
+    /// Tᵀ `[width, hidden_size]`, the weight of a linear layer.
+    transposed: Matrix,
+    /// `[1, hidden_size]`.
+    offset: Option<Matrix>,
+}
+
+impl Map {
+    /// `fit` is T `[rows, cols]`, with c where there is a bias.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn upload(gpu: &Gpu, fit: &Fit, rows: usize, cols: usize) -> Result<Self> {
+        let transposed: Vec<f32> = (0..cols).flat_map(|j| (0..rows).map(move |i| fit.weights[i * cols + j] as f32)).collect();
+        let offset = fit.bias.as_ref().map(|bias| gpu.upload(&bias.iter().map(|&value| value as f32).collect::<Vec<_>>(), 1, rows)).transpose()?;
+        Ok(Self { transposed: gpu.upload(&transposed, cols, rows)?, offset })
+    }
+
+    fn weight(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
+        let y = gpu.unfilled(w.rows(), self.transposed.rows())?;
+        gpu.linear(w, &self.transposed, None, &y, 0, false)?;
+        Ok(y)
+    }
+
+    /// A weight that reads the residual, with its bias.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn read(&self, gpu: &Gpu, Linear { spec, weight, bias }: Linear) -> Result<Linear> {
+        let moved = match (&self.offset, bias) {
+            (Some(offset), Some(bias)) => {
+                let moved = gpu.unfilled(1, weight.rows())?;
+                gpu.linear(offset, &weight, Some(&bias), &moved, 0, false)?;
+                Some(moved)
+            }
+            (_, bias) => bias,
+        };
+        Ok(Linear { spec, weight: self.weight(gpu, &weight)?, bias: moved })
+    }
+
+    /// Some rows of the head, with their biases.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; whatever the readback reports.
+    pub fn rows(&self, gpu: &Gpu, part: &Matrix, bias: Option<Vec<f32>>) -> Result<(Matrix, Option<Vec<f32>>)> {
+        let moved = match (&self.offset, bias) {
+            (Some(offset), Some(bias)) => {
+                let moved = gpu.unfilled(1, part.rows())?;
+                gpu.linear(offset, part, Some(&gpu.upload(&bias, 1, bias.len())?), &moved, 0, false)?;
+                Some(gpu.download(&moved)?)
+            }
+            (_, bias) => bias,
+        };
+        Ok((self.weight(gpu, part)?, moved))
+    }
+}
+
+/// What makes the residual behind half a layer: the shortcut `[before, after]` past it, where there is one, and the weights that write.
+pub struct Writes {
+    pub shortcut: Option<Matrix>,
+    pub linears: Vec<Linear>,
+}
+
+impl Writes {
+    /// How wide the signals are that these read: the residual, where there is a shortcut, then what each weight reads.
+    pub fn widths(&self) -> Vec<usize> {
+        self.shortcut.iter().map(Matrix::rows).chain(self.linears.iter().map(|linear| linear.weight.cols())).collect()
+    }
+
+    pub fn has_bias(&self) -> bool {
+        self.linears.iter().any(|linear| linear.bias.is_some())
+    }
+
+    /// All of them side by side, `[width, sum of widths]`, row-major.
+    ///
+    /// # Errors
+    /// Whatever the readback reports.
+    pub fn prior(&self, gpu: &Gpu, width: usize) -> Result<Vec<f32>> {
+        let mut parts = Vec::new();
+        if let Some(shortcut) = &self.shortcut {
+            parts.push((gpu.download(&transposed(gpu, shortcut)?)?, shortcut.rows()));
+        }
+        for linear in &self.linears {
+            parts.push((gpu.download(&linear.weight)?, linear.weight.cols()));
+        }
+        Ok((0..width).flat_map(|row| parts.iter().flat_map(move |(values, cols)| &values[row * cols..][..*cols])).copied().collect())
+    }
+
+    /// These as they were fitted side by side to a residual of `width`. One bias holds what is to be added; the others are zero.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; whatever the readback reports.
+    pub fn fitted(self, gpu: &Gpu, fit: Fit, width: usize) -> Result<Self> {
+        let unknowns: usize = self.widths().iter().sum();
+        let mut first = 0;
+        let mut columns = |cols: usize| {
+            let range = first..first + cols;
+            first += cols;
+            let values: Vec<f32> = fit.weights.chunks_exact(unknowns).flat_map(|row| &row[range.clone()]).map(|&value| value as f32).collect();
+            gpu.upload(&values, width, cols)
+        };
+        let shortcut = match self.shortcut {
+            Some(shortcut) => Some(transposed(gpu, &columns(shortcut.rows())?)?),
+            None => None,
+        };
+        let mut bias = fit.bias.as_ref().map(|bias| bias.iter().map(|&value| value as f32).collect::<Vec<_>>());
+        let mut linears = Vec::new();
+        for Linear { spec, weight, bias: before } in self.linears {
+            let weight = columns(weight.cols())?;
+            let bias = match before {
+                Some(_) => Some(gpu.upload(&bias.take().unwrap_or_else(|| vec![0.0; width]), 1, width)?),
+                None => None,
+            };
+            linears.push(Linear { spec, weight, bias });
+        }
+        Ok(Self { shortcut, linears })
+    }
+}
+
+/// What writes the residual stream, projected.
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`].
+pub fn project_write(gpu: &Gpu, to: &Rotation, Linear { spec, weight, bias }: Linear) -> Result<Linear> {
+    Ok(Linear { spec, weight: to.columns(gpu, &weight)?, bias: bias.as_ref().map(|bias| to.rows(gpu, bias)).transpose()? })
+}
+
+/// A matrix of its own with the values of `x`.
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`].
+pub fn copied(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
+    let copy = gpu.unfilled(x.rows(), x.cols())?;
+    let rows: Vec<(usize, usize)> = (0..x.rows()).map(|row| (row, row)).collect();
+    gpu.copy_rows(x, &copy, &rows, RowCopy::whole(x.cols()))?;
+    Ok(copy)
+}
+
+/// xᵀ.
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`]; whatever the readback reports.
+pub fn transposed(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
+    let values = gpu.download(x)?;
+    let turned: Vec<f32> = (0..x.cols()).flat_map(|col| values.iter().skip(col).step_by(x.cols()).copied()).collect();
+    gpu.upload(&turned, x.cols(), x.rows())
+}

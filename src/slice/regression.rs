@@ -1,0 +1,192 @@
+//! Linear maps fitted to signals by least squares, and pulled towards what projection would give.
+//!
+//! With regressors a (some signals side by side), targets t and, where there is a bias, their means taken off, the map is
+//!
+//! ```text
+//!     W = argmin Σ_tokens ‖t − W·a‖² + Σ_j μ_j·‖w_j − p_j‖²  =  (Σ t·aᵀ + P·diag μ) · (Σ a·aᵀ + diag μ)⁻¹
+//! ```
+//!
+//! P the projected weights and μ_j a share λ of the mean energy, tr(G)/n, of the signal that j belongs to. So however few the tokens are, the map
+//! stays near the projected one where they tell nothing.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Matrix, Readback},
+    linalg::solve_ridge,
+    ops::COVARIANCE_TOKENS,
+};
+
+/// Columns of a Gram matrix that are summed at a time, a multiple of 4: what is on the GPU of it is never more than this squared, twice.
+const TILE: usize = 2048;
+
+/// The sums over tokens that a map is fitted from: on the GPU over a batch, in f64 here over batches.
+pub struct Regression {
+    /// Widths of the signals that the regressors are made of.
+    parts: Vec<usize>,
+    targets: usize,
+    /// Σ a·aᵀ, `[unknowns, unknowns]`, row-major, of which the upper triangle means something.
+    gram: Vec<f64>,
+    /// Σ t·aᵀ, `[targets, unknowns]`, row-major.
+    cross: Vec<f64>,
+    means: Option<Means>,
+    /// What is added while the GPU works on the next.
+    pending: Option<(Readback, Place)>,
+}
+
+/// For a bias: the sums of 1, of the regressors and of the targets.
+struct Means {
+    count: f64,
+    regressors: Vec<f64>,
+    targets: Vec<f64>,
+}
+
+/// Where a readback belongs: its rows and columns begin there.
+#[derive(Clone, Copy)]
+enum Place {
+    Gram(usize, usize),
+    Cross(usize, usize),
+    Count,
+    Regressors(usize),
+    Targets,
+}
+
+/// A fitted map.
+pub struct Fit {
+    /// `[targets, unknowns]`, row-major.
+    pub weights: Vec<f64>,
+    /// What is added to every token, `[targets]`, where one was asked for.
+    pub bias: Option<Vec<f64>>,
+}
+
+impl Regression {
+    /// Of no tokens yet: targets from signals of widths `parts` side by side, with a `bias` or without.
+    pub fn new(parts: Vec<usize>, targets: usize, bias: bool) -> Self {
+        let unknowns: usize = parts.iter().sum();
+        let means = bias.then(|| Means { count: 0.0, regressors: vec![0.0; unknowns], targets: vec![0.0; targets] });
+        Self { parts, targets, gram: vec![0.0; unknowns * unknowns], cross: vec![0.0; targets * unknowns], means, pending: None }
+    }
+
+    fn unknowns(&self) -> usize {
+        self.parts.iter().sum()
+    }
+
+    /// Takes in tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the weight of each token's
+    /// error, `[tokens, 1]`, by which regressors and targets are multiplied already.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a width differs; whatever the GPU reports.
+    pub fn add(&mut self, gpu: &Gpu, regressors: &[Matrix], target: &Matrix, weight: &Matrix) -> Result<()> {
+        if !regressors.iter().map(Matrix::cols).eq(self.parts.iter().copied()) || target.cols() != self.targets {
+            return Err(Error::shape("regression", format!("signals of other widths than {:?} and {}", self.parts, self.targets)));
+        }
+        for first in (0..target.rows()).step_by(COVARIANCE_TOKENS) {
+            let tokens = first..target.rows().min(first + COVARIANCE_TOKENS);
+            let regressors = regressors.iter().map(|part| part.view(tokens.clone())).collect::<Result<Vec<_>>>()?;
+            self.add_batch(gpu, &regressors, &target.view(tokens.clone())?, &weight.view(tokens)?)?;
+        }
+        Ok(())
+    }
+
+    fn add_batch(&mut self, gpu: &Gpu, regressors: &[Matrix], target: &Matrix, weight: &Matrix) -> Result<()> {
+        let starts: Vec<usize> = self.parts.iter().scan(0, |end, width| Some(std::mem::replace(end, *end + width))).collect();
+        for (number, part) in regressors.iter().enumerate() {
+            for columns in tiles(part.cols()) {
+                let at = starts[number] + columns.start;
+                for (other, right) in regressors.iter().enumerate().skip(number) {
+                    let first = if other == number { columns.start } else { 0 };
+                    for others in tiles(right.cols()).filter(|tile| tile.start >= first) {
+                        let place = Place::Gram(at, starts[other] + others.start);
+                        self.sum(gpu, gpu.cross_covariance(part, columns.clone(), right, others)?, place)?;
+                    }
+                }
+                for rows in tiles(self.targets) {
+                    let place = Place::Cross(rows.start, at);
+                    self.sum(gpu, gpu.cross_covariance(target, rows, part, columns.clone())?, place)?;
+                }
+                if self.means.is_some() {
+                    self.sum(gpu, gpu.cross_covariance(weight, 0..1, part, columns.clone())?, Place::Regressors(at))?;
+                }
+            }
+        }
+        if self.means.is_some() {
+            self.sum(gpu, gpu.cross_covariance(weight, 0..1, target, 0..self.targets)?, Place::Targets)?;
+            self.sum(gpu, gpu.cross_covariance(weight, 0..1, weight, 0..1)?, Place::Count)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a sum back, and adds the one before.
+    fn sum(&mut self, gpu: &Gpu, sum: Matrix, place: Place) -> Result<()> {
+        let before = self.pending.replace((gpu.download_later(&sum)?, place));
+        before.map_or(Ok(()), |(readback, place)| self.receive(gpu, readback, place))
+    }
+
+    fn receive(&mut self, gpu: &Gpu, readback: Readback, place: Place) -> Result<()> {
+        let unknowns = self.unknowns();
+        let Self { gram, cross, means, .. } = self;
+        let (sum, width, row, column) = match (place, means) {
+            (Place::Gram(row, column), _) => (gram, unknowns, row, column),
+            (Place::Cross(row, column), _) => (cross, unknowns, row, column),
+            (Place::Regressors(column), Some(means)) => (&mut means.regressors, unknowns, 0, column),
+            (Place::Targets, Some(means)) => (&mut means.targets, self.targets, 0, 0),
+            (Place::Count, Some(means)) => {
+                means.count += f64::from(readback.wait(gpu)?.first().copied().unwrap_or_default());
+                return Ok(());
+            }
+            (_, None) => return Ok(()),
+        };
+        let cols = readback.cols();
+        readback.wait_with(gpu, |values, stride| {
+            let rows = sum[row * width..].par_chunks_mut(width).zip(values.par_chunks(stride));
+            rows.for_each(|(sum, values)| sum[column..column + cols].iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value)));
+        })
+    }
+
+    /// The map, with a ridge of `share` of each part's mean energy that pulls it towards `prior` `[targets, unknowns]`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] if a signal was not finite; whatever the readback reports.
+    pub fn fit(mut self, gpu: &Gpu, prior: &[f32], share: f64) -> Result<Fit> {
+        if let Some((readback, place)) = self.pending.take() {
+            self.receive(gpu, readback, place)?;
+        }
+        let unknowns = self.unknowns();
+        let Self { mut gram, mut cross, means, parts, .. } = self;
+        let means = means.filter(|means| means.count > 0.0);
+        if let Some(Means { count, regressors, targets }) = &means {
+            gram.par_chunks_mut(unknowns).zip(regressors).for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
+            cross.par_chunks_mut(unknowns).zip(targets).for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
+        }
+        let mut ridge = Vec::with_capacity(unknowns);
+        for width in parts {
+            let first = ridge.len();
+            let energy = (first..first + width).map(|j| gram[j * unknowns + j]).sum::<f64>() / width as f64;
+            // A signal without energy keeps the prior, whatever pulls there.
+            let pull = if energy > 0.0 { share * energy } else { 1.0 };
+            ridge.resize(first + width, pull);
+        }
+        cross.par_chunks_mut(unknowns).zip(prior.par_chunks(unknowns)).for_each(|(row, prior)| {
+            row.iter_mut().zip(prior).zip(&ridge).for_each(|((value, &prior), mu)| *value += f64::from(prior) * mu);
+        });
+        solve_ridge(&mut gram, &ridge, &mut cross)?;
+        let bias = means.map(|Means { count, regressors, targets }| {
+            let offset = |row: &[f64]| row.iter().zip(&regressors).map(|(w, a)| w * a).sum::<f64>();
+            cross.par_chunks(unknowns).zip(&targets).map(|(row, target)| (target - offset(row)) / count).collect()
+        });
+        Ok(Fit { weights: cross, bias })
+    }
+}
+
+/// row ← row − factor·values.
+fn subtract_product(row: &mut [f64], factor: f64, values: &[f64]) {
+    row.iter_mut().zip(values).for_each(|(entry, value)| *entry -= factor * value);
+}
+
+/// Runs of columns.
+fn tiles(width: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..width).step_by(TILE).map(move |first| first..width.min(first + TILE))
+}
