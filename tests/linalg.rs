@@ -147,7 +147,7 @@ fn ridge_solutions_fulfil_the_normal_equations() {
 #[test]
 fn ridge_keeps_the_prior_where_no_sample_tells_anything() {
     let mut solved: Vec<f64> = vec![0.5, -2.0, 12.0];
-    solve_ridge(&mut vec![0.0; 9], &[0.5, 1.0, 4.0], &mut solved).expect("a solution");
+    solve_ridge(&mut [0.0; 9], &[0.5, 1.0, 4.0], &mut solved).expect("a solution");
     assert!(solved.iter().zip([1.0, -2.0, 3.0]).all(|(w, p)| (w - p).abs() < 1e-15), "{solved:?}");
 }
 
