@@ -153,7 +153,7 @@ impl Workload<'_> {
         };
         let slice = MemoryPlan { batch: pieces.batch, placement, part_bytes: pieces.part_bytes };
         let rope = rope_bytes(config, self.calibration.longest);
-        let peak = slice.peak(config, self.plan, &self.calibration, rope, element_size);
+        let peak = slice.peak(config, self.plan, self.options, &self.calibration, rope, element_size);
         let slicing = phase("slice", peak.gpu, peak.upload, peak.host, peak.disk);
         let mut residual_bytes = EvalMemory::default().residual_bytes;
         if let Some(measured) = self.eval {

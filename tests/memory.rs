@@ -13,7 +13,7 @@ use slicegpt_gpu::{
     memory::{Ceilings, Pieces, RunPlan, Workload, parse_bytes},
     model::{BatchSize, Config, Model},
     progress::Silent,
-    slice::{Calibration, Job, MemoryPlan, Options, Placement, Plan},
+    slice::{Basis, Calibration, Job, MemoryPlan, Options, Placement, Plan, Refit, Signal},
     synthetic::{self, TokenRows},
 };
 use tempfile::TempDir;
@@ -30,7 +30,11 @@ struct Scene {
 /// hidden_size, intermediate_size, layers, vocab_size.
 type Shape = [usize; 4];
 
-fn scene(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usize, len: usize) -> Scene {
+fn scene(model_type: &str, shape: Shape, rows: usize, len: usize) -> Scene {
+    scene_with(model_type, shape, rows, len, Options::default())
+}
+
+fn scene_with(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usize, len: usize, options: Options) -> Scene {
     let directory = tempfile::tempdir().expect("a directory");
     let fields = match model_type {
         "opt" => json!({
@@ -55,7 +59,7 @@ fn scene(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usize, l
     output.finish().expect("a directory");
     let model = Model::open(&directory.path().join("model")).expect("a model");
     let rows = support::tokens(&directory.path().join("model/tokens.json"));
-    let options = Options { seed: 1, dtype: Dtype::F16, ..Options::default() };
+    let options = Options { seed: 1, dtype: Dtype::F16, ..options };
     let plan = Plan::new(model.config(), &options, "").expect("a plan");
     Scene { _directory: directory, model, rows, options, plan }
 }
@@ -121,6 +125,25 @@ fn planned_gpu_memory_suffices_and_two_thirds_of_it_do_not() {
         check(&format!("{model_type} {shape:?}, {reason}, perplexity"), planned(&plan, "perplexity"), |ceiling| {
             scene.perplexity(&plan.eval, ceiling)
         });
+    }
+}
+
+#[test]
+fn planned_gpu_memory_suffices_for_every_basis_and_refit() {
+    let with = |basis, refit| Options { basis, refit, signal: Signal::Normed, slice_head: true, ..Options::default() };
+    for (model_type, shape, rows, len, tokens, placement, options) in [
+        ("llama", [256, 704, 2, 2000], 8, 256, 2048, Placement::Gpu, with(Basis::SHARED, Refit::Full)),
+        ("llama", [256, 704, 2, 2000], 16, 256, 512, Placement::Host, with(Basis::SHARED, Refit::Full)),
+        ("llama", [512, 1536, 2, 1000], 4, 64, 64, Placement::Host, with(Basis::SHARED, Refit::Reads)),
+        ("opt", [256, 1024, 2, 1000], 8, 256, 1024, Placement::Host, with(Basis::Segments(2), Refit::Full)),
+        ("phi", [256, 1024, 2, 1000], 8, 256, 1024, Placement::Gpu, with(Basis::PerBlock, Refit::Full)),
+        ("phi", [256, 1024, 2, 1000], 8, 256, 1024, Placement::Host, with(Basis::SHARED, Refit::None)),
+    ] {
+        let scene = scene_with(model_type, shape, rows, len, options);
+        let pieces = Pieces { batch: BatchSize { tokens, rows: None }, eval_tokens: tokens, part_bytes: 8 * MIB };
+        let plan = scene.workload().fit(Ceilings::default(), Some(pieces), placement != Placement::Gpu).expect("a plan");
+        let what = format!("{model_type} {shape:?}, {placement:?}, {} {}", scene.options.basis, scene.options.refit);
+        check(&what, planned(&plan, "slice"), |ceiling| scene.slice(plan.slice, ceiling));
     }
 }
 

@@ -240,8 +240,7 @@ impl<'a> Beside<'a> {
         for index in 0..self.pass.batches.len() {
             let batch = self.pass.batch(index)?;
             let x = self.dense.load(gpu, index)?;
-            let (n, m) = (self.normed(&x)?, self.normed(&self.sliced.load(gpu, index)?)?);
-            regression.add(gpu, &[m], &n, &gpu.upload(&vec![1.0; n.rows()], n.rows(), 1)?)?;
+            self.compare(&mut regression, index, &x)?;
             let y = batch.context(gpu, config, layer, rope_table).half(weights, half, x)?;
             if let Some(covariance) = &mut covariance {
                 covariance.add(gpu, &signal(gpu, config, job.options.signal, y.clone())?)?;
@@ -254,6 +253,13 @@ impl<'a> Beside<'a> {
         let fit = located(Some(layer), regression.fit(gpu, &from.values(gpu)?, job.options.ridge))?;
         self.pass.timed("solve", began);
         Ok((Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?, covariance))
+    }
+
+    /// Takes in what the dense and the sliced model's norms make of a batch, whose dense residual is `x`.
+    fn compare(&self, regression: &mut Regression, index: usize, x: &Matrix) -> Result<()> {
+        let gpu = self.pass.gpu;
+        let (n, m) = (self.normed(x)?, self.normed(&self.sliced.load(gpu, index)?)?);
+        regression.add(gpu, &[m], &n, &gpu.upload(&vec![1.0; n.rows()], n.rows(), 1)?)
     }
 
     fn normed(&self, x: &Matrix) -> Result<Matrix> {
@@ -340,8 +346,7 @@ impl<'a> Beside<'a> {
         }
         let mut regression = Regression::new(vec![self.sliced.width()], config.hidden_size, job.plan.config.has_head_bias());
         for index in 0..self.pass.batches.len() {
-            let (n, m) = (self.normed(&self.dense.load(gpu, index)?)?, self.normed(&self.sliced.load(gpu, index)?)?);
-            regression.add(gpu, &[m], &n, &gpu.upload(&vec![1.0; n.rows()], n.rows(), 1)?)?;
+            self.compare(&mut regression, index, &self.dense.load(gpu, index)?)?;
         }
         let fit = regression.fit(gpu, &rotation.values(gpu)?, job.options.ridge)?;
         let map = Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?;

@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
-use super::{options::Options, plan::Plan, residual::Placement};
+use super::{
+    options::{Options, Refit},
+    plan::Plan,
+    regression::TILE,
+    residual::Placement,
+};
 use crate::{
     gpu::Gpu,
     model::{
@@ -61,7 +66,70 @@ impl MemoryPlan {
     }
 
     /// What slicing a model of this config takes; `element_size` is that of its stored weights.
-    pub fn peak(&self, config: &Config, plan: &Plan, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+    pub fn peak(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+        if options.is_paper() {
+            self.peak_of_paper(config, plan, calibration, rope, element_size)
+        } else {
+            self.peak_beside(config, plan, options, calibration, rope, element_size)
+        }
+    }
+
+    /// Where the dense model runs first, or beside the sliced one.
+    fn peak_beside(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+        let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
+        let (d, kept) = (config.hidden_size as u64, plan.width as u64);
+        let tokens = self.batch_tokens(calibration);
+        let beside = if options.refits() { full.max(width) } else { 0 };
+        let residual = calibration.tokens as u64 * (full + beside);
+        let on_gpu = self.placement == Placement::Gpu;
+        let held = if on_gpu { residual } else { tokens * (full + beside) };
+        let signal = if on_gpu { 0 } else { staging_bytes(tokens * full) };
+        let (square, rotation) = (d * full, d * width + kept * full);
+        let table = self.part_bytes.min(config.vocab_size as u64 * full);
+        let sums = 3 * square + tokens * full;
+        let ends = table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums);
+        let (mut gpu, mut largest, mut unknowns) = (ends, 0, 0);
+        // The last layer may hand on more than the others.
+        let layer = config.num_hidden_layers - 1;
+        for half in halves(config) {
+            let Weights { largest: most, cut, .. } = weights(config, plan, layer, *half);
+            let specs = || config.architecture.layer.iter().filter(|weight| half.has(weight.role));
+            let bytes = |config: &Config| -> u64 {
+                specs().map(|weight| config.linear_shape(weight, layer)).map(|(rows, cols)| rows as u64 * row_bytes(cols)).sum()
+            };
+            let (whole, sliced) = (bytes(config), bytes(&plan.config));
+            let dense_signals = tokens * (signal_bytes(config, *half, config.hidden_size, config.hidden_size) + full);
+            let finding = if options.passes() > 1 { whole + staging_bytes(most).max(dense_signals.max(tokens * full + sums)) } else { 0 };
+            let read = specs().filter(|weight| weight.writes == Space::Residual).map(|weight| config.linear_shape(weight, layer).1 as u64);
+            let (inner, widest) = read.fold((0, kept), |(sum, widest), width| (sum + width, widest.max(width)));
+            unknowns = unknowns.max(inner + if plan.config.shortcut_parameters() > 0 { d } else { 0 });
+            let tile = TILE as u64;
+            // One that is summed, and one that is read back.
+            let tiles = |rows: u64, cols: u64| 3 * 4 * rows.min(tile) * cols.min(tile);
+            let covariance = if options.passes() == 1 { tokens * full + sums } else { 0 };
+            let fitting_reads = whole + (tokens * (full + width) + tiles(d, kept)).max(dense_signals).max(covariance);
+            let sliced_signals = tokens * (signal_bytes(config, *half, plan.width, plan.width) + width);
+            let regressed = tokens * (4 * inner + if unknowns > inner { width } else { 0 }) + tiles(widest, widest);
+            let fitting_writes = sliced + if options.refit == Refit::Full { tokens * width + sliced_signals.max(regressed) } else { sliced_signals };
+            let refitting = if options.refits() { fitting_reads.max(fitting_writes) } else { 0 };
+            let rotations = rotation * if options.passes() == 1 { 2 } else { 1 } + if options.refits() { kept * full } else { 0 };
+            gpu = gpu.max(finding).max(rotations + refitting.max(whole + staging_bytes(most).max(2 * cut)));
+            largest = largest.max(most);
+        }
+        let matrix = largest + (largest / 4 * element_size as u64).max(largest);
+        // Sums in f64, and a few copies of what is fitted in f32; of a basis, its sums and the matrices of three eigenproblems.
+        let fit = if options.refits() { 8 * unknowns * unknowns + 5 * 4 * kept * unknowns + 6 * 4 * d * kept } else { 0 };
+        let basis = if options.passes() > 1 { 16 * 8 * d * d } else { 10 * 8 * d * d };
+        let host = matrix.max(fit).max(basis).max(3 * table).max(tokens * full + 3 * square);
+        Peak {
+            gpu: held + rope + gpu,
+            upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),
+            host: host + if self.placement == Placement::Host { residual } else { 0 },
+            disk: plan.byte_len() + 2 * (residual + 4 * square),
+        }
+    }
+
+    fn peak_of_paper(&self, config: &Config, plan: &Plan, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
         let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
         let d = config.hidden_size as u64;
         let tokens = self.batch_tokens(calibration);

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Columns of a Gram matrix that are summed at a time, a multiple of 4: what is on the GPU of it is never more than this squared, twice.
-const TILE: usize = 2048;
+pub const TILE: usize = 2048;
 
 /// The sums over tokens that a map is fitted from: on the GPU over a batch, in f64 here over batches.
 pub struct Regression {
