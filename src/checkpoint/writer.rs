@@ -2,15 +2,15 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions},
-    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::OutputDirectory;
+use super::{OutputDirectory, atomic::AtomicFile};
 use crate::error::{Error, Result};
 
 /// A tensor that will be written.
@@ -178,13 +178,10 @@ impl TensorWriter {
 
 /// One safetensors file, written tensor by tensor in the planned order. It has a temporary name until it is complete.
 pub struct TensorFile {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
+    file: AtomicFile,
     tensors: std::vec::IntoIter<TensorPlan>,
     /// The tensor under way and how many of its bytes are missing.
     current: Option<(TensorPlan, u64)>,
-    done: bool,
 }
 
 impl TensorFile {
@@ -193,18 +190,9 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Write`].
     pub fn create(path: PathBuf, tensors: Vec<TensorPlan>) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for a file", path.display())))?;
-        let temporary = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        let file = File::create(&temporary).map_err(Error::write(&path))?;
-        let header = header(&tensors);
-        let mut this =
-            Self { path, temporary, file: BufWriter::with_capacity(1 << 20, file), tensors: tensors.into_iter(), current: None, done: false };
-        this.append(&header)?;
-        Ok(this)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::write(&self.path))
+        let mut file = AtomicFile::create(path)?;
+        file.append(&header(&tensors))?;
+        Ok(Self { file, tensors: tensors.into_iter(), current: None })
     }
 
     /// Appends bytes to the tensor `name`, which must be the one under way or the next planned one.
@@ -221,7 +209,7 @@ impl TensorFile {
                 if *missing == 0 {
                     self.current = None;
                 }
-                self.append(bytes)
+                self.file.append(bytes)
             }
             Some((tensor, missing)) => {
                 Err(Error::shape("write", format!("{} bytes of {name}, where {missing} of {} are due", bytes.len(), tensor.name)))
@@ -230,29 +218,14 @@ impl TensorFile {
         }
     }
 
-    fn is_complete(&self) -> bool {
-        self.current.is_none() && self.tensors.len() == 0
-    }
-
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
     /// [`Error::Write`]; [`Error::Shape`] if a tensor is missing.
-    pub fn finish(mut self) -> Result<()> {
-        if !self.is_complete() {
-            return Err(Error::shape("write", format!("{} is not complete", self.path.display())));
+    pub fn finish(self) -> Result<()> {
+        if self.current.is_some() || self.tensors.len() > 0 {
+            return Err(self.file.incomplete());
         }
-        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(Error::write(&self.path))?;
-        fs::rename(&self.temporary, &self.path).map_err(Error::write(&self.path))?;
-        self.done = true;
-        Ok(())
-    }
-}
-
-impl Drop for TensorFile {
-    fn drop(&mut self) {
-        if !self.done {
-            let _ = fs::remove_file(&self.temporary);
-        }
+        self.file.finish()
     }
 }

@@ -5,6 +5,7 @@ mod calibration;
 mod describe;
 mod devices;
 mod eval;
+mod export;
 mod generate;
 mod input;
 mod logits;
@@ -45,6 +46,8 @@ enum Command {
     Generate(generate::Args),
     /// Write the logits of token sequences to a safetensors file.
     Logits(logits::Args),
+    /// Write a model as a file for other programs.
+    Export(export::Args),
     /// Write a checkpoint of random weights in the shape of a real model, to measure with.
     Synthesize(synthesize::Args),
     /// List the GPUs that can be used.
@@ -132,6 +135,7 @@ impl Cli {
             Command::Eval(args) => args.execute(),
             Command::Generate(args) => args.execute(),
             Command::Logits(args) => args.execute(),
+            Command::Export(args) => args.execute(),
             Command::Synthesize(args) => args.execute(),
             Command::Devices(args) => args.execute(),
             Command::Bench(args) => args.execute(),

@@ -139,6 +139,19 @@ pub struct Fields {
     pub activation: (&'static str, &'static str),
 }
 
+/// How llama.cpp takes models of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Gguf {
+    /// `general.architecture`.
+    pub architecture: &'static str,
+    /// Whether it turns neighbouring coordinates of a head together, where the checkpoint has those half a head apart.
+    pub interleaved: bool,
+    /// Whether it reads a factor for each frequency from the file.
+    pub frequency_factors: bool,
+    /// The weights that may have a bias.
+    pub biases: &'static [Role],
+}
+
 /// One row: everything that distinguishes a `model_type`.
 #[derive(Debug, Clone, Copy)]
 pub struct Architecture {
@@ -174,6 +187,8 @@ pub struct Architecture {
     pub layer: &'static [Weight],
     /// Fields that must have this value (as JSON), with the reason.
     pub required: &'static [(&'static str, &'static str, &'static str)],
+    /// How to write it as GGUF, where we can.
+    pub gguf: Option<Gguf>,
 }
 
 use Bias::{Always, Field, Never};
@@ -235,6 +250,12 @@ const LLAMA: Architecture = Architecture {
     head_bias: false,
     layer: LLAMA_LAYER,
     required: &[],
+    gguf: Some(Gguf {
+        architecture: "llama",
+        interleaved: true,
+        frequency_factors: true,
+        biases: &[Query, Key, Value, Output, Gate, Up, Down],
+    }),
 };
 
 const MISTRAL: Architecture = Architecture {
@@ -254,6 +275,7 @@ const QWEN2: Architecture = Architecture {
     window: Window::Some,
     default_window: Some(4096),
     layer: &gated_layer(Always, Never, Never),
+    gguf: Some(Gguf { architecture: "qwen2", interleaved: false, frequency_factors: false, biases: &[Query, Key, Value] }),
     ..LLAMA
 };
 
@@ -266,6 +288,7 @@ const QWEN3: Architecture = Architecture {
     qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
     head_dim: Some(128),
     layer: &gated_layer(Field("attention_bias", false), Field("attention_bias", false), Never),
+    gguf: Some(Gguf { architecture: "qwen3", interleaved: false, frequency_factors: false, biases: &[] }),
     ..LLAMA
 };
 
@@ -281,6 +304,7 @@ const PHI3: Architecture = Architecture {
         Weight::linear("mlp.gate_up_proj", GateUp, Residual, Hidden, Never),
         Weight::linear("mlp.down_proj", Down, Hidden, Residual, Never),
     ],
+    gguf: None,
     ..LLAMA
 };
 
@@ -304,6 +328,7 @@ const PHI: Architecture = Architecture {
         Weight::linear("mlp.fc1", Up, Residual, Hidden, Always),
         Weight::linear("mlp.fc2", Down, Hidden, Residual, Always),
     ],
+    gguf: None,
     ..LLAMA
 };
 
@@ -340,6 +365,7 @@ const OPT: Architecture = Architecture {
         ("do_layer_norm_before", "true", "norms after the blocks (as in OPT-350m) cannot be fused into the weights"),
         ("_remove_final_layer_norm", "false", "a model without its final norm has nothing to fuse into the head"),
     ],
+    gguf: None,
     ..LLAMA
 };
 
@@ -375,6 +401,7 @@ const GPT2: Architecture = Architecture {
         Weight::conv1d("mlp.c_proj", Down, Hidden, Residual),
     ],
     required: &[("add_cross_attention", "false", "there is no encoder to attend to")],
+    gguf: None,
     ..LLAMA
 };
 
@@ -396,6 +423,7 @@ const GPT_NEOX: Architecture = Architecture {
         Weight::linear("mlp.dense_h_to_4h", Up, Residual, Hidden, Always),
         Weight::linear("mlp.dense_4h_to_h", Down, Hidden, Residual, Always),
     ],
+    gguf: None,
     ..LLAMA
 };
 

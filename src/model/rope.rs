@@ -13,6 +13,26 @@ pub struct Rope {
     pub inverse_frequencies: Vec<f32>,
     /// What cosines and sines are multiplied by (yarn's attention factor).
     pub attention_factor: f32,
+    /// The base of the frequencies before they were scaled.
+    pub theta: f64,
+    pub scaling: Scaling,
+}
+
+/// How the frequencies were scaled, for formats that state the rule instead of the frequencies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scaling {
+    None,
+    /// Every frequency divided by the factor.
+    Linear {
+        factor: f64,
+    },
+    /// YaRN with its own ramp: from 32 turns within `original` positions to one.
+    Yarn {
+        factor: f64,
+        original: f64,
+    },
+    /// By a rule that only the frequencies tell.
+    Other,
 }
 
 impl Rope {
@@ -61,17 +81,21 @@ impl Rope {
         // In f32 and in this order, because models were trained with frequencies rounded so.
         let power = |pair: usize| theta.powf(f64::from((2 * pair) as f32 / dim as f32)) as f32;
         let plain: Vec<f32> = (0..pairs).map(|pair| 1.0 / power(pair)).collect();
-        let mut attention_factor = 1.0;
+        let (mut attention_factor, mut scaling) = (1.0, Scaling::None);
         let scaled = match kind {
             "default" => plain,
             "linear" => {
                 let factor = numbers.required("factor")?;
+                scaling = Scaling::Linear { factor };
                 plain.iter().map(|frequency| frequency / factor as f32).collect()
             }
-            "llama3" => numbers.llama3(&plain, max_positions)?,
+            "llama3" => {
+                scaling = Scaling::Other;
+                numbers.llama3(&plain, max_positions)?
+            }
             "yarn" => {
-                let (frequencies, factor) = numbers.yarn(&plain, dim as f64, theta, max_positions)?;
-                attention_factor = factor;
+                let frequencies;
+                (frequencies, attention_factor, scaling) = numbers.yarn(&plain, dim as f64, theta, max_positions)?;
                 frequencies
             }
             _ => {
@@ -91,7 +115,7 @@ impl Rope {
                 format!("{name}: theta {theta} and the numbers of rope_type {kind:?} make angles that are not finite"),
             ));
         }
-        Ok(Self { inverse_frequencies, attention_factor })
+        Ok(Self { inverse_frequencies, attention_factor, theta, scaling })
     }
 
     /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`.
@@ -182,7 +206,7 @@ impl Numbers<'_> {
 
     /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than once stretched, a ramp
     /// between; cosines and sines are multiplied by 0.1 ln(factor) + 1.
-    fn yarn(&self, plain: &[f32], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f32>, f64)> {
+    fn yarn(&self, plain: &[f32], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f32>, f64, Scaling)> {
         let original = self.original(max_positions)?;
         let factor = match self.optional("factor")? {
             Some(_) => self.required("factor")?,
@@ -192,7 +216,8 @@ impl Numbers<'_> {
         let beta = |name, default| Ok::<_, Error>(self.optional(name)?.filter(|&beta| beta != 0.0).unwrap_or(default));
         let (fast, slow) = (beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?);
         let (mut first, mut last) = (pair_of_turns(fast), pair_of_turns(slow));
-        if self.section.get("truncate").and_then(Value::as_bool).unwrap_or(true) {
+        let truncate = self.section.get("truncate").and_then(Value::as_bool).unwrap_or(true);
+        if truncate {
             (first, last) = (first.floor(), last.ceil());
         }
         (first, last) = (first.max(0.0), last.min(dim - 1.0));
@@ -211,6 +236,8 @@ impl Numbers<'_> {
             (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
             _ => magnitude(1.0),
         };
-        Ok((frequencies.collect(), attention_factor))
+        let own_ramp = truncate && fast == 32.0 && slow == 1.0;
+        let scaling = if own_ramp { Scaling::Yarn { factor, original } } else { Scaling::Other };
+        Ok((frequencies.collect(), attention_factor, scaling))
     }
 }

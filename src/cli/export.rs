@@ -1,0 +1,125 @@
+//! `slicegpt-gpu export`
+
+use std::{fs, path::PathBuf};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::{
+    describe::{name_of, named},
+    input::open_model,
+    print_json,
+    progress::Bars,
+};
+use crate::{
+    checkpoint::{GgufTensor, GgufType},
+    error::{Error, Result},
+    model::{GgufExport, Model, Vocabulary},
+    report::SCHEMA_VERSION,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a .safetensors file with its config.json beside it, or a directory
+    model: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Type of the written matrices; norms and biases are f32 always
+    #[arg(long = "type", value_enum, default_value = "f16", value_name = "TYPE")]
+    kind: Kind,
+    /// The file to write [default: MODEL-TYPE.gguf beside the model]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// llama.cpp's name for how the tokenizer cuts text into words [default: found out from tokenizer.json]
+    #[arg(long, value_name = "NAME")]
+    tokenizer_pre: Option<String>,
+    /// Leave the vocabulary out: the file takes token ids and gives them
+    #[arg(long, conflicts_with = "tokenizer_pre")]
+    no_tokenizer: bool,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// One file, for llama.cpp and what is built on it
+    Gguf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    F32,
+}
+
+impl From<Kind> for GgufType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::F16 => Self::F16,
+            Kind::Q8_0 => Self::Q8_0,
+            Kind::F32 => Self::F32,
+        }
+    }
+}
+
+impl Args {
+    pub fn execute(&self) -> Result<()> {
+        let progress = Bars::new();
+        let Format::Gguf = self.format;
+        let model = open_model(&self.model, &progress)?;
+        let output = self.output_path(&model)?;
+        let vocabulary = if self.no_tokenizer { Vocabulary::None } else { Vocabulary::Tokenizer { pre: self.tokenizer_pre.as_deref() } };
+        let export = GgufExport::plan(&model, &name_of(&self.model), self.kind.into(), vocabulary)?;
+        export.notes.iter().for_each(|note| progress.warn(note));
+        export.write(output.clone(), &progress)?;
+        progress.end();
+        let bytes = fs::metadata(&output).map_err(Error::read(&output))?.len();
+        if self.json {
+            print_json(&json!({
+                "schema_version": SCHEMA_VERSION,
+                "model": self.model.display().to_string(),
+                "output": output.display().to_string(),
+                "tensors": export.tensors().count(),
+                "tensor_bytes": export.tensors().map(GgufTensor::byte_len).sum::<u64>(),
+                "bytes": bytes,
+                "warnings": progress.warnings(),
+                "seconds": progress.seconds(),
+            }))
+        } else {
+            progress.say(&format!("{}: {} tensors, {bytes} bytes", output.display(), export.tensors().count()));
+            Ok(())
+        }
+    }
+
+    /// Where to write, which is not there yet, or may be replaced.
+    fn output_path(&self, model: &Model) -> Result<PathBuf> {
+        let output = self.output.clone().unwrap_or_else(|| {
+            let named = named(&self.model);
+            let stem = if self.model.is_dir() { named.file_name() } else { named.file_stem() };
+            let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
+            let kind = self.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            named.with_file_name(format!("{stem}-{kind}.gguf"))
+        });
+        if output.is_dir() {
+            return Err(Error::Usage(format!("--output {} is a directory; give the name of a file", output.display())));
+        }
+        let beside = ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|name| model.directory().join(name));
+        let mut inputs = model.store.checkpoint.files().chain(beside.iter().map(PathBuf::as_path));
+        if let Ok(existing) = fs::canonicalize(&output)
+            && let Some(lost) = inputs.find(|path| fs::canonicalize(path).is_ok_and(|path| path == existing))
+        {
+            return Err(Error::Usage(format!("--output {} is the input {}, which would be overwritten", output.display(), lost.display())));
+        }
+        if output.symlink_metadata().is_ok() && !self.force {
+            return Err(Error::OutputExists { path: output });
+        }
+        Ok(output)
+    }
+}

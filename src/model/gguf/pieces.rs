@@ -1,0 +1,118 @@
+//! What a tokenizer does with a text before its merges, and what llama.cpp calls that.
+
+use serde_json::Value;
+
+use super::vocabulary::File;
+
+/// The two families of merges that llama.cpp knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pieces {
+    /// Bytes, as letters of an alphabet of their own, merged within words.
+    Bytes {
+        /// Characters are composed first (NFC).
+        composed: bool,
+    },
+    /// Characters, with "▁" for a space and tokens for the bytes of those that are unknown, merged across the whole text.
+    Sentence {
+        /// A space is put before the text.
+        prefix: bool,
+    },
+}
+
+/// The steps of a section that is one step or a sequence of them.
+pub fn steps<'a>(section: &'a Value, list: &str) -> Vec<&'a Value> {
+    match section.get(list).and_then(Value::as_array) {
+        Some(steps) => steps.iter().flat_map(|step| self::steps(step, list)).collect(),
+        None if section.is_null() => Vec::new(),
+        None => vec![section],
+    }
+}
+
+fn is(step: &Value, kind: &str) -> bool {
+    step.get("type").is_some_and(|name| name == kind)
+}
+
+fn flag(step: &Value, name: &str, default: bool) -> bool {
+    step.get(name).and_then(Value::as_bool).unwrap_or(default)
+}
+
+impl Pieces {
+    /// What the file has; what is odd about it if that is something else.
+    pub fn of(file: &File) -> Result<Self, String> {
+        let normalizers = steps(&file.normalizer, "normalizers");
+        let cutters = steps(&file.pre_tokenizer, "pretokenizers");
+        let odd = |step: &&Value| format!("prepares text by {}", step.get("type").and_then(Value::as_str).unwrap_or("an unnamed step"));
+        if cutters.iter().any(|step| is(step, "ByteLevel")) {
+            return match normalizers.iter().find(|step| !is(step, "NFC")) {
+                Some(step) => Err(odd(step)),
+                None => Ok(Self::Bytes { composed: !normalizers.is_empty() }),
+            };
+        }
+        if !file.model.byte_fallback {
+            return Err("merges characters without tokens for the bytes of unknown ones".into());
+        }
+        let mut marked = false;
+        let mut prefix = false;
+        for step in normalizers {
+            if is(step, "Prepend") && step.get("prepend").is_some_and(|text| text == "▁") {
+                prefix = true;
+            } else if is(step, "Replace")
+                && step.get("pattern").and_then(|pattern| pattern.get("String")).is_some_and(|text| text == " ")
+                && step.get("content").is_some_and(|text| text == "▁")
+            {
+                marked = true;
+            } else {
+                return Err(odd(&step));
+            }
+        }
+        for step in cutters {
+            if !is(step, "Metaspace") || step.get("replacement").is_none_or(|text| text != "▁") {
+                return Err(odd(&step));
+            }
+            let scheme = step.get("prepend_scheme").and_then(Value::as_str);
+            prefix |= scheme.map_or_else(|| flag(step, "add_prefix_space", true), |scheme| scheme != "never");
+            marked = true;
+        }
+        if marked { Ok(Self::Sentence { prefix }) } else { Err("keeps spaces as they are between characters".into()) }
+    }
+}
+
+/// Expressions that cut words, as tokenizer.json has them, whether tokens may be taken whole without merges, and the name.
+const WORDS: &[(&str, bool, &str)] = &[
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        true,
+        "llama-bpe",
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        false,
+        "smaug-bpe",
+    ),
+    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", false, "qwen2"),
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        true,
+        "tekken",
+    ),
+];
+
+/// llama.cpp's name for how a tokenizer of bytes cuts text into words; `None` if it is none of those that are known here.
+pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
+    let cutters = steps(&file.pre_tokenizer, "pretokenizers");
+    let (bytes, before) = cutters.split_last().filter(|(last, _)| is(last, "ByteLevel"))?;
+    if flag(bytes, "add_prefix_space", true) {
+        return None;
+    }
+    let (own_words, whole) = (flag(bytes, "use_regex", true), file.model.ignore_merges);
+    match before {
+        [] if own_words && !whole => Some("gpt-2"),
+        [digits] if own_words && !whole && is(digits, "Digits") && flag(digits, "individual_digits", false) => Some("smollm"),
+        [split] if !own_words && is(split, "Split") && !flag(split, "invert", false) => {
+            let isolated = split.get("behavior").is_some_and(|behavior| behavior == "Isolated");
+            let words = split.get("pattern")?.get("Regex")?.as_str()?;
+            WORDS.iter().find(|(known, known_whole, _)| isolated && *known == words && *known_whole == whole).map(|(_, _, name)| *name)
+        }
+        _ => None,
+    }
+}
