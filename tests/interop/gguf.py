@@ -45,8 +45,8 @@ REFUSED = {
 # A sliding window shorter than the rows is what llama.cpp has none of: within the window, logits agree.
 WINDOWED = {"mistral_head_dim", "mistral_window", "qwen2_window", "qwen2_layer_types", "qwen2_old_config_window", "qwen3_window"}
 
-# llama.cpp keeps keys and values in f16 (unit roundoff 4.9e-4), whatever the weights are.
-LOGITS = 4e-3
+# Both compute in f32; ours agree with transformers to 1e-5 as well.
+LOGITS = 1e-5
 PERPLEXITY_F16 = 0.005
 
 TEXTS = [
@@ -115,11 +115,23 @@ LOGGER = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)(lambda level, text, 
 LLAMA.llama_log_set(c.cast(LOGGER, c.c_void_p), None)
 
 
-def cache_types(parameters):
-    """Where the types of the cached keys and values are: the only two neighbours that are both f16, which is 1, from some pointers on."""
+UNSPECIFIED = 2**32 - 1
+
+
+def exactly(parameters, tokens):
+    """Parameters of a context of so many tokens that computes in f32, by where the fields lie in the version that is pinned."""
+    words = parameters.words
+    # n_ctx, n_batch, n_ubatch
+    for field in range(3):
+        words[field] = max(tokens, 64)
+    # Scaling of rotary embeddings, pooling, kind of attention, fused attention: the last rounds to f16 within, and is switched off.
+    assert all(words[field] == UNSPECIFIED for field in range(10, 14)) and words[9] != UNSPECIFIED and words[14] != UNSPECIFIED, list(words[:40])
+    words[13] = 0
+    # The types of cached keys and values: the only two neighbours that are both f16, which is 1.
     f16 = gguf.GGMLQuantizationType.F16
-    (first,) = [i for i in range(12, 40) if parameters.words[i] == f16 and parameters.words[i + 1] == f16]
-    return first, first + 1
+    (first,) = [field for field in range(14, 40) if words[field] == f16 and words[field + 1] == f16]
+    words[first] = words[first + 1] = gguf.GGMLQuantizationType.F32
+    return parameters
 
 
 class Model:
@@ -140,12 +152,7 @@ class Model:
 
     def logits(self, ids):
         """[tokens, vocab_size], of one row alone."""
-        parameters = LLAMA.llama_context_default_params()
-        # n_ctx, n_batch, n_ubatch: the first fields.
-        for field in range(3):
-            parameters.words[field] = max(len(ids), 64)
-        for field in cache_types(parameters):
-            parameters.words[field] = gguf.GGMLQuantizationType.F32
+        parameters = exactly(LLAMA.llama_context_default_params(), len(ids))
         context = LLAMA.llama_init_from_model(self.model, parameters)
         if not context:
             raise RuntimeError("no context: " + "".join(LOG[-8:]))

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    model::Rope,
+    model::{Rope, Scaling},
     ops::{Activation, HeadSpan, Norm, Pairing},
     reference,
 };
@@ -120,8 +120,12 @@ fn rope_matches_reference_in_both_pairings_up_to_far_positions() {
         (40, 80, 80, 3, 1.2, "whole heads, with an attention factor"),
         (5, 16, 48, 8, 1.0, "the keys of an interleaved layout, partial"),
     ] {
-        let rope =
-            Rope { inverse_frequencies: (0..pairs).map(|pair| 10000f32.powf(-(pair as f32) / pairs as f32)).collect(), attention_factor: factor };
+        let rope = Rope {
+            inverse_frequencies: (0..pairs).map(|pair| 10000f32.powf(-(pair as f32) / pairs as f32)).collect(),
+            attention_factor: factor,
+            theta: 10000.0,
+            scaling: Scaling::None,
+        };
         let span = HeadSpan { column, stride, heads };
         let positions = [0, 1, 2, 63, 64, 1000, 3999, 4000, 17];
         let table = upload(&gpu, &rope.table(4001), 4001, 2 * pairs);

@@ -46,7 +46,9 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
     };
     let d = config.hidden_size;
     add("token_embd.weight".into(), &[config.vocab_size, d], Source::Embedding);
-    if target.frequency_factors && let Some(factors) = frequency_factors(config) {
+    if target.frequency_factors
+        && let Some(factors) = frequency_factors(config)
+    {
         add("rope_freqs.weight".into(), &[factors.len()], Source::FrequencyFactors);
     }
     for layer in 0..config.num_hidden_layers {
@@ -92,7 +94,8 @@ impl Entry {
         mut each: impl FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         let missing = || Error::shape("export", format!("{} is not in the checkpoint", self.tensor.name));
-        let linear = |weight: &Weight| layer.and_then(|layer| layer.linears.iter().find(|linear| linear.spec.role == weight.role)).ok_or_else(missing);
+        let linear =
+            |weight: &Weight| layer.and_then(|layer| layer.linears.iter().find(|linear| linear.spec.role == weight.role)).ok_or_else(missing);
         let turned = |weight: &Weight| target.interleaved && matches!(weight.role, Role::Query | Role::Key);
         match self.source {
             Source::Embedding => in_order(&ends.embedding, each),

@@ -132,7 +132,10 @@ impl Reader<'_> {
         match pieces {
             Pieces::Bytes { composed } => {
                 if composed {
-                    notes.push("the tokenizer composes characters first (NFC), which llama.cpp does not: texts that are not composed become other tokens".into());
+                    notes.push(
+                        "the tokenizer composes characters first (NFC), which llama.cpp does not: texts that are not composed become other tokens"
+                            .into(),
+                    );
                 }
                 let found = pre_tokenizer(&self.file);
                 let pre = pre.or(found).ok_or_else(|| {
@@ -160,7 +163,9 @@ impl Reader<'_> {
                 }
                 let (scores, other) = scores(&merges, &ids, tokens.len());
                 if other > 0 {
-                    notes.push(format!("{other} pairs of pieces make a token without a merge that says so: llama.cpp merges them, and may cut some words otherwise"));
+                    notes.push(format!(
+                        "{other} pairs of pieces make a token without a merge that says so: llama.cpp merges them, and may cut some words otherwise"
+                    ));
                 }
                 add("model", text("llama"));
                 add("pre", text("default"));
@@ -298,12 +303,12 @@ fn scores(merges: &[(&str, &str)], ids: &HashMap<&str, u32>, tokens: usize) -> (
     }
     let known: std::collections::HashSet<_> = merges.iter().collect();
     let splits = |token: &&str| {
-        let token = *token;
+        let token: &str = token;
         let cuts = token.char_indices().skip(1).map(move |(at, _)| token.split_at(at));
         cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right) && !known.contains(&(*left, *right))).count()
     };
     // No word is so long; special tokens may be.
-    let other = ids.keys().filter(|token| token.len() <= 64).map(|token| splits(token)).sum();
+    let other = ids.keys().filter(|token| token.len() <= 64).map(splits).sum();
     (scores, other)
 }
 

@@ -1,0 +1,374 @@
+//! Does a GGUF file hold what the checkpoint holds, where and how llama.cpp looks for it? It is read again by a reader of its own, below.
+
+mod support;
+
+use std::{collections::BTreeMap, path::Path};
+
+use half::f16;
+use slicegpt_gpu::{
+    Error,
+    checkpoint::{GgufFile, GgufTensor, GgufType, GgufValue},
+    model::{GgufExport, Model, Vocabulary},
+    progress::Silent,
+};
+use support::{Random, fixture};
+
+/// A value of the metadata, numbers of all kinds as f64.
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Number(f64),
+    Bool(bool),
+    Text(String),
+    List(Vec<Value>),
+}
+
+struct Tensor {
+    /// As in the file: the innermost first.
+    dimensions: Vec<u64>,
+    kind: u32,
+    data: Vec<u8>,
+}
+
+impl Tensor {
+    fn values(&self) -> Vec<f32> {
+        match self.kind {
+            0 => self.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            1 => self.data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            8 => {
+                let block = |block: &[u8]| {
+                    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+                    block[2..].iter().map(|&byte| scale * f32::from(byte as i8)).collect::<Vec<_>>()
+                };
+                self.data.chunks_exact(34).flat_map(block).collect()
+            }
+            other => panic!("element type {other}"),
+        }
+    }
+}
+
+struct Read {
+    metadata: BTreeMap<String, Value>,
+    names: Vec<String>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        self.at += N;
+        self.bytes[self.at - N..self.at].try_into().expect("bytes")
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    fn text(&mut self) -> String {
+        let len = self.u64() as usize;
+        self.at += len;
+        String::from_utf8(self.bytes[self.at - len..self.at].to_vec()).expect("UTF-8")
+    }
+
+    fn value(&mut self, kind: u32) -> Value {
+        match kind {
+            4 => Value::Number(f64::from(self.u32())),
+            5 => Value::Number(f64::from(i32::from_le_bytes(self.take()))),
+            6 => Value::Number(f64::from(f32::from_le_bytes(self.take()))),
+            7 => Value::Bool(self.take::<1>() == [1]),
+            8 => Value::Text(self.text()),
+            9 => {
+                let kind = self.u32();
+                Value::List((0..self.u64()).map(|_| self.value(kind)).collect())
+            }
+            other => panic!("value type {other}"),
+        }
+    }
+}
+
+fn read(path: &Path) -> Read {
+    let bytes = std::fs::read(path).expect("a file");
+    let mut cursor = Cursor { bytes: &bytes, at: 0 };
+    assert_eq!((&cursor.take::<4>(), cursor.u32()), (b"GGUF", 3));
+    let (tensors, entries) = (cursor.u64(), cursor.u64());
+    let mut metadata = BTreeMap::new();
+    for _ in 0..entries {
+        let (key, kind) = (cursor.text(), cursor.u32());
+        let value = cursor.value(kind);
+        assert!(metadata.insert(key.clone(), value).is_none(), "{key} is there twice");
+    }
+    let headers: Vec<_> = (0..tensors)
+        .map(|_| {
+            let name = cursor.text();
+            let dimensions: Vec<u64> = (0..cursor.u32()).map(|_| cursor.u64()).collect();
+            (name, dimensions, cursor.u32(), cursor.u64() as usize)
+        })
+        .collect();
+    let data = cursor.at.next_multiple_of(32);
+    let mut end = data;
+    let mut read = Read { metadata, names: Vec::new(), tensors: BTreeMap::new() };
+    for (name, dimensions, kind, offset) in headers {
+        let values = dimensions.iter().product::<u64>() as usize;
+        let len = match kind {
+            0 => 4 * values,
+            1 => 2 * values,
+            _ => values / 32 * 34,
+        };
+        assert!(offset.is_multiple_of(32) && data + offset == end.next_multiple_of(32), "{name} lies at {offset}, before it ends {end}");
+        end = data + offset + len;
+        read.names.push(name.clone());
+        read.tensors.insert(name, Tensor { dimensions, kind, data: bytes[data + offset..end].to_vec() });
+    }
+    assert_eq!(bytes.len(), end.next_multiple_of(32), "nothing behind the last tensor but padding");
+    read
+}
+
+fn exported(model: &Model, kind: GgufType) -> (Read, Vec<String>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("model.gguf");
+    let export = GgufExport::plan(model, "a name", kind, Vocabulary::Tokenizer { pre: None }).expect("a plan");
+    export.write(path.clone(), &Silent).expect("a file");
+    (read(&path), export.notes)
+}
+
+fn open(name: &str) -> Model {
+    Model::open(&fixture("parity").join(name)).expect("a model")
+}
+
+fn stored(model: &Model, name: &str) -> Vec<f32> {
+    let tensor = model.store.checkpoint.tensor(name).unwrap_or_else(|| panic!("{name} is missing"));
+    tensor.read().expect("its bytes").chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+#[test]
+fn metadata_tells_the_shape_of_the_model() {
+    let model = open("qwen3_untied");
+    let config = model.config();
+    let (read, _) = exported(&model, GgufType::F16);
+    let number = |key: &str| match &read.metadata[key] {
+        Value::Number(number) => *number,
+        other => panic!("{key}: {other:?}"),
+    };
+    assert_eq!(read.metadata["general.architecture"], Value::Text("qwen3".into()));
+    assert_eq!(read.metadata["general.name"], Value::Text("a name".into()));
+    assert_eq!(number("general.file_type"), 1.0);
+    for (key, value) in [
+        ("vocab_size", config.vocab_size),
+        ("context_length", config.max_position_embeddings),
+        ("embedding_length", config.hidden_size),
+        ("block_count", config.num_hidden_layers),
+        ("feed_forward_length", config.intermediate_size),
+        ("attention.head_count", config.num_attention_heads),
+        ("attention.head_count_kv", config.num_key_value_heads),
+        // Where 32 / 4 heads would be 8.
+        ("attention.key_length", 10),
+        ("attention.value_length", 10),
+        ("rope.dimension_count", 10),
+    ] {
+        assert_eq!(number(&format!("qwen3.{key}")), value as f64, "{key}");
+    }
+    assert_eq!(number("qwen3.attention.layer_norm_rms_epsilon"), f64::from(config.norm_eps));
+    assert_eq!(number("qwen3.rope.freq_base"), 10000.0);
+    assert!(!read.metadata.keys().any(|key| key.contains("rope.scaling")), "{:?}", read.metadata.keys());
+    assert_eq!(read.metadata["tokenizer.ggml.model"], Value::Text("no_vocab".into()), "there is no tokenizer.json");
+}
+
+#[test]
+fn every_tensor_is_there_under_its_name_with_matrices_alone_in_the_asked_type() {
+    let model = open("qwen3_untied");
+    for (kind, id) in [(GgufType::F32, 0), (GgufType::F16, 1)] {
+        let (read, _) = exported(&model, kind);
+        let in_layer =
+            ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_q_norm", "attn_k_norm", "ffn_norm"];
+        let mut expected = vec!["token_embd.weight".to_owned()];
+        expected.extend((0..2).flat_map(|layer| in_layer.map(|name| format!("blk.{layer}.{name}.weight"))));
+        expected.extend(["output_norm.weight".to_owned(), "output.weight".to_owned()]);
+        assert_eq!(read.names, expected);
+        for (name, tensor) in &read.tensors {
+            assert_eq!(tensor.kind, if tensor.dimensions.len() == 2 { id } else { 0 }, "{name}");
+        }
+        // [out, in] in the checkpoint.
+        assert_eq!(read.tensors["blk.1.ffn_down.weight"].dimensions, [27, 32]);
+        assert_eq!(read.tensors["blk.1.attn_k_norm.weight"].values(), stored(&model, "model.layers.1.self_attn.k_norm.weight"));
+        let written = read.tensors["blk.1.ffn_down.weight"].values();
+        let error = support::relative_error(&written, &stored(&model, "model.layers.1.mlp.down_proj.weight"));
+        // Half a unit in the last place of f16.
+        assert!(error <= if kind == GgufType::F32 { 0.0 } else { 2f64.powi(-11) }, "{error:.1e}");
+    }
+}
+
+#[test]
+fn a_tied_head_is_left_out() {
+    for (fixture, tied) in [("llama_gqa_tied", true), ("llama_mha_untied", false), ("qwen2_gqa_tied", true)] {
+        let (read, _) = exported(&open(fixture), GgufType::F16);
+        assert_eq!(read.names.contains(&"output.weight".to_owned()), !tied, "{fixture}");
+    }
+}
+
+#[test]
+fn coordinates_that_turn_together_are_neighbours_in_llama_alone() {
+    // Model, whether rows of queries and keys are in another order there.
+    for (fixture, permuted) in [("llama_bias", true), ("mistral_head_dim", true), ("qwen2_window", false), ("qwen3_untied", false)] {
+        let model = open(fixture);
+        let config = model.config();
+        let (read, _) = exported(&model, GgufType::F32);
+        for (ours, theirs, heads) in [
+            ("q_proj", "attn_q", config.num_attention_heads),
+            ("k_proj", "attn_k", config.num_key_value_heads),
+            ("v_proj", "attn_v", config.num_key_value_heads),
+        ] {
+            let h = config.head_dim;
+            // Row `to` of the file is this row of the checkpoint.
+            let from = |to: usize| match permuted && ours != "v_proj" {
+                true => to / h * h + (to % h % 2) * (h / 2) + to % h / 2,
+                false => to,
+            };
+            for (end, width) in [("weight", config.hidden_size), ("bias", 1)] {
+                let name = format!("model.layers.1.self_attn.{ours}.{end}");
+                let Some(tensor) = read.tensors.get(&format!("blk.1.{theirs}.{end}")) else {
+                    assert!(end == "bias" && model.store.checkpoint.tensor(&name).is_none(), "{fixture}: {name}");
+                    continue;
+                };
+                let (written, stored) = (tensor.values(), stored(&model, &name));
+                assert_eq!(written.len(), heads * h * width, "{fixture}: {name}");
+                for to in 0..heads * h {
+                    assert_eq!(written[to * width..(to + 1) * width], stored[from(to) * width..(from(to) + 1) * width], "{fixture}: {name} row {to}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rotary_scaling_is_told_as_llama_cpp_knows_it() {
+    // Model, what of `rope.scaling` there is, and whether frequencies come with factors.
+    type Case<'a> = (&'a str, &'a [(&'a str, Value)], bool);
+    let cases: [Case; 5] = [
+        ("llama_rope_theta", &[], false),
+        ("llama_rope_linear", &[("type", Value::Text("linear".into())), ("factor", Value::Number(2.5))], false),
+        (
+            "llama_rope_yarn",
+            &[("type", Value::Text("yarn".into())), ("factor", Value::Number(4.0)), ("original_context_length", Value::Number(32.0))],
+            false,
+        ),
+        ("llama_rope_llama3", &[("type", Value::Text("none".into()))], true),
+        // A ramp of its own is told by its frequencies, and what it multiplies cosines by.
+        ("llama_rope_yarn_betas", &[("type", Value::Text("none".into()))], true),
+    ];
+    for (fixture, scaling, factors) in cases {
+        let model = open(fixture);
+        let rope = model.config().rope.clone().expect("rope");
+        let (read, _) = exported(&model, GgufType::F16);
+        for (key, value) in scaling {
+            assert_eq!(read.metadata.get(&format!("llama.rope.scaling.{key}")), Some(value), "{fixture}");
+        }
+        let magnitude = match read.metadata.get("llama.rope.scaling.attn_factor") {
+            Some(Value::Number(factor)) => *factor,
+            _ => 1.0,
+        };
+        let of_yarn = if fixture == "llama_rope_yarn" { 0.1 * 4f64.ln() + 1.0 } else { 1.0 };
+        assert!((magnitude * of_yarn - f64::from(rope.attention_factor)).abs() < 1e-6, "{fixture}: {magnitude}");
+        let Some(tensor) = read.tensors.get("rope_freqs.weight") else {
+            assert!(!factors, "{fixture}");
+            continue;
+        };
+        assert!(factors, "{fixture}");
+        let dim = model.config().head_dim as f64;
+        for (pair, factor) in tensor.values().iter().enumerate() {
+            let turned = rope.theta.powf(-2.0 * pair as f64 / dim) / f64::from(*factor);
+            assert!((turned / f64::from(rope.inverse_frequencies[pair]) - 1.0).abs() < 1e-6, "{fixture} pair {pair}");
+        }
+    }
+}
+
+#[test]
+fn a_sliding_window_ends_the_context_and_the_file_says_so() {
+    let model = open("mistral_window");
+    let window = model.config().windows[0].expect("a window");
+    let (read, notes) = exported(&model, GgufType::F16);
+    assert_eq!(read.metadata["llama.context_length"], Value::Number(window as f64));
+    assert!(notes.iter().any(|note| note.contains("sliding window")), "{notes:?}");
+    let (read, notes) = exported(&open("mistral_no_window"), GgufType::F16);
+    assert_eq!(read.metadata["llama.context_length"], Value::Number(128.0));
+    assert!(!notes.iter().any(|note| note.contains("sliding window")), "{notes:?}");
+}
+
+#[test]
+fn rows_that_are_no_multiple_of_a_block_stay_f16() {
+    let (read, notes) = exported(&open("qwen3_untied"), GgufType::Q8_0);
+    // 4 heads of 10 and 27 are none; the hidden size, 32, is.
+    let kinds: Vec<u32> = ["attn_q", "attn_output", "ffn_down"].iter().map(|name| read.tensors[&format!("blk.0.{name}.weight")].kind).collect();
+    assert_eq!(kinds, [8, 1, 1]);
+    assert_eq!(read.metadata["general.file_type"], Value::Number(7.0));
+    assert!(notes.iter().any(|note| note.starts_with("4 tensors stay in f16")), "{notes:?}");
+}
+
+/// Writes one matrix and reads its bytes.
+fn encoded(values: &[f32], width: usize, kind: GgufType) -> Tensor {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.gguf");
+    let tensor = GgufTensor { name: "x".into(), shape: vec![values.len() / width, width], kind };
+    let mut file = GgufFile::create(path.clone(), &[("a".into(), GgufValue::Bool(true))], vec![tensor]).expect("a file");
+    values.chunks(width).for_each(|row| file.write("x", row).expect("a row"));
+    file.finish().expect("a file");
+    read(&path).tensors.remove("x").expect("the tensor")
+}
+
+#[test]
+fn q8_0_rounds_each_value_to_the_nearest_step_of_its_block() {
+    let mut random = Random::new(1);
+    let mut blocks: Vec<Vec<f32>> = (-31..6).map(|exponent| random.values(32, 2f32.powi(exponent))).collect();
+    blocks.push(vec![0.0; 32]);
+    // One value that all others vanish beside, its negative, and all alike.
+    blocks.push((0..32).map(|index| if index == 5 { 1000.0 } else { 1e-3 }).collect());
+    blocks.push((0..32).map(|index| if index == 31 { -1000.0 } else { 1.0 }).collect());
+    blocks.push(vec![-0.37; 32]);
+    // Steps below the smallest that f16 has.
+    blocks.push(random.values(32, 1e-9));
+    let values: Vec<f32> = blocks.concat();
+    let tensor = encoded(&values, 64, GgufType::Q8_0);
+    assert_eq!(tensor.data.len(), blocks.len() * 34);
+    for (number, (block, bytes)) in blocks.iter().zip(tensor.data.chunks_exact(34)).enumerate() {
+        let largest = block.iter().fold(0.0f64, |most, &value| most.max(f64::from(value).abs()));
+        let scale = f16::from_le_bytes([bytes[0], bytes[1]]);
+        assert_eq!(scale, f16::from_f64(largest / 127.0), "block {number}");
+        let scale = scale.to_f64();
+        for (&value, &byte) in block.iter().zip(&bytes[2..]) {
+            let exact = if scale == 0.0 { 0.0 } else { (f64::from(value) / scale).clamp(-127.0, 127.0) };
+            // Half a step, and what f32 loses by dividing.
+            assert!(
+                (exact - f64::from(byte as i8)).abs() <= 0.5 + 127.0 * support::ROUNDOFF,
+                "block {number}: {value} in steps of {scale} is {}",
+                byte as i8
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_takes_its_tensors_in_order_and_whole_or_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.gguf");
+    let tensor = |name: &str, kind| GgufTensor { name: name.into(), shape: vec![2, 32], kind };
+    let wrong = |write: &dyn Fn(&mut GgufFile) -> slicegpt_gpu::Result<()>, reason: &str| {
+        let tensors = vec![tensor("a", GgufType::Q8_0), tensor("b", GgufType::F32)];
+        let mut file = GgufFile::create(path.clone(), &[], tensors).expect("a file");
+        let error = write(&mut file).and_then(|()| file.finish()).expect_err("out of plan");
+        assert!(matches!(error, Error::Shape { .. }) && error.to_string().contains(reason), "{error}");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 0, "{reason}");
+    };
+    wrong(&|file| file.write("b", &[0.0; 32]), "32 values of b, where 64 of a are due");
+    wrong(&|file| file.write("a", &[0.0; 96]), "96 values of a");
+    wrong(&|file| file.write("a", &[0.0; 16]), "16 values of a");
+    wrong(&|file| file.write("a", &[0.0; 32]), "not complete");
+    wrong(&|file| file.write("a", &[0.0; 64]).and_then(|()| file.write("b", &[0.0; 64])).and_then(|()| file.write("c", &[0.0; 1])), "not planned");
+    let narrow = GgufTensor { name: "a".into(), shape: vec![2, 24], kind: GgufType::Q8_0 };
+    assert!(matches!(GgufFile::create(path.clone(), &[], vec![narrow]), Err(Error::Shape { .. })));
+}
