@@ -130,22 +130,30 @@ pub fn perplexity_within(
 ///
 /// # Errors
 /// Those of `each`; whatever the model or the GPU reports.
-pub fn logits(
+pub fn logits(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], progress: &dyn Progress, each: impl FnMut(usize, Vec<f32>) -> Result<()>) -> Result<()> {
+    logits_within(gpu, model, rows, &EvalMemory::default(), progress, each)
+}
+
+/// As [`logits`], within limits.
+///
+/// # Errors
+/// As [`logits`].
+pub fn logits_within(
     gpu: &Gpu,
     model: &Model,
     rows: &[Vec<u32>],
+    memory: &EvalMemory,
     progress: &dyn Progress,
     mut each: impl FnMut(usize, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
     let vocab = model.config().vocab_size;
     let ends = model.store.ends()?;
     let readout = Readout::upload(gpu, &ends)?;
-    let memory = EvalMemory::default();
-    each_group(gpu, model, rows, &memory, "logits", progress, |group| {
+    each_group(gpu, model, rows, memory, "logits", progress, |group| {
         for (range, batch, x) in group {
             let input = readout.norm(gpu, model.config(), &x)?;
             let mut values: Vec<Vec<f32>> = rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
-            each_part(gpu, &ends.head, &memory, |first, part| {
+            each_part(gpu, &ends.head, memory, |first, part| {
                 readout.logits(gpu, &input, first, part, |first, logits| {
                     let (slice, width) = (gpu.download(logits)?, logits.cols());
                     for (values, block) in values.iter_mut().zip(&batch.sequences) {

@@ -11,7 +11,7 @@
 //! two bases carries x·(QᵀQ'). In the basis of the signal's principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → report → memory → {slice, eval, generate} → model → ops → gpu → error`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
+//! `cli → report → memory → {slice, eval, generate} → model → ops → gpu → error`; `record` imports `eval`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
 //! `cli` alone, tensor names and `model_type`s in `model` alone. The library never prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;
@@ -27,6 +27,7 @@ pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod progress;
+pub mod record;
 #[doc(hidden)]
 pub mod reference;
 pub mod report;

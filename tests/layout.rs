@@ -70,6 +70,7 @@ fn imports_go_one_way() {
         ("src/slice/", &["cli", "bench", "memory", "eval", "generate", "report"]),
         ("src/memory.rs", &["cli", "bench", "report", "data", "linalg", "ops"]),
         ("src/eval.rs", &["cli", "bench", "memory", "slice", "generate", "report", "data"]),
+        ("src/record.rs", &["cli", "bench", "memory", "slice", "generate", "report", "data", "linalg"]),
         ("src/generate.rs", &["cli", "bench", "slice", "eval", "report", "data"]),
         ("src/bench/", &["cli", "eval", "generate", "report", "data"]),
     ];

@@ -203,9 +203,7 @@ impl GgufFile {
         }
         let (tensor, missing) = match &mut self.current {
             Some((tensor, missing))
-                if tensor.name == name
-                    && rows.len() as u64 <= *missing
-                    && rows.len().is_multiple_of(tensor.shape.last().copied().unwrap_or(1)) =>
+                if tensor.name == name && rows.len() as u64 <= *missing && rows.len().is_multiple_of(tensor.shape.last().copied().unwrap_or(1)) =>
             {
                 (tensor, missing)
             }

@@ -11,6 +11,7 @@ use std::{
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -122,6 +123,27 @@ impl Checkpoint {
     /// The files of this checkpoint.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// sha256 of each file, by its name: it takes one reading of everything.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn sha256(&self) -> Result<BTreeMap<String, String>> {
+        let of = |file: &Mutex<File>| {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
+            file.rewind()?;
+            loop {
+                match file.read(&mut piece)? {
+                    0 => break,
+                    count => hasher.update(&piece[..count]),
+                }
+            }
+            Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        };
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.files.iter().map(|(path, file)| Ok((name(path), of(file).map_err(Error::read(path))?))).collect()
     }
 
     /// Bytes of all tensors.

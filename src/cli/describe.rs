@@ -12,6 +12,7 @@ use crate::{
     checkpoint::{SHARD_BYTES, shards},
     gpu::Precision,
     model::Model,
+    record::FILE,
     report::{Report, SCHEMA_VERSION, layers, percent_removed},
     slice::{Cut, Options, Plan, Site},
 };
@@ -40,7 +41,7 @@ impl Args {
         if files.len() > 1 {
             files.push("model.safetensors.index.json".into());
         }
-        files.extend(["config.json", "README.md"].map(String::from));
+        files.extend(["config.json", FILE, "README.md"].map(String::from));
         files.extend(companions(model.directory()).map(String::from));
         Report {
             schema_version: SCHEMA_VERSION,

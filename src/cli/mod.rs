@@ -14,6 +14,7 @@ mod run;
 mod slicing;
 mod state;
 mod synthesize;
+mod verify;
 mod work;
 
 use std::{
@@ -48,6 +49,8 @@ enum Command {
     Logits(logits::Args),
     /// Write a model as a file for other programs.
     Export(export::Args),
+    /// Check that an output is whole, and that it computes what it did when it was written.
+    Verify(verify::Args),
     /// Write a checkpoint of random weights in the shape of a real model, to measure with.
     Synthesize(synthesize::Args),
     /// List the GPUs that can be used.
@@ -136,6 +139,7 @@ impl Cli {
             Command::Generate(args) => args.execute(),
             Command::Logits(args) => args.execute(),
             Command::Export(args) => args.execute(),
+            Command::Verify(args) => args.execute(),
             Command::Synthesize(args) => args.execute(),
             Command::Devices(args) => args.execute(),
             Command::Bench(args) => args.execute(),

@@ -20,6 +20,7 @@ use crate::{
     gpu::Gpu,
     memory::{RunPlan, host_peak},
     model::Model,
+    record::RunRecord,
     report::{CalibrationReport, PerplexityReport, Report},
     slice::{Job, Options, Plan},
 };
@@ -158,7 +159,8 @@ impl Work<'_> {
         })?;
         progress.end();
         let tokens = calibration.iter().map(Vec::len).sum();
-        report.calibration = Some(CalibrationReport { source: self.args.calibration.source(), sequences: calibration.len(), tokens, sha256 });
+        report.calibration =
+            Some(CalibrationReport { source: self.args.calibration.source(), sequences: calibration.len(), tokens, sha256: sha256.clone() });
         add_sites(report, &plan, &snapshot.sites);
         let whole = last == all;
         (report.finished, report.layers_done) = (whole, snapshot.passed(layers));
@@ -169,8 +171,10 @@ impl Work<'_> {
                 let path = model.directory().join(name);
                 directory.write(name, &fs::read(&path).map_err(Error::read(&path))?)?;
             }
+            let sliced = Model::open(directory.path())?;
+            let noted = calibration.first().map_or(&[][..], Vec::as_slice);
+            RunRecord::of(gpu, &sliced, noted, &memory.eval, method(&plan), &sha256)?.write(directory)?;
             if let Some(before) = state.before.clone() {
-                let sliced = Model::open(directory.path())?;
                 let after = perplexity_within(gpu, &sliced, rows, &memory.eval, "perplexity after", progress)?;
                 report.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
             }
@@ -215,6 +219,15 @@ impl Work<'_> {
         state.warnings = self.progress.warnings();
         state.commit(directory)
     }
+}
+
+/// The method and its options, for the record.
+fn method(plan: &Plan) -> Value {
+    let mut method = plan.config.raw.get("slicing").cloned().unwrap_or_default();
+    if let Some(fields) = method.as_object_mut() {
+        fields.retain(|name, _| !["layers", "calibration_sha256"].contains(&name.as_str()));
+    }
+    method
 }
 
 /// How the work is tried, after what went wrong before.

@@ -5,7 +5,7 @@ use wgpu::{CooperativeMatrixProperties, CooperativeScalarType, DownlevelFlags, F
 use crate::error::{Error, Result};
 
 /// What the linear layers of a forward pass are computed in. All else is f32 always: covariances, rotations, shortcuts, attention, norms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// f32 throughout.

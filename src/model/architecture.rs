@@ -250,12 +250,7 @@ const LLAMA: Architecture = Architecture {
     head_bias: false,
     layer: LLAMA_LAYER,
     required: &[],
-    gguf: Some(Gguf {
-        architecture: "llama",
-        interleaved: true,
-        frequency_factors: true,
-        biases: &[Query, Key, Value, Output, Gate, Up, Down],
-    }),
+    gguf: Some(Gguf { architecture: "llama", interleaved: true, frequency_factors: true, biases: &[Query, Key, Value, Output, Gate, Up, Down] }),
 };
 
 const MISTRAL: Architecture = Architecture {

@@ -257,6 +257,20 @@ impl WeightStore {
         self.checkpoint.names().filter(lost).map(str::to_owned).collect()
     }
 
+    /// Reads every tensor, a few rows at a time; `each` is called after each of them.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Read`]; those of `each`.
+    pub fn check_values(&self, mut each: impl FnMut() -> Result<()>) -> Result<()> {
+        for spec in self.config.tensors() {
+            let matrix = self.find(&spec.name, &spec.shape)?;
+            let together = ((4 << 20) / (matrix.cols * matrix.element.size())).max(1);
+            (0..matrix.rows).step_by(together).try_for_each(|first| matrix.row_bytes(first..(first + together).min(matrix.rows)).map(drop))?;
+            each()?;
+        }
+        Ok(())
+    }
+
     fn stored_name(&self, name: &str) -> String {
         match name.strip_prefix(self.config.architecture.prefix) {
             Some(rest) => format!("{}{rest}", self.prefix),

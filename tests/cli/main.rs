@@ -1,11 +1,13 @@
 //! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left behind?
 
+mod export;
 mod refusals;
 mod resume;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;
 mod texts;
+mod verify;
 
 use std::{
     ffi::OsStr,

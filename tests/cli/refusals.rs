@@ -245,7 +245,7 @@ fn flags_that_make_no_sense_are_usage_errors() {
 /// The program under a limit on the size of files, 4 or 8 MiB as the shell counts, whose violation fails writes as a full disk does. A lower one
 /// would hit SwiftShader, which keeps the code that it compiles in unnamed files.
 #[cfg(target_os = "linux")]
-fn with_small_files(arguments: &[&OsStr]) -> Command {
+pub fn with_small_files(arguments: &[&OsStr]) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg("trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"").arg(PROGRAM).args(arguments).env("MESA_SHADER_CACHE_DISABLE", "true");
     command

@@ -15,7 +15,7 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     let before = scene.contents();
     let report = program(args!["run", model, "-o", out, "--calibration", text, "--cal-nsamples", "6", "--cal-max-seqlen", "64", "--json"]).json();
 
-    assert_eq!(names(&out), ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(names(&out), ["README.md", "config.json", "generation_config.json", "model.safetensors", "slicegpt.json", "tokenizer.json"]);
     for name in ["tokenizer.json", "generation_config.json"] {
         assert!(fs::read(out.join(name)).expect("a copy") == fs::read(model.join(name)).expect("the original"), "{name}");
     }
@@ -89,7 +89,7 @@ fn force_replaces_the_output_whole() {
     scene.put("out/stale", "stale");
     let said = program(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "3", "--force"]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert_eq!(names(&out), ["README.md", "config.json", "model.safetensors"]);
+    assert_eq!(names(&out), ["README.md", "config.json", "model.safetensors", "slicegpt.json"]);
     assert_eq!(names(scene.directory.path()), ["model", "out", "tokens.json"]);
     for word in ["parameters", "perplexity", "kept energy", "largest eigen-residual", "written", "layer 0"] {
         assert!(said.out.contains(word), "{word}: {said:?}");
@@ -181,7 +181,10 @@ fn a_dry_run_writes_nothing_and_warns_of_growth() {
     let said = dry(&["--sparsity", "0.1"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("warning: the result is larger than the original: "), "{said:?}");
-    assert!(said.out.contains("would write") && said.out.contains("model-sliced-10: model.safetensors, config.json, README.md"), "{said:?}");
+    assert!(
+        said.out.contains("would write") && said.out.contains("model-sliced-10: model.safetensors, config.json, slicegpt.json, README.md"),
+        "{said:?}"
+    );
     let report = dry(&["--sparsity", "0.1", "--json"]).json();
     assert!(report["percent_removed"].as_f64().is_some_and(|percent| percent < 0.0), "{report}");
     assert!(report["warnings"][0].as_str().is_some_and(|warning| warning.contains("larger than the original")), "{report}");
