@@ -65,6 +65,20 @@ pub struct Report {
     /// Files that are or would be written.
     pub files: Vec<String>,
     pub warnings: Vec<String>,
+    /// What one basis for the whole model would give instead, where each point has its own.
+    pub shared_basis: Option<Alternative>,
+}
+
+/// Another way to the same size.
+#[derive(Debug, Clone, Serialize)]
+pub struct Alternative {
+    /// The flags that ask for it.
+    pub flags: String,
+    pub sliced_width: usize,
+    pub sliced_parameters: u64,
+    pub percent_removed: f64,
+    /// Whether the result would be an ordinary checkpoint of the original `model_type`.
+    pub ordinary: bool,
 }
 
 /// Perplexity before and after.
@@ -220,6 +234,11 @@ impl Report {
             (false, false) => "not yet written",
         };
         let _ = writeln!(text, "{verb:<24} {}: {}", self.output, self.files.join(", "));
+        if let Some(Alternative { flags, sliced_width, sliced_parameters, percent_removed, ordinary }) = &self.shared_basis {
+            let ordinary = if *ordinary { format!(", as an ordinary {} checkpoint", self.model_type) } else { String::new() };
+            let parameters = grouped(*sliced_parameters);
+            let _ = writeln!(text, "{flags} would keep a width of {sliced_width} in {parameters} parameters ({:+.2} %){ordinary}", -percent_removed);
+        }
         text
     }
 

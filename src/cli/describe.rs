@@ -13,8 +13,8 @@ use crate::{
     gpu::Precision,
     model::Model,
     record::FILE,
-    report::{Report, SCHEMA_VERSION, layers, percent_removed},
-    slice::{Cut, Options, Plan, Site},
+    report::{Alternative, Report, SCHEMA_VERSION, layers, percent_removed},
+    slice::{Basis, Cut, Options, Plan, Refit, Signal, Site},
 };
 
 /// Files beside a model that go along unchanged.
@@ -102,8 +102,33 @@ impl Args {
             peak_host_bytes: None,
             files,
             warnings: Vec::new(),
+            shared_basis: alternative(model, plan, options),
         }
     }
+}
+
+/// What one basis for the whole model would give in as many parameters, or, where none are saved, at the same sparsity.
+fn alternative(model: &Model, plan: &Plan, options: &Options) -> Option<Alternative> {
+    if options.basis != Basis::PerBlock {
+        return None;
+    }
+    let removed = percent_removed(plan.original_parameters, plan.sliced_parameters);
+    // Rounded down, so that rounding does not ask for more than was removed.
+    let percent = (removed * 10.0).floor() / 10.0;
+    let (cut, flags) = if percent > 0.0 {
+        (Cut::Parameters(percent / 100.0), format!("--basis shared --target-parameters -{percent}%"))
+    } else {
+        (options.cut, "--basis shared".to_owned())
+    };
+    let shared = Options { cut, basis: Basis::SHARED, refit: Refit::Full, signal: Signal::Normed, slice_head: true, ..options.clone() };
+    let shared = Plan::new(model.config(), &shared, "").ok()?;
+    Some(Alternative {
+        flags,
+        sliced_width: shared.width,
+        sliced_parameters: shared.sliced_parameters,
+        percent_removed: percent_removed(shared.original_parameters, shared.sliced_parameters),
+        ordinary: shared.stock,
+    })
 }
 
 /// What was found at each site.

@@ -173,7 +173,7 @@ impl Work<'_> {
             }
             let sliced = Model::open(directory.path())?;
             let noted = calibration.first().map_or(&[][..], Vec::as_slice);
-            RunRecord::of(gpu, &sliced, noted, &memory.eval, method(&plan), &sha256)?.write(directory)?;
+            RunRecord::of(gpu, &sliced, noted, &memory.eval, method(report), &sha256)?.write(directory)?;
             if let Some(before) = state.before.clone() {
                 let after = perplexity_within(gpu, &sliced, rows, &memory.eval, "perplexity after", progress)?;
                 report.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
@@ -222,12 +222,23 @@ impl Work<'_> {
 }
 
 /// The method and its options, for the record.
-fn method(plan: &Plan) -> Value {
-    let mut method = plan.config.raw.get("slicing").cloned().unwrap_or_default();
-    if let Some(fields) = method.as_object_mut() {
-        fields.retain(|name, _| !["layers", "calibration_sha256"].contains(&name.as_str()));
-    }
-    method
+fn method(report: &Report) -> Value {
+    let names = [
+        "sparsity",
+        "target_parameters",
+        "basis",
+        "refit",
+        "covariance",
+        "ridge",
+        "slice_head",
+        "round_interval",
+        "final_orientation",
+        "seed",
+        "dtype",
+    ];
+    let options = names.into_iter().filter_map(|name| Some((name.to_owned(), report.arguments.get(name).filter(|value| !value.is_null())?.clone())));
+    let sizes = [("hidden_size", report.hidden_size), ("width", report.sliced_width)];
+    options.chain(sizes.into_iter().map(|(name, size)| (name.to_owned(), size.into()))).collect::<Map<_, _>>().into()
 }
 
 /// How the work is tried, after what went wrong before.
