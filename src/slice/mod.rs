@@ -13,7 +13,12 @@
 //!
 //! The residual of every calibration token is kept in the original basis, always carrying the error of all that is sliced before it. For each
 //! half of each layer: rotate what reads, run it from the sliced signal, find the axes of the result, rotate what writes, slice the signal.
-//! Each attention and each MLP runs once. Parallel blocks are one half instead of two; nothing else differs.
+//! Each attention and each MLP runs once. Parallel blocks are one half instead of two; nothing else differs. (`paper`)
+//!
+//! Where several layers share a basis, no shortcut is needed between them; one basis for the whole model leaves an ordinary model, only narrower.
+//! The basis is found from the dense model's signals and weights first (`basis`). What that costs comes back by least squares: the dense model
+//! runs beside the sliced one, and the weights are fitted to what it does (`beside`, `regression`). For every basis but the paper's way with the
+//! paper's bases, a layer's inner signals are worked out twice, for the sums and for the result: kept, they would be several times the residual.
 
 mod basis;
 mod beside;
