@@ -2,7 +2,7 @@
 
 use super::{
     activation, attention, copy_rows, covariance, cross_covariance, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, loss, norm,
-    probe, rope, sample, scale_tokens, subtract,
+    probe, rope, sample, scale_tokens, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -29,6 +29,7 @@ pub fn kernels() -> Vec<Kernel> {
         sample::kernels(),
         scale_tokens::kernels(),
         subtract::kernels(),
+        transpose::kernels(),
     ];
     families.concat()
 }

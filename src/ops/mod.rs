@@ -22,6 +22,7 @@ mod rope;
 mod sample;
 mod scale_tokens;
 mod subtract;
+mod transpose;
 mod tuning;
 
 pub use activation::Activation;
@@ -29,7 +30,7 @@ pub use attention::{AttentionShape, Block, MAX_HEAD_DIM, blocks};
 #[doc(hidden)]
 pub use catalog::kernels;
 pub use copy_rows::RowCopy;
-pub use covariance::COVARIANCE_TOKENS;
+pub use covariance::{COVARIANCE_RUN, COVARIANCE_TOKENS};
 pub use head_norm::HeadSpan;
 pub use norm::Norm;
 pub use probe::PROBE_CHAINS;

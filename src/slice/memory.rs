@@ -15,6 +15,7 @@ use crate::{
         architecture::{Space, Weight},
         halves, parts, row_bytes, signal_bytes, staging_bytes,
     },
+    ops::COVARIANCE_RUN,
 };
 
 /// How much of everything is in memory at a time.
@@ -142,8 +143,9 @@ impl MemoryPlan {
         // Beside the residual of a batch where that is not on the GPU anyway: uploaded and added, or rotated and read back.
         let signal = if self.placement == Placement::Gpu { 0 } else { staging_bytes(tokens * full) };
         let ends = table + (staging_bytes(table).max(tokens * full + signal)).max(rotation / 2 + 2 * table);
-        // The covariance of a batch is read back while the next one runs.
-        let sums = 3 * square + tokens * full;
+        // The covariance of a batch is read back while the next one runs, from tokens that are turned beside them.
+        let turned = tokens.next_multiple_of(64).min(COVARIANCE_RUN as u64) * row_bytes(config.hidden_size.next_multiple_of(64));
+        let sums = 3 * square + tokens * full + turned;
         let layer = (0..config.num_hidden_layers).flat_map(|layer| halves(config).iter().map(move |half| (layer, *half)));
         let (mut gpu, mut largest) = (ends.max(tokens * full + sums), 0);
         for (layer, half) in layer {

@@ -1,4 +1,4 @@
-//! embed and copy_rows: rows that are looked up and moved.
+//! embed, copy_rows and transpose: rows that are looked up, moved and turned.
 
 use half::{bf16, f16};
 use slicegpt_gpu::{
@@ -114,4 +114,25 @@ fn copy_rows_moves_heads_and_nothing_else() {
         reference::copy_rows(&reference::matrix(9, 50, &from), &mut expected, &rows, copy);
         check(&format!("copy_rows {copy:?} ({reason})"), error(&download(&gpu, &gpu_to), &expected, |_, _| 1.0), 0.0);
     }
+}
+
+#[test]
+fn transpose_turns_blocks_and_fills_up_with_zeros() {
+    let gpu = support::gpu_unlimited();
+    for (tokens, width, range, reason) in [
+        (1, 1, 0..1, "the smallest"),
+        (64, 32, 0..64, "one exact chunk, half a block"),
+        (65, 33, 0..65, "one token and one coordinate more"),
+        (200, 70, 64..199, "a part of the tokens"),
+        (130, 6, 128..130, "less than four tokens"),
+    ] {
+        let values = Random::new((tokens * 1000 + width) as u64).values(tokens * width, 1.0);
+        let x = upload(&gpu, &values, tokens, width);
+        let expected = reference::transpose(&reference::matrix(tokens, width, &values), range.clone());
+        // What lay in the buffer before must be overwritten.
+        drop(upload(&gpu, &vec![7.0; expected.len()], expected.nrows(), 64));
+        let turned = gpu.transpose(&x, range).expect("transpose");
+        check(&format!("transpose [{tokens}, {width}] ({reason})"), error(&download(&gpu, &turned), &expected, |_, _| 1.0), 0.0);
+    }
+    assert!(gpu.transpose(&gpu.zeros(5, 4).expect("zeros"), 0..6).is_err());
 }
