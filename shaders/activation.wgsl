@@ -2,7 +2,8 @@
 //   KIND 0 relu, 1 gelu (erf), 2 gelu (tanh), 3 silu;  GATED 0 or 1
 //   x         [tokens, x_stride] f32, gate first, then up
 //   y         [tokens, width]    f32
-//   dispatch  one thread an element, 64 a workgroup, folded into (x, y)
+//   dispatch  (parts of a row, tokens folded into (y, z)); PART elements a workgroup
+// No index is divided: that costs as much as all the rest.
 struct Params {
     tokens: u32,
     width: u32,
@@ -32,15 +33,17 @@ fn apply(x: f32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let unit = 64u * linear_workgroup(group, groups) + index;
-    if unit >= params.tokens * params.width {
+    let token = folded_row(group, groups);
+    if token >= params.tokens {
         return;
     }
-    let token = unit / params.width;
-    let i = unit % params.width;
-    var value = apply(x[token * params.x_stride + i]);
-    if GATED == 1u {
-        value *= x[token * params.x_stride + params.width + i];
+    let start = token * params.x_stride;
+    let end = min((group.x + 1u) * PART, params.width);
+    for (var i = group.x * PART + index; i < end; i += 64u) {
+        var value = apply(x[start + i]);
+        if GATED == 1u {
+            value *= x[start + params.width + i];
+        }
+        y[token * params.y_stride + i] = value;
     }
-    y[token * params.y_stride + i] = value;
 }

@@ -1,7 +1,7 @@
 // copy_rows: to[target, to_column + i] = from[source, from_column + ...]: rows picked from one matrix and put into another.
 //   rows      [pairs] (source row, target row)
 //   heads * head_dim values a row: head h is read at from_column + h * head_stride and written at to_column + h * head_dim
-//   dispatch  one thread an element, 64 a workgroup, folded into (x, y)
+//   dispatch  (ceil(heads / HEADS), pairs folded into (y, z)); LANES threads a head, HEADS heads a workgroup
 struct Params {
     pairs: u32,
     heads: u32,
@@ -19,13 +19,17 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let unit = 64u * linear_workgroup(group, groups) + index;
-    let width = params.heads * params.head_dim;
-    if unit >= params.pairs * width {
+    let unit = folded_row(group, groups);
+    if unit >= params.pairs {
         return;
     }
-    let pair = rows[unit / width];
-    let i = unit % width;
-    let source = params.from_column + i / params.head_dim * params.head_stride + i % params.head_dim;
-    to_rows[pair.y * params.to_stride + params.to_column + i] = from_rows[pair.x * params.from_stride + source];
+    let pair = rows[unit];
+    let end = min((group.x + 1u) * HEADS, params.heads);
+    for (var head = group.x * HEADS + index / LANES; head < end; head += 64u / LANES) {
+        let source = pair.x * params.from_stride + params.from_column + head * params.head_stride;
+        let place = pair.y * params.to_stride + params.to_column + head * params.head_dim;
+        for (var i = index % LANES; i < params.head_dim; i += LANES) {
+            to_rows[place + i] = from_rows[source + i];
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //   e[t] = sum_i x[t, i]^2
 //   x         [tokens, width]  f32
 //   e         [tokens]         f32
-//   dispatch  one workgroup a token, folded into (x, y)
+//   dispatch  LANES threads a token, 64 / LANES tokens a workgroup, folded into (x, y)
 struct Params {
     tokens: u32,
     width: u32,
@@ -15,17 +15,18 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let token = linear_workgroup(group, groups);
-    if token >= params.tokens {
-        return;
-    }
+    let token = linear_workgroup(group, groups) * (64u / LANES) + index / LANES;
+    // Threads beyond the last token go along through the barriers, with nothing to do.
+    let width = select(0u, params.width, token < params.tokens);
+    let lane = index % LANES;
+    let start = token * params.stride;
     var sum = 0.0;
-    for (var i = index; i < params.width; i += 64u) {
-        let value = x[token * params.stride + i];
+    for (var i = lane; i < width; i += LANES) {
+        let value = x[start + i];
         sum += value * value;
     }
     let total = reduce_sum(sum, index);
-    if index == 0u {
+    if lane == 0u && token < params.tokens {
         e[token] = total;
     }
 }

@@ -3,7 +3,7 @@
 //   INTERLEAVED 0: p = i, q = i + pairs (half-split);  1: p = 2i, q = 2i + 1.  Coordinates from 2 * pairs on stay as they are.
 //   x         [tokens, stride] f32; head h begins at column + h * head_stride
 //   table     [positions, pairs] (cos, sin)
-//   dispatch  one thread a (token, head, pair), 64 a workgroup, folded into (x, y)
+//   dispatch  (ceil(heads / HEADS), tokens folded into (y, z)); LANES threads a head, HEADS heads a workgroup
 // Cosines come from a table of the CPU: WGSL allows sin and cos an error of 2^-11, and more for large angles.
 struct Params {
     tokens: u32,
@@ -22,23 +22,26 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let unit = 64u * linear_workgroup(group, groups) + index;
-    if unit >= params.tokens * params.heads * params.pairs {
+    let token = folded_row(group, groups);
+    if token >= params.tokens {
         return;
     }
-    let pair = unit % params.pairs;
-    let head = unit / params.pairs % params.heads;
-    let token = unit / params.pairs / params.heads;
-    let turn = table[positions[token] * params.table_stride2 + pair];
-    let start = token * params.stride + params.column + head * params.head_stride;
-    var p = start + pair;
-    var q = start + pair + params.pairs;
-    if INTERLEAVED == 1u {
-        p = start + 2u * pair;
-        q = p + 1u;
+    let angles = positions[token] * params.table_stride2;
+    let end = min((group.x + 1u) * HEADS, params.heads);
+    for (var head = group.x * HEADS + index / LANES; head < end; head += 64u / LANES) {
+        let start = token * params.stride + params.column + head * params.head_stride;
+        for (var pair = index % LANES; pair < params.pairs; pair += LANES) {
+            let turn = table[angles + pair];
+            var p = start + pair;
+            var q = start + pair + params.pairs;
+            if INTERLEAVED == 1u {
+                p = start + 2u * pair;
+                q = p + 1u;
+            }
+            let at_p = x[p];
+            let at_q = x[q];
+            x[p] = at_p * turn.x - at_q * turn.y;
+            x[q] = at_q * turn.x + at_p * turn.y;
+        }
     }
-    let at_p = x[p];
-    let at_q = x[q];
-    x[p] = at_p * turn.x - at_q * turn.y;
-    x[q] = at_q * turn.x + at_p * turn.y;
 }

@@ -242,7 +242,7 @@ impl LayerContext<'_> {
             }
         }
         if let (Some(table), Position::Rope { pairing, .. }) = (self.rope_table, config.architecture.position) {
-            for span in [shape.q, shape.k] {
+            for span in side_by_side(shape.q, shape.k, shape.head_dim) {
                 gpu.rope(pairing, &qkv, span, self.positions, table)?;
             }
         }
@@ -264,8 +264,10 @@ impl LayerContext<'_> {
             .flat_map(|block| (0..block.tokens).map(move |token| (block.first + token, block.kv_row + block.position + token)))
             .collect();
         let width = shape.k.heads * shape.head_dim;
-        for (from, to_column) in [(shape.k, 0), (shape.v, width)] {
+        let mut to_column = 0;
+        for from in side_by_side(shape.k, shape.v, shape.head_dim) {
             self.gpu.copy_rows(qkv, cache, &rows, RowCopy { from, head_dim: shape.head_dim, to_column })?;
+            to_column += width;
         }
         Ok(())
     }
@@ -279,4 +281,12 @@ impl LayerContext<'_> {
         }
         Ok(())
     }
+}
+
+/// Two spans of heads, as one if they lie one behind the other: what is done to both then takes one dispatch.
+fn side_by_side(first: HeadSpan, second: HeadSpan, head_dim: usize) -> Vec<HeadSpan> {
+    if first.stride == head_dim && second.stride == head_dim && second.column == first.end(head_dim) {
+        return vec![HeadSpan { heads: first.heads + second.heads, ..first }];
+    }
+    vec![first, second]
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{WORKGROUP, folded, shader};
+use super::{folded_rows, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -28,10 +28,13 @@ struct Params {
     y_stride: u32,
 }
 
+/// Elements of a workgroup.
+const PART: usize = 256;
+
 const SHADER: &str = shader!("shared/grid", "activation");
 
 fn kernel(kind: Activation, gated: bool) -> Kernel {
-    Kernel { name: "activation", source: SHADER, constants: vec![("KIND", kind as u32), ("GATED", gated.into())] }
+    Kernel { name: "activation", source: SHADER, constants: vec![("KIND", kind as u32), ("GATED", gated.into()), ("PART", PART as u32)] }
 }
 
 /// Every kernel of this family.
@@ -54,7 +57,7 @@ impl Gpu {
         let params = Params { tokens: x.rows() as u32, width: width as u32, x_stride: x.stride() as u32, y_stride: y.stride() as u32 };
         let kernel = kernel(kind, gated);
         let elements = x.rows() * width;
-        self.dispatch(&kernel, &params, &[x.into(), (&y).into()], folded(elements.div_ceil(WORKGROUP)), elements as u64 * 4)?;
+        self.dispatch(&kernel, &params, &[x.into(), (&y).into()], folded_rows(width.div_ceil(PART), x.rows()), elements as u64 * 4)?;
         Ok(y)
     }
 }

@@ -33,17 +33,25 @@ impl AttentionShape {
     }
 
     fn grid(&self, decoding: bool) -> Grid {
-        let wide = decoding || self.head_dim > MAX_NARROW;
-        let queries = if wide { 4 } else { 64 };
+        let queries = match decoding {
+            true if self.group() == 1 => ONE,
+            false if self.head_dim <= MAX_NARROW => MANY,
+            _ => FEW,
+        };
         let group_part = self.group().min(queries);
-        Grid { wide, group_part, tokens: queries / group_part }
+        Grid { queries, group_part, tokens: queries / group_part }
     }
 }
 
+/// The most queries of a workgroup: decoding where each head has its own keys; decoding otherwise, and wide heads; all else.
+const ONE: usize = 1;
+const FEW: usize = 4;
+const MANY: usize = 64;
+
 /// How queries are dealt out to workgroups.
 struct Grid {
-    /// For few queries at a time: decoding, and wide heads.
-    wide: bool,
+    /// Which kernel: the one for so many.
+    queries: usize,
     /// The queries of a workgroup are `tokens` of a block times `group_part` heads of a group.
     group_part: usize,
     tokens: usize,
@@ -107,19 +115,21 @@ struct Params {
     kv_heads: u32,
 }
 
-fn kernel(wide: bool, head_dim: usize, aligned: bool) -> Kernel {
-    let constants = vec![("HEAD_DIM", head_dim as u32), ("ALIGNED", aligned.into())];
-    match wide {
-        true => Kernel { name: "attention_wide", source: shader!("shared/attention", "attention_wide"), constants },
-        false => Kernel { name: "attention", source: shader!("shared/attention", "shared/attention_block", "attention"), constants },
-    }
+fn kernel(queries: usize, head_dim: usize, aligned: bool) -> Kernel {
+    let (name, source) = match queries {
+        ONE => ("attention_wide", shader!("shared/attention", "shared/queries_1", "attention_wide")),
+        FEW => ("attention_wide", shader!("shared/attention", "shared/queries_4", "attention_wide")),
+        _ => ("attention", shader!("shared/attention", "shared/attention_block", "attention")),
+    };
+    Kernel { name, source, constants: vec![("HEAD_DIM", head_dim as u32), ("ALIGNED", aligned.into())] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    let heads = (1..=MAX_NARROW).map(|head_dim| (false, head_dim)).chain((1..=MAX_HEAD_DIM).map(|head_dim| (true, head_dim)));
-    let aligned = heads.clone().filter(|(_, head_dim)| head_dim.is_multiple_of(4)).map(|(wide, head_dim)| kernel(wide, head_dim, true));
-    heads.map(|(wide, head_dim)| kernel(wide, head_dim, false)).chain(aligned).collect()
+    let families = [(MANY, MAX_NARROW), (FEW, MAX_HEAD_DIM), (ONE, MAX_HEAD_DIM)];
+    let heads = families.into_iter().flat_map(|(queries, most)| (1..=most).map(move |head_dim| (queries, head_dim)));
+    let aligned = heads.clone().filter(|(_, head_dim)| head_dim.is_multiple_of(4)).map(|(queries, head_dim)| kernel(queries, head_dim, true));
+    heads.map(|(queries, head_dim)| kernel(queries, head_dim, false)).chain(aligned).collect()
 }
 
 impl Gpu {
@@ -139,7 +149,7 @@ impl Gpu {
         if let Some(block) = sequences.iter().find(outside) {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
         }
-        let Grid { wide, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
+        let Grid { queries: most, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
         let pieces: Vec<Block> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
         let out = self.unfilled(q.rows(), queries.heads * head_dim)?;
         let params = Params {
@@ -161,7 +171,7 @@ impl Gpu {
             kv_heads: k.heads as u32,
         };
         let aligned = [head_dim, queries.column, queries.stride, k.column, k.stride, v.column, v.stride].iter().all(|place| place.is_multiple_of(4));
-        let kernel = kernel(wide, head_dim, aligned);
+        let kernel = kernel(most, head_dim, aligned);
         let heads = k.heads * shape.group().div_ceil(group_part);
         let cost = |piece: &Block| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;
         let mut remaining = pieces.as_slice();

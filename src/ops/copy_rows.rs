@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{HeadSpan, WORKGROUP, folded, shader};
+use super::{HeadSpan, WORKGROUP, folded_rows, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -38,13 +38,16 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "copy_rows");
 
-fn kernel() -> Kernel {
-    Kernel { name: "copy_rows", source: SHADER, constants: vec![] }
+/// Threads of a head, and heads of a workgroup: many narrow heads, or a wide one.
+const SHAPES: [[usize; 2]; 2] = [[8, 32], [WORKGROUP, 4]];
+
+fn kernel([lanes, heads]: [usize; 2]) -> Kernel {
+    Kernel { name: "copy_rows", source: SHADER, constants: vec![("LANES", lanes as u32), ("HEADS", heads as u32)] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    vec![kernel()]
+    SHAPES.map(kernel).into()
 }
 
 impl Gpu {
@@ -69,9 +72,10 @@ impl Gpu {
             to_stride: to.stride() as u32,
             to_column: to_column as u32,
         };
-        let kernel = kernel();
-        let elements = rows.len() * span.heads * head_dim;
+        let shape = SHAPES[usize::from(head_dim >= WORKGROUP)];
+        let grid = folded_rows(span.heads.div_ceil(shape[1]), rows.len());
         let table = self.upload_u32(&pairs)?;
-        self.dispatch(&kernel, &params, &[from.into(), (&table).into(), to.into()], folded(elements.div_ceil(WORKGROUP)), elements as u64)
+        let elements = rows.len() * span.heads * head_dim;
+        self.dispatch(&kernel(shape), &params, &[from.into(), (&table).into(), to.into()], grid, elements as u64)
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{WORKGROUP, folded, shader};
+use super::{ROW_LANES, WORKGROUP, folded, row_lanes, shader};
 use crate::{
     error::Result,
     gpu::{Gpu, Kernel, Matrix},
@@ -19,13 +19,13 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "energy");
 
-fn kernel() -> Kernel {
-    Kernel { name: "energy", source: SHADER, constants: vec![("LANES", WORKGROUP as u32)] }
+fn kernel(lanes: usize) -> Kernel {
+    Kernel { name: "energy", source: SHADER, constants: vec![("LANES", lanes as u32)] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    vec![kernel()]
+    ROW_LANES.map(kernel).into()
 }
 
 impl Gpu {
@@ -36,8 +36,9 @@ impl Gpu {
     pub fn energy(&self, x: &Matrix) -> Result<Matrix> {
         let e = self.unfilled(1, x.rows())?;
         let params = Params { tokens: x.rows() as u32, width: x.cols() as u32, stride: x.stride() as u32, unused: 0 };
-        let kernel = kernel();
-        self.dispatch(&kernel, &params, &[x.into(), (&e).into()], folded(x.rows()), (x.rows() * x.cols()) as u64)?;
+        let lanes = row_lanes(x.cols());
+        let grid = folded(x.rows().div_ceil(WORKGROUP / lanes));
+        self.dispatch(&kernel(lanes), &params, &[x.into(), (&e).into()], grid, (x.rows() * x.cols()) as u64)?;
         Ok(e)
     }
 }

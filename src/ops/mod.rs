@@ -43,10 +43,23 @@ use crate::gpu::{ElementType, Gpu, Matrix};
 /// Threads of a workgroup, in every kernel.
 const WORKGROUP: usize = 64;
 
+/// How many threads share a token where its values are summed: a narrow one would leave most of a workgroup idle, so several tokens share that.
+const ROW_LANES: [usize; 2] = [8, WORKGROUP];
+
+fn row_lanes(width: usize) -> usize {
+    ROW_LANES[usize::from(width > 512)]
+}
+
 /// A grid of `count` workgroups, folded into two dimensions since one holds no more than 65535.
 fn folded(count: usize) -> [u32; 3] {
     let rows = count.div_ceil(65535).max(1);
     [count.div_ceil(rows) as u32, rows as u32, u32::from(count > 0)]
+}
+
+/// A grid of so many parts of each of `rows` rows, which are folded into two dimensions.
+fn folded_rows(parts: usize, rows: usize) -> [u32; 3] {
+    let [y, z, _] = folded(rows);
+    [parts as u32, y, if rows > 0 { z } else { 0 }]
 }
 
 /// The shader `$file` with what it needs from `shared/` before it.

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{WORKGROUP, folded, shader};
+use super::{ROW_LANES, WORKGROUP, folded, row_lanes, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -30,9 +30,6 @@ struct Params {
     unused: u32,
 }
 
-/// Threads of a narrow token, which would leave most of a workgroup idle: several share one.
-const NARROW_LANES: usize = 8;
-
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "norm");
 
 fn kernel(kind: Norm, lanes: usize) -> Kernel {
@@ -41,7 +38,7 @@ fn kernel(kind: Norm, lanes: usize) -> Kernel {
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    [Norm::Rms, Norm::Layer].into_iter().flat_map(|kind| [NARROW_LANES, WORKGROUP].map(|lanes| kernel(kind, lanes))).collect()
+    [Norm::Rms, Norm::Layer].into_iter().flat_map(|kind| ROW_LANES.map(|lanes| kernel(kind, lanes))).collect()
 }
 
 impl Gpu {
@@ -59,7 +56,7 @@ impl Gpu {
             return Err(Error::shape("norm", format!("{kind:?} norm of tokens of {width}, norm_width {norm_width}")));
         }
         let y = self.unfilled(x.rows(), width)?;
-        let lanes = if width <= 512 { NARROW_LANES } else { WORKGROUP };
+        let lanes = row_lanes(width);
         let params = Params {
             tokens: x.rows() as u32,
             width: width as u32,

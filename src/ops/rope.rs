@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{HeadSpan, WORKGROUP, folded, shader};
+use super::{HeadSpan, folded_rows, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -32,13 +32,19 @@ struct Params {
 
 const SHADER: &str = shader!("shared/grid", "rope");
 
-fn kernel(pairing: Pairing) -> Kernel {
-    Kernel { name: "rope", source: SHADER, constants: vec![("INTERLEAVED", pairing as u32)] }
+/// Threads of a head: as many as fill a narrow one, or a wide one.
+const LANES: [usize; 2] = [8, 32];
+/// Heads of a workgroup.
+const HEADS: usize = 16;
+
+fn kernel(pairing: Pairing, lanes: usize) -> Kernel {
+    let constants = vec![("INTERLEAVED", pairing as u32), ("LANES", lanes as u32), ("HEADS", HEADS as u32)];
+    Kernel { name: "rope", source: SHADER, constants }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    [Pairing::HalfSplit, Pairing::Interleaved].map(kernel).into()
+    [Pairing::HalfSplit, Pairing::Interleaved].into_iter().flat_map(|pairing| LANES.map(|lanes| kernel(pairing, lanes))).collect()
 }
 
 impl Gpu {
@@ -64,8 +70,8 @@ impl Gpu {
             table_stride2: (table.stride() / 2) as u32,
             unused: 0,
         };
-        let kernel = kernel(pairing);
-        let threads = x.rows() * span.heads * pairs;
-        self.dispatch(&kernel, &params, &[positions.into(), table.into(), x.into()], folded(threads.div_ceil(WORKGROUP)), threads as u64)
+        let kernel = kernel(pairing, if pairs < LANES[1] { LANES[0] } else { LANES[1] });
+        let grid = folded_rows(span.heads.div_ceil(HEADS), x.rows());
+        self.dispatch(&kernel, &params, &[positions.into(), table.into(), x.into()], grid, (x.rows() * span.heads * pairs) as u64)
     }
 }

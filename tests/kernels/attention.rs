@@ -86,7 +86,7 @@ fn attention_finds_heads_that_lie_interleaved() {
 fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
     let gpu = support::gpu_unlimited();
     for (heads, kv_heads, tokens, window, reason) in [
-        (4, 4, 1, None, "decoding, four queries a workgroup"),
+        (4, 4, 1, None, "decoding, each head its own keys"),
         (24, 2, 1, None, "decoding, groups of twelve"),
         (4, 1, 1, Some(5), "decoding with a window"),
         (8, 2, 3, None, "several tokens at once after a prefix"),
