@@ -182,7 +182,7 @@ impl Args {
                 phase("perplexity before", speed.forward_seconds(config, eval.tokens));
                 phase("perplexity after", speed.forward_seconds(&plan.config, eval.tokens));
             }
-            phase("slice", speed.slice_seconds(config, plan, workload.calibration.tokens));
+            phase("slice", speed.slice_seconds(config, plan, workload.options, workload.calibration.tokens));
         }
         Ok(())
     }

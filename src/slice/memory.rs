@@ -87,7 +87,9 @@ impl MemoryPlan {
         let signal = if on_gpu { 0 } else { staging_bytes(tokens * full) };
         let (square, rotation) = (d * full, d * width + kept * full);
         let table = self.part_bytes.min(config.vocab_size as u64 * full);
-        let sums = 3 * square + tokens * full;
+        // As below.
+        let turned = tokens.next_multiple_of(64).min(COVARIANCE_RUN as u64) * row_bytes(config.hidden_size.next_multiple_of(64));
+        let sums = 3 * square + tokens * full + turned;
         let ends = table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums);
         let (mut gpu, mut largest, mut unknowns) = (ends, 0, 0);
         // The last layer may hand on more than the others.

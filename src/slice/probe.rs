@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use faer::Mat;
 
-use super::plan::Plan;
+use super::{
+    options::{Basis, Options, Refit},
+    plan::Plan,
+};
 use crate::{
     error::Result,
     gpu::Gpu,
     linalg::eigh,
-    model::{Config, halves},
+    model::{Config, architecture::Space, halves},
 };
 
 /// What this machine does in a second.
@@ -49,10 +52,20 @@ impl Speed {
     }
 
     /// Seconds of slicing with so many calibration tokens.
-    pub fn slice_seconds(&self, config: &Config, plan: &Plan, tokens: usize) -> f64 {
-        let sites = 1 + config.num_hidden_layers * halves(config).len();
-        let eigen = (config.hidden_size as f64 / EIGEN_WIDTH as f64).powi(3) * self.eigen_seconds;
-        work(config, plan, tokens) / self.multiply_adds + sites as f64 * eigen
+    pub fn slice_seconds(&self, config: &Config, plan: &Plan, options: &Options, tokens: usize) -> f64 {
+        let points = 1 + config.num_hidden_layers * halves(config).len();
+        let cubic = |width: usize| (width as f64 / EIGEN_WIDTH as f64).powi(3) * self.eigen_seconds;
+        let eigenproblems = match options.basis {
+            Basis::PerBlock => points,
+            Basis::Segments(count) => 3 * count,
+        };
+        let eigen = eigenproblems as f64 * cubic(config.hidden_size);
+        if options.is_paper() {
+            return work(config, plan, tokens) / self.multiply_adds + eigen;
+        }
+        // Cholesky's n³/3, about a thirtieth of an eigendecomposition.
+        let solves = if options.refit == Refit::Full { config.num_hidden_layers as f64 * cubic(config.intermediate_size) / 30.0 } else { 0.0 };
+        work_beside(config, plan, options, tokens) / self.multiply_adds + eigen + solves
     }
 
     /// Seconds of running so many tokens through a whole model, head included.
@@ -63,7 +76,37 @@ impl Speed {
     }
 }
 
-/// Multiply-adds of slicing, about: weights and signals rotated, the sliced layers run, covariances summed.
+/// Multiply-adds where a basis is found first, or the dense model runs beside the sliced one, about.
+fn work_beside(config: &Config, plan: &Plan, options: &Options, tokens: usize) -> f64 {
+    let (full, width, tokens) = (config.hidden_size as f64, plan.width as f64, tokens as f64);
+    let sites = (config.num_hidden_layers * halves(config).len()) as f64;
+    let parameters = |config: &Config| (0..config.num_hidden_layers).map(|layer| config.layer_parameters(layer) as f64).sum::<f64>();
+    let (dense, sliced) = (parameters(config), parameters(&plan.config));
+    let covariances = sites * tokens * full * full / 2.0;
+    // The weights' own covariances, too.
+    let finding = if options.passes() > 1 { dense * (tokens + full / 2.0) + covariances } else { 0.0 };
+    let reads = if options.refits() {
+        tokens * (dense + sites * width * (width + full)) + if options.passes() == 1 { covariances } else { 0.0 }
+    } else {
+        0.0
+    };
+    let inner: f64 = config
+        .architecture
+        .layer
+        .iter()
+        .filter(|weight| weight.writes == Space::Residual)
+        .map(|weight| config.linear_shape(weight, 0).1 as f64)
+        .map(|inner| inner * (inner / 2.0 + width))
+        .sum();
+    let writes = match options.refit {
+        Refit::None => 0.0,
+        Refit::Reads => tokens * sliced,
+        Refit::Full => tokens * (2.0 * sliced + config.num_hidden_layers as f64 * inner + sites * full * width),
+    };
+    finding + reads + writes + (dense + 2.0 * config.vocab_size as f64 * full) * width
+}
+
+/// Multiply-adds of the paper's slicing, about: weights and signals rotated, the sliced layers run, covariances summed.
 pub fn work(config: &Config, plan: &Plan, tokens: usize) -> f64 {
     let (full, width, tokens) = (config.hidden_size as f64, plan.width as f64, tokens as f64);
     let halves = halves(config).len() as f64;
