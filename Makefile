@@ -1,11 +1,11 @@
-# Two commands for a fresh machine: `make demo` slices the model in assets/demo, `make test` runs every test.
+# Two commands for a fresh machine: `make demo` makes the model in assets/demo smaller, `make test` runs every test.
 # Either installs a software Vulkan driver if, and only if, no GPU adapter is found, and says so.
 # `make test-drivers` runs the tests on every Vulkan driver there is; DRIVER=lvp on those alone whose file names have that in them.
 # `make compare-gpu` does the same work in PyTorch on the same GPU; PYTHON=... is a Python that has it, ARGS=... goes to the script.
 
 SLICEGPT := cargo run --release --quiet --
 DEMO     := assets/demo
-OUT      := target/demo-sliced-25
+OUT      := target/demo-small
 PROMPT   := One morning
 PYTHON   ?= python3
 
@@ -19,7 +19,9 @@ export XDG_RUNTIME_DIR ?= /tmp
 
 demo: adapter
 	@rm -rf $(OUT) && mkdir -p $(dir $(OUT))
-	$(SLICEGPT) run $(DEMO) -o $(OUT) --eval $(DEMO)/heldout.txt
+	$(SLICEGPT) run $(DEMO) --basis shared --target-parameters -20% -o $(OUT) --eval $(DEMO)/heldout.txt
+	$(SLICEGPT) verify $(OUT)
+	$(SLICEGPT) export $(OUT) --format gguf -o $(OUT).gguf --force
 	$(SLICEGPT) generate $(DEMO) --prompt "$(PROMPT)"
 	$(SLICEGPT) generate $(OUT) --prompt "$(PROMPT)"
 

@@ -11,7 +11,7 @@
 //! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts less here. S is made
 //! orthonormal, so that the norm of what is kept approximates that of the token, and turned into its own principal axes.
 
-use std::{fs, time::Instant};
+use std::{fs, thread::Scope, time::Instant};
 
 use faer::{Mat, MatRef};
 
@@ -116,7 +116,13 @@ impl Sums {
 ///
 /// # Errors
 /// As [`super::Job::run`].
-pub fn find(pass: &mut Pass, ends: &HostEnds, from: Option<&Snapshot>, commit: &mut Commit) -> Result<(Option<Bases>, Option<Snapshot>)> {
+pub fn find<'scope, 'a: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    pass: &mut Pass<'a>,
+    ends: &HostEnds,
+    from: Option<&Snapshot>,
+    commit: &mut Commit,
+) -> Result<(Option<Bases>, Option<Snapshot>)> {
     let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
     let (layers, width) = (config.num_hidden_layers, config.hidden_size);
     let mut residual = pass.residual("residual", width);
@@ -132,6 +138,7 @@ pub fn find(pass: &mut Pass, ends: &HostEnds, from: Option<&Snapshot>, commit: &
     };
     job.progress.begin("find the basis", ((layers - first) * halves(config).len() * pass.batches.len()) as u64);
     let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+    pass.read_ahead(scope, first..layers);
     for layer in first..layers {
         run_layer(pass, &mut residual, &mut sums, layer, rope_table.as_ref())?;
         if layer + 1 == layers {
@@ -166,7 +173,7 @@ fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize
     let host = job.model.store.layer(layer)?;
     for half in halves(config) {
         let began = Instant::now();
-        let linears = pass.linears(*half, &host).collect::<Result<Vec<_>>>()?;
+        let linears = pass.linears(*half).collect::<Result<Vec<_>>>()?;
         let mut reads = Covariance::new(config.hidden_size);
         linears.iter().filter(|linear| linear.spec.reads == Space::Residual).try_for_each(|linear| reads.add(gpu, &linear.weight))?;
         Sums::add(&mut sums.reads, &reads.sums(gpu)?, config.hidden_size);

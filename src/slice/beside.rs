@@ -12,7 +12,10 @@
 //! K is the shortcut, and the identity where there is none: then z is taken off the target. All reads of half a layer share T, since
 //! ‖W·n(x) − W·T·n(z)‖ is least for the same T whatever W. Where weights have biases, means are taken off, and the biases hold what they leave.
 
-use std::time::Instant;
+use std::{
+    thread::{self, Scope},
+    time::Instant,
+};
 
 use super::{
     basis::{self, Bases, signal},
@@ -56,6 +59,19 @@ pub struct Beside<'a> {
 impl<'a> Beside<'a> {
     /// As [`Job::run`].
     pub fn run(gpu: &'a Gpu, job: &'a Job<'a>, from: Option<&Snapshot>, commit: &mut Commit) -> Result<Snapshot> {
+        thread::scope(|scope| Self::run_in(scope, gpu, job, from, commit))
+    }
+
+    fn run_in<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        gpu: &'a Gpu,
+        job: &'a Job<'a>,
+        from: Option<&Snapshot>,
+        commit: &mut Commit,
+    ) -> Result<Snapshot>
+    where
+        'a: 'scope,
+    {
         let config = job.model.config();
         let layers = config.num_hidden_layers;
         let (slicing, finding) = (from.filter(|from| from.stage == Stage::Slice), from.filter(|from| from.stage == Stage::Basis));
@@ -65,7 +81,7 @@ impl<'a> Beside<'a> {
         let bases = match slicing {
             _ if job.options.passes() == 1 => None,
             Some(from) => Some(Bases::restore(&pass, &from.bases)?),
-            None => match basis::find(&mut pass, &ends, finding, commit)? {
+            None => match basis::find(scope, &mut pass, &ends, finding, commit)? {
                 (Some(bases), _) => Some(bases),
                 (None, Some(snapshot)) => return Ok(snapshot),
                 (None, None) => return Err(crate::Error::shape("basis", "neither found nor stopped")),
@@ -89,6 +105,7 @@ impl<'a> Beside<'a> {
             }
         };
         let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+        this.pass.read_ahead(scope, snapshot.layers..layers);
         for layer in snapshot.layers..layers {
             let host = job.model.store.layer(layer)?;
             for (index, half) in halves(config).iter().enumerate() {
@@ -164,7 +181,7 @@ impl<'a> Beside<'a> {
         let (gpu, config) = (self.pass.gpu, self.pass.config);
         let Place { layer, half, .. } = place;
         let began = Instant::now();
-        let linears = self.pass.linears(half, host).collect::<Result<Vec<_>>>()?;
+        let linears = self.pass.linears(half).collect::<Result<Vec<_>>>()?;
         let dense = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), [None, None])?;
         self.pass.timed("read and fuse weights", began);
         let widths = self.pass.job.plan.config.widths(layer);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{
+    ahead::MATRICES_AHEAD,
     options::{Options, Refit},
     plan::Plan,
     regression::TILE,
@@ -119,7 +120,7 @@ impl MemoryPlan {
             gpu = gpu.max(finding).max(rotations + refitting.max(whole + staging_bytes(most).max(2 * cut)));
             largest = largest.max(most);
         }
-        let matrix = largest + (largest / 4 * element_size as u64).max(largest);
+        let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest);
         // Sums in f64, and a few copies of what is fitted in f32; of a basis, its sums and the matrices of three eigenproblems.
         let fit = if options.refits() { 8 * unknowns * unknowns + 5 * 4 * kept * unknowns + 6 * 4 * d * kept } else { 0 };
         let basis = if options.passes() > 1 { 16 * 8 * d * d } else { 10 * 8 * d * d };
@@ -160,7 +161,7 @@ impl MemoryPlan {
             largest = largest.max(most);
         }
         // As f32, and read, converted or transposed beside that.
-        let matrix = largest + (largest / 4 * element_size as u64).max(largest);
+        let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest);
         let eigen = 10 * 8 * d * d;
         let host = matrix.max(eigen).max(3 * table).max(tokens * full + 3 * square);
         Peak {

@@ -20,6 +20,7 @@
 //! runs beside the sliced one, and the weights are fitted to what it does (`beside`, `regression`). For every basis but the paper's way with the
 //! paper's bases, a layer's inner signals are worked out twice, for the sums and for the result: kept, they would be several times the residual.
 
+mod ahead;
 mod basis;
 mod beside;
 mod calibrate;

@@ -2,7 +2,10 @@
 //!
 //! The weights of half a layer are on the GPU at a time, and written out as soon as they are done. The residual stays in the original basis.
 
-use std::time::Instant;
+use std::{
+    thread::{self, Scope},
+    time::Instant,
+};
 
 use super::{
     calibrate::Covariance,
@@ -27,6 +30,19 @@ pub struct Paper<'a> {
 impl<'a> Paper<'a> {
     /// As [`Job::run`].
     pub fn run(gpu: &'a Gpu, job: &'a Job<'a>, from: Option<&Snapshot>, commit: &mut Commit) -> Result<Snapshot> {
+        thread::scope(|scope| Self::run_in(scope, gpu, job, from, commit))
+    }
+
+    fn run_in<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        gpu: &'a Gpu,
+        job: &'a Job<'a>,
+        from: Option<&Snapshot>,
+        commit: &mut Commit,
+    ) -> Result<Snapshot>
+    where
+        'a: 'scope,
+    {
         let config = job.model.config();
         let layers = config.num_hidden_layers;
         let pass = Pass::new(gpu, job, from.map(|from| from.layers), from.map_or(Vec::new(), |from| from.sites.clone()))?;
@@ -55,6 +71,7 @@ impl<'a> Paper<'a> {
             }
         };
         let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+        this.pass.read_ahead(scope, snapshot.layers..layers);
         for layer in snapshot.layers..layers {
             let weights = job.model.store.layer(layer)?;
             for half in halves(config) {
@@ -134,7 +151,7 @@ impl<'a> Paper<'a> {
         let began = Instant::now();
         let gpu = self.pass.gpu;
         let mut linears = Vec::new();
-        for linear in self.pass.linears(half, host) {
+        for linear in self.pass.linears(half) {
             let mut linear = linear?;
             if linear.spec.reads == Space::Residual {
                 linear.weight = rotation.rows(gpu, &linear.weight)?;

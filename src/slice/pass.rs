@@ -1,15 +1,17 @@
 //! What every way of slicing does: sequences in batches, embeddings into residuals, fused weights onto the GPU, axes into rotations, tensors out.
 
-use std::{ops::Range, time::Instant};
+use std::{ops::Range, thread::Scope, time::Instant};
 
 use faer::{Mat, MatRef};
 
-use super::{driver::Job, fuse, lift::Lift, options::Orientation, output::Output, residual::Residual, rotate::Rotation, snapshot::Site};
+use super::{
+    ahead::Ahead, driver::Job, fuse, lift::Lift, options::Orientation, output::Output, residual::Residual, rotate::Rotation, snapshot::Site,
+};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     gpu::{Gpu, Matrix},
     linalg::random_orthogonal,
-    model::{Batch, Config, Half, HostEnds, HostLayer, HostMatrix, Linear, Names, architecture::Position, plan_batches},
+    model::{Batch, Config, Half, HostEnds, HostMatrix, Linear, Names, architecture::Position, plan_batches},
 };
 
 /// One pass over a model.
@@ -22,6 +24,7 @@ pub struct Pass<'a> {
     pub batches: Vec<Range<usize>>,
     pub output: Output<'a>,
     pub sites: Vec<Site>,
+    ahead: Option<Ahead>,
 }
 
 impl<'a> Pass<'a> {
@@ -34,7 +37,7 @@ impl<'a> Pass<'a> {
         let batches = plan_batches(gpu, config, job.rows, job.memory.batch)?;
         let lift = Lift::of(gpu, config, job.plan, job.options.dtype)?;
         let output = Output::new(gpu, config, job.options.dtype, job.plan, job.directory, lift, layers)?;
-        Ok(Self { gpu, job, config, batches, output, sites })
+        Ok(Self { gpu, job, config, batches, output, sites, ahead: None })
     }
 
     /// A residual `width` wide of all sequences, of no values yet.
@@ -131,10 +134,21 @@ impl<'a> Pass<'a> {
         if biases.is_empty() { Ok(()) } else { self.output.write(&names.head_bias(), &biases) }
     }
 
+    /// Begins to read the weights of some layers, ahead of [`Pass::linears`], which takes them in this order.
+    pub fn read_ahead<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, layers: Range<usize>)
+    where
+        'a: 'scope,
+    {
+        self.ahead = Some(Ahead::start(scope, self.job.model, layers));
+    }
+
     /// The fused weights of half a layer, one after the other.
-    pub fn linears<'b>(&'b self, half: Half, host: &'b HostLayer) -> impl Iterator<Item = Result<Linear>> + use<'b, 'a> {
-        let stored = host.linears.iter().filter(move |linear| half.has(linear.spec.role));
-        stored.map(|stored| Linear::upload(self.gpu, &fuse::linear(self.config, host, stored)?))
+    pub fn linears(&self, half: Half) -> impl Iterator<Item = Result<Linear>> {
+        let count = self.config.architecture.layer.iter().filter(|weight| half.has(weight.role)).count();
+        (0..count).map(|_| {
+            let ahead = self.ahead.as_ref().ok_or_else(|| Error::shape("read ahead", "not begun"))?;
+            Linear::upload(self.gpu, &ahead.next()?)
+        })
     }
 
     /// The rotation into the first `width` of some orthonormal columns, turned at random if that is asked for; `stream` tells it from others.
@@ -160,7 +174,6 @@ impl<'a> Pass<'a> {
 
 /// Which layer an error came from.
 pub fn located<T>(layer: Option<usize>, result: Result<T>) -> Result<T> {
-    use crate::error::Error;
     result.map_err(|error| match (error, layer) {
         (Error::Numerical(reason), Some(layer)) => Error::Numerical(format!("layer {layer}: {reason}")),
         (Error::Numerical(reason), None) => Error::Numerical(format!("embeddings: {reason}")),
