@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    basis::signal,
     calibrate::Covariance,
     driver::{Commit, Job},
     pass::{Pass, located},
@@ -98,7 +99,7 @@ impl<'a> Paper<'a> {
         let mut covariance = Covariance::new(self.pass.config.hidden_size);
         for index in 0..self.pass.batches.len() {
             let x = self.residual.load(gpu, index)?;
-            covariance.add(gpu, &x)?;
+            covariance.add(gpu, &signal(gpu, self.pass.config, self.pass.job.options.signal, x.clone())?)?;
             self.residual.store(gpu, index, x, true)?;
             self.pass.job.progress.advance(1)?;
         }
@@ -119,7 +120,7 @@ impl<'a> Paper<'a> {
             let batch = self.pass.batch(index)?;
             let x = rotation.rows(gpu, &self.residual.load(gpu, index)?)?;
             let y = batch.context(gpu, config, layer, rope_table).half(&weights, half, x)?;
-            covariance.add(gpu, &y)?;
+            covariance.add(gpu, &signal(gpu, config, self.pass.job.options.signal, y.clone())?)?;
             if !over {
                 self.residual.store(gpu, index, y, last)?;
             }
