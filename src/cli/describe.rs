@@ -42,6 +42,7 @@ impl Args {
             files.push("model.safetensors.index.json".into());
         }
         files.extend(["config.json", FILE, "README.md"].map(String::from));
+        files.extend(plan.config.python_files().iter().map(|(name, _)| (*name).into()));
         files.extend(companions(model.directory()).map(String::from));
         Report {
             schema_version: SCHEMA_VERSION,

@@ -167,6 +167,9 @@ impl Work<'_> {
         if whole {
             let config = serde_json::to_string_pretty(&plan.config.raw).map_err(|error| Error::Usage(error.to_string()))?;
             directory.write("config.json", format!("{config}\n").as_bytes())?;
+            for (name, text) in plan.config.python_files() {
+                directory.write(name, text.as_bytes())?;
+            }
             for name in companions(model.directory()) {
                 let path = model.directory().join(name);
                 directory.write(name, &fs::read(&path).map_err(Error::read(&path))?)?;

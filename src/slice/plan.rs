@@ -11,7 +11,7 @@ use super::{
 use crate::{
     checkpoint::{Dtype, TensorPlan},
     error::{Error, Result},
-    model::{Config, SLICED_PREFIX, Slicing},
+    model::{Config, RemoteCode, SLICED_PREFIX, Slicing},
 };
 
 /// The sliced model before it exists.
@@ -125,7 +125,7 @@ fn widest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<Option<us
     Ok((fit > 0).then_some(fit))
 }
 
-/// The config of the model sliced to `width`: all its fields kept, `model_type` changed, a `slicing` section added.
+/// The config of the model sliced to `width`: all its fields kept, `model_type` changed, a `slicing` section and the classes for transformers added.
 fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha256: &str) -> Result<Config> {
     let slicing = Slicing {
         method: "slicegpt".into(),
@@ -146,6 +146,9 @@ fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha
     raw.insert("model_type".into(), json!(format!("{SLICED_PREFIX}{}", config.architecture.model_type)));
     let section = serde_json::to_value(slicing).map_err(|error| Error::Usage(error.to_string()))?;
     raw.insert("slicing".into(), section);
+    for (name, value) in config.architecture.remote_code().into_iter().flat_map(RemoteCode::fields) {
+        raw.insert(name.into(), value);
+    }
     with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, options.dtype)
 }
 

@@ -1,0 +1,93 @@
+# Written by slicegpt-gpu (MIT licence): what the sliced models of all architectures share.
+"""Slicing makes the residual stream of a model narrower and gives every point of it its own basis.
+
+Norms are fused into the linear layers that read them, so all that is left of them is a division; where the basis changes
+between two points, a shortcut carries the residual from one to the other. Everything else is the model of transformers.
+The widths are in the `slicing` section of config.json: norm_width is the width before slicing, hidden_size still says it
+too, and layers[i] holds attention_input, mlp_input (not in parallel layers) and output of layer i.
+"""
+
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+# Before version 5, the layers of some architectures return tuples.
+TUPLES = int(transformers.__version__.split(".")[0]) < 5
+
+
+class SlicedNorm(nn.Module):
+    """x / sqrt(sum(x^2) / norm_width + eps), the sum over the coordinates that slicing has left."""
+
+    def __init__(self, config, eps):
+        super().__init__()
+        self.norm_width = config.slicing["norm_width"]
+        self.eps = eps
+
+    def forward(self, hidden_states):
+        wide = hidden_states.float()
+        mean_square = wide.square().sum(-1, keepdim=True) / self.norm_width
+        return (wide * torch.rsqrt(mean_square + self.eps)).to(hidden_states.dtype)
+
+    def extra_repr(self):
+        return f"norm_width={self.norm_width}, eps={self.eps}"
+
+
+def carry(hidden_states, shortcut):
+    """The residual in the next basis; as it is where the basis stays."""
+    return hidden_states if shortcut is None else hidden_states @ shortcut
+
+
+def end_widths(config):
+    """The width of the embeddings, and the width that the head reads."""
+    layers = config.slicing["layers"]
+    return layers[0]["attention_input"], layers[-1]["output"]
+
+
+def resized(linear, inputs, outputs, bias):
+    """A linear layer of the same kind; `None` keeps a size, `bias` adds a bias if there is none."""
+    if isinstance(linear, Conv1D):
+        old_inputs, old_outputs = linear.weight.shape
+        return Conv1D(outputs or old_outputs, inputs or old_inputs)
+    bias = bias or linear.bias is not None
+    return nn.Linear(inputs or linear.in_features, outputs or linear.out_features, bias=bias)
+
+
+def replace(layer, name, change):
+    """Puts change(module) in the place of the module called `name`."""
+    parent, _, last = name.rpartition(".")
+    parent = layer.get_submodule(parent)
+    setattr(parent, last, change(getattr(parent, last)))
+
+
+def slice_layer(layer, config, layer_idx, attention, mlp, parallel=False):
+    """Gives a layer of transformers its widths and shortcuts.
+
+    `attention` and `mlp` name the norm of that block, the linear layers that read it, and the one that writes the residual.
+    Where attention and MLP are parallel, both read the layer's input and write its output, past one shortcut.
+    """
+    widths = config.slicing["layers"][layer_idx]
+    first, last = widths["attention_input"], widths["output"]
+    middle = None if parallel else widths["mlp_input"]
+    # The bias of a norm has gone into whatever reads it.
+    bias = getattr(layer.get_submodule(attention[0]), "bias", None) is not None
+    norms = []
+    for (norm, reads, write), inputs, outputs in (attention, first, middle or last), (mlp, middle or first, last):
+        for name in reads:
+            replace(layer, name, lambda linear: resized(linear, inputs, None, bias))
+        replace(layer, write, lambda linear: resized(linear, None, outputs, False))
+        norms.append(norm)
+    for norm in set(norms):
+        replace(layer, norm, lambda old: SlicedNorm(config, old.eps if hasattr(old, "eps") else old.variance_epsilon))
+
+    def shortcut(name, inputs, outputs):
+        return nn.Parameter(torch.eye(inputs, outputs)) if widths.get(name, True) else None
+
+    layer.attn_shortcut_Q = shortcut("attn_shortcut", first, middle or last)
+    if not parallel:
+        layer.mlp_shortcut_Q = shortcut("mlp_shortcut", middle, last)
+
+
+def layer_output(hidden_states, attention_weights):
+    """What a layer of phi, opt, gpt2 or gpt_neox returns in this version of transformers."""
+    return (hidden_states, attention_weights) if TUPLES else hidden_states

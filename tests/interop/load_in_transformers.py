@@ -1,0 +1,314 @@
+#!/usr/bin/env python3
+"""Does transformers load what `slicegpt-gpu run` writes, and compute, generate and train with it as it should?
+
+    python tests/interop/load_in_transformers.py --binary target/release/slicegpt-gpu [--basis shared] [NAME ...]
+
+Every model in tests/fixtures/parity (all architectures, several awkward variants each) and the demo model are sliced. The
+result is loaded by AutoModelForCausalLM and held against the program itself: all logits, and greedy continuations. The
+first model of each architecture is also trained, saved and loaded in 16 bits.
+With a basis that makes ordinary checkpoints, they have to load without trust_remote_code.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Files beside this one may be called like packages.
+HERE = Path(__file__).resolve().parent
+sys.path = [str(HERE / "support")] + [path for path in sys.path if Path(path or ".").resolve() != HERE]
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import peft
+import torch
+import transformers
+from narrow import Narrowing
+from program import DEMO, FIXTURES, Program, difference, random_rows, write_tokens
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+# Of the largest magnitude among the logits.
+TOLERANCE = 2e-4
+# Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
+STOCK = {"llama", "mistral", "qwen2", "qwen3", "phi3", "phi"}
+LORA_TARGETS = {
+    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
+    "opt": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    "gpt2": ["c_attn", "c_fc", "c_proj"],
+    "gpt_neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
+}
+GATED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NEW_TOKENS = 8
+
+
+class Subject:
+    """A sliced model on disk."""
+
+    def __init__(self, program, directory, kind, basis):
+        self.program, self.directory, self.kind = program, directory, kind
+        self.config = json.loads((directory / "config.json").read_text())
+        self.stock = basis == "shared" and kind in STOCK
+        expected = kind if self.stock else f"sliced_{kind}"
+        assert self.config["model_type"] == expected, f"model_type {self.config['model_type']}, not {expected}"
+        assert self.stock != ("auto_map" in self.config)
+
+    def load(self, directory=None, **options):
+        options = {"dtype": torch.float32, **options}
+        if not self.stock:
+            options["trust_remote_code"] = True
+        model, info = AutoModelForCausalLM.from_pretrained(directory or self.directory, output_loading_info=True, **options)
+        assert not any(info.values()), f"not loaded as stored: {info}"
+        # Otherwise continuations would end before they show anything.
+        model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
+        return model.eval()
+
+
+def logits(model, rows):
+    with torch.no_grad():
+        return [model(torch.tensor([row])).logits[0].float() for row in rows]
+
+
+def close(ours, theirs, what, tolerance=TOLERANCE):
+    error = difference(ours, theirs)
+    assert error <= tolerance, f"{what}: {error:.1e}, more than {tolerance:.0e}"
+    return error
+
+
+def greedy(model, prompt, **options):
+    out = model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, **options)
+    return out[0, len(prompt):].tolist()
+
+
+def check_logits(subject, rows):
+    """All logits are the program's, with either implementation of attention."""
+    ours = subject.program.logits(subject.directory, rows)
+    worst = 0.0
+    for attention in ("eager", "sdpa"):
+        model = subject.load(attn_implementation=attention)
+        worst = max(worst, close(ours, logits(model, rows), attention))
+    return model, worst
+
+
+def check_generate(subject, model, prompts):
+    """Greedy continuations: the program's, with a cache and without, alone and in a batch padded on the left."""
+    alone = [greedy(model, prompt) for prompt in prompts]
+    assert alone == [greedy(model, prompt, use_cache=False) for prompt in prompts], "the cache changes what is generated"
+    ours = subject.program.logits(subject.directory, [prompt + new for prompt, new in zip(prompts, alone)])
+    for prompt, new, row in zip(prompts, alone, ours):
+        chain = row[len(prompt) - 1 : -1].argmax(-1).tolist()
+        assert chain == new, f"the program continues {prompt} with {chain}, transformers with {new}"
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    batch = model.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
+    assert batch[:, longest:].tolist() == alone, "padding on the left changes what is generated"
+
+
+def check_narrowed(subject, model, rows, work):
+    """A width of its own at every point, a sliced head, and layers without shortcuts."""
+    module = sys.modules[type(model).__module__]
+    without, explicit = work / "without", work / "explicit"
+    missing = Narrowing(subject.directory, module.ATTENTION, module.MLP).write(without, explicit)
+    assert missing > 0
+    theirs = logits(subject.load(without), rows)
+    close(subject.program.logits(explicit, rows), theirs, "with other widths")
+
+
+def check_saved(subject, model, rows, work):
+    """What transformers saves again is the same to both programs."""
+    saved = work / "saved"
+    model.save_pretrained(saved)
+    expected = logits(model, rows)
+    close(expected, logits(subject.load(saved), rows), "saved and loaded", 0.0)
+    close(subject.program.logits(saved, rows), expected, "saved by transformers, read by the program")
+
+
+def check_gradients(model, rows):
+    """The loss is the mean over next tokens, every parameter has a gradient, and recomputing layers does not change it."""
+    ids = torch.tensor([row[:12] for row in rows if len(row) >= 12])
+    mean = torch.nn.functional.cross_entropy
+
+    def gradients():
+        model.zero_grad()
+        out = model(ids, labels=ids)
+        expected = mean(out.logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        assert abs(out.loss.item() - expected.item()) < 1e-4 * expected.item(), f"loss {out.loss} instead of {expected}"
+        out.loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    # Dropout would make the loss another one each time.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.train()
+    plain = gradients()
+    dead = [name for name, gradient in plain.items() if not gradient.any() or not gradient.isfinite().all()]
+    assert all(name.endswith(("k_proj.bias", "k_layernorm.bias")) for name in dead), f"no gradient: {dead}"
+    model.gradient_checkpointing_enable()
+    again = gradients()
+    scale = max(gradient.abs().max().item() for gradient in plain.values())
+    for name, gradient in plain.items():
+        assert (gradient - again[name]).abs().max().item() <= 1e-5 * scale, f"checkpointing changes the gradient of {name}"
+    model.gradient_checkpointing_disable()
+    model.eval()
+
+
+def check_lora(subject, rows):
+    """A LoRA adapter on the original names lowers the loss and leaves everything else alone; merged, it computes the same."""
+    base = subject.load()
+    before = {name: parameter.clone() for name, parameter in base.named_parameters()}
+    targets = LORA_TARGETS.get(subject.kind, GATED)
+    settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, fan_in_fan_out=subject.kind == "gpt2", task_type="CAUSAL_LM")
+    torch.manual_seed(1)
+    model = peft.get_peft_model(base, settings)
+    layers = subject.config.get("num_hidden_layers", subject.config.get("n_layer"))
+    adapted = sum(name.endswith("lora_A.default.weight") for name, _ in model.named_parameters())
+    expected = sum(name.endswith(tuple(f"{target}.weight" for target in targets)) for name in before)
+    assert adapted == expected and adapted >= layers * len(targets), f"{adapted} of {expected} layers have an adapter"
+    ids = torch.tensor([row[:12] for row in rows if len(row) >= 12])
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    losses = []
+    for _ in range(8):
+        loss = model(input_ids=ids, labels=ids).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.02, f"training does not lower the loss: {losses}"
+    for name, parameter in model.named_parameters():
+        original = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        if original in before:
+            assert torch.equal(parameter, before[original]), f"training the adapter has changed {original}"
+    expected = logits(model.eval(), rows)
+    close(expected, logits(model.merge_and_unload(), rows), "merged", 1e-5)
+    return losses
+
+
+def check_16_bits(subject, rows):
+    """In bfloat16 and float16, every parameter is, and the logits are those of the rounded weights, about."""
+    exact = logits(subject.load(), rows)
+    for dtype, tolerance in (torch.bfloat16, 0.1), (torch.float16, 0.02):
+        model = subject.load(dtype=dtype)
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+        assert model(torch.tensor([rows[0]])).logits.dtype == dtype
+        close(exact, logits(model, rows), str(dtype), tolerance)
+
+
+def check_signals(subject, model, rows):
+    """The residual of each layer can be asked for and has the width that config.json states."""
+    states = model(torch.tensor([rows[0]]), output_hidden_states=True).hidden_states
+    if subject.stock:
+        widths = {state.shape[-1] for state in states}
+        assert len(widths) == 1
+        return
+    layers = subject.config["slicing"]["layers"]
+    expected = [layer["attention_input"] for layer in layers] + [layers[-1]["output"]]
+    assert [state.shape[-1] for state in states] == expected
+
+
+def check_offload(subject, rows):
+    """Placed by a device map, and with layers that are fetched when they are needed."""
+    from accelerate import cpu_offload
+
+    expected = logits(subject.load(), rows)
+    close(expected, logits(subject.load(device_map="cpu"), rows), "device_map", 0.0)
+    close(expected, logits(cpu_offload(subject.load(), "cpu"), rows), "offloaded", 0.0)
+
+
+def check_model(program, source, basis, work, thorough):
+    """Slices one model and checks what comes out; returns the largest relative error of its logits."""
+    config = json.loads((source / "config.json").read_text())
+    rows = json.loads((source / "tokens.json").read_text())["input_ids"]
+    calibration = work / "calibration.json"
+    write_tokens(calibration, random_rows(config["vocab_size"], (32, 32, 32, 32, 20, 7), seed=len(source.name)))
+    output = work / "sliced"
+    options = ["--basis", basis] if basis != "per-block" else []
+    # An odd width, where the architecture can.
+    width = ["--sparsity", 0.2, "--round-interval", 1]
+    program.slice(source, output, calibration, *width, *options)
+    subject = Subject(program, output, config["model_type"], basis)
+    model, error = check_logits(subject, rows)
+    check_generate(subject, model, [rows[1], rows[2], rows[0][:9]])
+    if not subject.stock:
+        check_narrowed(subject, model, rows, work)
+    if thorough:
+        check_signals(subject, model, rows)
+        check_saved(subject, model, rows, work)
+        check_gradients(model, rows)
+        check_lora(subject, rows)
+        check_16_bits(subject, rows)
+        check_offload(subject, rows)
+    return error
+
+
+def check_demo(program, basis, work):
+    """The demo model: what people see first. Its greedy text is the program's, to the last character."""
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    ids = tokenizer((DEMO / "heldout.txt").read_text()).input_ids
+    rows = [ids[start : start + 64] for start in range(0, 1024, 64)]
+    calibration, output = work / "calibration.json", work / "sliced"
+    write_tokens(calibration, rows)
+    options = ["--basis", basis] if basis != "per-block" else []
+    program.slice(DEMO, output, calibration, "--sparsity", 0.1, *options)
+    subject = Subject(program, output, "llama", basis)
+    _, error = check_logits(subject, rows[:3])
+    trust = {} if subject.stock else {"trust_remote_code": True}
+    model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, **trust).eval()
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    for prompt in ("One morning", "Felix has a white cup"):
+        ids = tokenizer(prompt, return_tensors="pt")
+        new = model.generate(**ids, max_new_tokens=40, do_sample=False)[0]
+        theirs = tokenizer.decode(new, skip_special_tokens=True)
+        ours = program("generate", output, "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 40)
+        assert ours.rstrip("\n") == theirs, f"the program writes {ours!r}, transformers {theirs!r}"
+    check_saved(subject, subject.load(), rows[:2], work)
+    check_lora(subject, rows)
+    return error
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", required=True, help="the slicegpt-gpu to test")
+    parser.add_argument("--basis", default="per-block", help="what `run` is asked for: per-block or shared")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only the models whose names start so")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    program = Program(arguments.binary)
+
+    sources = sorted(path for path in FIXTURES.iterdir() if (path / "config.json").is_file())
+    kinds = {}
+    for source in sources:
+        kinds.setdefault(json.loads((source / "config.json").read_text())["model_type"], source)
+    chosen = [source for source in [*sources, DEMO] if not arguments.names or source.name.startswith(tuple(arguments.names))]
+    assert chosen, f"no model is called {arguments.names}"
+    failed = []
+    begin = time.monotonic()
+    for source in chosen:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                if source == DEMO:
+                    error = check_demo(program, arguments.basis, Path(work))
+                else:
+                    error = check_model(program, source, arguments.basis, Path(work), source in kinds.values())
+            except Exception as reason:
+                failed.append(source.name)
+                print(f"{source.name:34} FAILED: {type(reason).__name__}: {reason}", flush=True)
+                if arguments.names:
+                    raise
+                continue
+        print(f"{source.name:34} ok  largest error {error:.0e}  {time.monotonic() - start:4.1f} s", flush=True)
+    print(f"{len(chosen) - len(failed)} of {len(chosen)} models, {time.monotonic() - begin:.0f} s; "
+          f"transformers {transformers.__version__}, torch {torch.__version__}, peft {peft.__version__}")
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
