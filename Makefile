@@ -1,6 +1,7 @@
 # Two commands for a fresh machine: `make demo` makes the model in assets/demo smaller, `make test` runs every test.
 # Either installs a software Vulkan driver if, and only if, no GPU adapter is found, and says so.
 # `make test-drivers` runs the tests on every Vulkan driver there is; DRIVER=lvp on those alone whose file names have that in them.
+# `make test-interop` holds what the program writes against transformers and other programs, which it installs into target/interop.
 # `make compare-gpu` does the same work in PyTorch on the same GPU; PYTHON=... is a Python that has it, ARGS=... goes to the script.
 
 SLICEGPT := cargo run --release --quiet --
@@ -15,7 +16,7 @@ export SLICEGPT_GPU_GIT_HASH := $(shell git describe --always --dirty --abbrev=1
 # Mesa's software driver complains on stderr where there is no such directory.
 export XDG_RUNTIME_DIR ?= /tmp
 
-.PHONY: demo test test-drivers compare-gpu build adapter
+.PHONY: demo test test-drivers test-interop compare-gpu build adapter
 
 demo: adapter
 	@rm -rf $(OUT) && mkdir -p $(dir $(OUT))
@@ -30,6 +31,9 @@ test: adapter
 
 test-drivers: adapter
 	tests/drivers.sh
+
+test-interop: adapter
+	tests/interop/run.sh
 
 compare-gpu: build
 	$(PYTHON) benches/compare_pytorch.py --program $${CARGO_TARGET_DIR:-target}/release/slicegpt-gpu $(ARGS)

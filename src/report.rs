@@ -269,9 +269,11 @@ impl Report {
         }
         text.push_str(
             "\n\nThe tensors have their original names; norms are fused into the weights beside them. `attn_shortcut_Q` and `mlp_shortcut_Q` carry the \
-             residual past each block, x · Q. Norms divide by `slicing.norm_width` of config.json.\n\nIn transformers, where the Python files beside this one say the same:\n\n```python\n\
-             from transformers import AutoModelForCausalLM, AutoTokenizer\nmodel = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n\
-             tokenizer = AutoTokenizer.from_pretrained(\".\")\n```\n\nOr without Python:\n\n```\nslicegpt-gpu generate . --prompt \"Once\"\n```\n",
+             residual past each block, x · Q. Norms divide by `slicing.norm_width` of config.json.\n\nIn transformers, with the Python files beside this \
+             one:\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\
+             model = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n\
+             tokenizer = AutoTokenizer.from_pretrained(\".\", trust_remote_code=True)\n```\n\nWithout Python:\n\n\
+             ```\nslicegpt-gpu generate . --prompt \"Once\"\n```\n",
         );
         text
     }

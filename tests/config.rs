@@ -6,7 +6,10 @@ use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
     checkpoint::Dtype,
-    model::Config,
+    model::{
+        Config,
+        architecture::{ARCHITECTURES, Fields},
+    },
     slice::{Cut, Options, Plan, sliced_width},
 };
 
@@ -373,6 +376,8 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
         let expected = match name.as_str() {
             "model_type" => json!("sliced_opt"),
             "torch_dtype" => json!("float16"),
+            // The class of transformers that loads it is another one now.
+            "architectures" => json!(["SlicedOPTForCausalLM"]),
             _ => value,
         };
         assert_eq!(plan.config.raw[&name], expected, "{name}");
@@ -381,6 +386,34 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
     assert!(error.exit_code() == 2 && error.to_string().contains("sliced already"), "{error}");
     let again = Config::from_fields(plan.config.raw.clone(), Path::new("config.json")).expect("its own config");
     assert_eq!(again.tensors(), plan.config.tensors());
+}
+
+#[test]
+fn a_sliced_config_names_classes_that_the_python_files_beside_it_define() {
+    for architecture in ARCHITECTURES {
+        let Fields { hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, .. } = architecture.fields;
+        let sizes = json!({
+            "model_type": architecture.model_type, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "num_key_value_heads": 4,
+            intermediate_size: 48, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" }
+        });
+        let dense = parse(sizes.clone()).expect("a config");
+        assert!(dense.python_files().is_empty(), "transformers knows {} itself", architecture.model_type);
+        let config = plan(&sizes, 0.25).config;
+        let auto_map = config.raw["auto_map"].as_object().expect("an object");
+        assert_eq!(auto_map.keys().collect::<Vec<_>>(), ["AutoConfig", "AutoModelForCausalLM"]);
+        let files = config.python_files();
+        for place in auto_map.values() {
+            let (file, class) = place.as_str().and_then(|place| place.split_once('.')).expect("file.Class");
+            let (_, text) = files.iter().find(|(name, _)| *name == format!("{file}.py")).expect("a file of that name");
+            assert!(text.contains(&format!("\nclass {class}(")), "{file} defines no {class}");
+            for imported in text.lines().filter_map(|line| line.strip_prefix("from .")?.split_once(" import ")) {
+                assert!(files.iter().any(|(name, _)| *name == format!("{}.py", imported.0)), "{file} imports {}", imported.0);
+            }
+        }
+        let (_, configuration) = files[0];
+        assert!(configuration.contains(&format!("model_type = \"sliced_{}\"", architecture.model_type)));
+        assert_eq!(config.raw["architectures"][0].as_str(), auto_map["AutoModelForCausalLM"].as_str().and_then(|place| place.split('.').nth(1)));
+    }
 }
 
 #[test]

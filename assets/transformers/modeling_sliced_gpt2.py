@@ -14,13 +14,38 @@ MLP = ("ln_2", ["mlp.c_fc"], "mlp.c_proj")
 ARGUMENTS = list(inspect.signature(GPT2Block.forward).parameters)[2:]
 
 
+# GPT2Model gives what leaves its last norm the width of what enters its first layer. So that both can have a width of
+# their own, zeros are put behind the narrower one, and whoever reads it leaves them out.
+
+
+def padded(hidden_states, width):
+    return nn.functional.pad(hidden_states, (0, width - hidden_states.shape[-1]))
+
+
+class PaddedDropout(nn.Dropout):
+    def forward(self, hidden_states):
+        return padded(super().forward(hidden_states), self.width)
+
+
+class PaddedNorm(SlicedNorm):
+    def forward(self, hidden_states):
+        return padded(super().forward(hidden_states), self.width)
+
+
+class Head(nn.Linear):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states[..., : self.in_features])
+
+
 class SlicedGPT2Block(GPT2Block):
     def __init__(self, config, layer_idx):
         super().__init__(config, layer_idx)
         slice_layer(self, config, layer_idx, ATTENTION, MLP)
+        self.width = config.slicing["layers"][layer_idx]["attention_input"]
 
     def forward(self, hidden_states, *args, **kwargs):
         kwargs.update(zip(ARGUMENTS, args))
+        hidden_states = hidden_states[..., : self.width]
         attention, weights = self.attn(self.ln_1(hidden_states), **kwargs)
         hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention
         return layer_output(carry(hidden_states, self.mlp_shortcut_Q) + self.mlp(self.ln_2(hidden_states)), weights)
@@ -36,7 +61,9 @@ class SlicedGPT2ForCausalLM(GPT2LMHeadModel):
         layers = [SlicedGPT2Block(config, index) for index in range(config.num_hidden_layers)]
         self.transformer.wte = nn.Embedding(config.vocab_size, first)
         self.transformer.wpe = nn.Embedding(config.max_position_embeddings, first)
+        self.transformer.drop = PaddedDropout(config.embd_pdrop)
         self.transformer.h = nn.ModuleList(layers)
-        self.transformer.ln_f = SlicedNorm(config, config.layer_norm_epsilon)
-        self.lm_head = nn.Linear(last, config.vocab_size, bias=True)
+        self.transformer.ln_f = PaddedNorm(config, config.layer_norm_epsilon)
+        self.transformer.drop.width = self.transformer.ln_f.width = max(first, last)
+        self.lm_head = Head(last, config.vocab_size, bias=True)
         self.post_init()

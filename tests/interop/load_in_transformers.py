@@ -79,7 +79,9 @@ def close(ours, theirs, what, tolerance=TOLERANCE):
 
 
 def greedy(model, prompt, **options):
-    out = model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, **options)
+    ids = torch.tensor([prompt])
+    # Without a mask, token 0 would be taken for padding.
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, **options)
     return out[0, len(prompt):].tolist()
 
 
@@ -144,16 +146,18 @@ def check_gradients(model, rows):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
     model.train()
     plain = gradients()
     dead = [name for name, gradient in plain.items() if not gradient.any() or not gradient.isfinite().all()]
     assert all(name.endswith(("k_proj.bias", "k_layernorm.bias")) for name in dead), f"no gradient: {dead}"
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     again = gradients()
     scale = max(gradient.abs().max().item() for gradient in plain.values())
     for name, gradient in plain.items():
         assert (gradient - again[name]).abs().max().item() <= 1e-5 * scale, f"checkpointing changes the gradient of {name}"
-    model.gradient_checkpointing_disable()
+    model.activation_checkpointing_disable()
     model.eval()
 
 
@@ -208,6 +212,8 @@ def check_signals(subject, model, rows):
         return
     layers = subject.config["slicing"]["layers"]
     expected = [layer["attention_input"] for layer in layers] + [layers[-1]["output"]]
+    if subject.kind == "gpt2":
+        expected[0] = max(expected[0], expected[-1])
     assert [state.shape[-1] for state in states] == expected
 
 
@@ -259,7 +265,7 @@ def check_demo(program, basis, work):
     _, error = check_logits(subject, rows[:3])
     trust = {} if subject.stock else {"trust_remote_code": True}
     model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, **trust).eval()
-    tokenizer = AutoTokenizer.from_pretrained(output)
+    tokenizer = AutoTokenizer.from_pretrained(output, **trust)
     for prompt in ("One morning", "Felix has a white cup"):
         ids = tokenizer(prompt, return_tensors="pt")
         new = model.generate(**ids, max_new_tokens=40, do_sample=False)[0]
