@@ -42,19 +42,19 @@ class Narrowing:
         """Writes both forms; returns how many shortcuts the first one lacks."""
         layers = self.config["slicing"]["layers"]
         first = layers[0]["attention_input"] - 1
-        last = layers[-1]["output"]
+        last = first - 2
         for name in self.tensors:
             if not name.startswith(self.prefix) and name.endswith(".weight"):
                 is_head = name in ("lm_head.weight", "embed_out.weight")
-                self.cut(name, cols=last - 3 if is_head else first)
+                self.cut(name, cols=last if is_head else first)
         missing = []
         width = first
         for index, widths in enumerate(layers):
-            # Layer 0 keeps its width past the attention, layer 1 past the MLP, later ones change it at every point.
+            # Layer 0 keeps its width past the attention, layer 1 past the MLP, others change it at every point.
             middle = width if index == 0 else width - 1
-            output = last - 3 if index + 1 == len(layers) else (middle if index == 1 else middle - 1)
+            output = last if index + 1 == len(layers) else (middle if index == 1 else middle - 1)
             if self.parallel:
-                middle = output = last - 3 if index + 1 == len(layers) else width
+                middle = output = last if index + 1 == len(layers) else width
             widths.update(attention_input=width, mlp_input=middle, output=output)
             points = [("attn_shortcut", width, output if self.parallel else middle), ("mlp_shortcut", middle, output)]
             for name, inputs, outputs in points[:1] if self.parallel else points:
