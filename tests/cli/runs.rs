@@ -15,7 +15,20 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     let before = scene.contents();
     let report = program(args!["run", model, "-o", out, "--calibration", text, "--cal-nsamples", "6", "--cal-max-seqlen", "64", "--json"]).json();
 
-    assert_eq!(names(&out), ["README.md", "config.json", "generation_config.json", "model.safetensors", "slicegpt.json", "tokenizer.json"]);
+    assert_eq!(
+        names(&out),
+        [
+            "README.md",
+            "config.json",
+            "configuration_sliced_llama.py",
+            "generation_config.json",
+            "model.safetensors",
+            "modeling_sliced_common.py",
+            "modeling_sliced_llama.py",
+            "slicegpt.json",
+            "tokenizer.json"
+        ]
+    );
     for name in ["tokenizer.json", "generation_config.json"] {
         assert!(fs::read(out.join(name)).expect("a copy") == fs::read(model.join(name)).expect("the original"), "{name}");
     }
@@ -24,7 +37,11 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
 
     let (original, config) = (read_json(&model.join("config.json")), read_json(&out.join("config.json")));
     for (name, value) in original.as_object().expect("an object") {
-        let expected = if name == "model_type" { json!("sliced_llama") } else { value.clone() };
+        let expected = match name.as_str() {
+            "model_type" => json!("sliced_llama"),
+            "architectures" => json!(["SlicedLlamaForCausalLM"]),
+            _ => value.clone(),
+        };
         assert_eq!(config[name], expected, "{name}");
     }
     assert_eq!(config["slicing"]["method"], "slicegpt");
@@ -53,7 +70,9 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     }
     let listed: Vec<&str> = report["files"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     assert!(names(&out).iter().all(|name| listed.contains(&name.as_str())) && listed.len() == names(&out).len(), "{listed:?}");
-    assert!(fs::read_to_string(out.join("README.md")).expect("a model card").starts_with("# model, sliced"));
+    let card = fs::read_to_string(out.join("README.md")).expect("a model card");
+    assert!(card.starts_with("# model, sliced"), "{card}");
+    assert!(card.contains("AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n"), "{card}");
 
     // The last tenth of 19 equal paragraphs: those from which on more than 17.1 have been seen.
     let tail = scene.put("tail.txt", rows[17..].join("\n\n"));
@@ -89,7 +108,8 @@ fn force_replaces_the_output_whole() {
     scene.put("out/stale", "stale");
     let said = program(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "3", "--force"]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert_eq!(names(&out), ["README.md", "config.json", "model.safetensors", "slicegpt.json"]);
+    let code = ["configuration_sliced_phi.py", "model.safetensors", "modeling_sliced_common.py", "modeling_sliced_phi.py", "slicegpt.json"];
+    assert_eq!(names(&out), [&["README.md", "config.json"][..], &code].concat());
     assert_eq!(names(scene.directory.path()), ["model", "out", "tokens.json"]);
     for word in ["parameters", "perplexity", "kept energy", "largest eigen-residual", "written", "layer 0"] {
         assert!(said.out.contains(word), "{word}: {said:?}");
