@@ -19,7 +19,9 @@ use crate::{error::Result, ops::Norm};
 impl Config {
     /// Whether a narrower model of this `model_type` can be told in its own config.
     pub fn has_stock_form(&self) -> bool {
-        self.architecture.explicit_head_dim
+        // The stock class takes hidden_size / num_attention_heads for the width of layer norms of queries and keys.
+        let head_layer_norms = self.qk_norm && self.architecture.qk_norm.is_some_and(|norm| norm.norm == Norm::Layer);
+        self.architecture.explicit_head_dim && !head_layer_norms
     }
 
     /// Coordinates that the stock form adds to those that are kept: one where a layer norm subtracts a mean.
@@ -52,6 +54,8 @@ impl Config {
         raw.insert("head_dim".into(), json!(self.head_dim));
         raw.insert(fields.hidden_size.into(), json!(stored));
         raw.insert("tie_word_embeddings".into(), json!(false));
+        // Code that may have come with the model is not written, and not needed.
+        raw.remove("auto_map");
         Self::from_fields(raw, Path::new("config.json of the sliced model"))
     }
 }
