@@ -29,6 +29,11 @@ pub struct Report {
     pub arguments: Value,
     pub adapter: Option<AdapterDescription>,
     pub model_type: String,
+    /// `per-block`, `shared` or `segments=K`; and what was fitted again: `none`, `reads` or `full`.
+    pub basis: String,
+    pub refit: String,
+    /// Whether the result is an ordinary checkpoint of the original `model_type`.
+    pub ordinary: bool,
     pub output: String,
     /// Wall-clock seconds of each phase, in order.
     pub seconds: serde_json::Map<String, Value>,
@@ -194,7 +199,8 @@ impl Report {
             let _ = writeln!(text, "calibrated on            {source} ({sequences} sequences, {} tokens)", grouped(*tokens as u64));
         }
         if let Some((least, median)) = self.energy() {
-            let _ = writeln!(text, "kept energy              min {least:.6}, median {median:.6} over the layers");
+            let over = if self.basis == "per-block" { " over the layers" } else { ", of each basis" };
+            let _ = writeln!(text, "kept energy              min {least:.6}, median {median:.6}{over}");
             for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| !layer.kept_energy.is_empty()) {
                 let energies: Vec<String> = layer.kept_energy.iter().map(|energy| format!("{energy:.6}")).collect();
                 let LayerWidths { attention_input, mlp_input, output, .. } = layer.widths;
@@ -244,9 +250,19 @@ impl Report {
 
     /// README.md of the output.
     pub fn model_card(&self, original: &str) -> String {
+        let method = match self.basis.as_str() {
+            "per-block" => "its residual stream was rotated into the principal axes of its signals at each point",
+            "shared" => "its residual stream was moved into one basis for the whole model",
+            _ => "its residual stream was moved into one basis for each of a few runs of layers",
+        };
+        let refit = match self.refit.as_str() {
+            "none" => "",
+            "reads" => "; the weights that read it were fitted to the original by least squares",
+            _ => "; the weights were fitted to the original by least squares",
+        };
         let mut text = format!(
-            "# {original}, sliced\n\nThis is {original} ({}) after SliceGPT (arXiv 2401.15024): its residual stream was rotated into the principal axes of \
-             its signals and cut from {} to {} coordinates by slicegpt-gpu {}.\n\n",
+            "# {original}, sliced\n\nThis is {original} ({}) after SliceGPT (arXiv 2401.15024): {method} and cut from {} to {} coordinates by \
+             slicegpt-gpu {}{refit}.\n\n",
             self.model_type, self.hidden_size, self.sliced_width, self.tool_version
         );
         text.push_str("| | before | after | change |\n|---|---|---|---|\n");
@@ -265,19 +281,44 @@ impl Report {
             );
         }
         if let Some((least, median)) = self.energy() {
-            let _ = write!(text, "\nKept energy over the layers: min {least:.6}, median {median:.6}.");
+            let _ = write!(text, "\nKept energy over the bases: min {least:.6}, median {median:.6}.");
         }
-        text.push_str(
-            "\n\nThe tensors have their original names; norms are fused into the weights beside them. `attn_shortcut_Q` and `mlp_shortcut_Q` carry the \
-             residual past each block, x · Q. Norms divide by `slicing.norm_width` of config.json.\n\nIn transformers, with the Python files beside this \
-             one:\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\
-             model = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n\
-             tokenizer = AutoTokenizer.from_pretrained(\".\", trust_remote_code=True)\n```\n\nWithout Python:\n\n\
-             ```\nslicegpt-gpu generate . --prompt \"Once\"\n```\n",
-        );
+        text.push_str(if self.ordinary { ORDINARY } else { SLICED });
+        text.push_str("\n```\nslicegpt-gpu generate . --prompt \"Once\"\nslicegpt-gpu verify .\n```\n");
         text
     }
 }
+
+/// How an ordinary checkpoint is loaded.
+const ORDINARY: &str = "
+
+This is an ordinary checkpoint, only narrower. In transformers:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(\".\")
+tokenizer = AutoTokenizer.from_pretrained(\".\")
+```
+
+`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this program:
+";
+
+/// How a checkpoint with shortcuts is loaded.
+const SLICED: &str = "
+
+The tensors have their original names; norms are fused into the weights beside them. `attn_shortcut_Q` and `mlp_shortcut_Q`, where there are any, \
+carry the residual past a block, x · Q. Norms divide by `slicing.norm_width` of config.json.
+
+In transformers, with the Python files beside this one:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(\".\", trust_remote_code=True)
+```
+
+In this program:
+";
 
 /// 1234567 → 1,234,567.
 pub fn grouped(number: u64) -> String {
