@@ -45,7 +45,7 @@ pub fn solve_ridge(gram: &mut [f64], ridge: &[f64], right: &mut [f64]) -> Result
     let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(n, parallelism, Default::default()));
     let stack = MemStack::new(&mut memory);
     cholesky_in_place(factors.as_mut(), LltRegularization::default(), parallelism, stack, Default::default())
-        .map_err(|_| failed("is not positive definite"))?;
+        .map_err(|_| failed("is not positive definite; a larger ridge helps"))?;
     let solutions = right.len() / n;
     let unknowns = MatMut::from_column_major_slice_mut(right, n, solutions);
     solve_in_place_with_conj(factors.as_ref(), Conj::No, unknowns, parallelism, stack);

@@ -7,6 +7,9 @@
 //! - Layer norm: the d coordinates are embedded into d + 1 by a U `[d + 1, d]` with orthonormal columns and 1ᵀ·U = 0. Then u = U·x has no mean
 //!   to subtract and ‖u‖ = ‖x‖, so a stock norm of width d + 1 with weights sqrt(D/(d + 1)), ε·D/(d + 1) and no bias gives U·x / sqrt(‖x‖²/D + ε).
 //!
+//! Norms of queries and keys have the same ε in the config, though their width stays: for queries and keys sqrt(D/d) times as large (d + 1 for layer
+//! norm), ε·D/d gives what ε gave.
+//!
 //! The stock classes of some architectures take heads times head_dim for the width of the residual stream: these have no stock form.
 
 use std::path::Path;

@@ -203,7 +203,8 @@ impl<'a> Network<'a> {
         Ok(carried(x, &self.layers[index].shortcuts[1]) + self.mlp(&self.layers[index], x)?)
     }
 
-    fn norm(&self, parameters: Option<&Affine>, x: &DMatrix<f64>) -> DMatrix<f64> {
+    /// The final norm's, the attention's or the MLP's scaling of `x`, without parameters where they are in the weights.
+    pub(super) fn norm(&self, parameters: Option<&Affine>, x: &DMatrix<f64>) -> DMatrix<f64> {
         let kind = if self.fused { Norm::Rms } else { self.config.architecture.norm };
         let weight = parameters.map(|norm| norm.weight.as_slice());
         let bias = parameters.and_then(|norm| norm.bias.as_deref());
@@ -211,6 +212,11 @@ impl<'a> Network<'a> {
     }
 
     fn attention(&self, index: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
+        Ok(self.layers[index].output(true)?.apply(&self.attended(index, x)))
+    }
+
+    /// What the attention's output projection reads.
+    pub(super) fn attended(&self, index: usize, x: &DMatrix<f64>) -> DMatrix<f64> {
         let (config, layer) = (self.config, &self.layers[index]);
         let (h, heads, kv) = (config.head_dim, config.num_attention_heads, config.num_key_value_heads);
         let input = self.norm(layer.norms[0].as_ref(), x);
@@ -245,10 +251,15 @@ impl<'a> Network<'a> {
         }
         let shape = AttentionShape { head_dim: h, q, k, v, scale: config.attention_scales[index], window: config.windows[index] };
         let sequence = Block { first: 0, tokens: x.nrows(), kv_row: 0, position: 0 };
-        Ok(layer.output(true)?.apply(&kernels::attention(&shape, &qkv, &qkv, &[sequence])))
+        kernels::attention(&shape, &qkv, &qkv, &[sequence])
     }
 
     fn mlp(&self, layer: &Layer, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
+        Ok(layer.output(false)?.apply(&self.hidden(layer, x)))
+    }
+
+    /// What the MLP's last projection reads.
+    pub(super) fn hidden(&self, layer: &Layer, x: &DMatrix<f64>) -> DMatrix<f64> {
         let config = self.config;
         let which = usize::from(config.architecture.mlp_norm.is_some());
         let input = self.norm(layer.norms[which].as_ref(), x);
@@ -260,8 +271,7 @@ impl<'a> Network<'a> {
             inner = inner.insert_columns(at, values.ncols(), 0.0);
             inner.columns_mut(at, values.ncols()).copy_from(&values);
         }
-        let hidden = kernels::activation(config.activation, config.architecture.gated, &inner);
-        Ok(layer.output(false)?.apply(&hidden))
+        kernels::activation(config.activation, config.architecture.gated, &inner)
     }
 }
 

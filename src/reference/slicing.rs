@@ -6,7 +6,12 @@ use super::{
     forward::{Affine, Layer, Network},
     kernels,
 };
-use crate::{error::Result, model::architecture::Space};
+use crate::{
+    error::Result,
+    model::architecture::Space,
+    ops::Norm,
+    slice::{Options, Signal},
+};
 
 /// A sliced network and the share of the energy kept at each site: the embeddings, then after each half of each layer.
 pub struct Sliced<'a> {
@@ -27,8 +32,16 @@ pub fn kept_energy(values: &[f64], width: usize) -> f64 {
     values[..width].iter().sum::<f64>() / values.iter().sum::<f64>()
 }
 
+/// What counts of a signal: itself, or its tokens scaled to unit root mean square.
+pub(super) fn seen(which: Signal, x: &DMatrix<f64>, eps: f64) -> DMatrix<f64> {
+    match which {
+        Signal::Raw => x.clone(),
+        Signal::Normed => kernels::norm(Norm::Rms, x, None, None, x.ncols(), eps),
+    }
+}
+
 /// The axes of some signals, all tokens of all sequences.
-fn axes(signals: &[DMatrix<f64>]) -> (Vec<f64>, DMatrix<f64>) {
+pub(super) fn axes(signals: &[DMatrix<f64>]) -> (Vec<f64>, DMatrix<f64>) {
     let width = signals.first().map_or(0, DMatrix::ncols);
     let sum = signals.iter().fold(DMatrix::zeros(width, width), |sum, x| sum + kernels::covariance(x));
     principal_axes(&sum)
@@ -56,13 +69,16 @@ fn rotate_writes(layer: &mut Layer, attention: bool, q: &DMatrix<f64>, width: us
 }
 
 impl<'a> Network<'a> {
-    /// This fused network sliced to `width`, by the signals of the calibration sequences `rows`. The last layer hands on the whole width.
+    /// This fused network sliced to `width`, by the signals of the calibration sequences `rows`. The last layer hands on the whole width unless
+    /// the head is to be sliced, too.
     ///
     /// # Errors
     /// As [`Network::logits`].
-    pub fn sliced(self, rows: &[Vec<u32>], width: usize) -> Result<Sliced<'a>> {
+    pub fn sliced(self, rows: &[Vec<u32>], width: usize, options: &Options) -> Result<Sliced<'a>> {
         let mut network = self;
         let full = network.config.hidden_size;
+        let eps = f64::from(network.config.norm_eps);
+        let axes = |signals: &[DMatrix<f64>]| axes(&signals.iter().map(|x| seen(options.signal, x, eps)).collect::<Vec<_>>());
         let mut signals: Vec<DMatrix<f64>> = rows.iter().map(|row| network.embed(row)).collect();
         let (values, mut q) = axes(&signals);
         let mut kept_energies = vec![kept_energy(&values, width)];
@@ -70,7 +86,7 @@ impl<'a> Network<'a> {
         network.positions = network.positions.map(|table| (table * &q).columns(0, width).into_owned());
         let parallel = network.config.parallel;
         for index in 0..network.layers.len() {
-            let out = if index + 1 == network.layers.len() { full } else { width };
+            let out = if index + 1 == network.layers.len() && !options.slice_head { full } else { width };
             let inputs: Vec<DMatrix<f64>> = signals.iter().map(|x| (x * &q).columns(0, width).into_owned()).collect();
             rotate_reads(&mut network.layers[index], true, &q, width);
             network.layers[index].shortcuts[0] = Some(q.transpose().rows(0, width).into_owned());
@@ -98,7 +114,7 @@ impl<'a> Network<'a> {
             layer.shortcuts[last] = layer.shortcuts[last].take().map(|shortcut| shortcut * next.columns(0, out));
             q = next;
         }
-        network.head.weight = &network.head.weight * &q;
+        network.head.weight = &network.head.weight * q.columns(0, if options.slice_head { width } else { full });
         Ok(Sliced { network, kept_energies })
     }
 }

@@ -93,6 +93,28 @@ impl Sums {
         Self { signal: vec![0.0; width * width], reads: vec![0.0; width * width] }
     }
 
+    /// Takes in the covariance of a point, whose upper triangle means something.
+    fn add_signal(&mut self, config: &Config, covariance: &[f64]) -> std::result::Result<(), &'static str> {
+        if covariance.iter().any(|value| !value.is_finite()) {
+            return Err("a signal is not finite");
+        }
+        Self::add(&mut self.signal, covariance, config.hidden_size);
+        Ok(())
+    }
+
+    /// Takes in the Σ WᵀW of a point: of W·M where signals have no mean, as layer norm's have not once it is fused. They are read alike, and the
+    /// direction of the mean would tilt the basis out of theirs.
+    fn add_reads(&mut self, config: &Config, mut sum: Vec<f64>) {
+        let width = config.hidden_size;
+        if config.architecture.norm == Norm::Layer {
+            let mean = |i: usize| (0..width).map(|j| sum[i.min(j) * width + i.max(j)]).sum::<f64>() / width as f64;
+            let means: Vec<f64> = (0..width).map(mean).collect();
+            let whole = means.iter().sum::<f64>() / width as f64;
+            sum.iter_mut().enumerate().for_each(|(at, value)| *value += whole - means[at / width] - means[at % width]);
+        }
+        Self::add(&mut self.reads, &sum, width);
+    }
+
     fn add(sums: &mut [f64], covariance: &[f64], width: usize) {
         let trace: f64 = covariance.iter().step_by(width + 1).sum();
         if trace > 0.0 {
@@ -159,10 +181,10 @@ pub fn find<'scope, 'a: 'scope>(
         let x = residual.load(gpu, index)?;
         covariance.add(gpu, &signal(gpu, config, job.options.signal, x)?)?;
     }
-    Sums::add(&mut sums.signal, &covariance.sums(gpu)?, width);
+    sums.add_signal(config, &covariance.sums(gpu)?).map_err(|reason| Error::Numerical(format!("behind the last layer: {reason}")))?;
     let mut reads = Covariance::new(width);
     pass.each_head_part(ends, |pass, part, _| reads.add(pass.gpu, part))?;
-    Sums::add(&mut sums.reads, &reads.sums(gpu)?, width);
+    sums.add_reads(config, reads.sums(gpu)?);
     finish_segment(pass, &mut bases, &mut sums)?;
     Ok((Some(bases), None))
 }
@@ -176,7 +198,7 @@ fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize
         let linears = pass.linears(*half).collect::<Result<Vec<_>>>()?;
         let mut reads = Covariance::new(config.hidden_size);
         linears.iter().filter(|linear| linear.spec.reads == Space::Residual).try_for_each(|linear| reads.add(gpu, &linear.weight))?;
-        Sums::add(&mut sums.reads, &reads.sums(gpu)?, config.hidden_size);
+        sums.add_reads(config, reads.sums(gpu)?);
         let weights = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), [None, None])?;
         pass.timed("read and fuse weights", began);
         let mut covariance = Covariance::new(config.hidden_size);
@@ -189,11 +211,7 @@ fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize
             job.progress.advance(1)?;
         }
         residual.turn();
-        let covariance = covariance.sums(gpu)?;
-        if covariance.iter().any(|value| !value.is_finite()) {
-            return Err(Error::Numerical(format!("layer {layer}: a signal is not finite")));
-        }
-        Sums::add(&mut sums.signal, &covariance, config.hidden_size);
+        sums.add_signal(config, &covariance.sums(gpu)?).map_err(|reason| Error::Numerical(format!("layer {layer}: {reason}")))?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ pub struct Lift {
     pub norm_bias: bool,
     /// What weights that read a norm are multiplied by, to make up for that rounding.
     pub gain: f32,
+    /// What queries and keys are multiplied by, with their biases, where they go through norms of their own: these share the changed ε, and give
+    /// what they gave for signals as much larger.
+    pub query_gain: Option<f32>,
 }
 
 impl Lift {
@@ -30,7 +33,7 @@ impl Lift {
     /// [`crate::Error::OutOfMemory`].
     pub fn of(gpu: &Gpu, config: &Config, plan: &Plan, dtype: Dtype) -> Result<Self> {
         if !plan.stock {
-            return Ok(Self { embedding: None, norm: None, norm_bias: false, gain: 1.0 });
+            return Ok(Self { embedding: None, norm: None, norm_bias: false, gain: 1.0, query_gain: None });
         }
         let exact = config.stock_norm_weight(plan.stored_width);
         let rounded = match dtype {
@@ -46,6 +49,6 @@ impl Lift {
             Some(Rotation::upload(gpu, MatRef::from_column_major_slice(&u, plan.width, plan.stored_width), plan.stored_width)?)
         };
         let gain = if matches!(dtype, Dtype::F16 | Dtype::BF16) { (exact / f64::from(rounded)) as f32 } else { 1.0 };
-        Ok(Self { embedding, norm: Some(rounded), norm_bias: config.norm_has_bias(), gain })
+        Ok(Self { embedding, norm: Some(rounded), norm_bias: config.norm_has_bias(), gain, query_gain: config.qk_norm.then_some(exact as f32) })
     }
 }

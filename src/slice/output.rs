@@ -9,7 +9,7 @@ use crate::{
     gpu::{Gpu, Matrix},
     model::{
         Config, HostLayer, Linear, Names,
-        architecture::{Layout, Space},
+        architecture::{Layout, Role, Space},
     },
 };
 
@@ -66,8 +66,11 @@ impl<'a> Output<'a> {
         };
         let mut values = self.gpu.download(&lifted)?;
         if reads {
-            self.amplify(&mut values);
+            amplify(&mut values, self.lift.gain);
         }
+        let own_norm = matches!(spec.role, Role::Query | Role::Key);
+        let query_gain = self.lift.query_gain.filter(|_| own_norm).unwrap_or(1.0);
+        amplify(&mut values, query_gain);
         let values = match spec.layout {
             Layout::Linear => values,
             Layout::Conv1d => transposed(&values, lifted.rows(), lifted.cols()),
@@ -79,7 +82,11 @@ impl<'a> Output<'a> {
                 let bias = embedding.rows(self.gpu, bias)?;
                 self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), &bias)
             }
-            (Some(bias), _) => self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), bias),
+            (Some(bias), _) => {
+                let mut bias = self.gpu.download(bias)?;
+                amplify(&mut bias, query_gain);
+                self.write(&names.layer(layer, &format!("{}.bias", spec.name)), &bias)
+            }
             (None, _) => Ok(()),
         }
     }
@@ -104,14 +111,8 @@ impl<'a> Output<'a> {
             Some(embedding) => self.gpu.download(&embedding.rows(self.gpu, part)?)?,
             None => self.gpu.download(part)?,
         };
-        self.amplify(&mut values);
+        amplify(&mut values, self.lift.gain);
         self.write(name, &values)
-    }
-
-    fn amplify(&self, values: &mut [f32]) {
-        if self.lift.gain != 1.0 {
-            values.iter_mut().for_each(|value| *value *= self.lift.gain);
-        }
     }
 
     /// Writes the parameters of a norm, where the output has any.
@@ -198,6 +199,12 @@ impl<'a> Output<'a> {
     /// As [`TensorWriter::finish`].
     pub fn finish(self) -> Result<()> {
         self.writer.finish()
+    }
+}
+
+fn amplify(values: &mut [f32], gain: f32) {
+    if gain != 1.0 {
+        values.iter_mut().for_each(|value| *value *= gain);
     }
 }
 

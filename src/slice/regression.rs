@@ -7,7 +7,9 @@
 //! ```
 //!
 //! P the projected weights and μ_j a share λ of the mean energy, tr(G)/n, of the signal that j belongs to. So however few the tokens are, the map
-//! stays near the projected one where they tell nothing.
+//! stays near the projected one where they tell nothing. The sums are rounded to f32, so that what they tell of a signal is lost below some 2^-20 of
+//! its energy: μ_j is never less than that. Where means are to be taken off, those of the first tokens are before anything is summed, for that
+//! energy to be little more than the one around the means.
 
 use std::ops::Range;
 
@@ -22,6 +24,10 @@ use crate::{
 
 /// Columns of a Gram matrix that are summed at a time, a multiple of 4: what is on the GPU of it is never more than this squared, twice.
 pub const TILE: usize = 2048;
+
+/// The share of a signal's energy below which its Gram matrix is rounding: that of sums of 64 terms in f32, 2^-24 some sixteen times where the
+/// terms are alike.
+const ROUNDED: f64 = 1.0 / 1_048_576.0;
 
 /// The sums over tokens that a map is fitted from: on the GPU over a batch, in f64 here over batches.
 pub struct Regression {
@@ -42,6 +48,26 @@ struct Means {
     count: f64,
     regressors: Vec<f64>,
     targets: Vec<f64>,
+    /// The means of the first tokens, which are not in any sum: of each part of the regressors, then of the targets.
+    shifts: Vec<Shift>,
+}
+
+/// What is taken off every token of a signal.
+struct Shift {
+    values: Vec<f64>,
+    /// Times −1, `[width, 1]`.
+    negative: Matrix,
+}
+
+impl Shift {
+    /// The mean of a signal `[tokens, width]` by the `weight` `[tokens, 1]` that it is multiplied by.
+    fn of(gpu: &Gpu, signal: &Matrix, weight: &Matrix) -> Result<Self> {
+        let sum = gpu.download(&gpu.cross_covariance(weight, 0..1, signal, 0..signal.cols())?)?;
+        let count = gpu.download(&gpu.cross_covariance(weight, 0..1, weight, 0..1)?)?.first().copied().unwrap_or_default();
+        let mean: Vec<f32> = sum.iter().map(|sum| if count > 0.0 { sum / count } else { 0.0 }).collect();
+        let negative: Vec<f32> = mean.iter().map(|value| -value).collect();
+        Ok(Self { values: mean.into_iter().map(f64::from).collect(), negative: gpu.upload(&negative, signal.cols(), 1)? })
+    }
 }
 
 /// Where a readback belongs: its rows and columns begin there.
@@ -66,7 +92,7 @@ impl Regression {
     /// Of no tokens yet: targets from signals of widths `parts` side by side, with a `bias` or without.
     pub fn new(parts: Vec<usize>, targets: usize, bias: bool) -> Self {
         let unknowns: usize = parts.iter().sum();
-        let means = bias.then(|| Means { count: 0.0, regressors: vec![0.0; unknowns], targets: vec![0.0; targets] });
+        let means = bias.then(|| Means { count: 0.0, regressors: vec![0.0; unknowns], targets: vec![0.0; targets], shifts: Vec::new() });
         Self { parts, targets, gram: vec![0.0; unknowns * unknowns], cross: vec![0.0; targets * unknowns], means, pending: None }
     }
 
@@ -75,7 +101,7 @@ impl Regression {
     }
 
     /// Takes in tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the weight of each token's
-    /// error, `[tokens, 1]`, by which regressors and targets are multiplied already.
+    /// error, `[tokens, 1]`, by which regressors and targets are multiplied already. These are changed where there is a bias.
     ///
     /// # Errors
     /// [`Error::Shape`] if a width differs; whatever the GPU reports.
@@ -92,6 +118,14 @@ impl Regression {
     }
 
     fn add_batch(&mut self, gpu: &Gpu, regressors: &[Matrix], target: &Matrix, weight: &Matrix) -> Result<()> {
+        if let Some(means) = &mut self.means {
+            if means.shifts.is_empty() {
+                means.shifts = regressors.iter().chain([target]).map(|signal| Shift::of(gpu, signal, weight)).collect::<Result<_>>()?;
+            }
+            for (signal, shift) in regressors.iter().chain([target]).zip(&means.shifts) {
+                gpu.linear(weight, &shift.negative, None, signal, 0, true)?;
+            }
+        }
         let starts: Vec<usize> = self.parts.iter().scan(0, |end, width| Some(std::mem::replace(end, *end + width))).collect();
         for (number, part) in regressors.iter().enumerate() {
             for columns in tiles(part.cols()) {
@@ -157,7 +191,11 @@ impl Regression {
         let unknowns = self.unknowns();
         let Self { mut gram, mut cross, means, parts, .. } = self;
         let means = means.filter(|means| means.count > 0.0);
-        if let Some(Means { count, regressors, targets }) = &means {
+        let mut lost: Vec<f64> = (0..unknowns).map(|j| ROUNDED * gram[j * unknowns + j]).collect();
+        if let Some(Means { count, regressors, targets, shifts }) = &means {
+            // The values themselves are rounded, too, and what was taken off them is no longer there to tell.
+            let taken = shifts.iter().flat_map(|shift| &shift.values);
+            lost.iter_mut().zip(taken).for_each(|(lost, value)| *lost += ROUNDED * ROUNDED * count * value * value);
             gram.par_chunks_mut(unknowns).zip(regressors).for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
             cross.par_chunks_mut(unknowns).zip(targets).for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
         }
@@ -166,16 +204,20 @@ impl Regression {
             let first = ridge.len();
             let energy = (first..first + width).map(|j| gram[j * unknowns + j]).sum::<f64>() / width as f64;
             // A signal without energy keeps the prior, whatever pulls there.
-            let pull = if energy > 0.0 { share * energy } else { 1.0 };
+            let pull = (share * energy).max(lost[first..first + width].iter().sum());
+            let pull = if pull > 0.0 { pull } else { 1.0 };
             ridge.resize(first + width, pull);
         }
         cross.par_chunks_mut(unknowns).zip(prior.par_chunks(unknowns)).for_each(|(row, prior)| {
             row.iter_mut().zip(prior).zip(&ridge).for_each(|((value, &prior), mu)| *value += f64::from(prior) * mu);
         });
         solve_ridge(&mut gram, &ridge, &mut cross)?;
-        let bias = means.map(|Means { count, regressors, targets }| {
+        let bias = means.map(|Means { count, regressors, targets, shifts }| {
+            let mut taken = shifts.into_iter().flat_map(|shift| shift.values);
+            let regressors: Vec<f64> = regressors.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
+            let targets: Vec<f64> = targets.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
             let offset = |row: &[f64]| row.iter().zip(&regressors).map(|(w, a)| w * a).sum::<f64>();
-            cross.par_chunks(unknowns).zip(&targets).map(|(row, target)| (target - offset(row)) / count).collect()
+            cross.par_chunks(unknowns).zip(&targets).map(|(row, target)| target - offset(row)).collect()
         });
         Ok(Fit { weights: cross, bias })
     }

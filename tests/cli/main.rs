@@ -1,5 +1,6 @@
 //! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left behind?
 
+mod bases;
 mod export;
 mod refusals;
 mod resume;

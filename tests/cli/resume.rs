@@ -5,10 +5,12 @@ use sha2::{Digest, Sha256};
 use super::*;
 
 /// The demo model, of five layers, and what a run of it wrote that nothing has stopped.
-struct Runs {
-    scene: Scene,
+pub struct Runs {
+    pub scene: Scene,
     tokens: PathBuf,
-    expected: Vec<(PathBuf, Vec<u8>)>,
+    /// How all of them slice.
+    method: &'static [&'static str],
+    pub expected: Vec<(PathBuf, Vec<u8>)>,
 }
 
 /// Commits of a run: tokens, perplexity before, embeddings, then the layers.
@@ -16,28 +18,32 @@ const STAGES: usize = 8;
 
 impl Runs {
     fn new() -> Self {
+        Self::of(&[])
+    }
+
+    pub fn of(method: &'static [&'static str]) -> Self {
         let scene = Scene { directory: tempfile::tempdir().expect("a temporary directory") };
         fs::create_dir(scene.path("model")).expect("a directory");
         for name in ["config.json", "model.safetensors", "generation_config.json"] {
             fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name), scene.path("model").join(name)).expect("a copy");
         }
         let tokens = scene.tokens("tokens.json", 6, 40);
-        let mut runs = Self { scene, tokens, expected: Vec::new() };
+        let mut runs = Self { scene, tokens, method, expected: Vec::new() };
         let said = said(&mut runs.command("reference", &[]));
         assert_eq!(said.code, Some(0), "{said:?}");
         runs.expected = runs.output("reference");
         runs
     }
 
-    fn command(&self, out: &str, flags: &[&str]) -> Command {
+    pub fn command(&self, out: &str, flags: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         let path = |name: &str| self.scene.path(name);
         command.args(args!["run", path("model"), "-o", path(out), "--calibration", self.tokens, "--cal-nsamples", "5", "--cal-batch-size", "2"]);
-        command.args(flags);
+        command.args(self.method).args(flags);
         command
     }
 
-    fn run(&self, out: &str, flags: &[&str]) -> Said {
+    pub fn run(&self, out: &str, flags: &[&str]) -> Said {
         said(&mut self.command(out, flags))
     }
 
@@ -46,12 +52,12 @@ impl Runs {
         contents(&directory).into_iter().map(|(path, bytes)| (path.strip_prefix(&directory).expect("inside").into(), bytes)).collect()
     }
 
-    fn partial(&self, out: &str, name: &str) -> PathBuf {
+    pub fn partial(&self, out: &str, name: &str) -> PathBuf {
         self.scene.path(&format!(".{out}.partial")).join(name)
     }
 
     /// What is committed.
-    fn state(&self, out: &str) -> Option<Value> {
+    pub fn state(&self, out: &str) -> Option<Value> {
         let bytes = fs::read(self.partial(out, "state")).ok()?;
         serde_json::from_slice(bytes.get(65..)?).ok()
     }
@@ -68,13 +74,13 @@ impl Runs {
     }
 
     /// Writes a state as the program does.
-    fn put_state(&self, out: &str, state: &Value) {
+    pub fn put_state(&self, out: &str, state: &Value) {
         let text = state.to_string();
         let hash: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         fs::write(self.partial(out, "state"), format!("{hash}\n{text}")).expect("a state");
     }
 
-    fn check(&self, out: &str, what: &str) {
+    pub fn check(&self, out: &str, what: &str) {
         let found = self.output(out);
         let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
         assert_eq!(names(&found), names(&self.expected), "{what}");
@@ -100,7 +106,7 @@ impl Runs {
     }
 
     /// Going on must fail so, and leave what there is.
-    fn refused(&self, out: &str, flags: &[&str], code: i32, message: &str) {
+    pub fn refused(&self, out: &str, flags: &[&str], code: i32, message: &str) {
         let kept = self.scene.path(&format!(".{out}.partial"));
         let kept = || if kept.exists() { contents(&kept) } else { Vec::new() };
         let before = kept();
@@ -113,7 +119,7 @@ impl Runs {
     }
 }
 
-fn quietly(command: &mut Command) -> std::process::Child {
+pub fn quietly(command: &mut Command) -> std::process::Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process")
 }
 

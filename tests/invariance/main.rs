@@ -2,8 +2,11 @@
 
 mod covariance;
 mod fusing;
+mod refits;
 mod rotating;
+mod shared;
 mod slicing;
+mod stock;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -29,7 +29,10 @@ fn slicing_agrees_with_the_naive_algorithm_in_f64() {
         for sparsity in [0.25, 0.5] {
             let what = format!("{} ({reason}) at {sparsity}", name(&path));
             let found = sliced(&gpu, &model, &rows, &options(sparsity, Orientation::Pca));
-            let expected = Network::load_fused(&model.store).expect("a network").sliced(&rows, found.width).expect("a sliced network");
+            let expected = Network::load_fused(&model.store)
+                .expect("a network")
+                .sliced(&rows, found.width, &options(sparsity, Orientation::Pca))
+                .expect("a sliced network");
             assert_eq!(found.sites.len(), expected.kept_energies.len());
             for (site, kept) in found.sites.iter().zip(&expected.kept_energies) {
                 failures.check(&format!("{what}, energy kept at {:?}", site.layer), (site.kept_energy - kept).abs(), 1e-6);
