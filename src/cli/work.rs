@@ -241,7 +241,8 @@ fn method(report: &Report) -> Value {
     ];
     let options = names.into_iter().filter_map(|name| Some((name.to_owned(), report.arguments.get(name).filter(|value| !value.is_null())?.clone())));
     let sizes = [("hidden_size", report.hidden_size), ("width", report.sliced_width)];
-    options.chain(sizes.into_iter().map(|(name, size)| (name.to_owned(), size.into()))).collect::<Map<_, _>>().into()
+    let name = [("method".to_owned(), "slicegpt".into())];
+    name.into_iter().chain(options).chain(sizes.into_iter().map(|(name, size)| (name.to_owned(), size.into()))).collect::<Map<_, _>>().into()
 }
 
 /// How the work is tried, after what went wrong before.
