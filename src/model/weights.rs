@@ -90,7 +90,8 @@ impl<'a> Names<'a> {
 impl Config {
     /// The widths of the residual stream around a layer.
     pub fn widths(&self, layer: usize) -> LayerWidths {
-        let whole = LayerWidths::new(self.hidden_size, self.hidden_size, self.hidden_size);
+        let whole =
+            LayerWidths { attn_shortcut: false, mlp_shortcut: false, ..LayerWidths::new(self.hidden_size, self.hidden_size, self.hidden_size) };
         self.slicing.as_ref().map_or(whole, |slicing| slicing.layers[layer])
     }
 

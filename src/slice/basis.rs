@@ -134,7 +134,14 @@ impl Sums {
     }
 }
 
-/// Finds the bases of all segments, or of those that are left behind `from`; `None` if it was asked to stop before the end.
+/// What finding the bases has come to.
+pub enum Found {
+    All(Bases),
+    /// It was asked to stop before the end.
+    Stopped(Snapshot),
+}
+
+/// Finds the bases of all segments, or of those that are left behind `from`.
 ///
 /// # Errors
 /// As [`super::Job::run`].
@@ -144,7 +151,7 @@ pub fn find<'scope, 'a: 'scope>(
     ends: &HostEnds,
     from: Option<&Snapshot>,
     commit: &mut Commit,
-) -> Result<(Option<Bases>, Option<Snapshot>)> {
+) -> Result<Found> {
     let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
     let (layers, width) = (config.num_hidden_layers, config.hidden_size);
     let mut residual = pass.residual("residual", width);
@@ -173,7 +180,7 @@ pub fn find<'scope, 'a: 'scope>(
         let (sites, bases) = (pass.sites.clone(), bases.checksums.clone());
         let snapshot = Snapshot { stage: Stage::Basis, layers: layer + 1, sites, width: job.plan.width, residuals, bases };
         if !commit(&snapshot)? {
-            return Ok((None, Some(snapshot)));
+            return Ok(Found::Stopped(snapshot));
         }
     }
     let mut covariance = Covariance::new(width);
@@ -186,7 +193,7 @@ pub fn find<'scope, 'a: 'scope>(
     pass.each_head_part(ends, |pass, part, _| reads.add(pass.gpu, part))?;
     sums.add_reads(config, reads.sums(gpu)?);
     finish_segment(pass, &mut bases, &mut sums)?;
-    Ok((Some(bases), None))
+    Ok(Found::All(bases))
 }
 
 /// Runs a layer of the dense model, and takes in what its weights read, and how.

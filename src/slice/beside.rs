@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    basis::{self, Bases, signal},
+    basis::{self, Bases, Found, signal},
     calibrate::Covariance,
     driver::{Commit, Job},
     maps::{Map, Writes, copied, project_write, transposed},
@@ -82,9 +82,8 @@ impl<'a> Beside<'a> {
             _ if job.options.passes() == 1 => None,
             Some(from) => Some(Bases::restore(&pass, &from.bases)?),
             None => match basis::find(scope, &mut pass, &ends, finding, commit)? {
-                (Some(bases), _) => Some(bases),
-                (None, Some(snapshot)) => return Ok(snapshot),
-                (None, None) => return Err(crate::Error::shape("basis", "neither found nor stopped")),
+                Found::All(bases) => Some(bases),
+                Found::Stopped(snapshot) => return Ok(snapshot),
             },
         };
         let (dense, sliced) =
@@ -186,7 +185,7 @@ impl<'a> Beside<'a> {
         self.pass.timed("read and fuse weights", began);
         let widths = self.pass.job.plan.config.widths(layer);
         let width = if half.mlp { widths.output } else { widths.mlp_input };
-        let has_shortcut = widths.shortcuts(config.parallel).any(|(index, ..)| index == half.shortcut) && !self.pass.job.plan.stock;
+        let has_shortcut = widths.shortcuts(config.parallel).any(|(index, ..)| index == half.shortcut);
         if !self.refits() {
             let to = self.next(place, &from)?;
             return self.project(place, dense, from, to, has_shortcut);
