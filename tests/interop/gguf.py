@@ -8,7 +8,7 @@ ends with 1 if anything disagrees.
 
   * Every parity fixture of an architecture that llama.cpp has: refused for the expected reason, or its logits agree with those of transformers
     that lie beside it, in f32; and perplexity agrees with `slicegpt-gpu eval` in f16 and q8_0.
-  * The demo model, and each --model: perplexity, and the tokens of difficult texts against the tokenizers library.
+  * The demo model, that sliced in one basis, and each --model: perplexity, and the tokens of difficult texts against the tokenizers library.
   * Small tokenizers of every kind that is exported, trained here: tokens again.
   * The gguf package reads the same tensors from each type of file, and dequantises q8_0 to within half a step.
 """
@@ -409,7 +409,10 @@ def main():
         text = (DEMO / "heldout.txt").read_text()
         for step in (fixtures, tokens, reread, no_vocabulary):
             step(check)
-        for model in [DEMO, *arguments.model]:
+        sliced = Path(directory) / "sliced"
+        calibration = ["--calibration", DEMO / "calibration.txt", "--cal-nsamples", "8"]
+        subprocess.run([check.binary, "run", DEMO, "--basis", "shared", *calibration, "-o", sliced, "--json"], check=True, capture_output=True)
+        for model in [DEMO, sliced, *arguments.model]:
             trained(check, model, text)
     print(f"{check.passed} of {check.passed + len(check.failures)} agree")
     return 1 if check.failures else 0
