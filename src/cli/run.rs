@@ -63,7 +63,7 @@ pub struct Args {
     /// Go on with an unfinished run to the same output
     #[arg(long)]
     pub resume: bool,
-    /// Stop after so many layers; --resume goes on
+    /// Stop after so many layers, each of which counts twice where a basis is found first; --resume goes on
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub stop_after: Option<u32>,
     /// Print one JSON object instead of the table

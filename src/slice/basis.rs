@@ -200,7 +200,9 @@ pub fn find<'scope, 'a: 'scope>(
 fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize, rope_table: Option<&Matrix>) -> Result<()> {
     let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
     let host = job.model.store.layer(layer)?;
-    for half in halves(config) {
+    for (index, half) in halves(config).iter().enumerate() {
+        // Only what is committed goes to the disk: not between two halves, nor behind the last layer.
+        let saved = index + 1 == halves(config).len() && layer + 1 < config.num_hidden_layers;
         let began = Instant::now();
         let linears = pass.linears(*half).collect::<Result<Vec<_>>>()?;
         let mut reads = Covariance::new(config.hidden_size);
@@ -214,7 +216,7 @@ fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize
             let x = residual.load(gpu, index)?;
             covariance.add(gpu, &signal(gpu, config, job.options.signal, x.clone())?)?;
             let y = batch.context(gpu, config, layer, rope_table).half(&weights, *half, x)?;
-            residual.store(gpu, index, y, true)?;
+            residual.store(gpu, index, y, saved)?;
             job.progress.advance(1)?;
         }
         residual.turn();
