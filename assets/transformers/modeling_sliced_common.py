@@ -91,3 +91,34 @@ def slice_layer(layer, config, layer_idx, attention, mlp, parallel=False):
 def layer_output(hidden_states, attention_weights):
     """What a layer of phi, opt, gpt2 or gpt_neox returns in this version of transformers."""
     return (hidden_states, attention_weights) if TUPLES else hidden_states
+
+
+class SlicedGatedLayer:
+    """Before a decoder layer of llama, mistral, qwen2 or qwen3, which differ in their attention alone."""
+
+    ATTENTION = ("input_layernorm", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "self_attn.o_proj")
+    MLP = ("post_attention_layernorm", ["mlp.gate_proj", "mlp.up_proj"], "mlp.down_proj")
+
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        slice_layer(self, config, layer_idx, self.ATTENTION, self.MLP)
+
+    def forward(self, hidden_states, **kwargs):
+        attention, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention
+        mlp = self.mlp(self.post_attention_layernorm(hidden_states))
+        return carry(hidden_states, self.mlp_shortcut_Q) + mlp
+
+
+class SlicedGatedForCausalLM:
+    """Before the model with a head of these, or of phi3; `layer_class` is its sliced layer."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        first, last = end_widths(config)
+        layers = [self.layer_class(config, index) for index in range(config.num_hidden_layers)]
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, first, config.pad_token_id)
+        self.model.layers = nn.ModuleList(layers)
+        self.model.norm = SlicedNorm(config, config.rms_norm_eps)
+        self.lm_head = nn.Linear(last, config.vocab_size, bias=False)
+        self.post_init()

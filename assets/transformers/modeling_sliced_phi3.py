@@ -1,9 +1,8 @@
 # Written by slicegpt-gpu (MIT licence).
-from torch import nn
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3ForCausalLM
 
 from .configuration_sliced_phi3 import SlicedPhi3Config
-from .modeling_sliced_common import SlicedNorm, carry, end_widths, slice_layer
+from .modeling_sliced_common import SlicedGatedForCausalLM, carry, slice_layer
 
 ATTENTION = ("input_layernorm", ["self_attn.qkv_proj"], "self_attn.o_proj")
 MLP = ("post_attention_layernorm", ["mlp.gate_up_proj"], "mlp.down_proj")
@@ -21,16 +20,7 @@ class SlicedPhi3DecoderLayer(Phi3DecoderLayer):
         return carry(hidden_states, self.mlp_shortcut_Q) + self.resid_mlp_dropout(mlp)
 
 
-class SlicedPhi3ForCausalLM(Phi3ForCausalLM):
+class SlicedPhi3ForCausalLM(SlicedGatedForCausalLM, Phi3ForCausalLM):
     config_class = SlicedPhi3Config
+    layer_class = SlicedPhi3DecoderLayer
     _no_split_modules = ["SlicedPhi3DecoderLayer"]
-
-    def __init__(self, config):
-        super().__init__(config)
-        first, last = end_widths(config)
-        layers = [SlicedPhi3DecoderLayer(config, index) for index in range(config.num_hidden_layers)]
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, first, config.pad_token_id)
-        self.model.layers = nn.ModuleList(layers)
-        self.model.norm = SlicedNorm(config, config.rms_norm_eps)
-        self.lm_head = nn.Linear(last, config.vocab_size, bias=False)
-        self.post_init()

@@ -118,8 +118,9 @@ def check_generate(subject, model, prompts):
 def check_narrowed(subject, model, rows, work):
     """A width of its own at every point, a sliced head, and layers without shortcuts."""
     module = sys.modules[type(model).__module__]
+    tables = module if hasattr(module, "ATTENTION") else module.SlicedGatedLayer
     without, explicit = work / "without", work / "explicit"
-    missing = Narrowing(subject.directory, module.ATTENTION, module.MLP).write(without, explicit)
+    missing = Narrowing(subject.directory, tables.ATTENTION, tables.MLP).write(without, explicit)
     assert missing > 0
     theirs = logits(subject.load(without), rows)
     for form in (without, explicit):
