@@ -1,34 +1,30 @@
 // covariance: the upper triangle of Xᵀ·X, summed in short chunks.
 //   c[i, j] (+)= sum over chunks ( sum over the chunk's tokens x[t, i] * x[t, j] )  for i <= j; tiles below the diagonal are not touched
-//   x         [blocks * chunks * 64, 64]  f32: 64 tokens of each of 64 coordinates, as transpose.wgsl leaves them
+//   x         [width, tokens]             f32, as transpose.wgsl leaves it: zero beyond the last token
 //   c         [width, width]              f32
 //   dispatch  (ceil(rows / tile rows), ceil(width / tile columns), 1) for the rows first_row .. end_row of c
-// A chunk is 64 tokens. One running f32 sum over thousands of tokens loses the small eigenvalues to the few tokens of huge norm. What a tile reads
-// lies side by side; neighbouring workgroups have the same columns, which therefore stay in the caches.
+// A chunk is 64 tokens. One running f32 sum over thousands of tokens loses the small eigenvalues to the few tokens of huge norm. What a thread
+// reads lies side by side; neighbouring workgroups have the same columns, which therefore stay in the caches.
 struct Params {
     tokens: u32,
     width: u32,
-    stride4: u32,
+    x_stride4: u32,
+    c_stride: u32,
     first_row: u32,
     end_row: u32,
     accumulate: u32,
-    chunks: u32,
     unused: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;          // [blocks, chunks, 64, 64]
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;          // [width, stride]
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;          // [rows, stride]
 
 const CHUNK4: u32 = 16u;
 
-// Where the chunk at hand begins in the first block of coordinates.
-var<private> chunk: u32;
-
-// Four tokens of four coordinates. Beyond the last block, its last four again.
+// Four tokens of four coordinates. Beyond the last coordinate, the last four again.
 fn tokens4(coordinate: u32, step4: u32) -> mat4x4<f32> {
-    let inside = min(coordinate, (params.width + 63u) / 64u * 64u - 4u);
-    let at = ((inside / 64u * params.chunks + chunk) * 64u + inside % 64u) * CHUNK4 + step4;
-    return transpose(mat4x4(x[at], x[at + CHUNK4], x[at + 2u * CHUNK4], x[at + 3u * CHUNK4]));
+    let at = min(coordinate, (params.width + 3u) / 4u * 4u - 4u) * params.x_stride4 + step4;
+    return transpose(mat4x4(x[at], x[at + params.x_stride4], x[at + 2u * params.x_stride4], x[at + 3u * params.x_stride4]));
 }
 
 fn left(row: u32, step4: u32) -> mat4x4<f32> {
@@ -39,13 +35,18 @@ fn right(column: u32, step4: u32) -> mat4x4<f32> {
     return tokens4(column, step4);
 }
 
+// Ends a chunk.
+fn after(step4: u32) {
+    if step4 % CHUNK4 == CHUNK4 - 1u { fold_block(); }
+}
+
 fn store4(row: u32, column: u32, values: vec4<f32>) {
     if row >= params.end_row {
         return;
     }
     for (var i = 0u; i < 4u; i += 1u) {
         if column + i < params.width {
-            let at = (row - params.first_row) * 4u * params.stride4 + column + i;
+            let at = (row - params.first_row) * params.c_stride + column + i;
             var result = values[i];
             if params.accumulate != 0u { result += c[at]; }
             c[at] = result;
@@ -67,10 +68,7 @@ fn main(
     if first_column + 4u * COLUMNS4 <= first_row {
         return;
     }
-    let end4 = (params.tokens + 3u) / 4u;
-    for (chunk = 0u; chunk < params.chunks; chunk += 1u) {
-        walk(thread.xy, index, first_row, first_column, 0u, min(CHUNK4, end4 - CHUNK4 * chunk));
-        fold_block();
-    }
+    walk(thread.xy, index, first_row, first_column, (params.tokens + 3u) / 4u);
+    fold_block();
     store_block(block_of(thread.xy, first_row, first_column));
 }

@@ -53,6 +53,11 @@ fn right(column: u32, step4: u32) -> mat4x4<f32> {
     );
 }
 
+// Ends a chunk.
+fn after(step4: u32) {
+    if step4 % CHUNK4 == CHUNK4 - 1u { fold_block(); }
+}
+
 fn store4(row: u32, column: u32, values: vec4<f32>) {
     if row >= params.end_row {
         return;
@@ -69,10 +74,7 @@ fn store4(row: u32, column: u32, values: vec4<f32>) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let first_row = params.first_row + 4u * ROWS4 * group.y;
     let first_column = 4u * COLUMNS4 * group.x;
-    let end4 = (params.tokens + 3u) / 4u;
-    for (var chunk4 = 0u; chunk4 < end4; chunk4 += CHUNK4) {
-        walk(thread.xy, index, first_row, first_column, chunk4, min(chunk4 + CHUNK4, end4));
-        fold_block();
-    }
+    walk(thread.xy, index, first_row, first_column, (params.tokens + 3u) / 4u);
+    fold_block();
     store_block(block_of(thread.xy, first_row, first_column));
 }

@@ -55,6 +55,8 @@ fn right(column: u32, step4: u32) -> mat4x4<f32> {
     ));
 }
 
+fn after(_step4: u32) {}
+
 fn store4(row: u32, column: u32, values: vec4<f32>) {
     if row >= params.m {
         return;
@@ -74,7 +76,7 @@ fn store4(row: u32, column: u32, values: vec4<f32>) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let first_row = 4u * ROWS4 * group.y;
     let first_column = 4u * COLUMNS4 * group.x;
-    walk(thread.xy, index, first_row, first_column, 0u, (params.k + 3u) / 4u);
+    walk(thread.xy, index, first_row, first_column, (params.k + 3u) / 4u);
     fold_block();
     store_block(block_of(thread.xy, first_row, first_column));
 }

@@ -4,6 +4,7 @@
 //   left(row, step4) -> mat4x4      steps 4*step4 .. of the left matrix, a column of the result each: rows row .. row+3
 //   right(column, step4) -> mat4x4  the same of the right matrix and columns
 //   store4(row, column, values)     four results
+//   after(step4)                    called when this group of four steps, or workgroup memory full of groups that ends with it, has been added
 // The left matrix must be zero beyond the last step. Beyond the last row or column anything will do, it is not stored.
 // Every result is one chain of fma over ascending steps, whatever the configuration: all configurations agree to the last bit.
 const ROWS4: u32 = HALVES * THREADS_Y;                                 // groups of four rows of a tile

@@ -5,9 +5,9 @@ const THREADS: u32 = THREADS_X * THREADS_Y;
 var<workgroup> tile_left: array<vec4<f32>, STEPS * ROWS4>;             // [step][row / 4]
 var<workgroup> tile_right: array<vec4<f32>, STEPS * COLUMNS4>;         // [step][column / 4]
 
-// Adds the products of steps 4*begin4 .. 4*end4 to the block.
-fn walk(thread: vec2<u32>, index: u32, first_row: u32, first_column: u32, begin4: u32, end4: u32) {
-    for (var first4 = begin4; first4 < end4; first4 += STEPS4) {
+// Adds the products of steps 0 .. 4*end4 to the block.
+fn walk(thread: vec2<u32>, index: u32, first_row: u32, first_column: u32, end4: u32) {
+    for (var first4 = 0u; first4 < end4; first4 += STEPS4) {
         for (var unit = index; unit < STEPS4 * ROWS4; unit += THREADS) {
             let step4 = unit % STEPS4;
             let row4 = unit / STEPS4;
@@ -43,5 +43,6 @@ fn walk(thread: vec2<u32>, index: u32, first_row: u32, first_column: u32, begin4
             multiply_step(tile_left[row4], a1, tile_right[column4], b1);
         }
         workgroupBarrier();
+        after(first4 + STEPS4 - 1u);
     }
 }

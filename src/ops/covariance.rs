@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{
     product::{CANDIDATES, ProductConfig, product_shader},
     shader,
-    transpose::CHUNK,
+    transpose::transposed_columns,
 };
 use crate::{
     error::{Error, Result},
@@ -17,21 +17,23 @@ use crate::{
 struct Params {
     tokens: u32,
     width: u32,
-    stride4: u32,
+    x_stride4: u32,
+    c_stride: u32,
     first_row: u32,
     end_row: u32,
     accumulate: u32,
-    chunks: u32,
     unused: u32,
 }
 
 /// The most tokens of one f32 sum; more are combined in f64.
 pub const COVARIANCE_TOKENS: usize = 2048;
 
+/// Tokens of one running sum.
+const CHUNK: usize = 64;
 /// Runs of rows of a wide result begin at multiples of this.
 const ROWS: usize = 64;
 /// The most tokens that are turned and summed at a time: what a tile reads of its columns is to stay in the caches.
-pub const COVARIANCE_RUN: usize = 512;
+pub const COVARIANCE_RUN: usize = 1024;
 
 fn kernel(config: &ProductConfig) -> Kernel {
     Kernel { name: "covariance", source: product_shader!(config, "covariance"), constants: config.constants().into() }
@@ -57,7 +59,8 @@ impl Gpu {
         // In runs of rows of the result, since a wide one exceeds a binding, and takes long; and in runs of tokens.
         let short = (self.work_per_dispatch() / (x.rows() * width).max(1) / ROWS).max(1) * ROWS;
         let rows = self.rows_per_binding(c.stride() * 4).min(short);
-        let run = (self.rows_per_binding(CHUNK * 4) / width.next_multiple_of(CHUNK).max(1)).max(1).saturating_mul(CHUNK).min(COVARIANCE_RUN);
+        let fitting = self.rows_per_binding(x.stride() * 4);
+        let run = (CHUNK..=COVARIANCE_RUN).rev().step_by(CHUNK).find(|&run| transposed_columns(run) <= fitting).unwrap_or(CHUNK);
         for first in (0..x.rows()).step_by(run) {
             let tokens = first..x.rows().min(first + run);
             let turned = self.transpose(x, tokens.clone())?;
@@ -65,11 +68,11 @@ impl Gpu {
                 let params = Params {
                     tokens: tokens.len() as u32,
                     width: width as u32,
-                    stride4: (x.stride() / 4) as u32,
+                    x_stride4: (turned.stride() / 4) as u32,
+                    c_stride: c.stride() as u32,
                     first_row: first_row as u32,
                     end_row: (first_row + part.rows()) as u32,
                     accumulate: accumulate.into(),
-                    chunks: tokens.len().div_ceil(CHUNK) as u32,
                     unused: 0,
                 };
                 let grid = [part.rows().div_ceil(config.tile_rows()) as u32, width.div_ceil(config.tile_columns()) as u32, 1];

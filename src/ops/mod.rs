@@ -37,6 +37,7 @@ pub use probe::PROBE_CHAINS;
 pub use product::ProductConfig;
 pub use rope::Pairing;
 pub use sample::SampleOptions;
+pub use transpose::transposed_columns;
 
 use crate::gpu::{ElementType, Gpu, Matrix};
 

@@ -13,16 +13,14 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    tokens: u32,
+    end_token: u32,
     stride4: u32,
     first_token: u32,
-    chunks: u32,
+    columns4: u32,
 }
 
-/// Tokens, and coordinates, that are turned together.
-pub(super) const CHUNK: usize = 64;
-/// Threads of a workgroup along coordinates, and along tokens, of which each has four.
-const THREADS: usize = 8;
+/// Tokens, and coordinates, of a workgroup.
+const TILE: usize = 32;
 
 fn kernel() -> Kernel {
     Kernel { name: "transpose", source: shader!("transpose"), constants: Vec::new() }
@@ -33,9 +31,14 @@ pub(super) fn kernels() -> Vec<Kernel> {
     vec![kernel()]
 }
 
+/// The columns of what [`Gpu::transpose`] makes of `tokens` tokens: an odd number of 64 bytes, which spreads the rows over the sets of a cache.
+pub fn transposed_columns(tokens: usize) -> usize {
+    (tokens.div_ceil(16) | 1) * 16
+}
+
 impl Gpu {
-    /// Blocks of 64 of the tokens `range` of `x` `[tokens, width]` and 64 coordinates, each turned:
-    /// `y[(block · chunks + chunk) · 64 + i, t] = x[range.start + 64 · chunk + t, 64 · block + i]`, zero beyond the last token or coordinate.
+    /// The tokens `range` of `x` `[tokens, width]`, turned: `y[i, t] = x[range.start + t, i]`, zero beyond the last token or coordinate. `y` is
+    /// `[width to the next multiple of 4, transposed_columns(tokens)]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the range is outside of `x`; [`Error::OutOfMemory`].
@@ -43,11 +46,15 @@ impl Gpu {
         if range.start > range.end || range.end > x.rows() {
             return Err(Error::shape("transpose", format!("tokens {range:?} of {}", x.rows())));
         }
-        let (blocks, chunks) = (x.cols().div_ceil(CHUNK), range.len().div_ceil(CHUNK));
-        let y = self.unfilled(blocks * chunks * CHUNK, CHUNK)?;
-        let params = Params { tokens: range.end as u32, stride4: (x.stride() / 4) as u32, first_token: range.start as u32, chunks: chunks as u32 };
-        let grid = [blocks, chunks].map(|count| (count * CHUNK / 4 / THREADS) as u32);
-        self.dispatch(&kernel(), &params, &[x.into(), (&y).into()], [grid[0], grid[1], 1], (y.rows() * CHUNK) as u64)?;
+        let y = self.unfilled(x.stride(), transposed_columns(range.len()))?;
+        let params = Params {
+            end_token: range.end as u32,
+            stride4: (x.stride() / 4) as u32,
+            first_token: range.start as u32,
+            columns4: (y.cols() / 4) as u32,
+        };
+        let grid = [y.rows(), y.cols()].map(|count| count.div_ceil(TILE) as u32);
+        self.dispatch(&kernel(), &params, &[x.into(), (&y).into()], [grid[0], grid[1], 1], (y.rows() * y.cols()) as u64)?;
         Ok(y)
     }
 }

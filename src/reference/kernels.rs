@@ -46,14 +46,9 @@ pub fn energy(x: &DMatrix<f64>) -> Vec<f64> {
     x.row_iter().map(|token| token.norm_squared()).collect()
 }
 
-/// Blocks of 64 of the tokens `range` and 64 coordinates, each transposed, with zeros where there is nothing; those of a coordinate side by side.
-pub fn transpose(x: &DMatrix<f64>, range: Range<usize>) -> DMatrix<f64> {
-    let chunks = range.len().div_ceil(64);
-    DMatrix::from_fn(x.ncols().div_ceil(64) * chunks * 64, 64, |row, t| {
-        let (block, chunk, i) = (row / 64 / chunks, row / 64 % chunks, row % 64);
-        let (token, coordinate) = (range.start + 64 * chunk + t, 64 * block + i);
-        if token < range.end && coordinate < x.ncols() { x[(token, coordinate)] } else { 0.0 }
-    })
+/// The tokens `range` transposed, with zeros where the result, `[rows, columns]`, is larger.
+pub fn transpose(x: &DMatrix<f64>, range: Range<usize>, [rows, columns]: [usize; 2]) -> DMatrix<f64> {
+    DMatrix::from_fn(rows, columns, |i, t| if i < x.ncols() && t < range.len() { x[(range.start + t, i)] } else { 0.0 })
 }
 
 /// `Σ_tokens xᵀ·x`, both triangles.

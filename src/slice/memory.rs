@@ -16,7 +16,7 @@ use crate::{
         architecture::{Space, Weight},
         halves, parts, row_bytes, signal_bytes, staging_bytes,
     },
-    ops::COVARIANCE_RUN,
+    ops::{COVARIANCE_RUN, transposed_columns},
 };
 
 /// How much of everything is in memory at a time.
@@ -89,7 +89,7 @@ impl MemoryPlan {
         let (square, rotation) = (d * full, d * width + kept * full);
         let table = self.part_bytes.min(config.vocab_size as u64 * full);
         // As below.
-        let turned = tokens.next_multiple_of(64).min(COVARIANCE_RUN as u64) * row_bytes(config.hidden_size.next_multiple_of(64));
+        let turned = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
         let sums = 3 * square + tokens * full + turned;
         let ends = table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums);
         let (mut gpu, mut largest, mut unknowns) = (ends, 0, 0);
@@ -147,7 +147,7 @@ impl MemoryPlan {
         let signal = if self.placement == Placement::Gpu { 0 } else { staging_bytes(tokens * full) };
         let ends = table + (staging_bytes(table).max(tokens * full + signal)).max(rotation / 2 + 2 * table);
         // The covariance of a batch is read back while the next one runs, from tokens that are turned beside them.
-        let turned = tokens.next_multiple_of(64).min(COVARIANCE_RUN as u64) * row_bytes(config.hidden_size.next_multiple_of(64));
+        let turned = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
         let sums = 3 * square + tokens * full + turned;
         let layer = (0..config.num_hidden_layers).flat_map(|layer| halves(config).iter().map(move |half| (layer, *half)));
         let (mut gpu, mut largest) = (ends.max(tokens * full + sums), 0);

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use slicegpt_gpu::{
     gpu::ElementType,
-    ops::{HeadSpan, RowCopy},
+    ops::{HeadSpan, RowCopy, transposed_columns},
     reference,
 };
 
@@ -117,20 +117,21 @@ fn copy_rows_moves_heads_and_nothing_else() {
 }
 
 #[test]
-fn transpose_turns_blocks_and_fills_up_with_zeros() {
+fn transpose_turns_tokens_and_fills_up_with_zeros() {
     let gpu = support::gpu_unlimited();
     for (tokens, width, range, reason) in [
         (1, 1, 0..1, "the smallest"),
-        (64, 32, 0..64, "one exact chunk, half a block"),
+        (64, 32, 0..64, "whole tiles"),
         (65, 33, 0..65, "one token and one coordinate more"),
         (200, 70, 64..199, "a part of the tokens"),
         (130, 6, 128..130, "less than four tokens"),
     ] {
         let values = Random::new((tokens * 1000 + width) as u64).values(tokens * width, 1.0);
         let x = upload(&gpu, &values, tokens, width);
-        let expected = reference::transpose(&reference::matrix(tokens, width, &values), range.clone());
+        let size = [width.next_multiple_of(4), transposed_columns(range.len())];
+        let expected = reference::transpose(&reference::matrix(tokens, width, &values), range.clone(), size);
         // What lay in the buffer before must be overwritten.
-        drop(upload(&gpu, &vec![7.0; expected.len()], expected.nrows(), 64));
+        drop(upload(&gpu, &vec![7.0; expected.len()], size[0], size[1]));
         let turned = gpu.transpose(&x, range).expect("transpose");
         check(&format!("transpose [{tokens}, {width}] ({reason})"), error(&download(&gpu, &turned), &expected, |_, _| 1.0), 0.0);
     }
