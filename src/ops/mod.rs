@@ -6,7 +6,6 @@ mod attention;
 mod catalog;
 mod copy_rows;
 mod covariance;
-mod cross_covariance;
 mod embed;
 mod energy;
 mod gemm;

@@ -13,10 +13,12 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    end_token: u32,
+    tokens: u32,
     stride4: u32,
-    first_token: u32,
+    first_column4: u32,
+    rows4: u32,
     columns4: u32,
+    unused: [u32; 3],
 }
 
 /// Tokens, and coordinates, of a workgroup.
@@ -37,21 +39,23 @@ pub fn transposed_columns(tokens: usize) -> usize {
 }
 
 impl Gpu {
-    /// The tokens `range` of `x` `[tokens, width]`, turned: `y[i, t] = x[range.start + t, i]`, zero beyond the last token or coordinate. `y` is
-    /// `[width to the next multiple of 4, transposed_columns(tokens)]`.
+    /// The columns `columns` of `x` `[tokens, width]`, turned: `y[i, t] = x[t, columns.start + i]`, zero beyond the last token. `y` is
+    /// `[columns to a multiple of 4, transposed_columns(tokens)]`; what fills up four are the next columns of `x`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the range is outside of `x`; [`Error::OutOfMemory`].
-    pub fn transpose(&self, x: &Matrix, range: Range<usize>) -> Result<Matrix> {
-        if range.start > range.end || range.end > x.rows() {
-            return Err(Error::shape("transpose", format!("tokens {range:?} of {}", x.rows())));
+    /// [`Error::Shape`] if the columns are not there or begin at no multiple of 4; [`Error::OutOfMemory`].
+    pub fn transpose(&self, x: &Matrix, columns: Range<usize>) -> Result<Matrix> {
+        if columns.start > columns.end || columns.end > x.cols() || !columns.start.is_multiple_of(4) {
+            return Err(Error::shape("transpose", format!("columns {columns:?} of [{}, {}]", x.rows(), x.cols())));
         }
-        let y = self.unfilled(x.stride(), transposed_columns(range.len()))?;
+        let y = self.unfilled(columns.len().next_multiple_of(4), transposed_columns(x.rows()))?;
         let params = Params {
-            end_token: range.end as u32,
+            tokens: x.rows() as u32,
             stride4: (x.stride() / 4) as u32,
-            first_token: range.start as u32,
+            first_column4: (columns.start / 4) as u32,
+            rows4: (y.rows() / 4) as u32,
             columns4: (y.cols() / 4) as u32,
+            unused: [0; 3],
         };
         let grid = [y.rows(), y.cols()].map(|count| count.div_ceil(TILE) as u32);
         self.dispatch(&kernel(), &params, &[x.into(), (&y).into()], [grid[0], grid[1], 1], (y.rows() * y.cols()) as u64)?;

@@ -1,7 +1,5 @@
 //! One function for each kernel, in f64 and from the formula.
 
-use std::ops::Range;
-
 use nalgebra::DMatrix;
 
 use crate::ops::{Activation, AttentionShape, Block, HeadSpan, Norm, PROBE_CHAINS, Pairing, RowCopy, SampleOptions};
@@ -46,9 +44,9 @@ pub fn energy(x: &DMatrix<f64>) -> Vec<f64> {
     x.row_iter().map(|token| token.norm_squared()).collect()
 }
 
-/// The tokens `range` transposed, with zeros where the result, `[rows, columns]`, is larger.
-pub fn transpose(x: &DMatrix<f64>, range: Range<usize>, [rows, columns]: [usize; 2]) -> DMatrix<f64> {
-    DMatrix::from_fn(rows, columns, |i, t| if i < x.ncols() && t < range.len() { x[(range.start + t, i)] } else { 0.0 })
+/// `xᵀ` from a column of `x` on: `[rows, columns]`, with zeros beyond the last token or column.
+pub fn transpose(x: &DMatrix<f64>, column: usize, [rows, columns]: [usize; 2]) -> DMatrix<f64> {
+    DMatrix::from_fn(rows, columns, |i, t| if column + i < x.ncols() && t < x.nrows() { x[(t, column + i)] } else { 0.0 })
 }
 
 /// `Σ_tokens xᵀ·x`, both triangles.

@@ -89,7 +89,8 @@ impl MemoryPlan {
         let (square, rotation) = (d * full, d * width + kept * full);
         let table = self.part_bytes.min(config.vocab_size as u64 * full);
         // As below.
-        let turned = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
+        let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
+        let turned = run * full;
         let sums = 3 * square + tokens * full + turned;
         let ends = table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums);
         let (mut gpu, mut largest, mut unknowns) = (ends, 0, 0);
@@ -108,8 +109,8 @@ impl MemoryPlan {
             let (inner, widest) = read.fold((0, kept), |(sum, widest), width| (sum + width, widest.max(width)));
             unknowns = unknowns.max(inner + if plan.config.shortcut_parameters() > 0 { d } else { 0 });
             let tile = TILE as u64;
-            // One that is summed, and one that is read back.
-            let tiles = |rows: u64, cols: u64| 3 * 4 * rows.min(tile) * cols.min(tile);
+            // One that is summed, and one that is read back; and the tokens of its rows and columns, turned.
+            let tiles = |rows: u64, cols: u64| 3 * 4 * rows.min(tile) * cols.min(tile) + 4 * run * (rows.min(tile) + cols.min(tile));
             let covariance = if options.passes() == 1 { tokens * full + sums } else { 0 };
             let fitting_reads = whole + (tokens * (full + width) + tiles(d, kept)).max(dense_signals).max(covariance);
             let sliced_signals = tokens * (signal_bytes(config, *half, plan.width, plan.width) + width);

@@ -119,21 +119,26 @@ fn copy_rows_moves_heads_and_nothing_else() {
 #[test]
 fn transpose_turns_tokens_and_fills_up_with_zeros() {
     let gpu = support::gpu_unlimited();
-    for (tokens, width, range, reason) in [
+    for (tokens, width, columns, reason) in [
         (1, 1, 0..1, "the smallest"),
-        (64, 32, 0..64, "whole tiles"),
-        (65, 33, 0..65, "one token and one coordinate more"),
-        (200, 70, 64..199, "a part of the tokens"),
-        (130, 6, 128..130, "less than four tokens"),
+        (64, 32, 0..32, "whole tiles"),
+        (65, 33, 0..33, "one token and one coordinate more"),
+        (2, 6, 0..6, "less than four tokens"),
+        (40, 150, 64..131, "a part of the columns"),
+        (9, 11, 8..11, "the last columns"),
+        (3, 8, 4..4, "no columns"),
     ] {
         let values = Random::new((tokens * 1000 + width) as u64).values(tokens * width, 1.0);
         let x = upload(&gpu, &values, tokens, width);
-        let size = [width.next_multiple_of(4), transposed_columns(range.len())];
-        let expected = reference::transpose(&reference::matrix(tokens, width, &values), range.clone(), size);
+        let size = [columns.len().next_multiple_of(4), transposed_columns(tokens)];
+        let expected = reference::transpose(&reference::matrix(tokens, width, &values), columns.start, size);
         // What lay in the buffer before must be overwritten.
         drop(upload(&gpu, &vec![7.0; expected.len()], size[0], size[1]));
-        let turned = gpu.transpose(&x, range).expect("transpose");
+        let turned = gpu.transpose(&x, columns).expect("transpose");
         check(&format!("transpose [{tokens}, {width}] ({reason})"), error(&download(&gpu, &turned), &expected, |_, _| 1.0), 0.0);
     }
-    assert!(gpu.transpose(&gpu.zeros(5, 4).expect("zeros"), 0..6).is_err());
+    let x = gpu.zeros(5, 12).expect("zeros");
+    for columns in [8..13, 2..6] {
+        assert!(gpu.transpose(&x, columns).is_err());
+    }
 }
