@@ -12,22 +12,19 @@
 //! K is the shortcut, and the identity where there is none: then z is taken off the target. All reads of half a layer share T, since
 //! ‖W·n(x) − W·T·n(z)‖ is least for the same T whatever W. Where weights have biases, means are taken off, and the biases hold what they leave.
 
-use std::{
-    thread::{self, Scope},
-    time::Instant,
-};
+use std::{thread::Scope, time::Instant};
 
 use super::{
     basis::{self, Bases, Found, signal},
     calibrate::Covariance,
     driver::{Commit, Job},
-    maps::{Map, Writes, copied, project_write, transposed},
+    maps::{Map, Writes, copied, project_write, turned},
     options::Refit,
     pass::{Pass, located},
     regression::Regression,
     residual::Residual,
     rotate::Rotation,
-    snapshot::{Site, Snapshot, Stage},
+    snapshot::{Snapshot, Stage},
 };
 use crate::{
     error::Result,
@@ -58,11 +55,7 @@ pub struct Beside<'a> {
 
 impl<'a> Beside<'a> {
     /// As [`Job::run`].
-    pub fn run(gpu: &'a Gpu, job: &'a Job<'a>, from: Option<&Snapshot>, commit: &mut Commit) -> Result<Snapshot> {
-        thread::scope(|scope| Self::run_in(scope, gpu, job, from, commit))
-    }
-
-    fn run_in<'scope>(
+    pub fn run<'scope>(
         scope: &'scope Scope<'scope, '_>,
         gpu: &'a Gpu,
         job: &'a Job<'a>,
@@ -161,7 +154,7 @@ impl<'a> Beside<'a> {
                     let x = self.dense.load(gpu, index)?;
                     covariance.add(gpu, &signal(gpu, self.pass.config, self.pass.job.options.signal, x)?)?;
                 }
-                self.axes(None, covariance, self.pass.job.plan.width)?
+                self.pass.axes(None, covariance, self.pass.job.plan.width)?
             }
         };
         if self.refits() {
@@ -193,7 +186,7 @@ impl<'a> Beside<'a> {
 
         let (map, covariance) = self.run_dense(place, &dense, &from)?;
         let to = match covariance {
-            Some(covariance) => self.axes(Some(layer), covariance, width)?,
+            Some(covariance) => self.pass.axes(Some(layer), covariance, width)?,
             None => self.next(place, &from)?,
         };
         let (reads, writes): (Vec<Linear>, Vec<Linear>) = dense.linears.into_iter().partition(|linear| linear.spec.reads == Space::Residual);
@@ -203,7 +196,7 @@ impl<'a> Beside<'a> {
         let projected = writes.into_iter().map(|linear| project_write(gpu, &to, linear)).collect::<Result<Vec<_>>>()?;
         let shortcut = if has_shortcut { Some(from.shortcut(gpu, &to)?) } else { None };
         let (writes, shortcut) = if self.pass.job.options.refit == Refit::Full {
-            located(Some(layer), self.fit_writes(place, &sliced, &to, projected, shortcut))?
+            located(format_args!("layer {layer}"), self.fit_writes(place, &sliced, &to, projected, shortcut))?
         } else {
             (projected, shortcut)
         };
@@ -212,7 +205,7 @@ impl<'a> Beside<'a> {
         }
         if let Some(shortcut) = &shortcut {
             self.pass.output.matrix(&Names::of(config).shortcut(layer, half.shortcut), shortcut)?;
-            sliced.shortcuts[half.shortcut] = Some(transposed(gpu, shortcut)?);
+            sliced.shortcuts[half.shortcut] = Some(turned(gpu, shortcut)?);
         }
         sliced.linears.extend(writes);
         self.run_sliced(place, &sliced, to.width())?;
@@ -266,7 +259,7 @@ impl<'a> Beside<'a> {
         }
         self.dense.turn();
         let began = Instant::now();
-        let fit = located(Some(layer), regression.fit(gpu, &from.values(gpu)?, job.options.ridge))?;
+        let fit = located(format_args!("layer {layer}"), regression.fit(gpu, &from.values(gpu)?, job.options.ridge))?;
         self.pass.timed("solve", began);
         Ok((Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?, covariance))
     }
@@ -343,17 +336,6 @@ impl<'a> Beside<'a> {
         Ok(())
     }
 
-    /// The rotation into the principal axes of a signal, which is noted down as the next site.
-    fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
-        let began = Instant::now();
-        let eigen = located(layer, covariance.principal_axes(self.pass.gpu))?;
-        self.pass.timed("eigensolve", began);
-        let rotation = self.pass.rotation(eigen.vectors.as_ref(), width, self.pass.sites.len())?;
-        let kept_energy = eigen.kept_energy(self.pass.job.plan.width);
-        self.pass.sites.push(Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
-        Ok(rotation)
-    }
-
     /// Writes the head, fitted to what the last residual has become.
     fn head(&mut self, ends: &HostEnds, rotation: &Rotation) -> Result<()> {
         let (gpu, config, job) = (self.pass.gpu, self.pass.config, self.pass.job);
@@ -364,7 +346,7 @@ impl<'a> Beside<'a> {
         for index in 0..self.pass.batches.len() {
             self.compare(&mut regression, index, &self.dense.load(gpu, index)?)?;
         }
-        let fit = regression.fit(gpu, &rotation.values(gpu)?, job.options.ridge)?;
+        let fit = located("head", regression.fit(gpu, &rotation.values(gpu)?, job.options.ridge))?;
         let map = Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?;
         self.pass.write_head(ends, |gpu, part, bias| map.rows(gpu, part, bias))
     }

@@ -1,5 +1,7 @@
 //! One job: a model, its calibration, and how to slice it; done in one go, or gone on with where it was stopped.
 
+use std::thread;
+
 use super::{
     beside::Beside,
     memory::MemoryPlan,
@@ -61,6 +63,9 @@ impl Job<'_> {
         if from.is_some_and(|from| !from.fits(self.model.config(), self.plan, self.options)) {
             return Err(Error::bad_file(self.directory.path(), "what was kept of it does not fit this model; --force starts over"));
         }
-        if self.options.is_paper() { Paper::run(gpu, self, from, &mut commit) } else { Beside::run(gpu, self, from, &mut commit) }
+        thread::scope(|scope| {
+            let (job, commit) = (self, &mut commit);
+            if self.options.is_paper() { Paper::run(scope, gpu, job, from, commit) } else { Beside::run(scope, gpu, job, from, commit) }
+        })
     }
 }

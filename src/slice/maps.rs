@@ -1,6 +1,6 @@
 //! From fitted maps to weights.
 
-use super::{regression::Fit, rotate::Rotation};
+use super::{output::transposed, regression::Fit, rotate::Rotation};
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
@@ -22,9 +22,9 @@ impl Map {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn upload(gpu: &Gpu, fit: &Fit, rows: usize, cols: usize) -> Result<Self> {
-        let transposed: Vec<f32> = (0..cols).flat_map(|j| (0..rows).map(move |i| fit.weights[i * cols + j] as f32)).collect();
+        let weights: Vec<f32> = transposed(&fit.weights, rows, cols).map(|value| value as f32).collect();
         let offset = fit.bias.as_ref().map(|bias| gpu.upload(&bias.iter().map(|&value| value as f32).collect::<Vec<_>>(), 1, rows)).transpose()?;
-        Ok(Self { transposed: gpu.upload(&transposed, cols, rows)?, offset })
+        Ok(Self { transposed: gpu.upload(&weights, cols, rows)?, offset })
     }
 
     fn weight(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
@@ -89,7 +89,7 @@ impl Writes {
     pub fn prior(&self, gpu: &Gpu, width: usize) -> Result<Vec<f32>> {
         let mut parts = Vec::new();
         if let Some(shortcut) = &self.shortcut {
-            parts.push((gpu.download(&transposed(gpu, shortcut)?)?, shortcut.rows()));
+            parts.push((gpu.download(&turned(gpu, shortcut)?)?, shortcut.rows()));
         }
         for linear in &self.linears {
             parts.push((gpu.download(&linear.weight)?, linear.weight.cols()));
@@ -111,7 +111,7 @@ impl Writes {
             gpu.upload(&values, width, cols)
         };
         let shortcut = match self.shortcut {
-            Some(shortcut) => Some(transposed(gpu, &columns(shortcut.rows())?)?),
+            Some(shortcut) => Some(turned(gpu, &columns(shortcut.rows())?)?),
             None => None,
         };
         let mut bias = fit.bias.as_ref().map(|bias| bias.iter().map(|&value| value as f32).collect::<Vec<_>>());
@@ -151,8 +151,7 @@ pub fn copied(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
 ///
 /// # Errors
 /// [`crate::Error::OutOfMemory`]; whatever the readback reports.
-pub fn transposed(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
-    let values = gpu.download(x)?;
-    let turned: Vec<f32> = (0..x.cols()).flat_map(|col| values.iter().skip(col).step_by(x.cols()).copied()).collect();
-    gpu.upload(&turned, x.cols(), x.rows())
+pub fn turned(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
+    let values: Vec<f32> = transposed(&gpu.download(x)?, x.rows(), x.cols()).collect();
+    gpu.upload(&values, x.cols(), x.rows())
 }

@@ -73,7 +73,7 @@ impl<'a> Output<'a> {
         amplify(&mut values, query_gain);
         let values = match spec.layout {
             Layout::Linear => values,
-            Layout::Conv1d => transposed(&values, lifted.rows(), lifted.cols()),
+            Layout::Conv1d => transposed(&values, lifted.rows(), lifted.cols()).collect(),
         };
         let names = Names::of(self.config);
         self.write(&names.layer(layer, &format!("{}.weight", spec.name)), &values)?;
@@ -208,6 +208,7 @@ fn amplify(values: &mut [f32], gain: f32) {
     }
 }
 
-fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..cols).flat_map(|col| (0..rows).map(move |row| values[row * cols + col])).collect()
+/// A row-major matrix of so many rows and columns, column by column.
+pub fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
+    (0..cols).flat_map(move |col| (0..rows).map(move |row| values[row * cols + col]))
 }

@@ -2,19 +2,16 @@
 //!
 //! The weights of half a layer are on the GPU at a time, and written out as soon as they are done. The residual stays in the original basis.
 
-use std::{
-    thread::{self, Scope},
-    time::Instant,
-};
+use std::{thread::Scope, time::Instant};
 
 use super::{
     basis::signal,
     calibrate::Covariance,
     driver::{Commit, Job},
-    pass::{Pass, located},
+    pass::Pass,
     residual::Residual,
     rotate::Rotation,
-    snapshot::{Saved, Site, Snapshot, Stage},
+    snapshot::{Saved, Snapshot, Stage},
 };
 use crate::{
     error::Result,
@@ -30,11 +27,7 @@ pub struct Paper<'a> {
 
 impl<'a> Paper<'a> {
     /// As [`Job::run`].
-    pub fn run(gpu: &'a Gpu, job: &'a Job<'a>, from: Option<&Snapshot>, commit: &mut Commit) -> Result<Snapshot> {
-        thread::scope(|scope| Self::run_in(scope, gpu, job, from, commit))
-    }
-
-    fn run_in<'scope>(
+    pub fn run<'scope>(
         scope: &'scope Scope<'scope, '_>,
         gpu: &'a Gpu,
         job: &'a Job<'a>,
@@ -103,7 +96,8 @@ impl<'a> Paper<'a> {
             self.residual.store(gpu, index, x, true)?;
             self.pass.job.progress.advance(1)?;
         }
-        let rotation = self.axes(None, covariance, self.pass.job.plan.width)?;
+        let rotation = self.pass.axes(None, covariance, self.pass.job.plan.width)?;
+        self.pass.job.progress.advance(1)?;
         self.pass.write_tables(ends, &rotation)?;
         Ok(rotation)
     }
@@ -135,7 +129,8 @@ impl<'a> Paper<'a> {
         }
         self.pass.timed("write weights", began);
         let widths = self.pass.job.plan.config.widths(layer);
-        let next = self.axes(Some(layer), covariance, if half.mlp { widths.output } else { widths.mlp_input })?;
+        let next = self.pass.axes(Some(layer), covariance, if half.mlp { widths.output } else { widths.mlp_input })?;
+        progress.advance(1)?;
         let began = Instant::now();
         for mut linear in writes {
             linear.weight = next.columns(gpu, &linear.weight)?;
@@ -164,22 +159,6 @@ impl<'a> Paper<'a> {
         let weights = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), shortcuts);
         self.pass.timed("read and fuse weights", began);
         weights
-    }
-
-    /// The rotation into the first `width` principal axes of a signal, which is noted down as the next site.
-    fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
-        let began = Instant::now();
-        let eigen = located(layer, covariance.principal_axes(self.pass.gpu))?;
-        self.pass.timed("eigensolve", began);
-        let rotation = self.pass.rotation(eigen.vectors.as_ref(), width, self.pass.sites.len())?;
-        self.pass.sites.push(Site {
-            layer,
-            kept_energy: eigen.kept_energy(self.pass.job.plan.width),
-            eigen_residual: eigen.residual,
-            orthogonality: eigen.orthogonality,
-        });
-        self.pass.job.progress.advance(1)?;
-        Ok(rotation)
     }
 
     /// Makes everything durable that going on from here needs.

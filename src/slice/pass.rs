@@ -1,11 +1,12 @@
 //! What every way of slicing does: sequences in batches, embeddings into residuals, fused weights onto the GPU, axes into rotations, tensors out.
 
-use std::{ops::Range, thread::Scope, time::Instant};
+use std::{fmt::Display, ops::Range, thread::Scope, time::Instant};
 
 use faer::{Mat, MatRef};
 
 use super::{
-    ahead::Ahead, driver::Job, fuse, lift::Lift, options::Orientation, output::Output, residual::Residual, rotate::Rotation, snapshot::Site,
+    ahead::Ahead, calibrate::Covariance, driver::Job, fuse, lift::Lift, options::Orientation, output::Output, residual::Residual, rotate::Rotation,
+    snapshot::Site,
 };
 use crate::{
     error::{Error, Result},
@@ -166,17 +167,28 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The rotation into the first `width` principal axes of a signal, which is noted down as the next site, behind a layer or the embeddings.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] if the covariance is not finite or the solve fails its check; whatever the GPU reports.
+    pub fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
+        let began = Instant::now();
+        let place = layer.map_or_else(|| "embeddings".into(), |layer| format!("layer {layer}"));
+        let eigen = located(place, covariance.principal_axes(self.gpu))?;
+        self.timed("eigensolve", began);
+        let rotation = self.rotation(eigen.vectors.as_ref(), width, self.sites.len())?;
+        let kept_energy = eigen.kept_energy(self.job.plan.width);
+        self.sites.push(Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
+        Ok(rotation)
+    }
+
     /// What a step on the CPU took, for traces.
     pub fn timed(&self, step: &'static str, began: Instant) {
         self.job.progress.timed(step, began);
     }
 }
 
-/// Which layer an error came from.
-pub fn located<T>(layer: Option<usize>, result: Result<T>) -> Result<T> {
-    result.map_err(|error| match (error, layer) {
-        (Error::Numerical(reason), Some(layer)) => Error::Numerical(format!("layer {layer}: {reason}")),
-        (Error::Numerical(reason), None) => Error::Numerical(format!("embeddings: {reason}")),
-        (other, _) => other,
-    })
+/// Which part of the model an error of its numbers came from.
+pub fn located<T>(place: impl Display, result: Result<T>) -> Result<T> {
+    result.map_err(|error| if let Error::Numerical(reason) = error { Error::Numerical(format!("{place}: {reason}")) } else { error })
 }

@@ -22,20 +22,7 @@ pub fn byte_tokenizer() -> Value {
 
 /// A model with a vocabulary of 260 and that tokenizer.
 fn scene() -> Scene {
-    use slicegpt_gpu::{
-        checkpoint::{Dtype, OutputDirectory},
-        model::Config,
-        progress::Silent,
-        synthetic::{TokenRows, write},
-    };
-    let scene = Scene::new(LLAMA);
-    let model = scene.path("model");
-    let mut fields = read_json(&model.join("config.json"));
-    fields["vocab_size"] = json!(260);
-    let config = Config::from_fields(fields.as_object().expect("fields").clone(), &model).expect("a config");
-    let directory = OutputDirectory::create(&model, true).expect("a directory");
-    write(&directory, &config, Dtype::F32, TokenRows { rows: 1, len: 1 }, 0, &Silent).expect("a model");
-    directory.finish().expect("a model");
+    let scene = Scene::with_vocabulary(260);
     scene.put("model/tokenizer.json", byte_tokenizer().to_string());
     scene
 }
@@ -175,20 +162,8 @@ fn values_that_a_type_cannot_hold_are_refused() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_export_to_a_full_disk_leaves_nothing_behind() {
-    use slicegpt_gpu::{
-        checkpoint::{Dtype, OutputDirectory},
-        model::Config,
-        progress::Silent,
-        synthetic::{TokenRows, write},
-    };
-    let scene = Scene::new(LLAMA);
+    let scene = Scene::with_vocabulary(100_000);
     let model = scene.path("model");
-    let mut fields = read_json(&model.join("config.json"));
-    fields["vocab_size"] = json!(100_000);
-    let config = Config::from_fields(fields.as_object().expect("fields").clone(), &model).expect("a config");
-    let directory = OutputDirectory::create(&model, true).expect("a directory");
-    write(&directory, &config, Dtype::F32, TokenRows { rows: 1, len: 1 }, 0, &Silent).expect("a model");
-    directory.finish().expect("a model");
     let arguments: &[&OsStr] = args!["export", model, "--format", "gguf", "--type", "f32"];
     scene.refused_with(&mut super::refusals::with_small_files(arguments), 7, "cannot write");
 }

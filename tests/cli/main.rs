@@ -73,6 +73,25 @@ impl Scene {
         scene
     }
 
+    /// The same of a llama with so many tokens, of other weights.
+    fn with_vocabulary(size: u32) -> Self {
+        use slicegpt_gpu::{
+            checkpoint::{Dtype, OutputDirectory},
+            model::Config,
+            progress::Silent,
+            synthetic::{TokenRows, write},
+        };
+        let scene = Self::new(LLAMA);
+        let model = scene.path("model");
+        let mut fields = read_json(&model.join("config.json"));
+        fields["vocab_size"] = json!(size);
+        let config = Config::from_fields(fields.as_object().expect("fields").clone(), &model).expect("a config");
+        let directory = OutputDirectory::create(&model, true).expect("a directory");
+        write(&directory, &config, Dtype::F32, TokenRows { rows: 1, len: 1 }, 0, &Silent).expect("a model");
+        directory.finish().expect("a model");
+        scene
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

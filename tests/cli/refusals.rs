@@ -254,22 +254,9 @@ pub fn with_small_files(arguments: &[&OsStr]) -> Command {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_nothing_behind() {
-    use slicegpt_gpu::{
-        checkpoint::OutputDirectory,
-        model::Config,
-        progress::Silent,
-        synthetic::{TokenRows, write},
-    };
-
-    let scene = Scene::new(LLAMA);
-    let (model, out, file) = (scene.path("model"), scene.path("a/out"), scene.path("logits.safetensors"));
     // So many tokens that both outputs are larger than the limit.
-    let mut fields = read_json(&model.join("config.json"));
-    fields["vocab_size"] = json!(100_000);
-    let config = Config::from_fields(fields.as_object().expect("fields").clone(), &model).expect("a config");
-    let directory = OutputDirectory::create(&model, true).expect("a directory");
-    write(&directory, &config, Dtype::F32, TokenRows { rows: 1, len: 1 }, 0, &Silent).expect("a model");
-    directory.finish().expect("a model");
+    let scene = Scene::with_vocabulary(100_000);
+    let (model, out, file) = (scene.path("model"), scene.path("a/out"), scene.path("logits.safetensors"));
     let tokens = scene.tokens("tokens.json", 2, 30);
     scene.refused_with(&mut with_small_files(args!["run", model, "-o", out, "--calibration", tokens]), 7, "cannot write");
     scene.refused_with(&mut with_small_files(args!["logits", model, "--tokens", tokens, "-o", file]), 7, "logits.safetensors: ");
