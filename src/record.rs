@@ -8,13 +8,13 @@
 //! each factor moves by 2⁻¹¹ and the mean of many moves by less: √P·2⁻¹¹, sixteen times. A flipped byte may do less than that to the logits, so the
 //! files are held against their sha256 as well.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs::File, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    checkpoint::OutputDirectory,
+    checkpoint::{OutputDirectory, sha256},
     error::{Error, Result},
     eval::{EvalMemory, logits_within},
     gpu::{Gpu, Precision},
@@ -41,7 +41,7 @@ pub struct RunRecord {
     pub method: Value,
     /// sha256 of the calibration tokens.
     pub calibration_sha256: String,
-    /// sha256 of each file of tensors, by its name.
+    /// sha256 of each file of tensors, and of code that comes with them, by its name.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
     pub record: Record,
@@ -85,6 +85,17 @@ impl Agreement {
     }
 }
 
+/// sha256 of each file of tensors and of code.
+fn sha256_of_files(model: &Model) -> Result<BTreeMap<String, String>> {
+    let mut files = model.store.checkpoint.sha256()?;
+    for (name, _) in model.config().python_files() {
+        let path = model.directory().join(name);
+        let found = File::open(&path).and_then(|mut file| sha256(&mut file)).map_err(Error::read(&path))?;
+        files.insert((*name).into(), found);
+    }
+    Ok(files)
+}
+
 impl RunRecord {
     /// What to note about a finished model; `ids` are some tokens, of which the first few are taken.
     ///
@@ -96,7 +107,7 @@ impl RunRecord {
             tool_version: env!("CARGO_PKG_VERSION").into(),
             method,
             calibration_sha256: calibration_sha256.into(),
-            files: model.store.checkpoint.sha256()?,
+            files: sha256_of_files(model)?,
             record: Record::of(gpu, model, ids, memory)?,
         })
     }
@@ -137,7 +148,7 @@ impl RunRecord {
         if self.files.is_empty() {
             return Ok(());
         }
-        for (name, found) in model.store.checkpoint.sha256()? {
+        for (name, found) in sha256_of_files(model)? {
             let path = model.directory().join(&name);
             match self.files.get(&name) {
                 Some(noted) if *noted == found => {}

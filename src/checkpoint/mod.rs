@@ -8,6 +8,6 @@ mod writer;
 
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use output::OutputDirectory;
-pub use reader::{Checkpoint, Tensor};
+pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     ops::Range,
     path::{Component, Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -130,19 +130,8 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Read`].
     pub fn sha256(&self) -> Result<BTreeMap<String, String>> {
-        let of = |file: &Mutex<File>| {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
-            file.rewind()?;
-            loop {
-                match file.read(&mut piece)? {
-                    0 => break,
-                    count => hasher.update(&piece[..count]),
-                }
-            }
-            Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-        };
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let of = |file: &Mutex<File>| sha256(&mut file.lock().unwrap_or_else(PoisonError::into_inner));
         self.files.iter().map(|(path, file)| Ok((name(path), of(file).map_err(Error::read(path))?))).collect()
     }
 
@@ -193,4 +182,20 @@ fn files_of_directory(directory: &Path) -> Result<Vec<PathBuf>> {
         files.push(directory.join(name));
     }
     Ok(files)
+}
+
+/// sha256 of a whole file.
+///
+/// # Errors
+/// Whatever reading it reports.
+pub fn sha256(file: &mut File) -> io::Result<String> {
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
+    file.rewind()?;
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            count => hasher.update(&piece[..count]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

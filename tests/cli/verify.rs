@@ -88,6 +88,10 @@ fn a_damaged_output_is_found_out() {
     scene.put("out/config.json", other.to_string());
     scene.refused(args!["verify", out], 3, "expected shape");
     scene.put("out/config.json", config.to_string());
+    let code = fs::read(out.join("modeling_sliced_common.py")).expect("code");
+    scene.put("out/modeling_sliced_common.py", [&code[..], b"import os\n"].concat());
+    scene.refused(args!["verify", out], 3, "modeling_sliced_common.py: has changed since it was written");
+    scene.put("out/modeling_sliced_common.py", code);
     scene.put("out/tokenizer.json", "{");
     scene.refused(args!["verify", out], 3, "tokenizer.json");
     fs::remove_file(out.join("tokenizer.json")).expect("a file");
@@ -150,7 +154,7 @@ fn a_missing_or_hostile_record_is_refused() {
         (changed("/record/argmax/0", json!(99_999)), "argmax: expected 32"),
         (changed("/record/logsumexp", json!([0.0])), "logsumexp: expected 32"),
         (changed("/files", json!({ "other.safetensors": "00" })), "is not one of the files"),
-        (changed("/files", json!({ "model.safetensors": "00" })), "has changed since"),
+        (changed("/files/model.safetensors", json!("00")), "has changed since"),
     ];
     for (text, message) in cases {
         scene.put("out/slicegpt.json", text);
