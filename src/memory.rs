@@ -1,6 +1,7 @@
 //! What fits into the memory there is: how much of everything is worked on at a time, and where the residual lies.
 
 use serde::{Deserialize, Serialize};
+use sysinfo::{MemoryRefreshKind, System};
 
 use crate::{
     error::{Error, Result},
@@ -214,19 +215,20 @@ impl RunPlan {
     }
 }
 
-/// What the system has to spare now, less a tenth; `None` where it does not tell.
+/// What the system has to spare now, less a tenth: of its memory, or of what it grants a container; `None` where it does not tell.
 pub fn host_available() -> Option<u64> {
-    proc_bytes("/proc/meminfo", "MemAvailable:").map(|bytes| bytes / 10 * 9)
+    let mut system = System::new();
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    let bytes = Some(system.available_memory()).filter(|&bytes| bytes > 0)?;
+    // What is only cached can be had.
+    let granted = system.cgroup_limits().map_or(bytes, |limits| limits.total_memory.saturating_sub(limits.rss));
+    Some(bytes.min(granted) / 10 * 9)
 }
 
 /// The most host memory that this process has held; `None` where the system does not tell.
 pub fn host_peak() -> Option<u64> {
-    proc_bytes("/proc/self/status", "VmHWM:")
-}
-
-fn proc_bytes(path: &str, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
