@@ -123,3 +123,18 @@ impl Error {
         |source| Self::Write { path: path.to_owned(), source }
     }
 }
+
+/// Says by how much a ceiling is too low for a phase, and what else would help.
+pub(crate) fn too_low(flag: &str, phase: &str, needed: u64, most: u64, advice: &str) -> String {
+    let over = shown(needed - most);
+    format!("{flag} is too low by {over}: {phase} takes at least {}, and {} may be taken; {advice}", shown(needed), shown(most))
+}
+
+/// Bytes in the units that ceilings are given in.
+fn shown(bytes: u64) -> String {
+    match bytes {
+        0..0x100000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        0x100000..0x40000000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, too_low},
     gpu::{Gpu, Matrix},
     model::{
         BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position, halves, logit_entries, parts,
@@ -39,7 +39,38 @@ impl Default for EvalMemory {
     }
 }
 
+/// Fewer tokens at a time leave a GPU idle and save nothing worth it; nor do smaller parts of tables.
+const LEAST: EvalMemory = EvalMemory { batch_tokens: 64, residual_bytes: 0, part_bytes: 8 << 20 };
+
 impl EvalMemory {
+    /// The largest with which sequences of up to `longest` tokens are measured within `most` bytes of the GPU's memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] that says by how much that is too little.
+    pub fn fit(config: &Config, longest: usize, element_size: usize, most: Option<u64>) -> Result<Self> {
+        let Some(most) = most else { return Ok(Self::default()) };
+        let mut candidate = Self::default();
+        loop {
+            let needed = Self { residual_bytes: 0, ..candidate }.gpu_bytes(config, longest, element_size);
+            if needed <= most {
+                return Ok(Self { residual_bytes: candidate.residual_bytes.min(most - needed), ..candidate });
+            }
+            candidate = candidate.halved().ok_or_else(|| {
+                Error::OutOfMemory(too_low("--max-gpu-memory", "perplexity", needed, most, "raise it, or shorten the sequences (--seqlen)"))
+            })?;
+        }
+    }
+
+    /// Half as much at a time; `None` if that is too little to be of use.
+    pub fn halved(self) -> Option<Self> {
+        let smaller = Self {
+            batch_tokens: (self.batch_tokens / 2).max(LEAST.batch_tokens.min(self.batch_tokens)),
+            residual_bytes: self.residual_bytes / 2,
+            part_bytes: (self.part_bytes / 2).max(LEAST.part_bytes.min(self.part_bytes)),
+        };
+        ((smaller.batch_tokens, smaller.part_bytes) != (self.batch_tokens, self.part_bytes)).then_some(smaller)
+    }
+
     /// The most bytes that measuring sequences of up to `longest` tokens holds on the GPU; `element_size` is that of the stored weights.
     pub fn gpu_bytes(&self, config: &Config, longest: usize, element_size: usize) -> u64 {
         let d = config.hidden_size;

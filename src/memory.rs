@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, System};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, too_low},
     eval::{EvalMemory, rope_bytes},
     generate::sampling_bytes,
     model::{BatchSize, Config, Model, PART_BYTES, row_bytes, staging_bytes},
@@ -198,15 +198,7 @@ impl RunPlan {
             _ => "raise it, or lower --cal-max-seqlen, --cal-nsamples or --ppl-eval-seqlen",
         };
         let over = |flag: &str, phase: &str, needed: u64, most: Option<u64>| {
-            most.filter(|&most| needed > most).map(|most| {
-                format!(
-                    "{flag} is too low by {}: {phase} takes at least {}, and {} may be taken; {}",
-                    shown(needed - most),
-                    shown(needed),
-                    shown(most),
-                    advice(phase)
-                )
-            })
+            most.filter(|&most| needed > most).map(|most| too_low(flag, phase, needed, most, advice(phase)))
         };
         self.peaks.iter().find_map(|peak| {
             let host = peak.host_bytes + if shared { peak.gpu_bytes } else { 0 };
@@ -230,15 +222,6 @@ pub fn host_peak() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
-}
-
-/// Bytes in the units that ceilings are given in.
-fn shown(bytes: u64) -> String {
-    match bytes {
-        0..0x100000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        0x100000..0x40000000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
-        _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
-    }
 }
 
 /// Bytes of a size such as `3GiB`, `500 MB` or `4294967296`.

@@ -10,7 +10,13 @@ use super::{
     print, print_json,
     progress::Bars,
 };
-use crate::{data::read_token_file, error::Result, eval::perplexity, report::SCHEMA_VERSION};
+use crate::{
+    data::read_token_file,
+    error::{Error, Result},
+    eval::{EvalMemory, perplexity_within},
+    memory::{host_available, parse_bytes},
+    report::SCHEMA_VERSION,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["text", "tokens"])))]
@@ -26,6 +32,9 @@ pub struct Args {
     /// Tokens of a window of text, at most the model's own maximum
     #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     seqlen: u32,
+    /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; what the host has free where the GPU shares that]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    max_gpu_memory: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -44,8 +53,21 @@ impl Args {
             None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
         };
         check_tokens(&model, &rows, &file.display().to_string())?;
-        let gpu = self.device.open(&progress)?;
-        let result = perplexity(&gpu, &model, &rows, "perplexity", &progress)?;
+        let mut gpu = self.device.open(&progress)?;
+        let most = self.max_gpu_memory.or_else(|| host_available().filter(|_| gpu.adapter().shares_host_memory()));
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut memory = EvalMemory::fit(model.config(), longest, model.store.dtype().bitsize() / 8, most)?;
+        gpu.set_max_memory(most.map(|most| most.saturating_sub(self.device.withhold_gpu_memory)));
+        let result = loop {
+            match (perplexity_within(&gpu, &model, &rows, &memory, "perplexity", &progress), memory.halved()) {
+                (Err(error @ Error::OutOfMemory(_)), Some(smaller)) => {
+                    progress.end();
+                    progress.warn(&format!("{error}; going on with less at a time"));
+                    memory = smaller;
+                }
+                (result, _) => break result?,
+            }
+        };
         self.device.close(&gpu, &progress)?;
         let seconds = progress.seconds();
         if self.json {
@@ -60,6 +82,8 @@ impl Args {
                 "adapter": gpu.adapter(),
                 "precision": gpu.precision(),
                 "seconds": seconds,
+                "peak_gpu_bytes": gpu.memory().peak,
+                "warnings": progress.warnings(),
             }))
         } else {
             print(&format!("perplexity {:.4} on {} ({} sequences, {} tokens)\n", result.perplexity, file.display(), result.sequences, result.tokens))

@@ -153,7 +153,7 @@ impl Args {
 
     /// What may be taken of the memory of an adapter and of the host.
     pub fn ceilings(&self, adapter: Option<&AdapterDescription>) -> Ceilings {
-        let shared = adapter.is_some_and(|adapter| adapter.software || adapter.device_type == "integrated");
+        let shared = adapter.is_some_and(AdapterDescription::shares_host_memory);
         Ceilings { gpu_bytes: self.max_gpu_memory, host_bytes: self.max_host_memory.or_else(host_available), shared }
     }
 

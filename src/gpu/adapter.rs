@@ -37,6 +37,13 @@ pub struct AdapterDescription {
     pub default: bool,
 }
 
+impl AdapterDescription {
+    /// Whether its memory is the host's.
+    pub fn shares_host_memory(&self) -> bool {
+        self.software || self.device_type == "integrated"
+    }
+}
+
 /// Every adapter that wgpu sees, best first: discrete, integrated, virtual, other, software.
 /// `WGPU_BACKEND` and `WGPU_ADAPTER_NAME` are honoured.
 pub fn adapters() -> Vec<AdapterDescription> {

@@ -212,7 +212,9 @@ impl Gpu {
 }
 
 pub(super) fn out_of_memory(what: &str) -> Error {
-    Error::OutOfMemory(format!("the GPU has too little memory for {what}; lower --cal-batch-size or --cal-max-seqlen, or choose another --device"))
+    Error::OutOfMemory(format!(
+        "the GPU has too little memory for {what}; give --max-gpu-memory what it has to spare, shorten the sequences, or choose another --device"
+    ))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -242,8 +242,8 @@ impl Gpu {
         }
         if over() {
             return Err(Error::OutOfMemory(format!(
-                "the run needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked for; raise --max-gpu-memory or \
-                 --max-host-memory, or lower --cal-max-seqlen",
+                "the run needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked for; raise --max-gpu-memory, \
+                 and --max-host-memory where the GPU shares that, or shorten the sequences",
                 self.pool.memory().held
             )));
         }

@@ -291,3 +291,22 @@ fn a_trace_tells_what_ran_when() {
         assert_eq!(names.contains(&kernel), timed, "{kernel}: {names:?}");
     }
 }
+
+#[test]
+fn eval_keeps_below_a_ceiling_does_with_less_where_that_fails_and_says_what_it_takes_at_least() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let text = demo.join("heldout.txt");
+    let eval = |flags: &[&str]| {
+        let mut arguments = args!["eval", demo, "--text", text, "--json"].to_vec();
+        arguments.extend(flags.iter().map(OsStr::new));
+        program(&arguments)
+    };
+    let (free, bound) = (eval(&[]).json(), eval(&["--max-gpu-memory", "8MiB"]).json());
+    assert_eq!(free["perplexity"], bound["perplexity"], "the pieces change no token's loss");
+    let ceiling = 8 << 20;
+    assert!(free["peak_gpu_bytes"].as_u64() > Some(ceiling) && bound["peak_gpu_bytes"].as_u64() <= Some(ceiling), "{free} {bound}");
+    let squeezed = eval(&["--max-gpu-memory", "40MiB", "--withhold-gpu-memory", "36000000"]).json();
+    assert!(squeezed["perplexity"] == free["perplexity"] && squeezed["warnings"].to_string().contains("going on with less at a time"), "{squeezed}");
+    let refused = eval(&["--max-gpu-memory", "1MiB"]);
+    assert!(refused.code == Some(5) && refused.err.contains("--max-gpu-memory is too low by "), "{refused:?}");
+}
