@@ -43,17 +43,20 @@ impl Default for EvalMemory {
 const LEAST: EvalMemory = EvalMemory { batch_tokens: 64, residual_bytes: 0, part_bytes: 8 << 20 };
 
 impl EvalMemory {
-    /// The largest with which sequences of up to `longest` tokens are measured within `most` bytes of the GPU's memory.
+    /// The largest with which `rows` are measured within `most` bytes of the GPU's memory, and what that takes.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] that says by how much that is too little.
-    pub fn fit(config: &Config, longest: usize, element_size: usize, most: Option<u64>) -> Result<Self> {
-        let Some(most) = most else { return Ok(Self::default()) };
+    pub fn fit(config: &Config, rows: &[Vec<u32>], element_size: usize, most: Option<u64>) -> Result<(Self, u64)> {
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let residuals = rows.iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size);
+        let most = most.unwrap_or(u64::MAX);
         let mut candidate = Self::default();
         loop {
             let needed = Self { residual_bytes: 0, ..candidate }.gpu_bytes(config, longest, element_size);
             if needed <= most {
-                return Ok(Self { residual_bytes: candidate.residual_bytes.min(most - needed), ..candidate });
+                let residual_bytes = candidate.residual_bytes.min(residuals).min(most - needed);
+                return Ok((Self { residual_bytes, ..candidate }, needed + residual_bytes));
             }
             candidate = candidate.halved().ok_or_else(|| {
                 Error::OutOfMemory(too_low("--max-gpu-memory", "perplexity", needed, most, "raise it, or shorten the sequences (--seqlen)"))

@@ -125,6 +125,7 @@ impl Work<'_> {
         let memory = workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, attempt.spare_gpu)?;
         state.pieces = Some(memory.pieces());
         gpu.set_max_memory(memory.gpu_ceiling().map(|most| most.saturating_sub(self.args.device.withhold_gpu_memory)));
+        gpu.set_planned_memory(memory.peaks.iter().map(|peak| peak.gpu_bytes).max());
         (report.plan, report.memory) = (Some(memory.clone()), memory.peaks.clone());
         let result = self.stages_on(&gpu, &memory, directory, state, report);
         report.peak_gpu_bytes = report.peak_gpu_bytes.max(Some(gpu.memory().peak));

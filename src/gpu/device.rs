@@ -57,6 +57,7 @@ pub struct Gpu {
     pub(super) pending: Mutex<Pending>,
     pub(super) pool: Arc<Pool>,
     pub(super) max_memory: Option<u64>,
+    pub(super) planned_memory: Option<u64>,
     pub(super) short_submits: bool,
     unpacks_f16: bool,
     /// What linear layers run on, where the precision asks for it.
@@ -120,6 +121,7 @@ impl Gpu {
             pending: Mutex::default(),
             pool: Arc::default(),
             max_memory: options.max_memory,
+            planned_memory: None,
             short_submits: options.short_submits,
             unpacks_f16: !downlevel && precision::unpacks_f16(&adapter),
             matrix_units,
@@ -134,6 +136,11 @@ impl Gpu {
     /// Holds the device to another ceiling than it was opened with.
     pub fn set_max_memory(&mut self, bytes: Option<u64>) {
         self.max_memory = bytes;
+    }
+
+    /// Keeps no buffers for use again beyond what the work was planned to take.
+    pub fn set_planned_memory(&mut self, bytes: Option<u64>) {
+        self.planned_memory = bytes;
     }
 
     /// Loses the device after so many dispatches more, as a driver that resets does: for tests of what happens then.

@@ -86,6 +86,21 @@ impl Pool {
         Pooled { buffer, size, usage, recycled: false, pool: self.clone() }
     }
 
+    /// Gives up free buffers, the longest unused first, until that makes up for so many bytes; says whether there were any.
+    pub fn give_up_oldest(&self, bytes: u64) -> bool {
+        let mut state = lock(&self.0);
+        let mut times: Vec<(u64, u64)> = state.free.iter().flat_map(|((_, size), buffers)| buffers.iter().map(|(time, _)| (*time, *size))).collect();
+        times.sort_unstable();
+        let (mut sum, mut last) = (0, None);
+        for (time, size) in times {
+            if sum >= bytes {
+                break;
+            }
+            (sum, last) = (sum + size, Some(time));
+        }
+        last.inspect(|&last| state.give_up(|time| time <= last)).is_some()
+    }
+
     /// Gives up all free buffers.
     pub fn trim(&self) {
         lock(&self.0).give_up(|_| true);

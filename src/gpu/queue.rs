@@ -233,11 +233,15 @@ impl Gpu {
         Ok(self.pool.adopt(buffer, usage))
     }
 
-    /// Gives up what is free, and waits for uploads under way, if so many bytes more would exceed the ceiling.
+    /// Gives up buffers that are free if so many bytes more would exceed what the work was planned to take, or the ceiling; waits for uploads
+    /// under way, too, if they would exceed the ceiling.
     fn make_room(&self, bytes: u64) -> Result<()> {
-        let over = || self.max_memory.is_some_and(|ceiling| self.pool.memory().held + bytes > ceiling);
+        let beyond = |limit: Option<u64>| limit.map_or(0, |most| (self.pool.memory().held + bytes).saturating_sub(most));
+        let over = || beyond(self.max_memory) > 0;
         if over() {
             self.pool.trim();
+            self.finish()?;
+        } else if self.pool.give_up_oldest(beyond(self.planned_memory)) {
             self.finish()?;
         }
         if over() {

@@ -35,6 +35,9 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     assert!(contents(&model).iter().all(|file| before.contains(file)), "the input is as it was");
     assert!(names(scene.directory.path()).iter().all(|name| !name.contains("tmp") && !name.contains("partial")));
 
+    let planned = report["memory"].as_array().into_iter().flatten().filter_map(|phase| phase["gpu_bytes"].as_u64()).max();
+    assert!(report["peak_gpu_bytes"].as_u64() <= planned, "no ceiling, and yet no more than planned: {report}");
+
     let (original, config) = (read_json(&model.join("config.json")), read_json(&out.join("config.json")));
     for (name, value) in original.as_object().expect("an object") {
         let expected = match name.as_str() {
