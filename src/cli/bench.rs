@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["quick", "filter", "adapter", "json", "markdown", "csv", "list"])]
     compare: Option<Vec<PathBuf>>,
     /// Measure nothing: print the workloads
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["quick", "filter", "adapter", "json", "markdown", "csv"])]
     list: bool,
 }
 

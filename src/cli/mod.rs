@@ -119,6 +119,13 @@ impl DeviceArgs {
         Ok(gpu)
     }
 
+    /// Writes what the trace has of work that failed, if one was asked for.
+    fn trace_what_failed(&self, progress: &progress::Bars) {
+        if let Some(Err(error)) = self.trace.as_deref().map(|path| progress.write_trace(path)) {
+            progress.warn(&error.to_string());
+        }
+    }
+
     /// Writes the trace, if one was asked for.
     fn close(&self, gpu: &Gpu, progress: &progress::Bars) -> Result<()> {
         let Some(path) = &self.trace else { return Ok(()) };

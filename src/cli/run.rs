@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_host_memory: Option<u64>,
     /// Say what would be done, what it would take and how long, and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
     /// Replace the output directory if it exists, and an unfinished run to it
     #[arg(long)]

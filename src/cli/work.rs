@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     eval::perplexity_within,
     gpu::Gpu,
-    memory::{RunPlan, host_peak},
+    memory::{Pieces, RunPlan, host_peak},
     model::Model,
     record::RunRecord,
     report::{CalibrationReport, PerplexityReport, Report},
@@ -42,6 +42,11 @@ impl Work<'_> {
     /// Whatever stops it; [`Error::Kept`] if it can be gone on with.
     pub fn execute(&self, output: &Path, report: &mut Report) -> Result<()> {
         let identity = self.identity(report)?;
+        // Before anything of an earlier run is given up: what finds no GPU, or no room, finds it out now.
+        let mut opened = Some(self.args.device.open(self.progress)?);
+        if let (Some(gpu), false) = (&opened, self.args.resume) {
+            self.fit(gpu, None, false)?;
+        }
         let (directory, mut state) = if self.args.resume {
             let (directory, bytes) = OutputDirectory::resume(output, self.args.force)?;
             let state = State::parse(&bytes, &directory.beside("state"), &identity)?;
@@ -52,7 +57,7 @@ impl Work<'_> {
         };
         let mut attempt = Attempt::default();
         let result = loop {
-            let result = self.stages(&directory, &mut state, report, &attempt);
+            let result = self.stages(opened.take(), &directory, &mut state, report, &attempt);
             self.progress.end();
             match result.as_ref().err().and_then(|error| attempt.after(error, &mut state)) {
                 Some(next) => {
@@ -64,6 +69,9 @@ impl Work<'_> {
                 None => break result,
             }
         };
+        if result.is_err() {
+            self.args.device.trace_what_failed(self.progress);
+        }
         match result {
             Ok(true) => directory.finish(),
             Ok(false) => {
@@ -113,24 +121,32 @@ impl Work<'_> {
     }
 
     /// The stages that are not done yet; false if it was asked to stop before the end.
-    fn stages(&self, directory: &OutputDirectory, state: &mut State, report: &mut Report, attempt: &Attempt) -> Result<bool> {
-        let (model, progress) = (self.model, self.progress);
-        let mut gpu = self.args.device.open_again(progress, attempt.lost)?;
+    fn stages(&self, opened: Option<Gpu>, directory: &OutputDirectory, state: &mut State, report: &mut Report, attempt: &Attempt) -> Result<bool> {
+        let mut gpu = opened.map_or_else(|| self.args.device.open_again(self.progress, attempt.lost), Ok)?;
         report.adapter = Some(gpu.adapter().clone());
         state.check_adapter(description(&gpu)?)?;
-        let draft = Plan::new(model.config(), self.options, "")?;
-        let workload = self.args.workload(model, self.options, &draft, self.eval.as_deref())?;
         // Pieces that were kept are not made smaller for want of room: the result would be another one.
         let pieces = if attempt.short == 0 { state.pieces.take() } else { state.pieces };
-        let memory = workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, attempt.spare_gpu)?;
+        let memory = self.fit(&gpu, pieces, attempt.spare_gpu)?;
         state.pieces = Some(memory.pieces());
         gpu.set_max_memory(memory.gpu_ceiling().map(|most| most.saturating_sub(self.args.device.withhold_gpu_memory)));
         gpu.set_planned_memory(memory.peaks.iter().map(|peak| peak.gpu_bytes).max());
         (report.plan, report.memory) = (Some(memory.clone()), memory.peaks.clone());
         let result = self.stages_on(&gpu, &memory, directory, state, report);
+        if result.is_err() {
+            // What a lost device recorded is lost.
+            let _ = self.progress.take_trace(&gpu);
+        }
         report.peak_gpu_bytes = report.peak_gpu_bytes.max(Some(gpu.memory().peak));
         report.peak_host_bytes = host_peak();
         result
+    }
+
+    /// How the run keeps within its ceilings on a device.
+    fn fit(&self, gpu: &Gpu, pieces: Option<Pieces>, spare_gpu: bool) -> Result<RunPlan> {
+        let draft = Plan::new(self.model.config(), self.options, "")?;
+        let workload = self.args.workload(self.model, self.options, &draft, self.eval.as_deref())?;
+        workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, spare_gpu)
     }
 
     fn stages_on(&self, gpu: &Gpu, memory: &RunPlan, directory: &OutputDirectory, state: &mut State, report: &mut Report) -> Result<bool> {

@@ -343,14 +343,26 @@ fn a_lost_device_is_opened_once_more_and_then_the_state_is_kept() {
     assert!(said.err.contains("warning: the GPU device was lost: on purpose, for a test; going on on the same device opened again"), "{said:?}");
     runs.check("once", "after a lost device");
 
-    let said = runs.run("out", &["--lose-device-after", "150,120"]);
+    let trace = runs.scene.path("trace.json");
+    let said = runs.run("out", &["--lose-device-after", "150,120", "--trace", trace.to_str().expect("a name")]);
     assert_eq!(said.code, Some(6), "{said:?}");
+    assert!(!read_json(&trace)["traceEvents"].as_array().expect("events").is_empty(), "the trace of what failed is written");
     let last = said.err.lines().last().unwrap_or_default();
     assert!(last.contains(".out.partial") && last.contains("--resume goes on: the GPU device was lost"), "{said:?}");
     let before = runs.stage("out");
     assert!((2..STAGES).contains(&before), "lost too early or too late: {before}");
     assert_eq!(runs.run("out", &["--resume"]).code, Some(0));
     runs.check("out", "after two lost devices");
+}
+
+#[test]
+fn starting_over_gives_up_an_unfinished_run_once_there_is_a_gpu_and_room() {
+    let runs = Runs::new();
+    runs.stopped("out");
+    runs.refused("out", &["--force", "--device", "no such GPU"], 4, "no adapter");
+    runs.refused("out", &["--force", "--max-gpu-memory", "64KiB"], 5, "--max-gpu-memory is too low by");
+    assert_eq!(runs.run("out", &["--resume"]).code, Some(0));
+    runs.check("out", "after two runs that could not start over");
 }
 
 #[test]
