@@ -59,7 +59,13 @@ impl EvalMemory {
                 return Ok((Self { residual_bytes, ..candidate }, needed + residual_bytes));
             }
             candidate = candidate.halved().ok_or_else(|| {
-                Error::OutOfMemory(too_low("--max-gpu-memory", "perplexity", needed, most, "raise it, or shorten the sequences (--seqlen)"))
+                Error::OutOfMemory(too_low(
+                    "--max-gpu-memory",
+                    "perplexity",
+                    needed,
+                    most,
+                    "free some, raise the ceiling, or shorten the sequences (--seqlen)",
+                ))
             })?;
         }
     }
@@ -71,7 +77,10 @@ impl EvalMemory {
             residual_bytes: self.residual_bytes / 2,
             part_bytes: (self.part_bytes / 2).max(LEAST.part_bytes.min(self.part_bytes)),
         };
-        ((smaller.batch_tokens, smaller.part_bytes) != (self.batch_tokens, self.part_bytes)).then_some(smaller)
+        if (smaller.batch_tokens, smaller.part_bytes) != (self.batch_tokens, self.part_bytes) {
+            return Some(smaller);
+        }
+        (self.residual_bytes > 0).then_some(Self { residual_bytes: 0, ..smaller })
     }
 
     /// The most bytes that measuring sequences of up to `longest` tokens holds on the GPU; `element_size` is that of the stored weights.

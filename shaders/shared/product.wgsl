@@ -6,7 +6,7 @@
 //   store4(row, column, values)     four results
 //   after(step4)                    called when this group of four steps, or workgroup memory full of groups that ends with it, has been added
 // The left matrix must be zero beyond the last step. Beyond the last row or column anything will do, it is not stored.
-// Every result is one chain of fma over ascending steps, whatever the configuration: all configurations agree to the last bit.
+// Every result is a chain of fma over ascending steps, or a sum of such chains, whatever the configuration: all agree to the last bit.
 const ROWS4: u32 = HALVES * THREADS_Y;                                 // groups of four rows of a tile
 const COLUMNS4: u32 = HALVES * THREADS_X;                              // groups of four columns of a tile
 

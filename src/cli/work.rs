@@ -43,10 +43,9 @@ impl Work<'_> {
     pub fn execute(&self, output: &Path, report: &mut Report) -> Result<()> {
         let identity = self.identity(report)?;
         // Before anything of an earlier run is given up: what finds no GPU, or no room, finds it out now.
-        let mut opened = Some(self.args.device.open(self.progress)?);
-        if let (Some(gpu), false) = (&opened, self.args.resume) {
-            self.fit(gpu, None, false)?;
-        }
+        let gpu = self.args.device.open(self.progress)?;
+        let plan = if self.args.resume { None } else { Some(self.fit(&gpu, None, false)?) };
+        let mut opened = Some((gpu, plan));
         let (directory, mut state) = if self.args.resume {
             let (directory, bytes) = OutputDirectory::resume(output, self.args.force)?;
             let state = State::parse(&bytes, &directory.beside("state"), &identity)?;
@@ -121,21 +120,29 @@ impl Work<'_> {
     }
 
     /// The stages that are not done yet; false if it was asked to stop before the end.
-    fn stages(&self, opened: Option<Gpu>, directory: &OutputDirectory, state: &mut State, report: &mut Report, attempt: &Attempt) -> Result<bool> {
-        let mut gpu = opened.map_or_else(|| self.args.device.open_again(self.progress, attempt.lost), Ok)?;
+    fn stages(
+        &self,
+        opened: Option<(Gpu, Option<RunPlan>)>,
+        directory: &OutputDirectory,
+        state: &mut State,
+        report: &mut Report,
+        attempt: &Attempt,
+    ) -> Result<bool> {
+        let opened = opened.map_or_else(|| Ok((self.args.device.open_again(self.progress, attempt.lost)?, None)), Ok);
+        let (mut gpu, plan) = opened?;
         report.adapter = Some(gpu.adapter().clone());
         state.check_adapter(description(&gpu)?)?;
         // Pieces that were kept are not made smaller for want of room: the result would be another one.
         let pieces = if attempt.short == 0 { state.pieces.take() } else { state.pieces };
-        let memory = self.fit(&gpu, pieces, attempt.spare_gpu)?;
+        let memory = plan.map_or_else(|| self.fit(&gpu, pieces, attempt.spare_gpu), Ok)?;
         state.pieces = Some(memory.pieces());
         gpu.set_max_memory(memory.gpu_ceiling().map(|most| most.saturating_sub(self.args.device.withhold_gpu_memory)));
         gpu.set_planned_memory(memory.peaks.iter().map(|peak| peak.gpu_bytes).max());
         (report.plan, report.memory) = (Some(memory.clone()), memory.peaks.clone());
         let result = self.stages_on(&gpu, &memory, directory, state, report);
-        if result.is_err() {
-            // What a lost device recorded is lost.
-            let _ = self.progress.take_trace(&gpu);
+        // What a lost device recorded is lost.
+        if self.args.device.trace.is_some() && result.as_ref().is_err_and(|error| !matches!(error, Error::DeviceLost(_))) {
+            self.progress.take_trace(&gpu).unwrap_or_else(|error| self.progress.warn(&error.to_string()));
         }
         report.peak_gpu_bytes = report.peak_gpu_bytes.max(Some(gpu.memory().peak));
         report.peak_host_bytes = host_peak();

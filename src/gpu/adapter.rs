@@ -8,10 +8,6 @@ use crate::error::{Error, Result};
 pub const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install \
     mesa-vulkan-drivers libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast vulkan-icd-loader)";
 
-/// Buffers beyond nine tenths of what the operating system grants on the GPU are refused, where the driver tells (Direct3D, most of Vulkan): the
-/// refusal is answered by smaller pieces, while a driver left to itself would move memory to and fro, or lose the device.
-const MEMORY_BUDGET: wgpu::MemoryBudgetThresholds = wgpu::MemoryBudgetThresholds { for_resource_creation: Some(90), for_device_loss: None };
-
 /// What `devices` prints of an adapter.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct AdapterDescription {
@@ -52,11 +48,7 @@ pub fn adapters() -> Vec<AdapterDescription> {
 
 pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
     let backends = Backends::from_env().unwrap_or(Backends::PRIMARY);
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends,
-        memory_budget_thresholds: MEMORY_BUDGET,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     if let Ok(wanted) = std::env::var("WGPU_ADAPTER_NAME") {

@@ -88,6 +88,9 @@ impl Pool {
 
     /// Gives up free buffers, the longest unused first, until that makes up for so many bytes; says whether there were any.
     pub fn give_up_oldest(&self, bytes: u64) -> bool {
+        if bytes == 0 {
+            return false;
+        }
         let mut state = lock(&self.0);
         let mut times: Vec<(u64, u64)> = state.free.iter().flat_map(|((_, size), buffers)| buffers.iter().map(|(time, _)| (*time, *size))).collect();
         times.sort_unstable();

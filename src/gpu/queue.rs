@@ -1,6 +1,9 @@
 //! The queue: work is recorded, submitted in pieces, and read back.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use wgpu::{BufferUsages, PollType, SubmissionIndex};
@@ -79,7 +82,7 @@ impl Gpu {
         }
         pending.written += bytes.len() as u64;
         self.pool.count(bytes.len() as u64);
-        let most = self.max_memory.map_or(WRITES_PER_SUBMIT, |ceiling| WRITES_PER_SUBMIT.min(ceiling / 16));
+        let most = [self.max_memory, self.planned_memory].into_iter().flatten().fold(WRITES_PER_SUBMIT, |most, bytes| most.min(bytes / 16));
         if pending.written > most {
             self.submit(&mut pending)?;
         }
@@ -165,8 +168,11 @@ impl Gpu {
 
     pub(super) fn wait(&self, submission_index: Option<SubmissionIndex>) -> Result<()> {
         self.check()?;
-        self.device.poll(PollType::Wait { submission_index, timeout: None }).map_err(|error| Error::Gpu(error.to_string()))?;
-        Ok(())
+        // wgpu panics if it is in a wait that the driver tells of the device's loss.
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(PollType::Wait { submission_index, timeout: None }))) {
+            Ok(polled) => polled.map(drop).map_err(|error| Error::Gpu(error.to_string())),
+            Err(_) => self.check().and(Err(Error::DeviceLost("while it was waited for".into()))),
+        }
     }
 
     /// Waits until everything recorded so far is done.
@@ -213,7 +219,7 @@ impl Gpu {
         let size = super::pool::rounded(size);
         if size > self.adapter().max_buffer_size {
             return Err(Error::OutOfMemory(format!(
-                "a matrix of {size} bytes exceeds the largest buffer of {} ({} bytes); lower --cal-batch-size or --cal-max-seqlen",
+                "a matrix of {size} bytes exceeds the largest buffer of {} ({} bytes); shorten the sequences, or choose another --device",
                 self.adapter().name,
                 self.adapter().max_buffer_size
             )));
@@ -233,8 +239,8 @@ impl Gpu {
         Ok(self.pool.adopt(buffer, usage))
     }
 
-    /// Gives up buffers that are free if so many bytes more would exceed what the work was planned to take, or the ceiling; waits for uploads
-    /// under way, too, if they would exceed the ceiling.
+    /// Gives up buffers that are free if so many bytes more would exceed what the work was planned to take, or the ceiling; waits for all work
+    /// and uploads under way, too, if they would exceed the ceiling.
     fn make_room(&self, bytes: u64) -> Result<()> {
         let beyond = |limit: Option<u64>| limit.map_or(0, |most| (self.pool.memory().held + bytes).saturating_sub(most));
         let over = || beyond(self.max_memory) > 0;
@@ -242,12 +248,12 @@ impl Gpu {
             self.pool.trim();
             self.finish()?;
         } else if self.pool.give_up_oldest(beyond(self.planned_memory)) {
-            self.finish()?;
+            self.submit(&mut lock(&self.pending))?;
         }
         if over() {
             return Err(Error::OutOfMemory(format!(
-                "the run needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked for; raise --max-gpu-memory, \
-                 and --max-host-memory where the GPU shares that, or shorten the sequences",
+                "the work needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked for; raise the ceiling \
+                 (--max-gpu-memory), or shorten the sequences",
                 self.pool.memory().held
             )));
         }

@@ -76,13 +76,13 @@ pub fn signal_bytes(config: &Config, half: Half, input: usize, output: usize) ->
 /// Ranges of consecutive rows that make a batch each, never more than the widest activation of a layer lets one binding hold.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] if one sequence alone is too long for the adapter.
+/// [`Error::Usage`] if one sequence alone is too long for the adapter.
 pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], size: BatchSize) -> Result<Vec<std::ops::Range<usize>>> {
     let widest = config.qkv_width().max(config.hidden_size).max(config.num_attention_heads * config.head_dim);
     let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
     if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {
-        return Err(Error::OutOfMemory(format!(
-            "a sequence of {longest} tokens exceeds the {most} that one binding of {} holds for this model; lower --cal-max-seqlen or --ppl-eval-seqlen",
+        return Err(Error::Usage(format!(
+            "a sequence of {longest} tokens exceeds the {most} that one binding of {} holds for this model; shorten the sequences (--cal-max-seqlen, --ppl-eval-seqlen, --seqlen)",
             gpu.adapter().name
         )));
     }

@@ -68,8 +68,10 @@ impl Gpu {
     /// [`Error::Shape`] if there are more tokens, not the same of both, or columns that are not there or begin at no multiple of 4;
     /// [`Error::OutOfMemory`].
     pub fn cross_covariance(&self, a: &Matrix, a_columns: Range<usize>, b: &Matrix, b_columns: Range<usize>) -> Result<Matrix> {
-        if a.rows() != b.rows() {
-            return Err(Error::shape("cross_covariance", format!("{} tokens and {}", a.rows(), b.rows())));
+        let there = |x: &Matrix, columns: &Range<usize>| columns.start <= columns.end && columns.end <= x.cols() && columns.start.is_multiple_of(4);
+        if a.rows() != b.rows() || !there(a, &a_columns) || !there(b, &b_columns) {
+            let of = |x: &Matrix| format!("[{}, {}]", x.rows(), x.cols());
+            return Err(Error::shape("cross_covariance", format!("columns {a_columns:?} of {}, {b_columns:?} of {}", of(a), of(b))));
         }
         self.sum_of_products("cross covariance", (a, a_columns), Some((b, b_columns)))
     }

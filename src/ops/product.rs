@@ -27,6 +27,17 @@ const fn direct(block: u32, x: u32, y: u32) -> ProductConfig {
 pub(super) const CANDIDATES: [ProductConfig; 7] =
     [tiled(4, 8, 8, 8), direct(8, 8, 1), tiled(8, 8, 8, 16), tiled(4, 16, 16, 16), tiled(8, 16, 8, 16), tiled(8, 16, 16, 8), direct(8, 8, 8)];
 
+// Sums in chunks of 64 steps end with what is in workgroup memory.
+const _: () = {
+    let mut index = 0;
+    while index < CANDIDATES.len() {
+        if let Some(steps) = CANDIDATES[index].steps {
+            assert!(64 % steps == 0);
+        }
+        index += 1;
+    }
+};
+
 impl ProductConfig {
     /// Every configuration that this adapter can run and that is worth trying.
     pub fn all(gpu: &Gpu) -> impl Iterator<Item = Self> {

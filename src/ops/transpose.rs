@@ -40,7 +40,7 @@ pub fn transposed_columns(tokens: usize) -> usize {
 
 impl Gpu {
     /// The columns `columns` of `x` `[tokens, width]`, turned: `y[i, t] = x[t, columns.start + i]`, zero beyond the last token. `y` is
-    /// `[columns to a multiple of 4, transposed_columns(tokens)]`; what fills up four are the next columns of `x`.
+    /// `[columns to a multiple of 4, transposed_columns(tokens)]`; what fills up four are the next columns of `x`, where it has any.
     ///
     /// # Errors
     /// [`Error::Shape`] if the columns are not there or begin at no multiple of 4; [`Error::OutOfMemory`].
