@@ -80,6 +80,20 @@ fn a_ceiling_on_memory_is_kept_and_named() {
 }
 
 #[test]
+fn buffers_wait_for_use_again_within_the_plan_alone_and_the_plan_refuses_nothing() {
+    let mut gpu = Gpu::new(&GpuOptions::default()).expect("an adapter");
+    let planned = 4 << 20;
+    gpu.set_planned_memory(Some(planned));
+    // No two of a size that one could do for the other: 10.8 MB, were all of them kept.
+    for size in [300, 500, 700, 900, 1000] {
+        gpu.zeros(size, size).expect("below the plan");
+    }
+    assert!(gpu.memory().peak <= planned, "{:?}", gpu.memory());
+    let live = [gpu.zeros(900, 900), gpu.zeros(1000, 1000)].map(|matrix| matrix.expect("a plan is no ceiling"));
+    assert!(gpu.memory().held > planned && live.iter().all(|matrix| matrix.rows() >= 900), "{:?}", gpu.memory());
+}
+
+#[test]
 fn short_submits_change_no_bit() {
     // In one piece, and in three of which the last has so few rows that alone it would be another kernel's.
     let (m, n, k) = (130, 3000, 3000);

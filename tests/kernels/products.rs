@@ -234,6 +234,20 @@ fn cross_covariance_matches_reference_for_any_columns_of_either_factor() {
 }
 
 #[test]
+fn sums_over_tokens_are_taken_in_short_chunks() {
+    let gpu = support::gpu_unlimited();
+    // One f32 sum of so many equal terms is off by 223 roundoffs, chunks of 64 by 8.
+    let (tokens, width) = (1024, 5);
+    let values = vec![1.3; tokens * width];
+    let (x, exact) = (upload(&gpu, &values, tokens, width), reference::matrix(tokens, width, &values));
+    let exact = reference::covariance(&exact);
+    for c in [gpu.covariance(&x), gpu.cross_covariance(&x, 0..width, &x, 0..width)] {
+        let scale = |i: usize, j: usize| if i <= j { exact[(i, j)] } else { f64::INFINITY };
+        check("equal tokens", error(&download(&gpu, &c.expect("sums")), &exact, scale), tolerance(64) + tolerance(32));
+    }
+}
+
+#[test]
 fn cross_covariance_refuses_columns_that_are_not_there_and_signals_of_other_tokens() {
     let gpu = support::gpu_unlimited();
     let zeros = |tokens| gpu.zeros(tokens, 8).expect("zeros");
