@@ -5,7 +5,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use slicegpt_gpu::{
     gpu::{Gpu, GpuOptions},
     linalg::eigh,
-    ops::{AttentionShape, HeadSpan, Norm, blocks},
+    ops::{AttentionShape, HeadSpan, Norm, sequences},
     slice::Covariance,
 };
 
@@ -37,10 +37,10 @@ fn kernels(c: &mut Criterion) {
     group.bench_function("covariance", |b| b.iter(|| gpu.covariance(&x).and_then(|_| gpu.finish()).expect("covariance")));
     group.bench_function("norm", |b| b.iter(|| gpu.norm(Norm::Rms, &x, None, None, 768, 1e-5).and_then(|_| gpu.finish()).expect("norm")));
     let qkv = gpu.upload(&values(TOKENS * 3 * 768), TOKENS, 3 * 768).expect("qkv");
-    let span = |column| HeadSpan { column, stride: 64, heads: 12 };
+    let span = |column| HeadSpan { column, heads: 12 };
     let shape = AttentionShape { head_dim: 64, q: span(0), k: span(768), v: span(1536), scale: 0.125, window: None };
     group.bench_function("attention", |b| {
-        b.iter(|| gpu.attention(&shape, &qkv, &qkv, &blocks([TOKENS])).and_then(|_| gpu.finish()).expect("attention"));
+        b.iter(|| gpu.attention(&shape, &qkv, &qkv, &sequences([TOKENS])).and_then(|_| gpu.finish()).expect("attention"));
     });
     group.finish();
     let sum = gpu.download(&gpu.covariance(&x).expect("covariance")).expect("download");

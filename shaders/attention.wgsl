@@ -1,7 +1,7 @@
 // attention: causal attention with grouped queries, an optional sliding window and an online softmax; no [tokens, tokens] matrix anywhere.
 //   out[t, h] = sum_j softmax_j(scale * q[t, h]·k[j, h / group]) v[j, h / group]   over the j <= t of t's sequence with t - j < window
-//   q         [tokens, q_stride] f32; query head h begins at q_column + h * q_head_stride
-//   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * k_head_stride, value head likewise
+//   q         [tokens, q_stride] f32; query head h begins at q_column + h * HEAD_DIM
+//   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * HEAD_DIM, value head likewise
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token)
 //   out       [tokens, heads * head_dim]
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
@@ -23,11 +23,11 @@ var<workgroup> factor: array<vec4<f32>, 16>;                           // [query
 // there is stands for those beyond.
 fn query_at(r: u32, block: vec4<u32>, first_head: u32, heads: u32) -> u32 {
     let token = block.x + min(r / params.group_part, block.y - 1u);
-    return token * params.q_stride + params.q_column + (first_head + min(r % params.group_part, heads - 1u)) * params.q_head_stride;
+    return token * params.q_stride + params.q_column + (first_head + min(r % params.group_part, heads - 1u)) * HEAD_DIM;
 }
 
 fn key_at(key: u32, last: u32, block: vec4<u32>, kv_head: u32) -> u32 {
-    return (block.z + min(key, last)) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
+    return (block.z + min(key, last)) * params.kv_stride + params.k_column + kv_head * HEAD_DIM;
 }
 
 fn store(r: u32, part: u32, lane: u32, values: vec4<f32>, block: vec4<u32>, first_head: u32, heads: u32) {
@@ -140,7 +140,7 @@ fn main(
                 let j = first + keys + unit / (8u * PARTS);
                 var value = vec4(0.0);
                 if j < end {
-                    value = load_kv((block.z + j) * params.kv_stride + params.v_column + kv_head * params.v_head_stride, 4u * (unit % (8u * PARTS)));
+                    value = load_kv((block.z + j) * params.kv_stride + params.v_column + kv_head * HEAD_DIM, 4u * (unit % (8u * PARTS)));
                 }
                 tile[unit] = value;
             }

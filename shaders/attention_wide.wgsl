@@ -16,7 +16,7 @@ fn load_query(r: u32, dim: u32, block: vec4<u32>, first_head: u32, heads: u32) -
     if token >= block.y || head >= heads || dim >= HEAD_DIM {
         return 0.0;
     }
-    let element = (block.x + token) * params.q_stride + params.q_column + (first_head + head) * params.q_head_stride + dim;
+    let element = (block.x + token) * params.q_stride + params.q_column + (first_head + head) * HEAD_DIM + dim;
     return params.scale * q[element / 4u][element % 4u];
 }
 
@@ -91,7 +91,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         let keys = min(64u, end - first);
         var score = Each(MASKED);
         if index < keys {
-            let at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * params.k_head_stride;
+            let at = (block.z + first + index) * params.kv_stride + params.k_column + kv_head * HEAD_DIM;
             score = Each();
             for (var dim4 = 0u; dim4 < HEAD4; dim4 += 1u) {
                 score += products(dim4, load_kv(at, 4u * dim4));
@@ -112,7 +112,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
         acc = scaled(acc, rescale);
         if own < PARTS {
             for (var key = own; key < keys; key += PARTS) {
-                let value = load_kv((block.z + first + key) * params.kv_stride + params.v_column + kv_head * params.v_head_stride, dim);
+                let value = load_kv((block.z + first + key) * params.kv_stride + params.v_column + kv_head * HEAD_DIM, dim);
                 acc = weighted(acc, weight[key], value);
             }
         }

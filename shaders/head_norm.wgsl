@@ -1,6 +1,6 @@
 // head_norm: normalise each attention head of queries or keys by itself, in place (QK-norm).
 //   KIND 0 (rms) or 1 (layer), as in norm.wgsl, over the head_dim values of a head; weight and bias are shared by the heads
-//   x         [tokens, stride] f32; head h begins at column + h * head_stride
+//   x         [tokens, stride] f32; head h begins at column + h * head_dim
 //   dispatch  one workgroup a (token, head), folded into (x, y)
 struct Params {
     tokens: u32,
@@ -8,9 +8,9 @@ struct Params {
     head_dim: u32,
     stride: u32,
     column: u32,
-    head_stride: u32,
     eps: f32,
     has_bias: u32,
+    unused: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;           // [head_dim]
@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if unit >= params.tokens * params.heads {
         return;
     }
-    let start = unit / params.heads * params.stride + params.column + unit % params.heads * params.head_stride;
+    let start = unit / params.heads * params.stride + params.column + unit % params.heads * params.head_dim;
     var mean = 0.0;
     if KIND == 1u {
         var sum = 0.0;

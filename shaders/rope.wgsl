@@ -1,7 +1,7 @@
 // rope: rotate pairs of coordinates of each head by an angle that grows with the position, in place.
-//   (x[p], x[q]) <- (x[p] cos - x[q] sin, x[q] cos + x[p] sin)   for the pairs i < pairs of a head
-//   INTERLEAVED 0: p = i, q = i + pairs (half-split);  1: p = 2i, q = 2i + 1.  Coordinates from 2 * pairs on stay as they are.
-//   x         [tokens, stride] f32; head h begins at column + h * head_stride
+//   (x[p], x[q]) <- (x[p] cos - x[q] sin, x[q] cos + x[p] sin)   for p = i, q = i + pairs, i < pairs of a head
+//   Coordinates from 2 * pairs on stay as they are.
+//   x         [tokens, stride] f32; head h begins at column + h * head_dim
 //   table     [positions, pairs] (cos, sin)
 //   dispatch  (ceil(heads / HEADS), tokens folded into (y, z)); LANES threads a head, HEADS heads a workgroup
 // Cosines come from a table of the CPU: WGSL allows sin and cos an error of 2^-11, and more for large angles.
@@ -11,7 +11,7 @@ struct Params {
     pairs: u32,
     stride: u32,
     column: u32,
-    head_stride: u32,
+    head_dim: u32,
     table_stride2: u32,
     unused: u32,
 }
@@ -29,15 +29,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let angles = positions[token] * params.table_stride2;
     let end = min((group.x + 1u) * HEADS, params.heads);
     for (var head = group.x * HEADS + index / LANES; head < end; head += 64u / LANES) {
-        let start = token * params.stride + params.column + head * params.head_stride;
+        let start = token * params.stride + params.column + head * params.head_dim;
         for (var pair = index % LANES; pair < params.pairs; pair += LANES) {
             let turn = table[angles + pair];
-            var p = start + pair;
-            var q = start + pair + params.pairs;
-            if INTERLEAVED == 1u {
-                p = start + 2u * pair;
-                q = p + 1u;
-            }
+            let p = start + pair;
+            let q = p + params.pairs;
             let at_p = x[p];
             let at_q = x[q];
             x[p] = at_p * turn.x - at_q * turn.y;

@@ -1,4 +1,4 @@
-// transpose: tokens turned, so that a coordinate's values lie side by side.
+// transpose: tokens transposed, so that a coordinate's values lie side by side.
 //   y[i, t] = x[t, 4 * first_column4 + i], or zero beyond the last token
 //   x         [tokens, width]                      f32
 //   y         [4 * rows4, 4 * columns4]            f32

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result, too_low},
     gpu::{Gpu, Matrix},
     model::{
-        BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position, halves, logit_entries, parts,
+        BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position, logit_entries, parts,
         plan_batches, row_bytes, signal_bytes, staging_bytes,
     },
     progress::Progress,
@@ -87,12 +87,14 @@ impl EvalMemory {
     pub fn gpu_bytes(&self, config: &Config, longest: usize, element_size: usize) -> u64 {
         let d = config.hidden_size;
         let tokens = self.batch_tokens.max(longest);
-        let layers = 0..config.num_hidden_layers;
+        let layers = 0..config.layers.len();
         let signals = |layer| {
             let widths = config.widths(layer);
-            let middle = if config.parallel { widths.output } else { widths.mlp_input };
-            let ends = |half: usize| if half == 0 { (widths.attention_input, middle) } else { (middle, widths.output) };
-            halves(config).iter().enumerate().map(|(index, half)| signal_bytes(config, *half, ends(index).0, ends(index).1)).max().unwrap_or(0)
+            let bytes = |step| {
+                let (before, after) = widths.step(step);
+                signal_bytes(config, layer, step, before, after)
+            };
+            config.steps().map(bytes).max().unwrap_or(0)
         };
         let weights = layers.clone().map(|layer| config.layer_parameters(layer)).max().unwrap_or(0) * element_size as u64;
         let table = self.part_bytes.min((config.vocab_size * d.next_multiple_of(4) * element_size) as u64);
@@ -106,7 +108,7 @@ impl EvalMemory {
 
 /// Bytes of the table of rotary angles.
 pub fn rope_bytes(config: &Config, positions: usize) -> u64 {
-    config.rope.as_ref().map_or(0, |rope| 8 * (positions * rope.inverse_frequencies.len()) as u64)
+    config.ropes.iter().map(|rope| 8 * (positions * rope.inverse_frequencies.len()) as u64).sum()
 }
 
 /// The perplexity of `rows`, each a window of its own: positions 1.. of each are predicted.
@@ -236,8 +238,8 @@ fn each_group(
 ) -> Result<()> {
     let config = model.config();
     let ranges = plan_batches(gpu, config, rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
-    progress.begin(phase, (ranges.len() * (config.num_hidden_layers + 1)) as u64);
-    let rope_table = model.rope_table(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
+    progress.begin(phase, (ranges.len() * (config.layers.len() + 1)) as u64);
+    let rope_tables = model.rope_tables(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
     let ends = model.store.ends()?;
     let bytes = |range: &Range<usize>| rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size);
     let mut remaining = ranges.as_slice();
@@ -258,15 +260,15 @@ fn each_group(
         each_part(gpu, &ends.embedding, memory, |first, part| {
             states.iter().try_for_each(|(_, batch, x)| gpu.embed(&batch.ids, first, part, x, false))
         })?;
-        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, config.architecture.position) {
+        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, config.architecture.attention.position) {
             each_part(gpu, positions, memory, |first, part| {
                 states.iter().try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
             })?;
         }
-        for layer in 0..config.num_hidden_layers {
+        for layer in 0..config.layers.len() {
             let weights = model.layer(gpu, layer)?;
             for (_, batch, x) in &mut states {
-                let context = batch.context(gpu, config, layer, rope_table.as_ref());
+                let context = batch.context(gpu, config, layer, &rope_tables);
                 *x = context.forward(&weights, x.clone())?;
                 progress.advance(1)?;
             }

@@ -8,8 +8,8 @@ use rand_chacha::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, Ends, LayerContext, LayerWeights, Model},
-    ops::{Block, RowCopy, SampleOptions},
+    model::{Batch, Ends, LayerContext, LayerSpec, LayerWeights, Model},
+    ops::{RowCopy, SampleOptions, Sequence},
     progress::Progress,
 };
 
@@ -28,7 +28,7 @@ pub struct Session<'a> {
 pub struct Resident {
     layers: Vec<LayerWeights>,
     ends: Ends,
-    rope_table: Option<Matrix>,
+    rope_tables: Vec<Matrix>,
 }
 
 impl Resident {
@@ -38,9 +38,9 @@ impl Resident {
     /// [`Error::OutOfMemory`], [`Error::BadTensor`].
     pub fn upload(gpu: &Gpu, model: &Model, capacity: usize) -> Result<Self> {
         Ok(Self {
-            layers: (0..model.config().num_hidden_layers).map(|layer| model.layer(gpu, layer)).collect::<Result<_>>()?,
+            layers: (0..model.config().layers.len()).map(|layer| model.layer(gpu, layer)).collect::<Result<_>>()?,
             ends: model.ends(gpu)?,
-            rope_table: model.rope_table(gpu, capacity)?,
+            rope_tables: model.rope_tables(gpu, capacity)?,
         })
     }
 }
@@ -51,8 +51,9 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn new(gpu: &'a Gpu, model: &'a Model, weights: &'a Resident, sequences: usize, capacity: usize) -> Result<Self> {
-        let width = kv_width(model);
-        let (needed, most) = ((sequences * capacity * row_bytes(model)) as u64, gpu.max_binding_size());
+        let layers = &model.config().layers;
+        let widest = layers.iter().map(row_bytes).max().unwrap_or(0);
+        let (needed, most) = ((sequences * capacity * widest) as u64, gpu.max_binding_size());
         if needed > most {
             return Err(Error::OutOfMemory(format!(
                 "the keys and values of {sequences} sequences of {capacity} tokens take {needed} bytes a layer, one binding of {} holds {most}; \
@@ -60,7 +61,8 @@ impl<'a> Session<'a> {
                 gpu.adapter().name
             )));
         }
-        let caches = (0..model.config().num_hidden_layers).map(|_| gpu.zeros(sequences * capacity, width)).collect::<Result<_>>()?;
+        let cache = |layer: &LayerSpec| gpu.zeros(sequences * capacity, layer.kv_width());
+        let caches = layers.iter().map(cache).collect::<Result<_>>()?;
         Ok(Self { gpu, model, weights, caches, sequences, capacity, length: 0 })
     }
 
@@ -74,12 +76,12 @@ impl<'a> Session<'a> {
         }
         let positions: Vec<u32> = (0..self.sequences).flat_map(|_| (self.length..self.length + tokens).map(|p| p as u32)).collect();
         let sequences =
-            (0..self.sequences).map(|index| Block { first: index * tokens, tokens, kv_row: index * self.capacity, position: self.length }).collect();
+            (0..self.sequences).map(|index| Sequence { first: index * tokens, tokens, kv_row: index * self.capacity, position: self.length }).collect();
         let batch = Batch { ids, positions: self.gpu.upload_u32(&positions)?, sequences, tokens: self.sequences * tokens };
         let mut x = self.weights.ends.embed(self.gpu, &batch)?;
         for (layer, (weights, cache)) in self.weights.layers.iter().zip(&self.caches).enumerate() {
-            let table = self.weights.rope_table.as_ref();
-            let context = LayerContext { cache: Some(cache), ..batch.context(self.gpu, self.model.config(), layer, table) };
+            let tables = &self.weights.rope_tables;
+            let context = LayerContext { cache: Some(cache), ..batch.context(self.gpu, self.model.config(), layer, tables) };
             x = context.forward(weights, x)?;
         }
         self.length += tokens;
@@ -116,14 +118,14 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Columns of the cache: keys, then values.
-fn kv_width(model: &Model) -> usize {
-    2 * model.config().num_key_value_heads * model.config().head_dim
+/// Bytes of one token in the cache of a layer.
+fn row_bytes(layer: &LayerSpec) -> usize {
+    layer.kv_width().next_multiple_of(4) * 4
 }
 
-/// Bytes of one token in the cache of one layer.
-fn row_bytes(model: &Model) -> usize {
-    kv_width(model).next_multiple_of(4) * 4
+/// Bytes of one token in the caches of all layers.
+fn token_bytes(model: &Model) -> usize {
+    model.config().layers.iter().map(row_bytes).sum()
 }
 
 /// How text is sampled.
@@ -211,7 +213,7 @@ const PATIENCE: f64 = 60.0;
 
 /// About how many bytes of GPU memory [`sample_sequences`] takes: all weights, and the keys and values of the sequences sampled together.
 pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
-    let sequence = length * row_bytes(model) * model.config().num_hidden_layers;
+    let sequence = length * token_bytes(model);
     model.store.checkpoint.byte_len() + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
 }
 
@@ -236,8 +238,9 @@ pub fn sample_sequences(
         )
     })?;
     progress.begin("sample", (count * length) as u64);
-    let by_memory = CACHE_BYTES / (length * row_bytes(model) * config.num_hidden_layers);
-    let by_binding = gpu.max_binding_size() as usize / (length * row_bytes(model));
+    let by_memory = CACHE_BYTES / (length * token_bytes(model));
+    let widest = config.layers.iter().map(row_bytes).max().unwrap_or(1);
+    let by_binding = gpu.max_binding_size() as usize / (length * widest);
     let together = rows_per_batch.unwrap_or(by_memory).min(by_binding).clamp(1, count.max(1));
     let weights = Resident::upload(gpu, model, length)?;
     let mut rows: Vec<Vec<u32>> = Vec::new();

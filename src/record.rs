@@ -261,9 +261,10 @@ impl Record {
 
 /// How far rounding can move logits, relative to the largest of them: see the top of this file.
 fn tolerance(config: &Config, one: Precision, other: Precision) -> f64 {
-    let terms = config.hidden_size.max(config.intermediate_size).max(config.num_attention_heads * config.head_dim) as f64;
+    let inner = config.layers.iter().map(|layer| layer.intermediate_size.max(layer.heads_width())).max();
+    let terms = config.hidden_size.max(inner.unwrap_or(0)) as f64;
     // Queries and keys to attention, output, up, down: and the head.
-    let products = (4 * config.num_hidden_layers + 1) as f64;
+    let products = (4 * config.layers.len() + 1) as f64;
     let rounding = if one == Precision::F32 && other == Precision::F32 { terms.sqrt() * 2f64.powi(-24) } else { 2f64.powi(-11) };
     16.0 * products.sqrt() * rounding
 }

@@ -126,7 +126,7 @@ pub struct LayerReport {
 
 /// The layers of a sliced config, with what was found at their sites.
 pub fn layers(sliced: &Config, sites: &[Site]) -> Vec<LayerReport> {
-    (0..sliced.num_hidden_layers)
+    (0..sliced.layers.len())
         .map(|layer| {
             let here: Vec<&Site> = sites.iter().filter(|site| site.layer == Some(layer)).collect();
             LayerReport {

@@ -247,7 +247,7 @@ fn nan_and_infinity_are_refused_with_their_position() {
             let checkpoint = Checkpoint::open(directory.path()).expect("a checkpoint");
             (WeightStore::new(tiny(), checkpoint).expect("shapes that fit"), directory)
         };
-        let layer = |store: &WeightStore, layer| store.layer(layer)?.linears.iter().try_for_each(|linear| linear.matrix.bytes().map(drop));
+        let layer = |store: &WeightStore, layer| store.layer(layer)?.linears().try_for_each(|linear| linear.matrix.bytes().map(drop));
         let (store, _kept) = open(UP, 5, largest);
         layer(&store, 1).expect("finite values");
         for value in broken {

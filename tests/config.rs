@@ -111,7 +111,7 @@ fn missing_sizes_are_refused_and_null_is_missing() {
     for field in ["num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "attention_bias"] {
         let mut absent = llama();
         absent.as_object_mut().expect("an object").remove(field);
-        let shape = |config: Config| (config.head_dim, config.num_key_value_heads, config.intermediate_size, config.norm_eps, config.parameters());
+        let shape = |config: Config| (config.layers.clone(), config.norm_eps, config.parameters());
         let expected = shape(parse(absent).expect("a config without it"));
         assert_eq!(shape(parse(with(llama(), json!({ field: null }))).expect("a config with null")), expected, "{field}");
     }
@@ -120,7 +120,7 @@ fn missing_sizes_are_refused_and_null_is_missing() {
         "sliding_window": null, "bos_token_id": null, "eos_token_id": null, "num_experts": null, "rope_theta": null, "word_embed_proj_dim": null
     });
     let config = parse(with(llama(), nulls)).expect("a config of nulls");
-    assert_eq!(config.rope, parse(llama()).expect("a config").rope);
+    assert_eq!(config.ropes, parse(llama()).expect("a config").ropes);
     assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![]));
     parse(with(opt(), json!({ "do_layer_norm_before": null, "word_embed_proj_dim": null, "enable_bias": null }))).expect("an OPT of nulls");
 }
@@ -136,13 +136,13 @@ fn heads_must_divide() {
     let message = refusal(json!({ "model_type": "gpt2", "n_embd": 24, "n_head": 5, "n_layer": 1, "n_positions": 8, "vocab_size": 9 }));
     assert!(message.contains("5 attention heads do not divide n_embd 24"), "{message}");
     let config = parse(with(llama(), json!({ "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 10 }))).expect("an explicit head_dim");
-    assert_eq!((config.head_dim, config.qkv_width()), (10, 150));
+    assert_eq!((config.layers[0].head_dim, config.layers[0].qkv_width()), (10, 150));
 }
 
 #[test]
 fn an_unknown_model_type_is_refused_with_the_known_ones() {
     let message = refusal(with(llama(), json!({ "model_type": "foo" })));
-    assert_eq!(message, "unknown model_type \"foo\" in DIR/config.json; known: llama, mistral, qwen2, qwen3, phi, phi3, opt, gpt2, gpt_neox");
+    assert_eq!(message, "unknown model_type \"foo\" in DIR/config.json; known: llama, mistral, qwen2, qwen3, smollm3, granite, starcoder2, phi, phi3, opt, gpt2, gptj, gpt_neox");
     for near in ["Llama", "llama ", "llama2", "gemma", "sliced_foo", "sliced_sliced_llama", ""] {
         assert!(refusal(with(llama(), json!({ "model_type": near }))).contains("unknown model_type"), "{near}");
     }
@@ -461,9 +461,9 @@ fn sparsities_and_intervals_that_leave_nothing_are_usage_errors() {
 
 #[test]
 fn partial_rotary_counts_only_where_the_architecture_knows_it() {
-    let whole = parse(llama()).expect("a config").rope;
+    let whole = parse(llama()).expect("a config").ropes;
     for place in [json!({ "partial_rotary_factor": 0.5 }), json!({ "rope_parameters": { "rope_type": "default", "partial_rotary_factor": 0.5 } })] {
-        assert_eq!(parse(with(llama(), place)).expect("a config").rope, whole, "llama turns whole heads");
+        assert_eq!(parse(with(llama(), place)).expect("a config").ropes, whole, "llama turns whole heads");
     }
     let scaled = json!({ "rope_scaling": { "type": "linear", "factor": 2.0 }, "partial_rotary_factor": 0.5 });
     assert!(refusal(with(llama(), scaled)).contains("unsupported partial_rotary_factor = 0.5"));
@@ -474,6 +474,6 @@ fn absent_windows_and_key_value_heads_are_those_of_the_architecture() {
     let mut fields = with(llama(), json!({ "model_type": "mistral", "num_attention_heads": 8, "head_dim": 4 }));
     fields.as_object_mut().expect("an object").remove("num_key_value_heads");
     let config = parse(fields.clone()).expect("a config");
-    assert_eq!((config.num_key_value_heads, config.windows[0]), (8, Some(4096)));
-    assert_eq!(parse(with(fields, json!({ "sliding_window": null }))).expect("a config").windows[0], None);
+    assert_eq!((config.layers[0].kv_heads, config.layers[0].window), (8, Some(4096)));
+    assert_eq!(parse(with(fields, json!({ "sliding_window": null }))).expect("a config").layers[0].window, None);
 }

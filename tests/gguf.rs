@@ -163,10 +163,10 @@ fn metadata_tells_the_shape_of_the_model() {
         ("vocab_size", config.vocab_size),
         ("context_length", config.max_position_embeddings),
         ("embedding_length", config.hidden_size),
-        ("block_count", config.num_hidden_layers),
-        ("feed_forward_length", config.intermediate_size),
-        ("attention.head_count", config.num_attention_heads),
-        ("attention.head_count_kv", config.num_key_value_heads),
+        ("block_count", config.layers.len()),
+        ("feed_forward_length", config.layers[0].intermediate_size),
+        ("attention.head_count", config.layers[0].heads),
+        ("attention.head_count_kv", config.layers[0].kv_heads),
         // Where 32 / 4 heads would be 8.
         ("attention.key_length", 10),
         ("attention.value_length", 10),
@@ -220,11 +220,11 @@ fn coordinates_that_turn_together_are_neighbours_in_llama_alone() {
         let config = model.config();
         let (read, _) = exported(&model, GgufType::F32);
         for (ours, theirs, heads) in [
-            ("q_proj", "attn_q", config.num_attention_heads),
-            ("k_proj", "attn_k", config.num_key_value_heads),
-            ("v_proj", "attn_v", config.num_key_value_heads),
+            ("q_proj", "attn_q", config.layers[0].heads),
+            ("k_proj", "attn_k", config.layers[0].kv_heads),
+            ("v_proj", "attn_v", config.layers[0].kv_heads),
         ] {
-            let h = config.head_dim;
+            let h = config.layers[0].head_dim;
             // Row `to` of the file is this row of the checkpoint.
             let from = |to: usize| match permuted && ours != "v_proj" {
                 true => to / h * h + (to % h % 2) * (h / 2) + to % h / 2,
@@ -264,7 +264,7 @@ fn rotary_scaling_is_told_as_llama_cpp_knows_it() {
     ];
     for (fixture, scaling, factors) in cases {
         let model = open(fixture);
-        let rope = model.config().rope.clone().expect("rope");
+        let rope = model.config().ropes[0].clone();
         let (read, _) = exported(&model, GgufType::F16);
         for (key, value) in scaling {
             assert_eq!(read.metadata.get(&format!("llama.rope.scaling.{key}")), Some(value), "{fixture}");
@@ -280,7 +280,7 @@ fn rotary_scaling_is_told_as_llama_cpp_knows_it() {
             continue;
         };
         assert!(factors, "{fixture}");
-        let dim = model.config().head_dim as f64;
+        let dim = model.config().layers[0].head_dim as f64;
         for (pair, factor) in tensor.values().iter().enumerate() {
             let turned = rope.theta.powf(-2.0 * pair as f64 / dim) / f64::from(*factor);
             assert!((turned / f64::from(rope.inverse_frequencies[pair]) - 1.0).abs() < 1e-6, "{fixture} pair {pair}");
@@ -291,7 +291,7 @@ fn rotary_scaling_is_told_as_llama_cpp_knows_it() {
 #[test]
 fn a_sliding_window_ends_the_context_and_the_file_says_so() {
     let model = open("mistral_window");
-    let window = model.config().windows[0].expect("a window");
+    let window = model.config().layers[0].window.expect("a window");
     let (read, notes) = exported(&model, GgufType::F16);
     assert_eq!(read.metadata["llama.context_length"], Value::Number(window as f64));
     assert!(notes.iter().any(|note| note.contains("sliding window")), "{notes:?}");

@@ -46,8 +46,8 @@ fn logits_do_not_depend_on_how_an_mlp_is_cut_to_fit_a_binding() {
         let path = support::fixture("parity").join(fixture);
         let model = Model::open(&path).expect("a model");
         let rows = vec![support::tokens(&path.join("tokens.json"))[0].clone(); 3];
-        let inner = 2 * model.config().intermediate_size.next_multiple_of(4) * 4;
-        assert!(cut.rows_per_binding(inner) < 111 && cut.rows_per_binding(model.config().qkv_width() * 4) >= 111, "{fixture}: nothing is cut");
+        let inner = 2 * model.config().layers[0].intermediate_size.next_multiple_of(4) * 4;
+        assert!(cut.rows_per_binding(inner) < 111 && cut.rows_per_binding(model.config().layers[0].qkv_width() * 4) >= 111, "{fixture}: nothing is cut");
         let logits = |gpu| {
             let mut all = Vec::new();
             let collect = |_, values: Vec<f32>| {

@@ -28,7 +28,7 @@ fn other_numbers_of_layers_change_the_layers_alone() {
         let whole = shape.config(None).expect("a config");
         let a_layer = parameters(2) - parameters(1);
         let ends = parameters(1) - a_layer;
-        assert_eq!(ends + whole.num_hidden_layers as u64 * a_layer, whole.parameters(), "{}", shape.name);
+        assert_eq!(ends + whole.layers.len() as u64 * a_layer, whole.parameters(), "{}", shape.name);
     }
     assert!(SHAPES[0].config(Some(0)).is_err());
 }

@@ -33,6 +33,29 @@ class SlicedNorm(nn.Module):
         return f"norm_width={self.norm_width}, eps={self.eps}"
 
 
+# The models of gpt2 and gptj give what leaves their last norm the width of what enters their first layer. So that both can
+# have a width of their own, zeros are put after the narrower one, and whoever reads it leaves them out.
+
+
+def padded(hidden_states, width):
+    return nn.functional.pad(hidden_states, (0, width - hidden_states.shape[-1]))
+
+
+class PaddedDropout(nn.Dropout):
+    def forward(self, hidden_states):
+        return padded(super().forward(hidden_states), self.width)
+
+
+class PaddedNorm(SlicedNorm):
+    def forward(self, hidden_states):
+        return padded(super().forward(hidden_states), self.width)
+
+
+class Head(nn.Linear):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states[..., : self.in_features])
+
+
 def carry(hidden_states, shortcut):
     """The residual in the next basis; as it is where the basis stays."""
     return hidden_states if shortcut is None else hidden_states @ shortcut
@@ -94,7 +117,9 @@ def layer_output(hidden_states, attention_weights):
 
 
 class SlicedGatedLayer:
-    """Before a decoder layer of llama, mistral, qwen2 or qwen3, which differ in their attention alone."""
+    """Before a decoder layer of llama and those like it, which differ in their attention and in what they multiply by."""
+
+    residual_multiplier = 1.0
 
     ATTENTION = ("input_layernorm", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "self_attn.o_proj")
     MLP = ("post_attention_layernorm", ["mlp.gate_proj", "mlp.up_proj"], "mlp.down_proj")
@@ -105,9 +130,9 @@ class SlicedGatedLayer:
 
     def forward(self, hidden_states, **kwargs):
         attention, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention
+        hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention * self.residual_multiplier
         mlp = self.mlp(self.post_attention_layernorm(hidden_states))
-        return carry(hidden_states, self.mlp_shortcut_Q) + mlp
+        return carry(hidden_states, self.mlp_shortcut_Q) + mlp * self.residual_multiplier
 
 
 class SlicedGatedForCausalLM:

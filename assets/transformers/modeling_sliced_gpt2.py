@@ -5,36 +5,21 @@ from torch import nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block, GPT2LMHeadModel
 
 from .configuration_sliced_gpt2 import SlicedGPT2Config
-from .modeling_sliced_common import SlicedNorm, carry, end_widths, layer_output, slice_layer
+from .modeling_sliced_common import (
+    Head,
+    PaddedDropout,
+    PaddedNorm,
+    carry,
+    end_widths,
+    layer_output,
+    slice_layer,
+)
 
 ATTENTION = ("ln_1", ["attn.c_attn"], "attn.c_proj")
 MLP = ("ln_2", ["mlp.c_fc"], "mlp.c_proj")
 
 # GPT2Model passes some of these by position, and not the same ones in all versions.
 ARGUMENTS = list(inspect.signature(GPT2Block.forward).parameters)[2:]
-
-
-# GPT2Model gives what leaves its last norm the width of what enters its first layer. So that both can have a width of
-# their own, zeros are put behind the narrower one, and whoever reads it leaves them out.
-
-
-def padded(hidden_states, width):
-    return nn.functional.pad(hidden_states, (0, width - hidden_states.shape[-1]))
-
-
-class PaddedDropout(nn.Dropout):
-    def forward(self, hidden_states):
-        return padded(super().forward(hidden_states), self.width)
-
-
-class PaddedNorm(SlicedNorm):
-    def forward(self, hidden_states):
-        return padded(super().forward(hidden_states), self.width)
-
-
-class Head(nn.Linear):
-    def forward(self, hidden_states):
-        return super().forward(hidden_states[..., : self.in_features])
 
 
 class SlicedGPT2Block(GPT2Block):

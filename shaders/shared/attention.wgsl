@@ -1,16 +1,12 @@
 // What both attention kernels are given.
 struct Params {
-    head_dim: u32,
     group: u32,
     group_part: u32,
     q_stride: u32,
     q_column: u32,
-    q_head_stride: u32,
     kv_stride: u32,
     k_column: u32,
-    k_head_stride: u32,
     v_column: u32,
-    v_head_stride: u32,
     out_stride: u32,
     scale: f32,
     window: u32,

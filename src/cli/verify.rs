@@ -67,7 +67,7 @@ impl Args {
             }
             compared = Some((agreement, gpu.adapter().clone()));
         }
-        let widths: Vec<_> = (0..config.num_hidden_layers).map(|layer| config.widths(layer)).collect();
+        let widths: Vec<_> = (0..config.layers.len()).map(|layer| config.widths(layer)).collect();
         if self.json {
             return print_json(&json!({
                 "schema_version": SCHEMA_VERSION,

@@ -170,7 +170,7 @@ impl Work<'_> {
             state.before = Some(perplexity_within(gpu, model, rows, &memory.eval, "perplexity before", progress)?.into());
             self.commit(directory, state)?;
         }
-        let layers = model.config().num_hidden_layers;
+        let layers = model.config().layers.len();
         let all = layers * self.options.passes();
         let first = state.slicing.as_ref().map_or(0, |snapshot| snapshot.passed(layers));
         let last = self.args.stop_after.map_or(all, |count| all.min(first + count as usize));

@@ -1,20 +1,20 @@
-//! Sequences of any length, laid one behind the other: nothing is padded, so nothing padded can leak into a result.
+//! Sequences of any length, concatenated: nothing is padded, so nothing padded can leak into a result.
 
-use super::{Config, Half, LayerContext};
+use super::{Config, LayerContext, Step, architecture::BlockKind};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{Block, blocks},
+    ops::{Sequence, sequences},
 };
 
 /// Some whole sequences on the GPU.
 pub struct Batch {
-    /// Token ids, one behind the other.
+    /// Token ids of all sequences.
     pub ids: Matrix,
     /// The position of each token in its sequence.
     pub positions: Matrix,
     /// Which tokens belong together.
-    pub sequences: Vec<Block>,
+    pub sequences: Vec<Sequence>,
     pub tokens: usize,
 }
 
@@ -26,13 +26,13 @@ impl Batch {
     pub fn new(gpu: &Gpu, rows: &[&[u32]]) -> Result<Self> {
         let ids: Vec<u32> = rows.iter().flat_map(|row| row.iter().copied()).collect();
         let positions: Vec<u32> = rows.iter().flat_map(|row| 0..row.len() as u32).collect();
-        let sequences = blocks(rows.iter().map(|row| row.len()));
+        let sequences = sequences(rows.iter().map(|row| row.len()));
         Ok(Self { ids: gpu.upload_u32(&ids)?, positions: gpu.upload_u32(&positions)?, tokens: ids.len(), sequences })
     }
 
     /// What a layer needs to know when these sequences run through it whole.
-    pub fn context<'a>(&'a self, gpu: &'a Gpu, config: &'a Config, layer: usize, rope_table: Option<&'a Matrix>) -> LayerContext<'a> {
-        LayerContext { gpu, config, layer, positions: &self.positions, rope_table, sequences: &self.sequences, cache: None }
+    pub fn context<'a>(&'a self, gpu: &'a Gpu, config: &'a Config, layer: usize, rope_tables: &'a [Matrix]) -> LayerContext<'a> {
+        LayerContext { gpu, config, layer, positions: &self.positions, rope_tables, sequences: &self.sequences, cache: None }
     }
 }
 
@@ -64,12 +64,23 @@ pub fn staging_bytes(bytes: u64) -> u64 {
     bytes.min(64 << 20)
 }
 
-/// Bytes of the signals of one token at their peak in half a layer, from `input` coordinates to `output`: what it reads and hands on included.
-pub fn signal_bytes(config: &Config, half: Half, input: usize, output: usize) -> u64 {
-    let heads = if half.attention { row_bytes(config.num_attention_heads * config.head_dim) } else { 0 };
-    let attention = if half.attention { row_bytes(input) + row_bytes(config.qkv_width()) + heads } else { 0 };
-    let inner = config.intermediate_size * if config.architecture.gated { 2 } else { 1 };
-    let mlp = if half.mlp { row_bytes(input) + row_bytes(inner) + row_bytes(config.intermediate_size) } else { 0 };
+/// Bytes of the signals of one token at their peak in a step of a layer, from `input` coordinates to `output`: what it
+/// reads and hands on included.
+pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, output: usize) -> u64 {
+    let spec = &config.layers[layer];
+    let (mut heads, mut attention, mut mlp) = (0, 0, 0);
+    for block in step.blocks {
+        match block.kind {
+            BlockKind::Attention => {
+                heads = row_bytes(spec.heads_width());
+                attention = row_bytes(input) + row_bytes(spec.qkv_width()) + heads;
+            }
+            BlockKind::Mlp { gated } => {
+                let inner = spec.intermediate_size * if gated { 2 } else { 1 };
+                mlp = row_bytes(input) + row_bytes(inner) + row_bytes(spec.intermediate_size);
+            }
+        }
+    }
     row_bytes(input) + attention.max(heads + row_bytes(output) + mlp)
 }
 
@@ -78,7 +89,8 @@ pub fn signal_bytes(config: &Config, half: Half, input: usize, output: usize) ->
 /// # Errors
 /// [`Error::Usage`] if one sequence alone is too long for the adapter.
 pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], size: BatchSize) -> Result<Vec<std::ops::Range<usize>>> {
-    let widest = config.qkv_width().max(config.hidden_size).max(config.num_attention_heads * config.head_dim);
+    let widest = config.layers.iter().map(|layer| layer.qkv_width().max(layer.heads_width())).max();
+    let widest = widest.unwrap_or(0).max(config.hidden_size);
     let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
     if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {
         return Err(Error::Usage(format!(

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    architecture::{ARCHITECTURES, Architecture, Bias, Blocks, Position, REFUSED, Window},
+    architecture::{
+        ARCHITECTURES, Architecture, Bias, Block, BlockKind, Position, REFUSED, Role, RopeLayers, RotaryPart, Weight,
+        Window, Wiring,
+    },
     rope::Rope,
     slicing::Slicing,
 };
@@ -23,24 +26,26 @@ pub struct Config {
     pub architecture: &'static Architecture,
     /// The width of the residual stream before slicing, also of a sliced model: what norms divide by.
     pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub num_key_value_heads: usize,
-    pub head_dim: usize,
-    pub intermediate_size: usize,
+    /// The sizes of each layer.
+    pub layers: Vec<LayerSpec>,
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
+    /// Of the norms of the residual stream. Where blocks add m times their result to it, the stream here is the
+    /// checkpoint's divided by m, and so is this by m²: norms see no difference, and no weight needs a factor.
     pub norm_eps: f32,
+    /// Of the norms of queries and keys.
+    pub head_norm_eps: f32,
     /// Whether the stored norms have parameters.
     pub norm_affine: bool,
     pub qk_norm: bool,
     pub activation: Activation,
     pub parallel: bool,
-    pub rope: Option<Rope>,
-    /// The sliding window of each layer.
-    pub windows: Vec<Option<usize>>,
-    /// What q·k is multiplied by, in each layer.
-    pub attention_scales: Vec<f32>,
+    /// Tables of rotary angles; [`LayerSpec::rope`] says which one a layer uses.
+    pub ropes: Vec<Rope>,
+    /// What embedded tokens are multiplied by; divided by m as [`Config::norm_eps`] says.
+    pub embedding_scale: f32,
+    /// What logits are multiplied by.
+    pub logit_scale: f32,
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
@@ -48,6 +53,92 @@ pub struct Config {
     pub slicing: Option<Slicing>,
     /// The file as it was.
     pub raw: Map<String, Value>,
+}
+
+/// The sizes of one layer, which may differ from those of others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// Query heads.
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Between the two linear layers of the MLP.
+    pub intermediate_size: usize,
+    /// Which of [`Config::ropes`]; `None` where the layer does not know positions from it.
+    pub rope: Option<usize>,
+    /// A token sees itself and the `window - 1` tokens before it; all of them if `None`.
+    pub window: Option<usize>,
+    /// What q·k is multiplied by.
+    pub attention_scale: f32,
+}
+
+/// A part of a layer between two points of the residual stream: one block, or all of them where they read the same
+/// point. A shortcut may carry the residual past it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Which one of its layer.
+    pub index: usize,
+    /// Whether the layer ends with it.
+    pub last: bool,
+    /// The row's blocks that belong to it.
+    pub blocks: &'static [Block],
+}
+
+impl Step {
+    /// The stored weights of its blocks.
+    pub fn weights(self) -> impl Iterator<Item = &'static Weight> {
+        self.blocks.iter().flat_map(|block| block.weights)
+    }
+
+    /// The linear weights that they hold, in the order in which they are read and written.
+    pub fn linears(self) -> impl Iterator<Item = (&'static Weight, Role)> {
+        self.weights().flat_map(|weight| weight.holds.iter().map(move |role| (weight, *role)))
+    }
+
+    /// Its blocks of this kind.
+    pub fn has(self, attention: bool) -> bool {
+        self.blocks.iter().any(|block| (block.kind == BlockKind::Attention) == attention)
+    }
+}
+
+impl LayerSpec {
+    /// Rows of a weight that does not write the residual stream; 0 of one that does.
+    pub fn rows(&self, role: Role) -> usize {
+        match role {
+            Role::Query => self.heads * self.head_dim,
+            Role::Key | Role::Value => self.kv_heads * self.head_dim,
+            Role::Gate | Role::Up => self.intermediate_size,
+            Role::Output | Role::Down => 0,
+        }
+    }
+
+    /// Columns of the attention's result, and of the queries.
+    pub fn heads_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Columns of the queries, keys and values of a token side by side.
+    pub fn qkv_width(&self) -> usize {
+        self.heads_width() + self.kv_width()
+    }
+
+    /// Columns of the keys and values of a token side by side.
+    pub fn kv_width(&self) -> usize {
+        2 * self.kv_heads * self.head_dim
+    }
+
+    /// Where queries, keys and values lie in rows of [`LayerSpec::qkv_width`].
+    pub fn attention_shape(&self) -> AttentionShape {
+        let (q, kv) = (self.heads_width(), self.kv_heads * self.head_dim);
+        AttentionShape {
+            head_dim: self.head_dim,
+            q: HeadSpan { column: 0, heads: self.heads },
+            k: HeadSpan { column: q, heads: self.kv_heads },
+            v: HeadSpan { column: q + kv, heads: self.kv_heads },
+            scale: self.attention_scale,
+            window: self.window,
+        }
+    }
 }
 
 /// Sizes beyond these are not models but mistakes or attacks.
@@ -94,6 +185,13 @@ impl Reader<'_> {
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {
         self.get(name).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(name, "true or false")))
+    }
+
+    /// A factor of the signals, 1 where there is none.
+    fn multiplier(&self, name: Option<&str>) -> Result<f64> {
+        let Some((name, value)) = name.and_then(|name| Some((name, self.get(name)?))) else { return Ok(1.0) };
+        let usable = |factor: &f64| (*factor as f32).is_finite() && *factor as f32 > 0.0;
+        value.as_f64().filter(usable).ok_or_else(|| self.wrong(name, "a number above 0"))
     }
 
     fn ids(&self, name: &str) -> Result<Vec<u32>> {
@@ -153,8 +251,9 @@ impl Config {
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             return Err(Error::bad_file(path, format!("{num_attention_heads} attention heads cannot share {num_key_value_heads} key-value heads")));
         }
-        let explicit = if architecture.explicit_head_dim { reader.get("head_dim") } else { None };
-        let head_dim = match (explicit, architecture.head_dim) {
+        let attention = &architecture.attention;
+        let explicit = if attention.explicit_head_dim { reader.get("head_dim") } else { None };
+        let head_dim = match (explicit, attention.head_dim) {
             (Some(_), _) => reader.size("head_dim", MAX_WIDTH)?,
             (None, Some(head_dim)) => head_dim,
             (None, None) if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
@@ -178,51 +277,68 @@ impl Config {
         let max_position_embeddings = reader.size(fields.max_position_embeddings, MAX_POSITIONS)?;
         let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str).unwrap_or_default();
         let activation = activation(name).ok_or_else(|| {
-            reader.unsupported(fields.activation.0, &name.into(), "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu")
+            let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
+            reader.unsupported(fields.activation.0, &name.into(), known)
         })?;
         let eps = fields.norm_eps.0.and_then(|name| reader.get(name)).map_or(Some(fields.norm_eps.1), Value::as_f64);
-        let norm_eps =
-            eps.filter(|eps| (0.0..1.0).contains(eps)).ok_or_else(|| reader.wrong(fields.norm_eps.0.unwrap_or_default(), "a small number"))?;
-        let rope = match architecture.position {
-            Position::Rope { partial, .. } => Some(Rope::from_fields(&raw, path, head_dim, partial, max_position_embeddings)?),
-            Position::Learned { .. } => None,
+        let norm_eps = eps
+            .filter(|eps| (0.0..1.0).contains(eps))
+            .ok_or_else(|| reader.wrong(fields.norm_eps.0.unwrap_or_default(), "a small number"))?;
+        let intermediate_size = reader.size_or(
+            fields.intermediate_size,
+            MAX_WIDTH * 4,
+            fields.intermediate_factor.map(|factor| factor * hidden_size),
+        )?;
+        let ropes = rope(&reader, architecture, head_dim, max_position_embeddings)?;
+        let ropes: Vec<Rope> = ropes.into_iter().collect();
+        let known = roped_layers(&reader, architecture, num_hidden_layers)?;
+        let windows = windows(&reader, architecture, &known)?;
+        let scales = attention_scales(&reader, architecture, head_dim, num_hidden_layers)?;
+        let layer = |((known, window), attention_scale): ((bool, Option<usize>), f32)| LayerSpec {
+            heads: num_attention_heads,
+            kv_heads: num_key_value_heads,
+            head_dim,
+            intermediate_size,
+            rope: (known && !ropes.is_empty()).then_some(0),
+            window,
+            attention_scale,
         };
+        let layers = known.into_iter().zip(windows).zip(scales).map(layer).collect();
+        let multipliers = &architecture.multipliers;
+        let residual = reader.multiplier(multipliers.residual)?;
         let config = Self {
             architecture,
             hidden_size,
-            num_hidden_layers,
-            num_attention_heads,
-            num_key_value_heads,
-            head_dim,
-            intermediate_size: reader.size_or(
-                fields.intermediate_size,
-                MAX_WIDTH * 4,
-                fields.intermediate_factor.map(|factor| factor * hidden_size),
-            )?,
+            layers,
             vocab_size: reader.size("vocab_size", MAX_VOCABULARY)?,
             max_position_embeddings,
-            norm_eps: norm_eps as f32,
-            norm_affine: architecture.norm_affine.map_or(Ok(true), |name| reader.flag(name, true))?,
-            qk_norm: match architecture.qk_norm.and_then(|norm| norm.field) {
+            norm_eps: (norm_eps / (residual * residual)) as f32,
+            head_norm_eps: norm_eps as f32,
+            norm_affine: architecture.norm.affine.map_or(Ok(true), |name| reader.flag(name, true))?,
+            qk_norm: match architecture.attention.qk_norm.and_then(|norm| norm.field) {
                 Some(field) => reader.flag(field, false)?,
-                None => architecture.qk_norm.is_some(),
+                None => architecture.attention.qk_norm.is_some(),
             },
             activation,
-            parallel: match architecture.blocks {
-                Blocks::Sequential => false,
-                Blocks::Parallel => true,
-                Blocks::Field(name, default) => reader.flag(name, default)?,
+            parallel: match architecture.wiring {
+                Wiring::Sequential => false,
+                Wiring::Parallel => true,
+                Wiring::Field(name, default) => reader.flag(name, default)?,
             },
-            rope,
-            windows: windows(&reader, architecture, num_hidden_layers)?,
-            attention_scales: attention_scales(&reader, head_dim, num_hidden_layers)?,
-            tie_word_embeddings: reader.flag("tie_word_embeddings", architecture.tied_head)? && !sliced,
+            ropes,
+            embedding_scale: (reader.multiplier(multipliers.embedding)? / residual) as f32,
+            logit_scale: (1.0 / reader.multiplier(multipliers.logits)?) as f32,
+            tie_word_embeddings: reader.flag("tie_word_embeddings", architecture.ends.tied_head)? && !sliced,
             bos_token_id: reader.ids("bos_token_id")?.first().copied(),
             eos_token_ids: reader.ids("eos_token_id")?,
-            slicing: if sliced { Some(Slicing::from_fields(&raw, path, hidden_size, num_hidden_layers)?) } else { None },
+            slicing: if sliced {
+                Some(Slicing::from_fields(&raw, path, hidden_size, num_hidden_layers)?)
+            } else {
+                None
+            },
             raw: Map::new(),
         };
-        for weight in architecture.layer {
+        for weight in architecture.weights() {
             config.stored_bias(weight.bias, &raw, path)?;
         }
         Ok(Self { raw, ..config })
@@ -243,33 +359,29 @@ impl Config {
 
     /// Whether the norms have a bias that fusing puts into the weights that read them.
     pub fn norm_has_bias(&self) -> bool {
-        self.norm_affine && self.architecture.norm == crate::ops::Norm::Layer
+        self.norm_affine && self.architecture.norm.kind == crate::ops::Norm::Layer
     }
 
-    /// Columns of the queries, keys and values of a token side by side.
-    pub fn qkv_width(&self) -> usize {
-        (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
+    /// The steps of every layer, in order.
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + Clone + use<> {
+        let blocks = self.architecture.blocks;
+        let size = if self.parallel { blocks.len() } else { 1 };
+        let count = blocks.len() / size.max(1);
+        (0..count).map(move |index| Step {
+            index,
+            last: index + 1 == count,
+            blocks: &blocks[index * size..(index + 1) * size],
+        })
     }
 
-    /// Where queries, keys and values lie in a row of the projections' output.
-    pub fn attention_shape(&self, layer: usize) -> AttentionShape {
-        let (h, heads, kv) = (self.head_dim, self.num_attention_heads, self.num_key_value_heads);
-        let per_head = self.architecture.layer.iter().any(|weight| weight.role == super::architecture::Role::QkvPerHead);
-        let span = |column, heads| HeadSpan { column, stride: if per_head { 3 * h } else { h }, heads };
-        let (k, v) = if per_head { (h, 2 * h) } else { (heads * h, (heads + kv) * h) };
-        AttentionShape {
-            head_dim: h,
-            q: span(0, heads),
-            k: span(k, kv),
-            v: span(v, kv),
-            scale: self.attention_scales[layer],
-            window: self.windows[layer],
-        }
+    /// Points of the residual stream after the embeddings: one after each step of each layer.
+    pub fn points(&self) -> usize {
+        self.layers.len() * self.steps().len()
     }
 
     /// How many positions the model has learned; `None` if it can take sequences of any length.
     pub fn learned_positions(&self) -> Option<usize> {
-        matches!(self.architecture.position, Position::Learned { .. }).then_some(self.max_position_embeddings)
+        matches!(self.architecture.attention.position, Position::Learned { .. }).then_some(self.max_position_embeddings)
     }
 
     /// Where sampling starts: the BOS token, or what the model uses in its place.
@@ -279,7 +391,7 @@ impl Config {
 }
 
 fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
-    for (name, neutral) in REFUSED {
+    for (name, neutral) in REFUSED.iter().filter(|(name, _)| !architecture.handles.contains(name)) {
         if let Some(value) = reader.get(name).filter(|value| !neutral.contains(&value.to_string().as_str())) {
             return Err(reader.unsupported(name, value, "it changes what the model computes, and is not implemented"));
         }
@@ -305,7 +417,45 @@ fn activation(name: &str) -> Option<Activation> {
     })
 }
 
-fn windows(reader: &Reader, architecture: &Architecture, layers: usize) -> Result<Vec<Option<usize>>> {
+/// The angles that the architecture takes from its config, if it has any.
+fn rope(reader: &Reader, architecture: &Architecture, head_dim: usize, max_positions: usize) -> Result<Option<Rope>> {
+    let Position::Rope { part, theta, .. } = architecture.attention.position else { return Ok(None) };
+    let share = match part {
+        RotaryPart::Whole => None,
+        RotaryPart::Share(default) => Some(default),
+        RotaryPart::Count(name, default) => {
+            let dim = reader.size_or(name, head_dim as u64, Some(default.min(head_dim)))?;
+            let even = dim.is_multiple_of(2).then(|| Rope::plain(dim, theta));
+            return even.map(Some).ok_or_else(|| reader.wrong(name, "an even number"));
+        }
+    };
+    Rope::from_fields(reader.fields, reader.path, head_dim, share, theta, max_positions).map(Some)
+}
+
+/// Whether each layer has rotary embeddings.
+fn roped_layers(reader: &Reader, architecture: &Architecture, layers: usize) -> Result<Vec<bool>> {
+    let Position::Rope { layers: RopeLayers::Listed { list, interval: (name, default) }, .. } =
+        architecture.attention.position
+    else {
+        return Ok(vec![true; layers]);
+    };
+    let Some(value) = reader.get(list) else {
+        let interval = reader.size_or(name, MAX_LAYERS, Some(default))?;
+        return Ok((1..=layers).map(|number| !number.is_multiple_of(interval)).collect());
+    };
+    let flags = value.as_array().filter(|flags| flags.len() >= layers).map(|flags| &flags[..layers]);
+    let flag = |flag: &Value| match flag.as_u64().or(flag.as_bool().map(u64::from)) {
+        Some(0) => Some(false),
+        Some(1) => Some(true),
+        _ => None,
+    };
+    let flags = flags.and_then(|flags| flags.iter().map(flag).collect::<Option<Vec<_>>>());
+    flags.ok_or_else(|| reader.wrong(list, &format!("0 or 1 for each of {layers} layers")))
+}
+
+/// The sliding window of each layer; `roped` says which have rotary embeddings.
+fn windows(reader: &Reader, architecture: &Architecture, roped: &[bool]) -> Result<Vec<Option<usize>>> {
+    let layers = roped.len();
     let types = match reader.get("layer_types") {
         None => None,
         Some(value) => Some(layer_types(reader, value, layers)?),
@@ -313,22 +463,24 @@ fn windows(reader: &Reader, architecture: &Architecture, layers: usize) -> Resul
     let window = match reader.get("sliding_window") {
         Some(_) => Some(reader.size("sliding_window", MAX_POSITIONS)?),
         None if reader.fields.contains_key("sliding_window") => None,
-        None => architecture.default_window,
+        None => architecture.attention.default_window,
     };
-    let slides: Vec<bool> = match architecture.window {
+    let slides: Vec<bool> = match architecture.attention.window {
         Window::None => match types {
             Some(types) if types.contains(&true) => {
-                return Err(Error::bad_file(reader.path, format!("layer_types: {} has no sliding attention", architecture.model_type)));
+                let reason = format!("layer_types: {} has no sliding attention", architecture.model_type);
+                return Err(Error::bad_file(reader.path, reason));
             }
             _ => vec![false; layers],
         },
         Window::All => vec![true; layers],
-        Window::Some if !reader.flag("use_sliding_window", false)? => vec![false; layers],
-        Window::Some => match types {
+        Window::FromLayer | Window::WithoutRope if !reader.flag("use_sliding_window", false)? => vec![false; layers],
+        Window::WithoutRope => types.unwrap_or_else(|| roped.iter().map(|roped| !roped).collect()),
+        Window::FromLayer => match types {
             Some(types) => types,
             None => {
-                let first =
-                    reader.get("max_window_layers").map_or(Some(28), Value::as_u64).ok_or_else(|| reader.wrong("max_window_layers", "a number"))?;
+                let first = reader.get("max_window_layers").map_or(Some(28), Value::as_u64);
+                let first = first.ok_or_else(|| reader.wrong("max_window_layers", "a number"))?;
                 (0..layers).map(|layer| layer as u64 >= first).collect()
             }
         },
@@ -337,7 +489,8 @@ fn windows(reader: &Reader, architecture: &Architecture, layers: usize) -> Resul
 }
 
 fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool>> {
-    let names = value.as_array().filter(|names| names.len() == layers).ok_or_else(|| reader.wrong("layer_types", "a name for each layer"))?;
+    let names = value.as_array().filter(|names| names.len() == layers);
+    let names = names.ok_or_else(|| reader.wrong("layer_types", "a name for each layer"))?;
     names
         .iter()
         .map(|name| match name.as_str() {
@@ -348,8 +501,14 @@ fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool
         .collect()
 }
 
-fn attention_scales(reader: &Reader, head_dim: usize, layers: usize) -> Result<Vec<f32>> {
-    let base = if reader.flag("scale_attn_weights", true)? { 1.0 / (head_dim as f64).sqrt() } else { 1.0 };
+fn attention_scales(reader: &Reader, row: &Architecture, head_dim: usize, layers: usize) -> Result<Vec<f32>> {
+    let base = if row.multipliers.attention.is_some() {
+        reader.multiplier(row.multipliers.attention)?
+    } else if reader.flag("scale_attn_weights", true)? {
+        1.0 / (head_dim as f64).sqrt()
+    } else {
+        1.0
+    };
     let by_layer = reader.flag("scale_attn_by_inverse_layer_idx", false)?;
     Ok((0..layers).map(|layer| (if by_layer { base / (layer + 1) as f64 } else { base }) as f32).collect())
 }

@@ -63,7 +63,7 @@ impl Readout {
     /// [`crate::Error::OutOfMemory`].
     pub fn norm(&self, gpu: &Gpu, config: &Config, x: &Matrix) -> Result<Matrix> {
         let norm = self.final_norm.as_ref();
-        let kind = if self.fused { crate::ops::Norm::Rms } else { config.architecture.norm };
+        let kind = if self.fused { crate::ops::Norm::Rms } else { config.architecture.norm.kind };
         let parameters = (norm.map(|norm| &norm.weight), norm.and_then(|norm| norm.bias.as_ref()));
         gpu.norm(kind, x, parameters.0, parameters.1, config.hidden_size, config.norm_eps)
     }
@@ -112,14 +112,16 @@ impl Ends {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn upload(gpu: &Gpu, config: &Config, ends: &HostEnds) -> Result<Self> {
-        let offset = match config.architecture.position {
+        let offset = match config.architecture.attention.position {
             Position::Learned { offset, .. } => offset,
             Position::Rope { .. } => 0,
         };
+        // A tied head is the embedding, unless one of them has a factor of its own.
+        let shared = config.tie_word_embeddings && ends.embedding.element == ends.head.element;
         Ok(Self {
             embedding: Table::upload(gpu, &ends.embedding)?,
             positions: ends.positions.as_ref().map(|table| Ok::<_, crate::Error>((Table::upload(gpu, table)?, offset))).transpose()?,
-            head: if config.tie_word_embeddings { None } else { Some(Table::upload(gpu, &ends.head)?) },
+            head: if shared { None } else { Some(Table::upload(gpu, &ends.head)?) },
             readout: Readout::upload(gpu, ends)?,
             width: ends.embedding.cols,
         })

@@ -4,7 +4,10 @@ use std::{borrow::Cow, ops::Range};
 
 use half::{bf16, f16};
 
-use super::architecture::Weight;
+use super::{
+    architecture::{Block, Role, Weight},
+    storage::Rows,
+};
 use crate::{
     checkpoint::Tensor,
     error::{Error, Result},
@@ -26,8 +29,12 @@ enum Source<'a> {
     File {
         name: String,
         tensor: Tensor<'a>,
-        /// The file has the transpose.
+        /// Which rows of the tensor these are; columns of it where the file has the transpose.
+        stored: Rows,
         transposed: bool,
+        element: ElementType,
+        /// What every value is multiplied by, in f32.
+        scale: f32,
     },
 }
 
@@ -37,16 +44,26 @@ impl<'a> HostMatrix<'a> {
         HostMatrix { rows, cols, element: ElementType::F32, source: Source::Memory(values) }
     }
 
-    /// The tensor `name` of a checkpoint, whose shape has been checked.
-    pub(super) fn stored(name: String, tensor: Tensor<'a>, rows: usize, cols: usize, element: ElementType) -> Self {
-        Self { rows, cols, element, source: Source::File { name, tensor, transposed: false } }
+    /// Rows of the tensor `name` of a checkpoint, whose shape has been checked; columns of it where it has the transpose.
+    pub(super) fn stored(
+        name: String,
+        tensor: Tensor<'a>,
+        stored: Rows,
+        cols: usize,
+        element: ElementType,
+        transposed: bool,
+    ) -> Self {
+        let rows = stored.len();
+        Self { rows, cols, element, source: Source::File { name, tensor, stored, transposed, element, scale: 1.0 } }
     }
 
-    /// The transpose of a matrix that is in its file.
-    pub(super) fn transposed(mut self) -> Self {
-        if let Source::File { transposed, .. } = &mut self.source {
-            *transposed = !*transposed;
-            (self.rows, self.cols) = (self.cols, self.rows);
+    /// This matrix times a factor: of f32 values, unless it is 1.
+    pub(super) fn scaled(mut self, factor: f32) -> Self {
+        if factor != 1.0
+            && let Source::File { scale, .. } = &mut self.source
+        {
+            *scale *= factor;
+            self.element = ElementType::F32;
         }
         self
     }
@@ -57,31 +74,67 @@ impl<'a> HostMatrix<'a> {
     /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Read`].
     pub fn row_bytes(&self, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         let size = self.element.size();
-        let bytes = |rows: Range<usize>| rows.start * self.cols * size..rows.end * self.cols * size;
         match &self.source {
             Source::Memory(all) => {
                 let all: &[u8] = bytemuck::cast_slice(all);
-                all.get(bytes(rows)).map(Cow::Borrowed).ok_or_else(|| Error::shape("read", "rows beyond the end of a matrix"))
+                let bytes = rows.start * self.cols * size..rows.end * self.cols * size;
+                let there = all.get(bytes).map(Cow::Borrowed);
+                there.ok_or_else(|| Error::shape("read", "rows beyond the end of a matrix"))
             }
-            Source::File { name, tensor, transposed: false } => {
-                let range = bytes(rows);
-                let read = tensor.read_range(range.clone())?;
-                check(&read, self.element, range.start / size, name, tensor)?;
-                Ok(Cow::Owned(read))
-            }
-            Source::File { name, tensor, transposed: true } => {
-                let stored = tensor.read()?;
-                check(&stored, self.element, 0, name, tensor)?;
-                let mut turned = Vec::with_capacity(rows.len() * self.cols * size);
-                for row in rows {
-                    for col in 0..self.cols {
-                        let at = (col * self.rows + row) * size;
-                        turned.extend_from_slice(&stored[at..at + size]);
-                    }
+            Source::File { element, scale, .. } => {
+                let read = self.stored_bytes(rows)?;
+                if *scale == 1.0 {
+                    return Ok(Cow::Owned(read));
                 }
-                Ok(Cow::Owned(turned))
+                let scaled = widen(&read, *element).map(|value| value * scale);
+                Ok(Cow::Owned(scaled.flat_map(f32::to_le_bytes).collect()))
             }
         }
+    }
+
+    /// Some rows as the file has their values.
+    fn stored_bytes(&self, rows: Range<usize>) -> Result<Vec<u8>> {
+        let Source::File { name, tensor, stored, transposed, element, .. } = &self.source else {
+            return Err(Error::shape("read", "not in a file"));
+        };
+        let size = element.size();
+        let read = |first: usize, count: usize| {
+            let bytes = tensor.read_range(first * size..(first + count) * size)?;
+            check(&bytes, *element, first, name, tensor)?;
+            Ok::<_, Error>(bytes)
+        };
+        if !transposed {
+            let runs = stored.runs(rows);
+            return match runs.as_slice() {
+                [run] => read(run.start * self.cols, run.len() * self.cols),
+                runs => {
+                    let parts = runs.iter().map(|run| read(run.start * self.cols, run.len() * self.cols));
+                    Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+                }
+            };
+        }
+        let width = tensor.shape[1];
+        let wanted: Vec<usize> = rows.map(|row| stored.stored(row)).collect();
+        let (Some(&first), Some(&last)) = (wanted.iter().min(), wanted.iter().max()) else { return Ok(Vec::new()) };
+        let span = last + 1 - first;
+        // All at once, unless most of it is other weights'.
+        let whole = if 2 * span > width { Some(read(0, self.cols * width)?) } else { None };
+        let mut transpose = vec![0; wanted.len() * self.cols * size];
+        for col in 0..self.cols {
+            let piece;
+            let (line, skip) = match &whole {
+                Some(whole) => (&whole[col * width * size..(col + 1) * width * size], 0),
+                None => {
+                    piece = read(col * width + first, span)?;
+                    (piece.as_slice(), first)
+                }
+            };
+            for (row, from) in wanted.iter().map(|at| (at - skip) * size).enumerate() {
+                let to = (row * self.cols + col) * size;
+                transpose[to..to + size].copy_from_slice(&line[from..from + size]);
+            }
+        }
+        Ok(transpose)
     }
 
     /// All bytes.
@@ -113,13 +166,17 @@ impl<'a> HostMatrix<'a> {
     /// # Errors
     /// As [`HostMatrix::row_bytes`].
     pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
-        let bytes = self.row_bytes(rows)?;
-        Ok(match self.element {
-            ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            ElementType::F32 | ElementType::U32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        })
+        Ok(widen(&self.row_bytes(rows)?, self.element).collect())
     }
+}
+
+/// Values as f32.
+fn widen(bytes: &[u8], element: ElementType) -> impl Iterator<Item = f32> {
+    bytes.chunks_exact(element.size()).map(move |b| match element {
+        ElementType::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
+        ElementType::Bf16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        ElementType::F32 | ElementType::U32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+    })
 }
 
 /// Refuses values that are not numbers; `first` is the number of the first one in the tensor.
@@ -142,7 +199,9 @@ fn check(bytes: &[u8], element: ElementType, first: usize, name: &str, tensor: &
 /// A linear weight `[out, in]` of a layer, whatever its layout in the file.
 #[derive(Debug, Clone)]
 pub struct HostLinear<'a> {
+    /// The stored tensor that holds it.
     pub spec: &'static Weight,
+    pub role: Role,
     pub matrix: HostMatrix<'a>,
     pub bias: Option<Vec<f32>>,
 }
@@ -154,19 +213,51 @@ pub struct HostNorm {
     pub bias: Option<Vec<f32>>,
 }
 
+impl HostNorm {
+    /// A norm whose results are `factor` times as large.
+    pub(super) fn scaled(mut self, factor: f32) -> Self {
+        if factor != 1.0 {
+            self.weight.iter_mut().chain(self.bias.iter_mut().flatten()).for_each(|value| *value *= factor);
+        }
+        self
+    }
+}
+
+/// The weights of one block.
+#[derive(Debug, Clone)]
+pub struct HostBlock<'a> {
+    pub spec: &'static Block,
+    /// The norm before it; `None` once fused, or without parameters.
+    pub norm: Option<HostNorm>,
+    /// Of queries and keys.
+    pub head_norms: Option<[HostNorm; 2]>,
+    pub linears: Vec<HostLinear<'a>>,
+}
+
+/// The weights of a step of a layer.
+#[derive(Debug, Clone)]
+pub struct HostStep<'a> {
+    pub blocks: Vec<HostBlock<'a>>,
+    /// `[width after, width before]`, as the weight of a linear layer; the file has the transpose.
+    pub shortcut: Option<HostMatrix<'a>>,
+}
+
 /// The weights of one decoder layer.
 #[derive(Debug, Clone)]
 pub struct HostLayer<'a> {
     /// Whether the norms are in the weights: then every norm is an RMS norm without parameters.
     pub fused: bool,
-    pub linears: Vec<HostLinear<'a>>,
-    /// Of the attention and of the MLP; the first serves both where the second is missing. `None` once fused.
-    pub norms: [Option<HostNorm>; 2],
-    /// Of queries and keys.
-    pub head_norms: Option<[HostNorm; 2]>,
-    /// `[width after, width before]`, as the weight of a linear layer; the file has the transpose. Of the attention (or of the whole parallel
-    /// layer) and of the MLP.
-    pub shortcuts: [Option<HostMatrix<'a>>; 2],
+    pub steps: Vec<HostStep<'a>>,
+}
+
+impl<'a> HostLayer<'a> {
+    pub fn blocks(&self) -> impl Iterator<Item = &HostBlock<'a>> {
+        self.steps.iter().flat_map(|step| &step.blocks)
+    }
+
+    pub fn linears(&self) -> impl Iterator<Item = &HostLinear<'a>> {
+        self.blocks().flat_map(|block| &block.linears)
+    }
 }
 
 /// What comes before the first layer and after the last.

@@ -1,22 +1,25 @@
-//! The forward pass of one decoder layer, dense or sliced: attention and MLP, in sequence or in parallel.
+//! The forward pass of one decoder layer, dense or sliced: its steps one after the other, the blocks of a step side by
+//! side.
 
 use std::ops::Range;
 
 use super::{
-    architecture::{Position, Role, Space, Weight},
-    config::Config,
-    host::{HostLayer, HostLinear, HostNorm},
+    architecture::{Block, BlockKind, Role, Space, Weight},
+    config::{Config, LayerSpec},
+    host::{HostBlock, HostLayer, HostLinear, HostNorm},
 };
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionShape, Block, HeadSpan, Norm, RowCopy},
+    ops::{AttentionShape, HeadSpan, Norm, RowCopy, Sequence},
 };
 
 /// A linear weight `[out, in]` on the GPU.
 #[derive(Debug, Clone)]
 pub struct Linear {
+    /// The stored tensor that holds it.
     pub spec: &'static Weight,
+    pub role: Role,
     pub weight: Matrix,
     pub bias: Option<Matrix>,
 }
@@ -26,8 +29,9 @@ impl Linear {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BadTensor`], [`Error::Read`].
-    pub fn upload(gpu: &Gpu, HostLinear { spec, matrix, bias }: &HostLinear) -> Result<Self> {
-        Ok(Self { spec, weight: matrix.upload(gpu, 0..matrix.rows)?, bias: bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()? })
+    pub fn upload(gpu: &Gpu, HostLinear { spec, role, matrix, bias }: &HostLinear) -> Result<Self> {
+        let bias = bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?;
+        Ok(Self { spec, role: *role, weight: matrix.upload(gpu, 0..matrix.rows)?, bias })
     }
 }
 
@@ -44,7 +48,8 @@ impl NormWeights {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn upload(gpu: &Gpu, norm: &HostNorm) -> Result<Self> {
-        Ok(Self { weight: upload_row(gpu, &norm.weight)?, bias: norm.bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()? })
+        let bias = norm.bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?;
+        Ok(Self { weight: upload_row(gpu, &norm.weight)?, bias })
     }
 }
 
@@ -52,17 +57,82 @@ fn upload_row(gpu: &Gpu, values: &[f32]) -> Result<Matrix> {
     gpu.upload(values, 1, values.len())
 }
 
+/// The weights of one block on the GPU.
+#[derive(Debug, Clone)]
+pub struct BlockWeights {
+    pub spec: &'static Block,
+    /// Whether the norm before it is in the weights: then it is an RMS norm without parameters.
+    pub fused: bool,
+    /// The norm before it; without parameters if `None`.
+    pub norm: Option<NormWeights>,
+    /// Of queries and keys.
+    pub head_norms: Option<[NormWeights; 2]>,
+    pub linears: Vec<Linear>,
+}
+
+impl BlockWeights {
+    fn upload(gpu: &Gpu, block: &HostBlock, fused: bool) -> Result<Self> {
+        let linears = block.linears.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<_>>()?;
+        let norm = block.norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose()?;
+        Ok(Self { spec: block.spec, fused, norm, head_norms: upload_head_norms(gpu, block)?, linears })
+    }
+
+    /// The weights that read the residual stream, or those that write it.
+    fn linears(&self, reads: bool) -> impl Iterator<Item = &Linear> {
+        self.linears.iter().filter(move |linear| (linear.spec.reads == Space::Residual) == reads)
+    }
+}
+
+fn upload_head_norms(gpu: &Gpu, block: &HostBlock) -> Result<Option<[NormWeights; 2]>> {
+    Ok(match &block.head_norms {
+        Some([q, k]) => Some([NormWeights::upload(gpu, q)?, NormWeights::upload(gpu, k)?]),
+        None => None,
+    })
+}
+
+/// The weights of a step of a layer on the GPU.
+#[derive(Debug, Clone)]
+pub struct StepWeights {
+    pub blocks: Vec<BlockWeights>,
+    /// `[width after, width before]`, what carries the residual past the step; the identity if `None`.
+    pub shortcut: Option<Matrix>,
+}
+
+impl StepWeights {
+    /// Fused weights that are on the GPU already, with the norms of queries and keys that `host` has.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn fused(gpu: &Gpu, host: &[HostBlock], linears: Vec<Linear>) -> Result<Self> {
+        let mut blocks = Vec::with_capacity(host.len());
+        for block in host {
+            let head_norms = upload_head_norms(gpu, block)?;
+            blocks.push(BlockWeights { spec: block.spec, fused: true, norm: None, head_norms, linears: Vec::new() });
+        }
+        let mut this = Self { blocks, shortcut: None };
+        linears.into_iter().for_each(|linear| this.add(linear));
+        Ok(this)
+    }
+
+    /// Gives a weight to the block that it belongs to.
+    pub fn add(&mut self, linear: Linear) {
+        let of = |block: &&mut BlockWeights| block.spec.weights.iter().any(|weight| weight.name == linear.spec.name);
+        if let Some(block) = self.blocks.iter_mut().find(of) {
+            block.linears.push(linear);
+        }
+    }
+
+    /// Takes all weights out, those that read the residual stream and those that write it.
+    pub fn take_linears(&mut self) -> (Vec<Linear>, Vec<Linear>) {
+        let all = self.blocks.iter_mut().flat_map(|block| block.linears.drain(..));
+        all.partition(|linear| linear.spec.reads == Space::Residual)
+    }
+}
+
 /// The weights of one layer on the GPU.
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
-    /// Whether the norms are in the weights.
-    pub fused: bool,
-    pub linears: Vec<Linear>,
-    /// Of the attention and of the MLP, which reads the attention's where it has none; without parameters once fused.
-    pub norms: [Option<NormWeights>; 2],
-    pub head_norms: Option<[NormWeights; 2]>,
-    /// `[width after, width before]`, what carries the residual past each half; the identity where `None`.
-    pub shortcuts: [Option<Matrix>; 2],
+    pub steps: Vec<StepWeights>,
 }
 
 impl LayerWeights {
@@ -71,61 +141,49 @@ impl LayerWeights {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BadTensor`], [`Error::Read`].
     pub fn upload(gpu: &Gpu, layer: &HostLayer) -> Result<Self> {
-        let norm = |norm: &Option<HostNorm>| norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose();
-        let shortcut = |half: usize| {
-            let matrix = layer.shortcuts[half].as_ref();
-            matrix.map(|matrix| matrix.upload(gpu, 0..matrix.rows)).transpose()
-        };
-        Ok(Self {
-            fused: layer.fused,
-            linears: layer.linears.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<_>>()?,
-            norms: [norm(&layer.norms[0])?, norm(&layer.norms[1])?],
-            head_norms: match &layer.head_norms {
-                Some([q, k]) => Some([NormWeights::upload(gpu, q)?, NormWeights::upload(gpu, k)?]),
-                None => None,
-            },
-            shortcuts: [shortcut(0)?, shortcut(1)?],
-        })
+        let mut steps = Vec::with_capacity(layer.steps.len());
+        for step in &layer.steps {
+            let blocks = step.blocks.iter().map(|block| BlockWeights::upload(gpu, block, layer.fused));
+            let blocks = blocks.collect::<Result<_>>()?;
+            let shortcut = step.shortcut.as_ref().map(|matrix| matrix.upload(gpu, 0..matrix.rows)).transpose()?;
+            steps.push(StepWeights { blocks, shortcut });
+        }
+        Ok(Self { steps })
     }
+}
 
-    /// Fused weights that are on the GPU already, with the norms of queries and keys beside them.
+/// What looks on while a step runs. Nothing that it is given may be kept beyond the call but as a copy.
+pub trait Tap {
+    /// What the weights of a block read: the normed residual `[tokens, width before]`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn fused(gpu: &Gpu, linears: Vec<Linear>, head_norms: Option<&[HostNorm; 2]>, shortcuts: [Option<Matrix>; 2]) -> Result<Self> {
-        let head_norms = match head_norms {
-            Some([q, k]) => Some([NormWeights::upload(gpu, q)?, NormWeights::upload(gpu, k)?]),
-            None => None,
-        };
-        Ok(Self { fused: true, linears, norms: [None, None], head_norms, shortcuts })
+    /// Those of whatever is made of it.
+    fn reads(&mut self, _block: &Block, _normed: &Matrix) -> Result<()> {
+        Ok(())
     }
 
-    fn of(&self, attention: bool, reads: Space) -> impl Iterator<Item = &Linear> {
-        self.linears.iter().filter(move |linear| linear.spec.role.is_attention() == attention && linear.spec.reads == reads)
-    }
-}
-
-/// A part of a layer between two points of the residual stream: it reads one and writes the next, past one shortcut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Half {
-    pub attention: bool,
-    pub mlp: bool,
-    /// Which shortcut carries the residual past it.
-    pub shortcut: usize,
-}
-
-impl Half {
-    /// Whether a weight belongs to this half.
-    pub fn has(&self, role: Role) -> bool {
-        if role.is_attention() { self.attention } else { self.mlp }
+    /// What the weights that write the residual read, of a run of tokens: of each block in turn the attention's result
+    /// `[tokens, heads · head_dim]` or the MLP's inner activations `[tokens, intermediate_size]`.
+    ///
+    /// # Errors
+    /// Those of whatever is made of it.
+    fn inner(&mut self, _tokens: Range<usize>, _inner: &[Matrix]) -> Result<()> {
+        Ok(())
     }
 }
 
-/// The halves of a layer: attention, then MLP; or both at once in parallel blocks.
-pub fn halves(config: &Config) -> &'static [Half] {
-    const SEQUENTIAL: &[Half] = &[Half { attention: true, mlp: false, shortcut: 0 }, Half { attention: false, mlp: true, shortcut: 1 }];
-    const PARALLEL: &[Half] = &[Half { attention: true, mlp: true, shortcut: 0 }];
-    if config.parallel { PARALLEL } else { SEQUENTIAL }
+/// Looks at nothing.
+pub struct NoTap;
+
+impl Tap for NoTap {}
+
+/// A tap of inner signals alone.
+pub struct InnerTap<F>(pub F);
+
+impl<F: FnMut(Range<usize>, &[Matrix]) -> Result<()>> Tap for InnerTap<F> {
+    fn inner(&mut self, tokens: Range<usize>, inner: &[Matrix]) -> Result<()> {
+        self.0(tokens, inner)
+    }
 }
 
 /// What a layer needs to know beside its weights and its input.
@@ -134,159 +192,159 @@ pub struct LayerContext<'a> {
     pub config: &'a Config,
     pub layer: usize,
     pub positions: &'a Matrix,
-    pub rope_table: Option<&'a Matrix>,
-    pub sequences: &'a [Block],
-    /// Keys and values of earlier tokens, `[rows, 2 · num_key_value_heads · head_dim]`, to be added to; `None` if the sequences are complete.
+    /// As [`super::Model::rope_tables`] makes them.
+    pub rope_tables: &'a [Matrix],
+    pub sequences: &'a [Sequence],
+    /// Keys and values of earlier tokens, `[rows, 2 · kv_heads · head_dim]`, to be added to; `None` if the sequences are
+    /// complete.
     pub cache: Option<&'a Matrix>,
 }
 
 impl LayerContext<'_> {
+    fn spec(&self) -> &LayerSpec {
+        &self.config.layers[self.layer]
+    }
+
     /// The whole layer. Where there are no shortcuts, `x` itself becomes the result.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`].
     pub fn forward(&self, weights: &LayerWeights, x: Matrix) -> Result<Matrix> {
-        halves(self.config).iter().try_fold(x, |x, half| self.half(weights, *half, x))
+        weights.steps.iter().try_fold(x, |x, step| self.step(step, x, &mut NoTap))
     }
 
-    /// One half: `y = x · shortcut + [attention(norm(x))] + [mlp(norm(x))]`, `x` `[tokens, width before]`, `y` `[tokens, width after]`.
+    /// One step: `y = x · shortcut + Σ block(norm(x))`, `x` `[tokens, width before]`, `y` `[tokens, width after]`.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::OutOfMemory`].
-    pub fn half(&self, weights: &LayerWeights, half: Half, x: Matrix) -> Result<Matrix> {
-        let y = match &weights.shortcuts[half.shortcut] {
-            Some(shortcut) => {
-                let y = self.gpu.unfilled(x.rows(), shortcut.rows())?;
-                // In f32 whatever the precision: the residual has values that f16 cannot hold.
-                self.gpu.linear(&x, shortcut, None, &y, 0, false)?;
-                y
-            }
+    /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `tap`.
+    pub fn step(&self, weights: &StepWeights, x: Matrix, tap: &mut dyn Tap) -> Result<Matrix> {
+        let y = match &weights.shortcut {
+            // In f32 whatever the precision: the residual has values that f16 cannot hold.
+            Some(shortcut) => self.gpu.product(&x, shortcut)?,
             None => x.clone(),
         };
         // The result may share the memory of x: nothing is written there before all that reads it has been worked out.
-        self.inner(weights, half, &x, |tokens, inner| self.write(weights, half, inner, &y.view(tokens)?))?;
+        self.inner(weights, &x, &mut Writer { context: self, weights, residual: &y, tap })?;
         Ok(y)
     }
 
-    /// What the weights that write the residual read, of some tokens at a time: the attention's result `[tokens, num_attention_heads · head_dim]`
-    /// and the MLP's inner activations `[tokens, intermediate_size]`, where `half` has them, in this order. `x` is `[tokens, width before]`; those
-    /// of its tokens that were handed out are not read again.
+    /// What the weights that write the residual read, without writing it: `tap` gets it of some tokens at a time. `x` is
+    /// `[tokens, width before]`; those of its tokens that were handed out are not read again.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `each`.
-    pub fn inner(&self, weights: &LayerWeights, half: Half, x: &Matrix, mut each: impl FnMut(Range<usize>, &[Matrix]) -> Result<()>) -> Result<()> {
-        let attended = if half.attention { Some(self.attention(weights, &self.norm(weights, 0, x)?)?) } else { None };
-        let rows = if half.mlp { self.mlp_rows() } else { x.rows().max(1) };
+    /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `tap`.
+    pub fn inner(&self, weights: &StepWeights, x: &Matrix, tap: &mut dyn Tap) -> Result<()> {
+        let attention = |block: &BlockWeights| block.spec.kind == BlockKind::Attention;
+        // Attention looks at all tokens, an MLP at one.
+        let mut attended = Vec::new();
+        for block in weights.blocks.iter().filter(|block| attention(block)) {
+            let normed = self.norm(block, x)?;
+            tap.reads(block.spec, &normed)?;
+            attended.push(self.attention(block, &normed)?);
+        }
+        let rows = if weights.blocks.iter().all(attention) { x.rows().max(1) } else { self.mlp_rows() };
         for first in (0..x.rows()).step_by(rows) {
             let tokens = first..x.rows().min(first + rows);
-            let mut inner = Vec::with_capacity(2);
-            if let Some(attended) = &attended {
-                inner.push(attended.view(tokens.clone())?);
+            let mut inner = Vec::with_capacity(weights.blocks.len());
+            let mut attended = attended.iter();
+            for block in &weights.blocks {
+                if attention(block) {
+                    inner.extend(attended.next().map(|all| all.view(tokens.clone())).transpose()?);
+                } else {
+                    let normed = self.norm(block, &x.view(tokens.clone())?)?;
+                    tap.reads(block.spec, &normed)?;
+                    inner.push(self.hidden(block, &normed)?);
+                }
             }
-            if half.mlp {
-                inner.push(self.hidden(weights, &x.view(tokens.clone())?)?);
-            }
-            each(tokens, &inner)?;
+            tap.inner(tokens, &inner)?;
         }
         Ok(())
     }
 
     /// How many tokens the MLP takes at once: what one binding holds of its inner activations.
     fn mlp_rows(&self) -> usize {
-        self.gpu.rows_per_binding(2 * self.config.intermediate_size.next_multiple_of(4) * 4)
+        self.gpu.rows_per_binding(2 * self.spec().intermediate_size.next_multiple_of(4) * 4)
     }
 
-    /// What the attention (0) or the MLP (1) reads of `x` `[tokens, width before]`.
+    /// What a block reads of `x` `[tokens, width before]`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn norm(&self, weights: &LayerWeights, which: usize, x: &Matrix) -> Result<Matrix> {
+    pub fn norm(&self, block: &BlockWeights, x: &Matrix) -> Result<Matrix> {
         let config = self.config;
         // Once fused, a layer norm is the RMS norm of a residual whose mean is already zero.
-        let kind = if weights.fused { Norm::Rms } else { config.architecture.norm };
-        let which = if config.architecture.mlp_norm.is_none() { 0 } else { which };
-        let parameters = weights.norms[which].as_ref();
-        let bias = parameters.and_then(|norm| norm.bias.as_ref());
-        self.gpu.norm(kind, x, parameters.map(|norm| &norm.weight), bias, config.hidden_size, config.norm_eps)
+        let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };
+        let weight = block.norm.as_ref().map(|norm| &norm.weight);
+        let bias = block.norm.as_ref().and_then(|norm| norm.bias.as_ref());
+        self.gpu.norm(kind, x, weight, bias, config.hidden_size, config.norm_eps)
     }
 
     /// What the MLP's second linear layer reads, `[tokens, intermediate_size]`.
-    fn hidden(&self, weights: &LayerWeights, x: &Matrix) -> Result<Matrix> {
-        let config = self.config;
-        let input = self.norm(weights, 1, x)?;
-        let width = config.intermediate_size * if config.architecture.gated { 2 } else { 1 };
-        let inner = self.gpu.unfilled(x.rows(), width)?;
-        for read in weights.of(false, Space::Residual) {
-            let column = if read.spec.role == Role::Up && config.architecture.gated { config.intermediate_size } else { 0 };
-            self.gpu.linear_layer(&input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
+    fn hidden(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
+        let width = self.spec().intermediate_size;
+        let gated = block.spec.kind == BlockKind::Mlp { gated: true };
+        let inner = self.gpu.unfilled(input.rows(), if gated { 2 * width } else { width })?;
+        for read in block.linears(true) {
+            let column = if read.role == Role::Up && gated { width } else { 0 };
+            self.gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
         }
-        self.gpu.activation(config.activation, config.architecture.gated, &inner)
+        self.gpu.activation(self.config.activation, gated, &inner)
     }
 
-    /// What the attention's output projection reads, `[tokens, num_attention_heads · head_dim]`.
-    fn attention(&self, weights: &LayerWeights, input: &Matrix) -> Result<Matrix> {
-        let (gpu, config) = (self.gpu, self.config);
-        let shape = config.attention_shape(self.layer);
-        let qkv = gpu.unfilled(input.rows(), config.qkv_width())?;
-        for read in weights.of(true, Space::Residual) {
-            let column = match read.spec.role {
+    /// What the attention's output projection reads, `[tokens, heads · head_dim]`.
+    fn attention(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
+        let (gpu, config, spec) = (self.gpu, self.config, self.spec());
+        let shape = spec.attention_shape();
+        let qkv = gpu.unfilled(input.rows(), spec.qkv_width())?;
+        for read in block.linears(true) {
+            let column = match read.role {
                 Role::Key => shape.k.column,
                 Role::Value => shape.v.column,
                 _ => 0,
             };
             gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &qkv, column, false)?;
         }
-        if let (Some(norms), Some(qk)) = (&weights.head_norms, config.architecture.qk_norm) {
+        if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
             for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
-                gpu.head_norm(qk.norm, &qkv, span, &norm.weight, norm.bias.as_ref(), config.norm_eps)?;
+                gpu.head_norm(qk.norm, &qkv, span, &norm.weight, norm.bias.as_ref(), config.head_norm_eps)?;
             }
         }
-        if let (Some(table), Position::Rope { pairing, .. }) = (self.rope_table, config.architecture.position) {
-            for span in side_by_side(shape.q, shape.k, shape.head_dim) {
-                gpu.rope(pairing, &qkv, span, self.positions, table)?;
-            }
+        if let Some(table) = spec.rope.and_then(|table| self.rope_tables.get(table)) {
+            // Keys follow the queries.
+            let span = HeadSpan { column: 0, heads: spec.heads + spec.kv_heads };
+            gpu.rope(&qkv, span, spec.head_dim, self.positions, table)?;
         }
-        match self.cache {
-            None => gpu.attention(&shape, &qkv, &qkv, self.sequences),
-            Some(cache) => {
-                self.remember(&shape, &qkv, cache)?;
-                let width = shape.k.heads * shape.head_dim;
-                let cached = |column| HeadSpan { column, stride: shape.head_dim, heads: shape.k.heads };
-                gpu.attention(&AttentionShape { k: cached(0), v: cached(width), ..shape }, &qkv, cache, self.sequences)
-            }
-        }
-    }
-
-    fn remember(&self, shape: &AttentionShape, qkv: &Matrix, cache: &Matrix) -> Result<()> {
-        let rows: Vec<(usize, usize)> = self
-            .sequences
-            .iter()
-            .flat_map(|block| (0..block.tokens).map(move |token| (block.first + token, block.kv_row + block.position + token)))
-            .collect();
-        let width = shape.k.heads * shape.head_dim;
-        let mut to_column = 0;
-        for from in side_by_side(shape.k, shape.v, shape.head_dim) {
-            self.gpu.copy_rows(qkv, cache, &rows, RowCopy { from, head_dim: shape.head_dim, to_column })?;
-            to_column += width;
-        }
-        Ok(())
-    }
-
-    /// Adds what the blocks of a half have computed to the residual.
-    fn write(&self, weights: &LayerWeights, half: Half, inner: &[Matrix], residual: &Matrix) -> Result<()> {
-        let spaces = [(half.attention, true, Space::Heads), (half.mlp, false, Space::Hidden)];
-        for ((_, attention, reads), values) in spaces.into_iter().filter(|(there, ..)| *there).zip(inner) {
-            let output = weights.of(attention, reads).next().ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
-            self.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), residual, 0, true)?;
-        }
-        Ok(())
+        let Some(cache) = self.cache else { return gpu.attention(&shape, &qkv, &qkv, self.sequences) };
+        let rows: Vec<(usize, usize)> = self.sequences.iter().flat_map(|sequence| sequence.cache_rows()).collect();
+        let copy = RowCopy { from_column: shape.k.column, cols: spec.kv_width(), to_column: 0 };
+        gpu.copy_rows(&qkv, cache, &rows, copy)?;
+        let cached = |column| HeadSpan { column, heads: spec.kv_heads };
+        let shape = AttentionShape { k: cached(0), v: cached(spec.kv_width() / 2), ..shape };
+        gpu.attention(&shape, &qkv, cache, self.sequences)
     }
 }
 
-/// Two spans of heads, as one if they lie one behind the other: what is done to both then takes one dispatch.
-fn side_by_side(first: HeadSpan, second: HeadSpan, head_dim: usize) -> Vec<HeadSpan> {
-    if first.stride == head_dim && second.stride == head_dim && second.column == first.end(head_dim) {
-        return vec![HeadSpan { heads: first.heads + second.heads, ..first }];
+/// Adds what the blocks of a step have computed to the residual.
+struct Writer<'w> {
+    context: &'w LayerContext<'w>,
+    weights: &'w StepWeights,
+    residual: &'w Matrix,
+    tap: &'w mut dyn Tap,
+}
+
+impl Tap for Writer<'_> {
+    fn reads(&mut self, block: &Block, normed: &Matrix) -> Result<()> {
+        self.tap.reads(block, normed)
     }
-    vec![first, second]
+
+    fn inner(&mut self, tokens: Range<usize>, inner: &[Matrix]) -> Result<()> {
+        self.tap.inner(tokens.clone(), inner)?;
+        let residual = self.residual.view(tokens)?;
+        for (block, values) in self.weights.blocks.iter().zip(inner) {
+            let output = block.linears(false).next();
+            let output = output.ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
+            self.context.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &residual, 0, true)?;
+        }
+        Ok(())
+    }
 }

@@ -4,29 +4,29 @@ pub mod architecture;
 mod batch;
 mod config;
 mod ends;
-mod gguf;
+pub mod forms;
 mod host;
 mod layer;
-mod remote_code;
 mod rope;
 mod shapes;
 mod slicing;
-mod stock;
+mod storage;
 mod weights;
 
 use std::path::Path;
 
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
-pub use config::{Config, SLICED_PREFIX};
+pub use config::{Config, LayerSpec, SLICED_PREFIX, Step};
 pub use ends::{Ends, PART_BYTES, Readout, logit_entries, parts};
-pub use gguf::{GgufExport, Vocabulary};
-pub use host::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm};
-pub use layer::{Half, LayerContext, LayerWeights, Linear, NormWeights, halves};
-pub use remote_code::RemoteCode;
+pub use forms::{GgufExport, RemoteCode, Vocabulary, without_mean};
+pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
+pub use layer::{
+    BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap,
+};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
-pub use stock::without_mean;
+pub use storage::{Rows, scatter, side_by_side};
 pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{
@@ -79,23 +79,25 @@ impl Model {
         Ends::upload(gpu, self.config(), &self.store.ends()?)
     }
 
-    /// The table of rotary angles for sequences of up to `positions` tokens; `None` for learned positions.
+    /// The tables of rotary angles for sequences of up to `positions` tokens; none for learned positions.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn rope_table(&self, gpu: &Gpu, positions: usize) -> Result<Option<Matrix>> {
-        let Some(rope) = &self.config().rope else {
-            return Ok(None);
-        };
+    pub fn rope_tables(&self, gpu: &Gpu, positions: usize) -> Result<Vec<Matrix>> {
         let positions = positions.max(1);
-        // Told before the host works out a table that no adapter could hold.
-        let bytes = 8 * positions as u64 * rope.inverse_frequencies.len() as u64;
-        if bytes > gpu.max_binding_size() {
-            return Err(Error::OutOfMemory(format!(
-                "the rotary angles of {positions} positions take {bytes} bytes, more than one binding of {}; lower the number of tokens",
-                gpu.adapter().name
-            )));
-        }
-        Ok(Some(gpu.upload(&rope.table(positions), positions, 2 * rope.inverse_frequencies.len())?))
+        let table = |rope: &Rope| {
+            let pairs = rope.inverse_frequencies.len();
+            // Before the host computes a table that no adapter could hold.
+            let bytes = 8 * positions as u64 * pairs as u64;
+            if bytes > gpu.max_binding_size() {
+                return Err(Error::OutOfMemory(format!(
+                    "the rotary angles of {positions} positions take {bytes} bytes, more than one binding of {}; \
+                     lower the number of tokens",
+                    gpu.adapter().name
+                )));
+            }
+            gpu.upload(&rope.table(positions), positions, 2 * pairs)
+        };
+        self.config().ropes.iter().map(table).collect()
     }
 }

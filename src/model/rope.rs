@@ -36,11 +36,27 @@ pub enum Scaling {
 }
 
 impl Rope {
+    /// The angles theta^(−2i/dim) of `dim` coordinates.
+    pub fn plain(dim: usize, theta: f64) -> Self {
+        // In f32 and in this order, because models were trained with frequencies rounded so.
+        let power = |pair: usize| theta.powf(f64::from((2 * pair) as f32 / dim as f32)) as f32;
+        // An odd width turns one coordinate more than it says.
+        let inverse_frequencies = (0..dim.div_ceil(2)).map(|pair| 1.0 / power(pair)).collect();
+        Self { inverse_frequencies, attention_factor: 1.0, theta, scaling: Scaling::None }
+    }
+
     /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it) and the part of each head that turns.
     ///
     /// # Errors
     /// [`Error::UnsupportedField`] for scalings other than default, linear, llama3 and yarn; [`Error::BadFile`] for numbers that make no sense.
-    pub fn from_fields(fields: &Map<String, Value>, path: &Path, head_dim: usize, partial: Option<f64>, max_positions: usize) -> Result<Self> {
+    pub fn from_fields(
+        fields: &Map<String, Value>,
+        path: &Path,
+        head_dim: usize,
+        partial: Option<f64>,
+        theta: f64,
+        max_positions: usize,
+    ) -> Result<Self> {
         let given = |value: &&Value| !value.is_null() && value.as_object().is_none_or(|section| !section.is_empty());
         let section = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
         let empty = Map::new();
@@ -53,7 +69,7 @@ impl Rope {
         };
         let numbers = Numbers { section, fields, path, name };
         let given = numbers.either(&["partial_rotary_factor", "rotary_pct"])?;
-        let theta = numbers.either(&["rope_theta", "rotary_emb_base"])?.unwrap_or(10000.0);
+        let theta = numbers.either(&["rope_theta", "rotary_emb_base"])?.unwrap_or(theta);
         let kind = ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
         let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
             None => "default",
@@ -73,14 +89,11 @@ impl Rope {
             (None, _) => 1.0,
         };
         let dim = (head_dim as f64 * partial) as usize;
-        // An odd width turns one coordinate more than it says.
         let pairs = dim.div_ceil(2);
         if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
             return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
         }
-        // In f32 and in this order, because models were trained with frequencies rounded so.
-        let power = |pair: usize| theta.powf(f64::from((2 * pair) as f32 / dim as f32)) as f32;
-        let plain: Vec<f32> = (0..pairs).map(|pair| 1.0 / power(pair)).collect();
+        let plain = Self::plain(dim, theta).inverse_frequencies;
         let (mut attention_factor, mut scaling) = (1.0, Scaling::None);
         let scaled = match kind {
             "default" => plain,

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::config::Step;
 use crate::error::{Error, Result};
 
 /// The widths of the residual stream around one layer.
@@ -42,11 +43,18 @@ impl LayerWidths {
         Self { attention_input, mlp_input, output, attn_shortcut: true, mlp_shortcut: true }
     }
 
-    /// Sizes of the shortcuts that there are, with the half that each belongs to: `(half, before, after)`.
-    pub fn shortcuts(&self, parallel: bool) -> impl Iterator<Item = (usize, usize, usize)> {
-        let attention = (0, self.attention_input, if parallel { self.output } else { self.mlp_input });
-        let mlp = (1, self.mlp_input, self.output);
-        [(self.attn_shortcut, attention), (self.mlp_shortcut && !parallel, mlp)].into_iter().filter_map(|(there, sizes)| there.then_some(sizes))
+    /// The widths before and after a step of the layer.
+    pub fn step(&self, step: Step) -> (usize, usize) {
+        match (step.index, step.last) {
+            (0, true) => (self.attention_input, self.output),
+            (0, false) => (self.attention_input, self.mlp_input),
+            _ => (self.mlp_input, self.output),
+        }
+    }
+
+    /// Whether a shortcut carries the residual past a step.
+    pub fn has_shortcut(&self, step: Step) -> bool {
+        if step.index == 0 { self.attn_shortcut } else { self.mlp_shortcut }
     }
 }
 

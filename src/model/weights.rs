@@ -1,15 +1,17 @@
 //! The table and a checkpoint → the weights of one layer. The only place that spells tensor names.
 
 use super::{
-    architecture::{Architecture, Layout, Role, Space, Weight},
-    config::Config,
-    host::{HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm},
+    architecture::{Block, BlockKind, Layout, Position, QkNorm, Role, Space, Weight},
+    config::{Config, Step},
+    host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep},
     slicing::LayerWidths,
+    storage::{self, Rows},
 };
 use crate::{
-    checkpoint::{Checkpoint, Dtype},
+    checkpoint::{Checkpoint, Dtype, Tensor},
     error::{Error, Result},
     gpu::ElementType,
+    ops::Norm,
 };
 
 /// Name and shape of a stored tensor.
@@ -35,7 +37,7 @@ pub struct Names<'a> {
 impl<'a> Names<'a> {
     /// The names that the architecture gives.
     pub fn of(config: &'a Config) -> Self {
-        Self { config, prefix: config.architecture.prefix }
+        Self { config, prefix: config.architecture.names.prefix }
     }
 
     fn top(&self, name: &str) -> String {
@@ -44,46 +46,47 @@ impl<'a> Names<'a> {
 
     /// The name of something in a layer.
     pub fn layer(&self, layer: usize, name: &str) -> String {
-        format!("{}{}.{layer}.{name}", self.prefix, self.config.architecture.layers)
+        format!("{}{}.{layer}.{name}", self.prefix, self.config.architecture.names.layers)
     }
 
     /// The embedding of tokens.
     pub fn embedding(&self) -> String {
-        self.top(&format!("{}.weight", self.config.architecture.embedding))
+        self.top(&format!("{}.weight", self.config.architecture.names.embedding))
     }
 
     /// The table of learned positions.
     pub fn positions(&self) -> Option<String> {
-        match self.config.architecture.position {
-            super::architecture::Position::Learned { name, .. } => Some(self.top(&format!("{name}.weight"))),
-            super::architecture::Position::Rope { .. } => None,
+        match self.config.architecture.attention.position {
+            Position::Learned { name, .. } => Some(self.top(&format!("{name}.weight"))),
+            Position::Rope { .. } => None,
         }
     }
 
     /// The weight of the head.
     pub fn head(&self) -> String {
-        format!("{}.weight", self.config.architecture.head)
+        format!("{}.weight", self.config.architecture.names.head)
     }
 
     /// The bias of the head.
     pub fn head_bias(&self) -> String {
-        format!("{}.bias", self.config.architecture.head)
+        format!("{}.bias", self.config.architecture.names.head)
     }
 
-    /// The norms of a layer that the residual goes through.
-    pub fn layer_norms(&self, layer: usize) -> impl Iterator<Item = String> {
-        let Architecture { attention_norm, mlp_norm, .. } = self.config.architecture;
-        [Some(*attention_norm), *mlp_norm].into_iter().flatten().map(move |name| self.layer(layer, name))
+    /// The norms of a layer that the residual goes through, each once.
+    pub fn layer_norms(&self, layer: usize) -> Vec<String> {
+        let mut norms: Vec<&str> = self.config.architecture.blocks.iter().map(|block| block.norm).collect();
+        norms.dedup();
+        norms.into_iter().map(|name| self.layer(layer, name)).collect()
     }
 
     /// The norm before the head.
     pub fn final_norm(&self) -> String {
-        self.top(self.config.architecture.final_norm)
+        self.top(self.config.architecture.names.final_norm)
     }
 
-    /// The shortcut of a half of a layer: 0 the attention (or the whole parallel layer), 1 the MLP.
-    pub fn shortcut(&self, layer: usize, half: usize) -> String {
-        self.layer(layer, ["attn_shortcut_Q", "mlp_shortcut_Q"][half])
+    /// The shortcut past a step of a layer.
+    pub fn shortcut(&self, layer: usize, step: Step) -> String {
+        self.layer(layer, ["attn_shortcut_Q", "mlp_shortcut_Q"][step.index])
     }
 }
 
@@ -100,21 +103,42 @@ impl Config {
         self.slicing.is_some()
     }
 
-    /// `[out, in]` of a weight.
-    pub fn linear_shape(&self, weight: &Weight, layer: usize) -> (usize, usize) {
-        let widths = self.widths(layer);
-        let (h, f) = (self.head_dim, self.intermediate_size);
-        let (heads, kv) = (self.num_attention_heads * h, self.num_key_value_heads * h);
-        let mlp_input = if self.parallel { widths.attention_input } else { widths.mlp_input };
-        match weight.role {
-            Role::Query => (heads, widths.attention_input),
-            Role::Key | Role::Value => (kv, widths.attention_input),
-            Role::Qkv | Role::QkvPerHead => (heads + 2 * kv, widths.attention_input),
-            Role::Output => (if self.parallel { widths.output } else { widths.mlp_input }, heads),
-            Role::Gate | Role::Up => (f, mlp_input),
-            Role::GateUp => (2 * f, mlp_input),
-            Role::Down => (widths.output, f),
+    /// The shortcuts of a layer: the step that each belongs to, and its widths before and after.
+    pub fn shortcuts(&self, layer: usize) -> impl Iterator<Item = (Step, usize, usize)> {
+        let (widths, fused) = (self.widths(layer), self.fused());
+        self.steps().filter(move |step| fused && widths.has_shortcut(*step)).map(move |step| {
+            let (before, after) = widths.step(step);
+            (step, before, after)
+        })
+    }
+
+    /// `[out, in]` of a linear weight.
+    pub fn linear_shape(&self, role: Role, layer: usize) -> (usize, usize) {
+        let (widths, spec) = (self.widths(layer), &self.layers[layer]);
+        let step = self.steps().find(|step| step.linears().any(|(_, held)| held == role));
+        let (before, after) = step.map_or((self.hidden_size, self.hidden_size), |step| widths.step(step));
+        match role {
+            Role::Output => (after, spec.heads_width()),
+            Role::Down => (after, spec.intermediate_size),
+            _ => (spec.rows(role), before),
         }
+    }
+
+    /// `[out, in]` of a stored tensor with all the weights that it holds.
+    pub fn weight_shape(&self, weight: &Weight, layer: usize) -> (usize, usize) {
+        let shapes = weight.holds.iter().map(|role| self.linear_shape(*role, layer));
+        shapes.fold((0, 0), |(rows, _), (more, cols)| (rows + more, cols))
+    }
+
+    /// Which rows of a stored tensor hold a linear weight.
+    pub fn weight_rows(&self, weight: &Weight, role: Role, layer: usize) -> Rows {
+        if matches!(role, Role::Output | Role::Down) {
+            return Rows::Run(0..self.linear_shape(role, layer).0);
+        }
+        let spec = &self.layers[layer];
+        let rope = spec.rope.and_then(|table| self.ropes.get(table));
+        let pairs = rope.filter(|_| self.architecture.interleaved()).map(|rope| rope.inverse_frequencies.len());
+        storage::rows(weight, role, spec, pairs)
     }
 
     /// Whether a weight has a bias: its own, or one that fusing a norm gave it.
@@ -124,14 +148,14 @@ impl Config {
 
     /// Whether the head has a bias: its own, or one that fusing the final norm gave it.
     pub fn has_head_bias(&self) -> bool {
-        self.architecture.head_bias || (self.fused() && self.norm_has_bias())
+        self.architecture.ends.head_bias || (self.fused() && self.norm_has_bias())
     }
 
     /// Rows of the table of learned positions.
     fn position_rows(&self) -> Option<usize> {
-        match self.architecture.position {
-            super::architecture::Position::Learned { offset, .. } => Some(self.max_position_embeddings + offset),
-            super::architecture::Position::Rope { .. } => None,
+        match self.architecture.attention.position {
+            Position::Learned { offset, .. } => Some(self.max_position_embeddings + offset),
+            Position::Rope { .. } => None,
         }
     }
 
@@ -153,36 +177,34 @@ impl Config {
         if let (Some(name), Some(rows)) = (names.positions(), self.position_rows()) {
             add(name, &[rows, first]);
         }
-        for layer in 0..self.num_hidden_layers {
-            norm(&mut add, names.layer(layer, self.architecture.attention_norm));
-            if let Some(name) = self.architecture.mlp_norm {
-                norm(&mut add, names.layer(layer, name));
+        for layer in 0..self.layers.len() {
+            for name in names.layer_norms(layer) {
+                norm(&mut add, name);
             }
-            for weight in self.architecture.layer {
-                let (rows, cols) = self.linear_shape(weight, layer);
+            for weight in self.architecture.weights() {
+                let (rows, cols) = self.weight_shape(weight, layer);
                 let shape = if weight.layout == Layout::Conv1d { [cols, rows] } else { [rows, cols] };
                 add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
                 if self.linear_bias(weight) {
                     add(names.layer(layer, &format!("{}.bias", weight.name)), &[rows]);
                 }
             }
-            if let Some(qk) = self.architecture.qk_norm.filter(|_| self.qk_norm) {
+            if let Some(qk) = self.qk_norm() {
+                let head_dim = self.layers[layer].head_dim;
                 for name in [qk.q, qk.k] {
-                    add(names.layer(layer, &format!("{name}.weight")), &[self.head_dim]);
-                    if qk.norm == crate::ops::Norm::Layer {
-                        add(names.layer(layer, &format!("{name}.bias")), &[self.head_dim]);
+                    add(names.layer(layer, &format!("{name}.weight")), &[head_dim]);
+                    if qk.norm == Norm::Layer {
+                        add(names.layer(layer, &format!("{name}.bias")), &[head_dim]);
                     }
                 }
             }
-            if self.fused() {
-                for (half, before, after) in self.widths(layer).shortcuts(self.parallel) {
-                    add(names.shortcut(layer, half), &[before, after]);
-                }
+            for (step, before, after) in self.shortcuts(layer) {
+                add(names.shortcut(layer, step), &[before, after]);
             }
         }
         norm(&mut add, names.final_norm());
         if !self.tie_word_embeddings {
-            add(names.head(), &[self.vocab_size, self.widths(self.num_hidden_layers - 1).output]);
+            add(names.head(), &[self.vocab_size, self.widths(self.layers.len() - 1).output]);
         }
         if self.has_head_bias() {
             add(names.head_bias(), &[self.vocab_size]);
@@ -190,19 +212,25 @@ impl Config {
         list
     }
 
+    /// The norms of queries and keys, where the model has them.
+    pub fn qk_norm(&self) -> Option<QkNorm> {
+        self.architecture.attention.qk_norm.filter(|_| self.qk_norm)
+    }
+
     /// How many parameters the matrices of a layer have.
     pub fn layer_parameters(&self, layer: usize) -> u64 {
-        let product = |(rows, cols): (usize, usize)| (rows * cols) as u64;
-        let linears: u64 = self.architecture.layer.iter().map(|weight| product(self.linear_shape(weight, layer))).sum();
-        if !self.fused() {
-            return linears;
-        }
-        linears + self.widths(layer).shortcuts(self.parallel).map(|(_, before, after)| product((before, after))).sum::<u64>()
+        let linears = self.architecture.weights().map(|weight| self.weight_shape(weight, layer));
+        let shortcuts = self.shortcuts(layer).map(|(_, before, after)| (before, after));
+        linears.chain(shortcuts).map(|(rows, cols)| (rows * cols) as u64).sum()
     }
 
     /// Parameters of the largest matrix of a layer.
     pub fn largest_matrix(&self) -> u64 {
-        let sizes = self.architecture.layer.iter().map(|weight| self.linear_shape(weight, 0));
+        let layers = 0..self.layers.len();
+        let sizes = layers.flat_map(|layer| {
+            let roles = self.architecture.weights().flat_map(|weight| weight.holds);
+            roles.map(move |role| self.linear_shape(*role, layer))
+        });
         sizes.map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
     }
 
@@ -231,9 +259,9 @@ impl WeightStore {
     /// [`Error::BadTensor`] that names the first one that is not.
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
         // Checkpoints saved from the bare decoder lack the first part of its names.
-        let full = config.architecture.prefix;
+        let full = config.architecture.names.prefix;
         let stems = std::iter::successors(Some(full), |prefix| prefix.split_once('.').map(|(_, rest)| rest));
-        let embedding = format!("{}.weight", config.architecture.embedding);
+        let embedding = format!("{}.weight", config.architecture.names.embedding);
         let prefix = stems.into_iter().find(|prefix| checkpoint.tensor(&format!("{prefix}{embedding}")).is_some()).unwrap_or(full).to_owned();
         let store = Self { config, checkpoint, prefix };
         for spec in store.config.tensors() {
@@ -273,7 +301,7 @@ impl WeightStore {
     }
 
     fn stored_name(&self, name: &str) -> String {
-        match name.strip_prefix(self.config.architecture.prefix) {
+        match name.strip_prefix(self.config.architecture.names.prefix) {
             Some(rest) => format!("{}{rest}", self.prefix),
             None => name.to_owned(),
         }
@@ -283,9 +311,20 @@ impl WeightStore {
         Error::BadTensor { name: name.into(), path: self.checkpoint.directory().into(), reason }
     }
 
+    /// A whole tensor of this name and shape.
     fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
+        let (stored, tensor, element) = self.stored(name, shape)?;
+        let (rows, cols) = match shape {
+            [rows, cols] => (*rows, *cols),
+            _ => (1, shape[0]),
+        };
+        Ok(HostMatrix::stored(stored, tensor, Rows::Run(0..rows), cols, element, false))
+    }
+
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<(String, Tensor<'_>, ElementType)> {
         let stored = self.stored_name(name);
-        let tensor = self.checkpoint.tensor(&stored).ok_or_else(|| self.bad(&stored, format!("missing; config.json implies {shape:?}")))?;
+        let tensor = self.checkpoint.tensor(&stored);
+        let tensor = tensor.ok_or_else(|| self.bad(&stored, format!("missing; config.json implies {shape:?}")))?;
         if tensor.shape != shape {
             return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}", tensor.shape)));
         }
@@ -293,13 +332,12 @@ impl WeightStore {
             Dtype::F32 => ElementType::F32,
             Dtype::F16 => ElementType::F16,
             Dtype::BF16 => ElementType::Bf16,
-            other => return Err(self.bad(&stored, format!("expected F32, F16 or BF16, found {other:?}; quantised checkpoints cannot be sliced"))),
+            other => {
+                let reason = format!("expected F32, F16 or BF16, found {other:?}; quantised checkpoints cannot be sliced");
+                return Err(self.bad(&stored, reason));
+            }
         };
-        let (rows, cols) = match shape {
-            [rows, cols] => (*rows, *cols),
-            _ => (1, shape[0]),
-        };
-        Ok(HostMatrix::stored(stored, tensor, rows, cols, element))
+        Ok((stored, tensor, element))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -324,40 +362,56 @@ impl WeightStore {
     /// [`Error::BadTensor`] if a value of a norm or bias is NaN or infinite; [`Error::Read`].
     pub fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
         let (config, names) = (&self.config, Names::of(&self.config));
-        let linear = |spec: &'static Weight| {
-            let (rows, cols) = config.linear_shape(spec, layer);
-            let name = names.layer(layer, spec.name);
-            let matrix = match spec.layout {
-                Layout::Linear => self.find(&format!("{name}.weight"), &[rows, cols])?,
-                Layout::Conv1d => self.find(&format!("{name}.weight"), &[cols, rows])?.transposed(),
+        let widths = config.widths(layer);
+        let step = |step: Step| {
+            let has_shortcut = config.fused() && widths.has_shortcut(step);
+            let shortcut = if has_shortcut {
+                let (before, after) = widths.step(step);
+                let (name, tensor, element) = self.stored(&names.shortcut(layer, step), &[before, after])?;
+                Some(HostMatrix::stored(name, tensor, Rows::Run(0..after), before, element, true))
+            } else {
+                None
             };
-            let bias = config.linear_bias(spec).then(|| self.vector(&format!("{name}.bias"), rows)).transpose()?;
-            Ok(HostLinear { spec, matrix, bias })
+            let blocks = step.blocks.iter().map(|block| self.block(layer, block)).collect::<Result<_>>()?;
+            Ok(HostStep { blocks, shortcut })
         };
-        let mut shortcuts = [None, None];
-        if config.fused() {
-            for (half, before, after) in config.widths(layer).shortcuts(config.parallel) {
-                shortcuts[half] = Some(self.find(&names.shortcut(layer, half), &[before, after])?.transposed());
+        Ok(HostLayer { fused: config.fused(), steps: config.steps().map(step).collect::<Result<_>>()? })
+    }
+
+    fn block(&self, layer: usize, spec: &'static Block) -> Result<HostBlock<'_>> {
+        let (config, names) = (&self.config, Names::of(&self.config));
+        let mut linears = Vec::new();
+        for weight in spec.weights {
+            for role in weight.holds {
+                linears.push(self.linear(layer, weight, *role)?);
             }
         }
-        let head_norms = match config.architecture.qk_norm.filter(|_| config.qk_norm) {
+        let head_norms = match config.qk_norm().filter(|_| spec.kind == BlockKind::Attention) {
             None => None,
             Some(qk) => {
-                let norm = |name| self.norm(&names.layer(layer, name), config.head_dim, qk.norm == crate::ops::Norm::Layer);
+                let head_dim = config.layers[layer].head_dim;
+                let norm = |name| self.norm(&names.layer(layer, name), head_dim, qk.norm == Norm::Layer);
                 Some([norm(qk.q)?, norm(qk.k)?])
             }
         };
-        let mlp_norm = match config.architecture.mlp_norm {
-            Some(name) => self.residual_norm(&names.layer(layer, name))?,
-            None => None,
+        Ok(HostBlock { spec, norm: self.residual_norm(&names.layer(layer, spec.norm))?, head_norms, linears })
+    }
+
+    fn linear(&self, layer: usize, spec: &'static Weight, role: Role) -> Result<HostLinear<'_>> {
+        let (config, name) = (&self.config, Names::of(&self.config).layer(layer, spec.name));
+        let (rows, cols) = config.weight_shape(spec, layer);
+        let transposed = spec.layout == Layout::Conv1d;
+        let shape = if transposed { [cols, rows] } else { [rows, cols] };
+        let held = config.weight_rows(spec, role, layer);
+        let (stored, tensor, element) = self.stored(&format!("{name}.weight"), &shape)?;
+        let bias = if config.linear_bias(spec) {
+            let all = self.vector(&format!("{name}.bias"), rows)?;
+            Some((0..held.len()).map(|row| all[held.stored(row)]).collect())
+        } else {
+            None
         };
-        Ok(HostLayer {
-            fused: config.fused(),
-            linears: config.architecture.layer.iter().map(linear).collect::<Result<_>>()?,
-            norms: [self.residual_norm(&names.layer(layer, config.architecture.attention_norm))?, mlp_norm],
-            head_norms,
-            shortcuts,
-        })
+        let matrix = HostMatrix::stored(stored, tensor, held, cols, element, transposed);
+        Ok(HostLinear { spec, role, matrix, bias })
     }
 
     /// Final norm, and where to read the embeddings and the head; a tied head is the embedding.
@@ -375,10 +429,15 @@ impl WeightStore {
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            self.find(&names.head(), &[config.vocab_size, config.widths(config.num_hidden_layers - 1).output])?
+            self.find(&names.head(), &[config.vocab_size, config.widths(config.layers.len() - 1).output])?
         };
         let head_bias = config.has_head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
-        let final_norm = self.residual_norm(&names.final_norm())?;
+        // The final norm takes the factor of the logits, so that the head keeps its stored type where it can.
+        let scale = config.logit_scale;
+        let final_norm = self.residual_norm(&names.final_norm())?.map(|norm| norm.scaled(scale));
+        let head = if final_norm.is_some() { head } else { head.scaled(scale) };
+        let head_bias = head_bias.map(|bias| bias.into_iter().map(|value| value * scale).collect());
+        let embedding = embedding.scaled(config.embedding_scale);
         Ok(HostEnds { fused: config.fused(), embedding, positions, final_norm, head, head_bias })
     }
 }

@@ -59,7 +59,7 @@ struct Grid {
 
 /// A run of tokens of one sequence, and where the keys and values of that sequence begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
+pub struct Sequence {
     /// Row of the first token in the queries.
     pub first: usize,
     pub tokens: usize,
@@ -69,8 +69,13 @@ pub struct Block {
     pub position: usize,
 }
 
-impl Block {
-    /// This block in runs of at most so many tokens.
+impl Sequence {
+    /// The rows of its tokens in the queries, and of their keys and values in a cache.
+    pub fn cache_rows(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.tokens).map(move |token| (self.first + token, self.kv_row + self.position + token))
+    }
+
+    /// This run in shorter ones, of up to `tokens` each.
     fn pieces(self, tokens: usize) -> impl Iterator<Item = Self> {
         (0..self.tokens).step_by(tokens).map(move |skip| Self {
             first: self.first + skip,
@@ -81,15 +86,15 @@ impl Block {
     }
 }
 
-/// Blocks of sequences that lie one behind the other, keys beside queries.
-pub fn blocks(lengths: impl IntoIterator<Item = usize>) -> Vec<Block> {
+/// Whole sequences that follow one another, keys beside queries.
+pub fn sequences(lengths: impl IntoIterator<Item = usize>) -> Vec<Sequence> {
     let mut first = 0;
     lengths
         .into_iter()
         .map(|tokens| {
-            let block = Block { first, tokens, kv_row: first, position: 0 };
+            let sequence = Sequence { first, tokens, kv_row: first, position: 0 };
             first += tokens;
-            block
+            sequence
         })
         .collect()
 }
@@ -97,17 +102,13 @@ pub fn blocks(lengths: impl IntoIterator<Item = usize>) -> Vec<Block> {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    head_dim: u32,
     group: u32,
     group_part: u32,
     q_stride: u32,
     q_column: u32,
-    q_head_stride: u32,
     kv_stride: u32,
     k_column: u32,
-    k_head_stride: u32,
     v_column: u32,
-    v_head_stride: u32,
     out_stride: u32,
     scale: f32,
     window: u32,
@@ -140,9 +141,9 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if heads or sequences lie outside of the matrices.
-    pub fn attention(&self, shape: &AttentionShape, q: &Matrix, kv: &Matrix, sequences: &[Block]) -> Result<Matrix> {
+    pub fn attention(&self, shape: &AttentionShape, q: &Matrix, kv: &Matrix, sequences: &[Sequence]) -> Result<Matrix> {
         let AttentionShape { head_dim, q: queries, k, v, .. } = *shape;
-        let outside = |block: &&Block| block.first + block.tokens > q.rows() || block.kv_row + block.position + block.tokens > kv.rows();
+        let outside = |block: &&Sequence| block.first + block.tokens > q.rows() || block.kv_row + block.position + block.tokens > kv.rows();
         if queries.end(head_dim) > q.cols() || k.end(head_dim).max(v.end(head_dim)) > kv.cols() || !queries.heads.is_multiple_of(k.heads.max(1)) {
             return Err(Error::shape("attention", format!("{shape:?} in rows of {} and {}", q.cols(), kv.cols())));
         }
@@ -150,30 +151,26 @@ impl Gpu {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
         }
         let Grid { queries: most, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
-        let pieces: Vec<Block> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
+        let pieces: Vec<Sequence> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
         let out = self.unfilled(q.rows(), queries.heads * head_dim)?;
         let params = Params {
-            head_dim: head_dim as u32,
             group: shape.group() as u32,
             group_part: group_part as u32,
             q_stride: q.stride() as u32,
             q_column: queries.column as u32,
-            q_head_stride: queries.stride as u32,
             kv_stride: kv.stride() as u32,
             k_column: k.column as u32,
-            k_head_stride: k.stride as u32,
             v_column: v.column as u32,
-            v_head_stride: v.stride as u32,
             out_stride: out.stride() as u32,
             scale: shape.scale,
             window: shape.window.unwrap_or(0) as u32,
             blocks: 0,
             kv_heads: k.heads as u32,
         };
-        let aligned = [head_dim, queries.column, queries.stride, k.column, k.stride, v.column, v.stride].iter().all(|place| place.is_multiple_of(4));
+        let aligned = [head_dim, queries.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
         let kernel = kernel(most, head_dim, aligned);
         let heads = k.heads * shape.group().div_ceil(group_part);
-        let cost = |piece: &Block| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;
+        let cost = |piece: &Sequence| 2 * piece.tokens * (piece.position + piece.tokens) * queries.heads * head_dim;
         let mut remaining = pieces.as_slice();
         while !remaining.is_empty() {
             let mut work = 0;

@@ -100,6 +100,16 @@ impl Gpu {
         Ok(())
     }
 
+    /// `a · wᵀ` of `a` `[M, K]` and `w` `[N, K]`, in f32 whatever the precision of linear layers.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the inner sizes differ; [`Error::OutOfMemory`].
+    pub fn product(&self, a: &Matrix, w: &Matrix) -> Result<Matrix> {
+        let c = self.unfilled(a.rows(), w.rows())?;
+        self.linear(a, w, None, &c, 0, false)?;
+        Ok(c)
+    }
+
     /// The plain product `a · b` of `a` `[M, K]` and `b` `[K, N]`, both f32.
     ///
     /// # Errors

@@ -8,18 +8,17 @@ use crate::{
     gpu::{Gpu, Kernel, Matrix},
 };
 
-/// Where heads lie in the rows of a matrix: head h begins at `column + h · stride`.
+/// Where heads lie in the rows of a matrix, side by side: head h begins at `column + h · head_dim`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadSpan {
     pub column: usize,
-    pub stride: usize,
     pub heads: usize,
 }
 
 impl HeadSpan {
     /// One past the last column that heads of `head_dim` use.
     pub fn end(&self, head_dim: usize) -> usize {
-        self.column + self.heads.saturating_sub(1) * self.stride + head_dim
+        self.column + self.heads * head_dim
     }
 }
 
@@ -31,9 +30,9 @@ struct Params {
     head_dim: u32,
     stride: u32,
     column: u32,
-    head_stride: u32,
     eps: f32,
     has_bias: u32,
+    unused: u32,
 }
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "head_norm");
@@ -63,9 +62,9 @@ impl Gpu {
             head_dim: head_dim as u32,
             stride: x.stride() as u32,
             column: span.column as u32,
-            head_stride: span.stride as u32,
             eps,
             has_bias: bias.is_some().into(),
+            unused: 0,
         };
         let kernel = kernel(kind);
         let heads = x.rows() * span.heads;

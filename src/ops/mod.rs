@@ -25,7 +25,7 @@ mod transpose;
 mod tuning;
 
 pub use activation::Activation;
-pub use attention::{AttentionShape, Block, MAX_HEAD_DIM, blocks};
+pub use attention::{AttentionShape, MAX_HEAD_DIM, Sequence, sequences};
 #[doc(hidden)]
 pub use catalog::kernels;
 pub use copy_rows::RowCopy;
@@ -34,7 +34,6 @@ pub use head_norm::HeadSpan;
 pub use norm::Norm;
 pub use probe::PROBE_CHAINS;
 pub use product::ProductConfig;
-pub use rope::Pairing;
 pub use sample::SampleOptions;
 pub use transpose::transposed_columns;
 

@@ -8,15 +8,6 @@ use crate::{
     gpu::{Gpu, Kernel, Matrix},
 };
 
-/// Which coordinates of a head turn together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pairing {
-    /// i and i + pairs.
-    HalfSplit,
-    /// 2i and 2i + 1.
-    Interleaved,
-}
-
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -25,7 +16,7 @@ struct Params {
     pairs: u32,
     stride: u32,
     column: u32,
-    head_stride: u32,
+    head_dim: u32,
     table_stride2: u32,
     unused: u32,
 }
@@ -37,27 +28,33 @@ const LANES: [usize; 2] = [8, 32];
 /// Heads of a workgroup.
 const HEADS: usize = 16;
 
-fn kernel(pairing: Pairing, lanes: usize) -> Kernel {
-    let constants = vec![("INTERLEAVED", pairing as u32), ("LANES", lanes as u32), ("HEADS", HEADS as u32)];
-    Kernel { name: "rope", source: SHADER, constants }
+fn kernel(lanes: usize) -> Kernel {
+    Kernel { name: "rope", source: SHADER, constants: vec![("LANES", lanes as u32), ("HEADS", HEADS as u32)] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    [Pairing::HalfSplit, Pairing::Interleaved].into_iter().flat_map(|pairing| LANES.map(|lanes| kernel(pairing, lanes))).collect()
+    LANES.map(kernel).into()
 }
 
 impl Gpu {
-    /// Turns the pairs of each head of `x` `[tokens, *]` in `span` by the angles of its position, in place.
+    /// Turns the pairs (i, i + pairs) of each head of `x` `[tokens, *]` in `span` by the angles of its position, in place.
     ///
     /// `positions` has one u32 a token; row p of `table` holds (cos, sin) of each pair's angle at position p, `[positions, 2 · pairs]`.
     /// Coordinates from 2 · pairs on stay as they are (partial rotary).
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`, or there is not one position a token.
-    pub fn rope(&self, pairing: Pairing, x: &Matrix, span: HeadSpan, positions: &Matrix, table: &Matrix) -> Result<()> {
+    pub fn rope(
+        &self,
+        x: &Matrix,
+        span: HeadSpan,
+        head_dim: usize,
+        positions: &Matrix,
+        table: &Matrix,
+    ) -> Result<()> {
         let pairs = table.cols() / 2;
-        if span.end(2 * pairs) > x.cols() || positions.cols() != x.rows() {
+        if 2 * pairs > head_dim || span.end(head_dim) > x.cols() || positions.cols() != x.rows() {
             return Err(Error::shape("rope", format!("{span:?}, {pairs} pairs in rows of {}; {} positions", x.cols(), positions.cols())));
         }
         let params = Params {
@@ -66,11 +63,11 @@ impl Gpu {
             pairs: pairs as u32,
             stride: x.stride() as u32,
             column: span.column as u32,
-            head_stride: span.stride as u32,
+            head_dim: head_dim as u32,
             table_stride2: (table.stride() / 2) as u32,
             unused: 0,
         };
-        let kernel = kernel(pairing, if pairs < LANES[1] { LANES[0] } else { LANES[1] });
+        let kernel = kernel(if pairs < LANES[1] { LANES[0] } else { LANES[1] });
         let grid = folded_rows(span.heads.div_ceil(HEADS), x.rows());
         self.dispatch(&kernel, &params, &[positions.into(), table.into(), x.into()], grid, (x.rows() * span.heads * pairs) as u64)
     }

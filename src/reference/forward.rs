@@ -6,10 +6,10 @@ use super::kernels;
 use crate::{
     error::{Error, Result},
     model::{
-        Config, HostEnds, HostLayer, HostMatrix, HostNorm, WeightStore,
-        architecture::{Position, Role, Space, Weight},
+        Config, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, WeightStore,
+        architecture::{BlockKind, Position, Role},
     },
-    ops::{AttentionShape, Block, HeadSpan, Norm},
+    ops::{HeadSpan, Norm, Sequence},
     slice::fuse,
 };
 
@@ -38,14 +38,64 @@ fn host(matrix: &HostMatrix) -> Result<DMatrix<f64>> {
     Ok(kernels::matrix(matrix.rows, matrix.cols, &matrix.to_f32()?))
 }
 
-/// The weights of a decoder layer.
+/// The weights of one block.
+#[derive(Debug, Clone)]
+pub struct Block {
+    kind: BlockKind,
+    pub linears: Vec<(Role, Affine)>,
+    norm: Option<Affine>,
+    head_norms: Option<[Affine; 2]>,
+}
+
+impl Block {
+    fn role(&self, role: Role) -> Option<&Affine> {
+        self.linears.iter().find(|(held, _)| *held == role).map(|(_, affine)| affine)
+    }
+
+    fn output(&self) -> Result<&Affine> {
+        let output = self.role(Role::Output).or(self.role(Role::Down));
+        output.ok_or_else(|| Error::shape("reference", "a block that writes nothing"))
+    }
+}
+
+/// The weights of a step of a layer.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub blocks: Vec<Block>,
+    /// `[width before, width after]`.
+    pub shortcut: Option<DMatrix<f64>>,
+}
+
+impl Step {
+    fn new(step: &HostStep) -> Result<Self> {
+        let linear = |linear: &HostLinear| {
+            let bias = linear.bias.as_deref().map(wide);
+            Ok((linear.role, Affine { weight: host(&linear.matrix)?, bias }))
+        };
+        let blocks = step.blocks.iter().map(|block| {
+            Ok(Block {
+                kind: block.spec.kind,
+                linears: block.linears.iter().map(linear).collect::<Result<_>>()?,
+                norm: block.norm.as_ref().map(Affine::norm),
+                head_norms: block.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
+            })
+        });
+        let shortcut = step.shortcut.as_ref().map(|shortcut| Ok::<_, Error>(host(shortcut)?.transpose())).transpose()?;
+        Ok(Self { blocks: blocks.collect::<Result<_>>()?, shortcut })
+    }
+
+    /// The linear weights that read the residual stream, or those that write it.
+    pub fn linears_mut(&mut self, reads: bool) -> impl Iterator<Item = &mut Affine> {
+        let all = self.blocks.iter_mut().flat_map(|block| &mut block.linears);
+        let chosen = all.filter(move |(role, _)| matches!(role, Role::Output | Role::Down) != reads);
+        chosen.map(|(_, affine)| affine)
+    }
+}
+
+/// The weights of a decoder layer, step by step.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    pub linears: Vec<(&'static Weight, Affine)>,
-    norms: [Option<Affine>; 2],
-    head_norms: Option<[Affine; 2]>,
-    /// `[width before, width after]`.
-    pub shortcuts: [Option<DMatrix<f64>>; 2],
+    pub steps: Vec<Step>,
 }
 
 impl Layer {
@@ -54,23 +104,7 @@ impl Layer {
     /// # Errors
     /// [`Error::BadTensor`] if a stored value is not finite.
     pub fn new(layer: &HostLayer) -> Result<Self> {
-        let linear =
-            |linear: &crate::model::HostLinear| Ok((linear.spec, Affine { weight: host(&linear.matrix)?, bias: linear.bias.as_deref().map(wide) }));
-        let shortcut = |half: usize| layer.shortcuts[half].as_ref().map(|shortcut| Ok::<_, Error>(host(shortcut)?.transpose())).transpose();
-        Ok(Self {
-            linears: layer.linears.iter().map(linear).collect::<Result<_>>()?,
-            norms: [0, 1].map(|half| layer.norms[half].as_ref().map(Affine::norm)),
-            head_norms: layer.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
-            shortcuts: [shortcut(0)?, shortcut(1)?],
-        })
-    }
-
-    fn role(&self, role: Role) -> Option<&Affine> {
-        self.linears.iter().find(|(spec, _)| spec.role == role).map(|(_, affine)| affine)
-    }
-
-    fn output(&self, attention: bool) -> Result<&Affine> {
-        self.role(if attention { Role::Output } else { Role::Down }).ok_or_else(|| Error::shape("reference", "a block that writes nothing"))
+        Ok(Self { steps: layer.steps.iter().map(Step::new).collect::<Result<_>>()? })
     }
 }
 
@@ -117,7 +151,7 @@ impl<'a> Network<'a> {
     /// # Errors
     /// [`Error::BadTensor`] if a stored value is not finite.
     pub fn load(store: &'a WeightStore) -> Result<Self> {
-        let layers = (0..store.config.num_hidden_layers).map(|layer| store.layer(layer)).collect::<Result<Vec<_>>>()?;
+        let layers = (0..store.config.layers.len()).map(|layer| store.layer(layer)).collect::<Result<Vec<_>>>()?;
         Self::new(&store.config, &layers, &store.ends()?)
     }
 
@@ -127,7 +161,7 @@ impl<'a> Network<'a> {
     /// As [`Network::load`].
     pub fn load_fused(store: &'a WeightStore) -> Result<Self> {
         let config = &store.config;
-        let layers = (0..config.num_hidden_layers).map(|layer| fuse::layer(config, &store.layer(layer)?)).collect::<Result<Vec<_>>>()?;
+        let layers = (0..config.layers.len()).map(|layer| fuse::layer(config, &store.layer(layer)?)).collect::<Result<Vec<_>>>()?;
         let ends = store.ends()?;
         let embedding =
             |table: &HostMatrix| Ok::<_, Error>(HostMatrix::from_f32(table.rows, table.cols, fuse::embedding_rows(config, table, 0..table.rows)?));
@@ -169,7 +203,7 @@ impl<'a> Network<'a> {
     /// The residual before the first layer.
     pub fn embed(&self, row: &[u32]) -> DMatrix<f64> {
         let x = kernels::embed(row, &self.embedding);
-        match (&self.positions, self.config.architecture.position) {
+        match (&self.positions, self.config.architecture.attention.position) {
             (Some(table), Position::Learned { offset, .. }) => {
                 x + kernels::embed_positions(&(0..row.len() as u32).collect::<Vec<_>>(), offset, table)
             }
@@ -182,99 +216,76 @@ impl<'a> Network<'a> {
     /// # Errors
     /// As [`Network::logits`].
     pub fn layer(&self, index: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        let after_attention = self.after_attention(index, x)?;
-        let layer = &self.layers[index];
-        if self.config.parallel { Ok(after_attention + self.mlp(layer, x)?) } else { self.after_mlp(index, &after_attention) }
+        (0..self.layers[index].steps.len()).try_fold(x.clone(), |x, step| self.step(index, step, &x))
     }
 
-    /// The residual after the attention block: `x · shortcut + attention(norm(x))`.
+    /// The residual after a step of a layer: `x · shortcut + Σ block(norm(x))`.
     ///
     /// # Errors
     /// As [`Network::logits`].
-    pub fn after_attention(&self, index: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        Ok(carried(x, &self.layers[index].shortcuts[0]) + self.attention(index, x)?)
+    pub fn step(&self, layer: usize, step: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
+        let weights = &self.layers[layer].steps[step];
+        let carried = weights.shortcut.as_ref().map_or_else(|| x.clone(), |shortcut| x * shortcut);
+        let add = |sum: DMatrix<f64>, block: &Block| Ok(sum + block.output()?.apply(&self.inner(layer, block, x)));
+        weights.blocks.iter().try_fold(carried, add)
     }
 
-    /// The residual after the MLP block of sequential blocks.
-    ///
-    /// # Errors
-    /// As [`Network::logits`].
-    pub fn after_mlp(&self, index: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        Ok(carried(x, &self.layers[index].shortcuts[1]) + self.mlp(&self.layers[index], x)?)
+    /// What the weight that writes the residual reads.
+    pub(super) fn inner(&self, layer: usize, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
+        match block.kind {
+            BlockKind::Attention => self.attended(layer, block, x),
+            BlockKind::Mlp { gated } => self.hidden(block, gated, x),
+        }
     }
 
-    /// The final norm's, the attention's or the MLP's scaling of `x`, without parameters where they are in the weights.
+    /// A norm's scaling of `x`, without parameters where they are in the weights.
     pub(super) fn norm(&self, parameters: Option<&Affine>, x: &DMatrix<f64>) -> DMatrix<f64> {
-        let kind = if self.fused { Norm::Rms } else { self.config.architecture.norm };
+        let kind = if self.fused { Norm::Rms } else { self.config.architecture.norm.kind };
         let weight = parameters.map(|norm| norm.weight.as_slice());
         let bias = parameters.and_then(|norm| norm.bias.as_deref());
         kernels::norm(kind, x, weight, bias, self.config.hidden_size, f64::from(self.config.norm_eps))
     }
 
-    fn attention(&self, index: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        Ok(self.layers[index].output(true)?.apply(&self.attended(index, x)))
-    }
-
     /// What the attention's output projection reads.
-    pub(super) fn attended(&self, index: usize, x: &DMatrix<f64>) -> DMatrix<f64> {
-        let (config, layer) = (self.config, &self.layers[index]);
-        let (h, heads, kv) = (config.head_dim, config.num_attention_heads, config.num_key_value_heads);
-        let input = self.norm(layer.norms[0].as_ref(), x);
-        // Whatever the projections look like: all queries, then all keys, then all values.
+    fn attended(&self, layer: usize, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
+        let (config, spec) = (self.config, &self.config.layers[layer]);
+        let (h, heads, kv) = (spec.head_dim, spec.heads, spec.kv_heads);
+        let input = self.norm(block.norm.as_ref(), x);
+        // All queries, then all keys, then all values.
         let mut qkv = DMatrix::zeros(x.nrows(), (heads + 2 * kv) * h);
-        let mut put = |column: usize, values: &DMatrix<f64>| qkv.columns_mut(column, values.ncols()).copy_from(values);
-        for (role, column) in [(Role::Query, 0), (Role::Key, heads * h), (Role::Value, (heads + kv) * h), (Role::Qkv, 0)] {
-            if let Some(projection) = layer.role(role) {
-                put(column, &projection.apply(&input));
+        for (role, column) in [(Role::Query, 0), (Role::Key, heads * h), (Role::Value, (heads + kv) * h)] {
+            if let Some(projection) = block.role(role) {
+                let values = projection.apply(&input);
+                qkv.columns_mut(column, values.ncols()).copy_from(&values);
             }
         }
-        if let Some(projection) = layer.role(Role::QkvPerHead) {
-            let mixed = projection.apply(&input);
-            for head in 0..heads {
-                for part in 0..3 {
-                    put((part * heads + head) * h, &mixed.columns((3 * head + part) * h, h).into_owned());
-                }
-            }
-        }
-        let span = |column, heads| HeadSpan { column, stride: h, heads };
-        let (q, k, v) = (span(0, heads), span(heads * h, kv), span((heads + kv) * h, kv));
-        if let (Some(norms), Some(qk)) = (&layer.head_norms, config.architecture.qk_norm) {
+        let (q, k) = (HeadSpan { column: 0, heads }, HeadSpan { column: heads * h, heads: kv });
+        if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
             for (span, norm) in [q, k].into_iter().zip(norms) {
-                kernels::head_norm(qk.norm, &mut qkv, span, norm.weight.as_slice(), norm.bias.as_deref(), f64::from(config.norm_eps));
+                let (weight, bias) = (norm.weight.as_slice(), norm.bias.as_deref());
+                kernels::head_norm(qk.norm, &mut qkv, span, weight, bias, f64::from(config.head_norm_eps));
             }
         }
-        if let (Some(rope), Position::Rope { pairing, .. }) = (&config.rope, config.architecture.position) {
+        if let Some(rope) = spec.rope.map(|table| &config.ropes[table]) {
             let positions: Vec<u32> = (0..x.nrows() as u32).collect();
             for span in [q, k] {
-                kernels::rope(pairing, &mut qkv, span, &positions, &rope.inverse_frequencies, f64::from(rope.attention_factor));
+                let factor = f64::from(rope.attention_factor);
+                kernels::rope(&mut qkv, span, h, &positions, &rope.inverse_frequencies, factor);
             }
         }
-        let shape = AttentionShape { head_dim: h, q, k, v, scale: config.attention_scales[index], window: config.windows[index] };
-        let sequence = Block { first: 0, tokens: x.nrows(), kv_row: 0, position: 0 };
-        kernels::attention(&shape, &qkv, &qkv, &[sequence])
-    }
-
-    fn mlp(&self, layer: &Layer, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        Ok(layer.output(false)?.apply(&self.hidden(layer, x)))
+        let sequence = Sequence { first: 0, tokens: x.nrows(), kv_row: 0, position: 0 };
+        kernels::attention(&spec.attention_shape(), &qkv, &qkv, &[sequence])
     }
 
     /// What the MLP's last projection reads.
-    pub(super) fn hidden(&self, layer: &Layer, x: &DMatrix<f64>) -> DMatrix<f64> {
-        let config = self.config;
-        let which = usize::from(config.architecture.mlp_norm.is_some());
-        let input = self.norm(layer.norms[which].as_ref(), x);
+    fn hidden(&self, block: &Block, gated: bool, x: &DMatrix<f64>) -> DMatrix<f64> {
+        let input = self.norm(block.norm.as_ref(), x);
         let mut inner = DMatrix::zeros(x.nrows(), 0);
-        for (spec, read) in layer.linears.iter().filter(|(spec, _)| !spec.role.is_attention() && spec.reads == Space::Residual) {
+        for read in [Role::Gate, Role::Up].into_iter().filter_map(|role| block.role(role)) {
             let (values, before) = (read.apply(&input), inner.ncols());
-            // Gate before up, in whatever order the table has them.
-            let at = if spec.role == Role::Gate { 0 } else { before };
-            inner = inner.insert_columns(at, values.ncols(), 0.0);
-            inner.columns_mut(at, values.ncols()).copy_from(&values);
+            inner = inner.insert_columns(before, values.ncols(), 0.0);
+            inner.columns_mut(before, values.ncols()).copy_from(&values);
         }
-        kernels::activation(config.activation, config.architecture.gated, &inner)
+        kernels::activation(self.config.activation, gated, &inner)
     }
-}
-
-fn carried(x: &DMatrix<f64>, shortcut: &Option<DMatrix<f64>>) -> DMatrix<f64> {
-    shortcut.as_ref().map_or_else(|| x.clone(), |shortcut| x * shortcut)
 }

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use crate::ops::{Activation, AttentionShape, Block, HeadSpan, Norm, PROBE_CHAINS, Pairing, RowCopy, SampleOptions};
+use crate::ops::{Activation, AttentionShape, HeadSpan, Norm, PROBE_CHAINS, RowCopy, SampleOptions, Sequence};
 
 /// A matrix from row-major values.
 pub fn matrix(rows: usize, cols: usize, values: &[f32]) -> DMatrix<f64> {
@@ -89,7 +89,7 @@ pub fn norm(kind: Norm, x: &DMatrix<f64>, weight: Option<&[f64]>, bias: Option<&
 
 /// The columns of head `head`.
 fn columns(span: HeadSpan, head: usize, head_dim: usize) -> std::ops::Range<usize> {
-    let first = span.column + head * span.stride;
+    let first = span.column + head * head_dim;
     first..first + head_dim
 }
 
@@ -106,17 +106,21 @@ pub fn head_norm(kind: Norm, x: &mut DMatrix<f64>, span: HeadSpan, weight: &[f64
     }
 }
 
-/// Each pair of each head, taken as a complex number, times `factor · exp(i · position · frequency)`, in place. The angle is rounded to f32, as
-/// models were trained with.
-pub fn rope(pairing: Pairing, x: &mut DMatrix<f64>, span: HeadSpan, positions: &[u32], frequencies: &[f32], factor: f64) {
+/// The pairs (i, i + pairs) of each head, taken as a complex number, times `factor · exp(i · position · frequency)`, in
+/// place. The angle is rounded to f32, as models were trained with.
+pub fn rope(
+    x: &mut DMatrix<f64>,
+    span: HeadSpan,
+    head_dim: usize,
+    positions: &[u32],
+    frequencies: &[f32],
+    factor: f64,
+) {
     for (token, &position) in positions.iter().enumerate() {
         for head in 0..span.heads {
             for (pair, &frequency) in frequencies.iter().enumerate() {
-                let start = span.column + head * span.stride;
-                let (real, imaginary) = match pairing {
-                    Pairing::HalfSplit => (start + pair, start + frequencies.len() + pair),
-                    Pairing::Interleaved => (start + 2 * pair, start + 2 * pair + 1),
-                };
+                let real = columns(span, head, head_dim).start + pair;
+                let imaginary = real + frequencies.len();
                 let turn = nalgebra::Complex::from_polar(factor, f64::from(position as f32 * frequency));
                 let turned = nalgebra::Complex::new(x[(token, real)], x[(token, imaginary)]) * turn;
                 (x[(token, real)], x[(token, imaginary)]) = (turned.re, turned.im);
@@ -126,7 +130,7 @@ pub fn rope(pairing: Pairing, x: &mut DMatrix<f64>, span: HeadSpan, positions: &
 }
 
 /// Causal attention: for every token and head, the scores of all that the token sees, their softmax, the mean of the values by it.
-pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, sequences: &[Block]) -> DMatrix<f64> {
+pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, sequences: &[Sequence]) -> DMatrix<f64> {
     let head_dim = shape.head_dim;
     let mut out = DMatrix::zeros(q.nrows(), shape.q.heads * head_dim);
     for block in sequences {
@@ -189,13 +193,11 @@ pub fn embed_positions(positions: &[u32], offset: usize, table: &DMatrix<f64>) -
     table.select_rows(positions.iter().map(|&position| position as usize + offset).collect::<Vec<_>>().iter())
 }
 
-/// For each `(source, target)`, the heads of the source row, side by side, into the target row.
+/// For each `(source, target)`, columns of the source row into the target row.
 pub fn copy_rows(from: &DMatrix<f64>, to: &mut DMatrix<f64>, rows: &[(usize, usize)], copy: RowCopy) {
     for &(source, target) in rows {
-        for head in 0..copy.from.heads {
-            let values = from.view((source, columns(copy.from, head, copy.head_dim).start), (1, copy.head_dim));
-            to.view_mut((target, copy.to_column + head * copy.head_dim), (1, copy.head_dim)).copy_from(&values);
-        }
+        let values = from.view((source, copy.from_column), (1, copy.cols));
+        to.view_mut((target, copy.to_column), (1, copy.cols)).copy_from(&values);
     }
 }
 

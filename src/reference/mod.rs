@@ -1,7 +1,7 @@
 //! f64 twins on the CPU, for tests and for bisecting; never a fallback.
 //!
 //! Each kernel has a twin of the same name here, written from its formula. [`Network`] is the whole forward pass of any architecture, dense, fused
-//! or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the paper tells it: every block runs twice, nothing is batched;
+//! or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the paper has it, nothing batched;
 //! [`Network::refitted`] is slicing with one basis for several layers, and with weights fitted again.
 
 mod forward;
@@ -9,6 +9,6 @@ mod kernels;
 mod shared;
 mod slicing;
 
-pub use forward::{Affine, Layer, Network, logits};
+pub use forward::{Affine, Layer, Network, Step, logits};
 pub use kernels::*;
 pub use slicing::{Sliced, kept_energy, principal_axes};

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::architecture::{Space, Weight},
     ops::Norm,
     slice::{Basis, Options, Refit},
 };
@@ -100,30 +99,22 @@ fn segment_basis(covariances: &[DMatrix<f64>], reads: &[DMatrix<f64>], width: us
 }
 
 impl<'a> Network<'a> {
-    /// Half a layer, or a whole one of parallel blocks, by its place among all of them.
-    fn half(&self, point: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        match (self.config.parallel, point % 2) {
-            (true, _) => self.layer(point, x),
-            (false, 0) => self.after_attention(point / 2, x),
-            (false, _) => self.after_mlp(point / 2, x),
-        }
+    /// The step of a layer that begins at a point of the residual stream.
+    fn place(&self, point: usize) -> (usize, usize) {
+        let steps = self.config.steps().len();
+        (point / steps, point % steps)
     }
 
-    fn layer_of(&self, point: usize) -> usize {
-        if self.config.parallel { point } else { point / 2 }
+    /// Runs the step that begins at a point.
+    fn step_from(&self, point: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
+        let (layer, step) = self.place(point);
+        self.step(layer, step, x)
     }
 
-    /// Whether a weight of a layer belongs to the half that begins at this point.
-    fn belongs(&self, point: usize, weight: &Weight) -> bool {
-        self.config.parallel || weight.role.is_attention() == point.is_multiple_of(2)
-    }
-
-    /// The linear weights of a half that read the residual, or that write it.
-    fn of_half(&mut self, point: usize, read: bool) -> Vec<&mut Affine> {
-        let belongs: Vec<bool> = self.layers[self.layer_of(point)].linears.iter().map(|(weight, _)| self.belongs(point, weight)).collect();
-        let layer = self.layer_of(point);
-        let linears = self.layers[layer].linears.iter_mut().zip(belongs);
-        linears.filter(|((weight, _), belongs)| *belongs && (weight.reads == Space::Residual) == read).map(|((_, affine), _)| affine).collect()
+    /// Its linear weights that read the residual, or that write it.
+    fn linears_from(&mut self, point: usize, reads: bool) -> Vec<&mut Affine> {
+        let (layer, step) = self.place(point);
+        self.layers[layer].steps[step].linears_mut(reads).collect()
     }
 
     fn scaled(&self, signals: &[DMatrix<f64>]) -> DMatrix<f64> {
@@ -144,15 +135,15 @@ impl<'a> Network<'a> {
             };
         };
         let layers = self.layers.len();
-        let segments: Vec<usize> = (0..=last).map(|point| self.layer_of(point).min(layers - 1) * count / layers).collect();
+        let segments: Vec<usize> = (0..=last).map(|point| self.place(point).0.min(layers - 1) * count / layers).collect();
         let mean_free = DMatrix::identity(full, full) - DMatrix::from_element(full, full, 1.0 / full as f64);
-        let layer_norm = self.config.architecture.norm == Norm::Layer;
+        let layer_norm = self.config.architecture.norm.kind == Norm::Layer;
         let mut reads: Vec<DMatrix<f64>> = Vec::new();
         for point in 0..=last {
             let weights = if point == last {
                 vec![self.head.weight.clone()]
             } else {
-                self.of_half(point, true).into_iter().map(|affine| affine.weight.clone()).collect()
+                self.linears_from(point, true).into_iter().map(|affine| affine.weight.clone()).collect()
             };
             // A signal without a mean is read by W as by W·M.
             let weights = weights.into_iter().map(|weight| if layer_norm { weight * &mean_free } else { weight });
@@ -182,23 +173,23 @@ impl<'a> Network<'a> {
             return self.sliced(rows, width, options);
         }
         let (mut dense, mut sliced) = (self.clone(), self);
-        let halves = dense.layers.len() * if dense.config.parallel { 1 } else { 2 };
+        let steps = dense.config.points();
         let mut signals: Vec<Signals> = vec![rows.iter().map(|row| dense.embed(row)).collect()];
-        for point in 0..halves {
-            signals.push(signals[point].iter().map(|x| dense.half(point, x)).collect::<Result<_>>()?);
+        for point in 0..steps {
+            signals.push(signals[point].iter().map(|x| dense.step_from(point, x)).collect::<Result<_>>()?);
         }
         let points = dense.points(&signals, width, options);
         let first = &points.bases[0];
         sliced.embedding = &sliced.embedding * first;
         sliced.positions = sliced.positions.map(|table| table * first);
         let mut z: Signals = signals[0].iter().map(|x| x * first).collect();
-        for point in 0..halves {
+        for point in 0..steps {
             sliced.fit_reads(point, &dense.scaled(&signals[point]), &z, &points.bases[point], options);
             let shortcut = options.basis == Basis::PerBlock || points.segments[point] != points.segments[point + 1];
             sliced.fit_writes(point, &signals[point + 1], &z, [&points.bases[point], &points.bases[point + 1]], shortcut, options);
-            z = z.iter().map(|z| sliced.half(point, z)).collect::<Result<_>>()?;
+            z = z.iter().map(|z| sliced.step_from(point, z)).collect::<Result<_>>()?;
         }
-        let map = sliced.read_map(&dense.scaled(&signals[halves]), &z, &points.bases[halves], options, sliced.head.bias.is_some());
+        let map = sliced.read_map(&dense.scaled(&signals[steps]), &z, &points.bases[steps], options, sliced.head.bias.is_some());
         moved(&mut sliced.head, &map);
         Ok(Sliced { network: sliced, kept_energies: points.kept_energies })
     }
@@ -212,21 +203,21 @@ impl<'a> Network<'a> {
     }
 
     fn fit_reads(&mut self, point: usize, target: &DMatrix<f64>, z: &[DMatrix<f64>], basis: &DMatrix<f64>, options: &Options) {
-        let bias = self.of_half(point, true).iter().all(|affine| affine.bias.is_some());
+        let bias = self.linears_from(point, true).iter().all(|affine| affine.bias.is_some());
         let map = self.read_map(target, z, basis, options, bias);
-        self.of_half(point, true).into_iter().for_each(|affine| moved(affine, &map));
+        self.linears_from(point, true).into_iter().for_each(|affine| moved(affine, &map));
     }
 
     /// [K, W'] = argmin Σ‖S'ᵀ·x − [K, W']·[z, a']‖²/ms(x) + Σ μ‖[K, W'] − [S'ᵀ·S, S'ᵀ·W]‖², or the latter.
     fn fit_writes(&mut self, point: usize, x: &[DMatrix<f64>], z: &[DMatrix<f64>], bases: [&DMatrix<f64>; 2], shortcut: bool, options: &Options) {
         let [from, to] = bases;
-        for affine in self.of_half(point, false) {
+        for affine in self.linears_from(point, false) {
             affine.weight = to.transpose() * &affine.weight;
             affine.bias = affine.bias.as_ref().map(|bias| (to.transpose() * DMatrix::from_column_slice(bias.len(), 1, bias)).as_slice().to_vec());
         }
         let carried = shortcut.then(|| from.transpose() * to);
-        let (layer, which) = (self.layer_of(point), if self.config.parallel { 0 } else { point % 2 });
-        self.layers[layer].shortcuts[which] = carried.clone();
+        let (layer, step) = self.place(point);
+        self.layers[layer].steps[step].shortcut = carried.clone();
         if options.refit != Refit::Full {
             return;
         }
@@ -240,16 +231,13 @@ impl<'a> Network<'a> {
             }
             None => target -= residual,
         }
-        if self.config.parallel || point.is_multiple_of(2) {
-            parts.push(stacked(&z.iter().map(|z| self.attended(layer, z)).collect::<Vec<_>>()));
-        }
-        if self.config.parallel || !point.is_multiple_of(2) {
-            parts.push(stacked(&z.iter().map(|z| self.hidden(&self.layers[layer], z)).collect::<Vec<_>>()));
+        for block in &self.layers[layer].steps[step].blocks {
+            parts.push(stacked(&z.iter().map(|z| self.inner(layer, block, z)).collect::<Vec<_>>()));
         }
         let eps = f64::from(self.config.norm_eps);
         let energies = kernels::energy(&stacked(x));
         let weights: Vec<f64> = energies.iter().map(|energy| 1.0 / (energy / from.nrows() as f64 + eps).sqrt()).collect();
-        let mut writes = self.of_half(point, false);
+        let mut writes = self.linears_from(point, false);
         prior.extend(writes.iter().map(|affine| affine.weight.clone()));
         let bias = writes.iter().any(|affine| affine.bias.is_some());
         let Fitted { weight, mut bias } = least_squares(&parts, &target, &weights, &side_by_side(&prior), options.ridge, bias);
@@ -263,7 +251,7 @@ impl<'a> Network<'a> {
             affine.weight = next(affine.weight.ncols());
             affine.bias = affine.bias.as_ref().map(|before| bias.take().unwrap_or_else(|| vec![0.0; before.len()]));
         }
-        self.layers[layer].shortcuts[which] = carried;
+        self.layers[layer].steps[step].shortcut = carried;
     }
 }
 

@@ -1,14 +1,14 @@
-//! SliceGPT as the paper tells it: signals in the original basis, every block run once to find an axis and once more to go on.
+//! SliceGPT as the paper tells it: signals in the original basis, the axes of each
+//! point found from what the sliced steps before it have made of them.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
-    forward::{Affine, Layer, Network},
+    forward::{Affine, Network, Step},
     kernels,
 };
 use crate::{
     error::Result,
-    model::architecture::Space,
     ops::Norm,
     slice::{Options, Signal},
 };
@@ -47,30 +47,31 @@ pub(super) fn axes(signals: &[DMatrix<f64>]) -> (Vec<f64>, DMatrix<f64>) {
     principal_axes(&sum)
 }
 
+/// `[rows, 1]`.
+fn column(values: &[f64]) -> DMatrix<f64> {
+    DMatrix::from_column_slice(values.len(), 1, values)
+}
+
 /// W ← (W·Q)[:, :width] for what reads the residual.
-fn rotate_reads(layer: &mut Layer, attention: bool, q: &DMatrix<f64>, width: usize) {
-    for (spec, linear) in &mut layer.linears {
-        if spec.role.is_attention() == attention && spec.reads == Space::Residual {
-            linear.weight = (&linear.weight * q).columns(0, width).into_owned();
-        }
+fn rotate_reads(step: &mut Step, q: &DMatrix<f64>, width: usize) {
+    for linear in step.linears_mut(true) {
+        linear.weight = (&linear.weight * q).columns(0, width).into_owned();
     }
 }
 
 /// W ← (QᵀW)[:width, :] and b ← (Qᵀb)[:width] for what writes it.
-fn rotate_writes(layer: &mut Layer, attention: bool, q: &DMatrix<f64>, width: usize) {
-    for (spec, Affine { weight, bias }) in &mut layer.linears {
-        if spec.role.is_attention() == attention && spec.writes == Space::Residual {
-            *weight = (q.transpose() * &*weight).rows(0, width).into_owned();
-            if let Some(bias) = bias {
-                *bias = (q.transpose() * DMatrix::from_column_slice(bias.len(), 1, bias)).rows(0, width).iter().copied().collect();
-            }
+fn rotate_writes(step: &mut Step, q: &DMatrix<f64>, width: usize) {
+    for Affine { weight, bias } in step.linears_mut(false) {
+        *weight = (q.transpose() * &*weight).rows(0, width).into_owned();
+        if let Some(bias) = bias {
+            *bias = (q.transpose() * column(bias)).rows(0, width).iter().copied().collect();
         }
     }
 }
 
 impl<'a> Network<'a> {
-    /// This fused network sliced to `width`, by the signals of the calibration sequences `rows`. The last layer hands on the whole width unless
-    /// the head is to be sliced, too.
+    /// This fused network sliced to `width`, by the signals of the calibration sequences `rows`. The last layer hands on
+    /// the whole width unless the head is to be sliced, too.
     ///
     /// # Errors
     /// As [`Network::logits`].
@@ -78,40 +79,28 @@ impl<'a> Network<'a> {
         let mut network = self;
         let full = network.config.hidden_size;
         let eps = f64::from(network.config.norm_eps);
-        let axes = |signals: &[DMatrix<f64>]| axes(&signals.iter().map(|x| seen(options.signal, x, eps)).collect::<Vec<_>>());
+        let axes = |signals: &[DMatrix<f64>]| {
+            axes(&signals.iter().map(|x| seen(options.signal, x, eps)).collect::<Vec<_>>())
+        };
         let mut signals: Vec<DMatrix<f64>> = rows.iter().map(|row| network.embed(row)).collect();
         let (values, mut q) = axes(&signals);
         let mut kept_energies = vec![kept_energy(&values, width)];
         network.embedding = (&network.embedding * &q).columns(0, width).into_owned();
         network.positions = network.positions.map(|table| (table * &q).columns(0, width).into_owned());
-        let parallel = network.config.parallel;
-        for index in 0..network.layers.len() {
-            let out = if index + 1 == network.layers.len() && !options.slice_head { full } else { width };
+        let (layers, steps) = (network.layers.len(), network.config.steps().len());
+        for (index, step) in (0..layers).flat_map(|layer| (0..steps).map(move |step| (layer, step))) {
+            let last = (index + 1, step + 1) == (layers, steps);
+            let out = if last && !options.slice_head { full } else { width };
             let inputs: Vec<DMatrix<f64>> = signals.iter().map(|x| (x * &q).columns(0, width).into_owned()).collect();
-            rotate_reads(&mut network.layers[index], true, &q, width);
-            network.layers[index].shortcuts[0] = Some(q.transpose().rows(0, width).into_owned());
-            if parallel {
-                rotate_reads(&mut network.layers[index], false, &q, width);
-            } else {
-                let middle = inputs.iter().map(|x| network.after_attention(index, x)).collect::<Result<Vec<_>>>()?;
-                let (values, next) = axes(&middle);
-                kept_energies.push(kept_energy(&values, width));
-                let layer = &mut network.layers[index];
-                rotate_writes(layer, true, &next, width);
-                layer.shortcuts[0] = layer.shortcuts[0].take().map(|shortcut| shortcut * next.columns(0, width));
-                rotate_reads(layer, false, &next, width);
-                layer.shortcuts[1] = Some(next.transpose().rows(0, width).into_owned());
-            }
-            signals = inputs.iter().map(|x| network.layer(index, x)).collect::<Result<_>>()?;
+            let weights = &mut network.layers[index].steps[step];
+            rotate_reads(weights, &q, width);
+            weights.shortcut = Some(q.transpose().rows(0, width).into_owned());
+            signals = inputs.iter().map(|x| network.step(index, step, x)).collect::<Result<_>>()?;
             let (values, next) = axes(&signals);
             kept_energies.push(kept_energy(&values, width));
-            let layer = &mut network.layers[index];
-            if parallel {
-                rotate_writes(layer, true, &next, out);
-            }
-            rotate_writes(layer, false, &next, out);
-            let last = if parallel { 0 } else { 1 };
-            layer.shortcuts[last] = layer.shortcuts[last].take().map(|shortcut| shortcut * next.columns(0, out));
+            let weights = &mut network.layers[index].steps[step];
+            rotate_writes(weights, &next, out);
+            weights.shortcut = weights.shortcut.take().map(|shortcut| shortcut * next.columns(0, out));
             q = next;
         }
         network.head.weight = &network.head.weight * q.columns(0, if options.slice_head { width } else { full });

@@ -16,9 +16,8 @@ use std::{fs, thread::Scope, time::Instant};
 use faer::{Mat, MatRef};
 
 use super::{
-    calibrate::Covariance,
+    covariance::{Covariance, signal},
     driver::Commit,
-    options::Signal,
     pass::Pass,
     residual::{Checksum, Residual},
     rotate::Rotation,
@@ -26,9 +25,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    gpu::{Gpu, Matrix},
+    gpu::Matrix,
     linalg::{Eigen, eigh},
-    model::{Config, HostEnds, LayerWeights, architecture::Space, halves},
+    model::{Config, HostEnds, NoTap, StepWeights, architecture::Space},
     ops::Norm,
 };
 
@@ -106,7 +105,7 @@ impl Sums {
     /// direction of the mean would tilt the basis out of theirs.
     fn add_reads(&mut self, config: &Config, mut sum: Vec<f64>) {
         let width = config.hidden_size;
-        if config.architecture.norm == Norm::Layer {
+        if config.architecture.norm.kind == Norm::Layer {
             let mean = |i: usize| (0..width).map(|j| sum[i.min(j) * width + i.max(j)]).sum::<f64>() / width as f64;
             let means: Vec<f64> = (0..width).map(mean).collect();
             let whole = means.iter().sum::<f64>() / width as f64;
@@ -153,7 +152,7 @@ pub fn find<'scope, 'a: 'scope>(
     commit: &mut Commit,
 ) -> Result<Found> {
     let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
-    let (layers, width) = (config.num_hidden_layers, config.hidden_size);
+    let (layers, width) = (config.layers.len(), config.hidden_size);
     let mut residual = pass.residual("residual", width);
     let (mut bases, mut sums, first) = match from {
         Some(from) => {
@@ -165,11 +164,11 @@ pub fn find<'scope, 'a: 'scope>(
             (Bases { values: Vec::new(), checksums: Vec::new() }, Sums::new(width), 0)
         }
     };
-    job.progress.begin("find the basis", ((layers - first) * halves(config).len() * pass.batches.len()) as u64);
-    let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+    job.progress.begin("find the basis", ((layers - first) * config.steps().len() * pass.batches.len()) as u64);
+    let rope_tables = job.model.rope_tables(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
     pass.read_ahead(scope, first..layers);
     for layer in first..layers {
-        run_layer(pass, &mut residual, &mut sums, layer, rope_table.as_ref())?;
+        run_layer(pass, &mut residual, &mut sums, layer, &rope_tables)?;
         if layer + 1 == layers {
             break;
         }
@@ -197,25 +196,25 @@ pub fn find<'scope, 'a: 'scope>(
 }
 
 /// Runs a layer of the dense model, and takes in what its weights read, and how.
-fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize, rope_table: Option<&Matrix>) -> Result<()> {
+fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize, rope_tables: &[Matrix]) -> Result<()> {
     let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
     let host = job.model.store.layer(layer)?;
-    for (index, half) in halves(config).iter().enumerate() {
-        // Only what is committed goes to the disk: not between two halves, nor behind the last layer.
-        let saved = index + 1 == halves(config).len() && layer + 1 < config.num_hidden_layers;
+    for (step, host) in config.steps().zip(&host.steps) {
+        // Only what is committed goes to the disk: not between two steps, nor after the last layer.
+        let saved = step.last && layer + 1 < config.layers.len();
         let began = Instant::now();
-        let linears = pass.linears(*half).collect::<Result<Vec<_>>>()?;
+        let linears = pass.linears(step).collect::<Result<Vec<_>>>()?;
         let mut reads = Covariance::new(config.hidden_size);
         linears.iter().filter(|linear| linear.spec.reads == Space::Residual).try_for_each(|linear| reads.add(gpu, &linear.weight))?;
         sums.add_reads(config, reads.sums(gpu)?);
-        let weights = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), [None, None])?;
+        let weights = StepWeights::fused(gpu, &host.blocks, linears)?;
         pass.timed("read and fuse weights", began);
         let mut covariance = Covariance::new(config.hidden_size);
         for index in 0..pass.batches.len() {
             let batch = pass.batch(index)?;
             let x = residual.load(gpu, index)?;
             covariance.add(gpu, &signal(gpu, config, job.options.signal, x.clone())?)?;
-            let y = batch.context(gpu, config, layer, rope_table).half(&weights, *half, x)?;
+            let y = batch.context(gpu, config, layer, rope_tables).step(&weights, x, &mut NoTap)?;
             residual.store(gpu, index, y, saved)?;
             job.progress.advance(1)?;
         }
@@ -223,17 +222,6 @@ fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize
         sums.add_signal(config, &covariance.sums(gpu)?).map_err(|reason| Error::Numerical(format!("layer {layer}: {reason}")))?;
     }
     Ok(())
-}
-
-/// What a covariance sums of the residual `x` `[tokens, hidden_size]`.
-///
-/// # Errors
-/// [`Error::OutOfMemory`].
-pub fn signal(gpu: &Gpu, config: &Config, which: Signal, x: Matrix) -> Result<Matrix> {
-    match which {
-        Signal::Raw => Ok(x),
-        Signal::Normed => gpu.norm(Norm::Rms, &x, None, None, config.hidden_size, config.norm_eps),
-    }
 }
 
 /// Finds the basis of the segment that the sums are of, and begins the next.
@@ -244,7 +232,7 @@ fn finish_segment(pass: &mut Pass, bases: &mut Bases, sums: &mut Sums) -> Result
     let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
     let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), symmetric(&sums.reads).as_ref(), kept)?;
     pass.timed("eigensolve", began);
-    let layers = pass.config.num_hidden_layers;
+    let layers = pass.config.layers.len();
     let layer = (0..layers).find(|&layer| pass.job.options.basis.segment(layer, layers) == Some(bases.values.len()));
     let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
     let energy = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };

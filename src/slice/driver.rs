@@ -3,11 +3,11 @@
 use std::thread;
 
 use super::{
-    beside::Beside,
     memory::MemoryPlan,
     options::Options,
     paper::Paper,
     plan::Plan,
+    refit::Refitted,
     snapshot::{Site, Snapshot},
 };
 use crate::{
@@ -65,7 +65,7 @@ impl Job<'_> {
         }
         thread::scope(|scope| {
             let (job, commit) = (self, &mut commit);
-            if self.options.is_paper() { Paper::run(scope, gpu, job, from, commit) } else { Beside::run(scope, gpu, job, from, commit) }
+            if self.options.is_paper() { Paper::run(scope, gpu, job, from, commit) } else { Refitted::run(scope, gpu, job, from, commit) }
         })
     }
 }

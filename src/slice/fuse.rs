@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::{
     error::Result,
-    model::{Config, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, architecture::Space},
+    model::{Config, HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, architecture::Space},
     ops::Norm,
 };
 
@@ -17,27 +17,33 @@ use crate::{
 /// # Errors
 /// [`crate::Error::BadTensor`] if a value is NaN or infinite; [`crate::Error::Read`].
 pub fn layer(config: &Config, layer: &HostLayer) -> Result<HostLayer<'static>> {
-    let linears = layer.linears.iter().map(|one| linear(config, layer, one)).collect::<Result<_>>()?;
-    Ok(HostLayer { fused: true, linears, norms: [None, None], head_norms: layer.head_norms.clone(), shortcuts: [None, None] })
+    let block = |block: &HostBlock| {
+        let linears = block.linears.iter().map(|one| linear(config, block, one)).collect::<Result<_>>()?;
+        Ok(HostBlock { spec: block.spec, norm: None, head_norms: block.head_norms.clone(), linears })
+    };
+    let step = |step: &HostStep| {
+        Ok(HostStep { blocks: step.blocks.iter().map(block).collect::<Result<_>>()?, shortcut: None })
+    };
+    Ok(HostLayer { fused: true, steps: layer.steps.iter().map(step).collect::<Result<_>>()? })
 }
 
-/// One linear weight of a layer with the norm that it reads in it, in f32.
+/// One linear weight of a block with the norm that it reads in it, in f32.
 ///
 /// # Errors
 /// As [`layer`].
-pub fn linear(config: &Config, layer: &HostLayer, linear: &HostLinear) -> Result<HostLinear<'static>> {
-    let which = if linear.spec.role.is_attention() || config.architecture.mlp_norm.is_none() { 0 } else { 1 };
+pub fn linear(config: &Config, block: &HostBlock, linear: &HostLinear) -> Result<HostLinear<'static>> {
     let mut values = linear.matrix.to_f32()?;
     let mut bias = linear.bias.clone();
     if linear.spec.reads == Space::Residual
-        && let Some(norm) = &layer.norms[which]
+        && let Some(norm) = &block.norm
     {
         read_norm(&mut values, &mut bias, norm);
     }
-    if linear.spec.writes == Space::Residual && config.architecture.norm == Norm::Layer {
+    if linear.spec.writes == Space::Residual && config.architecture.norm.kind == Norm::Layer {
         subtract_output_mean(&mut values, &mut bias, linear.matrix.cols);
     }
-    Ok(HostLinear { spec: linear.spec, matrix: HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, values), bias })
+    let matrix = HostMatrix::from_f32(linear.matrix.rows, linear.matrix.cols, values);
+    Ok(HostLinear { spec: linear.spec, role: linear.role, matrix, bias })
 }
 
 /// Rows of an embedding that is added into the residual.
@@ -46,7 +52,7 @@ pub fn linear(config: &Config, layer: &HostLayer, linear: &HostLinear) -> Result
 /// As [`layer`].
 pub fn embedding_rows(config: &Config, embedding: &HostMatrix, rows: Range<usize>) -> Result<Vec<f32>> {
     let mut values = embedding.rows_f32(rows)?;
-    if config.architecture.norm == Norm::Layer {
+    if config.architecture.norm.kind == Norm::Layer {
         values.chunks_exact_mut(embedding.cols).for_each(subtract_mean);
     }
     Ok(values)

@@ -28,16 +28,14 @@ impl Map {
     }
 
     fn weight(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
-        let y = gpu.unfilled(w.rows(), self.transposed.rows())?;
-        gpu.linear(w, &self.transposed, None, &y, 0, false)?;
-        Ok(y)
+        gpu.product(w, &self.transposed)
     }
 
     /// A weight that reads the residual, with its bias.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub fn read(&self, gpu: &Gpu, Linear { spec, weight, bias }: Linear) -> Result<Linear> {
+    pub fn read(&self, gpu: &Gpu, Linear { spec, role, weight, bias }: Linear) -> Result<Linear> {
         let moved = match (&self.offset, bias) {
             (Some(offset), Some(bias)) => {
                 let moved = gpu.unfilled(1, weight.rows())?;
@@ -46,7 +44,7 @@ impl Map {
             }
             (_, bias) => bias,
         };
-        Ok(Linear { spec, weight: self.weight(gpu, &weight)?, bias: moved })
+        Ok(Linear { spec, role, weight: self.weight(gpu, &weight)?, bias: moved })
     }
 
     /// Some rows of the head, with their biases.
@@ -66,7 +64,7 @@ impl Map {
     }
 }
 
-/// What makes the residual behind half a layer: the shortcut `[before, after]` past it, where there is one, and the weights that write.
+/// What writes the residual after a step: the shortcut `[before, after]` past it, where there is one, and the weights that write.
 pub struct Writes {
     pub shortcut: Option<Matrix>,
     pub linears: Vec<Linear>,
@@ -89,7 +87,7 @@ impl Writes {
     pub fn prior(&self, gpu: &Gpu, width: usize) -> Result<Vec<f32>> {
         let mut parts = Vec::new();
         if let Some(shortcut) = &self.shortcut {
-            parts.push((gpu.download(&turned(gpu, shortcut)?)?, shortcut.rows()));
+            parts.push((gpu.download(&gpu.transposed(shortcut)?)?, shortcut.rows()));
         }
         for linear in &self.linears {
             parts.push((gpu.download(&linear.weight)?, linear.weight.cols()));
@@ -111,18 +109,18 @@ impl Writes {
             gpu.upload(&values, width, cols)
         };
         let shortcut = match self.shortcut {
-            Some(shortcut) => Some(turned(gpu, &columns(shortcut.rows())?)?),
+            Some(shortcut) => Some(gpu.transposed(&columns(shortcut.rows())?)?),
             None => None,
         };
         let mut bias = fit.bias.as_ref().map(|bias| bias.iter().map(|&value| value as f32).collect::<Vec<_>>());
         let mut linears = Vec::new();
-        for Linear { spec, weight, bias: before } in self.linears {
+        for Linear { spec, role, weight, bias: before } in self.linears {
             let weight = columns(weight.cols())?;
             let bias = match before {
                 Some(_) => Some(gpu.upload(&bias.take().unwrap_or_else(|| vec![0.0; width]), 1, width)?),
                 None => None,
             };
-            linears.push(Linear { spec, weight, bias });
+            linears.push(Linear { spec, role, weight, bias });
         }
         Ok(Self { shortcut, linears })
     }
@@ -132,8 +130,8 @@ impl Writes {
 ///
 /// # Errors
 /// [`crate::Error::OutOfMemory`].
-pub fn project_write(gpu: &Gpu, to: &Rotation, Linear { spec, weight, bias }: Linear) -> Result<Linear> {
-    Ok(Linear { spec, weight: to.columns(gpu, &weight)?, bias: bias.as_ref().map(|bias| to.rows(gpu, bias)).transpose()? })
+pub fn project_write(gpu: &Gpu, to: &Rotation, Linear { spec, role, weight, bias }: Linear) -> Result<Linear> {
+    Ok(Linear { spec, role, weight: to.columns(gpu, &weight)?, bias: bias.as_ref().map(|bias| to.rows(gpu, bias)).transpose()? })
 }
 
 /// A matrix of its own with the values of `x`.
@@ -145,13 +143,4 @@ pub fn copied(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
     let rows: Vec<(usize, usize)> = (0..x.rows()).map(|row| (row, row)).collect();
     gpu.copy_rows(x, &copy, &rows, RowCopy::whole(x.cols()))?;
     Ok(copy)
-}
-
-/// xᵀ.
-///
-/// # Errors
-/// [`crate::Error::OutOfMemory`]; whatever the readback reports.
-pub fn turned(gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
-    let values: Vec<f32> = transposed(&gpu.download(x)?, x.rows(), x.cols()).collect();
-    gpu.upload(&values, x.cols(), x.rows())
 }

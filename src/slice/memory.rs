@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    ahead::MATRICES_AHEAD,
+    read_ahead::MATRICES_AHEAD,
     options::{Options, Refit},
     plan::Plan,
     regression::TILE,
@@ -12,9 +12,9 @@ use super::{
 use crate::{
     gpu::Gpu,
     model::{
-        BatchSize, Config, Half, HostMatrix, PART_BYTES,
-        architecture::{Space, Weight},
-        halves, parts, row_bytes, signal_bytes, staging_bytes,
+        BatchSize, Config, HostMatrix, PART_BYTES, Step,
+        architecture::{Role, Space},
+        parts, row_bytes, signal_bytes, staging_bytes,
     },
     ops::{COVARIANCE_RUN, transposed_columns},
 };
@@ -72,12 +72,12 @@ impl MemoryPlan {
         if options.is_paper() {
             self.peak_of_paper(config, plan, calibration, rope, element_size)
         } else {
-            self.peak_beside(config, plan, options, calibration, rope, element_size)
+            self.peak_refitted(config, plan, options, calibration, rope, element_size)
         }
     }
 
     /// Where the dense model runs first, or beside the sliced one.
-    fn peak_beside(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+    fn peak_refitted(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
         let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
         let (d, kept) = (config.hidden_size as u64, plan.width as u64);
         let tokens = self.batch_tokens(calibration);
@@ -93,19 +93,20 @@ impl MemoryPlan {
         let turned = run * full;
         let sums = 3 * square + tokens * full + turned;
         let ends = table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums);
-        let (mut gpu, mut largest, mut unknowns) = (ends, 0, 0);
+        let (mut gpu, mut largest, mut fused, mut unknowns) = (ends, 0, 0, 0);
         // The last layer may hand on more than the others.
-        let layer = config.num_hidden_layers - 1;
-        for half in halves(config) {
-            let Weights { largest: most, cut, .. } = weights(config, plan, layer, *half);
-            let specs = || config.architecture.layer.iter().filter(|weight| half.has(weight.role));
+        let layer = config.layers.len() - 1;
+        for step in config.steps() {
+            let Weights { largest: most, cut, fused: together, .. } = weights(config, plan, layer, step);
             let bytes = |config: &Config| -> u64 {
-                specs().map(|weight| config.linear_shape(weight, layer)).map(|(rows, cols)| rows as u64 * row_bytes(cols)).sum()
+                let shapes = step.weights().map(|weight| config.weight_shape(weight, layer));
+                shapes.map(|(rows, cols)| rows as u64 * row_bytes(cols)).sum()
             };
             let (whole, sliced) = (bytes(config), bytes(&plan.config));
-            let dense_signals = tokens * (signal_bytes(config, *half, config.hidden_size, config.hidden_size) + full);
+            let dense_signals = tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + full);
             let finding = if options.passes() > 1 { whole + staging_bytes(most).max(dense_signals.max(tokens * full + sums)) } else { 0 };
-            let read = specs().filter(|weight| weight.writes == Space::Residual).map(|weight| config.linear_shape(weight, layer).1 as u64);
+            let writes = step.weights().filter(|weight| weight.writes == Space::Residual);
+            let read = writes.map(|weight| config.weight_shape(weight, layer).1 as u64);
             let (inner, widest) = read.fold((0, kept), |(sum, widest), width| (sum + width, widest.max(width)));
             unknowns = unknowns.max(inner + if plan.config.shortcut_parameters() > 0 { d } else { 0 });
             let tile = TILE as u64;
@@ -113,15 +114,16 @@ impl MemoryPlan {
             let tiles = |rows: u64, cols: u64| 3 * 4 * rows.min(tile) * cols.min(tile) + 4 * run * (rows.min(tile) + cols.min(tile));
             let covariance = if options.passes() == 1 { tokens * full + sums } else { 0 };
             let fitting_reads = whole + (tokens * (full + width) + tiles(d, kept)).max(dense_signals).max(covariance);
-            let sliced_signals = tokens * (signal_bytes(config, *half, plan.width, plan.width) + width);
+            let sliced_signals = tokens * (signal_bytes(config, layer, step, plan.width, plan.width) + width);
             let regressed = tokens * (4 * inner + if unknowns > inner { width } else { 0 }) + tiles(widest, widest);
             let fitting_writes = sliced + if options.refit == Refit::Full { tokens * width + sliced_signals.max(regressed) } else { sliced_signals };
             let refitting = if options.refits() { fitting_reads.max(fitting_writes) } else { 0 };
             let rotations = rotation * if options.passes() == 1 { 2 } else { 1 } + if options.refits() { kept * full } else { 0 };
             gpu = gpu.max(finding).max(rotations + refitting.max(whole + staging_bytes(most).max(2 * cut)));
             largest = largest.max(most);
+            fused = fused.max(together);
         }
-        let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest);
+        let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest) + 2 * fused;
         // Sums in f64, and a few copies of what is fitted in f32; of a basis, its sums and the matrices of three eigenproblems.
         let fit = if options.refits() { 8 * unknowns * unknowns + 5 * 4 * kept * unknowns + 6 * 4 * d * kept } else { 0 };
         let basis = if options.passes() > 1 { 16 * 8 * d * d } else { 10 * 8 * d * d };
@@ -150,19 +152,20 @@ impl MemoryPlan {
         // The covariance of a batch is read back while the next one runs, from tokens that are turned beside them.
         let turned = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
         let sums = 3 * square + tokens * full + turned;
-        let layer = (0..config.num_hidden_layers).flat_map(|layer| halves(config).iter().map(move |half| (layer, *half)));
-        let (mut gpu, mut largest) = (ends.max(tokens * full + sums), 0);
-        for (layer, half) in layer {
-            let Weights { loading, kept, written, largest: most, cut } = weights(config, plan, layer, half);
-            let signals = tokens * (signal_bytes(config, half, plan.width, config.hidden_size).max(full + width) + full);
+        let layer = (0..config.layers.len()).flat_map(|layer| config.steps().map(move |step| (layer, step)));
+        let (mut gpu, mut largest, mut fused) = (ends.max(tokens * full + sums), 0, 0);
+        for (layer, step) in layer {
+            let Weights { loading, kept, written, largest: most, cut, fused: together } = weights(config, plan, layer, step);
+            let signals = tokens * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full);
             // Read back, or cut and read back.
             let running = kept + (signals + signal + square).max(sums).max(cut + square);
             let after = written + rotation + 2 * cut;
             gpu = gpu.max(rotation + (loading + staging_bytes(most)).max(running).max(after));
             largest = largest.max(most);
+            fused = fused.max(together);
         }
         // As f32, and read, converted or transposed beside that.
-        let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest);
+        let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest) + 2 * fused;
         let eigen = 10 * 8 * d * d;
         let host = matrix.max(eigen).max(3 * table).max(tokens * full + 3 * square);
         Peak {
@@ -174,7 +177,7 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of the f32 weights of half a layer.
+/// Bytes of the f32 weights of a step.
 #[derive(Default)]
 struct Weights {
     /// The most while they are loaded, one after the other.
@@ -186,16 +189,18 @@ struct Weights {
     /// Of the largest one before it is cut, and after.
     largest: u64,
     cut: u64,
+    /// Of the largest stored tensor that is put together from several.
+    fused: u64,
 }
 
-fn weights(config: &Config, plan: &Plan, layer: usize, half: Half) -> Weights {
-    let bytes = |config: &Config, weight: &Weight| {
-        let (rows, cols) = config.linear_shape(weight, layer);
+fn weights(config: &Config, plan: &Plan, layer: usize, step: Step) -> Weights {
+    let bytes = |config: &Config, role: Role| {
+        let (rows, cols) = config.linear_shape(role, layer);
         rows as u64 * row_bytes(cols)
     };
     let mut sums = Weights::default();
-    for weight in config.architecture.layer.iter().filter(|weight| half.has(weight.role)) {
-        let (whole, cut) = (bytes(config, weight), bytes(&plan.config, weight));
+    for (weight, role) in step.linears() {
+        let (whole, cut) = (bytes(config, role), bytes(&plan.config, role));
         if weight.writes == Space::Residual {
             sums.written += whole;
             sums.kept += whole;
@@ -206,6 +211,9 @@ fn weights(config: &Config, plan: &Plan, layer: usize, half: Half) -> Weights {
         }
         sums.largest = sums.largest.max(whole);
         sums.cut = sums.cut.max(cut);
+        if weight.holds.len() > 1 {
+            sums.fused = sums.fused.max(weight.holds.iter().map(|role| bytes(config, *role)).sum());
+        }
     }
     sums
 }

@@ -17,16 +17,14 @@
 //!
 //! Where several layers share a basis, no shortcut is needed between them; one basis for the whole model leaves an ordinary model, only narrower.
 //! The basis is found from the dense model's signals and weights first (`basis`). What that costs comes back by least squares: the dense model
-//! runs beside the sliced one, and the weights are fitted to what it does (`beside`, `regression`). For every basis but the paper's way with the
+//! runs beside the sliced one, and the weights are fitted to what it does (`refit`, `regression`). For every basis but the paper's way with the
 //! paper's bases, a layer's inner signals are worked out twice, for the sums and for the result: kept, they would be several times the residual.
 
-mod ahead;
 mod basis;
-mod beside;
-mod calibrate;
+mod covariance;
 mod driver;
+mod estimate;
 pub mod fuse;
-mod lift;
 mod maps;
 mod memory;
 mod options;
@@ -34,19 +32,21 @@ mod output;
 mod paper;
 mod pass;
 mod plan;
-mod probe;
+mod read_ahead;
+mod refit;
 mod regression;
 mod residual;
 mod rotate;
 mod schedule;
 mod snapshot;
+mod stock;
 
-pub use calibrate::Covariance;
+pub use covariance::Covariance;
 pub use driver::{Job, slice};
 pub use memory::{Calibration, MemoryPlan, Peak};
 pub use options::{Basis, Cut, Options, Orientation, Refit, Signal};
 pub use plan::Plan;
-pub use probe::{Speed, work};
+pub use estimate::{Speed, multiply_adds};
 pub use residual::Placement;
 pub use rotate::Rotation;
 pub use schedule::sliced_width;

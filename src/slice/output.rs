@@ -1,15 +1,18 @@
 //! Sliced tensors on their way to the output: in its type, under their names, wherever in a layer they were made.
 
+use std::collections::HashMap;
+
 use half::{bf16, f16};
 
-use super::{lift::Lift, plan::Plan};
+use super::{stock::StockForm, plan::Plan};
 use crate::{
     checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorWriter},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        Config, HostLayer, Linear, Names,
+        Config, HostLayer, Linear, Names, Rows,
         architecture::{Layout, Role, Space},
+        scatter,
     },
 };
 
@@ -22,8 +25,16 @@ pub struct Output<'a> {
     config: &'a Config,
     dtype: Dtype,
     width: usize,
-    lift: Lift,
+    lift: StockForm,
     writer: TensorWriter,
+    /// Stored tensors that hold several weights, until all of these are there.
+    partial: HashMap<String, Partial>,
+}
+
+/// A stored tensor, row-major `[out, in]`, of whose weights some are missing.
+struct Partial {
+    values: Vec<f32>,
+    missing: usize,
 }
 
 impl<'a> Output<'a> {
@@ -37,7 +48,7 @@ impl<'a> Output<'a> {
         dtype: Dtype,
         plan: &Plan,
         directory: &OutputDirectory,
-        lift: Lift,
+        lift: StockForm,
         layers: Option<usize>,
     ) -> Result<Self> {
         let names = Names::of(config);
@@ -50,14 +61,15 @@ impl<'a> Output<'a> {
                 TensorWriter::resume(directory, &plan.tensors, SHARD_BYTES, |name| done.iter().any(|start| name.starts_with(start)))?
             }
         };
-        Ok(Self { gpu, config, dtype, width: plan.stored_width, lift, writer })
+        Ok(Self { gpu, config, dtype, width: plan.stored_width, lift, writer, partial: HashMap::new() })
     }
 
     /// Writes a weight of a layer, and its bias.
     ///
     /// # Errors
     /// As [`Output::write`].
-    pub fn linear(&mut self, layer: usize, Linear { spec, weight, bias }: &Linear) -> Result<()> {
+    pub fn linear(&mut self, layer: usize, linear: &Linear) -> Result<()> {
+        let Linear { spec, role, weight, bias } = linear;
         let (reads, writes) = (spec.reads == Space::Residual, spec.writes == Space::Residual);
         let lifted = match &self.lift.embedding {
             Some(embedding) if reads => embedding.rows(self.gpu, weight)?,
@@ -68,27 +80,56 @@ impl<'a> Output<'a> {
         if reads {
             amplify(&mut values, self.lift.gain);
         }
-        let own_norm = matches!(spec.role, Role::Query | Role::Key);
+        let own_norm = matches!(role, Role::Query | Role::Key);
         let query_gain = self.lift.query_gain.filter(|_| own_norm).unwrap_or(1.0);
         amplify(&mut values, query_gain);
-        let values = match spec.layout {
-            Layout::Linear => values,
-            Layout::Conv1d => transposed(&values, lifted.rows(), lifted.cols()).collect(),
-        };
-        let names = Names::of(self.config);
-        self.write(&names.layer(layer, &format!("{}.weight", spec.name)), &values)?;
-        match (bias, &self.lift.embedding) {
-            (Some(bias), Some(embedding)) if writes => {
-                let bias = embedding.rows(self.gpu, bias)?;
-                self.matrix(&names.layer(layer, &format!("{}.bias", spec.name)), &bias)
-            }
-            (Some(bias), _) => {
+        let rows = if writes { Rows::Run(0..lifted.rows()) } else { self.config.weight_rows(spec, *role, layer) };
+        let name = Names::of(self.config).layer(layer, spec.name);
+        let width = lifted.cols();
+        if let Some((all, rows)) = self.stored(&format!("{name}.weight"), linear, layer, &rows, values, width) {
+            let all = match spec.layout {
+                Layout::Linear => all,
+                Layout::Conv1d => transposed(&all, rows, width).collect(),
+            };
+            self.write(&format!("{name}.weight"), &all)?;
+        }
+        let Some(bias) = bias else { return Ok(()) };
+        let bias = match &self.lift.embedding {
+            Some(embedding) if writes => self.gpu.download(&embedding.rows(self.gpu, bias)?)?,
+            _ => {
                 let mut bias = self.gpu.download(bias)?;
                 amplify(&mut bias, query_gain);
-                self.write(&names.layer(layer, &format!("{}.bias", spec.name)), &bias)
+                bias
             }
-            (None, _) => Ok(()),
+        };
+        match self.stored(&format!("{name}.bias"), linear, layer, &rows, bias, 1) {
+            Some((all, _)) => self.write(&format!("{name}.bias"), &all),
+            None => Ok(()),
         }
+    }
+
+    /// The stored tensor with these rows in it, and how many rows it has, once all of its weights are there.
+    fn stored(
+        &mut self,
+        name: &str,
+        linear: &Linear,
+        layer: usize,
+        rows: &Rows,
+        values: Vec<f32>,
+        width: usize,
+    ) -> Option<(Vec<f32>, usize)> {
+        if linear.spec.holds.len() == 1 && matches!(rows, Rows::Run(_)) {
+            return Some((values, rows.len()));
+        }
+        let (total, _) = self.config.weight_shape(linear.spec, layer);
+        let new = || Partial { values: vec![0.0; total * width], missing: linear.spec.holds.len() };
+        let partial = self.partial.entry(name.to_owned()).or_insert_with(new);
+        scatter(rows, &values, width, &mut partial.values);
+        partial.missing -= 1;
+        if partial.missing > 0 {
+            return None;
+        }
+        self.partial.remove(name).map(|partial| (partial.values, total))
     }
 
     /// Writes rows of an embedding.
@@ -96,22 +137,25 @@ impl<'a> Output<'a> {
     /// # Errors
     /// As [`Output::write`].
     pub fn table(&mut self, name: &str, part: &Matrix) -> Result<()> {
-        match &self.lift.embedding {
-            Some(embedding) => self.matrix(name, &embedding.rows(self.gpu, part)?),
-            None => self.matrix(name, part),
-        }
+        let mut values = match &self.lift.embedding {
+            Some(embedding) => self.gpu.download(&embedding.rows(self.gpu, part)?)?,
+            None => self.gpu.download(part)?,
+        };
+        // The checkpoint's embedding is without the factor that the model multiplies it by.
+        amplify(&mut values, 1.0 / self.config.embedding_scale);
+        self.write(name, &values)
     }
 
     /// Writes rows of the head, which reads a norm.
     ///
     /// # Errors
     /// As [`Output::write`].
-    pub fn read(&mut self, name: &str, part: &Matrix) -> Result<()> {
+    pub fn head(&mut self, name: &str, part: &Matrix) -> Result<()> {
         let mut values = match &self.lift.embedding {
             Some(embedding) => self.gpu.download(&embedding.rows(self.gpu, part)?)?,
             None => self.gpu.download(part)?,
         };
-        amplify(&mut values, self.lift.gain);
+        amplify(&mut values, self.lift.gain / self.config.logit_scale);
         self.write(name, &values)
     }
 
@@ -139,7 +183,8 @@ impl<'a> Output<'a> {
     /// Writes the norms of queries and keys, as they are.
     fn head_norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
         let names = Names::of(self.config);
-        if let (Some(norms), Some(qk)) = (&weights.head_norms, self.config.architecture.qk_norm) {
+        let head_norms = weights.blocks().find_map(|block| block.head_norms.as_ref());
+        if let (Some(norms), Some(qk)) = (head_norms, self.config.qk_norm()) {
             for (name, norm) in [qk.q, qk.k].into_iter().zip(norms) {
                 self.write(&names.layer(layer, &format!("{name}.weight")), &norm.weight)?;
                 if let Some(bias) = &norm.bias {
@@ -208,7 +253,7 @@ fn amplify(values: &mut [f32], gain: f32) {
     }
 }
 
-/// A row-major matrix of so many rows and columns, column by column.
+/// A row-major matrix of `rows` and `cols`, column by column.
 pub fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
     (0..cols).flat_map(move |col| (0..rows).map(move |row| values[row * cols + col]))
 }

@@ -1,12 +1,11 @@
 //! SliceGPT as the paper has it: a basis for each point, found from what the sliced layers before it have made of the signals.
 //!
-//! The weights of half a layer are on the GPU at a time, and written out as soon as they are done. The residual stays in the original basis.
+//! The weights of one step are on the GPU at a time, and written out as soon as they are done. The residual stays in the original basis.
 
 use std::{thread::Scope, time::Instant};
 
 use super::{
-    basis::signal,
-    calibrate::Covariance,
+    covariance::{Covariance, signal},
     driver::{Commit, Job},
     pass::Pass,
     residual::Residual,
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
-    model::{Half, HostEnds, HostLayer, LayerWeights, Linear, Names, architecture::Space, halves},
+    model::{HostEnds, HostStep, Names, NoTap, Step, StepWeights, architecture::Space},
 };
 
 /// The paper's way through a model.
@@ -38,9 +37,9 @@ impl<'a> Paper<'a> {
         'a: 'scope,
     {
         let config = job.model.config();
-        let layers = config.num_hidden_layers;
+        let layers = config.layers.len();
         let pass = Pass::new(gpu, job, from.map(|from| from.layers), from.map_or(Vec::new(), |from| from.sites.clone()))?;
-        let sites = 1 + layers * halves(config).len();
+        let sites = 1 + config.points();
         job.progress.begin("slice", ((sites - pass.sites.len()) * (pass.batches.len() + 1)) as u64);
 
         let ends = job.model.store.ends()?;
@@ -64,12 +63,12 @@ impl<'a> Paper<'a> {
                 (snapshot, rotation)
             }
         };
-        let rope_table = job.model.rope_table(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
+        let rope_tables = job.model.rope_tables(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
         this.pass.read_ahead(scope, snapshot.layers..layers);
         for layer in snapshot.layers..layers {
             let weights = job.model.store.layer(layer)?;
-            for half in halves(config) {
-                rotation = this.half(layer, *half, &weights, rotation, rope_table.as_ref())?;
+            for (step, weights) in config.steps().zip(&weights.steps) {
+                rotation = this.step(layer, step, weights, rotation, &rope_tables)?;
             }
             this.pass.output.norms(layer, &weights)?;
             if layer + 1 == layers {
@@ -102,34 +101,40 @@ impl<'a> Paper<'a> {
         Ok(rotation)
     }
 
-    /// Runs half a layer from the signals in `rotation`'s coordinates, and slices its weights. The residual stays in the original basis; hands
-    /// over the rotation into the axes of what it is now.
-    fn half(&mut self, layer: usize, half: Half, host: &HostLayer, rotation: Rotation, rope_table: Option<&Matrix>) -> Result<Rotation> {
+    /// Runs a step from the signals in `rotation`'s coordinates, and slices its weights. The residual stays in the original
+    /// basis; returns the rotation into the axes of what it is now.
+    fn step(
+        &mut self,
+        layer: usize,
+        step: Step,
+        host: &HostStep,
+        rotation: Rotation,
+        rope_tables: &[Matrix],
+    ) -> Result<Rotation> {
         let (gpu, config, progress) = (self.pass.gpu, self.pass.config, self.pass.job.progress);
-        let mut weights = self.weights(half, host, &rotation)?;
-        let last = half == halves(config)[halves(config).len() - 1];
-        let over = last && layer + 1 == config.num_hidden_layers;
+        let mut weights = self.weights(step, host, &rotation)?;
+        let over = step.last && layer + 1 == config.layers.len();
         let mut covariance = Covariance::new(config.hidden_size);
         for index in 0..self.pass.batches.len() {
             let batch = self.pass.batch(index)?;
             let x = rotation.rows(gpu, &self.residual.load(gpu, index)?)?;
-            let y = batch.context(gpu, config, layer, rope_table).half(&weights, half, x)?;
+            let y = batch.context(gpu, config, layer, rope_tables).step(&weights, x, &mut NoTap)?;
             covariance.add(gpu, &signal(gpu, config, self.pass.job.options.signal, y.clone())?)?;
             if !over {
-                self.residual.store(gpu, index, y, last)?;
+                self.residual.store(gpu, index, y, step.last)?;
             }
             progress.advance(1)?;
         }
         self.residual.turn();
-        let (reads, writes): (Vec<Linear>, Vec<Linear>) = weights.linears.drain(..).partition(|linear| linear.spec.reads == Space::Residual);
+        let (reads, writes) = weights.take_linears();
         drop(weights);
         let began = Instant::now();
         for linear in reads {
             self.pass.output.linear(layer, &linear)?;
         }
         self.pass.timed("write weights", began);
-        let widths = self.pass.job.plan.config.widths(layer);
-        let next = self.pass.axes(Some(layer), covariance, if half.mlp { widths.output } else { widths.mlp_input })?;
+        let (_, width) = self.pass.job.plan.config.widths(layer).step(step);
+        let next = self.pass.axes(Some(layer), covariance, width)?;
         progress.advance(1)?;
         let began = Instant::now();
         for mut linear in writes {
@@ -137,28 +142,28 @@ impl<'a> Paper<'a> {
             linear.bias = linear.bias.as_ref().map(|bias| next.rows(gpu, bias)).transpose()?;
             self.pass.output.linear(layer, &linear)?;
         }
-        self.pass.output.matrix(&Names::of(config).shortcut(layer, half.shortcut), &rotation.shortcut(gpu, &next)?)?;
+        let shortcut = rotation.shortcut(gpu, &next)?;
+        self.pass.output.matrix(&Names::of(config).shortcut(layer, step), &shortcut)?;
         self.pass.timed("write weights", began);
         Ok(next)
     }
 
-    /// The fused weights of half a layer, those that read the residual in `rotation`'s coordinates.
-    fn weights(&self, half: Half, host: &HostLayer, rotation: &Rotation) -> Result<LayerWeights> {
+    /// The fused weights of a step, those that read the residual in `rotation`'s coordinates.
+    fn weights(&self, step: Step, host: &HostStep, rotation: &Rotation) -> Result<StepWeights> {
         let began = Instant::now();
         let gpu = self.pass.gpu;
         let mut linears = Vec::new();
-        for linear in self.pass.linears(half) {
+        for linear in self.pass.linears(step) {
             let mut linear = linear?;
             if linear.spec.reads == Space::Residual {
                 linear.weight = rotation.rows(gpu, &linear.weight)?;
             }
             linears.push(linear);
         }
-        let mut shortcuts = [None, None];
-        shortcuts[half.shortcut] = Some(rotation.back().clone());
-        let weights = LayerWeights::fused(gpu, linears, host.head_norms.as_ref(), shortcuts);
+        let mut weights = StepWeights::fused(gpu, &host.blocks, linears)?;
+        weights.shortcut = Some(rotation.back().clone());
         self.pass.timed("read and fuse weights", began);
-        weights
+        Ok(weights)
     }
 
     /// Makes everything durable that going on from here needs.

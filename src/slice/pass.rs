@@ -5,14 +5,14 @@ use std::{fmt::Display, ops::Range, thread::Scope, time::Instant};
 use faer::{Mat, MatRef};
 
 use super::{
-    ahead::Ahead, calibrate::Covariance, driver::Job, fuse, lift::Lift, options::Orientation, output::Output, residual::Residual, rotate::Rotation,
+    read_ahead::ReadAhead, covariance::Covariance, driver::Job, fuse, stock::StockForm, options::Orientation, output::Output, residual::Residual, rotate::Rotation,
     snapshot::Site,
 };
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     linalg::random_orthogonal,
-    model::{Batch, Config, Half, HostEnds, HostMatrix, Linear, Names, architecture::Position, plan_batches},
+    model::{Batch, Config, HostEnds, HostMatrix, Linear, Names, Step, architecture::Position, plan_batches},
 };
 
 /// One pass over a model.
@@ -25,7 +25,7 @@ pub struct Pass<'a> {
     pub batches: Vec<Range<usize>>,
     pub output: Output<'a>,
     pub sites: Vec<Site>,
-    ahead: Option<Ahead>,
+    ahead: Option<ReadAhead>,
 }
 
 impl<'a> Pass<'a> {
@@ -36,7 +36,7 @@ impl<'a> Pass<'a> {
     pub fn new(gpu: &'a Gpu, job: &'a Job<'a>, layers: Option<usize>, sites: Vec<Site>) -> Result<Self> {
         let config = job.model.config();
         let batches = plan_batches(gpu, config, job.rows, job.memory.batch)?;
-        let lift = Lift::of(gpu, config, job.plan, job.options.dtype)?;
+        let lift = StockForm::of(gpu, config, job.plan, job.options.dtype)?;
         let output = Output::new(gpu, config, job.options.dtype, job.plan, job.directory, lift, layers)?;
         Ok(Self { gpu, job, config, batches, output, sites, ahead: None })
     }
@@ -63,7 +63,7 @@ impl<'a> Pass<'a> {
         self.each_part(&ends.embedding, |pass, first, part| {
             pass.each_residual(residual, first > 0, |gpu, batch, x| gpu.embed(&batch.ids, first, part, x, false))
         })?;
-        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, self.config.architecture.position) {
+        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, self.config.architecture.attention.position) {
             self.each_part(positions, |pass, first, part| {
                 pass.each_residual(residual, true, |gpu, batch, x| gpu.embed_positions(&batch.positions, first, offset, part, x))
             })?;
@@ -129,9 +129,10 @@ impl<'a> Pass<'a> {
         self.each_head_part(ends, |pass, part, bias| {
             let (part, bias) = map(pass.gpu, part, bias)?;
             biases.extend(bias.into_iter().flatten());
-            pass.output.read(&names.head(), &part)
+            pass.output.head(&names.head(), &part)
         })?;
         self.output.norm(&names.final_norm())?;
+        biases.iter_mut().for_each(|bias| *bias /= self.config.logit_scale);
         if biases.is_empty() { Ok(()) } else { self.output.write(&names.head_bias(), &biases) }
     }
 
@@ -140,13 +141,12 @@ impl<'a> Pass<'a> {
     where
         'a: 'scope,
     {
-        self.ahead = Some(Ahead::start(scope, self.job.model, layers));
+        self.ahead = Some(ReadAhead::start(scope, self.job.model, layers));
     }
 
-    /// The fused weights of half a layer, one after the other.
-    pub fn linears(&self, half: Half) -> impl Iterator<Item = Result<Linear>> {
-        let count = self.config.architecture.layer.iter().filter(|weight| half.has(weight.role)).count();
-        (0..count).map(|_| {
+    /// The fused weights of the next step, one after the other.
+    pub fn linears(&self, step: Step) -> impl Iterator<Item = Result<Linear>> {
+        step.linears().map(|_| {
             let ahead = self.ahead.as_ref().ok_or_else(|| Error::shape("read ahead", "not begun"))?;
             Linear::upload(self.gpu, &ahead.next()?)
         })

@@ -91,8 +91,8 @@ impl Plan {
 fn check(config: &Config, options: &Options) -> Result<()> {
     let usage = |reason: String| Err(Error::Usage(reason));
     match options.basis {
-        Basis::Segments(count) if count > config.num_hidden_layers => {
-            usage(format!("--basis segments={count}: the model has {} layers", config.num_hidden_layers))
+        Basis::Segments(count) if count > config.layers.len() => {
+            usage(format!("--basis segments={count}: the model has {} layers", config.layers.len()))
         }
         Basis::Segments(_) if !options.slice_head => usage(format!("--basis {}: the head has to be sliced, too", options.basis)),
         _ if options.round_interval == Some(0) => usage("--round-interval 0: expected an interval of at least 1".into()),
@@ -146,7 +146,7 @@ fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha
     raw.insert("model_type".into(), json!(format!("{SLICED_PREFIX}{}", config.architecture.model_type)));
     let section = serde_json::to_value(slicing).map_err(|error| Error::Usage(error.to_string()))?;
     raw.insert("slicing".into(), section);
-    for (name, value) in config.architecture.remote_code().into_iter().flat_map(RemoteCode::fields) {
+    for (name, value) in config.architecture.forms.code.iter().flat_map(RemoteCode::fields) {
         raw.insert(name.into(), value);
     }
     with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, options.dtype)

@@ -56,9 +56,7 @@ impl Rotation {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn rows(&self, gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
-        let y = gpu.unfilled(x.rows(), self.backward.rows())?;
-        gpu.linear(x, &self.backward, None, &y, 0, false)?;
-        Ok(y)
+        gpu.product(x, &self.backward)
     }
 
     /// `Qᵀ[:width, :]·W`: weights that write the residual, `[D, in]`.

@@ -44,7 +44,7 @@ pub fn round_interval(config: &Config, options: &Options, stock: bool) -> usize 
 
 /// The widths around each layer: `width` everywhere, but the last layer hands on the whole hidden_size to the head unless that is sliced, too.
 pub fn layer_widths(config: &Config, width: usize, options: &Options) -> Vec<LayerWidths> {
-    let layers = config.num_hidden_layers;
+    let layers = config.layers.len();
     (0..layers)
         .map(|layer| {
             let last = layer + 1 == layers;

@@ -6,9 +6,9 @@ use super::{
     options::{Basis, Options},
     plan::Plan,
 };
-use crate::model::{Config, halves};
+use crate::model::Config;
 
-/// What was found at one point of the residual stream: the embeddings, then after each half of each layer.
+/// What was found at one point of the residual stream: the embeddings, then after each step of each layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Site {
     /// `None` for the embeddings.
@@ -59,7 +59,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Whether slicing a model of this config as planned can have led here.
     pub fn fits(&self, config: &Config, plan: &Plan, options: &Options) -> bool {
-        let layers = config.num_hidden_layers;
+        let layers = config.layers.len();
         let segments = match options.basis {
             Basis::PerBlock => 0,
             Basis::Segments(count) => count,
@@ -72,7 +72,7 @@ impl Snapshot {
         let width = if ended { plan.config.widths(layers - 1).output } else { plan.width };
         // In this order: a product of a number that is too large would overflow.
         self.layers <= layers
-            && self.sites.len() == if segments == 0 { 1 + self.layers * halves(config).len() } else { bases }
+            && self.sites.len() == if segments == 0 { 1 + self.layers * config.steps().len() } else { bases }
             && (self.bases.len(), self.residuals.len(), self.width) == (bases, residuals, width)
             && self.residuals.iter().all(|saved| saved.file < 2)
             && (segments > 0 || self.stage == Stage::Slice)

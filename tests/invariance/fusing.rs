@@ -56,7 +56,7 @@ fn the_mean_is_subtracted_from_embeddings_of_layer_norm_models_only() {
         let mean = |row: &[f32]| (row.iter().map(|&value| f64::from(value)).sum::<f64>() / row.len() as f64).abs();
         let largest_mean = |values: &[f32]| values.chunks(ends.embedding.cols).map(mean).fold(0.0, f64::max);
         assert!(largest_mean(&stored) > 1e-3, "{}: rows without a mean prove nothing", name(&path));
-        match model.config().architecture.norm {
+        match model.config().architecture.norm.kind {
             Norm::Rms => assert_eq!(fused, stored, "{}: RMSNorm(x·M) is not RMSNorm(x)", name(&path)),
             Norm::Layer => assert!(largest_mean(&fused) < 1e-7, "{}: mean {}", name(&path), largest_mean(&fused)),
         }
@@ -70,11 +70,11 @@ fn writers_lose_their_mean_in_layer_norm_models_only() {
         let (model, _) = open(&path);
         let stored = model.store.layer(0).expect("a layer");
         let fused = fuse::layer(model.config(), &stored).expect("a layer");
-        for (before, after) in stored.linears.iter().zip(&fused.linears).filter(|(linear, _)| linear.spec.writes == Space::Residual) {
+        for (before, after) in stored.linears().zip(fused.linears()).filter(|(linear, _)| linear.spec.writes == Space::Residual) {
             let (cols, values) = (after.matrix.cols, after.matrix.to_f32().expect("values"));
             let mean =
                 (0..cols).map(|col| values.iter().skip(col).step_by(cols).map(|&value| f64::from(value)).sum::<f64>().abs()).fold(0.0, f64::max);
-            match model.config().architecture.norm {
+            match model.config().architecture.norm.kind {
                 Norm::Rms => assert_eq!(values, before.matrix.to_f32().expect("values"), "{} {}", name(&path), after.spec.name),
                 Norm::Layer => assert!(mean < 1e-5, "{} {}: columns sum to {mean}", name(&path), after.spec.name),
             }

@@ -9,7 +9,7 @@ use slicegpt_gpu::{
     checkpoint::{Dtype, OutputDirectory, TensorFile, TensorPlan},
     data::{Tokens, load_tokenizer},
     eval,
-    model::{Config, Model, architecture::Space},
+    model::{Config, Model, architecture::Role},
     ops::Norm,
     progress::Silent,
     reference::{self, Affine, Network},
@@ -49,12 +49,8 @@ fn fitted_reads_and_writes_err_less_on_the_calibration_than_projected_ones() {
         let (n, m) = (scaled(embedded(&dense)), scaled(embedded(&none)));
         let outputs = |network: &Network, signal: &DMatrix<f64>| -> Vec<DMatrix<f64>> {
             let of = |Affine { weight, bias }: &Affine| reference::linear(signal, weight, bias.as_deref());
-            network.layers[0]
-                .linears
-                .iter()
-                .filter(|(spec, _)| spec.role.is_attention() && spec.reads == Space::Residual)
-                .map(|(_, linear)| of(linear))
-                .collect()
+            let attention = &network.layers[0].steps[0].blocks[0];
+            attention.linears.iter().filter(|(role, _)| *role != Role::Output).map(|(_, linear)| of(linear)).collect()
         };
         let wanted = outputs(&dense, &n);
         let projected = outputs(&none, &m);
@@ -65,7 +61,7 @@ fn fitted_reads_and_writes_err_less_on_the_calibration_than_projected_ones() {
         }
 
         // Both read alike up to the first write.
-        let behind = |network: &Network| stacked(rows.iter().map(|row| network.after_attention(0, &network.embed(row)).expect("a signal")));
+        let behind = |network: &Network| stacked(rows.iter().map(|row| network.step(0, 0, &network.embed(row)).expect("a signal")));
         let (x, target) = (behind(&dense), behind(&dense) * &basis);
         let error = |network: &Network| -> f64 {
             let off = behind(network) - &target;

@@ -59,8 +59,7 @@ fn confined(name: &str, width: usize) -> (TempDir, Model) {
     let writers: Vec<_> = model
         .config()
         .architecture
-        .layer
-        .iter()
+        .weights()
         .filter(|weight| weight.writes == Space::Residual)
         .map(|weight| format!("{}.weight", weight.name))
         .collect();

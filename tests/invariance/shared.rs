@@ -79,7 +79,7 @@ fn at_full_width_every_basis_and_refit_leaves_the_logits_of_every_fixture_unchan
         for (basis, refit) in [Basis::SHARED, Basis::Segments(2)].into_iter().flat_map(|basis| REFITS.map(|refit| (basis, refit))) {
             let found = sliced(&gpu, &model, &rows, &options(0.0, basis, refit));
             // A residual whose mean is zero has no more dimensions.
-            let stock_of_layer_norm = basis == Basis::SHARED && config.has_stock_form() && config.architecture.norm == Norm::Layer;
+            let stock_of_layer_norm = basis == Basis::SHARED && config.has_stock_form() && config.architecture.norm.kind == Norm::Layer;
             assert_eq!(found.width, config.hidden_size - usize::from(stock_of_layer_norm));
             failures.check(&format!("{}, {basis}, refit {refit}", name(&path)), relative(&gpu_logits(&gpu, &found, &rows), &dense), 2e-5);
         }
@@ -116,7 +116,7 @@ fn mean_covariance(network: &Network, rows: &[Vec<u32>]) -> DMatrix<f64> {
         points[0] += reference::covariance(&x);
         for layer in 0..network.layers.len() {
             if !network.config.parallel {
-                points[2 * layer + 1] += reference::covariance(&network.after_attention(layer, &x).expect("a signal"));
+                points[2 * layer + 1] += reference::covariance(&network.step(layer, 0, &x).expect("a signal"));
             }
             x = network.layer(layer, &x).expect("a signal");
             points[2 * layer + 2] += reference::covariance(&x);

@@ -73,9 +73,9 @@ fn the_stock_form_is_exact_however_large_eps_is() {
 fn bias_of_reads(narrow: &Model, exact: &Model) -> f64 {
     let products = |model: &Model| -> Vec<f64> {
         let (layer, ends) = (model.store.layer(0).expect("a layer"), model.store.ends().expect("ends"));
-        let attention = layer.norms[0].as_ref().expect("a norm").weight[0];
+        let attention = layer.blocks().next().expect("a block").norm.as_ref().expect("a norm").weight[0];
         let last = ends.final_norm.as_ref().expect("a norm").weight[0];
-        let reads = layer.linears.iter().filter(|linear| linear.spec.reads == slicegpt_gpu::model::architecture::Space::Residual);
+        let reads = layer.linears().filter(|linear| linear.spec.reads == slicegpt_gpu::model::architecture::Space::Residual);
         let mut all: Vec<f64> = Vec::new();
         for linear in reads {
             all.extend(linear.matrix.to_f32().expect("values").iter().map(|&value| f64::from(value) * f64::from(attention)));
@@ -134,8 +134,8 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
         let (model, _) = open(&path);
         let config = model.config();
         if !config.has_stock_form() {
-            let ties_heads = ["opt", "gpt2", "gpt_neox"].contains(&config.architecture.model_type);
-            assert!(ties_heads || (config.architecture.norm == Norm::Layer && config.qk_norm), "{}", name(&path));
+            let ties_heads = ["opt", "gpt2", "gptj", "gpt_neox"].contains(&config.architecture.model_type);
+            assert!(ties_heads || (config.architecture.norm.kind == Norm::Layer && config.qk_norm), "{}", name(&path));
             continue;
         }
         count += 1;
@@ -143,13 +143,13 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
             let plan = Plan::new(config, &Options { round_interval: None, ..options(sparsity, Basis::SHARED, Refit::Full) }, "").expect("a plan");
             let again = slicegpt_gpu::model::Config::from_fields(plan.config.raw.clone(), std::path::Path::new("config.json")).expect("a config");
             assert!(plan.stock && !again.fused() && !again.tie_word_embeddings, "{}", name(&path));
-            assert_eq!((again.hidden_size, again.head_dim), (plan.stored_width, config.head_dim), "{}", name(&path));
+            assert_eq!((again.hidden_size, again.layers[0].head_dim), (plan.stored_width, config.layers[0].head_dim), "{}", name(&path));
             assert_eq!(again.architecture.model_type, config.architecture.model_type);
-            assert_eq!(plan.stored_width - plan.width, usize::from(config.architecture.norm == Norm::Layer), "{}", name(&path));
+            assert_eq!(plan.stored_width - plan.width, usize::from(config.architecture.norm.kind == Norm::Layer), "{}", name(&path));
             let eps = f64::from(config.norm_eps) * config.hidden_size as f64 / plan.stored_width as f64;
             assert!((f64::from(again.norm_eps) / eps - 1.0).abs() < 1e-6, "{}: eps {}", name(&path), again.norm_eps);
-            if config.architecture.width_by_heads {
-                assert!(plan.stored_width.is_multiple_of(config.num_attention_heads), "{}: width {}", name(&path), plan.stored_width);
+            if config.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads) {
+                assert!(plan.stored_width.is_multiple_of(config.layers[0].heads), "{}: width {}", name(&path), plan.stored_width);
             }
             let shapes = |tensors: Vec<slicegpt_gpu::model::TensorSpec>| tensors.into_iter().map(|spec| (spec.name, spec.shape)).collect::<Vec<_>>();
             let planned: Vec<_> = plan.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();

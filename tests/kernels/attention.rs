@@ -2,7 +2,7 @@
 
 use slicegpt_gpu::{
     gpu::Gpu,
-    ops::{AttentionShape, Block, HeadSpan, blocks},
+    ops::{AttentionShape, HeadSpan, Sequence, sequences},
     reference,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 
 /// Queries, keys and values side by side, as one projection leaves them.
 fn side_by_side(head_dim: usize, heads: usize, kv_heads: usize, window: Option<usize>) -> AttentionShape {
-    let span = |column, heads| HeadSpan { column, stride: head_dim, heads };
+    let span = |column, heads| HeadSpan { column, heads };
     AttentionShape {
         head_dim,
         q: span(0, heads),
@@ -31,7 +31,7 @@ fn tolerance(head_dim: usize) -> f64 {
     2.0 * (head_dim as f64 + 64.0) * ROUNDOFF
 }
 
-fn compare(gpu: &Gpu, shape: &AttentionShape, (q_rows, q_cols): (usize, usize), kv: Option<(usize, usize)>, sequences: &[Block], reason: &str) {
+fn compare(gpu: &Gpu, shape: &AttentionShape, (q_rows, q_cols): (usize, usize), kv: Option<(usize, usize)>, sequences: &[Sequence], reason: &str) {
     let mut random = Random::new((q_rows * 1000 + q_cols) as u64);
     let q = random.values(q_rows * q_cols, 1.5);
     let gpu_q = upload(gpu, &q, q_rows, q_cols);
@@ -70,16 +70,16 @@ fn attention_matches_reference_for_every_kind_of_heads_and_windows() {
     ] {
         let shape = side_by_side(head_dim, heads, kv_heads, window);
         let size = (lengths.iter().sum(), (heads + 2 * kv_heads) * head_dim);
-        compare(&gpu, &shape, size, None, &blocks(lengths.iter().copied()), reason);
+        compare(&gpu, &shape, size, None, &sequences(lengths.iter().copied()), reason);
     }
 }
 
 #[test]
-fn attention_finds_heads_that_lie_interleaved() {
+fn attention_finds_heads_wherever_they_begin() {
     let gpu = support::gpu_unlimited();
-    let span = |column| HeadSpan { column, stride: 3 * 10, heads: 4 };
-    let shape = AttentionShape { head_dim: 10, q: span(0), k: span(10), v: span(20), scale: 0.3, window: None };
-    compare(&gpu, &shape, (50, 120), None, &blocks([20, 30]), "query, key and value of each head in turn");
+    let span = |column| HeadSpan { column, heads: 4 };
+    let shape = AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, window: None };
+    compare(&gpu, &shape, (50, 125), None, &sequences([20, 30]), "values before queries, gaps between them");
 }
 
 #[test]
@@ -93,11 +93,11 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
         (8, 8, 11, Some(20), "several tokens with a window that begins in the prefix"),
     ] {
         let head_dim = 20;
-        let span = |column, heads| HeadSpan { column, stride: head_dim, heads };
+        let span = |column, heads| HeadSpan { column, heads };
         let shape = AttentionShape { head_dim, q: span(0, heads), k: span(0, kv_heads), v: span(kv_heads * head_dim, kv_heads), scale: 0.2, window };
         // Room for 100 positions a sequence; each is somewhere else.
-        let sequences: Vec<Block> =
-            [0, 64, 63, 40].iter().enumerate().map(|(i, &position)| Block { first: i * tokens, tokens, kv_row: i * 100, position }).collect();
+        let sequences: Vec<Sequence> =
+            [0, 64, 63, 40].iter().enumerate().map(|(i, &position)| Sequence { first: i * tokens, tokens, kv_row: i * 100, position }).collect();
         compare(&gpu, &shape, (4 * tokens, heads * head_dim), Some((400, 2 * kv_heads * head_dim)), &sequences, reason);
     }
 }
@@ -106,7 +106,7 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
 fn attention_reaches_every_block_of_a_folded_grid() {
     let gpu = support::gpu_unlimited();
     let shape = side_by_side(1, 8, 1, None);
-    compare(&gpu, &shape, (66_000, 10), None, &blocks(vec![2; 33_000]), "more blocks than one dimension has workgroups");
+    compare(&gpu, &shape, (66_000, 10), None, &sequences(vec![2; 33_000]), "more blocks than one dimension has workgroups");
 }
 
 #[test]
@@ -116,9 +116,9 @@ fn attention_survives_scores_far_from_zero() {
     let values: Vec<f32> = Random::new(5).values(tokens * 3 * head_dim, 30.0);
     let x = upload(&gpu, &values, tokens, 3 * head_dim);
     let shape = AttentionShape { scale: 1.0, ..side_by_side(head_dim, 1, 1, None) };
-    let out = gpu.attention(&shape, &x, &x, &blocks([tokens])).expect("attention");
+    let out = gpu.attention(&shape, &x, &x, &sequences([tokens])).expect("attention");
     let twin = reference::matrix(tokens, 3 * head_dim, &values);
-    let expected = reference::attention(&shape, &twin, &twin, &blocks([tokens]));
+    let expected = reference::attention(&shape, &twin, &twin, &sequences([tokens]));
     // Scores reach 900·√8·3, and are rounded on that scale before exp.
     let error = error(&download(&gpu, &out), &expected, |_, _| twin.amax());
     check("attention with scores of thousands", error, 8000.0 * 8.0 * ROUNDOFF);
@@ -129,8 +129,8 @@ fn attention_refuses_heads_and_sequences_outside_of_the_matrices() {
     let gpu = support::gpu_unlimited();
     let shape = side_by_side(4, 2, 2, None);
     let x = gpu.zeros(10, 24).expect("zeros");
-    assert!(gpu.attention(&shape, &x, &x, &blocks([11])).is_err());
-    assert!(gpu.attention(&shape, &gpu.zeros(10, 23).expect("zeros"), &x, &blocks([10])).is_ok());
-    assert!(gpu.attention(&shape, &x, &gpu.zeros(10, 23).expect("zeros"), &blocks([10])).is_err());
-    assert!(gpu.attention(&shape, &x, &x, &[Block { first: 0, tokens: 1, kv_row: 0, position: 10 }]).is_err());
+    assert!(gpu.attention(&shape, &x, &x, &sequences([11])).is_err());
+    assert!(gpu.attention(&shape, &gpu.zeros(10, 23).expect("zeros"), &x, &sequences([10])).is_ok());
+    assert!(gpu.attention(&shape, &x, &gpu.zeros(10, 23).expect("zeros"), &sequences([10])).is_err());
+    assert!(gpu.attention(&shape, &x, &x, &[Sequence { first: 0, tokens: 1, kv_row: 0, position: 10 }]).is_err());
 }

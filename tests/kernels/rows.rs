@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use slicegpt_gpu::{
     gpu::ElementType,
-    ops::{HeadSpan, RowCopy, transposed_columns},
+    ops::{RowCopy, transposed_columns},
     reference,
 };
 
@@ -96,22 +96,22 @@ fn positions_are_added_from_the_row_of_position_zero() {
 }
 
 #[test]
-fn copy_rows_moves_heads_and_nothing_else() {
+fn copy_rows_moves_columns_and_nothing_else() {
     let gpu = support::gpu_unlimited();
     let mut random = Random::new(4);
-    for (heads, stride, head_dim, column, to_column, reason) in [
-        (1, 50, 50, 0, 0, "whole rows"),
-        (4, 5, 5, 20, 3, "heads side by side"),
-        (4, 12, 5, 1, 17, "heads with gaps between them"),
-        (1, 1, 1, 49, 52, "one value"),
+    for (width, from_column, cols, to_column, reason) in [
+        (50, 0, 50, 0, "whole rows"),
+        (50, 20, 20, 3, "some columns, elsewhere"),
+        (700, 1, 643, 55, "more than a workgroup copies, at odd places"),
+        (50, 49, 1, 52, "one value"),
     ] {
-        let (from, to) = (random.values(9 * 50, 1.0), random.values(30 * 53, 1.0));
+        let (from, to) = (random.values(9 * width, 1.0), random.values(30 * (width + 3), 1.0));
         let rows = [(8, 0), (0, 29), (3, 3), (3, 4)];
-        let copy = RowCopy { from: HeadSpan { column, stride, heads }, head_dim, to_column };
-        let gpu_to = upload(&gpu, &to, 30, 53);
-        gpu.copy_rows(&upload(&gpu, &from, 9, 50), &gpu_to, &rows, copy).expect("copy_rows");
-        let mut expected = reference::matrix(30, 53, &to);
-        reference::copy_rows(&reference::matrix(9, 50, &from), &mut expected, &rows, copy);
+        let copy = RowCopy { from_column, cols, to_column };
+        let gpu_to = upload(&gpu, &to, 30, width + 3);
+        gpu.copy_rows(&upload(&gpu, &from, 9, width), &gpu_to, &rows, copy).expect("copy_rows");
+        let mut expected = reference::matrix(30, width + 3, &to);
+        reference::copy_rows(&reference::matrix(9, width, &from), &mut expected, &rows, copy);
         check(&format!("copy_rows {copy:?} ({reason})"), error(&download(&gpu, &gpu_to), &expected, |_, _| 1.0), 0.0);
     }
 }
@@ -136,6 +136,12 @@ fn transpose_turns_tokens_and_fills_up_with_zeros() {
         drop(upload(&gpu, &vec![7.0; expected.len()], size[0], size[1]));
         let turned = gpu.transpose(&x, columns).expect("transpose");
         check(&format!("transpose [{tokens}, {width}] ({reason})"), error(&download(&gpu, &turned), &expected, |_, _| 1.0), 0.0);
+    }
+    for (rows, cols) in [(1, 1), (3, 8), (33, 65), (128, 6)] {
+        let values = Random::new((rows * 1000 + cols) as u64).values(rows * cols, 1.0);
+        let transposed = gpu.transposed(&upload(&gpu, &values, rows, cols)).expect("transposed");
+        let expected = reference::matrix(rows, cols, &values).transpose();
+        check(&format!("transposed [{rows}, {cols}]"), error(&download(&gpu, &transposed), &expected, |_, _| 1.0), 0.0);
     }
     let x = gpu.zeros(5, 12).expect("zeros");
     for columns in [8..13, 2..6] {

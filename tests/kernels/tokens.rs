@@ -3,7 +3,7 @@
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
     model::{Rope, Scaling},
-    ops::{Activation, HeadSpan, Norm, Pairing},
+    ops::{Activation, HeadSpan, Norm},
     reference,
 };
 
@@ -84,13 +84,13 @@ fn norm_refuses_tokens_wider_than_norm_width_and_layer_norms_of_sliced_tokens() 
 fn head_norms_match_reference_and_leave_the_rest_alone() {
     let gpu = support::gpu_unlimited();
     let (tokens, width) = (5, 800);
-    for (head_dim, column, stride, heads, reason) in [
-        (6, 1, 6, 5, "small heads, side by side"),
-        (64, 64, 192, 4, "the keys of an interleaved layout"),
-        (65, 3, 100, 7, "above the workgroup, gaps between heads"),
-        (256, 0, 256, 3, "large heads"),
+    for (head_dim, column, heads, reason) in [
+        (6, 1, 5, "small heads"),
+        (64, 256, 4, "keys after their queries"),
+        (65, 3, 7, "above the workgroup, at an odd place"),
+        (256, 0, 3, "large heads"),
     ] {
-        let span = HeadSpan { column, stride, heads };
+        let span = HeadSpan { column, heads };
         let mut random = Random::new(head_dim as u64);
         let (values, weight, bias) = (random.values(tokens * width, 3.0), random.values(head_dim, 1.0), random.values(head_dim, 1.0));
         for (kind, bias) in [(Norm::Rms, None), (Norm::Layer, Some(bias))] {
@@ -107,18 +107,18 @@ fn head_norms_match_reference_and_leave_the_rest_alone() {
 
 /// Whether a column belongs to a head.
 fn inside(span: HeadSpan, head_dim: usize, column: usize) -> bool {
-    (0..span.heads).any(|head| (span.column + head * span.stride..span.column + head * span.stride + head_dim).contains(&column))
+    (span.column..span.end(head_dim)).contains(&column)
 }
 
 #[test]
-fn rope_matches_reference_in_both_pairings_up_to_far_positions() {
+fn rope_matches_reference_up_to_far_positions_and_leaves_the_rest_alone() {
     let gpu = support::gpu_unlimited();
     let width = 400;
-    for (pairs, column, stride, heads, factor, reason) in [
+    for (pairs, column, head_dim, heads, factor, reason) in [
         (3, 0, 6, 8, 1.0, "an odd number of pairs"),
         (1, 5, 8, 4, 1.0, "one pair, most of the head stays"),
         (40, 80, 80, 3, 1.2, "whole heads, with an attention factor"),
-        (5, 16, 48, 8, 1.0, "the keys of an interleaved layout, partial"),
+        (5, 16, 48, 8, 1.0, "keys after their queries, partial"),
     ] {
         let rope = Rope {
             inverse_frequencies: (0..pairs).map(|pair| 10000f32.powf(-(pair as f32) / pairs as f32)).collect(),
@@ -126,20 +126,21 @@ fn rope_matches_reference_in_both_pairings_up_to_far_positions() {
             theta: 10000.0,
             scaling: Scaling::None,
         };
-        let span = HeadSpan { column, stride, heads };
+        let span = HeadSpan { column, heads };
         let positions = [0, 1, 2, 63, 64, 1000, 3999, 4000, 17];
         let table = upload(&gpu, &rope.table(4001), 4001, 2 * pairs);
         let values = Random::new(pairs as u64).values(positions.len() * width, 1.0);
-        for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-            let x = upload(&gpu, &values, positions.len(), width);
-            gpu.rope(pairing, &x, span, &gpu.upload_u32(&positions).expect("positions"), &table).expect("rope");
-            let mut expected = reference::matrix(positions.len(), width, &values);
-            reference::rope(pairing, &mut expected, span, &positions, &rope.inverse_frequencies, f64::from(factor));
-            // Two entries of the table, two products and a sum are rounded; nothing else may change.
-            let most = 2.0 * expected.amax();
-            let error = error(&download(&gpu, &x), &expected, |_, column| if inside(span, 2 * pairs, column) { most } else { 0.0 });
-            check(&format!("rope {pairing:?} {pairs} pairs, {span:?} ({reason})"), error, 3.0 * ROUNDOFF);
-        }
+        let x = upload(&gpu, &values, positions.len(), width);
+        gpu.rope(&x, span, head_dim, &gpu.upload_u32(&positions).expect("positions"), &table).expect("rope");
+        let mut expected = reference::matrix(positions.len(), width, &values);
+        reference::rope(&mut expected, span, head_dim, &positions, &rope.inverse_frequencies, f64::from(factor));
+        // Two entries of the table, two products and a sum are rounded; nothing else may change.
+        let most = 2.0 * expected.amax();
+        let rotated = |column: usize| {
+            inside(span, head_dim, column) && (column - span.column) % head_dim < 2 * pairs
+        };
+        let error = error(&download(&gpu, &x), &expected, |_, column| if rotated(column) { most } else { 0.0 });
+        check(&format!("rope {pairs} pairs of {head_dim}, {span:?} ({reason})"), error, 3.0 * ROUNDOFF);
     }
 }
 

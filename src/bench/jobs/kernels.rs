@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     gpu::{ElementType, Gpu},
     linalg::eigh,
-    ops::{AttentionShape, Block, HeadSpan, ProductConfig},
+    ops::{AttentionShape, HeadSpan, ProductConfig, Sequence},
     reference,
 };
 
@@ -123,7 +123,7 @@ pub fn eigenproblem<'a>(width: usize) -> Result<Job<'a>> {
 }
 
 pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usize, past: usize) -> Result<Job<'_>> {
-    let span = |column, heads| HeadSpan { column, stride: head_dim, heads };
+    let span = |column, heads| HeadSpan { column, heads };
     let width = kv_heads * head_dim;
     let shape = AttentionShape {
         head_dim,
@@ -135,14 +135,14 @@ pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usi
     };
     let (q, kv) = (Values::signal(1, tokens, heads * head_dim), Values::signal(2, past + tokens, 2 * width));
     let (gpu_q, gpu_kv) = (q.upload(gpu)?, kv.upload(gpu)?);
-    let block = Block { first: 0, tokens, kv_row: 0, position: past };
+    let block = Sequence { first: 0, tokens, kv_row: 0, position: past };
     let actual = gpu.download(&gpu.attention(&shape, &gpu_q, &gpu_kv, &[block])?)?;
 
     let chosen = some_tokens(tokens);
     let row = |values: &Values, row| DMatrix::from_fn(1, values.cols, |_, col| f64::from(values.at(row, col)));
     let wide_kv = DMatrix::from_fn(kv.rows, kv.cols, |row, col| f64::from(kv.at(row, col)));
     let expected = chosen.iter().map(|&token| {
-        let alone = Block { first: 0, tokens: 1, kv_row: 0, position: past + token };
+        let alone = Sequence { first: 0, tokens: 1, kv_row: 0, position: past + token };
         reference::attention(&shape, &row(&q, token), &wide_kv, &[alone])
     });
     let (columns, most) = (heads * head_dim, f64::from(kv.scale));

@@ -13,19 +13,21 @@ use crate::{
     error::{Error, Result},
     gpu::{ElementType, Gpu},
     model::{
-        Config, LayerContext, LayerWeights, LayerWidths, Linear, NormWeights, Shape, Slicing,
-        architecture::{Position, Role, Weight},
+        BlockWeights, Config, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights, Rope, Shape, Slicing,
+        StepWeights,
+        architecture::{BlockKind, Role, Weight},
     },
-    ops::{AttentionShape, Block, HeadSpan, Norm},
+    ops::{AttentionShape, HeadSpan, Norm, Sequence},
     reference,
 };
 
 /// A layer whose weights are known without being held.
 struct Layer {
     config: Config,
-    linears: Vec<(&'static Weight, Values, Option<Values>)>,
-    /// Weight and bias of the norms, alike in both halves; none once fused.
+    linears: Vec<(&'static Weight, Role, Values, Option<Values>)>,
+    /// Weight and bias of the norms, alike in both steps; none once fused.
     norm: Option<(Values, Option<Values>)>,
+    /// Past each step.
     shortcuts: [Option<Values>; 2],
     width: usize,
 }
@@ -33,24 +35,25 @@ struct Layer {
 pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing: LayerSlicing) -> Result<Job<'a>> {
     let layer = Layer::new(shape, slicing)?;
     let config = layer.config.clone();
-    let kv_width = config.num_key_value_heads * config.head_dim;
-    let (x, cached) = (Values::signal(1, tokens, layer.width), Values::signal(2, past + tokens, 2 * kv_width));
+    let kv_width = layer.spec().kv_width();
+    let (x, cached) = (Values::signal(1, tokens, layer.width), Values::signal(2, past + tokens, kv_width));
     let weights = layer.upload(gpu)?;
     let positions = gpu.upload_u32(&(past..past + tokens).map(|position| position as u32).collect::<Vec<_>>())?;
-    let rope_table = match &config.rope {
-        Some(rope) => Some(gpu.upload(&rope.table(past + tokens), past + tokens, 2 * rope.inverse_frequencies.len())?),
-        None => None,
+    let table = |rope: &Rope| {
+        gpu.upload(&rope.table(past + tokens), past + tokens, 2 * rope.inverse_frequencies.len())
     };
+    let rope_tables = config.ropes.iter().map(table).collect::<Result<Vec<_>>>()?;
     let cache = if past > 0 { Some(cached.upload(gpu)?) } else { None };
-    let sequences = [Block { first: 0, tokens, kv_row: 0, position: past }];
+    let sequences = [Sequence { first: 0, tokens, kv_row: 0, position: past }];
     let sizes = sizes([("tokens", tokens), ("past", past), ("width", layer.width), ("hidden_size", config.hidden_size)]);
     let work = layer.work(tokens, past);
     let input = x.upload(gpu)?;
-    let inner = config.intermediate_size;
+    let inner = layer.spec().intermediate_size;
     // Where there are no shortcuts, the result takes the place of the input. The norm bounds what the weights see, however often that happens.
     let execute = move || {
-        let (positions, rope_table, cache) = (&positions, rope_table.as_ref(), cache.as_ref());
-        LayerContext { gpu, config: &config, layer: 0, positions, rope_table, sequences: &sequences, cache }.forward(&weights, input.clone())
+        let (positions, rope_tables, cache) = (&positions, rope_tables.as_slice(), cache.as_ref());
+        let context = LayerContext { gpu, config: &config, layer: 0, positions, rope_tables, sequences: &sequences, cache };
+        context.forward(&weights, input.clone())
     };
     let actual = gpu.download(&execute()?)?;
 
@@ -100,10 +103,11 @@ impl Layer {
             seed
         };
         let row = |seed, cols, scale| Values { seed, rows: 1, cols, scale, element: ElementType::F32 };
-        let linears = config.architecture.layer.iter().map(|spec| {
-            let (rows, cols) = config.linear_shape(spec, 0);
+        let roles = config.architecture.weights().flat_map(|spec| spec.holds.iter().map(move |role| (spec, *role)));
+        let linears = roles.map(|(spec, role)| {
+            let (rows, cols) = config.linear_shape(role, 0);
             let weight = Values::weight(next(), rows, cols, ElementType::F16);
-            (spec, weight, config.linear_bias(spec).then(|| row(next(), rows, 0.1)))
+            (spec, role, weight, config.linear_bias(spec).then(|| row(next(), rows, 0.1)))
         });
         let linears = linears.collect();
         let norm =
@@ -119,28 +123,38 @@ impl Layer {
             Some((weight, bias)) => Ok::<_, Error>(Some(NormWeights { weight: weight.upload(gpu)?, bias: optional(bias)? })),
             None => Ok(None),
         };
-        Ok(LayerWeights {
-            fused: self.config.fused(),
-            linears: self
-                .linears
-                .iter()
-                .map(|(spec, weight, bias)| Ok(Linear { spec, weight: weight.upload(gpu)?, bias: optional(bias)? }))
-                .collect::<Result<_>>()?,
-            norms: [norm()?, norm()?],
-            head_norms: None,
-            shortcuts: [optional(&self.shortcuts[0])?, optional(&self.shortcuts[1])?],
-        })
+        let linear = |(spec, role, weight, bias): &(&'static Weight, Role, Values, Option<Values>)| {
+            Ok(Linear { spec, role: *role, weight: weight.upload(gpu)?, bias: optional(bias)? })
+        };
+        let mut steps = Vec::new();
+        for (step, shortcut) in self.config.steps().zip(&self.shortcuts) {
+            let mut blocks = Vec::new();
+            for spec in step.blocks {
+                let own = |linear: &&(&'static Weight, Role, Values, Option<Values>)| {
+                    spec.weights.iter().any(|weight| weight.name == linear.0.name)
+                };
+                let linears = self.linears.iter().filter(own).map(linear).collect::<Result<_>>()?;
+                let fused = self.config.fused();
+                blocks.push(BlockWeights { spec, fused, norm: norm()?, head_norms: None, linears });
+            }
+            steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
+        }
+        Ok(LayerWeights { steps })
+    }
+
+    fn spec(&self) -> &LayerSpec {
+        &self.config.layers[0]
     }
 
     /// Every weight is read once, keys and values of the past too; what is small beside them is not counted.
     fn work(&self, tokens: usize, past: usize) -> Work {
-        let config = &self.config;
-        let matrices = self.linears.iter().map(|(_, weight, _)| weight).chain(self.shortcuts.iter().flatten());
+        let spec = self.spec();
+        let matrices = self.linears.iter().map(|(_, _, weight, _)| weight).chain(self.shortcuts.iter().flatten());
         let parameters: usize = matrices.map(|weight| weight.rows * weight.cols).sum();
         let seen = tokens * past + tokens * (tokens + 1) / 2;
-        let kv = 2 * config.num_key_value_heads * config.head_dim * (past + tokens);
+        let kv = spec.kv_width() * (past + tokens);
         Work {
-            flops: 2.0 * (tokens * parameters) as f64 + 4.0 * (seen * config.num_attention_heads * config.head_dim) as f64,
+            flops: 2.0 * (tokens * parameters) as f64 + 4.0 * (seen * spec.heads_width()) as f64,
             bytes: (2 * parameters + 4 * kv + 4 * 2 * tokens * self.width) as f64,
             items: tokens as f64,
         }
@@ -149,45 +163,47 @@ impl Layer {
     /// What the layer makes of the `chosen` tokens of `x`, in f64: keys and values of all tokens, the rest of those alone.
     fn twin(&self, x: &Values, cached: &Values, past: usize, chosen: &[usize]) -> Result<DMatrix<f64>> {
         let config = &self.config;
-        let (h, heads, kv_heads) = (config.head_dim, config.num_attention_heads, config.num_key_value_heads);
+        let spec = self.spec();
+        let (h, heads, kv_heads) = (spec.head_dim, spec.heads, spec.kv_heads);
         let all = DMatrix::from_fn(x.rows, x.cols, |row, col| f64::from(x.at(row, col)));
         let pick = |matrix: &DMatrix<f64>| matrix.select_rows(chosen);
         let input = self.norm(&all);
         let positions: Vec<u32> = (past..past + x.rows).map(|position| position as u32).collect();
-        let span = |column, heads| HeadSpan { column, stride: h, heads };
+        let span = |column, heads| HeadSpan { column, heads };
 
         let (mut keys, values) = (self.role(Role::Key, &input)?, self.role(Role::Value, &input)?);
-        self.turn(&mut keys, span(0, kv_heads), &positions);
+        self.rotate(&mut keys, span(0, kv_heads), &positions);
         let mut queries = self.role(Role::Query, &pick(&input))?;
-        self.turn(&mut queries, span(0, heads), &chosen.iter().map(|&token| positions[token]).collect::<Vec<_>>());
+        self.rotate(&mut queries, span(0, heads), &chosen.iter().map(|&token| positions[token]).collect::<Vec<_>>());
         let width = kv_heads * h;
         let kv = DMatrix::from_fn(past + x.rows, 2 * width, |row, col| match (row.checked_sub(past), col.checked_sub(width)) {
             (None, _) => f64::from(cached.at(row, col)),
             (Some(token), None) => keys[(token, col)],
             (Some(token), Some(col)) => values[(token, col)],
         });
-        let shape = AttentionShape { q: span(0, heads), k: span(0, kv_heads), v: span(width, kv_heads), ..config.attention_shape(0) };
-        let alone = |(row, &token): (usize, &usize)| Block { first: row, tokens: 1, kv_row: 0, position: past + token };
-        let blocks: Vec<Block> = chosen.iter().enumerate().map(alone).collect();
+        let shape = AttentionShape { q: span(0, heads), k: span(0, kv_heads), v: span(width, kv_heads), ..spec.attention_shape() };
+        let alone = |(row, &token): (usize, &usize)| Sequence { first: row, tokens: 1, kv_row: 0, position: past + token };
+        let blocks: Vec<Sequence> = chosen.iter().enumerate().map(alone).collect();
         let attended = reference::attention(&shape, &queries, &kv, &blocks);
         let middle = self.carried(0, pick(&all)) + self.role(Role::Output, &attended)?;
 
         let input = self.norm(&middle);
         let mut inner = self.role(Role::Up, &input)?;
-        if config.architecture.gated {
+        let gated = config.steps().any(|step| step.blocks.iter().any(|block| block.kind == BlockKind::Mlp { gated: true }));
+        if gated {
             let gate = self.role(Role::Gate, &input)?;
             inner = DMatrix::from_fn(gate.nrows(), 2 * gate.ncols(), |row, col| match col.checked_sub(gate.ncols()) {
                 None => gate[(row, col)],
                 Some(col) => inner[(row, col)],
             });
         }
-        let hidden = reference::activation(config.activation, config.architecture.gated, &inner);
+        let hidden = reference::activation(config.activation, gated, &inner);
         Ok(self.carried(1, middle) + self.role(Role::Down, &hidden)?)
     }
 
     fn norm(&self, x: &DMatrix<f64>) -> DMatrix<f64> {
         let config = &self.config;
-        let kind = if config.fused() { Norm::Rms } else { config.architecture.norm };
+        let kind = if config.fused() { Norm::Rms } else { config.architecture.norm.kind };
         let wide = |values: &Values| values.rows(0..1).into_iter().map(f64::from).collect::<Vec<_>>();
         let (weight, bias) = match &self.norm {
             Some((weight, bias)) => (Some(wide(weight)), bias.as_ref().map(wide)),
@@ -196,15 +212,16 @@ impl Layer {
         reference::norm(kind, x, weight.as_deref(), bias.as_deref(), config.hidden_size, f64::from(config.norm_eps))
     }
 
-    fn turn(&self, x: &mut DMatrix<f64>, span: HeadSpan, positions: &[u32]) {
-        if let (Some(rope), Position::Rope { pairing, .. }) = (&self.config.rope, self.config.architecture.position) {
-            reference::rope(pairing, x, span, positions, &rope.inverse_frequencies, f64::from(rope.attention_factor));
+    fn rotate(&self, x: &mut DMatrix<f64>, span: HeadSpan, positions: &[u32]) {
+        for rope in &self.config.ropes {
+            let (head_dim, factor) = (self.spec().head_dim, f64::from(rope.attention_factor));
+            reference::rope(x, span, head_dim, positions, &rope.inverse_frequencies, factor);
         }
     }
 
     fn role(&self, role: Role, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
-        let found = self.linears.iter().find(|(spec, ..)| spec.role == role);
-        let (_, weight, bias) = found.ok_or_else(|| Error::shape("bench", format!("no {role:?} in {}", self.config.architecture.model_type)))?;
+        let found = self.linears.iter().find(|(_, held, ..)| *held == role);
+        let (_, _, weight, bias) = found.ok_or_else(|| Error::shape("bench", format!("no {role:?} in {}", self.config.architecture.model_type)))?;
         let mut y = applied(weight, x);
         for (col, mut column) in y.column_iter_mut().enumerate() {
             column.add_scalar_mut(bias.as_ref().map_or(0.0, |bias| f64::from(bias.at(0, col))));
@@ -212,8 +229,8 @@ impl Layer {
         Ok(y)
     }
 
-    fn carried(&self, half: usize, x: DMatrix<f64>) -> DMatrix<f64> {
-        match &self.shortcuts[half] {
+    fn carried(&self, step: usize, x: DMatrix<f64>) -> DMatrix<f64> {
+        match &self.shortcuts[step] {
             Some(shortcut) => applied(shortcut, &x),
             None => x,
         }

@@ -90,7 +90,7 @@ fn execute(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, plan:
 fn kept_energy(model: &Model, rows: &[Vec<u32>], plan: &Plan, sites: &[Site]) -> Result<Check> {
     let (config, ends) = (model.config(), model.store.ends()?);
     let row = |table, index: usize| fuse::embedding_rows(config, table, index..index + 1);
-    let offset = match config.architecture.position {
+    let offset = match config.architecture.attention.position {
         Position::Learned { offset, .. } => offset,
         Position::Rope { .. } => 0,
     };

@@ -1,0 +1,351 @@
+//! THE TABLE: one typed row for each `model_type`.
+//!
+//! A row is a list of blocks and says, for each weight, which space it reads and which it writes. That alone tells how
+//! to fuse, rotate and slice it: what reads the residual stream gets W·Q, what writes it gets Qᵀ·W, everything else
+//! stays. There is no `if model_type ==` anywhere.
+//!
+//! Rows start from [`BASE`], which is no model: what a row forgets is refused or left out, never taken from another row.
+
+mod rows;
+
+use super::forms::Forms;
+use crate::ops::Norm;
+
+pub use rows::ARCHITECTURES;
+
+/// A space that signals live in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// The residual stream, hidden_size wide: what slicing makes narrower.
+    Residual,
+    /// Queries, keys, values or the attention's result.
+    Heads,
+    /// Between the two linear layers of the MLP.
+    Hidden,
+}
+
+/// What a weight of a layer is for; from it follow its size and where its result goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    Query,
+    Key,
+    Value,
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+/// How a linear weight is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[out, in]`.
+    Linear,
+    /// `[in, out]`, GPT-2's.
+    Conv1d,
+}
+
+/// In which order a stored tensor has the rows of the weights that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One weight after the other.
+    Concatenated,
+    /// For each key-value head its queries, then its key, then its value.
+    Grouped,
+}
+
+/// When a weight has a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    Never,
+    Always,
+    /// When this config field says so; `bool` if it does not speak.
+    Field(&'static str, bool),
+}
+
+/// A stored tensor of a decoder layer, and the linear weights that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    /// Name within the layer, without `.weight`.
+    pub name: &'static str,
+    pub holds: &'static [Role],
+    pub order: Order,
+    pub reads: Space,
+    pub writes: Space,
+    pub layout: Layout,
+    pub bias: Bias,
+}
+
+impl Weight {
+    const fn linear(
+        name: &'static str,
+        holds: &'static [Role],
+        reads: Space,
+        writes: Space,
+        bias: Bias,
+    ) -> Self {
+        Self { name, holds, order: Order::Concatenated, reads, writes, layout: Layout::Linear, bias }
+    }
+
+    const fn conv1d(name: &'static str, holds: &'static [Role], reads: Space, writes: Space) -> Self {
+        let this = Self::linear(name, holds, reads, writes, Bias::Always);
+        Self { layout: Layout::Conv1d, ..this }
+    }
+}
+
+/// What a block computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    Attention,
+    /// `gated`: activation(gate) · up instead of activation(up).
+    Mlp { gated: bool },
+}
+
+/// A part of a layer that reads the residual stream once and adds to it once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub kind: BlockKind,
+    /// The norm that its weights read the residual through. Two blocks may name the same one.
+    pub norm: &'static str,
+    pub weights: &'static [Weight],
+}
+
+/// How the blocks of a layer are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wiring {
+    /// Each block reads what the one before it has written.
+    Sequential,
+    /// All read the input of the layer and add to it.
+    Parallel,
+    /// Parallel when this config field says so; `bool` if it does not speak.
+    Field(&'static str, bool),
+}
+
+/// Which part of each head rotary embeddings rotate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RotaryPart {
+    /// All of it, whatever the config says.
+    Whole,
+    /// The share that the config gives, or this one.
+    Share(f64),
+    /// So many coordinates as this field says, or this number.
+    Count(&'static str, usize),
+}
+
+/// Which layers know positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayers {
+    All,
+    /// Those with a 1 in the `list`; without one, all but every n-th, n by `interval` or its default.
+    Listed { list: &'static str, interval: (&'static str, usize) },
+}
+
+/// Where the model knows positions from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Position {
+    /// A learned table: its name, and the row of position 0.
+    Learned { name: &'static str, offset: usize },
+    /// Rotary embeddings.
+    Rope {
+        /// Whether stored heads have the coordinates that turn together side by side, instead of half of what turns apart.
+        interleaved: bool,
+        part: RotaryPart,
+        /// The base of the frequencies where the config does not give it.
+        theta: f64,
+        layers: RopeLayers,
+    },
+}
+
+/// Which layers look no further back than `sliding_window`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    None,
+    All,
+    /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise from `max_window_layers` on.
+    FromLayer,
+    /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise those without rotary embeddings.
+    WithoutRope,
+}
+
+/// Normalisation of queries and keys by head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QkNorm {
+    pub q: &'static str,
+    pub k: &'static str,
+    pub norm: Norm,
+    /// The config field that switches it on; always on if `None`.
+    pub field: Option<&'static str>,
+}
+
+/// What the config calls things.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields {
+    pub hidden_size: &'static str,
+    pub num_hidden_layers: &'static str,
+    pub num_attention_heads: &'static str,
+    pub num_key_value_heads: Option<&'static str>,
+    /// Where the config does not give it; num_attention_heads if `None`.
+    pub default_key_value_heads: Option<usize>,
+    pub intermediate_size: &'static str,
+    /// intermediate_size / hidden_size where the config does not give it; it must if `None`.
+    pub intermediate_factor: Option<usize>,
+    pub max_position_embeddings: &'static str,
+    /// Name, and the value where the config does not give it.
+    pub norm_eps: (Option<&'static str>, f64),
+    pub activation: (&'static str, &'static str),
+}
+
+/// What the checkpoint calls its tensors, without `.weight`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stems {
+    /// Before every name but the head's; some checkpoints leave it out.
+    pub prefix: &'static str,
+    pub embedding: &'static str,
+    pub layers: &'static str,
+    pub final_norm: &'static str,
+    pub head: &'static str,
+}
+
+/// The norms of the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub struct NormSpec {
+    pub kind: Norm,
+    /// The config field that says whether they have parameters; they do if `None`.
+    pub affine: Option<&'static str>,
+}
+
+/// What the attention of every layer has in common.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionSpec {
+    pub position: Position,
+    pub window: Window,
+    /// The window where the config does not mention it; `null` means none.
+    pub default_window: Option<usize>,
+    pub qk_norm: Option<QkNorm>,
+    /// head_dim where the config does not give it: hidden_size / num_attention_heads if `None`.
+    pub head_dim: Option<usize>,
+    /// Whether `head_dim` of the config counts.
+    pub explicit_head_dim: bool,
+}
+
+/// Config fields by which a model multiplies its signals; 1 where the config does not give them.
+#[derive(Debug, Clone, Copy)]
+pub struct Multipliers {
+    /// Of the embedded tokens.
+    pub embedding: Option<&'static str>,
+    /// Of what each block adds to the residual stream.
+    pub residual: Option<&'static str>,
+    /// Of q·k, instead of 1 / sqrt(head_dim).
+    pub attention: Option<&'static str>,
+    /// What logits are divided by.
+    pub logits: Option<&'static str>,
+}
+
+/// The two ends of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct EndsSpec {
+    /// Whether the head is the embedding where the config does not say.
+    pub tied_head: bool,
+    pub head_bias: bool,
+}
+
+/// One row: everything that distinguishes a `model_type`.
+#[derive(Debug, Clone, Copy)]
+pub struct Architecture {
+    pub model_type: &'static str,
+    pub fields: Fields,
+    pub names: Stems,
+    pub norm: NormSpec,
+    pub attention: AttentionSpec,
+    pub multipliers: Multipliers,
+    pub ends: EndsSpec,
+    pub wiring: Wiring,
+    pub blocks: &'static [Block],
+    /// Fields that must have this value (as JSON), with the reason.
+    pub required: &'static [(&'static str, &'static str, &'static str)],
+    /// Fields of [`REFUSED`] that this row handles.
+    pub handles: &'static [&'static str],
+    pub forms: Forms,
+}
+
+impl Architecture {
+    /// The stored weights of a layer, block by block.
+    pub fn weights(&self) -> impl Iterator<Item = &'static Weight> + use<> {
+        self.blocks.iter().flat_map(|block| block.weights)
+    }
+
+    /// Whether what reads a stored head has the coordinates that turn together side by side.
+    pub fn interleaved(&self) -> bool {
+        matches!(self.attention.position, Position::Rope { interleaved: true, .. })
+    }
+}
+
+/// No model: RMS norms with weights, whole rotary heads, no windows, no biases, no form but the checkpoint itself.
+pub const BASE: Architecture = Architecture {
+    model_type: "",
+    fields: Fields {
+        hidden_size: "hidden_size",
+        num_hidden_layers: "num_hidden_layers",
+        num_attention_heads: "num_attention_heads",
+        num_key_value_heads: None,
+        default_key_value_heads: None,
+        intermediate_size: "intermediate_size",
+        intermediate_factor: None,
+        max_position_embeddings: "max_position_embeddings",
+        norm_eps: (Some("rms_norm_eps"), 1e-6),
+        activation: ("hidden_act", "silu"),
+    },
+    names: Stems {
+        prefix: "model.",
+        embedding: "embed_tokens",
+        layers: "layers",
+        final_norm: "norm",
+        head: "lm_head",
+    },
+    norm: NormSpec { kind: Norm::Rms, affine: None },
+    attention: AttentionSpec {
+        position: Position::Rope {
+            interleaved: false,
+            part: RotaryPart::Whole,
+            theta: 10000.0,
+            layers: RopeLayers::All,
+        },
+        window: Window::None,
+        default_window: None,
+        qk_norm: None,
+        head_dim: None,
+        explicit_head_dim: false,
+    },
+    multipliers: Multipliers { embedding: None, residual: None, attention: None, logits: None },
+    ends: EndsSpec { tied_head: false, head_bias: false },
+    wiring: Wiring::Sequential,
+    blocks: &[],
+    required: &[],
+    handles: &[],
+    forms: Forms { stock: None, gguf: None, code: None },
+};
+
+/// Config fields that change the maths of some model: any other value than the neutral ones (as JSON) is refused, but by
+/// rows that handle the field.
+pub const REFUSED: &[(&str, &[&str])] = &[
+    ("attn_logit_softcapping", &[]),
+    ("final_logit_softcapping", &[]),
+    ("logit_scale", &["1", "1.0"]),
+    ("logits_scaling", &["1", "1.0"]),
+    ("residual_multiplier", &["1", "1.0"]),
+    ("embedding_multiplier", &["1", "1.0"]),
+    ("attention_multiplier", &[]),
+    ("scale_embedding", &["false"]),
+    ("num_local_experts", &[]),
+    ("num_experts", &[]),
+    ("clip_qkv", &[]),
+    ("alibi", &["false"]),
+    ("no_rope_layers", &[]),
+    ("attention_chunk_size", &[]),
+    ("quantization_config", &[]),
+    ("is_encoder_decoder", &["false"]),
+    ("use_qk_norm", &["false"]),
+    ("parallel_attn", &["false"]),
+    ("kv_lora_rank", &[]),
+    ("attention_sink", &["false"]),
+];

@@ -1,0 +1,364 @@
+//! The rows of the table.
+
+use super::{
+    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order, Position,
+    QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
+};
+use crate::{
+    model::forms::{Forms, Gguf, RemoteCode, Stock},
+    ops::Norm,
+};
+
+use Bias::{Always, Field, Never};
+use Role::{Down, Gate, Key, Output, Query, Up, Value};
+use Space::{Heads, Hidden, Residual};
+
+/// Every row.
+pub const ARCHITECTURES: &[Architecture] = &[
+    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX,
+];
+
+const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
+
+const fn rope(part: RotaryPart) -> Position {
+    Position::Rope { interleaved: false, part, theta: 10000.0, layers: RopeLayers::All }
+}
+
+const fn attention(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Attention, norm, weights }
+}
+
+const fn mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Mlp { gated: false }, norm, weights }
+}
+
+/// q, k, v and the output under the names that most models use.
+const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weight; 4] {
+    [
+        Weight::linear("self_attn.q_proj", &[Query], Residual, Heads, qkv),
+        Weight::linear("self_attn.k_proj", &[Key], Residual, Heads, qkv),
+        Weight::linear("self_attn.v_proj", &[Value], Residual, Heads, qkv),
+        Weight::linear(output, &[Output], Heads, Residual, bias),
+    ]
+}
+
+const fn plain(up: &'static str, down: &'static str, bias: Bias) -> [Weight; 2] {
+    [Weight::linear(up, &[Up], Residual, Hidden, bias), Weight::linear(down, &[Down], Hidden, Residual, bias)]
+}
+
+const fn gated(bias: Bias) -> [Weight; 3] {
+    [
+        Weight::linear("mlp.gate_proj", &[Gate], Residual, Hidden, bias),
+        Weight::linear("mlp.up_proj", &[Up], Residual, Hidden, bias),
+        Weight::linear("mlp.down_proj", &[Down], Hidden, Residual, bias),
+    ]
+}
+
+/// The two blocks of most models, whose attention and gated MLP may have biases.
+const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
+    [
+        attention("input_layernorm", heads),
+        Block { kind: BlockKind::Mlp { gated: true }, norm: "post_attention_layernorm", weights: mlp },
+    ]
+}
+
+const ATTENTION_BIAS: Bias = Field("attention_bias", false);
+const FIELD_HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
+const FIELD_BLOCKS: &[Block] = &gated_blocks(FIELD_HEADS, &gated(Field("mlp_bias", false)));
+const GATED: &[Weight] = &gated(Never);
+const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
+const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
+
+const LLAMA: Architecture = Architecture {
+    model_type: "llama",
+    fields: GROUPED,
+    attention: EXPLICIT,
+    blocks: FIELD_BLOCKS,
+    forms: Forms {
+        stock: Some(Stock { width_by_heads: true }),
+        gguf: Some(Gguf {
+            architecture: "llama",
+            interleaved: true,
+            frequency_factors: true,
+            biases: &[Query, Key, Value, Output, Gate, Up, Down],
+        }),
+        code: Some(RemoteCode::LLAMA),
+    },
+    ..BASE
+};
+
+const MISTRAL: Architecture = Architecture {
+    model_type: "mistral",
+    fields: Fields { default_key_value_heads: Some(8), ..GROUPED },
+    attention: AttentionSpec { window: Window::All, default_window: Some(4096), ..EXPLICIT },
+    blocks: &gated_blocks(&heads("self_attn.o_proj", Never, Never), GATED),
+    forms: Forms { stock: STOCK, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL) },
+    ..BASE
+};
+
+const QWEN2: Architecture = Architecture {
+    model_type: "qwen2",
+    fields: Fields { default_key_value_heads: Some(32), ..GROUPED },
+    attention: AttentionSpec { window: Window::FromLayer, default_window: Some(4096), ..EXPLICIT },
+    blocks: &gated_blocks(&heads("self_attn.o_proj", Always, Never), GATED),
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf {
+            architecture: "qwen2",
+            interleaved: false,
+            frequency_factors: false,
+            biases: &[Query, Key, Value],
+        }),
+        code: Some(RemoteCode::QWEN2),
+    },
+    ..BASE
+};
+
+const QWEN3: Architecture = Architecture {
+    model_type: "qwen3",
+    fields: QWEN2.fields,
+    attention: AttentionSpec {
+        qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
+        head_dim: Some(128),
+        ..QWEN2.attention
+    },
+    blocks: &gated_blocks(FIELD_HEADS, GATED),
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { architecture: "qwen3", interleaved: false, frequency_factors: false, biases: &[] }),
+        code: Some(RemoteCode::QWEN3),
+    },
+    ..BASE
+};
+
+const SMOLLM3: Architecture = Architecture {
+    model_type: "smollm3",
+    fields: Fields { default_key_value_heads: Some(4), ..GROUPED },
+    attention: AttentionSpec {
+        position: Position::Rope {
+            interleaved: false,
+            part: RotaryPart::Whole,
+            theta: 2_000_000.0,
+            layers: RopeLayers::Listed { list: "no_rope_layers", interval: ("no_rope_layer_interval", 4) },
+        },
+        window: Window::WithoutRope,
+        ..EXPLICIT
+    },
+    ends: EndsSpec { tied_head: true, ..BASE.ends },
+    blocks: FIELD_BLOCKS,
+    handles: &["no_rope_layers"],
+    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::SMOLLM3) },
+    ..BASE
+};
+
+const GRANITE: Architecture = Architecture {
+    model_type: "granite",
+    fields: GROUPED,
+    attention: EXPLICIT,
+    multipliers: Multipliers {
+        embedding: Some("embedding_multiplier"),
+        residual: Some("residual_multiplier"),
+        attention: Some("attention_multiplier"),
+        logits: Some("logits_scaling"),
+    },
+    blocks: FIELD_BLOCKS,
+    handles: &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"],
+    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::GRANITE) },
+    ..BASE
+};
+
+const USE_BIAS: Bias = Field("use_bias", true);
+
+const STARCODER2: Architecture = Architecture {
+    model_type: "starcoder2",
+    fields: Fields {
+        default_key_value_heads: Some(2),
+        norm_eps: (Some("norm_epsilon"), 1e-5),
+        activation: ("hidden_act", "gelu_pytorch_tanh"),
+        ..GROUPED
+    },
+    norm: NormSpec { kind: Norm::Layer, affine: None },
+    attention: AttentionSpec { window: Window::All, ..EXPLICIT },
+    ends: EndsSpec { tied_head: true, ..BASE.ends },
+    blocks: &[
+        attention("input_layernorm", &heads("self_attn.o_proj", USE_BIAS, USE_BIAS)),
+        mlp("post_attention_layernorm", &plain("mlp.c_fc", "mlp.c_proj", USE_BIAS)),
+    ],
+    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::STARCODER2) },
+    ..BASE
+};
+
+const PHI3: Architecture = Architecture {
+    model_type: "phi3",
+    fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..GROUPED },
+    attention: AttentionSpec { position: rope(RotaryPart::Share(1.0)), window: Window::All, ..EXPLICIT },
+    blocks: &gated_blocks(
+        &[
+            Weight::linear("self_attn.qkv_proj", &[Query, Key, Value], Residual, Heads, Never),
+            Weight::linear("self_attn.o_proj", &[Output], Heads, Residual, Never),
+        ],
+        &[
+            Weight::linear("mlp.gate_up_proj", &[Gate, Up], Residual, Hidden, Never),
+            Weight::linear("mlp.down_proj", &[Down], Hidden, Residual, Never),
+        ],
+    ),
+    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::PHI3) },
+    ..BASE
+};
+
+const PHI: Architecture = Architecture {
+    model_type: "phi",
+    fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu_new"), ..GROUPED },
+    names: Stems { final_norm: "final_layernorm", ..BASE.names },
+    norm: NormSpec { kind: Norm::Layer, affine: None },
+    attention: AttentionSpec {
+        position: rope(RotaryPart::Share(0.5)),
+        qk_norm: Some(QkNorm {
+            q: "self_attn.q_layernorm",
+            k: "self_attn.k_layernorm",
+            norm: Norm::Layer,
+            field: Some("qk_layernorm"),
+        }),
+        ..EXPLICIT
+    },
+    ends: EndsSpec { head_bias: true, ..BASE.ends },
+    wiring: Wiring::Parallel,
+    blocks: &[
+        attention("input_layernorm", &heads("self_attn.dense", Always, Always)),
+        mlp("input_layernorm", &plain("mlp.fc1", "mlp.fc2", Always)),
+    ],
+    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::PHI) },
+    ..BASE
+};
+
+const ENABLE_BIAS: Bias = Field("enable_bias", true);
+
+const OPT: Architecture = Architecture {
+    model_type: "opt",
+    fields: Fields {
+        intermediate_size: "ffn_dim",
+        norm_eps: (None, 1e-5),
+        activation: ("activation_function", "relu"),
+        ..BASE.fields
+    },
+    names: Stems { prefix: "model.decoder.", final_norm: "final_layer_norm", ..BASE.names },
+    norm: NormSpec { kind: Norm::Layer, affine: Some("layer_norm_elementwise_affine") },
+    attention: AttentionSpec {
+        position: Position::Learned { name: "embed_positions", offset: 2 },
+        ..BASE.attention
+    },
+    ends: EndsSpec { tied_head: true, ..BASE.ends },
+    blocks: &[
+        attention("self_attn_layer_norm", &heads("self_attn.out_proj", ENABLE_BIAS, ENABLE_BIAS)),
+        mlp("final_layer_norm", &plain("fc1", "fc2", ENABLE_BIAS)),
+    ],
+    required: &[
+        ("do_layer_norm_before", "true", "norms after the blocks (as in OPT-350m) cannot be fused into the weights"),
+        ("_remove_final_layer_norm", "false", "a model without its final norm has nothing to fuse into the head"),
+    ],
+    forms: Forms { code: Some(RemoteCode::OPT), ..BASE.forms },
+    ..BASE
+};
+
+const GPT2_FIELDS: Fields = Fields {
+    hidden_size: "n_embd",
+    num_hidden_layers: "n_layer",
+    num_attention_heads: "n_head",
+    intermediate_size: "n_inner",
+    intermediate_factor: Some(4),
+    max_position_embeddings: "n_positions",
+    norm_eps: (Some("layer_norm_epsilon"), 1e-5),
+    activation: ("activation_function", "gelu_new"),
+    ..BASE.fields
+};
+
+const GPT2_NAMES: Stems =
+    Stems { prefix: "transformer.", embedding: "wte", layers: "h", final_norm: "ln_f", ..BASE.names };
+
+const GPT2: Architecture = Architecture {
+    model_type: "gpt2",
+    fields: GPT2_FIELDS,
+    names: GPT2_NAMES,
+    norm: NormSpec { kind: Norm::Layer, affine: None },
+    attention: AttentionSpec { position: Position::Learned { name: "wpe", offset: 0 }, ..BASE.attention },
+    ends: EndsSpec { tied_head: true, ..BASE.ends },
+    blocks: &[
+        attention(
+            "ln_1",
+            &[
+                Weight::conv1d("attn.c_attn", &[Query, Key, Value], Residual, Heads),
+                Weight::conv1d("attn.c_proj", &[Output], Heads, Residual),
+            ],
+        ),
+        mlp(
+            "ln_2",
+            &[
+                Weight::conv1d("mlp.c_fc", &[Up], Residual, Hidden),
+                Weight::conv1d("mlp.c_proj", &[Down], Hidden, Residual),
+            ],
+        ),
+    ],
+    required: &[("add_cross_attention", "false", "there is no encoder to attend to")],
+    forms: Forms { code: Some(RemoteCode::GPT2), ..BASE.forms },
+    ..BASE
+};
+
+const GPTJ_HEADS: &[Weight] = &[
+    Weight::linear("attn.q_proj", &[Query], Residual, Heads, Never),
+    Weight::linear("attn.k_proj", &[Key], Residual, Heads, Never),
+    Weight::linear("attn.v_proj", &[Value], Residual, Heads, Never),
+    Weight::linear("attn.out_proj", &[Output], Heads, Residual, Never),
+];
+
+const GPTJ: Architecture = Architecture {
+    model_type: "gptj",
+    fields: GPT2_FIELDS,
+    names: GPT2_NAMES,
+    norm: NormSpec { kind: Norm::Layer, affine: None },
+    attention: AttentionSpec {
+        position: Position::Rope {
+            interleaved: true,
+            part: RotaryPart::Count("rotary_dim", 64),
+            theta: 10000.0,
+            layers: RopeLayers::All,
+        },
+        ..BASE.attention
+    },
+    ends: EndsSpec { head_bias: true, ..BASE.ends },
+    wiring: Wiring::Parallel,
+    blocks: &[attention("ln_1", GPTJ_HEADS), mlp("ln_1", &plain("mlp.fc_in", "mlp.fc_out", Always))],
+    forms: Forms { code: Some(RemoteCode::GPTJ), ..BASE.forms },
+    ..BASE
+};
+
+const GPT_NEOX: Architecture = Architecture {
+    model_type: "gpt_neox",
+    fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu"), ..BASE.fields },
+    names: Stems {
+        prefix: "gpt_neox.",
+        embedding: "embed_in",
+        final_norm: "final_layer_norm",
+        head: "embed_out",
+        ..BASE.names
+    },
+    norm: NormSpec { kind: Norm::Layer, affine: None },
+    attention: AttentionSpec { position: rope(RotaryPart::Share(0.25)), ..BASE.attention },
+    wiring: Wiring::Field("use_parallel_residual", true),
+    blocks: &[
+        attention(
+            "input_layernorm",
+            &[
+                Weight {
+                    order: Order::Grouped,
+                    ..Weight::linear("attention.query_key_value", &[Query, Key, Value], Residual, Heads, NEOX_BIAS)
+                },
+                Weight::linear("attention.dense", &[Output], Heads, Residual, NEOX_BIAS),
+            ],
+        ),
+        mlp("post_attention_layernorm", &plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", Always)),
+    ],
+    forms: Forms { code: Some(RemoteCode::GPT_NEOX), ..BASE.forms },
+    ..BASE
+};
+
+const NEOX_BIAS: Bias = Field("attention_bias", true);

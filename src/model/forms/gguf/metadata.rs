@@ -1,0 +1,148 @@
+//! What a GGUF file says about the model before its tensors, and which models it can say it of.
+
+use super::Metadata;
+use crate::{
+    checkpoint::{GgufType, GgufValue},
+    error::{Error, Result},
+    model::{
+        Config, LayerSpec, Scaling,
+        architecture::{ARCHITECTURES, Role, Weight},
+        forms::Gguf,
+    },
+    ops::Activation,
+};
+
+/// How llama.cpp takes this model.
+///
+/// # Errors
+/// [`Error::Usage`] with the reason if it cannot.
+pub fn target(config: &Config) -> Result<Gguf> {
+    let architecture = config.architecture;
+    let refuse = |reason: String| Err(Error::Usage(format!("{} cannot be exported as gguf: {reason}", architecture.model_type)));
+    let Some(target) = architecture.forms.gguf else {
+        let known: Vec<_> = ARCHITECTURES.iter().filter(|row| row.forms.gguf.is_some()).map(|row| row.model_type).collect();
+        return refuse(format!("only {} can", known.join(", ")));
+    };
+    if config.slicing.is_some() {
+        return refuse("sliced with a basis of its own for each layer, which llama.cpp has no form for; slice with `run --basis shared`".into());
+    }
+    if config.activation != Activation::Silu {
+        return refuse(format!("llama.cpp computes silu in its MLP, not {:?}", config.activation));
+    }
+    let biased = |weight: &&Weight| {
+        config.has_bias(weight.bias) && weight.holds.iter().any(|role| !target.biases.contains(role))
+    };
+    if let Some(weight) = architecture.weights().find(biased) {
+        return refuse(format!("llama.cpp has no bias for {} in this architecture", weight.name));
+    }
+    let usual = |layer: &LayerSpec| (1.0 / (layer.head_dim as f64).sqrt()) as f32;
+    if config.layers.iter().any(|layer| layer.attention_scale != usual(layer)) {
+        return refuse("llama.cpp scales attention by 1/sqrt(head_dim) alone".into());
+    }
+    let sizes = |layer: &LayerSpec| (layer.heads, layer.kv_heads, layer.head_dim, layer.intermediate_size, layer.rope);
+    if config.layers.windows(2).any(|pair| sizes(&pair[0]) != sizes(&pair[1])) {
+        return refuse("its layers differ in their heads, MLP width or rotary embeddings".into());
+    }
+    Ok(target)
+}
+
+/// The factors that divide the plain frequencies, where only they can say how the model scales them.
+pub fn frequency_factors(config: &Config) -> Option<Vec<f32>> {
+    let rope = config.ropes.first().filter(|rope| rope.scaling == Scaling::Other)?;
+    let dim = 2 * rope.inverse_frequencies.len();
+    let plain = (0..dim).step_by(2).map(|pair| 1.0 / rope.theta.powf(pair as f64 / dim as f64));
+    Some(plain.zip(&rope.inverse_frequencies).map(|(plain, scaled)| (plain / f64::from(*scaled)) as f32).collect())
+}
+
+/// Everything but the vocabulary.
+///
+/// # Errors
+/// [`Error::Usage`] for rotary embeddings that llama.cpp cannot compute.
+pub fn metadata(config: &Config, target: Gguf, name: &str, kind: GgufType, notes: &mut Vec<String>) -> Result<Metadata> {
+    let size = |number: usize| GgufValue::U32(number as u32);
+    let text = |text: &str| GgufValue::Text(text.to_owned());
+    let mut list = vec![
+        ("general.architecture".to_owned(), text(target.architecture)),
+        ("general.type".to_owned(), text("model")),
+        ("general.name".to_owned(), text(name)),
+        ("general.file_type".to_owned(), GgufValue::U32(file_type(kind))),
+        ("general.quantization_version".to_owned(), GgufValue::U32(2)),
+    ];
+    let layer = &config.layers[0];
+    let mut add = |key: &str, value| list.push((format!("{}.{key}", target.architecture), value));
+    add("vocab_size", size(config.vocab_size));
+    add("context_length", size(context_length(config, notes)));
+    add("embedding_length", size(config.hidden_size));
+    add("block_count", size(config.layers.len()));
+    add("feed_forward_length", size(layer.intermediate_size));
+    add("attention.head_count", size(layer.heads));
+    add("attention.head_count_kv", size(layer.kv_heads));
+    add("attention.key_length", size(layer.head_dim));
+    add("attention.value_length", size(layer.head_dim));
+    add("attention.layer_norm_rms_epsilon", GgufValue::F32(config.norm_eps));
+    let Some(rope) = config.ropes.first() else { return Ok(list) };
+    add("rope.dimension_count", size(2 * rope.inverse_frequencies.len()));
+    add("rope.freq_base", GgufValue::F32(rope.theta as f32));
+    // What llama.cpp multiplies cosines and sines by of its own accord.
+    let mut magnitude = 1.0;
+    match rope.scaling {
+        Scaling::None => {}
+        Scaling::Linear { factor } => {
+            add("rope.scaling.type", text("linear"));
+            add("rope.scaling.factor", GgufValue::F32(factor as f32));
+        }
+        Scaling::Yarn { factor, original } => {
+            magnitude = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+            add("rope.scaling.type", text("yarn"));
+            add("rope.scaling.factor", GgufValue::F32(factor as f32));
+            add("rope.scaling.original_context_length", size(original as usize));
+        }
+        Scaling::Other if target.frequency_factors => add("rope.scaling.type", text("none")),
+        Scaling::Other => {
+            return Err(Error::Usage(format!(
+                "{} cannot be exported as gguf: llama.cpp scales its rotary frequencies by linear and by plain yarn rules alone",
+                config.architecture.model_type
+            )));
+        }
+    }
+    let factor = (f64::from(rope.attention_factor) / magnitude) as f32;
+    // Rounded where it was read.
+    if (factor - 1.0).abs() > 1e-6 {
+        add("rope.scaling.attn_factor", GgufValue::F32(factor));
+    }
+    Ok(list)
+}
+
+/// The number that `general.file_type` has for files of mostly this type.
+fn file_type(kind: GgufType) -> u32 {
+    match kind {
+        GgufType::F32 => 0,
+        GgufType::F16 => 1,
+        GgufType::Q8_0 => 7,
+    }
+}
+
+/// The positions that llama.cpp is told of. It has no sliding windows for these architectures: within the smallest one, there is no difference.
+fn context_length(config: &Config, notes: &mut Vec<String>) -> usize {
+    let window = config.layers.iter().filter_map(|layer| layer.window).min().unwrap_or(usize::MAX);
+    if window < config.max_position_embeddings {
+        notes.push(format!(
+            "context_length is {window}, the model's sliding window, instead of {}: llama.cpp has no windows for this architecture, and beyond one it would compute something else",
+            config.max_position_embeddings
+        ));
+    }
+    window.min(config.max_position_embeddings)
+}
+
+/// The part of a tensor's name that says which weight it is.
+pub fn stem(role: Role) -> &'static str {
+    match role {
+        Role::Query => "attn_q",
+        Role::Key => "attn_k",
+        Role::Value => "attn_v",
+        Role::Output => "attn_output",
+        Role::Gate => "ffn_gate",
+        Role::Up => "ffn_up",
+        Role::Down => "ffn_down",
+    }
+}

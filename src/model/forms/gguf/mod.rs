@@ -1,0 +1,92 @@
+//! A dense checkpoint as a GGUF file: the names, the order of rows, the metadata and the vocabulary that llama.cpp expects.
+
+mod metadata;
+mod pieces;
+mod tensors;
+mod vocabulary;
+
+use std::path::PathBuf;
+
+use tensors::Entry;
+
+use super::Gguf;
+use crate::{
+    checkpoint::{GgufFile, GgufTensor, GgufType, GgufValue},
+    error::{Error, Result},
+    model::Model,
+    progress::Progress,
+};
+
+/// Key and value of the metadata, in the order they are written.
+type Metadata = Vec<(String, GgufValue)>;
+
+/// Where the vocabulary of the file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vocabulary<'a> {
+    /// The tokenizer beside the model, if there is one; with llama.cpp's name for how it cuts text into words, where that is not to be found out.
+    Tokenizer { pre: Option<&'a str> },
+    /// None: the file takes and gives token ids.
+    None,
+}
+
+/// A checkpoint that can be written as GGUF, and how.
+pub struct GgufExport<'a> {
+    model: &'a Model,
+    target: Gguf,
+    entries: Vec<Entry>,
+    metadata: Metadata,
+    /// What the user should know about the file.
+    pub notes: Vec<String>,
+}
+
+impl<'a> GgufExport<'a> {
+    /// Plans the file: matrices in `kind`, everything else in f32; `name` is what the model is called in it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for models that llama.cpp cannot compute, with the reason; [`Error::BadFile`] for a tokenizer.json that is damaged or that
+    /// GGUF has no form for; [`Error::Read`].
+    pub fn plan(model: &'a Model, name: &str, kind: GgufType, vocabulary: Vocabulary) -> Result<Self> {
+        let target = metadata::target(model.config())?;
+        let mut notes = Vec::new();
+        let entries = tensors::entries(model.config(), target, kind)?;
+        let mut metadata = metadata::metadata(model.config(), target, name, kind, &mut notes)?;
+        metadata.extend(vocabulary::vocabulary(model, vocabulary, &mut notes)?);
+        let narrow = entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
+        if narrow > 0 {
+            notes.push(format!("{narrow} tensors stay in f16: their rows are no multiple of 32 values, which q8_0 needs"));
+        }
+        Ok(Self { model, target, entries, metadata, notes })
+    }
+
+    /// What the file begins with.
+    pub fn metadata(&self) -> &[(String, GgufValue)] {
+        &self.metadata
+    }
+
+    /// The tensors of the file, in order.
+    pub fn tensors(&self) -> impl Iterator<Item = &GgufTensor> {
+        self.entries.iter().map(|entry| &entry.tensor)
+    }
+
+    /// Writes the file, a few rows at a time.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Usage`] if one is too large for the type; [`Error::Read`], [`Error::Write`];
+    /// whatever `progress` returns.
+    pub fn write(&self, path: PathBuf, progress: &dyn Progress) -> Result<()> {
+        progress.begin("writing tensors", self.entries.len() as u64);
+        let mut file = GgufFile::create(path, &self.metadata, self.tensors().cloned().collect())?;
+        let ends = self.model.store.ends()?;
+        let mut layer = None;
+        for entry in &self.entries {
+            let number = entry.layer();
+            if layer.as_ref().map(|(number, _)| *number) != number {
+                layer = number.map(|number| Ok::<_, Error>((number, self.model.store.layer(number)?))).transpose()?;
+            }
+            let weights = layer.as_ref().map(|(_, weights)| weights);
+            entry.each_rows(self.model.config(), self.target, &ends, weights, |rows| file.write(&entry.tensor.name, rows))?;
+            progress.advance(1)?;
+        }
+        file.finish()
+    }
+}

@@ -1,0 +1,41 @@
+//! The forms that a model can be written in beside our own: the stock checkpoint of its `model_type`, GGUF, and Python
+//! files by which transformers loads what has no stock form. A row that lacks one is refused by name.
+
+mod gguf;
+mod python;
+mod stock;
+
+pub use gguf::{GgufExport, Vocabulary};
+pub use python::RemoteCode;
+pub use stock::without_mean;
+
+use super::architecture::Role;
+
+/// What of these a row has.
+#[derive(Debug, Clone, Copy)]
+pub struct Forms {
+    pub stock: Option<Stock>,
+    pub gguf: Option<Gguf>,
+    pub code: Option<RemoteCode>,
+}
+
+/// A narrower model as an ordinary checkpoint; there is none where the stock class takes heads times head_dim for the
+/// width of the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Stock {
+    /// Whether transformers refuses a hidden_size that num_attention_heads does not divide, though head_dim is explicit.
+    pub width_by_heads: bool,
+}
+
+/// How llama.cpp takes models of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Gguf {
+    /// `general.architecture`.
+    pub architecture: &'static str,
+    /// Whether it turns neighbouring coordinates of a head together, where the checkpoint has those half a head apart.
+    pub interleaved: bool,
+    /// Whether it reads a factor for each frequency from the file.
+    pub frequency_factors: bool,
+    /// The weights that may have a bias.
+    pub biases: &'static [Role],
+}

@@ -1,0 +1,75 @@
+//! An ordinary checkpoint of the original `model_type` from a model whose residual stream has one basis throughout.
+//!
+//! Without shortcuts, only two things tell a sliced model from a stock one: its norms divide by the width before slicing, and a layer norm would
+//! subtract a mean that is not there. With D the width before and d after:
+//!
+//! - RMS norm: x / sqrt(‖x‖²/D + ε) = sqrt(D/d) · x / sqrt(‖x‖²/d + ε·D/d), a stock norm with weights sqrt(D/d) and its own ε.
+//! - Layer norm: the d coordinates are embedded into d + 1 by a U `[d + 1, d]` with orthonormal columns and 1ᵀ·U = 0. Then u = U·x has no mean
+//!   to subtract and ‖u‖ = ‖x‖, so a stock norm of width d + 1 with weights sqrt(D/(d + 1)), ε·D/(d + 1) and no bias gives U·x / sqrt(‖x‖²/D + ε).
+//!
+//! Norms of queries and keys have the same ε in the config, though their width stays: for queries and keys sqrt(D/d) times as large (d + 1 for layer
+//! norm), ε·D/d gives what ε gave.
+//!
+//! The stock classes of some architectures take heads times head_dim for the width of the residual stream: these have no stock form.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{error::Result, model::Config, ops::Norm};
+
+impl Config {
+    /// Whether a narrower model of this `model_type` can be told in its own config.
+    pub fn has_stock_form(&self) -> bool {
+        // The stock class takes hidden_size / num_attention_heads for the width of layer norms of queries and keys.
+        let head_layer_norms = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer);
+        self.architecture.forms.stock.is_some() && !head_layer_norms
+    }
+
+    /// Coordinates that the stock form adds to those that are kept: one where a layer norm subtracts a mean.
+    pub fn stock_padding(&self) -> usize {
+        usize::from(self.architecture.norm.kind == Norm::Layer)
+    }
+
+    /// What the width of the stock form must be a multiple of, for other programs to take it.
+    pub fn stock_interval(&self) -> usize {
+        let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
+        if by_heads { self.layers[0].heads } else { 1 }
+    }
+
+    /// The weight of every norm of the stock form: sqrt(D / `stored`), `stored` the width of its tensors.
+    pub fn stock_norm_weight(&self, stored: usize) -> f64 {
+        (self.hidden_size as f64 / stored as f64).sqrt()
+    }
+
+    /// The config of the stock form, whose tensors are `stored` wide. Everything else stays as it was, but the head is not tied.
+    ///
+    /// # Errors
+    /// As [`Config::from_fields`].
+    pub fn stock(&self, stored: usize) -> Result<Self> {
+        let fields = &self.architecture.fields;
+        let mut raw = self.raw.clone();
+        let (name, default) = fields.norm_eps;
+        if let Some(name) = name {
+            let eps = raw.get(name).and_then(Value::as_f64).unwrap_or(default);
+            raw.insert(name.into(), json!(eps * self.hidden_size as f64 / stored as f64));
+        }
+        raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
+        raw.insert(fields.hidden_size.into(), json!(stored));
+        raw.insert("tie_word_embeddings".into(), json!(false));
+        // Code that may have come with the model is not written, and not needed.
+        raw.remove("auto_map");
+        Self::from_fields(raw, Path::new("config.json of the sliced model"))
+    }
+}
+
+/// The U `[d + 1, d]`, row-major, whose orthonormal columns span what is orthogonal to 1: all but the first column of the reflection that takes
+/// the first axis to 1/√(d + 1).
+pub fn without_mean(d: usize) -> Vec<f64> {
+    let n = d + 1;
+    let each = 1.0 / (n as f64).sqrt();
+    // v = e₀ − 1/√n, H = I − 2·v·vᵀ/‖v‖², and ‖v‖² = 2·(1 − 1/√n).
+    let v = |i: usize| f64::from(u8::from(i == 0)) - each;
+    let scale = if d == 0 { 0.0 } else { 1.0 / (1.0 - each) };
+    (0..n).flat_map(|i| (1..n).map(move |j| f64::from(u8::from(i == j)) - scale * v(i) * v(j))).collect()
+}

@@ -1,0 +1,64 @@
+//! Weights on their way from the file, read and fused while the GPU works with those before them.
+
+use std::{
+    ops::Range,
+    sync::mpsc::{Receiver, sync_channel},
+    thread::Scope,
+};
+
+use super::fuse;
+use crate::{
+    error::{Error, Result},
+    model::{HostLinear, Model},
+};
+
+/// Finished matrices that wait for the GPU; another one is in the making.
+const WAITING: usize = 1;
+/// Matrices in host memory, beside the one that is being uploaded.
+pub const MATRICES_AHEAD: u64 = WAITING as u64 + 1;
+
+/// The fused linear weights of some layers, step by step.
+pub struct ReadAhead {
+    weights: Receiver<Result<HostLinear<'static>>>,
+}
+
+impl ReadAhead {
+    /// Begins to read. Whatever goes wrong is told where the weight would be taken; the thread ends with the last one, or when nobody waits for
+    /// more.
+    pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, model: &'scope Model, layers: Range<usize>) -> Self {
+        let (sender, weights) = sync_channel(WAITING);
+        scope.spawn(move || {
+            let config = model.config();
+            let each = |layer: usize| -> Result<bool> {
+                let host = model.store.layer(layer)?;
+                for block in host.blocks() {
+                    for stored in &block.linears {
+                        if sender.send(fuse::linear(config, block, stored)).is_err() {
+                            return Ok(false);
+                        }
+                    }
+                }
+                Ok(true)
+            };
+            for layer in layers {
+                match each(layer) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        let _ = sender.send(Err(error));
+                        return;
+                    }
+                }
+            }
+        });
+        Self { weights }
+    }
+
+    /// The next weight.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`], [`Error::Read`]; [`Error::Shape`] behind the last one.
+    pub fn next(&self) -> Result<HostLinear<'static>> {
+        self.weights.recv().map_err(|_| Error::shape("read ahead", "no more weights"))?
+    }
+}
