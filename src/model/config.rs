@@ -282,8 +282,8 @@ impl Config {
         })?;
         let eps = fields.norm_eps.0.and_then(|name| reader.get(name)).map_or(Some(fields.norm_eps.1), Value::as_f64);
         let norm_eps = eps
-            .filter(|eps| (0.0..1.0).contains(eps))
-            .ok_or_else(|| reader.wrong(fields.norm_eps.0.unwrap_or_default(), "a small number"))?;
+            .filter(|eps| (0.0..1e6).contains(eps))
+            .ok_or_else(|| reader.wrong(fields.norm_eps.0.unwrap_or_default(), "a number from 0 to 1e6"))?;
         let intermediate_size = reader.size_or(
             fields.intermediate_size,
             MAX_WIDTH * 4,

@@ -29,7 +29,7 @@ struct GemmParams {
     unused: u32,
 }
 
-/// Pieces of a long product have a multiple of so many rows.
+/// Pieces of a long product have a multiple of this many rows.
 const ROWS: usize = 64;
 /// Steps of one dispatch of a plain product, each of which reads another row of `b`: more rows would fall out of the caches.
 const STEPS: usize = 512;
@@ -72,16 +72,9 @@ impl Gpu {
     ) -> Result<()> {
         let (m, n, k) = (a.rows(), w.rows(), a.cols());
         if w.cols() != k || c.rows() != m || column + n > c.cols() || bias.is_some_and(|bias| bias.cols() != n) {
-            return Err(Error::shape(
-                "linear",
-                format!(
-                    "a [{m}, {k}], w [{n}, {}], bias {:?}, c [{}, {}] from column {column}",
-                    w.cols(),
-                    bias.map(Matrix::cols),
-                    c.rows(),
-                    c.cols()
-                ),
-            ));
+            let (w, bias, c) = ([n, w.cols()], bias.map(Matrix::cols), [c.rows(), c.cols()]);
+            let reason = format!("a [{m}, {k}], w {w:?}, bias {bias:?}, c {c:?} from column {column}");
+            return Err(Error::shape("linear", reason));
         }
         let stride = w.stride();
         for first in (0..n).step_by(self.rows_per_binding(stride * w.element().size())) {

@@ -10,20 +10,28 @@
 //! Norms of queries and keys have the same ε in the config, though their width stays: for queries and keys sqrt(D/d) times as large (d + 1 for layer
 //! norm), ε·D/d gives what ε gave.
 //!
-//! The stock classes of some architectures take heads times head_dim for the width of the residual stream: these have no stock form.
+//! The stock classes of some architectures take heads times head_dim for the width of the residual stream, others have
+//! layer norms that add something to what a linear layer without a bias reads: these have no stock form.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{error::Result, model::Config, ops::Norm};
+use crate::{
+    error::Result,
+    model::{Config, architecture::Space},
+    ops::Norm,
+};
 
 impl Config {
     /// Whether a narrower model of this `model_type` can be told in its own config.
     pub fn has_stock_form(&self) -> bool {
         // The stock class takes hidden_size / num_attention_heads for the width of layer norms of queries and keys.
         let head_layer_norms = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer);
-        self.architecture.forms.stock.is_some() && !head_layer_norms
+        // What a norm adds becomes part of what reads it, for which that needs a bias.
+        let biased = self.architecture.ends.head_bias
+            && self.architecture.weights().all(|weight| weight.reads != Space::Residual || self.has_bias(weight.bias));
+        self.architecture.forms.stock.is_some() && !head_layer_norms && (!self.norm_has_bias() || biased)
     }
 
     /// Coordinates that the stock form adds to those that are kept: one where a layer norm subtracts a mean.
