@@ -164,6 +164,8 @@ fn an_existing_output_is_refused_without_force() {
     let file = scene.put("file", "precious");
     scene.refused(args!["run", model, "-o", file, "--calibration", tokens], 2, "file already exists");
     scene.refused(args!["run", model, "-o", file, "--calibration", tokens, "--force"], 2, "file is not a directory, and will not be replaced");
+    let foreign = "out is neither empty nor an output of this program, and will not be replaced; give another --output";
+    scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--force"], 2, foreign);
     for (nameless, message) in [(".", "is not a name for an output directory"), ("..", "holds the input"), ("/", "holds the input")] {
         let mut command = Command::new(PROGRAM);
         command.current_dir(&out).args(args!["run", model, "-o", nameless, "--calibration", tokens, "--force"]);
@@ -199,7 +201,7 @@ fn inputs_are_never_overwritten() {
     for output in [file, model.join("config.json"), tokens.clone(), scene.path("texts/../model/model.safetensors")] {
         scene.refused(args!["logits", model, "--tokens", tokens, "-o", output], 2, "which would be overwritten");
     }
-    scene.refused(args!["logits", model, "--tokens", tokens, "-o", model], 2, "is a directory; give the name of a file");
+    scene.refused(args!["logits", model, "--tokens", tokens, "-o", model, "--force"], 2, "is a directory; give the name of a file");
 }
 
 #[test]
@@ -303,7 +305,7 @@ fn an_output_that_cannot_be_made_is_a_disk_error() {
 #[test]
 fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
     let scene = Scene::new(LLAMA);
-    for signal in ["-INT", "-TERM"] {
+    for sent in [Signal::INT, Signal::TERM] {
         let before = scene.contents();
         let mut child = Command::new(PROGRAM)
             .args(args!["run", scene.path("model"), "-o", scene.path("out"), "--cal-nsamples", "3000", "--cal-max-seqlen", "128"])
@@ -318,7 +320,7 @@ fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
             std::thread::sleep(Duration::from_millis(10));
         }
         std::thread::sleep(Duration::from_millis(300));
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill").success());
+        signal(&child, sent);
         let output = child.wait_with_output().expect("an end");
         let err = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{err}");

@@ -168,7 +168,7 @@ fn interrupted_it_says_how_to_go_on_and_does() {
     let runs = Runs::new();
     let mut child = runs.command("out", &[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
     runs.wait(&mut child, "out", 4);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill").success());
+    signal(&child, Signal::INT);
     let output = child.wait_with_output().expect("an end");
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{err}");

@@ -271,8 +271,8 @@ fn generation_at_temperature_zero_is_the_greedy_rollout() {
 fn a_trace_that_cannot_be_written_costs_no_work() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 4, 40);
-    for trace in [scene.path("nowhere/trace.json"), scene.path("model")] {
-        scene.refused(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--trace", trace], 7, "cannot write");
+    for (trace, code, message) in [(scene.path("nowhere/trace.json"), 7, "cannot write"), (scene.path("model"), 2, "is a directory")] {
+        scene.refused(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--trace", trace], code, message);
     }
 }
 
