@@ -9,6 +9,7 @@ mod runs;
 mod support;
 mod texts;
 mod verify;
+mod writes;
 
 use std::{
     ffi::OsStr,
