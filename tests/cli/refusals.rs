@@ -138,6 +138,33 @@ fn an_unknown_device_is_refused_with_the_known_ones() {
 }
 
 #[test]
+fn variables_that_match_no_adapter_are_named_with_the_adapters_there_are() {
+    let scene = Scene::new(LLAMA);
+    let tokens = scene.tokens("tokens.json", 2, 8);
+    let devices = program(&["devices", "--json"]).json();
+    let there = format!("{} ({})", devices[0]["name"].as_str().expect("a name"), devices[0]["backend"].as_str().expect("a backend"));
+    let model = scene.path("model");
+    let commands: [&[&OsStr]; 3] = [args!["devices"], args!["eval", model, "--tokens", tokens], args!["bench", "--adapter", "all"]];
+    for arguments in commands {
+        for variables in [
+            &[("WGPU_ADAPTER_NAME", "no such card")][..],
+            &[("WGPU_BACKEND", "vulcan")],
+            &[("WGPU_BACKEND", "noop,x")],
+            &[("WGPU_BACKEND", "vulkan"), ("WGPU_ADAPTER_NAME", "no such card")],
+        ] {
+            let mut command = Command::new(PROGRAM);
+            command.args(arguments).env_remove("WGPU_BACKEND").env_remove("WGPU_ADAPTER_NAME").envs(variables.iter().copied());
+            let asked: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let message = format!("no adapter matches {}; without that there are: ", asked.join(" and "));
+            scene.refused_with(&mut command, 4, &message);
+            scene.refused_with(&mut command, 4, &there);
+        }
+    }
+    let said = said(Command::new(PROGRAM).arg("devices").env("WGPU_BACKEND", "").env("WGPU_ADAPTER_NAME", ""));
+    assert_eq!(said.code, Some(0), "an empty variable asks for nothing: {said:?}");
+}
+
+#[test]
 fn devices_are_told_as_json() {
     let devices = program(&["devices", "--json"]).json();
     let devices = devices.as_array().expect("an array");

@@ -252,6 +252,20 @@ fn an_unfinished_run_is_neither_lost_nor_taken_for_another() {
 }
 
 #[test]
+fn a_run_that_replaces_its_own_output_stops_where_something_foreign_lies_in_that() {
+    let runs = Runs::new();
+    assert_eq!(runs.run("out", &[]).code, Some(0));
+    assert_eq!(runs.run("out", &["--force", "--stop-after", "2"]).code, Some(0));
+    let notes = runs.scene.put("out/notes.txt", "mine");
+    runs.refused("out", &["--resume", "--force"], 2, "holds notes.txt");
+    assert_eq!(fs::read(&notes).expect("a file"), b"mine");
+    fs::remove_file(notes).expect("moved away");
+    runs.refused("out", &["--resume"], 2, "already exists");
+    assert_eq!(runs.run("out", &["--resume", "--force"]).code, Some(0));
+    runs.check("out", "in the place of its own");
+}
+
+#[test]
 fn what_was_kept_and_then_damaged_is_refused() {
     let runs = Runs::new();
     runs.stopped("out");

@@ -109,10 +109,12 @@ fn force_replaces_the_output_whole() {
     let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("tokens.json", 4, 12));
     fs::create_dir(&out).expect("a directory");
     scene.put("out/stale", "stale");
+    scene.put("out/slicegpt.json", r#"{"tool_version": "0.1.0", "output": ["slicegpt.json", "stale"]}"#);
     let said = program(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "3", "--force"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let code = ["configuration_sliced_phi.py", "model.safetensors", "modeling_sliced_common.py", "modeling_sliced_phi.py", "slicegpt.json"];
     assert_eq!(names(&out), [&["README.md", "config.json"][..], &code].concat());
+    assert_eq!(read_json(&out.join("slicegpt.json"))["output"], json!(names(&out)));
     assert_eq!(names(scene.directory.path()), ["model", "out", "tokens.json"]);
     for word in ["parameters", "perplexity", "kept energy", "largest eigen-residual", "written", "layer 0"] {
         assert!(said.out.contains(word), "{word}: {said:?}");
