@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, ErrorKind, Write},
 };
 
 use tempfile::{PathPersistError, TempPath};
@@ -80,8 +80,13 @@ impl AtomicFile {
         drop(out);
         let unnamed = |PathPersistError { error, path: temporary }| (Error::write(path)(error), temporary);
         let named = match target.check_again() {
-            // Fails if something has come there since.
-            Ok(Place::New(place)) => temporary.persist_noclobber(place).map_err(unnamed),
+            // Fails if something has come there since; some file systems cannot rename so at all.
+            Ok(Place::New(place)) => match temporary.persist_noclobber(&place) {
+                Err(refused) if refused.error.kind() != ErrorKind::AlreadyExists && place.symlink_metadata().is_err() => {
+                    refused.path.persist(place).map_err(unnamed)
+                }
+                result => result.map_err(unnamed),
+            },
             Ok(Place::Replaced(place)) => temporary.persist(place).map_err(unnamed),
             Ok(Place::Stream(_)) => Err((Error::Usage(format!("{} has become a pipe or a device", path.display())), temporary)),
             Err(error) => Err((error, temporary)),

@@ -261,6 +261,8 @@ fn a_run_that_replaces_its_own_output_stops_where_something_foreign_lies_in_that
     assert_eq!(fs::read(&notes).expect("a file"), b"mine");
     fs::remove_file(notes).expect("moved away");
     runs.refused("out", &["--resume"], 2, "already exists");
+    let trace = runs.partial("out", "trace.json");
+    runs.refused("out", &["--resume", "--force", "--trace", trace.to_str().expect("a name")], 2, "or one lies in the other");
     assert_eq!(runs.run("out", &["--resume", "--force"]).code, Some(0));
     runs.check("out", "in the place of its own");
 }

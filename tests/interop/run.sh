@@ -26,7 +26,7 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
 	else echo "No apt-get, dnf or pacman here: install Python 3.10 or later by hand, then run this again."; exit 1; fi || exit 1
 fi
 
-if [ "$(cat "$requirements")" != "$(cat "$venv/installed" 2>/dev/null)" ]; then
+if [ ! -x "$venv/bin/python" ] || [ "$(cat "$requirements")" != "$(cat "$venv/installed" 2>/dev/null)" ]; then
 	rm -rf "$venv"
 	"$python" -m venv "$venv" || exit 1
 	# The smallest of them tells whether any can be had; after that, a failure is one.
