@@ -40,13 +40,15 @@ compare-gpu: build
 
 build:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.91 or later from https://rustup.rs, then run this again"; exit 1; }
-	cargo build --release
+	@cargo build --release || { code=$$?; .ci/needs; exit $$code; }
 
 adapter: build
-	@code=0; $(SLICEGPT) devices >/dev/null 2>&1 || code=$$?; \
+	@code=0; env -u WGPU_ADAPTER_NAME $(SLICEGPT) devices >/dev/null 2>&1 || code=$$?; \
 	if [ $$code -eq 4 ]; then \
 		echo "No GPU adapter found: installing Mesa's software Vulkan driver (it computes on the CPU: right, but slow)."; \
 		sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+		[ -z "$$sudo" ] || command -v sudo >/dev/null || \
+			{ echo "Neither root nor sudo here: have Mesa's Vulkan driver installed (Debian: mesa-vulkan-drivers libvulkan1)."; exit 1; }; \
 		if command -v apt-get >/dev/null; then \
 			$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mesa-vulkan-drivers libvulkan1; \
 		elif command -v dnf >/dev/null; then $$sudo dnf install -y -q mesa-vulkan-drivers vulkan-loader; \

@@ -51,9 +51,12 @@ pub enum Error {
     /// The output cannot be written.
     #[error("cannot write {path}")]
     Write { path: PathBuf, source: std::io::Error },
-    /// The output directory is already there.
-    #[error("{path} already exists; give another --output, or --force to replace it")]
-    OutputExists { path: PathBuf },
+    /// What `option` names is already there.
+    #[error("{path} already exists; give another {option}, or --force to replace it")]
+    OutputExists { option: &'static str, path: PathBuf },
+    /// A file is whole, but could not be given its name because of `source`.
+    #[error("what was written is kept in {kept}")]
+    Displaced { kept: PathBuf, source: Box<Error> },
     /// Stopped by Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -79,7 +82,7 @@ impl Error {
             Self::DeviceLost(_) => 6,
             Self::Write { .. } => 7,
             Self::Interrupted => 130,
-            Self::Kept { source, .. } => source.exit_code(),
+            Self::Kept { source, .. } | Self::Displaced { source, .. } => source.exit_code(),
         }
     }
 

@@ -11,10 +11,10 @@
 use std::{collections::BTreeMap, fs::File, path::Path};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::{OutputDirectory, sha256},
+    checkpoint::{OutputDirectory, RECORD, sha256},
     error::{Error, Result},
     eval::{EvalMemory, logits_within},
     gpu::{Gpu, Precision},
@@ -26,7 +26,7 @@ use crate::{
 const SCHEMA_VERSION: u32 = 1;
 
 /// Its name beside the model.
-pub const FILE: &str = "slicegpt.json";
+pub const FILE: &str = RECORD;
 
 /// The most tokens that logits are noted for, and the most logits of each.
 const TOKENS: usize = 32;
@@ -44,6 +44,9 @@ pub struct RunRecord {
     /// sha256 of each file of tensors, and of code that comes with them, by its name.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// The names of all files of the output, by which it is told from what others have put there.
+    #[serde(default)]
+    pub output: Vec<String>,
     pub record: Record,
 }
 
@@ -108,20 +111,23 @@ impl RunRecord {
             method,
             calibration_sha256: calibration_sha256.into(),
             files: sha256_of_files(model)?,
+            output: Vec::new(),
             record: Record::of(gpu, model, ids, memory)?,
         })
     }
 
-    /// Writes it into an output.
+    /// Writes it into an output, of which everything else is there.
     ///
     /// # Errors
-    /// [`Error::Write`].
-    pub fn write(&self, directory: &OutputDirectory) -> Result<()> {
-        let text = serde_json::to_string(self).map_err(|error| Error::Usage(error.to_string()))?;
+    /// [`Error::Read`], [`Error::Write`].
+    pub fn write(mut self, directory: &OutputDirectory) -> Result<()> {
+        self.output = directory.files_with_record()?;
+        let text = serde_json::to_string(&self).map_err(|error| Error::Usage(error.to_string()))?;
         directory.write(FILE, format!("{text}\n").as_bytes())
     }
 
-    /// Reads the record beside a model and checks that it can be one of this model; `None` if there is none.
+    /// Reads the record beside a model and checks that it can be one of this model; `None` if there is none, or only the list of files that is
+    /// written beside random weights.
     ///
     /// # Errors
     /// [`Error::Read`]; [`Error::BadFile`] if it is damaged, or speaks of another model.
@@ -132,6 +138,10 @@ impl RunRecord {
         }
         let bad = |reason: String| Error::bad_file(&path, reason);
         let text = std::fs::read(&path).map_err(Error::read(&path))?;
+        let fields: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        if fields.keys().eq(["tool_version", "output"]) {
+            return Ok(None);
+        }
         let this: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         if this.schema_version != SCHEMA_VERSION {
             return Err(bad(format!("schema_version {}, where {SCHEMA_VERSION} is known", this.schema_version)));

@@ -9,7 +9,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde_json::{Value, json};
 
 use crate::{
-    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorPlan, TensorWriter},
+    checkpoint::{Dtype, OutputDirectory, RECORD, SHARD_BYTES, TensorPlan, TensorWriter},
     error::{Error, Result},
     model::Config,
     progress::Progress,
@@ -28,7 +28,7 @@ pub struct TokenRows {
     pub len: usize,
 }
 
-/// Writes `config.json`, the weights in `dtype` and a token file `tokens.json` into `directory`, a piece at a time: memory does not grow with the
+/// Writes `config.json`, the weights in `dtype`, a token file `tokens.json` and the list of these files into `directory`, a piece at a time: memory does not grow with the
 /// model. Matrices and biases are normal with a deviation of 0.02, the weights of norms are 1; the same seed gives the same files.
 ///
 /// # Errors
@@ -67,7 +67,9 @@ pub fn write(directory: &OutputDirectory, config: &Config, dtype: Dtype, tokens:
 
     let mut random = generator(seed, specs.len() as u64);
     let rows: Vec<Vec<u64>> = (0..tokens.rows).map(|_| (0..tokens.len).map(|_| random.next_u64() % config.vocab_size as u64).collect()).collect();
-    directory.write("tokens.json", json!({ "input_ids": rows }).to_string().as_bytes())
+    directory.write("tokens.json", json!({ "input_ids": rows }).to_string().as_bytes())?;
+    let record = json!({ "tool_version": env!("CARGO_PKG_VERSION"), "output": directory.files_with_record()? });
+    directory.write(RECORD, format!("{record}\n").as_bytes())
 }
 
 /// Each tensor has a stream of its own, so that no tensor depends on those before it.

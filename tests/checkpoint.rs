@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use slicegpt_gpu::{
     Error,
-    checkpoint::{Checkpoint, Dtype, TensorFile, TensorPlan},
+    checkpoint::{Checkpoint, Dtype, FileTarget, TensorFile, TensorPlan},
     model::{Config, WeightStore},
 };
 use tempfile::TempDir;
@@ -177,7 +177,7 @@ fn data(plan: &TensorPlan) -> Vec<u8> {
 /// A checkpoint in `directory` of these tensors, zero everywhere but where `edit` changes it.
 fn write(directory: &Path, plans: &[TensorPlan], mut edit: impl FnMut(&str, &mut [u8])) -> PathBuf {
     let path = directory.join("model.safetensors");
-    let mut out = TensorFile::create(path.clone(), plans.to_vec()).expect("a file");
+    let mut out = TensorFile::create(FileTarget::new(&path, true).expect("a name"), plans.to_vec()).expect("a file");
     for plan in plans {
         let mut bytes = data(plan);
         edit(&plan.name, &mut bytes);

@@ -20,7 +20,7 @@ program="${CARGO_TARGET_DIR:-target}/release/slicegpt-gpu"
 summary="$cache/summary"
 : >"$summary"
 failed=0
-for file in /etc/vulkan/icd.d/*.json /usr/local/share/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json "$HOME"/.local/share/vulkan/icd.d/*.json "$PWD/$swiftshader"; do
+for file in /etc/vulkan/icd.d/*.json /usr/local/share/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json "${HOME:-}"/.local/share/vulkan/icd.d/*.json "$PWD/$swiftshader"; do
 	case "$file" in *"${DRIVER:-}"*) ;; *) continue ;; esac
 	[ -e "$file" ] || continue
 	# Loaders before 1.3.207 know the second name only.

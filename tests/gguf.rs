@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 use half::f16;
 use slicegpt_gpu::{
     Error,
-    checkpoint::{GgufFile, GgufTensor, GgufType, GgufValue},
+    checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
     model::{GgufExport, Model, Vocabulary},
     progress::Silent,
 };
@@ -134,7 +134,7 @@ fn exported(model: &Model, kind: GgufType) -> (Read, Vec<String>) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.gguf");
     let export = GgufExport::plan(model, "a name", kind, Vocabulary::Tokenizer { pre: None }).expect("a plan");
-    export.write(path.clone(), &Silent).expect("a file");
+    export.write(target(&path), &Silent).expect("a file");
     (read(&path), export.notes)
 }
 
@@ -310,12 +310,17 @@ fn rows_that_are_no_multiple_of_a_block_stay_f16() {
     assert!(notes.iter().any(|note| note.starts_with("4 tensors stay in f16")), "{notes:?}");
 }
 
+/// A file that is not there yet.
+fn target(path: &Path) -> FileTarget {
+    FileTarget::new(path, false).expect("a name")
+}
+
 /// Writes one matrix and reads its bytes.
 fn encoded(values: &[f32], width: usize, kind: GgufType) -> Tensor {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("x.gguf");
     let tensor = GgufTensor { name: "x".into(), shape: vec![values.len() / width, width], kind };
-    let mut file = GgufFile::create(path.clone(), &[("a".into(), GgufValue::Bool(true))], vec![tensor]).expect("a file");
+    let mut file = GgufFile::create(target(&path), &[("a".into(), GgufValue::Bool(true))], vec![tensor]).expect("a file");
     values.chunks(width).for_each(|row| file.write("x", row).expect("a row"));
     file.finish().expect("a file");
     read(&path).tensors.remove("x").expect("the tensor")
@@ -359,8 +364,8 @@ fn a_file_takes_its_tensors_in_order_and_whole_or_leaves_nothing() {
     let tensor = |name: &str, kind| GgufTensor { name: name.into(), shape: vec![2, 32], kind };
     let wrong = |write: &dyn Fn(&mut GgufFile) -> slicegpt_gpu::Result<()>, reason: &str| {
         let tensors = vec![tensor("a", GgufType::Q8_0), tensor("b", GgufType::F32)];
-        let mut file = GgufFile::create(path.clone(), &[], tensors).expect("a file");
-        let error = write(&mut file).and_then(|()| file.finish()).expect_err("out of plan");
+        let mut file = GgufFile::create(target(&path), &[], tensors).expect("a file");
+        let error = write(&mut file).and_then(|()| file.finish().map(drop)).expect_err("out of plan");
         assert!(matches!(error, Error::Shape { .. }) && error.to_string().contains(reason), "{error}");
         assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 0, "{reason}");
     };
@@ -370,5 +375,5 @@ fn a_file_takes_its_tensors_in_order_and_whole_or_leaves_nothing() {
     wrong(&|file| file.write("a", &[0.0; 32]), "not complete");
     wrong(&|file| file.write("a", &[0.0; 64]).and_then(|()| file.write("b", &[0.0; 64])).and_then(|()| file.write("c", &[0.0; 1])), "not planned");
     let narrow = GgufTensor { name: "a".into(), shape: vec![2, 24], kind: GgufType::Q8_0 };
-    assert!(matches!(GgufFile::create(path.clone(), &[], vec![narrow]), Err(Error::Shape { .. })));
+    assert!(matches!(GgufFile::create(target(&path), &[], vec![narrow]), Err(Error::Shape { .. })));
 }

@@ -29,6 +29,16 @@ fn check_spectrum(name: &str, values: &[f64]) {
 }
 
 #[test]
+fn kept_energy_is_at_most_one() {
+    // Rounding leaves eigenvalues of zero a little below it, and their sum below that of the first ones.
+    let c = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 1e-3, -1e-9][i] } else { 0.0 });
+    let eigen = eigh(c.as_ref()).expect("a decomposition");
+    assert!(eigen.values.iter().sum::<f64>() < eigen.values[..2].iter().sum(), "{:?}", eigen.values);
+    assert_eq!(eigen.kept_energy(2), 1.0);
+    assert!(eigen.kept_energy(1) < 1.0);
+}
+
+#[test]
 fn eigenvalues_are_found_in_nasty_spectra() {
     check_spectrum("one value", &[3.0]);
     check_spectrum("clustered", &(0..60).map(|i| 1.0 + 1e-14 * f64::from(i % 3)).collect::<Vec<_>>());

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
-    checkpoint::{Checkpoint, Dtype, OutputDirectory, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards},
+    checkpoint::{Checkpoint, Dtype, FileTarget, OutputDirectory, RECORD, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards},
 };
 use tempfile::TempDir;
 
@@ -47,7 +47,7 @@ fn an_unfinished_output_leaves_nothing_behind() {
     assert_eq!(entries(parent.path()), Vec::<String>::new());
 
     let file = parent.path().join("logits.safetensors");
-    let mut out = TensorFile::create(file, plans.to_vec()).expect("a file");
+    let mut out = TensorFile::create(FileTarget::new(&file, false).expect("a name"), plans.to_vec()).expect("a file");
     out.write("a", &[0; 16]).expect("a tensor");
     assert!(!parent.path().join("logits.safetensors").exists());
     drop(out);
@@ -112,21 +112,118 @@ fn reads_back(most: u64, files: &[&str]) {
     assert!(header.is_multiple_of(8), "data starts aligned, behind {header} bytes");
 }
 
+/// An output of these files, finished.
+fn output(target: &Path, names: &[&str]) {
+    let output = OutputDirectory::create(target, target.exists()).expect("an output");
+    names.iter().for_each(|name| output.write(name, name.as_bytes()).expect("a file"));
+    let record = json!({ "tool_version": "0", "output": output.files_with_record().expect("names") });
+    output.write(RECORD, record.to_string().as_bytes()).expect("a record");
+    output.finish().expect("the output");
+}
+
 #[test]
 fn an_existing_output_is_replaced_by_force_only_and_only_at_the_end() {
     let parent = temporary();
     let target = parent.path().join("out");
-    fs::create_dir(&target).expect("a directory");
-    put(&target, "old.txt", "old");
+    output(&target, &["old.txt"]);
     assert!(matches!(OutputDirectory::create(&target, false), Err(Error::OutputExists { .. })));
     drop(OutputDirectory::create(&target, true).expect("an output"));
-    assert_eq!(entries(&target), ["old.txt"], "dropped: the old one stays");
+    assert_eq!(entries(&target), ["old.txt", RECORD], "dropped: the old one stays");
     let output = OutputDirectory::create(&target, true).expect("an output");
     output.write("new.txt", b"new").expect("a file");
-    assert_eq!(entries(&target), ["old.txt"]);
+    assert_eq!(entries(&target), ["old.txt", RECORD]);
     output.finish().expect("the output");
     assert_eq!(entries(&target), ["new.txt"]);
     assert_eq!(entries(parent.path()), ["out"]);
+}
+
+/// A file, by its path in a directory, with its contents; a path that ends in `/` is a directory.
+type Content<'a> = (&'a str, &'a str);
+
+#[test]
+fn a_directory_is_replaced_if_it_is_empty_or_an_output_and_nothing_else() {
+    let listed = r#"{"tool_version": "0.1.0", "output": ["a/b.txt", "config.json", "slicegpt.json"]}"#;
+    let card = "# x, sliced\n\nThis is x (opt) after SliceGPT (arXiv 2401.15024): its residual stream was cut from 8 to 4 coordinates by slicegpt-gpu 0.1.0.";
+    let synthesized = "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\"\n}\n";
+    let saved = "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\",\n  \"transformers_version\": \"5.0.0\"\n}\n";
+    let rows = r#"{"input_ids":[[1,2]]}"#;
+    let cases: [(&[Content], Option<&str>); 17] = [
+        (&[], None),
+        (&[("notes.txt", "mine")], Some("neither empty nor an output")),
+        (&[("empty/", "")], Some("neither empty nor an output")),
+        (&[("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "{}")], Some("neither empty nor an output")),
+        (&[("slicegpt.json", listed), ("config.json", "{}"), ("a/b.txt", "")], None),
+        (&[("slicegpt.json", listed)], None),
+        (&[("slicegpt.json", listed), (".DS_Store", "")], None),
+        (&[("slicegpt.json", listed), ("notes.txt", "mine")], Some("holds notes.txt, which this program has not written")),
+        (&[("slicegpt.json", listed), ("a/b/c.txt", "mine")], Some("holds a/b/c.txt")),
+        (&[("slicegpt.json", listed), ("kept/", "")], Some("holds kept/")),
+        (&[("slicegpt.json", "[]"), ("config.json", "{}")], Some("neither empty nor an output")),
+        // Of earlier versions.
+        (&[("slicegpt.json", r#"{"tool_version": "0.1.0"}"#), ("model-00001-of-00002.safetensors", ""), ("modeling_sliced_opt.py", "")], None),
+        (&[("slicegpt.json", r#"{"tool_version": "0.1.0"}"#), ("LICENSE", "mine")], Some("holds LICENSE")),
+        (&[("README.md", card), ("config.json", "{}"), ("vocab.json", "{}")], None),
+        (&[("config.json", r#"{"slicing": {"method": "slicegpt"}}"#), ("model.safetensors", "")], None),
+        (&[("config.json", synthesized), ("tokens.json", rows), ("model.safetensors", "")], None),
+        (&[("config.json", saved), ("tokens.json", rows), ("model.safetensors", "")], Some("neither empty nor an output")),
+    ];
+    for (files, reason) in cases {
+        let parent = temporary();
+        let target = parent.path().join("out");
+        fs::create_dir(&target).expect("a directory");
+        for (name, text) in files {
+            let path = target.join(name);
+            fs::create_dir_all(if name.ends_with('/') { &path } else { path.parent().expect("a directory") }).expect("a directory");
+            if !name.ends_with('/') {
+                fs::write(path, text).expect("a file");
+            }
+        }
+        let before = entries(&target);
+        let result = OutputDirectory::create(&target, true);
+        match (result, reason) {
+            (Ok(output), None) => output.finish().expect("the output"),
+            (Err(error), Some(reason)) => {
+                assert!(error.exit_code() == 2 && error.to_string().contains(reason), "{files:?}: {error}");
+                assert_eq!(entries(&target), before, "{files:?}");
+            }
+            (result, _) => panic!("{files:?}: {:?}", result.err()),
+        }
+        assert_eq!(entries(parent.path()), ["out"], "{files:?}");
+    }
+}
+
+#[test]
+fn what_has_come_into_the_old_output_meanwhile_is_not_lost() {
+    let parent = temporary();
+    let target = parent.path().join("out");
+    output(&target, &["old.txt"]);
+    let replacing = OutputDirectory::create(&target, true).expect("an output");
+    replacing.commit(b"state").expect("a state");
+    put(&target, "notes.txt", "mine");
+    let error = replacing.finish().expect_err("something foreign");
+    assert!(error.to_string().contains("holds notes.txt"), "{error}");
+    assert_eq!(entries(&target), ["notes.txt", "old.txt", RECORD]);
+    fs::remove_file(target.join("notes.txt")).expect("moved away");
+    OutputDirectory::resume(&target, true).expect("what was kept").0.finish().expect("the output");
+    assert_eq!(entries(&target), Vec::<String>::new());
+
+    let appeared = parent.path().join("new");
+    let output = OutputDirectory::create(&appeared, false).expect("an output");
+    fs::create_dir(&appeared).expect("somebody else");
+    assert!(matches!(output.finish(), Err(Error::OutputExists { .. })));
+    assert_eq!(entries(parent.path()), ["new", "out"]);
+}
+
+#[test]
+fn a_directory_of_the_users_with_the_name_of_an_unfinished_run_is_left_alone() {
+    let parent = temporary();
+    fs::create_dir(parent.path().join(".out.partial")).expect("a directory");
+    put(&parent.path().join(".out.partial"), "notes.txt", "mine");
+    for force in [false, true] {
+        let error = OutputDirectory::create(&parent.path().join("out"), force).err().expect("something foreign");
+        assert!(error.exit_code() == 2 && error.to_string().contains("is in the way, and no unfinished run of this program"), "{error}");
+    }
+    assert_eq!(entries(&parent.path().join(".out.partial")), ["notes.txt"]);
 }
 
 #[test]
@@ -142,18 +239,18 @@ fn a_file_in_the_place_of_the_output_is_never_replaced() {
 
 #[cfg(unix)]
 #[test]
-fn links_in_the_place_of_the_output_are_seen() {
+fn through_a_link_the_directory_is_written_and_the_link_stays() {
     let parent = temporary();
-    let target = parent.path().join("out");
-    std::os::unix::fs::symlink(parent.path().join("nowhere"), &target).expect("a link");
-    assert!(matches!(OutputDirectory::create(&target, false), Err(Error::OutputExists { .. })), "a dangling link is something, too");
-    fs::create_dir(parent.path().join("nowhere")).expect("a directory");
-    put(&parent.path().join("nowhere"), "kept", "kept");
-    let output = OutputDirectory::create(&target, true).expect("an output");
-    output.write("new", b"new").expect("a file");
-    output.finish().expect("the output");
-    assert_eq!(entries(&target), ["new"]);
-    assert_eq!(entries(&parent.path().join("nowhere")), ["kept"], "the link goes, not what it points to");
+    let (target, link) = (parent.path().join("elsewhere"), parent.path().join("out"));
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    let error = OutputDirectory::create(&link, true).err().expect("a link to nothing");
+    assert!(error.exit_code() == 2 && error.to_string().contains("is a link to") && error.to_string().contains("which is not there"), "{error}");
+    output(&target, &["old"]);
+    assert!(matches!(OutputDirectory::create(&link, false), Err(Error::OutputExists { .. })));
+    output(&link, &["new"]);
+    assert_eq!(entries(&target), ["new", RECORD]);
+    assert!(link.is_symlink());
+    assert_eq!(entries(parent.path()), ["elsewhere", "out"]);
 }
 
 #[test]

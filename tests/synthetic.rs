@@ -115,6 +115,9 @@ fn the_program_writes_a_model_that_opens_and_refuses_what_it_would_overwrite() {
     assert_eq!(tokens.iter().map(Vec::len).collect::<Vec<_>>(), [17, 17, 17]);
     assert!(tokens.iter().flatten().all(|&id| id < 50272) && tokens.iter().flatten().any(|&id| id > 25136));
 
+    let verified = Command::new(env!("CARGO_BIN_EXE_slicegpt-gpu")).arg("verify").arg(&out).output().expect("a process");
+    assert!(verified.status.success(), "the list of its files is no record of logits: {verified:?}");
+
     let before = fs::read(out.join("config.json")).expect("a file");
     let (code, message) = synthesize(&["opt-1.3b", "--layers", "1"]);
     assert!(code == Some(2) && message.contains("already exists"), "{code:?} {message}");

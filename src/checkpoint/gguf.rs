@@ -4,11 +4,9 @@
 //! for each tensor its name, number of dimensions u32, dimensions u64 (the innermost first), element type u32 and the offset u64 of its data;
 //! then, from the next multiple of 32 on, the data, each tensor at a multiple of 32. Strings are a length u64 and UTF-8.
 
-use std::path::PathBuf;
-
 use half::f16;
 
-use super::atomic::AtomicFile;
+use super::{AtomicFile, FileTarget};
 use crate::error::{Error, Result};
 
 /// Tensors begin at multiples of this many bytes, counted from the first one.
@@ -164,7 +162,7 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`Error::Write`]; [`Error::Shape`] if rows of a tensor cannot be stored in its type.
-    pub fn create(path: PathBuf, metadata: &[(String, GgufValue)], tensors: Vec<GgufTensor>) -> Result<Self> {
+    pub fn create(target: FileTarget, metadata: &[(String, GgufValue)], tensors: Vec<GgufTensor>) -> Result<Self> {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
         bytes.extend((tensors.len() as u64).to_le_bytes());
@@ -187,7 +185,7 @@ impl GgufFile {
             offset += tensor.byte_len().next_multiple_of(ALIGNMENT);
         }
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT as usize), 0);
-        let mut file = AtomicFile::create(path)?;
+        let mut file = AtomicFile::create(target)?;
         file.append(&bytes)?;
         Ok(Self { file, tensors: tensors.into_iter(), current: None })
     }
@@ -227,11 +225,11 @@ impl GgufFile {
         Ok(())
     }
 
-    /// Makes the file durable and gives it its name.
+    /// Makes the file durable and gives it its name; returns how many bytes it has.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Shape`] if a tensor is missing.
-    pub fn finish(self) -> Result<()> {
+    /// As [`AtomicFile::finish`]; [`Error::Shape`] if a tensor is missing.
+    pub fn finish(self) -> Result<u64> {
         if self.current.is_some() || self.tensors.len() > 0 {
             return Err(self.file.incomplete());
         }

@@ -2,12 +2,18 @@
 
 mod atomic;
 mod gguf;
+mod made;
 mod output;
 mod reader;
+mod target;
 mod writer;
+mod writes;
 
+pub use atomic::AtomicFile;
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
+pub use made::RECORD;
 pub use output::OutputDirectory;
 pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};
+pub use writes::{FileTarget, Writes};

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::made::{RECORD, check_replaceable, files};
 use crate::error::{Error, Result};
 
 /// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in `.NAME.partial`, is what
@@ -17,6 +18,7 @@ pub struct OutputDirectory {
     partial: PathBuf,
     output: PathBuf,
     target: PathBuf,
+    force: bool,
     /// Held while this process works here.
     lock: Option<File>,
     /// Directories above it that were not there before, the innermost first.
@@ -35,10 +37,10 @@ impl OutputDirectory {
     /// Begins anew.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file, or if another run works on it or,
-    /// unless `force`, has left it unfinished; [`Error::Write`].
+    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file, or a directory that is neither empty nor
+    /// an output of this program and nothing else, or if another run works on it or, unless `force`, has left it unfinished; [`Error::Write`].
     pub fn create(target: &Path, force: bool) -> Result<Self> {
-        let this = Self::open(target, force)?;
+        let this = Self::open(&resolved(target)?, force)?;
         if this.partial.join(STATE).symlink_metadata().is_ok() && !force {
             this.kept.set(true);
             return Err(Error::Usage(format!(
@@ -57,6 +59,7 @@ impl OutputDirectory {
     /// # Errors
     /// [`Error::Usage`] if there is nothing to go on with; as [`OutputDirectory::create`] otherwise.
     pub fn resume(target: &Path, force: bool) -> Result<(Self, Vec<u8>)> {
+        let target = &resolved(target)?;
         let partial = partial(target)?;
         let nothing = || Error::Usage(format!("nothing to resume: {} holds no unfinished run to {}", partial.display(), target.display()));
         // Looked for first, so that nothing is made where nothing is.
@@ -99,9 +102,12 @@ impl OutputDirectory {
             check_target(target, force)?;
         }
         let above = partial.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+        if there && !partial.join(LOCK).exists() && fs::read_dir(&partial).map_err(Error::write(&partial))?.next().is_some() {
+            return Err(Error::Usage(format!("{} is in the way, and no unfinished run of this program; move it elsewhere", partial.display())));
+        }
         let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
         // Made first, so that whatever fails from here on is cleaned up; but what is there already is not ours before it is locked.
-        let mut this = Self { output: partial.join(OUTPUT), partial, target: target.into(), lock: None, parents, kept: Cell::new(there) };
+        let mut this = Self { output: partial.join(OUTPUT), partial, target: target.into(), force, lock: None, parents, kept: Cell::new(there) };
         fs::create_dir_all(&this.partial).map_err(Error::write(&this.partial))?;
         this.lock = Some(lock(&this.partial).inspect_err(|_| this.kept.set(true))?);
         let replaced = this.partial.join(REPLACED);
@@ -121,6 +127,18 @@ impl OutputDirectory {
     /// Where files are written until the end.
     pub fn path(&self) -> &Path {
         &self.output
+    }
+
+    /// The files of the output so far, by their paths in it, and the one that lists them.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn files_with_record(&self) -> Result<Vec<String>> {
+        let mut files = files(&self.output)?;
+        if let Err(place) = files.binary_search_by(|name| name.as_str().cmp(RECORD)) {
+            files.insert(place, RECORD.into());
+        }
+        Ok(files)
     }
 
     /// Where a file of this name lies that is no part of the output, but needed to go on.
@@ -172,16 +190,23 @@ impl OutputDirectory {
         self.kept.set(false);
     }
 
-    /// Gives the directory its final name; what was there before is removed only once the new one is in place.
+    /// Gives the directory its final name; what was there before is removed only once the new one is in place, and only if nothing has come into
+    /// it that is not ours.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`Error::Usage`] if something has, [`Error::OutputExists`] if the name has been taken; [`Error::Write`].
     pub fn finish(self) -> Result<()> {
         sync(&self.output)?;
         let replaced = self.partial.join(REPLACED);
         let replaces = self.target.symlink_metadata().is_ok();
         if replaces {
+            check_target(&self.target, self.force)?;
             fs::rename(&self.target, &replaced).map_err(Error::write(&self.target))?;
+            // Once more where nobody looks for it any longer.
+            if let Err(error) = check_replaceable(&replaced) {
+                fs::rename(&replaced, &self.target).map_err(Error::write(&self.target))?;
+                return Err(error);
+            }
         }
         if let Err(source) = fs::rename(&self.output, &self.target) {
             if replaces {
@@ -202,7 +227,7 @@ impl OutputDirectory {
 }
 
 /// Where a run to `target` keeps what it has done.
-fn partial(target: &Path) -> Result<PathBuf> {
+pub(super) fn partial(target: &Path) -> Result<PathBuf> {
     let name = target.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for an output directory", target.display())))?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
@@ -210,15 +235,31 @@ fn partial(target: &Path) -> Result<PathBuf> {
     Ok(target.with_file_name(hidden))
 }
 
+/// Where an output goes: a link stays, and the directory that it leads to is written.
+pub(super) fn resolved(target: &Path) -> Result<PathBuf> {
+    // Without what stands for nothing, such as a slash at the end.
+    let target: PathBuf = target.components().collect();
+    match target.is_symlink() {
+        true => fs::canonicalize(&target).map_err(|_| {
+            let to = fs::read_link(&target).unwrap_or_default();
+            Error::Usage(format!("{} is a link to {}, which is not there; remove the link, or give another --output", target.display(), to.display()))
+        }),
+        false => Ok(target),
+    }
+}
+
 /// Refuses to write over what is there.
-fn check_target(target: &Path, force: bool) -> Result<()> {
-    if target.symlink_metadata().is_ok() && !force {
-        return Err(Error::OutputExists { path: target.into() });
+pub(super) fn check_target(target: &Path, force: bool) -> Result<()> {
+    let target = &resolved(target)?;
+    match target.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Write { path: target.clone(), source }),
+        Ok(_) if !force => Err(Error::OutputExists { option: "--output", path: target.clone() }),
+        Ok(metadata) if !metadata.is_dir() => {
+            Err(Error::Usage(format!("{} is not a directory, and will not be replaced; give another --output", target.display())))
+        }
+        Ok(_) => check_replaceable(target),
     }
-    if target.exists() && !target.is_dir() {
-        return Err(Error::Usage(format!("{} is not a directory, and will not be replaced; give another --output", target.display())));
-    }
-    Ok(())
 }
 
 fn lock(partial: &Path) -> Result<File> {

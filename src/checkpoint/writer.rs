@@ -10,7 +10,7 @@ use std::{
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::{OutputDirectory, atomic::AtomicFile};
+use super::{AtomicFile, FileTarget, OutputDirectory};
 use crate::error::{Error, Result};
 
 /// A tensor that will be written.
@@ -189,8 +189,8 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn create(path: PathBuf, tensors: Vec<TensorPlan>) -> Result<Self> {
-        let mut file = AtomicFile::create(path)?;
+    pub fn create(target: FileTarget, tensors: Vec<TensorPlan>) -> Result<Self> {
+        let mut file = AtomicFile::create(target)?;
         file.append(&header(&tensors))?;
         Ok(Self { file, tensors: tensors.into_iter(), current: None })
     }
@@ -221,11 +221,11 @@ impl TensorFile {
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Shape`] if a tensor is missing.
+    /// As [`AtomicFile::finish`]; [`Error::Shape`] if a tensor is missing.
     pub fn finish(self) -> Result<()> {
         if self.current.is_some() || self.tensors.len() > 0 {
             return Err(self.file.incomplete());
         }
-        self.file.finish()
+        self.file.finish().map(drop)
     }
 }

@@ -1,10 +1,11 @@
 //! `slicegpt-gpu bench`
 
-use std::{fs::OpenOptions, io::Write, path::PathBuf};
+use std::path::PathBuf;
 
-use super::{print, print_json, progress::Bars, try_writing};
+use super::{ForceArgs, print, print_json, progress::Bars};
 use crate::{
     bench::{self, AdapterRun, Budget, Machine, Recording, SCHEMA_VERSION, Tool, WORKLOADS, Workload},
+    checkpoint::{AtomicFile, FileTarget, Writes},
     error::{Error, Result},
     gpu::{self, Gpu, GpuOptions},
     ops::ProductConfig,
@@ -22,9 +23,11 @@ pub struct Args {
     /// The GPU to measure: its number or a part of its name, as `slicegpt-gpu devices` lists them, or `all` in turn [default: the best]
     #[arg(long, visible_alias = "device", value_name = "all|N|NAME")]
     adapter: Option<String>,
-    /// Print JSON; or write it to a new FILE, and print the table
+    /// Print JSON; or write it to FILE, and print the table
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     json: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    force: ForceArgs,
     /// Print Markdown
     #[arg(long, conflicts_with = "csv")]
     markdown: bool,
@@ -50,25 +53,27 @@ impl Args {
         if let Some([a, b]) = self.compare.as_deref() {
             return print(&bench::comparison(&Recording::read(a)?, &Recording::read(b)?)?);
         }
-        if let Some(path) = &self.show {
-            return self.print(&Recording::read(path)?);
-        }
         // Found out before the work, which a mistyped name should not cost.
-        if let Some(Some(path)) = &self.json
-            && path.symlink_metadata().is_ok()
-        {
-            return Err(Error::Usage(format!("{} already exists; give --json another name", path.display())));
-        }
-        if let Some(Some(path)) = &self.json {
-            try_writing(path)?;
-        }
-        let recording = self.measure()?;
-        if let Some(Some(path)) = &self.json {
+        let target = self.target()?;
+        let recording = match &self.show {
+            Some(path) => Recording::read(path)?,
+            None => self.measure()?,
+        };
+        if let Some(target) = target {
             let text = serde_json::to_string_pretty(&recording).map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
-            let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(Error::write(path))?;
-            file.write_all(format!("{text}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(Error::write(path))?;
+            let mut file = AtomicFile::create(target)?;
+            file.append(format!("{text}\n").as_bytes())?;
+            file.finish()?;
         }
         self.print(&recording)
+    }
+
+    /// The file to write, if one is.
+    fn target(&self) -> Result<Option<FileTarget>> {
+        let Some(Some(path)) = &self.json else { return Ok(None) };
+        let mut writes = Writes::new(self.force.force);
+        self.show.iter().for_each(|path| writes.reads(path));
+        writes.file("--json", path).map(Some)
     }
 
     fn print(&self, recording: &Recording) -> Result<()> {
@@ -87,7 +92,7 @@ impl Args {
             one => vec![one.map(str::to_owned)],
         };
         if wanted.is_empty() {
-            return Err(Error::NoAdapter(gpu::NO_ADAPTER.into()));
+            return Err(gpu::no_adapter());
         }
         let mut adapters = Vec::new();
         for adapter in wanted {

@@ -3,11 +3,7 @@
 use std::fmt::Write;
 
 use super::{print, print_json};
-use crate::{
-    error::{Error, Result},
-    gpu,
-    report::bytes,
-};
+use crate::{error::Result, gpu, report::bytes};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,7 +19,7 @@ impl Args {
             print_json(&adapters)?;
         }
         if adapters.is_empty() {
-            return Err(Error::NoAdapter(gpu::NO_ADAPTER.into()));
+            return Err(gpu::no_adapter());
         }
         if self.json {
             return Ok(());

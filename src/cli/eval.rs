@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{
-    DeviceArgs,
-    input::{Tokenizers, check_tokens, evaluation_rows, open_model},
+    DeviceArgs, ForceArgs,
+    input::{Tokenizers, check_tokens, evaluation_rows, open_model, writes_beside},
     print, print_json,
     progress::Bars,
 };
@@ -39,6 +39,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    force: ForceArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -48,6 +50,9 @@ impl Args {
         let model = open_model(&self.model, &progress)?;
         let tokenizers = Tokenizers::new(model.directory());
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
+        let mut writes = writes_beside(&model, self.force.force);
+        writes.reads(file);
+        self.device.plan_trace(&mut writes, &progress)?;
         let rows = match &self.tokens {
             Some(tokens) => read_token_file(tokens)?,
             None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
@@ -68,9 +73,8 @@ impl Args {
                 (result, _) => break result?,
             }
         };
-        self.device.close(&gpu, &progress)?;
         let seconds = progress.seconds();
-        if self.json {
+        let shown = if self.json {
             print_json(&json!({
                 "schema_version": SCHEMA_VERSION,
                 "model": self.model.display().to_string(),
@@ -87,6 +91,7 @@ impl Args {
             }))
         } else {
             print(&format!("perplexity {:.4} on {} ({} sequences, {} tokens)\n", result.perplexity, file.display(), result.sequences, result.tokens))
-        }
+        };
+        shown.and(self.device.close(&gpu, &progress))
     }
 }

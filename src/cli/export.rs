@@ -1,20 +1,21 @@
 //! `slicegpt-gpu export`
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
 
 use super::{
-    describe::{name_of, named},
-    input::open_model,
+    ForceArgs,
+    describe::{beside, name_of},
+    input::{open_model, writes_beside},
     print_json,
     progress::Bars,
 };
 use crate::{
     checkpoint::{GgufTensor, GgufType},
-    error::{Error, Result},
-    model::{GgufExport, Model, Vocabulary},
+    error::Result,
+    model::{GgufExport, Vocabulary},
     report::SCHEMA_VERSION,
 };
 
@@ -37,9 +38,8 @@ pub struct Args {
     /// Leave the vocabulary out: the file takes token ids and gives them
     #[arg(long, conflicts_with = "tokenizer_pre")]
     no_tokenizer: bool,
-    /// Replace the file if it exists
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    force: ForceArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -74,13 +74,16 @@ impl Args {
         let progress = Bars::new();
         let Format::Gguf = self.format;
         let model = open_model(&self.model, &progress)?;
-        let output = self.output_path(&model)?;
+        let output = self.output.clone().unwrap_or_else(|| {
+            let kind = self.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            beside(&self.model, &format!("-{kind}.gguf"))
+        });
+        let target = writes_beside(&model, self.force.force).file("--output", &output)?;
         let vocabulary = if self.no_tokenizer { Vocabulary::None } else { Vocabulary::Tokenizer { pre: self.tokenizer_pre.as_deref() } };
         let export = GgufExport::plan(&model, &name_of(&self.model), self.kind.into(), vocabulary)?;
         export.notes.iter().for_each(|note| progress.warn(note));
-        export.write(output.clone(), &progress)?;
+        let bytes = export.write(target, &progress)?;
         progress.end();
-        let bytes = fs::metadata(&output).map_err(Error::read(&output))?.len();
         if self.json {
             print_json(&json!({
                 "schema_version": SCHEMA_VERSION,
@@ -96,30 +99,5 @@ impl Args {
             progress.say(&format!("{}: {} tensors, {bytes} bytes", output.display(), export.tensors().count()));
             Ok(())
         }
-    }
-
-    /// Where to write, which is not there yet, or may be replaced.
-    fn output_path(&self, model: &Model) -> Result<PathBuf> {
-        let output = self.output.clone().unwrap_or_else(|| {
-            let named = named(&self.model);
-            let stem = if self.model.is_dir() { named.file_name() } else { named.file_stem() };
-            let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
-            let kind = self.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            named.with_file_name(format!("{stem}-{kind}.gguf"))
-        });
-        if output.is_dir() {
-            return Err(Error::Usage(format!("--output {} is a directory; give the name of a file", output.display())));
-        }
-        let beside = ["config.json", "tokenizer.json", "tokenizer_config.json"].map(|name| model.directory().join(name));
-        let mut inputs = model.store.checkpoint.files().chain(beside.iter().map(PathBuf::as_path));
-        if let Ok(existing) = fs::canonicalize(&output)
-            && let Some(lost) = inputs.find(|path| fs::canonicalize(path).is_ok_and(|path| path == existing))
-        {
-            return Err(Error::Usage(format!("--output {} is the input {}, which would be overwritten", output.display(), lost.display())));
-        }
-        if output.symlink_metadata().is_ok() && !self.force {
-            return Err(Error::OutputExists { path: output });
-        }
-        Ok(output)
     }
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    DeviceArgs,
-    input::{check_tokens, open_model},
+    DeviceArgs, ForceArgs,
+    input::{check_tokens, open_model, writes_beside},
     print,
     progress::Bars,
 };
@@ -34,6 +34,8 @@ pub struct Args {
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
     #[command(flatten)]
+    force: ForceArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -44,6 +46,7 @@ impl Args {
         }
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
+        self.device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
         let tokenizer = load_tokenizer(model.directory())?;
         let mut ids = encode(&tokenizer, &self.prompt).map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
         if ids.is_empty() {

@@ -6,6 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::progress::Bars;
 use crate::{
+    checkpoint::Writes,
     data::{self, Tokens, load_tokenizer},
     error::Result,
     model::Model,
@@ -23,6 +24,13 @@ pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
         ));
     }
     Ok(model)
+}
+
+/// What an invocation that reads this model may write.
+pub fn writes_beside(model: &Model, force: bool) -> Writes {
+    let mut writes = Writes::new(force);
+    writes.reads_model(model.directory(), model.store.checkpoint.files());
+    writes
 }
 
 /// Checks that a model can take these tokens; `source` is for messages.

@@ -1,16 +1,16 @@
 //! `slicegpt-gpu logits`
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use super::{
-    DeviceArgs,
-    input::{check_tokens, open_model},
+    DeviceArgs, ForceArgs,
+    input::{check_tokens, open_model, writes_beside},
     progress::Bars,
 };
 use crate::{
     checkpoint::{Dtype, TensorFile, TensorPlan},
     data::read_token_file,
-    error::{Error, Result},
+    error::Result,
     eval,
 };
 
@@ -25,6 +25,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE.safetensors")]
     output: PathBuf,
     #[command(flatten)]
+    force: ForceArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -32,24 +34,17 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
-        let inputs = model.store.checkpoint.files().chain([self.tokens.as_path()]);
-        if let Ok(existing) = fs::canonicalize(&self.output) {
-            if existing.is_dir() {
-                return Err(Error::Usage(format!("--output {} is a directory; give the name of a file", self.output.display())));
-            }
-            if let Some(lost) =
-                inputs.chain([&*model.directory().join("config.json")]).find(|path| fs::canonicalize(path).is_ok_and(|path| path == existing))
-            {
-                return Err(Error::Usage(format!("--output {} is the input {}, which would be overwritten", self.output.display(), lost.display())));
-            }
-        }
+        let mut writes = writes_beside(&model, self.force.force);
+        writes.reads(&self.tokens);
+        let output = writes.file("--output", &self.output)?;
+        self.device.plan_trace(&mut writes, &progress)?;
         let rows = read_token_file(&self.tokens)?;
         check_tokens(&model, &rows, &self.tokens.display().to_string())?;
         let gpu = self.device.open(&progress)?;
         let vocab = model.config().vocab_size;
         let name = |row: usize| format!("logits.{row}");
         let plan = rows.iter().enumerate().map(|(row, ids)| TensorPlan { name: name(row), shape: vec![ids.len(), vocab], dtype: Dtype::F32 });
-        let mut file = TensorFile::create(self.output.clone(), plan.collect())?;
+        let mut file = TensorFile::create(output, plan.collect())?;
         eval::logits(&gpu, &model, &rows, &progress, |row, values| file.write(&name(row), bytemuck::cast_slice(&values)))?;
         file.finish()?;
         progress.end();

@@ -17,14 +17,12 @@ mod synthesize;
 mod verify;
 mod work;
 
-use std::{
-    fs::{self, OpenOptions},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
+    checkpoint::Writes,
     error::{Error, Result},
     gpu::{Gpu, GpuOptions, Precision},
 };
@@ -59,6 +57,15 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// Whether what is there may be replaced: the same rule for everything that is written.
+#[derive(Debug, clap::Args)]
+struct ForceArgs {
+    /// Replace what is there: a file, or a directory that is empty or an output of this program and nothing else; start over an unfinished run.
+    /// What is read is never replaced
+    #[arg(long)]
+    force: bool,
+}
+
 /// Which GPU, and how it computes.
 #[derive(Debug, clap::Args)]
 struct DeviceArgs {
@@ -69,7 +76,7 @@ struct DeviceArgs {
     /// Covariances, rotations and all else stay f32
     #[arg(long, value_enum, default_value = "f32")]
     precision: PrecisionArg,
-    /// Write a trace of where the time went, for chrome://tracing or Perfetto
+    /// Write a trace of where the time went, for chrome://tracing or Perfetto; a file that is there is replaced with --force alone
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Lose the device after so many dispatches, the next one after so many, …: for tests of what happens then.
@@ -96,6 +103,14 @@ impl From<PrecisionArg> for Precision {
 }
 
 impl DeviceArgs {
+    /// Finds out whether the trace can be written, before the work, which a mistyped name should not cost.
+    fn plan_trace(&self, writes: &mut Writes, progress: &progress::Bars) -> Result<()> {
+        if let Some(path) = &self.trace {
+            progress.trace_into(writes.file("--trace", path)?);
+        }
+        Ok(())
+    }
+
     /// Opens the device, and says so if it is a slow one.
     fn open(&self, progress: &progress::Bars) -> Result<Gpu> {
         self.open_again(progress, 0)
@@ -104,8 +119,6 @@ impl DeviceArgs {
     /// Opens the device after it was lost so many times: then, work is handed to it in shorter pieces.
     fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
         let options = GpuOptions { adapter: self.device.clone(), precision: self.precision.into(), short_submits: lost > 0, ..GpuOptions::default() };
-        // Before the work, which a mistyped name should not cost.
-        self.trace.as_deref().map_or(Ok(()), try_writing)?;
         let gpu = Gpu::new(&options)?;
         if let Some(dispatches) = self.lose_device_after.get(lost) {
             gpu.lose_after(*dispatches);
@@ -113,24 +126,14 @@ impl DeviceArgs {
         if gpu.adapter().software {
             progress.warn(&format!("{} is a software renderer on the CPU: right, but slow", gpu.adapter().name));
         }
-        if self.trace.is_some() {
-            progress.start_trace(&gpu)?;
-        }
+        progress.start_trace(&gpu)?;
         Ok(gpu)
     }
 
-    /// Writes what the trace has of work that failed, if one was asked for.
-    fn trace_what_failed(&self, progress: &progress::Bars) {
-        if let Some(Err(error)) = self.trace.as_deref().map(|path| progress.write_trace(path)) {
-            progress.warn(&error.to_string());
-        }
-    }
-
-    /// Writes the trace, if one was asked for.
+    /// Writes the trace, if one was asked for: after the results, which it must not cost.
     fn close(&self, gpu: &Gpu, progress: &progress::Bars) -> Result<()> {
-        let Some(path) = &self.trace else { return Ok(()) };
         progress.take_trace(gpu)?;
-        progress.write_trace(path)
+        progress.write_trace()
     }
 }
 
@@ -152,13 +155,6 @@ impl Cli {
             Command::Bench(args) => args.execute(),
         }
     }
-}
-
-/// Whether a file can be written, found out without leaving a trace.
-fn try_writing(path: &Path) -> Result<()> {
-    let new = path.symlink_metadata().is_err();
-    OpenOptions::new().append(true).create(true).open(path).map_err(Error::write(path))?;
-    if new { fs::remove_file(path).map_err(Error::write(path)) } else { Ok(()) }
 }
 
 /// Prints to stdout; a reader that has gone away is no error, a full disk is.

@@ -2,9 +2,7 @@
 
 use std::{
     cell::RefCell,
-    fs::File,
-    io::{BufWriter, Write},
-    path::Path,
+    io::Write,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    checkpoint::{AtomicFile, FileTarget},
     error::{Error, Result},
     gpu::Gpu,
     progress::Progress,
@@ -30,6 +29,8 @@ pub struct Bars {
 
 #[derive(Default)]
 struct State {
+    /// Where a trace goes, if one was asked for.
+    trace_target: Option<FileTarget>,
     trace: Option<Trace>,
     bar: Option<ProgressBar>,
     phase: Option<(&'static str, Instant)>,
@@ -84,8 +85,16 @@ impl Bars {
         }
     }
 
-    /// Records from now on where the time goes.
+    /// Has a trace written to a file in the end.
+    pub fn trace_into(&self, target: FileTarget) {
+        self.state.borrow_mut().trace_target = Some(target);
+    }
+
+    /// Records from now on where the time goes, if a trace was asked for.
     pub fn start_trace(&self, gpu: &Gpu) -> Result<()> {
+        if self.state.borrow().trace_target.is_none() {
+            return Ok(());
+        }
         gpu.start_trace()?;
         let mut state = self.state.borrow_mut();
         let trace = state.trace.get_or_insert_default();
@@ -95,8 +104,11 @@ impl Bars {
         Ok(())
     }
 
-    /// Takes what was recorded of a device.
+    /// Takes what was recorded of a device, if anything was.
     pub fn take_trace(&self, gpu: &Gpu) -> Result<()> {
+        if self.state.borrow().trace.is_none() {
+            return Ok(());
+        }
         let spans = gpu.take_spans()?;
         if let Some(trace) = &mut self.state.borrow_mut().trace {
             trace.dispatches(&spans);
@@ -105,11 +117,15 @@ impl Bars {
     }
 
     /// Writes what was recorded, if anything was.
-    pub fn write_trace(&self, path: &Path) -> Result<()> {
+    pub fn write_trace(&self) -> Result<()> {
         self.end();
-        let Some(trace) = self.state.borrow_mut().trace.take() else { return Ok(()) };
-        let mut file = BufWriter::new(File::create(path).map_err(Error::write(path))?);
-        trace.write(&mut file).and_then(|()| file.flush()).map_err(Error::write(path))?;
+        let mut state = self.state.borrow_mut();
+        let (Some(trace), Some(target)) = (state.trace.take(), state.trace_target.take()) else { return Ok(()) };
+        drop(state);
+        let path = target.path().to_owned();
+        let mut file = AtomicFile::create(target)?;
+        trace.write(&mut file).map_err(Error::write(&path))?;
+        file.finish()?;
         self.say(&trace.totals().summary());
         Ok(())
     }

@@ -1,15 +1,15 @@
 //! `slicegpt-gpu run`
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
 
 use super::{
-    DeviceArgs,
+    DeviceArgs, ForceArgs,
     calibration::CalibrationArgs,
-    describe::named,
-    input::{Tokenizers, evaluation_rows, open_model},
+    describe::beside,
+    input::{Tokenizers, evaluation_rows, open_model, writes_beside},
     print, print_json,
     progress::Bars,
     slicing::{SlicingArgs, demanded},
@@ -57,9 +57,8 @@ pub struct Args {
     /// Say what would be done, what it would take and how long, and do nothing
     #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
-    /// Replace the output directory if it exists, and an unfinished run to it
-    #[arg(long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub force: ForceArgs,
     /// Go on with an unfinished run to the same output
     #[arg(long)]
     pub resume: bool,
@@ -95,7 +94,7 @@ impl Args {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
         let options = self.options(&model);
-        let output = self.output_path(&model)?;
+        let output = self.output_path(&model, &progress)?;
         let plan = Plan::new(model.config(), &options, "")?;
         let tokenizers = Tokenizers::new(model.directory());
         // Before the work, which a mistyped name should not cost.
@@ -188,33 +187,15 @@ impl Args {
     }
 
     /// Where to write; never onto anything that is read.
-    fn output_path(&self, model: &Model) -> Result<PathBuf> {
-        let input = fs::canonicalize(&self.model).map_err(Error::read(&self.model))?;
-        let output = match &self.output {
-            Some(output) => output.clone(),
-            None => {
-                // By the name as it was given: a file of a model may be a link to one with a meaningless name.
-                let (named, directory) = (named(&self.model), self.model.is_dir());
-                let stem = if directory { named.file_name() } else { named.file_stem() };
-                let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
-                named.with_file_name(format!("{stem}-{}", self.slicing.suffix()))
-            }
-        };
-        if let Ok(existing) = fs::canonicalize(&output) {
-            // The files of a model may be links to somewhere else.
-            let texts = [Some(&self.calibration.calibration), self.eval.as_ref()].into_iter().flatten().map(PathBuf::as_path);
-            let mut inputs = [input.as_path()].into_iter().chain(model.store.checkpoint.files()).chain(texts);
-            if let Some(lost) = inputs.find(|path| fs::canonicalize(path).is_ok_and(|path| path.starts_with(&existing))) {
-                return Err(Error::Usage(format!(
-                    "--output {} holds the input {}, which would be overwritten; give another directory",
-                    output.display(),
-                    lost.display()
-                )));
-            }
+    fn output_path(&self, model: &Model, progress: &Bars) -> Result<PathBuf> {
+        let output = self.output.clone().unwrap_or_else(|| beside(&self.model, &format!("-{}", self.slicing.suffix())));
+        let mut writes = writes_beside(model, self.force.force);
+        if !self.calibration.samples_itself() {
+            writes.reads(&self.calibration.calibration);
         }
-        if output.exists() && !self.force {
-            return Err(Error::OutputExists { path: output });
-        }
+        self.eval.iter().for_each(|path| writes.reads(path));
+        writes.directory("--output", &output)?;
+        self.device.plan_trace(&mut writes, progress)?;
         Ok(output)
     }
 

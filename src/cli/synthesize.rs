@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{progress::Bars, run::DtypeArg};
+use super::{ForceArgs, progress::Bars, run::DtypeArg};
 use crate::{
-    checkpoint::OutputDirectory,
+    checkpoint::{OutputDirectory, Writes},
     error::{Error, Result},
     model::{SHAPES, Shape},
     report::grouped,
@@ -34,9 +34,8 @@ pub struct Args {
     /// Seed of everything drawn at random
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
-    /// Replace the directory if it exists
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    force: ForceArgs,
 }
 
 impl Args {
@@ -47,7 +46,9 @@ impl Args {
         if self.cal_max_seqlen as usize > longest {
             return Err(Error::Usage(format!("--cal-max-seqlen {}: {} has only {longest} positions", self.cal_max_seqlen, self.shape)));
         }
-        let directory = OutputDirectory::create(&self.output, self.force)?;
+        let mut writes = Writes::new(self.force.force);
+        writes.directory("--output", &self.output)?;
+        let directory = OutputDirectory::create(&self.output, writes.force())?;
         let tokens = TokenRows { rows: self.cal_nsamples as usize, len: self.cal_max_seqlen as usize };
         synthetic::write(&directory, &config, self.dtype.into(), tokens, self.seed, &progress)?;
         progress.end();

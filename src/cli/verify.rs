@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{
-    DeviceArgs,
-    input::{Tokenizers, open_model},
+    DeviceArgs, ForceArgs,
+    input::{Tokenizers, open_model, writes_beside},
     print, print_json,
     progress::Bars,
 };
@@ -25,6 +25,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    force: ForceArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -33,6 +35,7 @@ impl Args {
         let progress = Bars::new();
         // Config, names, shapes and widths.
         let model = open_model(&self.model, &progress)?;
+        self.device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
         let (config, tensors) = (model.config(), model.config().tensors().len());
         let record = RunRecord::load(model.directory(), config)?;
         if record.is_none() && config.slicing.is_some() {
@@ -50,12 +53,12 @@ impl Args {
         if model.directory().join("tokenizer.json").exists() {
             Tokenizers::new(model.directory()).get()?;
         }
-        let mut compared = None;
+        let (mut compared, mut traced) = (None, Ok(()));
         if let Some(record) = &record {
             let gpu = self.device.open(&progress)?;
             let agreement = record.record.compare(&gpu, &model, &progress)?;
             progress.end();
-            self.device.close(&gpu, &progress)?;
+            traced = self.device.close(&gpu, &progress);
             if !agreement.holds() {
                 return Err(Error::bad_file(
                     model.directory(),
@@ -69,7 +72,7 @@ impl Args {
         }
         let widths: Vec<_> = (0..config.layers.len()).map(|layer| config.widths(layer)).collect();
         if self.json {
-            return print_json(&json!({
+            let shown = print_json(&json!({
                 "schema_version": SCHEMA_VERSION,
                 "model": self.model.display().to_string(),
                 "model_type": config.raw.get("model_type"),
@@ -83,14 +86,16 @@ impl Args {
                 "warnings": progress.warnings(),
                 "seconds": progress.seconds(),
             }));
+            return shown.and(traced);
         }
         let whole = format!("{}: {tensors} tensors of {} finite parameters", self.model.display(), grouped(config.parameters()));
-        print(&match compared {
+        let shown = print(&match compared {
             Some((agreement, adapter)) => format!(
                 "{whole}; {} logits as the run noted them, to {:.1e} of the largest (allowed {:.1e}) on {}\n",
                 agreement.logits, agreement.largest_difference, agreement.tolerance, adapter.name
             ),
             None => format!("{whole}; there is no {FILE} beside it to compare logits with\n"),
-        })
+        });
+        shown.and(traced)
     }
 }

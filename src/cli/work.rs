@@ -47,12 +47,12 @@ impl Work<'_> {
         let plan = if self.args.resume { None } else { Some(self.fit(&gpu, None, false)?) };
         let mut opened = Some((gpu, plan));
         let (directory, mut state) = if self.args.resume {
-            let (directory, bytes) = OutputDirectory::resume(output, self.args.force)?;
+            let (directory, bytes) = OutputDirectory::resume(output, self.args.force.force)?;
             let state = State::parse(&bytes, &directory.beside("state"), &identity)?;
             self.progress.restore(&state.seconds, &state.warnings);
             (directory, state)
         } else {
-            (OutputDirectory::create(output, self.args.force)?, State::new(identity))
+            (OutputDirectory::create(output, self.args.force.force)?, State::new(identity))
         };
         let mut attempt = Attempt::default();
         let result = loop {
@@ -68,11 +68,12 @@ impl Work<'_> {
                 None => break result,
             }
         };
-        if result.is_err() {
-            self.args.device.trace_what_failed(self.progress);
-        }
-        match result {
-            Ok(true) => directory.finish(),
+        let result = match result {
+            Ok(true) => {
+                let kept = directory.beside("");
+                // Whatever has come in the way of the output, its work is done and stays.
+                directory.finish().map_err(|source| Error::Kept { path: kept, source: Box::new(source) })
+            }
             Ok(false) => {
                 self.progress.say(&format!(
                     "stopped as asked; what is done is kept in {}, and the same command with --resume goes on",
@@ -87,6 +88,14 @@ impl Work<'_> {
                 }
                 Err(error)
             }
+        };
+        // Of work that failed, too; after the output, which it must not cost.
+        match (result, self.progress.write_trace()) {
+            (Err(error), Err(untraced)) => {
+                self.progress.warn(&untraced.to_string());
+                Err(error)
+            }
+            (result, traced) => result.and(traced),
         }
     }
 
@@ -141,7 +150,7 @@ impl Work<'_> {
         (report.plan, report.memory) = (Some(memory.clone()), memory.peaks.clone());
         let result = self.stages_on(&gpu, &memory, directory, state, report);
         // What a lost device recorded is lost.
-        if self.args.device.trace.is_some() && result.as_ref().is_err_and(|error| !matches!(error, Error::DeviceLost(_))) {
+        if !matches!(result, Err(Error::DeviceLost(_))) {
             self.progress.take_trace(&gpu).unwrap_or_else(|error| self.progress.warn(&error.to_string()));
         }
         report.peak_gpu_bytes = report.peak_gpu_bytes.max(Some(gpu.memory().peak));
@@ -187,6 +196,7 @@ impl Work<'_> {
             Some(CalibrationReport { source: self.args.calibration.source(), sequences: calibration.len(), tokens, sha256: sha256.clone() });
         add_sites(report, &plan, &snapshot.sites);
         let whole = last == all;
+        let mut record = None;
         (report.finished, report.layers_done) = (whole, snapshot.passed(layers));
         if whole {
             let config = serde_json::to_string_pretty(&plan.config.raw).map_err(|error| Error::Usage(error.to_string()))?;
@@ -200,17 +210,18 @@ impl Work<'_> {
             }
             let sliced = Model::open(directory.path())?;
             let noted = calibration.first().map_or(&[][..], Vec::as_slice);
-            RunRecord::of(gpu, &sliced, noted, &memory.eval, method(report), &sha256)?.write(directory)?;
+            record = Some(RunRecord::of(gpu, &sliced, noted, &memory.eval, method(report), &sha256)?);
             if let Some(before) = state.before.clone() {
                 let after = perplexity_within(gpu, &sliced, rows, &memory.eval, "perplexity after", progress)?;
                 report.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
             }
         }
-        self.args.device.close(gpu, progress)?;
         report.seconds = progress.seconds();
         report.warnings = progress.warnings();
-        if whole {
+        if let Some(record) = record {
             directory.write("README.md", report.model_card(&name_of(&self.args.model)).as_bytes())?;
+            // The last of all, as it lists the others.
+            record.write(directory)?;
         }
         Ok(whole)
     }

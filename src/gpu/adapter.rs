@@ -5,7 +5,7 @@ use wgpu::{Backends, DeviceType};
 use crate::error::{Error, Result};
 
 /// What to do where there is no adapter.
-pub const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install \
+const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install \
     mesa-vulkan-drivers libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast vulkan-icd-loader)";
 
 /// What `devices` prints of an adapter.
@@ -46,14 +46,42 @@ pub fn adapters() -> Vec<AdapterDescription> {
     enumerate().iter().enumerate().map(|(index, adapter)| describe(adapter, adapter.limits(), index)).collect()
 }
 
+/// Why [`adapters`] finds none: there is none, or what the environment asks for matches none of those that there are.
+pub fn no_adapter() -> Error {
+    let asked: Vec<String> = [BACKEND, NAME]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok().filter(|value| !value.is_empty())?)))
+        .collect();
+    let there = on(Backends::PRIMARY);
+    if asked.is_empty() || there.is_empty() {
+        return Error::NoAdapter(NO_ADAPTER.into());
+    }
+    let there: Vec<String> = there.iter().map(|adapter| adapter.get_info()).map(|info| format!("{} ({})", info.name, info.backend)).collect();
+    Error::NoAdapter(format!(
+        "no adapter matches {}; without that there are: {}. {BACKEND} takes vulkan, metal or dx12, {NAME} a part of a name",
+        asked.join(" and "),
+        there.join(", ")
+    ))
+}
+
+const BACKEND: &str = "WGPU_BACKEND";
+const NAME: &str = "WGPU_ADAPTER_NAME";
+
 pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
-    let backends = Backends::from_env().unwrap_or(Backends::PRIMARY);
+    // An empty variable asks for nothing.
+    let backends = std::env::var(BACKEND).ok().filter(|value| !value.is_empty()).and_then(|_| Backends::from_env());
+    let mut adapters = on(backends.unwrap_or(Backends::PRIMARY));
+    if let Ok(wanted) = std::env::var(NAME) {
+        adapters.retain(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase()));
+    }
+    adapters
+}
+
+/// The adapters on some backends, best first.
+fn on(backends: Backends) -> Vec<wgpu::Adapter> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
-    if let Ok(wanted) = std::env::var("WGPU_ADAPTER_NAME") {
-        adapters.retain(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase()));
-    }
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         DeviceType::DiscreteGpu => 0,
         DeviceType::IntegratedGpu => 1,
@@ -118,7 +146,7 @@ fn vendor(number: u32) -> String {
 pub(super) fn choose(adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
     let names: Vec<String> = adapters.iter().enumerate().map(|(index, adapter)| format!("{index} ({})", adapter.get_info().name)).collect();
     if names.is_empty() {
-        return Err(Error::NoAdapter(NO_ADAPTER.into()));
+        return Err(no_adapter());
     }
     let index = match wanted {
         None => Some(0),

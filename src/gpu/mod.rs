@@ -10,7 +10,7 @@ mod precision;
 mod queue;
 mod trace;
 
-pub use adapter::{AdapterDescription, NO_ADAPTER, adapters};
+pub use adapter::{AdapterDescription, adapters, no_adapter};
 pub use device::{Gpu, GpuOptions};
 pub use kernel::{Binding, Kernel, Need};
 pub use matrix::{ElementType, Matrix, Readback};

@@ -72,9 +72,10 @@ impl Eigen {
         )))
     }
 
-    /// The share of the trace that the first `width` eigenvalues hold; 1 for a zero matrix.
+    /// The share of the trace that the first `width` eigenvalues hold; 1 for a zero matrix, and at most 1, though rounding leaves eigenvalues of
+    /// zero a little below it.
     pub fn kept_energy(&self, width: usize) -> f64 {
         let total: f64 = self.values.iter().sum();
-        if total > 0.0 { self.values[..width].iter().sum::<f64>() / total } else { 1.0 }
+        if total > 0.0 { (self.values[..width].iter().sum::<f64>() / total).min(1.0) } else { 1.0 }
     }
 }

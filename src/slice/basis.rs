@@ -235,7 +235,8 @@ fn finish_segment(pass: &mut Pass, bases: &mut Bases, sums: &mut Sums) -> Result
     let layers = pass.config.layers.len();
     let layer = (0..layers).find(|&layer| pass.job.options.basis.segment(layer, layers) == Some(bases.values.len()));
     let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
-    let energy = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
+    // At most 1, though the trace and the eigenvalues are rounded apart.
+    let energy = if trace > 0.0 { (eigen.values.iter().sum::<f64>() / trace).min(1.0) } else { 1.0 };
     pass.sites.push(Site { layer, kept_energy: energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
     let rotation = pass.rotation(axes.as_ref(), kept, bases.values.len())?;
     bases.add(pass, &rotation)

@@ -9,6 +9,7 @@ mod runs;
 mod support;
 mod texts;
 mod verify;
+mod writes;
 
 use std::{
     ffi::OsStr,
@@ -18,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(unix)]
+use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::checkpoint::{Checkpoint, Dtype};
 use support::fixture;
@@ -86,7 +89,8 @@ impl Scene {
         let mut fields = read_json(&model.join("config.json"));
         fields["vocab_size"] = json!(size);
         let config = Config::from_fields(fields.as_object().expect("fields").clone(), &model).expect("a config");
-        let directory = OutputDirectory::create(&model, true).expect("a directory");
+        fs::remove_dir_all(&model).expect("another model");
+        let directory = OutputDirectory::create(&model, false).expect("a directory");
         write(&directory, &config, Dtype::F32, TokenRows { rows: 1, len: 1 }, 0, &Silent).expect("a model");
         directory.finish().expect("a model");
         scene
@@ -206,5 +210,11 @@ macro_rules! args {
     ($($argument:expr),* $(,)?) => { &[$(AsRef::<OsStr>::as_ref(&$argument)),*] };
 }
 pub(crate) use args;
+
+/// Sends a signal, without a program to do so.
+#[cfg(unix)]
+fn signal(child: &std::process::Child, signal: Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("a process");
+}
 
 const LLAMA: &str = "llama_gqa_tied";

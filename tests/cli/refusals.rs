@@ -138,6 +138,33 @@ fn an_unknown_device_is_refused_with_the_known_ones() {
 }
 
 #[test]
+fn variables_that_match_no_adapter_are_named_with_the_adapters_there_are() {
+    let scene = Scene::new(LLAMA);
+    let tokens = scene.tokens("tokens.json", 2, 8);
+    let devices = program(&["devices", "--json"]).json();
+    let there = format!("{} ({})", devices[0]["name"].as_str().expect("a name"), devices[0]["backend"].as_str().expect("a backend"));
+    let model = scene.path("model");
+    let commands: [&[&OsStr]; 3] = [args!["devices"], args!["eval", model, "--tokens", tokens], args!["bench", "--adapter", "all"]];
+    for arguments in commands {
+        for variables in [
+            &[("WGPU_ADAPTER_NAME", "no such card")][..],
+            &[("WGPU_BACKEND", "vulcan")],
+            &[("WGPU_BACKEND", "noop,x")],
+            &[("WGPU_BACKEND", "vulkan"), ("WGPU_ADAPTER_NAME", "no such card")],
+        ] {
+            let mut command = Command::new(PROGRAM);
+            command.args(arguments).env_remove("WGPU_BACKEND").env_remove("WGPU_ADAPTER_NAME").envs(variables.iter().copied());
+            let asked: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let message = format!("no adapter matches {}; without that there are: ", asked.join(" and "));
+            scene.refused_with(&mut command, 4, &message);
+            scene.refused_with(&mut command, 4, &there);
+        }
+    }
+    let said = said(Command::new(PROGRAM).arg("devices").env("WGPU_BACKEND", "").env("WGPU_ADAPTER_NAME", ""));
+    assert_eq!(said.code, Some(0), "an empty variable asks for nothing: {said:?}");
+}
+
+#[test]
 fn devices_are_told_as_json() {
     let devices = program(&["devices", "--json"]).json();
     let devices = devices.as_array().expect("an array");
@@ -164,6 +191,8 @@ fn an_existing_output_is_refused_without_force() {
     let file = scene.put("file", "precious");
     scene.refused(args!["run", model, "-o", file, "--calibration", tokens], 2, "file already exists");
     scene.refused(args!["run", model, "-o", file, "--calibration", tokens, "--force"], 2, "file is not a directory, and will not be replaced");
+    let foreign = "out is neither empty nor an output of this program, and will not be replaced; give another --output";
+    scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--force"], 2, foreign);
     for (nameless, message) in [(".", "is not a name for an output directory"), ("..", "holds the input"), ("/", "holds the input")] {
         let mut command = Command::new(PROGRAM);
         command.current_dir(&out).args(args!["run", model, "-o", nameless, "--calibration", tokens, "--force"]);
@@ -199,7 +228,7 @@ fn inputs_are_never_overwritten() {
     for output in [file, model.join("config.json"), tokens.clone(), scene.path("texts/../model/model.safetensors")] {
         scene.refused(args!["logits", model, "--tokens", tokens, "-o", output], 2, "which would be overwritten");
     }
-    scene.refused(args!["logits", model, "--tokens", tokens, "-o", model], 2, "is a directory; give the name of a file");
+    scene.refused(args!["logits", model, "--tokens", tokens, "-o", model, "--force"], 2, "is a directory; give the name of a file");
 }
 
 #[test]
@@ -303,7 +332,7 @@ fn an_output_that_cannot_be_made_is_a_disk_error() {
 #[test]
 fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
     let scene = Scene::new(LLAMA);
-    for signal in ["-INT", "-TERM"] {
+    for sent in [Signal::INT, Signal::TERM] {
         let before = scene.contents();
         let mut child = Command::new(PROGRAM)
             .args(args!["run", scene.path("model"), "-o", scene.path("out"), "--cal-nsamples", "3000", "--cal-max-seqlen", "128"])
@@ -318,7 +347,7 @@ fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
             std::thread::sleep(Duration::from_millis(10));
         }
         std::thread::sleep(Duration::from_millis(300));
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill").success());
+        signal(&child, sent);
         let output = child.wait_with_output().expect("an end");
         let err = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{err}");

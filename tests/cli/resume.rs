@@ -168,7 +168,7 @@ fn interrupted_it_says_how_to_go_on_and_does() {
     let runs = Runs::new();
     let mut child = runs.command("out", &[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
     runs.wait(&mut child, "out", 4);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill").success());
+    signal(&child, Signal::INT);
     let output = child.wait_with_output().expect("an end");
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{err}");
@@ -249,6 +249,22 @@ fn an_unfinished_run_is_neither_lost_nor_taken_for_another() {
     runs.stopped("again");
     assert_eq!(runs.run("again", &["--force"]).code, Some(0));
     runs.check("again", "started over");
+}
+
+#[test]
+fn a_run_that_replaces_its_own_output_stops_where_something_foreign_lies_in_that() {
+    let runs = Runs::new();
+    assert_eq!(runs.run("out", &[]).code, Some(0));
+    assert_eq!(runs.run("out", &["--force", "--stop-after", "2"]).code, Some(0));
+    let notes = runs.scene.put("out/notes.txt", "mine");
+    runs.refused("out", &["--resume", "--force"], 2, "holds notes.txt");
+    assert_eq!(fs::read(&notes).expect("a file"), b"mine");
+    fs::remove_file(notes).expect("moved away");
+    runs.refused("out", &["--resume"], 2, "already exists");
+    let trace = runs.partial("out", "trace.json");
+    runs.refused("out", &["--resume", "--force", "--trace", trace.to_str().expect("a name")], 2, "or one lies in the other");
+    assert_eq!(runs.run("out", &["--resume", "--force"]).code, Some(0));
+    runs.check("out", "in the place of its own");
 }
 
 #[test]

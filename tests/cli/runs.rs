@@ -109,10 +109,12 @@ fn force_replaces_the_output_whole() {
     let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("tokens.json", 4, 12));
     fs::create_dir(&out).expect("a directory");
     scene.put("out/stale", "stale");
+    scene.put("out/slicegpt.json", r#"{"tool_version": "0.1.0", "output": ["slicegpt.json", "stale"]}"#);
     let said = program(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "3", "--force"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let code = ["configuration_sliced_phi.py", "model.safetensors", "modeling_sliced_common.py", "modeling_sliced_phi.py", "slicegpt.json"];
     assert_eq!(names(&out), [&["README.md", "config.json"][..], &code].concat());
+    assert_eq!(read_json(&out.join("slicegpt.json"))["output"], json!(names(&out)));
     assert_eq!(names(scene.directory.path()), ["model", "out", "tokens.json"]);
     for word in ["parameters", "perplexity", "kept energy", "largest eigen-residual", "written", "layer 0"] {
         assert!(said.out.contains(word), "{word}: {said:?}");
@@ -271,8 +273,8 @@ fn generation_at_temperature_zero_is_the_greedy_rollout() {
 fn a_trace_that_cannot_be_written_costs_no_work() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 4, 40);
-    for trace in [scene.path("nowhere/trace.json"), scene.path("model")] {
-        scene.refused(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--trace", trace], 7, "cannot write");
+    for (trace, code, message) in [(scene.path("nowhere/trace.json"), 7, "cannot write"), (scene.path("model"), 2, "is a directory")] {
+        scene.refused(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--trace", trace], code, message);
     }
 }
 

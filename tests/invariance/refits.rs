@@ -6,7 +6,7 @@ use nalgebra::DMatrix;
 use serde_json::{Value, json};
 use slicegpt_gpu::{
     Error,
-    checkpoint::{Dtype, OutputDirectory, TensorFile, TensorPlan},
+    checkpoint::{Dtype, FileTarget, OutputDirectory, TensorFile, TensorPlan},
     data::{Tokens, load_tokenizer},
     eval,
     model::{Config, Model, architecture::Role},
@@ -123,7 +123,7 @@ fn odd(model_type: &str, layers: usize, scale: impl Fn(&str) -> f32) -> (TempDir
     let directory = TempDir::new().expect("a temporary directory");
     let specs = config.tensors();
     let plans = specs.iter().map(|spec| TensorPlan { name: spec.name.clone(), shape: spec.shape.clone(), dtype: Dtype::F32 }).collect();
-    let mut file = TensorFile::create(directory.path().join("model.safetensors"), plans).expect("a file");
+    let mut file = TensorFile::create(FileTarget::new(&directory.path().join("model.safetensors"), false).expect("a name"), plans).expect("a file");
     let mut random = Random::new(77);
     for spec in &specs {
         let norm = spec.shape.len() == 1 && spec.name.ends_with("weight");

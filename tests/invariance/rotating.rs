@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    checkpoint::{Dtype, TensorFile, TensorPlan},
+    checkpoint::{Dtype, FileTarget, TensorFile, TensorPlan},
     model::{Model, architecture::Space},
     slice::Orientation,
 };
@@ -79,7 +79,7 @@ fn confined(name: &str, width: usize) -> (TempDir, Model) {
     }
     let directory = TempDir::new().expect("a temporary directory");
     let plans = tensors.iter().map(|(name, (shape, _))| TensorPlan { name: name.clone(), shape: shape.clone(), dtype: Dtype::F32 }).collect();
-    let mut file = TensorFile::create(directory.path().join("model.safetensors"), plans).expect("a file");
+    let mut file = TensorFile::create(FileTarget::new(&directory.path().join("model.safetensors"), false).expect("a name"), plans).expect("a file");
     for (name, (_, values)) in &tensors {
         file.write(name, bytemuck::cast_slice(values)).expect("a tensor");
     }

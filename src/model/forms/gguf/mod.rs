@@ -5,13 +5,11 @@ mod pieces;
 mod tensors;
 mod vocabulary;
 
-use std::path::PathBuf;
-
 use tensors::Entry;
 
 use super::Gguf;
 use crate::{
-    checkpoint::{GgufFile, GgufTensor, GgufType, GgufValue},
+    checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
     error::{Error, Result},
     model::Model,
     progress::Progress,
@@ -68,14 +66,14 @@ impl<'a> GgufExport<'a> {
         self.entries.iter().map(|entry| &entry.tensor)
     }
 
-    /// Writes the file, a few rows at a time.
+    /// Writes the file, a few rows at a time; returns how many bytes it has.
     ///
     /// # Errors
     /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Usage`] if one is too large for the type; [`Error::Read`], [`Error::Write`];
     /// whatever `progress` returns.
-    pub fn write(&self, path: PathBuf, progress: &dyn Progress) -> Result<()> {
+    pub fn write(&self, target: FileTarget, progress: &dyn Progress) -> Result<u64> {
         progress.begin("writing tensors", self.entries.len() as u64);
-        let mut file = GgufFile::create(path, &self.metadata, self.tensors().cloned().collect())?;
+        let mut file = GgufFile::create(target, &self.metadata, self.tensors().cloned().collect())?;
         let ends = self.model.store.ends()?;
         let mut layer = None;
         for entry in &self.entries {

@@ -1,0 +1,235 @@
+//! The rule for everything that is written, whichever option names it: what one invocation reads is never written, nor anything twice; a file that
+//! is there is replaced by `--force` alone, a directory only if it is empty or an output of this program.
+//!
+//! Files are the same if they are one file on the disk, through whatever links, hard links or spellings they are named.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    made::is_output_file,
+    output::{check_target, partial, resolved},
+    target::Place,
+};
+use crate::error::{Error, Result};
+
+/// What one invocation reads and writes.
+#[derive(Debug, Default)]
+pub struct Writes {
+    force: bool,
+    inputs: Arc<Inputs>,
+    /// The options and the places of what is written, but for pipes and devices, which may be named twice.
+    outputs: Vec<(&'static str, PathBuf)>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Inputs {
+    files: Vec<Known>,
+    /// Directories of models, and the files in them.
+    models: Vec<(Known, Vec<Known>)>,
+}
+
+/// Something on the disk.
+#[derive(Debug, Clone)]
+struct Known {
+    /// As it was named.
+    path: PathBuf,
+    canonical: Option<PathBuf>,
+    identity: Option<(u64, u64)>,
+}
+
+impl Known {
+    fn at(path: &Path) -> Self {
+        Self { path: path.into(), canonical: fs::canonicalize(path).ok(), identity: identity(path) }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        (self.canonical.is_some() && self.canonical == other.canonical) || (self.identity.is_some() && self.identity == other.identity)
+    }
+
+    /// Whether `other` is this directory or lies in it.
+    fn holds(&self, other: &Self) -> bool {
+        self.is(other) || other.canonical.iter().flat_map(|path| path.ancestors()).any(|above| self.is(&Self::at(above)))
+    }
+}
+
+/// What makes a file itself, by whatever name: device and number.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Path) -> Option<(u64, u64)> {
+    None
+}
+
+impl Writes {
+    /// Nothing is read or written yet; `force` allows files and outputs of this program to be replaced.
+    pub fn new(force: bool) -> Self {
+        Self { force, ..Self::default() }
+    }
+
+    /// Whether what is there may be replaced.
+    pub fn force(&self) -> bool {
+        self.force
+    }
+
+    /// Protects a file that is read.
+    pub fn reads(&mut self, path: &Path) {
+        Arc::make_mut(&mut self.inputs).files.push(Known::at(path));
+    }
+
+    /// Protects a model: its files, and all that is in its directory.
+    pub fn reads_model<'a>(&mut self, directory: &Path, files: impl Iterator<Item = &'a Path>) {
+        let list = |directory: &Path| {
+            let entries = fs::read_dir(directory).into_iter().flatten().filter_map(|entry| entry.ok());
+            entries.map(|entry| Known::at(&entry.path())).collect::<Vec<_>>()
+        };
+        let mut inside = list(directory);
+        // Of what lies deeper only links could be missed: everything below is told by its path.
+        let deeper: Vec<Known> = inside.iter().filter(|known| known.path.is_dir()).flat_map(|known| list(&known.path)).collect();
+        inside.extend(deeper);
+        inside.retain(|known| known.path.is_file());
+        let inputs = Arc::make_mut(&mut self.inputs);
+        inputs.files.extend(files.map(Known::at));
+        inputs.models.push((Known::at(directory), inside));
+    }
+
+    /// The file that `option` names.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it is read, is written already or can be no file; [`Error::OutputExists`]; [`Error::Write`] if it cannot be written.
+    pub fn file(&mut self, option: &'static str, path: &Path) -> Result<FileTarget> {
+        let target = FileTarget { option, path: path.into(), place: Place::find(option, path)?, force: self.force, inputs: self.inputs.clone() };
+        target.check()?;
+        target.place.try_writing().map_err(Error::write(path))?;
+        if !matches!(target.place, Place::Stream(_)) {
+            self.claim(option, place(path), overlap)?;
+        }
+        Ok(target)
+    }
+
+    /// Checks the directory that `option` names.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if something in it is read or is written already, or it may not be replaced; [`Error::OutputExists`].
+    pub fn directory(&mut self, option: &'static str, path: &Path) -> Result<()> {
+        let this = Known::at(path);
+        // What a model's directory has in an earlier output is that output's; a link to a file in one is the model's.
+        let own = |file: &&Known| !file.path.parent().is_some_and(|parent| this.holds(&Known::at(parent)));
+        let models = self.inputs.models.iter().flat_map(|(directory, files)| files.iter().filter(own).chain([directory]));
+        if let Some(lost) = self.inputs.files.iter().chain(models).find(|input| this.holds(input)) {
+            return Err(Error::Usage(format!(
+                "{option} {} holds the input {}, which would be overwritten; give another directory",
+                path.display(),
+                lost.path.display()
+            )));
+        }
+        let kept = place(&partial(&resolved(path)?)?);
+        check_target(path, self.force)?;
+        self.claim(option, place(path), |other, this| overlap(other, this) || overlap(other, &kept))
+    }
+
+    /// Keeps a place for one option.
+    fn claim(&mut self, option: &'static str, place: PathBuf, overlap: impl Fn(&Path, &Path) -> bool) -> Result<()> {
+        if let Some((other, taken)) = self.outputs.iter().find(|(_, taken)| overlap(taken, &place)) {
+            return Err(Error::Usage(format!(
+                "{option} {} and {other} {} cannot both be written: they are the same, or one lies in the other",
+                place.display(),
+                taken.display()
+            )));
+        }
+        self.outputs.push((option, place));
+        Ok(())
+    }
+}
+
+/// Where something is or will be: links are resolved as far as there is anything.
+fn place(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let found = path.ancestors().find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
+    match found.and_then(|(above, canonical)| Some((canonical, path.strip_prefix(above).ok()?))) {
+        Some((canonical, rest)) if rest.as_os_str().is_empty() => canonical,
+        Some((canonical, rest)) => canonical.join(rest),
+        None => path,
+    }
+}
+
+/// Whether two places are the same or one is in the other; without case, as some file systems see it.
+fn overlap(a: &Path, b: &Path) -> bool {
+    let lower = |path: &Path| PathBuf::from(path.to_string_lossy().to_lowercase());
+    let (a, b) = (lower(a), lower(b));
+    a.starts_with(&b) || b.starts_with(&a)
+}
+
+/// A file that may be written.
+pub struct FileTarget {
+    option: &'static str,
+    /// As it was named.
+    path: PathBuf,
+    place: Place,
+    force: bool,
+    inputs: Arc<Inputs>,
+}
+
+impl FileTarget {
+    /// A file of this name; `force` allows one that is there to be replaced.
+    ///
+    /// # Errors
+    /// As [`Writes::file`].
+    pub fn new(path: &Path, force: bool) -> Result<Self> {
+        Writes::new(force).file("--output", path)
+    }
+
+    /// Its name as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Looks again whether it may be written: at the end of the work, other things may stand there.
+    ///
+    /// # Errors
+    /// As [`Writes::file`].
+    pub(super) fn check_again(&self) -> Result<Place> {
+        let now = Self { place: Place::find(self.option, &self.path)?, path: self.path.clone(), inputs: self.inputs.clone(), ..*self };
+        now.check()?;
+        Ok(now.place)
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Place::New(_) = self.place {
+            return Ok(());
+        }
+        let this = Known::at(&self.path);
+        let shown = || format!("{} {}", self.option, self.path.display());
+        // Devices are no files, and may be read and written at once.
+        if this.path.is_file() {
+            if let Some(lost) = self.inputs.files.iter().find(|input| input.is(&this)) {
+                return Err(Error::Usage(format!("{} is the input {}, which would be overwritten", shown(), lost.path.display())));
+            }
+            let model = self.inputs.models.iter().find(|(directory, files)| directory.holds(&this) || files.iter().any(|file| file.is(&this)));
+            if let Some((directory, _)) = model
+                && !is_output_file(&self.path)
+            {
+                return Err(Error::Usage(format!(
+                    "{} is a file of the model in {}, which would be overwritten; give another name",
+                    shown(),
+                    directory.path.display()
+                )));
+            }
+        }
+        match self.place {
+            Place::Replaced(_) if !self.force => Err(Error::OutputExists { option: self.option, path: self.path.clone() }),
+            _ => Ok(()),
+        }
+    }
+}

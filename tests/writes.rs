@@ -1,0 +1,98 @@
+//! Does the rule for what is written hold from the check up to the end?
+
+use std::{fs, path::Path};
+
+use slicegpt_gpu::{
+    Error,
+    checkpoint::{AtomicFile, FileTarget, Writes},
+};
+
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Writes to a target while `meanwhile` happens.
+fn write(target: FileTarget, meanwhile: impl FnOnce()) -> slicegpt_gpu::Result<u64> {
+    let mut file = AtomicFile::create(target)?;
+    file.append(b"new")?;
+    meanwhile();
+    file.finish()
+}
+
+/// What was kept of a file that could not be given its name.
+fn kept(result: slicegpt_gpu::Result<u64>, reason: &str) -> Vec<u8> {
+    match result {
+        Err(Error::Displaced { kept, source }) => {
+            assert!(source.to_string().contains(reason), "{source}");
+            let bytes = fs::read(&kept).expect("what was written");
+            fs::remove_file(kept).expect("a file");
+            bytes
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_comes_while_another_is_written_is_not_replaced_and_the_other_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("file");
+    let target = FileTarget::new(&path, false).expect("a name");
+    assert_eq!(entries(directory.path()), Vec::<String>::new(), "looking leaves nothing");
+    let result = write(target, || fs::write(&path, "somebody else's").expect("a file"));
+    assert!(result.as_ref().is_err_and(|error| error.exit_code() == 2), "{result:?}");
+    assert_eq!(kept(result, "already exists"), b"new");
+    assert_eq!(fs::read(&path).expect("a file"), b"somebody else's");
+    assert_eq!(entries(directory.path()), ["file"]);
+    assert_eq!(write(FileTarget::new(&path, true).expect("a name"), || ()).expect("a file"), 3);
+    assert_eq!(fs::read(&path).expect("a file"), b"new");
+    // What is gone meanwhile is simply written.
+    write(FileTarget::new(&path, true).expect("a name"), || fs::remove_file(&path).expect("gone")).expect("a file");
+    assert_eq!(entries(directory.path()), ["file"]);
+    drop(AtomicFile::create(FileTarget::new(&path, true).expect("a name")).expect("a file"));
+    assert_eq!(entries(directory.path()), ["file"], "dropped: nothing is left");
+}
+
+#[test]
+fn a_directory_in_the_place_of_the_file_is_refused_at_the_end_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("file");
+    let target = FileTarget::new(&path, true).expect("a name");
+    assert_eq!(kept(write(target, || fs::create_dir(&path).expect("a directory")), "is a directory"), b"new");
+    assert!(path.is_dir());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_input_that_comes_into_the_place_of_the_output_is_not_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (input, path) = (directory.path().join("input"), directory.path().join("file"));
+    fs::write(&input, "input").expect("a file");
+    fs::write(&path, "old").expect("a file");
+    let mut writes = Writes::new(true);
+    writes.reads(&input);
+    let target = writes.file("--output", &path).expect("a name");
+    let result = write(target, || {
+        fs::remove_file(&path).expect("gone");
+        std::os::unix::fs::symlink(&input, &path).expect("a link");
+    });
+    assert_eq!(kept(result, "is the input"), b"new");
+    assert_eq!(fs::read(&input).expect("the input"), b"input");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_replaced_file_keeps_its_permissions_and_a_new_one_has_the_usual_ones() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, usual) = (directory.path().join("file"), directory.path().join("usual"));
+    fs::write(&usual, "").expect("a file");
+    let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+    write(FileTarget::new(&path, false).expect("a name"), || ()).expect("a file");
+    assert_eq!(mode(&path), mode(&usual));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("permissions");
+    write(FileTarget::new(&path, true).expect("a name"), || ()).expect("a file");
+    assert_eq!(mode(&path), 0o640);
+}
