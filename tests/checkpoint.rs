@@ -120,7 +120,19 @@ fn an_index_cannot_name_files_outside_of_its_directory() {
     fs::create_dir_all(inner.join("a")).expect("directories");
     put(&inner.join("a"), "b.safetensors", one("a"));
     put(&inner, "x.safetensors", one("a"));
-    for name in ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "./x.safetensors", "..", ".", "", "a\\b.safetensors", "..\\x.safetensors"] {
+    for name in [
+        "../x.safetensors",
+        "/etc/passwd",
+        "a/../x.safetensors",
+        "a//b.safetensors",
+        "a/./b.safetensors",
+        "./x.safetensors",
+        "..",
+        ".",
+        "",
+        "a\\b.safetensors",
+        "..\\x.safetensors",
+    ] {
         put(&inner, "model.safetensors.index.json", json!({ "weight_map": { "a": name } }).to_string());
         let message = refusal(&inner);
         assert!(message.contains("is not a plain file name") && message.contains("index.json"), "{name}: {message}");
@@ -147,9 +159,6 @@ fn broken_indices_are_refused() {
     put(directory.path(), "here.safetensors", one("a"));
     let message = refusal(directory.path());
     assert!(message.contains("cannot read") && message.contains("missing.safetensors"), "{message}");
-    put(directory.path(), "missing.safetensors", one("a"));
-    let message = refusal(directory.path());
-    assert!(message.contains("missing.safetensors: tensor a is also in another file"), "{message}");
     put(directory.path(), "missing.safetensors", one("b"));
     let checkpoint = Checkpoint::open(directory.path()).expect("two shards");
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b"]);

@@ -27,7 +27,7 @@ pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
 
 /// Checks that a model can take these tokens; `source` is for messages.
 pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()> {
-    data::check(rows, model.config().vocab_size, model.config().learned_positions(), source)
+    data::check(rows, model.config().vocab_size, model.config().position_limit(), source)
 }
 
 /// The tokenizer of a model, read when it is first needed.

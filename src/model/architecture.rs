@@ -3,6 +3,7 @@
 //! A row says, for each weight, which space it reads and which it writes. That alone tells how to fuse, rotate and slice it:
 //! what reads the residual stream gets W·Q, what writes it gets Qᵀ·W, everything else stays. There is no `if model_type ==` anywhere.
 
+use super::defaults::{self, Defaults};
 use crate::ops::{Norm, Pairing};
 
 /// A space that signals live in.
@@ -128,15 +129,17 @@ pub struct Fields {
     pub num_hidden_layers: &'static str,
     pub num_attention_heads: &'static str,
     pub num_key_value_heads: Option<&'static str>,
-    /// Where the config does not give it; num_attention_heads if `None`.
+    /// Where the config does not mention it; num_attention_heads if `None`, and where it is null.
     pub default_key_value_heads: Option<usize>,
     pub intermediate_size: &'static str,
-    /// intermediate_size / hidden_size where the config does not give it; it must if `None`.
+    /// intermediate_size / hidden_size where the config does not give it; the default of the class if `None`.
     pub intermediate_factor: Option<usize>,
     pub max_position_embeddings: &'static str,
     /// Name, and the value where the config does not give it.
     pub norm_eps: (Option<&'static str>, f64),
     pub activation: (&'static str, &'static str),
+    /// The base of rotary frequencies and the part of each head that turns, where they stand beside the section that is about them.
+    pub rotary: (&'static str, &'static str),
 }
 
 /// How llama.cpp takes models of a row.
@@ -157,12 +160,15 @@ pub struct Gguf {
 pub struct Architecture {
     pub model_type: &'static str,
     pub fields: Fields,
+    pub defaults: Defaults,
     pub norm: Norm,
     /// The config field that says whether norms have parameters; they do if `None`.
     pub norm_affine: Option<&'static str>,
     pub blocks: Blocks,
     pub gated: bool,
     pub position: Position,
+    /// The rotary scalings that transformers computes for it.
+    pub rope_types: &'static [&'static str],
     pub window: Window,
     /// The window where the config does not mention it; `null` means none.
     pub default_window: Option<usize>,
@@ -183,6 +189,8 @@ pub struct Architecture {
     pub mlp_norm: Option<&'static str>,
     pub final_norm: &'static str,
     pub head: &'static str,
+    /// Another name that the head may have.
+    pub head_alias: Option<&'static str>,
     pub head_bias: bool,
     pub layer: &'static [Weight],
     /// Fields that must have this value (as JSON), with the reason.
@@ -208,7 +216,10 @@ const FIELDS: Fields = Fields {
     max_position_embeddings: "max_position_embeddings",
     norm_eps: (Some("rms_norm_eps"), 1e-6),
     activation: ("hidden_act", "silu"),
+    rotary: ("rope_theta", "partial_rotary_factor"),
 };
+
+const ROPE_TYPES: &[&str] = &["default", "linear", "dynamic", "llama3", "yarn"];
 
 /// q, k, v, o, gate, up, down under the names that most models use, with the biases of each.
 const fn gated_layer(qkv: Bias, output: Bias, mlp: Bias) -> [Weight; 7] {
@@ -228,11 +239,13 @@ const LLAMA_LAYER: &[Weight] = &gated_layer(Field("attention_bias", false), Fiel
 const LLAMA: Architecture = Architecture {
     model_type: "llama",
     fields: FIELDS,
+    defaults: defaults::LLAMA,
     norm: Norm::Rms,
     norm_affine: None,
     blocks: Blocks::Sequential,
     gated: true,
     position: ROPE,
+    rope_types: ROPE_TYPES,
     window: Window::None,
     default_window: None,
     qk_norm: None,
@@ -247,6 +260,7 @@ const LLAMA: Architecture = Architecture {
     mlp_norm: Some("post_attention_layernorm"),
     final_norm: "norm",
     head: "lm_head",
+    head_alias: None,
     head_bias: false,
     layer: LLAMA_LAYER,
     required: &[],
@@ -255,6 +269,7 @@ const LLAMA: Architecture = Architecture {
 
 const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
+    defaults: defaults::MISTRAL,
     width_by_heads: false,
     fields: Fields { default_key_value_heads: Some(8), ..FIELDS },
     window: Window::All,
@@ -265,6 +280,7 @@ const MISTRAL: Architecture = Architecture {
 
 const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
+    defaults: defaults::QWEN,
     width_by_heads: false,
     fields: Fields { default_key_value_heads: Some(32), ..FIELDS },
     window: Window::Some,
@@ -276,6 +292,7 @@ const QWEN2: Architecture = Architecture {
 
 const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
+    defaults: defaults::QWEN,
     width_by_heads: false,
     fields: Fields { default_key_value_heads: Some(32), ..FIELDS },
     window: Window::Some,
@@ -289,8 +306,10 @@ const QWEN3: Architecture = Architecture {
 
 const PHI3: Architecture = Architecture {
     model_type: "phi3",
+    defaults: defaults::PHI3,
     width_by_heads: false,
     position: Position::Rope { pairing: Pairing::HalfSplit, partial: Some(1.0) },
+    rope_types: &["default"],
     fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..FIELDS },
     window: Window::All,
     layer: &[
@@ -305,6 +324,7 @@ const PHI3: Architecture = Architecture {
 
 const PHI: Architecture = Architecture {
     model_type: "phi",
+    defaults: defaults::PHI,
     width_by_heads: false,
     fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu_new"), ..FIELDS },
     norm: Norm::Layer,
@@ -331,6 +351,7 @@ const OPT_BIAS: Bias = Field("enable_bias", true);
 
 const OPT: Architecture = Architecture {
     model_type: "opt",
+    defaults: defaults::OPT,
     fields: Fields {
         num_key_value_heads: None,
         intermediate_size: "ffn_dim",
@@ -366,6 +387,7 @@ const OPT: Architecture = Architecture {
 
 const GPT2: Architecture = Architecture {
     model_type: "gpt2",
+    defaults: defaults::GPT2,
     fields: Fields {
         hidden_size: "n_embd",
         num_hidden_layers: "n_layer",
@@ -377,6 +399,7 @@ const GPT2: Architecture = Architecture {
         max_position_embeddings: "n_positions",
         norm_eps: (Some("layer_norm_epsilon"), 1e-5),
         activation: ("activation_function", "gelu_new"),
+        ..FIELDS
     },
     norm: Norm::Layer,
     gated: false,
@@ -402,7 +425,14 @@ const GPT2: Architecture = Architecture {
 
 const GPT_NEOX: Architecture = Architecture {
     model_type: "gpt_neox",
-    fields: Fields { num_key_value_heads: None, norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu"), ..FIELDS },
+    defaults: defaults::GPT_NEOX,
+    fields: Fields {
+        num_key_value_heads: None,
+        norm_eps: (Some("layer_norm_eps"), 1e-5),
+        activation: ("hidden_act", "gelu"),
+        rotary: ("rotary_emb_base", "rotary_pct"),
+        ..FIELDS
+    },
     norm: Norm::Layer,
     blocks: Blocks::Field("use_parallel_residual", true),
     gated: false,
@@ -412,6 +442,7 @@ const GPT_NEOX: Architecture = Architecture {
     embedding: "embed_in",
     final_norm: "final_layer_norm",
     head: "embed_out",
+    head_alias: Some("lm_head"),
     layer: &[
         Weight::linear("attention.query_key_value", QkvPerHead, Residual, Heads, Field("attention_bias", true)),
         Weight::linear("attention.dense", Output, Heads, Residual, Field("attention_bias", true)),
@@ -425,7 +456,8 @@ const GPT_NEOX: Architecture = Architecture {
 /// Every row.
 pub const ARCHITECTURES: &[Architecture] = &[LLAMA, MISTRAL, QWEN2, QWEN3, PHI, PHI3, OPT, GPT2, GPT_NEOX];
 
-/// Config fields that change the maths of some model in a way that no row handles: any other value than the neutral ones (as JSON) is refused.
+/// Config fields that change the maths of some model in a way that no row handles: any other value than one that switches them off (null, false,
+/// zero, nothing in it, no number) or the neutral ones (as JSON) is refused.
 pub const REFUSED: &[(&str, &[&str])] = &[
     ("attn_logit_softcapping", &[]),
     ("final_logit_softcapping", &[]),
@@ -434,17 +466,19 @@ pub const REFUSED: &[(&str, &[&str])] = &[
     ("residual_multiplier", &["1", "1.0"]),
     ("embedding_multiplier", &["1", "1.0"]),
     ("attention_multiplier", &[]),
-    ("scale_embedding", &["false"]),
+    ("scale_embedding", &[]),
     ("num_local_experts", &[]),
     ("num_experts", &[]),
     ("clip_qkv", &[]),
-    ("alibi", &["false"]),
+    ("alibi", &[]),
     ("no_rope_layers", &[]),
     ("attention_chunk_size", &[]),
     ("quantization_config", &[]),
-    ("is_encoder_decoder", &["false"]),
-    ("use_qk_norm", &["false"]),
-    ("parallel_attn", &["false"]),
+    ("is_encoder_decoder", &[]),
+    ("use_qk_norm", &[]),
+    ("parallel_attn", &[]),
     ("kv_lora_rank", &[]),
-    ("attention_sink", &["false"]),
+    ("attention_sink", &[]),
+    ("per_layer_config", &[]),
+    ("configuration_files", &[]),
 ];

@@ -3,7 +3,9 @@
 pub mod architecture;
 mod batch;
 mod config;
+mod defaults;
 mod ends;
+mod fields;
 mod gguf;
 mod host;
 mod layer;
@@ -30,7 +32,7 @@ pub use stock::without_mean;
 pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, adapter},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
 };
@@ -49,8 +51,18 @@ impl Model {
         if !path.exists() {
             return Err(Error::bad_file(path, "no such model"));
         }
-        let checkpoint = Checkpoint::open(path)?;
-        let config = Config::load(&checkpoint.directory().join("config.json"))?;
+        let named = fields::read(&path.join("config.json")).ok().and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
+        let checkpoint = Checkpoint::open_named(path, named.as_deref())?;
+        let directory = checkpoint.directory();
+        if directory.join("adapter_config.json").exists() {
+            return Err(Error::bad_file(directory, format!("beside the model, it has what transformers would add to it: {}", adapter(directory))));
+        }
+        let config = directory.join("config.json");
+        if !config.exists() {
+            let found = if directory.join("params.json").exists() { "; params.json is of another program's format" } else { "" };
+            return Err(Error::bad_file(&config, format!("missing: expected the config.json of the model beside its weights{found}")));
+        }
+        let config = Config::load(&config)?;
         Ok(Self { store: WeightStore::new(config, checkpoint)? })
     }
 
@@ -88,6 +100,11 @@ impl Model {
             return Ok(None);
         };
         let positions = positions.max(1);
+        if let Some(most) = self.config().position_limit().filter(|&most| positions > most) {
+            return Err(Error::BadTokens(format!(
+                "a sequence of {positions} tokens: dynamic rotary scaling beyond the {most} of max_position_embeddings is not implemented"
+            )));
+        }
         // Told before the host works out a table that no adapter could hold.
         let bytes = 8 * positions as u64 * rope.inverse_frequencies.len() as u64;
         if bytes > gpu.max_binding_size() {
