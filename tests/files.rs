@@ -222,23 +222,6 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
     }
 }
 
-/// A copy of a fixture, to be changed.
-fn copy(name: &str) -> TempDir {
-    let directory = temporary();
-    for entry in fs::read_dir(support::fixture("parity").join(name)).expect("a fixture") {
-        let from = entry.expect("an entry").path();
-        fs::copy(&from, directory.path().join(from.file_name().expect("a name"))).expect("a copy");
-    }
-    directory
-}
-
-fn set(directory: &Path, field: &str, value: serde_json::Value) {
-    let path = directory.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
-    config[field] = value;
-    fs::write(path, config.to_string()).expect("a file");
-}
-
 fn unloadable(directory: &Path) -> String {
     let error = Model::open(directory).err().unwrap_or_else(|| panic!("{} was opened", directory.display()));
     assert_eq!(error.exit_code(), 3, "{error}");
@@ -247,16 +230,16 @@ fn unloadable(directory: &Path) -> String {
 
 #[test]
 fn the_file_that_the_config_names_counts_and_stays_in_its_directory() {
-    let scene = copy("llama_gqa_tied");
+    let scene = support::copy_of("llama_gqa_tied");
     let whole = scene.path().join("model.safetensors");
     fs::create_dir(scene.path().join("weights")).expect("a directory");
     fs::rename(&whole, scene.path().join("weights/mine.safetensors")).expect("renamed");
     fs::write(&whole, "not this").expect("a file");
-    set(scene.path(), "transformers_weights", json!("weights/mine.safetensors"));
+    support::set_fields(scene.path(), &[("transformers_weights", json!("weights/mine.safetensors"))]);
     let model = Model::open(scene.path()).expect("the model that the config names");
     assert!(model.store.checkpoint.files().all(|file| file.ends_with("weights/mine.safetensors")));
     for name in ["../model.safetensors", "/etc/passwd", ""] {
-        set(scene.path(), "transformers_weights", json!(name));
+        support::set_fields(scene.path(), &[("transformers_weights", json!(name))]);
         let message = unloadable(scene.path());
         assert!(message.contains("transformers_weights: ") && message.contains("is not the name of a file in its directory"), "{message}");
     }
@@ -264,7 +247,7 @@ fn the_file_that_the_config_names_counts_and_stays_in_its_directory() {
 
 #[test]
 fn an_adapter_beside_a_model_and_a_model_without_config_are_refused() {
-    let scene = copy("llama_gqa_tied");
+    let scene = support::copy_of("llama_gqa_tied");
     fs::write(scene.path().join("adapter_config.json"), "{}").expect("a file");
     let message = unloadable(scene.path());
     assert!(message.contains("beside the model, it has what transformers would add to it: a LoRA adapter (adapter_config.json)"), "{message}");

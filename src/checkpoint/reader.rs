@@ -60,6 +60,28 @@ impl Tensor<'_> {
         self.read_range(0..self.byte_len)
     }
 
+    /// Whether this is the same place of the same file.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.file, other.file) && self.offset == other.offset && self.byte_len == other.byte_len
+    }
+
+    /// Whether another tensor is stored alike, to the last bit.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn equals(&self, other: &Self) -> Result<bool> {
+        if (self.dtype, self.shape, self.byte_len) != (other.dtype, other.shape, other.byte_len) {
+            return Ok(false);
+        }
+        for first in (0..self.byte_len).step_by(4 << 20) {
+            let range = first..self.byte_len.min(first + (4 << 20));
+            if self.read_range(range.clone())? != other.read_range(range)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Some of its bytes.
     ///
     /// # Errors
@@ -131,7 +153,7 @@ impl Checkpoint {
             if let Some(earlier) = self.tensors.insert(name.clone(), place)
                 && let Some(later) = self.tensor(&name)
                 && let Some(before) = self.tensor_at(&earlier)
-                && !same(&before, &later)?
+                && !before.equals(&later)?
             {
                 differing.push((name, self.files[earlier.file].0.clone(), self.files[number].0.clone()));
             }
@@ -184,20 +206,6 @@ impl Checkpoint {
         let (start, end) = place.info.data_offsets;
         Some(Tensor { dtype: place.info.dtype, shape: &place.info.shape, path, byte_len: end - start, offset: place.base + start, file })
     }
-}
-
-/// Whether two tensors are stored alike, to the last bit.
-fn same(one: &Tensor, other: &Tensor) -> Result<bool> {
-    if (one.dtype, one.shape, one.byte_len) != (other.dtype, other.shape, other.byte_len) {
-        return Ok(false);
-    }
-    for first in (0..one.byte_len).step_by(4 << 20) {
-        let range = first..one.byte_len.min(first + (4 << 20));
-        if one.read_range(range.clone())? != other.read_range(range)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// sha256 of a whole file.

@@ -11,9 +11,10 @@ use crate::{
     model::Model,
 };
 
-/// Opens a model, and says which of its tensors are not understood.
+/// Opens a model, and says what is unusual about its files and tensors.
 pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
     let model = Model::open(path)?;
+    model.store.notes().for_each(|note| progress.warn(note));
     let unexpected = model.store.unexpected();
     if let Some(first) = unexpected.first() {
         progress.warn(&format!(

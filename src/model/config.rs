@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     architecture::{ARCHITECTURES, Architecture, Bias, Blocks, Position, REFUSED, Window},
     fields::{self, brief, is_falsy, not_a_number},
+    missing,
     rope::Rope,
     slicing::Slicing,
 };
@@ -137,7 +138,7 @@ impl Config {
         let architecture = ARCHITECTURES.iter().find(|row| row.model_type == stem).ok_or_else(|| Error::UnknownArchitecture {
             model_type: model_type.into(),
             path: path.into(),
-            known: ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "),
+            known: format!("{}{}", ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "), missing::kind(&raw)),
         })?;
         refuse(&reader, architecture)?;
 

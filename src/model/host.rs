@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::architecture::Weight;
 use crate::{
-    checkpoint::Tensor,
+    checkpoint::{Dtype, Tensor},
     error::{Error, Result},
     gpu::{ElementType, Gpu, Matrix},
 };
@@ -37,9 +37,16 @@ impl<'a> HostMatrix<'a> {
         HostMatrix { rows, cols, element: ElementType::F32, source: Source::Memory(values) }
     }
 
-    /// The tensor `name` of a checkpoint, whose shape has been checked.
-    pub(super) fn stored(name: String, tensor: Tensor<'a>, rows: usize, cols: usize, element: ElementType) -> Self {
-        Self { rows, cols, element, source: Source::File { name, tensor, transposed: false } }
+    /// The tensor `name` of a checkpoint, whose shape has been checked; in f32 if it is stored in f64. `None` if it is not of floating-point numbers
+    /// of at least 16 bits.
+    pub(super) fn stored(name: String, tensor: Tensor<'a>, rows: usize, cols: usize) -> Option<Self> {
+        let element = match tensor.dtype {
+            Dtype::F32 | Dtype::F64 => ElementType::F32,
+            Dtype::F16 => ElementType::F16,
+            Dtype::BF16 => ElementType::Bf16,
+            _ => return None,
+        };
+        Some(Self { rows, cols, element, source: Source::File { name, tensor, transposed: false } })
     }
 
     /// The transpose of a matrix that is in its file.
@@ -65,13 +72,10 @@ impl<'a> HostMatrix<'a> {
             }
             Source::File { name, tensor, transposed: false } => {
                 let range = bytes(rows);
-                let read = tensor.read_range(range.clone())?;
-                check(&read, self.element, range.start / size, name, tensor)?;
-                Ok(Cow::Owned(read))
+                Ok(Cow::Owned(self.read(range.start / size..range.end / size, name, tensor)?))
             }
             Source::File { name, tensor, transposed: true } => {
-                let stored = tensor.read()?;
-                check(&stored, self.element, 0, name, tensor)?;
+                let stored = self.read(0..self.rows * self.cols, name, tensor)?;
                 let mut turned = Vec::with_capacity(rows.len() * self.cols * size);
                 for row in rows {
                     for col in 0..self.cols {
@@ -82,6 +86,19 @@ impl<'a> HostMatrix<'a> {
                 Ok(Cow::Owned(turned))
             }
         }
+    }
+
+    /// Some values of a stored tensor in this matrix's type, all of them numbers.
+    fn read(&self, values: Range<usize>, name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
+        let size = tensor.dtype.bitsize() / 8;
+        let mut read = tensor.read_range(values.start * size..values.end * size)?;
+        if tensor.dtype == Dtype::F64 {
+            // What f32 cannot hold becomes infinite, and is refused below.
+            let narrow = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
+            read = read.chunks_exact(8).flat_map(|value| narrow(value).to_le_bytes()).collect();
+        }
+        check(&read, self.element, values.start, name, tensor)?;
+        Ok(read)
     }
 
     /// All bytes.

@@ -9,11 +9,13 @@ mod fields;
 mod gguf;
 mod host;
 mod layer;
+mod missing;
 mod remote_code;
 mod rope;
 mod shapes;
 mod slicing;
 mod stock;
+mod stored;
 mod weights;
 
 use std::path::Path;

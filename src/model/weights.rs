@@ -8,8 +8,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype},
-    error::{Error, Result},
-    gpu::ElementType,
+    error::Result,
 };
 
 /// Name and shape of a stored tensor.
@@ -221,25 +220,31 @@ impl Config {
 pub struct WeightStore {
     pub config: Config,
     pub checkpoint: Checkpoint,
-    prefix: String,
+    pub(super) notes: Vec<String>,
 }
 
 impl WeightStore {
     /// Checks that every tensor is there, in a floating-point type and the right shape.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] that names the first one that is not.
+    /// [`crate::Error::BadTensor`] that names the first one that is not; [`crate::Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
-        // Checkpoints saved from the bare decoder lack the first part of its names.
-        let full = config.architecture.prefix;
-        let stems = std::iter::successors(Some(full), |prefix| prefix.split_once('.').map(|(_, rest)| rest));
-        let embedding = format!("{}.weight", config.architecture.embedding);
-        let prefix = stems.into_iter().find(|prefix| checkpoint.tensor(&format!("{prefix}{embedding}")).is_some()).unwrap_or(full).to_owned();
-        let store = Self { config, checkpoint, prefix };
+        let mut store = Self { config, checkpoint, notes: Vec::new() };
+        store.resolve_head()?;
         for spec in store.config.tensors() {
             store.find(&spec.name, &spec.shape)?;
+            store.check_single(&spec.name)?;
+        }
+        store.note_wide();
+        if let Some(head) = store.classifier() {
+            store.notes.push(format!("this is a classifier: its {head} is left out, and its tied head writes text instead"));
         }
         Ok(store)
+    }
+
+    /// What the user should know about the files and their tensors.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.checkpoint.notes().iter().chain(&self.notes).map(String::as_str)
     }
 
     /// The type that the embedding is stored in, and most of the rest with it.
@@ -250,18 +255,17 @@ impl WeightStore {
 
     /// Tensors of the checkpoint that the config does not call for, and that would be lost.
     pub fn unexpected(&self) -> Vec<String> {
-        let known: std::collections::HashSet<String> = self.config.tensors().into_iter().map(|spec| self.stored_name(&spec.name)).collect();
-        // Masks and frequencies that old checkpoints carry, and the copy of a tied head.
-        let harmless = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"];
-        let head = Names::of(&self.config).head();
-        let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end)) && **name != head;
+        let known = self.all_stored_names();
+        // Masks, frequencies and positions that old checkpoints carry.
+        let harmless = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq", "position_ids"];
+        let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end));
         self.checkpoint.names().filter(lost).map(str::to_owned).collect()
     }
 
     /// Reads every tensor, a few rows at a time; `each` is called after each of them.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Read`]; those of `each`.
+    /// [`crate::Error::BadTensor`] if a value is NaN or infinite; [`crate::Error::Read`]; those of `each`.
     pub fn check_values(&self, mut each: impl FnMut() -> Result<()>) -> Result<()> {
         for spec in self.config.tensors() {
             let matrix = self.find(&spec.name, &spec.shape)?;
@@ -272,34 +276,18 @@ impl WeightStore {
         Ok(())
     }
 
-    fn stored_name(&self, name: &str) -> String {
-        match name.strip_prefix(self.config.architecture.prefix) {
-            Some(rest) => format!("{}{rest}", self.prefix),
-            None => name.to_owned(),
-        }
-    }
-
-    fn bad(&self, name: &str, reason: String) -> Error {
-        Error::BadTensor { name: name.into(), path: self.checkpoint.directory().into(), reason }
-    }
-
     fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
         let stored = self.stored_name(name);
-        let tensor = self.checkpoint.tensor(&stored).ok_or_else(|| self.bad(&stored, format!("missing; config.json implies {shape:?}")))?;
+        let missing = || self.bad(&stored, format!("missing; config.json implies {shape:?}{}", self.why_missing(name)));
+        let tensor = self.checkpoint.tensor(&stored).ok_or_else(missing)?;
         if tensor.shape != shape {
-            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}", tensor.shape)));
+            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}{}", tensor.shape, self.sizes_left_out())));
         }
-        let element = match tensor.dtype {
-            Dtype::F32 => ElementType::F32,
-            Dtype::F16 => ElementType::F16,
-            Dtype::BF16 => ElementType::Bf16,
-            other => return Err(self.bad(&stored, format!("expected F32, F16 or BF16, found {other:?}; quantised checkpoints cannot be sliced"))),
-        };
         let (rows, cols) = match shape {
             [rows, cols] => (*rows, *cols),
             _ => (1, shape[0]),
         };
-        Ok(HostMatrix::stored(stored, tensor, rows, cols, element))
+        self.matrix(&stored, tensor, rows, cols)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -321,7 +309,7 @@ impl WeightStore {
     /// The weights of one layer: norms and biases, and where to read the matrices.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value of a norm or bias is NaN or infinite; [`Error::Read`].
+    /// [`crate::Error::BadTensor`] if a value of a norm or bias is NaN or infinite; [`crate::Error::Read`].
     pub fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
         let (config, names) = (&self.config, Names::of(&self.config));
         let linear = |spec: &'static Weight| {
