@@ -282,7 +282,7 @@ fn config_files_that_are_no_json_objects_are_refused() {
 }
 
 fn options(sparsity: f64) -> Options {
-    Options { cut: Cut::Sparsity(sparsity), round_interval: Some(8), dtype: Dtype::F16, ..Options::default() }
+    Options { cut: Cut::Sparsity(sparsity), round_interval: Some(8), dtype: Dtype::F16.into(), ..Options::default() }
 }
 
 fn plan(fields: &Value, sparsity: f64) -> Plan {

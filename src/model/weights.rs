@@ -247,10 +247,17 @@ impl WeightStore {
         self.checkpoint.notes().iter().chain(&self.notes).map(String::as_str)
     }
 
-    /// The type that the embedding is stored in, and most of the rest with it.
-    pub fn dtype(&self) -> Dtype {
-        let name = self.stored_name(&Names::of(&self.config).embedding());
-        self.checkpoint.tensor(&name).map_or(Dtype::F32, |tensor| tensor.dtype)
+    /// The type that each tensor is read in, by the name that the architecture gives it: its own, or F32 for F64.
+    pub fn types(&self) -> impl Iterator<Item = (String, Dtype)> {
+        self.config.tensors().into_iter().map(|spec| {
+            let stored = self.checkpoint.tensor(&self.stored_name(&spec.name)).map(|tensor| tensor.dtype);
+            (spec.name, stored.filter(|dtype| *dtype != Dtype::F64).unwrap_or(Dtype::F32))
+        })
+    }
+
+    /// Bytes of a value of the widest of these types.
+    pub fn element_size(&self) -> usize {
+        self.types().map(|(_, dtype)| dtype.bitsize() / 8).max().unwrap_or(4)
     }
 
     /// Tensors of the checkpoint that the config does not call for, and that would be lost.
