@@ -119,7 +119,7 @@ impl Workload<'_> {
 
     fn plan(&self, ceilings: Ceilings, pieces: Pieces, placement: Placement) -> RunPlan {
         let (config, sliced) = (self.model.config(), &self.plan.config);
-        let element_size = self.model.store.dtype().bitsize() / 8;
+        let element_size = self.model.store.element_size();
         let most = if ceilings.shared { ceilings.gpu_bytes.or(ceilings.host_bytes) } else { ceilings.gpu_bytes };
         let phase = |phase, gpu_bytes, upload: u64, host: u64, disk_bytes| {
             // Uploads wait in host memory; where that is the GPU's as well, they count there.
@@ -160,7 +160,7 @@ impl Workload<'_> {
         if let Some(measured) = self.eval {
             residual_bytes = residual_bytes.min(measured.tokens as u64 * row_bytes(config.hidden_size));
             let dense = eval(config, element_size);
-            let cut = eval(sliced, self.options.dtype.bitsize() / 8);
+            let cut = eval(sliced, self.plan.element_size());
             let mut measured = PhasePeak { gpu_bytes: dense.gpu_bytes.max(cut.gpu_bytes), host_bytes: dense.host_bytes.max(cut.host_bytes), ..dense };
             let room = [
                 ceilings.gpu_bytes.map(|most| most.saturating_sub(measured.gpu_bytes)),

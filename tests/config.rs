@@ -77,8 +77,8 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
         ("rms_norm_eps", &[json!(-1e-5), json!(1), json!("small"), json!(1e30)]),
         ("tie_word_embeddings", &[json!(1), json!("yes")]),
         ("attention_bias", &[json!(0)]),
-        ("bos_token_id", &[json!(-1), json!(1u64 << 40), json!("a"), json!([[1]])]),
-        ("eos_token_id", &[json!(1.5), json!([1, -1])]),
+        ("bos_token_id", &[json!(1u64 << 40), json!("a"), json!([[1]])]),
+        ("eos_token_id", &[json!(1.5), json!(["a"])]),
         ("hidden_act", &[json!(7)]),
     ] {
         for value in values {
@@ -87,7 +87,8 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
         }
     }
     for (field, value) in [("sliding_window", json!(-4)), ("use_sliding_window", json!("no")), ("max_window_layers", json!("all"))] {
-        let message = refusal(with(with(qwen2(), json!({ "use_sliding_window": true, "sliding_window": 8 })), json!({ field: value })));
+        let message =
+            refusal(with(with(qwen2(), json!({ "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 0 })), json!({ field: value })));
         assert!(message.contains(field), "{message}");
     }
     let message = refusal(with(llama(), json!({ "num_attention_heads": 8192, "num_key_value_heads": 8192, "head_dim": 256 })));
@@ -99,14 +100,10 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
 }
 
 #[test]
-fn missing_sizes_are_refused_and_null_is_missing() {
+fn sizes_that_are_null_are_refused_and_other_nulls_are_missing() {
     for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings"] {
-        let mut fields = llama();
-        fields.as_object_mut().expect("an object").remove(field);
-        let message = refusal(fields);
-        assert!(message.contains(&format!("{field}: expected a whole number, found nothing")), "{message}");
         let message = refusal(with(llama(), json!({ field: null })));
-        assert!(message.contains(&format!("{field}: expected a whole number, found null")), "{message}");
+        assert!(message.contains(&format!("{field}: expected a whole number")) && message.ends_with("found null"), "{message}");
     }
     for field in ["num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "attention_bias"] {
         let mut absent = llama();
@@ -177,7 +174,7 @@ fn fields_that_change_the_maths_are_refused_by_name() {
         let message = refusal(with(base, json!({ field: value })));
         assert!(message.contains(&format!("unsupported {field} = ")), "{message}");
     }
-    for kind in ["dynamic", "longrope", "su", "ntk", "mrope"] {
+    for kind in ["longrope", "su", "ntk", "mrope"] {
         for (section, name) in [("rope_scaling", "type"), ("rope_scaling", "rope_type"), ("rope_parameters", "rope_type")] {
             let message = refusal(with(llama(), json!({ section: { name: kind, "factor": 2.0 } })));
             assert!(message.contains(&format!("unsupported {section}.rope_type = \"{kind}\"")), "{message}");
@@ -285,7 +282,7 @@ fn config_files_that_are_no_json_objects_are_refused() {
 }
 
 fn options(sparsity: f64) -> Options {
-    Options { cut: Cut::Sparsity(sparsity), round_interval: Some(8), dtype: Dtype::F16, ..Options::default() }
+    Options { cut: Cut::Sparsity(sparsity), round_interval: Some(8), dtype: Dtype::F16.into(), ..Options::default() }
 }
 
 fn plan(fields: &Value, sparsity: f64) -> Plan {

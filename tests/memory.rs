@@ -59,7 +59,7 @@ fn scene_with(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usi
     output.finish().expect("a directory");
     let model = Model::open(&directory.path().join("model")).expect("a model");
     let rows = support::tokens(&directory.path().join("model/tokens.json"));
-    let options = Options { seed: 1, dtype: Dtype::F16, ..options };
+    let options = Options { seed: 1, dtype: Dtype::F16.into(), ..options };
     let plan = Plan::new(model.config(), &options, "").expect("a plan");
     Scene { _directory: directory, model, rows, options, plan }
 }

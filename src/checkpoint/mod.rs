@@ -1,15 +1,18 @@
 //! Checkpoints on disk: safetensors files, one or many, read tensor by tensor and written whole or not at all; GGUF files, written only.
 
 mod atomic;
+mod diagnose;
 mod gguf;
 mod made;
 mod output;
 mod reader;
+mod select;
 mod target;
 mod writer;
 mod writes;
 
 pub use atomic::AtomicFile;
+pub use diagnose::{adapter, beginning, content, shard_of};
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use made::RECORD;
 pub use output::OutputDirectory;

@@ -1,11 +1,11 @@
 //! Reading: every header is checked before any tensor is believed, and tensors are read piece by piece.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -13,6 +13,10 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 use sha2::{Digest, Sha256};
 
+use super::{
+    diagnose,
+    select::{Selection, select},
+};
 use crate::error::{Error, Result};
 
 /// A checkpoint whose files are open: no tensor is read until it is asked for, and none is kept.
@@ -20,8 +24,13 @@ pub struct Checkpoint {
     directory: PathBuf,
     files: Vec<(PathBuf, Mutex<File>)>,
     tensors: BTreeMap<String, Place>,
+    /// Names that were left out because another tensor is the same, and its name.
+    aliases: HashMap<String, String>,
+    /// What the user should know about the files.
+    notes: Vec<String>,
 }
 
+#[derive(Clone)]
 struct Place {
     file: usize,
     /// Where the data of the file begins.
@@ -51,6 +60,28 @@ impl Tensor<'_> {
         self.read_range(0..self.byte_len)
     }
 
+    /// Whether this is the same place of the same file.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.file, other.file) && self.offset == other.offset && self.byte_len == other.byte_len
+    }
+
+    /// Whether another tensor is stored alike, to the last bit.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn equals(&self, other: &Self) -> Result<bool> {
+        if (self.dtype, self.shape, self.byte_len) != (other.dtype, other.shape, other.byte_len) {
+            return Ok(false);
+        }
+        for first in (0..self.byte_len).step_by(4 << 20) {
+            let range = first..self.byte_len.min(first + (4 << 20));
+            if self.read_range(range.clone())? != other.read_range(range)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Some of its bytes.
     ///
     /// # Errors
@@ -66,33 +97,39 @@ impl Tensor<'_> {
     }
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
 impl Checkpoint {
-    /// Opens a `.safetensors` file, or a directory with `model.safetensors` or `model.safetensors.index.json` in it.
+    /// Opens a `.safetensors` file, or a directory, whose files count as in transformers.
     ///
     /// # Errors
-    /// [`Error::Read`], or [`Error::BadFile`] for headers that lie, shards outside of the directory, or tensors that are missing or double.
+    /// [`Error::Read`], or [`Error::BadFile`] for headers that lie, shards outside of the directory, or files that are something else.
     pub fn open(path: &Path) -> Result<Self> {
-        let (directory, names) = if path.is_dir() {
-            (path.to_owned(), files_of_directory(path)?)
-        } else {
-            if path.extension().is_none_or(|extension| extension != "safetensors") {
-                std::fs::metadata(path).map_err(Error::read(path))?;
-                return Err(Error::bad_file(path, "expected a .safetensors file or a directory with one"));
-            }
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-            (directory, vec![path.to_owned()])
-        };
-        let mut checkpoint = Self { directory, files: Vec::new(), tensors: BTreeMap::new() };
-        for name in names {
-            checkpoint.add(name)?;
+        Self::open_named(path, None)
+    }
+
+    /// As [`Checkpoint::open`]; of a directory, the file or index `named`, if it is given.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_named(path: &Path, named: Option<&str>) -> Result<Self> {
+        let Selection { directory, files, notes } = select(path, named)?;
+        let mut checkpoint = Self { directory, files: Vec::new(), tensors: BTreeMap::new(), aliases: HashMap::new(), notes };
+        let mut differing = Vec::new();
+        for file in files {
+            checkpoint.add(file, &mut differing)?;
+        }
+        if let Some((name, earlier, later)) = differing.first() {
+            checkpoint.notes.push(format!(
+                "{} tensors are in two files with different values, {name} first: that of {} counts, as in transformers, and that of {} is left out",
+                differing.len(),
+                later.display(),
+                earlier.display()
+            ));
         }
         Ok(checkpoint)
     }
 
-    fn add(&mut self, path: PathBuf) -> Result<()> {
+    /// Adds the tensors of a file; those that an earlier file has otherwise are noted in `differing`.
+    fn add(&mut self, path: PathBuf, differing: &mut Vec<(String, PathBuf, PathBuf)>) -> Result<()> {
         // Looked at before it is opened: opening a pipe would wait for somebody to write.
         if !std::fs::metadata(&path).map_err(Error::read(&path))?.is_file() {
             return Err(Error::bad_file(&path, "not a regular file"));
@@ -102,17 +139,31 @@ impl Checkpoint {
         // make a read fault, as with any mapped file. Tensors are read, not mapped: pages of a map that were touched count as memory of this
         // process until it ends, and a model is larger than what a run may take.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::read(&path))?;
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| Error::bad_file(&path, format!("not a valid safetensors file: {error}")))?;
-        for (name, info) in metadata.tensors() {
-            let place = Place { file: self.files.len(), base: 8 + header, info: info.clone() };
-            if self.tensors.insert(name.clone(), place).is_some() {
-                return Err(Error::bad_file(&path, format!("tensor {name} is also in another file of this checkpoint")));
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            let reason = diagnose::tensors(&map).unwrap_or_else(|| error.to_string());
+            Error::bad_file(&path, format!("not a valid safetensors file: {reason}"))
+        })?;
+        self.aliases.extend(metadata.metadata().iter().flatten().map(|(name, kept)| (name.clone(), kept.clone())));
+        let tensors = metadata.tensors();
+        drop(map);
+        let number = self.files.len();
+        self.files.push((path, Mutex::new(file)));
+        for (name, info) in tensors {
+            let place = Place { file: number, base: 8 + header, info: info.clone() };
+            if let Some(earlier) = self.tensors.insert(name.clone(), place)
+                && let Some(later) = self.tensor(&name)
+                && let Some(before) = self.tensor_at(&earlier)
+                && !before.equals(&later)?
+            {
+                differing.push((name, self.files[earlier.file].0.clone(), self.files[number].0.clone()));
             }
         }
-        drop(map);
-        self.files.push((path, Mutex::new(file)));
         Ok(())
+    }
+
+    /// What the user should know about which files count.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Where config.json and the tokenizer lie.
@@ -125,12 +176,12 @@ impl Checkpoint {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    /// sha256 of each file, by its name: it takes one reading of everything.
+    /// sha256 of each file, by its name in the directory: it takes one reading of everything.
     ///
     /// # Errors
     /// [`Error::Read`].
     pub fn sha256(&self) -> Result<BTreeMap<String, String>> {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |path: &Path| path.strip_prefix(&self.directory).unwrap_or(path).to_string_lossy().into_owned();
         let of = |file: &Mutex<File>| sha256(&mut file.lock().unwrap_or_else(PoisonError::into_inner));
         self.files.iter().map(|(path, file)| Ok((name(path), of(file).map_err(Error::read(path))?))).collect()
     }
@@ -145,43 +196,16 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of this name.
+    /// The tensor of this name, or the one that the file's metadata says is the same.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let Place { file, base, info } = self.tensors.get(name)?;
-        let (path, file) = self.files.get(*file)?;
-        let (start, end) = info.data_offsets;
-        Some(Tensor { dtype: info.dtype, shape: &info.shape, path, byte_len: end - start, offset: base + start, file })
+        self.tensor_at(self.tensors.get(name).or_else(|| self.tensors.get(self.aliases.get(name)?))?)
     }
-}
 
-fn files_of_directory(directory: &Path) -> Result<Vec<PathBuf>> {
-    let index = directory.join(INDEX);
-    if !index.exists() {
-        let single = directory.join(SINGLE);
-        if !single.exists() {
-            return Err(Error::bad_file(directory, format!("has neither {SINGLE} nor {INDEX}")));
-        }
-        return Ok(vec![single]);
+    fn tensor_at<'a>(&'a self, place: &'a Place) -> Option<Tensor<'a>> {
+        let (path, file) = self.files.get(place.file)?;
+        let (start, end) = place.info.data_offsets;
+        Some(Tensor { dtype: place.info.dtype, shape: &place.info.shape, path, byte_len: end - start, offset: place.base + start, file })
     }
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: HashMap<String, String>,
-    }
-    let text = std::fs::read(&index).map_err(Error::read(&index))?;
-    let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| Error::bad_file(&index, error.to_string()))?;
-    let names: BTreeSet<&String> = weight_map.values().collect();
-    if names.is_empty() {
-        return Err(Error::bad_file(&index, "weight_map names no file"));
-    }
-    let mut files = Vec::new();
-    for name in names {
-        let mut parts = Path::new(name).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || name.contains('\\') {
-            return Err(Error::bad_file(&index, format!("shard {name:?} is not a plain file name")));
-        }
-        files.push(directory.join(name));
-    }
-    Ok(files)
 }
 
 /// sha256 of a whole file.

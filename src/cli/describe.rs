@@ -69,7 +69,7 @@ impl Args {
                 "seed": self.seed,
                 "eval": self.eval.as_deref().map(shown),
                 "ppl_eval_seqlen": self.ppl_eval_seqlen,
-                "dtype": options.dtype,
+                "dtype": options.dtype.to_string(),
                 "device": self.device.device,
                 "precision": Precision::from(self.device.precision),
                 "force": self.force.force,

@@ -60,7 +60,7 @@ impl Args {
         check_tokens(&model, &rows, &file.display().to_string())?;
         let mut gpu = self.device.open(&progress)?;
         let most = self.max_gpu_memory.or_else(|| host_available().filter(|_| gpu.adapter().shares_host_memory()));
-        let (mut memory, planned) = EvalMemory::fit(model.config(), &rows, model.store.dtype().bitsize() / 8, most)?;
+        let (mut memory, planned) = EvalMemory::fit(model.config(), &rows, model.store.element_size(), most)?;
         gpu.set_planned_memory(Some(planned));
         gpu.set_max_memory(most.map(|most| most.saturating_sub(self.device.withhold_gpu_memory)));
         let result = loop {

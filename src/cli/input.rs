@@ -12,9 +12,10 @@ use crate::{
     model::Model,
 };
 
-/// Opens a model, and says which of its tensors are not understood.
+/// Opens a model, and says what is unusual about its files and tensors.
 pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
     let model = Model::open(path)?;
+    model.store.notes().for_each(|note| progress.warn(note));
     let unexpected = model.store.unexpected();
     if let Some(first) = unexpected.first() {
         progress.warn(&format!(
@@ -35,7 +36,7 @@ pub fn writes_beside(model: &Model, force: bool) -> Writes {
 
 /// Checks that a model can take these tokens; `source` is for messages.
 pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()> {
-    data::check(rows, model.config().vocab_size, model.config().learned_positions(), source)
+    data::check(rows, model.config().vocab_size, model.config().position_limit(), source)
 }
 
 /// The tokenizer of a model, read when it is first needed.

@@ -22,7 +22,7 @@ use crate::{
     memory::{Ceilings, Workload, host_available, parse_bytes},
     model::Model,
     report::{Report, grouped},
-    slice::{Calibration, Options, Plan, Speed},
+    slice::{Calibration, Options, Plan, Speed, Types},
 };
 
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub struct Args {
     /// Tokens of a window of text for perplexity, at most the model's own maximum
     #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub ppl_eval_seqlen: u32,
-    /// Type of the written tensors [default: the model's own]
+    /// Type of the written tensors [default: each tensor's own]
     #[arg(long)]
     dtype: Option<DtypeArg>,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where the GPU shares it]
@@ -131,7 +131,7 @@ impl Args {
     fn options(&self, model: &Model) -> Options {
         Options {
             seed: self.seed,
-            dtype: self.dtype.map_or(model.store.dtype(), Dtype::from),
+            dtype: self.dtype.map_or_else(|| Types::own(&model.store), |dtype| Types::One(dtype.into())),
             rows_per_batch: self.calibration.cal_batch_size.map(|rows| rows as usize),
             ..self.slicing.options()
         }

@@ -122,7 +122,8 @@ impl Work<'_> {
             files.push(self.args.calibration.calibration.clone());
         }
         for path in files {
-            let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+            // Shards may lie in directories below the model's, and have the same names there.
+            let name = path.strip_prefix(directory).ok().map(Path::as_os_str).or(path.file_name()).unwrap_or(path.as_os_str()).to_string_lossy();
             identity.insert(format!("the input {name}"), json!(fingerprint(&path)?));
         }
         Ok(identity)

@@ -9,6 +9,8 @@ use super::{
         ARCHITECTURES, Architecture, Bias, Block, BlockKind, Position, REFUSED, Role, RopeLayers, RotaryPart, Weight,
         Window, Wiring,
     },
+    fields::{self, brief, is_falsy, not_a_number},
+    missing,
     rope::Rope,
     slicing::Slicing,
 };
@@ -167,20 +169,21 @@ impl Reader<'_> {
         Error::UnsupportedField { field: field.into(), value: brief(value), path: self.path.into(), reason: reason.into() }
     }
 
-    fn size_or(&self, name: &str, most: u64, default: Option<usize>) -> Result<usize> {
-        match (self.get(name), default) {
-            (Some(value), _) => value
-                .as_u64()
-                .filter(|&number| (1..=most).contains(&number))
-                .map(|number| number as usize)
-                .ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}"))),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err(self.wrong(name, "a whole number")),
+    fn size_or(&self, name: &str, most: u64, default: usize) -> Result<usize> {
+        if !self.fields.contains_key(name) {
+            return Ok(default);
         }
+        self.size(name, most)
     }
 
     fn size(&self, name: &str, most: u64) -> Result<usize> {
-        self.size_or(name, most, None)
+        let number = self.get(name).and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
+        number.map(|number| number as usize).ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}")))
+    }
+
+    /// The name of a size in this file: `general`, if it is there, counts more than that of the row, as transformers maps one to the other.
+    fn name<'a>(&self, general: &'a str, own: &'a str) -> &'a str {
+        if self.fields.contains_key(general) { general } else { own }
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {
@@ -194,22 +197,21 @@ impl Reader<'_> {
         value.as_f64().filter(usable).ok_or_else(|| self.wrong(name, "a number above 0"))
     }
 
-    fn ids(&self, name: &str) -> Result<Vec<u32>> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    /// Token ids; those that no vocabulary has, such as -1, mean that there is none.
+    fn ids(&self, name: &str, default: Option<u32>) -> Result<Vec<u32>> {
+        if !self.fields.contains_key(name) {
+            return Ok(default.into_iter().collect());
+        }
+        let id = |value: &Value| match value.as_i64() {
+            Some(id) if id < 0 => Ok(None),
+            Some(id) if u32::try_from(id).is_ok() => Ok(Some(id as u32)),
+            _ => Err(self.wrong(name, "a token id, or a list of them")),
+        };
         match self.get(name) {
             None => Ok(Vec::new()),
-            Some(Value::Array(values)) => values.iter().map(id).collect::<Option<_>>().ok_or_else(|| self.wrong(name, "token ids")),
-            Some(value) => Ok(vec![id(value).ok_or_else(|| self.wrong(name, "a token id"))?]),
+            Some(Value::Array(values)) => values.iter().filter_map(|value| id(value).transpose()).collect(),
+            Some(value) => Ok(id(value)?.into_iter().collect()),
         }
-    }
-}
-
-/// A value for a message: whole if short.
-fn brief(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
     }
 }
 
@@ -220,9 +222,7 @@ impl Config {
     /// [`Error::Read`], [`Error::BadFile`] (not JSON, a field of the wrong kind or an absurd size), [`Error::UnknownArchitecture`],
     /// [`Error::UnsupportedField`].
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::read(path))?;
-        let raw: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, error.to_string()))?;
-        Self::from_fields(raw, path)
+        Self::from_fields(fields::read(path)?, path)
     }
 
     /// Checks the fields of a `config.json`; `path` is for messages.
@@ -236,16 +236,26 @@ impl Config {
         let architecture = ARCHITECTURES.iter().find(|row| row.model_type == stem).ok_or_else(|| Error::UnknownArchitecture {
             model_type: model_type.into(),
             path: path.into(),
-            known: ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "),
+            known: format!("{}{}", ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "), missing::kind(&raw)),
         })?;
         refuse(&reader, architecture)?;
 
-        let fields = &architecture.fields;
-        let hidden_size = reader.size(fields.hidden_size, MAX_WIDTH)?;
-        let num_attention_heads = reader.size(fields.num_attention_heads, MAX_WIDTH)?;
-        let num_hidden_layers = reader.size(fields.num_hidden_layers, MAX_LAYERS)?;
+        let (fields, defaults) = (&architecture.fields, &architecture.defaults);
+        let hidden_size = reader.size_or(reader.name("hidden_size", fields.hidden_size), MAX_WIDTH, defaults.hidden_size)?;
+        if let Some(width) = reader.get("word_embed_proj_dim").filter(|&width| *width != hidden_size) {
+            return Err(reader.unsupported(
+                "word_embed_proj_dim",
+                width,
+                "a projection between the embedding and the first layer is not implemented",
+            ));
+        }
+        let heads = reader.name("num_attention_heads", fields.num_attention_heads);
+        let num_attention_heads = reader.size_or(heads, MAX_WIDTH, defaults.num_attention_heads)?;
+        let layers = reader.name("num_hidden_layers", fields.num_hidden_layers);
+        let num_hidden_layers = reader.size_or(layers, MAX_LAYERS, defaults.num_hidden_layers)?;
         let num_key_value_heads = match fields.num_key_value_heads {
-            Some(name) => reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.or(Some(num_attention_heads)))?,
+            Some(name) if raw.get(name).is_some_and(Value::is_null) => num_attention_heads,
+            Some(name) => reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.unwrap_or(num_attention_heads))?,
             None => num_attention_heads,
         };
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
@@ -274,7 +284,8 @@ impl Config {
         if num_attention_heads * head_dim > MAX_WIDTH as usize {
             return Err(Error::bad_file(path, format!("{num_attention_heads} heads of {head_dim} are absurd")));
         }
-        let max_position_embeddings = reader.size(fields.max_position_embeddings, MAX_POSITIONS)?;
+        let positions = reader.name("max_position_embeddings", fields.max_position_embeddings);
+        let max_position_embeddings = reader.size_or(positions, MAX_POSITIONS, defaults.max_position_embeddings)?;
         let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str).unwrap_or_default();
         let activation = activation(name).ok_or_else(|| {
             let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
@@ -284,11 +295,10 @@ impl Config {
         let norm_eps = eps
             .filter(|eps| (0.0..1e6).contains(eps))
             .ok_or_else(|| reader.wrong(fields.norm_eps.0.unwrap_or_default(), "a number from 0 to 1e6"))?;
-        let intermediate_size = reader.size_or(
-            fields.intermediate_size,
-            MAX_WIDTH * 4,
-            fields.intermediate_factor.map(|factor| factor * hidden_size),
-        )?;
+        let intermediate_size = match fields.intermediate_factor {
+            Some(factor) if reader.get(fields.intermediate_size).is_none() => factor * hidden_size,
+            _ => reader.size_or(fields.intermediate_size, MAX_WIDTH * 4, defaults.intermediate_size)?,
+        };
         let ropes = rope(&reader, architecture, head_dim, max_position_embeddings)?;
         let ropes: Vec<Rope> = ropes.into_iter().collect();
         let known = roped_layers(&reader, architecture, num_hidden_layers)?;
@@ -310,7 +320,7 @@ impl Config {
             architecture,
             hidden_size,
             layers,
-            vocab_size: reader.size("vocab_size", MAX_VOCABULARY)?,
+            vocab_size: reader.size_or("vocab_size", MAX_VOCABULARY, defaults.vocab_size)?,
             max_position_embeddings,
             norm_eps: (norm_eps / (residual * residual)) as f32,
             head_norm_eps: norm_eps as f32,
@@ -329,8 +339,8 @@ impl Config {
             embedding_scale: (reader.multiplier(multipliers.embedding)? / residual) as f32,
             logit_scale: (1.0 / reader.multiplier(multipliers.logits)?) as f32,
             tie_word_embeddings: reader.flag("tie_word_embeddings", architecture.ends.tied_head)? && !sliced,
-            bos_token_id: reader.ids("bos_token_id")?.first().copied(),
-            eos_token_ids: reader.ids("eos_token_id")?,
+            bos_token_id: reader.ids("bos_token_id", defaults.bos_token_id)?.first().copied(),
+            eos_token_ids: reader.ids("eos_token_id", defaults.eos_token_id)?,
             slicing: if sliced {
                 Some(Slicing::from_fields(&raw, path, hidden_size, num_hidden_layers)?)
             } else {
@@ -379,9 +389,11 @@ impl Config {
         self.layers.len() * self.steps().len()
     }
 
-    /// How many positions the model has learned; `None` if it can take sequences of any length.
-    pub fn learned_positions(&self) -> Option<usize> {
-        matches!(self.architecture.attention.position, Position::Learned { .. }).then_some(self.max_position_embeddings)
+    /// How many tokens a sequence may have: positions that the model has learned, or those up to which dynamic rotary
+    /// scaling scales nothing; `None` if it can take sequences of any length.
+    pub fn position_limit(&self) -> Option<usize> {
+        let limited = self.ropes.is_empty() || self.ropes.iter().any(|rope| rope.dynamic);
+        limited.then_some(self.max_position_embeddings)
     }
 
     /// Where sampling starts: the BOS token, or what the model uses in its place.
@@ -392,8 +404,10 @@ impl Config {
 
 fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
     for (name, neutral) in REFUSED.iter().filter(|(name, _)| !architecture.handles.contains(name)) {
-        if let Some(value) = reader.get(name).filter(|value| !neutral.contains(&value.to_string().as_str())) {
-            return Err(reader.unsupported(name, value, "it changes what the model computes, and is not implemented"));
+        let neutral = |value: &Value| neutral.contains(&value.to_string().as_str());
+        let off = |value: &Value| is_falsy(value) || not_a_number(value).is_some() || neutral(value);
+        if let Some(value) = reader.get(name).filter(|value| !off(value)) {
+            return Err(reader.unsupported(name, value, &reason(name, value)));
         }
     }
     for (name, wanted, reason) in architecture.required {
@@ -401,10 +415,21 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
             return Err(reader.unsupported(name, value, reason));
         }
     }
-    if let Some(width) = reader.get("word_embed_proj_dim").filter(|&width| Some(width) != reader.get(architecture.fields.hidden_size)) {
-        return Err(reader.unsupported("word_embed_proj_dim", width, "a projection between the embedding and the first layer is not implemented"));
-    }
     Ok(())
+}
+
+/// Why a field is refused, and what to do.
+fn reason(name: &str, value: &Value) -> String {
+    match name {
+        "quantization_config" => {
+            let method = value.get("quant_method").and_then(Value::as_str).map_or(String::new(), |method| format!(" ({method})"));
+            format!(
+                "the weights are quantised{method}; give the checkpoint that they were made of, or dequantize() them in transformers and save that"
+            )
+        }
+        "configuration_files" => "transformers reads the newest of these in its place; give that one the name config.json".into(),
+        _ => "it changes what the model computes, and is not implemented".into(),
+    }
 }
 
 fn activation(name: &str) -> Option<Activation> {
@@ -420,16 +445,13 @@ fn activation(name: &str) -> Option<Activation> {
 /// The angles that the architecture takes from its config, if it has any.
 fn rope(reader: &Reader, architecture: &Architecture, head_dim: usize, max_positions: usize) -> Result<Option<Rope>> {
     let Position::Rope { part, theta, .. } = architecture.attention.position else { return Ok(None) };
-    let share = match part {
-        RotaryPart::Whole => None,
-        RotaryPart::Share(default) => Some(default),
-        RotaryPart::Count(name, default) => {
-            let dim = reader.size_or(name, head_dim as u64, Some(default.min(head_dim)))?;
-            let even = dim.is_multiple_of(2).then(|| Rope::plain(dim, theta));
-            return even.map(Some).ok_or_else(|| reader.wrong(name, "an even number"));
-        }
-    };
-    Rope::from_fields(reader.fields, reader.path, head_dim, share, theta, max_positions).map(Some)
+    if let RotaryPart::Count(name, default) = part {
+        let dim = reader.size_or(name, MAX_WIDTH, default)?;
+        let fits = (dim <= head_dim && dim.is_multiple_of(2)).then(|| Rope::plain(dim, theta));
+        let expected = format!("an even number up to the head width of {head_dim}, or {default} by default");
+        return fits.map(Some).ok_or_else(|| reader.wrong(name, &expected));
+    }
+    Rope::from_fields(reader.fields, reader.path, architecture, head_dim, max_positions).map(Some)
 }
 
 /// Whether each layer has rotary embeddings.
@@ -440,7 +462,7 @@ fn roped_layers(reader: &Reader, architecture: &Architecture, layers: usize) -> 
         return Ok(vec![true; layers]);
     };
     let Some(value) = reader.get(list) else {
-        let interval = reader.size_or(name, MAX_LAYERS, Some(default))?;
+        let interval = reader.size_or(name, MAX_LAYERS, default)?;
         return Ok((1..=layers).map(|number| !number.is_multiple_of(interval)).collect());
     };
     let flags = value.as_array().filter(|flags| flags.len() >= layers).map(|flags| &flags[..layers]);
@@ -460,10 +482,11 @@ fn windows(reader: &Reader, architecture: &Architecture, roped: &[bool]) -> Resu
         None => None,
         Some(value) => Some(layer_types(reader, value, layers)?),
     };
-    let window = match reader.get("sliding_window") {
-        Some(_) => Some(reader.size("sliding_window", MAX_POSITIONS)?),
-        None if reader.fields.contains_key("sliding_window") => None,
-        None => architecture.attention.default_window,
+    // Read where it counts: elsewhere it may be whatever switches it off.
+    let window = || match reader.get("sliding_window") {
+        Some(_) => reader.size("sliding_window", MAX_POSITIONS).map(Some),
+        None if reader.fields.contains_key("sliding_window") => Ok(None),
+        None => Ok(architecture.attention.default_window),
     };
     let slides: Vec<bool> = match architecture.attention.window {
         Window::None => match types {
@@ -485,6 +508,10 @@ fn windows(reader: &Reader, architecture: &Architecture, roped: &[bool]) -> Resu
             }
         },
     };
+    if !slides.contains(&true) {
+        return Ok(vec![None; layers]);
+    }
+    let window = window()?;
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }
 
@@ -494,7 +521,8 @@ fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool
     names
         .iter()
         .map(|name| match name.as_str() {
-            Some("full_attention") => Ok(false),
+            // The latter is what files of before had.
+            Some("full_attention" | "attention") => Ok(false),
             Some("sliding_attention") => Ok(true),
             _ => Err(reader.unsupported("layer_types", name, "known: full_attention, sliding_attention")),
         })

@@ -9,7 +9,7 @@ use super::{
     storage::Rows,
 };
 use crate::{
-    checkpoint::Tensor,
+    checkpoint::{Dtype, Tensor},
     error::{Error, Result},
     gpu::{ElementType, Gpu, Matrix},
 };
@@ -99,7 +99,13 @@ impl<'a> HostMatrix<'a> {
         };
         let size = element.size();
         let read = |first: usize, count: usize| {
-            let bytes = tensor.read_range(first * size..(first + count) * size)?;
+            let stored = tensor.dtype.bitsize() / 8;
+            let mut bytes = tensor.read_range(first * stored..(first + count) * stored)?;
+            if tensor.dtype == Dtype::F64 {
+                // What f32 cannot hold becomes infinite, and is refused below.
+                let narrow = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
+                bytes = bytes.chunks_exact(8).flat_map(|value| narrow(value).to_le_bytes()).collect();
+            }
             check(&bytes, *element, first, name, tensor)?;
             Ok::<_, Error>(bytes)
         };

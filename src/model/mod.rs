@@ -3,14 +3,18 @@
 pub mod architecture;
 mod batch;
 mod config;
+mod defaults;
 mod ends;
+mod fields;
 pub mod forms;
 mod host;
 mod layer;
+mod missing;
 mod rope;
 mod shapes;
 mod slicing;
 mod storage;
+mod stored;
 mod weights;
 
 use std::path::Path;
@@ -30,7 +34,7 @@ pub use storage::{Rows, scatter, side_by_side};
 pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, adapter},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
 };
@@ -49,8 +53,18 @@ impl Model {
         if !path.exists() {
             return Err(Error::bad_file(path, "no such model"));
         }
-        let checkpoint = Checkpoint::open(path)?;
-        let config = Config::load(&checkpoint.directory().join("config.json"))?;
+        let named = fields::read(&path.join("config.json")).ok().and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
+        let checkpoint = Checkpoint::open_named(path, named.as_deref())?;
+        let directory = checkpoint.directory();
+        if directory.join("adapter_config.json").exists() {
+            return Err(Error::bad_file(directory, format!("beside the model, it has what transformers would add to it: {}", adapter(directory))));
+        }
+        let config = directory.join("config.json");
+        if !config.exists() {
+            let found = if directory.join("params.json").exists() { "; params.json is of another program's format" } else { "" };
+            return Err(Error::bad_file(&config, format!("missing: expected the config.json of the model beside its weights{found}")));
+        }
+        let config = Config::load(&config)?;
         Ok(Self { store: WeightStore::new(config, checkpoint)? })
     }
 
@@ -85,6 +99,12 @@ impl Model {
     /// [`Error::OutOfMemory`].
     pub fn rope_tables(&self, gpu: &Gpu, positions: usize) -> Result<Vec<Matrix>> {
         let positions = positions.max(1);
+        if let Some(most) = self.config().position_limit().filter(|&most| positions > most) {
+            return Err(Error::BadTokens(format!(
+                "a sequence of {positions} tokens: dynamic rotary scaling beyond the {most} of max_position_embeddings \
+                 is not implemented"
+            )));
+        }
         let table = |rope: &Rope| {
             let pairs = rope.inverse_frequencies.len();
             // Before the host computes a table that no adapter could hold.

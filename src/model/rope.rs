@@ -4,6 +4,10 @@ use std::{f64::consts::TAU, path::Path};
 
 use serde_json::{Map, Value};
 
+use super::{
+    architecture::{Architecture, Position, RotaryPart},
+    fields::{brief, is_falsy},
+};
 use crate::error::{Error, Result};
 
 /// The angles of one model: the pair i of each head turns by `position · inverse_frequencies[i]`.
@@ -16,6 +20,8 @@ pub struct Rope {
     /// The base of the frequencies before they were scaled.
     pub theta: f64,
     pub scaling: Scaling,
+    /// Whether longer sequences than `max_position_embeddings` would have other frequencies.
+    pub dynamic: bool,
 }
 
 /// How the frequencies were scaled, for formats that state the rule instead of the frequencies.
@@ -38,26 +44,29 @@ pub enum Scaling {
 impl Rope {
     /// The angles theta^(−2i/dim) of `dim` coordinates.
     pub fn plain(dim: usize, theta: f64) -> Self {
-        // In f32 and in this order, because models were trained with frequencies rounded so.
-        let power = |pair: usize| theta.powf(f64::from((2 * pair) as f32 / dim as f32)) as f32;
-        // An odd width turns one coordinate more than it says.
-        let inverse_frequencies = (0..dim.div_ceil(2)).map(|pair| 1.0 / power(pair)).collect();
-        Self { inverse_frequencies, attention_factor: 1.0, theta, scaling: Scaling::None }
+        let inverse_frequencies = plain(theta, dim);
+        Self { inverse_frequencies, attention_factor: 1.0, theta, scaling: Scaling::None, dynamic: false }
     }
 
-    /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it) and the part of each head that turns.
+    /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it, which counts more) and the part
+    /// of each head that turns.
     ///
     /// # Errors
-    /// [`Error::UnsupportedField`] for scalings other than default, linear, llama3 and yarn; [`Error::BadFile`] for numbers that make no sense.
+    /// [`Error::UnsupportedField`] for scalings that are not implemented; [`Error::BadFile`] for numbers that make no
+    /// sense.
     pub fn from_fields(
         fields: &Map<String, Value>,
         path: &Path,
+        architecture: &Architecture,
         head_dim: usize,
-        partial: Option<f64>,
-        theta: f64,
         max_positions: usize,
     ) -> Result<Self> {
-        let given = |value: &&Value| !value.is_null() && value.as_object().is_none_or(|section| !section.is_empty());
+        let (partial, default_theta) = match architecture.attention.position {
+            Position::Rope { part: RotaryPart::Share(default), theta, .. } => (Some(default), theta),
+            Position::Rope { theta, .. } => (None, theta),
+            Position::Learned { .. } => (None, 10000.0),
+        };
+        let given = |value: &&Value| !is_falsy(value);
         let section = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
         let empty = Map::new();
         let (name, section) = match section {
@@ -68,14 +77,31 @@ impl Rope {
             }
         };
         let numbers = Numbers { section, fields, path, name };
-        let given = numbers.either(&["partial_rotary_factor", "rotary_pct"])?;
-        let theta = numbers.either(&["rope_theta", "rotary_emb_base"])?.unwrap_or(theta);
+        if let Some((kind, nested)) = section.iter().find(|(kind, value)| kind.ends_with("_attention") && value.is_object()) {
+            return Err(Error::UnsupportedField {
+                field: format!("{name}.{kind}"),
+                value: brief(nested),
+                path: path.into(),
+                reason: "rotary embeddings that differ by the type of the layer are not implemented".into(),
+            });
+        }
+        let (theta, part) = architecture.fields.rotary;
+        let given = numbers.either("partial_rotary_factor", part)?;
+        let theta = numbers.either("rope_theta", theta)?.unwrap_or(default_theta);
         let kind = ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
         let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
             None => "default",
             Some(Ok(kind)) => kind,
             Some(Err(other)) => return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}"))),
         };
+        if !architecture.attention.rope_types.contains(&kind) {
+            return Err(Error::UnsupportedField {
+                field: format!("{name}.rope_type"),
+                value: format!("{kind:?}"),
+                path: path.into(),
+                reason: format!("known for {}: {}", architecture.model_type, architecture.attention.rope_types.join(", ")),
+            });
+        }
         let partial = match (partial, given) {
             (Some(default), given) => given.unwrap_or(default),
             (None, Some(part)) if part != 1.0 && kind != "default" => {
@@ -93,10 +119,10 @@ impl Rope {
         if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
             return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
         }
-        let plain = Self::plain(dim, theta).inverse_frequencies;
+        let plain = plain(theta, dim);
         let (mut attention_factor, mut scaling) = (1.0, Scaling::None);
         let scaled = match kind {
-            "default" => plain,
+            "dynamic" => numbers.dynamic(dim, theta, max_positions)?,
             "linear" => {
                 let factor = numbers.required("factor")?;
                 scaling = Scaling::Linear { factor };
@@ -111,14 +137,7 @@ impl Rope {
                 (frequencies, attention_factor, scaling) = numbers.yarn(&plain, dim as f64, theta, max_positions)?;
                 frequencies
             }
-            _ => {
-                return Err(Error::UnsupportedField {
-                    field: format!("{name}.rope_type"),
-                    value: format!("{kind:?}"),
-                    path: path.into(),
-                    reason: "known: default, linear, llama3, yarn".into(),
-                });
-            }
+            _ => plain,
         };
         let inverse_frequencies: Vec<f32> = scaled;
         let attention_factor = attention_factor as f32;
@@ -128,7 +147,7 @@ impl Rope {
                 format!("{name}: theta {theta} and the numbers of rope_type {kind:?} make angles that are not finite"),
             ));
         }
-        Ok(Self { inverse_frequencies, attention_factor, theta, scaling })
+        Ok(Self { inverse_frequencies, attention_factor, theta, scaling, dynamic: kind == "dynamic" })
     }
 
     /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`.
@@ -147,6 +166,11 @@ impl Rope {
     }
 }
 
+/// Frequencies that are not scaled: in f32 and in this order, because models were trained with frequencies rounded so.
+fn plain(theta: f64, dim: usize) -> Vec<f32> {
+    (0..dim).step_by(2).map(|coordinate| 1.0 / theta.powf(f64::from(coordinate as f32 / dim as f32)) as f32).collect()
+}
+
 struct Numbers<'a> {
     section: &'a Map<String, Value>,
     fields: &'a Map<String, Value>,
@@ -160,21 +184,17 @@ impl Numbers<'_> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
                 Some(number) => Ok(Some(number)),
-                None => Err(Error::bad_file(self.path, format!("{name}: expected a number, found {value}"))),
+                None => Err(Error::bad_file(self.path, format!("{name}: expected a number, found {}", brief(value)))),
             },
         }
     }
 
-    /// The first of `names` that is given, in the section or beside it.
-    fn either(&self, names: &[&str]) -> Result<Option<f64>> {
-        for name in names {
-            for place in [self.section, self.fields] {
-                if let Some(number) = self.number(name, place.get(*name))? {
-                    return Ok(Some(number));
-                }
-            }
+    /// What the section gives, or what stands `beside` it.
+    fn either(&self, name: &str, beside: &str) -> Result<Option<f64>> {
+        match self.optional(name)? {
+            Some(number) => Ok(Some(number)),
+            None => self.number(beside, self.fields.get(beside)),
         }
-        Ok(None)
     }
 
     fn optional(&self, name: &str) -> Result<Option<f64>> {
@@ -193,6 +213,17 @@ impl Numbers<'_> {
         const NAME: &str = "original_max_position_embeddings";
         let given = self.number(NAME, self.fields.get(NAME))?.or(self.optional(NAME)?);
         Ok(given.filter(|&original| original >= 1.0).unwrap_or(max_positions as f64))
+    }
+
+    /// Up to `max_positions`, dynamic NTK scaling stretches the base by 1, as far as f64 can tell.
+    fn dynamic(&self, dim: usize, theta: f64, max_positions: usize) -> Result<Vec<f32>> {
+        let (factor, most) = (self.required("factor")?, max_positions as f64);
+        if dim <= 2 {
+            return Err(Error::bad_file(self.path, format!("{}: dynamic scaling of {dim} coordinates is not defined", self.name)));
+        }
+        let stretch = factor * most / most - (factor - 1.0);
+        let theta = theta * stretch.powf(dim as f64 / (dim - 2) as f64);
+        Ok(plain(theta, dim))
     }
 
     /// Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1).
@@ -229,7 +260,7 @@ impl Numbers<'_> {
         let beta = |name, default| Ok::<_, Error>(self.optional(name)?.filter(|&beta| beta != 0.0).unwrap_or(default));
         let (fast, slow) = (beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?);
         let (mut first, mut last) = (pair_of_turns(fast), pair_of_turns(slow));
-        let truncate = self.section.get("truncate").and_then(Value::as_bool).unwrap_or(true);
+        let truncate = self.section.get("truncate").is_none_or(|value| !is_falsy(value));
         if truncate {
             (first, last) = (first.floor(), last.ceil());
         }

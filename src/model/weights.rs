@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},
-    error::{Error, Result},
+    error::Result,
     gpu::ElementType,
     ops::Norm,
 };
@@ -249,47 +249,59 @@ impl Config {
 pub struct WeightStore {
     pub config: Config,
     pub checkpoint: Checkpoint,
-    prefix: String,
+    pub(super) notes: Vec<String>,
 }
 
 impl WeightStore {
     /// Checks that every tensor is there, in a floating-point type and the right shape.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] that names the first one that is not.
+    /// [`crate::Error::BadTensor`] that names the first one that is not; [`crate::Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
-        // Checkpoints saved from the bare decoder lack the first part of its names.
-        let full = config.architecture.names.prefix;
-        let stems = std::iter::successors(Some(full), |prefix| prefix.split_once('.').map(|(_, rest)| rest));
-        let embedding = format!("{}.weight", config.architecture.names.embedding);
-        let prefix = stems.into_iter().find(|prefix| checkpoint.tensor(&format!("{prefix}{embedding}")).is_some()).unwrap_or(full).to_owned();
-        let store = Self { config, checkpoint, prefix };
+        let mut store = Self { config, checkpoint, notes: Vec::new() };
+        store.resolve_head()?;
         for spec in store.config.tensors() {
             store.find(&spec.name, &spec.shape)?;
+            store.check_single(&spec.name)?;
+        }
+        store.note_wide();
+        if let Some(head) = store.classifier() {
+            store.notes.push(format!("this is a classifier: its {head} is left out, and its tied head writes text instead"));
         }
         Ok(store)
     }
 
-    /// The type that the embedding is stored in, and most of the rest with it.
-    pub fn dtype(&self) -> Dtype {
-        let name = self.stored_name(&Names::of(&self.config).embedding());
-        self.checkpoint.tensor(&name).map_or(Dtype::F32, |tensor| tensor.dtype)
+    /// What the user should know about the files and their tensors.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.checkpoint.notes().iter().chain(&self.notes).map(String::as_str)
+    }
+
+    /// The type that each tensor is read in, by the name that the architecture gives it: its own, or F32 for F64.
+    pub fn types(&self) -> impl Iterator<Item = (String, Dtype)> {
+        self.config.tensors().into_iter().map(|spec| {
+            let stored = self.checkpoint.tensor(&self.stored_name(&spec.name)).map(|tensor| tensor.dtype);
+            (spec.name, stored.filter(|dtype| *dtype != Dtype::F64).unwrap_or(Dtype::F32))
+        })
+    }
+
+    /// Bytes of a value of the widest of these types.
+    pub fn element_size(&self) -> usize {
+        self.types().map(|(_, dtype)| dtype.bitsize() / 8).max().unwrap_or(4)
     }
 
     /// Tensors of the checkpoint that the config does not call for, and that would be lost.
     pub fn unexpected(&self) -> Vec<String> {
-        let known: std::collections::HashSet<String> = self.config.tensors().into_iter().map(|spec| self.stored_name(&spec.name)).collect();
-        // Masks and frequencies that old checkpoints carry, and the copy of a tied head.
-        let harmless = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"];
-        let head = Names::of(&self.config).head();
-        let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end)) && **name != head;
+        let known = self.all_stored_names();
+        // Masks, frequencies and positions that old checkpoints carry.
+        let harmless = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq", "position_ids"];
+        let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end));
         self.checkpoint.names().filter(lost).map(str::to_owned).collect()
     }
 
     /// Reads every tensor, a few rows at a time; `each` is called after each of them.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Read`]; those of `each`.
+    /// [`crate::Error::BadTensor`] if a value is NaN or infinite; [`crate::Error::Read`]; those of `each`.
     pub fn check_values(&self, mut each: impl FnMut() -> Result<()>) -> Result<()> {
         for spec in self.config.tensors() {
             let matrix = self.find(&spec.name, &spec.shape)?;
@@ -298,17 +310,6 @@ impl WeightStore {
             each()?;
         }
         Ok(())
-    }
-
-    fn stored_name(&self, name: &str) -> String {
-        match name.strip_prefix(self.config.architecture.names.prefix) {
-            Some(rest) => format!("{}{rest}", self.prefix),
-            None => name.to_owned(),
-        }
-    }
-
-    fn bad(&self, name: &str, reason: String) -> Error {
-        Error::BadTensor { name: name.into(), path: self.checkpoint.directory().into(), reason }
     }
 
     /// A whole tensor of this name and shape.
@@ -323,20 +324,12 @@ impl WeightStore {
 
     fn stored(&self, name: &str, shape: &[usize]) -> Result<(String, Tensor<'_>, ElementType)> {
         let stored = self.stored_name(name);
-        let tensor = self.checkpoint.tensor(&stored);
-        let tensor = tensor.ok_or_else(|| self.bad(&stored, format!("missing; config.json implies {shape:?}")))?;
+        let missing = || self.bad(&stored, format!("missing; config.json implies {shape:?}{}", self.why_missing(name)));
+        let tensor = self.checkpoint.tensor(&stored).ok_or_else(missing)?;
         if tensor.shape != shape {
-            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}", tensor.shape)));
+            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}{}", tensor.shape, self.sizes_left_out())));
         }
-        let element = match tensor.dtype {
-            Dtype::F32 => ElementType::F32,
-            Dtype::F16 => ElementType::F16,
-            Dtype::BF16 => ElementType::Bf16,
-            other => {
-                let reason = format!("expected F32, F16 or BF16, found {other:?}; quantised checkpoints cannot be sliced");
-                return Err(self.bad(&stored, reason));
-            }
-        };
+        let element = self.element(&stored, &tensor)?;
         Ok((stored, tensor, element))
     }
 
@@ -359,7 +352,7 @@ impl WeightStore {
     /// The weights of one layer: norms and biases, and where to read the matrices.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value of a norm or bias is NaN or infinite; [`Error::Read`].
+    /// [`crate::Error::BadTensor`] if a value of a norm or bias is NaN or infinite; [`crate::Error::Read`].
     pub fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
         let (config, names) = (&self.config, Names::of(&self.config));
         let widths = config.widths(layer);

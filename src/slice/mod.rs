@@ -40,6 +40,7 @@ mod rotate;
 mod schedule;
 mod snapshot;
 mod stock;
+mod types;
 
 pub use covariance::Covariance;
 pub use driver::{Job, slice};
@@ -51,3 +52,4 @@ pub use residual::Placement;
 pub use rotate::Rotation;
 pub use schedule::sliced_width;
 pub use snapshot::{Site, Snapshot, Stage, exact};
+pub use types::Types;

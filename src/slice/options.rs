@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use super::types::Types;
 use crate::checkpoint::Dtype;
 
 /// How much to cut.
@@ -134,8 +135,8 @@ pub struct Options {
     pub slice_head: bool,
     pub orientation: Orientation,
     pub seed: u64,
-    /// Type of the written tensors.
-    pub dtype: Dtype,
+    /// Types of the written tensors.
+    pub dtype: Types,
     /// Calibration sequences at a time; by size if `None`.
     pub rows_per_batch: Option<usize>,
 }
@@ -153,7 +154,7 @@ impl Default for Options {
             slice_head: false,
             orientation: Orientation::Pca,
             seed: 42,
-            dtype: Dtype::F32,
+            dtype: Types::One(Dtype::F32),
             rows_per_batch: None,
         }
     }

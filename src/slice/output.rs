@@ -23,7 +23,7 @@ const PIECE: usize = 1 << 20;
 pub struct Output<'a> {
     gpu: &'a Gpu,
     config: &'a Config,
-    dtype: Dtype,
+    types: HashMap<String, Dtype>,
     width: usize,
     lift: StockForm,
     writer: TensorWriter,
@@ -45,7 +45,6 @@ impl<'a> Output<'a> {
     pub fn new(
         gpu: &'a Gpu,
         config: &'a Config,
-        dtype: Dtype,
         plan: &Plan,
         directory: &OutputDirectory,
         lift: StockForm,
@@ -61,7 +60,8 @@ impl<'a> Output<'a> {
                 TensorWriter::resume(directory, &plan.tensors, SHARD_BYTES, |name| done.iter().any(|start| name.starts_with(start)))?
             }
         };
-        Ok(Self { gpu, config, dtype, width: plan.stored_width, lift, writer, partial: HashMap::new() })
+        let types = plan.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype)).collect();
+        Ok(Self { gpu, config, types, width: plan.stored_width, lift, writer, partial: HashMap::new() })
     }
 
     /// Writes a weight of a layer, and its bias.
@@ -203,24 +203,25 @@ impl<'a> Output<'a> {
         self.write(name, &self.gpu.download(matrix)?)
     }
 
-    /// Appends values to a tensor, in the output's type.
+    /// Appends values to a tensor, in its planned type.
     ///
     /// # Errors
     /// [`Error::Numerical`] if a value is not finite or beyond what the type holds; [`Error::Write`]; [`Error::Shape`] if it is not planned.
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let most = match self.dtype {
+        let dtype = self.types.get(name).copied().unwrap_or(Dtype::F32);
+        let most = match dtype {
             Dtype::F16 => f16::MAX.to_f32(),
             _ => f32::MAX,
         };
         if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
             let way_out = if value.is_finite() { "; use --dtype bf16 or f32" } else { ": the model's weights or signals overflow" };
-            return Err(Error::Numerical(format!("{name} holds {value}, which {:?} cannot{way_out}", self.dtype)));
+            return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot{way_out}")));
         }
         if values.is_empty() {
             return self.writer.write(name, &[]);
         }
         for piece in values.chunks(PIECE) {
-            let bytes: Vec<u8> = match self.dtype {
+            let bytes: Vec<u8> = match dtype {
                 Dtype::F16 => piece.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
                 Dtype::BF16 => piece.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
                 _ => piece.iter().flat_map(|value| value.to_le_bytes()).collect(),

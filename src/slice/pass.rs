@@ -36,8 +36,8 @@ impl<'a> Pass<'a> {
     pub fn new(gpu: &'a Gpu, job: &'a Job<'a>, layers: Option<usize>, sites: Vec<Site>) -> Result<Self> {
         let config = job.model.config();
         let batches = plan_batches(gpu, config, job.rows, job.memory.batch)?;
-        let lift = StockForm::of(gpu, config, job.plan, job.options.dtype)?;
-        let output = Output::new(gpu, config, job.options.dtype, job.plan, job.directory, lift, layers)?;
+        let lift = StockForm::of(gpu, config, job.plan)?;
+        let output = Output::new(gpu, config, job.plan, job.directory, lift, layers)?;
         Ok(Self { gpu, job, config, batches, output, sites, ahead: None })
     }
 

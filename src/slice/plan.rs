@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     options::{Basis, Cut, Options},
     schedule::{layer_widths, round_interval, sliced_width},
+    types::Types,
 };
 use crate::{
     checkpoint::{Dtype, TensorPlan},
@@ -51,7 +52,7 @@ impl Plan {
         let interval = round_interval(config, options, stock);
         let padding = if stock { config.stock_padding() } else { 0 };
         let form = |stored: usize| {
-            if stock { with_dtype(config.stock(stored)?, options.dtype) } else { with_widths(config, stored, options, calibration_sha256) }
+            if stock { with_dtype(config.stock(stored)?, &options.dtype) } else { with_widths(config, stored, options, calibration_sha256) }
         };
         let original_parameters = config.parameters();
         let stored_width = match options.cut {
@@ -69,6 +70,7 @@ impl Plan {
         }
         let sliced = form(stored_width)?;
         let whole = with_widths(config, config.hidden_size, options, calibration_sha256)?;
+        let types = sliced.tensors().into_iter().zip(options.dtype.of_tensors(config, &sliced));
         Ok(Self {
             width,
             stock,
@@ -77,9 +79,14 @@ impl Plan {
             original_parameters,
             fused_parameters: whole.parameters() - whole.shortcut_parameters(),
             sliced_parameters: sliced.parameters(),
-            tensors: sliced.tensors().into_iter().map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: options.dtype }).collect(),
+            tensors: types.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect(),
             config: sliced,
         })
+    }
+
+    /// Bytes of a value of the widest type.
+    pub fn element_size(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.dtype.bitsize() / 8).max().unwrap_or(4)
     }
 
     /// Bytes of all tensors.
@@ -149,11 +156,12 @@ fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha
     for (name, value) in config.architecture.forms.code.iter().flat_map(RemoteCode::fields) {
         raw.insert(name.into(), value);
     }
-    with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, options.dtype)
+    with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, &options.dtype)
 }
 
-/// The config with the type of the written tensors, where it names one.
-fn with_dtype(mut config: Config, dtype: Dtype) -> Result<Config> {
+/// The config with the type of the written tensors, where it names one and they have one.
+fn with_dtype(mut config: Config, types: &Types) -> Result<Config> {
+    let Types::One(dtype) = types else { return Ok(config) };
     let dtype = match dtype {
         Dtype::F16 => "float16",
         Dtype::BF16 => "bfloat16",

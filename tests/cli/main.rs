@@ -2,6 +2,7 @@
 
 mod bases;
 mod export;
+mod files;
 mod refusals;
 mod resume;
 mod runs;

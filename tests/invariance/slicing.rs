@@ -73,7 +73,7 @@ fn a_sliced_model_gives_the_same_bits_on_every_reload() {
     let (gpu, another) = (support::gpu(), support::gpu());
     let (model, rows) = open(&support::fixture("parity/qwen3_bias"));
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
-        let found = sliced(&gpu, &model, &rows, &Options { dtype, ..options(0.25, Orientation::Pca) });
+        let found = sliced(&gpu, &model, &rows, &Options { dtype: dtype.into(), ..options(0.25, Orientation::Pca) });
         let first = logits(&gpu, &found.model, &rows);
         let again = Model::open(found.model.directory()).expect("the sliced model");
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();

@@ -95,7 +95,7 @@ fn the_weights_behind_a_norm_make_up_for_its_rounding_to_16_bits() {
         let (model, rows) = open(&support::fixture("parity").join(fixture));
         for sparsity in [0.15, 0.34, 0.5] {
             let [exact, narrow] = [Dtype::F32, Dtype::BF16]
-                .map(|dtype| sliced(&gpu, &model, &rows, &Options { dtype, ..options(sparsity, Basis::SHARED, Refit::None) }));
+                .map(|dtype| sliced(&gpu, &model, &rows, &Options { dtype: dtype.into(), ..options(sparsity, Basis::SHARED, Refit::None) }));
             let weight = |model: &Model| f64::from(model.store.ends().expect("ends").final_norm.expect("a norm").weight[0]);
             let rounding = (weight(&narrow.model) / weight(&exact.model) - 1.0).abs();
             let found = bias_of_reads(&narrow.model, &exact.model).abs();
@@ -115,8 +115,8 @@ fn the_stock_form_in_16_bits_is_as_near_as_its_weights_are() {
     for fixture in ["llama_gqa_tied", "qwen3_bias", "phi_gqa", "phi3_gqa"] {
         let (model, rows) = open(&support::fixture("parity").join(fixture));
         for (dtype, allowed) in [(Dtype::F16, 4e-3), (Dtype::BF16, 3e-2)] {
-            let [exact, narrow] =
-                [Dtype::F32, dtype].map(|dtype| sliced(&gpu, &model, &rows, &Options { dtype, ..options(0.34, Basis::SHARED, Refit::Full) }));
+            let [exact, narrow] = [Dtype::F32, dtype]
+                .map(|dtype| sliced(&gpu, &model, &rows, &Options { dtype: dtype.into(), ..options(0.34, Basis::SHARED, Refit::Full) }));
             let narrow_logits = gpu_logits(&gpu, &narrow, &rows);
             // The same weights, widened: nothing but f32's own rounding.
             let widened = reference_logits(&Network::load(&narrow.model.store).expect("a network"), &rows);

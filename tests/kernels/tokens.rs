@@ -125,6 +125,7 @@ fn rope_matches_reference_up_to_far_positions_and_leaves_the_rest_alone() {
             attention_factor: factor,
             theta: 10000.0,
             scaling: Scaling::None,
+            dynamic: false,
         };
         let span = HeadSpan { column, heads };
         let positions = [0, 1, 2, 63, 64, 1000, 3999, 4000, 17];

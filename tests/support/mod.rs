@@ -1,7 +1,11 @@
 //! What several tests need: the device, files of fixtures, and how results are compared.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -9,7 +13,7 @@ use rand_chacha::{
 };
 use rand_distr::{Distribution, StandardNormal};
 use slicegpt_gpu::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Dtype},
     gpu::{Gpu, GpuOptions},
 };
 
@@ -60,6 +64,56 @@ pub fn tensor(path: &Path, name: &str) -> Vec<f32> {
     let checkpoint = Checkpoint::open(path).expect("a safetensors file");
     let tensor = checkpoint.tensor(name).expect("the tensor");
     tensor.read().expect("its bytes").chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// The tensors of a file: type, shape and bytes of each.
+pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// The tensors of a checkpoint.
+pub fn tensors(path: &Path) -> Tensors {
+    let checkpoint = Checkpoint::open(path).expect("a checkpoint");
+    let one = |name: &str| {
+        let tensor = checkpoint.tensor(name).expect("the tensor");
+        (name.to_owned(), (tensor.dtype, tensor.shape.to_vec(), tensor.read().expect("its bytes")))
+    };
+    checkpoint.names().map(one).collect()
+}
+
+/// Writes a safetensors file with these tensors and this metadata.
+pub fn write_tensors(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    header.insert(
+        "__metadata__".into(),
+        metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect::<serde_json::Map<_, _>>().into(),
+    );
+    for (name, (dtype, shape, bytes)) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        data.extend_from_slice(bytes);
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).expect("a file");
+}
+
+/// Changes some fields of the config.json in a directory; null takes a field out.
+pub fn set_fields(directory: &Path, fields: &[(&str, serde_json::Value)]) {
+    let path = directory.join("config.json");
+    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
+    for (name, value) in fields {
+        if value.is_null() { drop(config.remove(*name)) } else { drop(config.insert((*name).into(), value.clone())) }
+    }
+    fs::write(path, serde_json::Value::Object(config).to_string()).expect("a file");
+}
+
+/// A copy of a parity fixture, to be changed.
+pub fn copy_of(name: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for entry in fs::read_dir(fixture("parity").join(name)).expect("a fixture") {
+        let from = entry.expect("an entry").path();
+        fs::copy(&from, directory.path().join(from.file_name().expect("a name"))).expect("a copy");
+    }
+    directory
 }
 
 /// max |a − b| / max |b|.

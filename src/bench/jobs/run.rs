@@ -59,7 +59,7 @@ pub fn run<'a>(gpu: &'a Gpu, shape: &str, sequences: usize, seqlen: usize, progr
     let rows: Vec<Vec<u32>> = (0..sequences as u32)
         .map(|row| (0..seqlen as u32).map(|i| (7919 * (row * seqlen as u32 + i)) % model.config().vocab_size as u32).collect())
         .collect();
-    let options = Options { cut: Cut::Sparsity(SPARSITY), dtype: Dtype::F16, ..Options::default() };
+    let options = Options { cut: Cut::Sparsity(SPARSITY), dtype: Dtype::F16.into(), ..Options::default() };
     let plan = Plan::new(model.config(), &options, "")?;
     let parameters = plan.original_parameters;
 

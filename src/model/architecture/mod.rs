@@ -8,7 +8,10 @@
 
 mod rows;
 
-use super::forms::Forms;
+use super::{
+    defaults::{self, Defaults},
+    forms::Forms,
+};
 use crate::ops::Norm;
 
 pub use rows::ARCHITECTURES;
@@ -184,15 +187,18 @@ pub struct Fields {
     pub num_hidden_layers: &'static str,
     pub num_attention_heads: &'static str,
     pub num_key_value_heads: Option<&'static str>,
-    /// Where the config does not give it; num_attention_heads if `None`.
+    /// Where the config does not mention it; num_attention_heads if `None`, and where it is null.
     pub default_key_value_heads: Option<usize>,
     pub intermediate_size: &'static str,
-    /// intermediate_size / hidden_size where the config does not give it; it must if `None`.
+    /// intermediate_size / hidden_size where the config does not give it; the default of the class if `None`.
     pub intermediate_factor: Option<usize>,
     pub max_position_embeddings: &'static str,
     /// Name, and the value where the config does not give it.
     pub norm_eps: (Option<&'static str>, f64),
     pub activation: (&'static str, &'static str),
+    /// The base of rotary frequencies and the part of each head that turns, where they stand beside the section that is
+    /// about them.
+    pub rotary: (&'static str, &'static str),
 }
 
 /// What the checkpoint calls its tensors, without `.weight`.
@@ -204,6 +210,8 @@ pub struct Stems {
     pub layers: &'static str,
     pub final_norm: &'static str,
     pub head: &'static str,
+    /// Another name that the head may have.
+    pub head_alias: Option<&'static str>,
 }
 
 /// The norms of the residual stream.
@@ -218,6 +226,8 @@ pub struct NormSpec {
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionSpec {
     pub position: Position,
+    /// The rotary scalings that transformers computes for it.
+    pub rope_types: &'static [&'static str],
     pub window: Window,
     /// The window where the config does not mention it; `null` means none.
     pub default_window: Option<usize>,
@@ -254,6 +264,7 @@ pub struct EndsSpec {
 pub struct Architecture {
     pub model_type: &'static str,
     pub fields: Fields,
+    pub defaults: Defaults,
     pub names: Stems,
     pub norm: NormSpec,
     pub attention: AttentionSpec,
@@ -294,13 +305,16 @@ pub const BASE: Architecture = Architecture {
         max_position_embeddings: "max_position_embeddings",
         norm_eps: (Some("rms_norm_eps"), 1e-6),
         activation: ("hidden_act", "silu"),
+        rotary: ("rope_theta", "partial_rotary_factor"),
     },
+    defaults: defaults::LLAMA,
     names: Stems {
         prefix: "model.",
         embedding: "embed_tokens",
         layers: "layers",
         final_norm: "norm",
         head: "lm_head",
+        head_alias: None,
     },
     norm: NormSpec { kind: Norm::Rms, affine: None },
     attention: AttentionSpec {
@@ -310,6 +324,7 @@ pub const BASE: Architecture = Architecture {
             theta: 10000.0,
             layers: RopeLayers::All,
         },
+        rope_types: &["default", "linear", "dynamic", "llama3", "yarn"],
         window: Window::None,
         default_window: None,
         qk_norm: None,
@@ -325,8 +340,8 @@ pub const BASE: Architecture = Architecture {
     forms: Forms { stock: None, gguf: None, code: None },
 };
 
-/// Config fields that change the maths of some model: any other value than the neutral ones (as JSON) is refused, but by
-/// rows that handle the field.
+/// Config fields that change the maths of some model: any other value than one that switches them off (null, false,
+/// zero, nothing in it, no number) or the neutral ones (as JSON) is refused, but by rows that handle the field.
 pub const REFUSED: &[(&str, &[&str])] = &[
     ("attn_logit_softcapping", &[]),
     ("final_logit_softcapping", &[]),
@@ -335,17 +350,19 @@ pub const REFUSED: &[(&str, &[&str])] = &[
     ("residual_multiplier", &["1", "1.0"]),
     ("embedding_multiplier", &["1", "1.0"]),
     ("attention_multiplier", &[]),
-    ("scale_embedding", &["false"]),
+    ("scale_embedding", &[]),
     ("num_local_experts", &[]),
     ("num_experts", &[]),
     ("clip_qkv", &[]),
-    ("alibi", &["false"]),
+    ("alibi", &[]),
     ("no_rope_layers", &[]),
     ("attention_chunk_size", &[]),
     ("quantization_config", &[]),
-    ("is_encoder_decoder", &["false"]),
-    ("use_qk_norm", &["false"]),
-    ("parallel_attn", &["false"]),
+    ("is_encoder_decoder", &[]),
+    ("use_qk_norm", &[]),
+    ("parallel_attn", &[]),
     ("kv_lora_rank", &[]),
-    ("attention_sink", &["false"]),
+    ("attention_sink", &[]),
+    ("per_layer_config", &[]),
+    ("configuration_files", &[]),
 ];

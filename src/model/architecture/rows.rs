@@ -5,7 +5,10 @@ use super::{
     QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
 };
 use crate::{
-    model::forms::{Forms, Gguf, RemoteCode, Stock},
+    model::{
+        defaults,
+        forms::{Forms, Gguf, RemoteCode, Stock},
+    },
     ops::Norm,
 };
 
@@ -90,6 +93,7 @@ const LLAMA: Architecture = Architecture {
 const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
     fields: Fields { default_key_value_heads: Some(8), ..GROUPED },
+    defaults: defaults::MISTRAL,
     attention: AttentionSpec { window: Window::All, default_window: Some(4096), ..EXPLICIT },
     blocks: &gated_blocks(&heads("self_attn.o_proj", Never, Never), GATED),
     forms: Forms { stock: STOCK, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL) },
@@ -99,6 +103,7 @@ const MISTRAL: Architecture = Architecture {
 const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
     fields: Fields { default_key_value_heads: Some(32), ..GROUPED },
+    defaults: defaults::QWEN,
     attention: AttentionSpec { window: Window::FromLayer, default_window: Some(4096), ..EXPLICIT },
     blocks: &gated_blocks(&heads("self_attn.o_proj", Always, Never), GATED),
     forms: Forms {
@@ -117,6 +122,7 @@ const QWEN2: Architecture = Architecture {
 const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     fields: QWEN2.fields,
+    defaults: defaults::QWEN,
     attention: AttentionSpec {
         qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
         head_dim: Some(128),
@@ -134,6 +140,7 @@ const QWEN3: Architecture = Architecture {
 const SMOLLM3: Architecture = Architecture {
     model_type: "smollm3",
     fields: Fields { default_key_value_heads: Some(4), ..GROUPED },
+    defaults: defaults::SMOLLM3,
     attention: AttentionSpec {
         position: Position::Rope {
             interleaved: false,
@@ -177,6 +184,7 @@ const STARCODER2: Architecture = Architecture {
         activation: ("hidden_act", "gelu_pytorch_tanh"),
         ..GROUPED
     },
+    defaults: defaults::STARCODER2,
     norm: NormSpec { kind: Norm::Layer, affine: None },
     attention: AttentionSpec { window: Window::All, ..EXPLICIT },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
@@ -191,7 +199,8 @@ const STARCODER2: Architecture = Architecture {
 const PHI3: Architecture = Architecture {
     model_type: "phi3",
     fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..GROUPED },
-    attention: AttentionSpec { position: rope(RotaryPart::Share(1.0)), window: Window::All, ..EXPLICIT },
+    defaults: defaults::PHI3,
+    attention: AttentionSpec { position: rope(RotaryPart::Share(1.0)), rope_types: &["default"], window: Window::All, ..EXPLICIT },
     blocks: &gated_blocks(
         &[
             Weight::linear("self_attn.qkv_proj", &[Query, Key, Value], Residual, Heads, Never),
@@ -209,6 +218,7 @@ const PHI3: Architecture = Architecture {
 const PHI: Architecture = Architecture {
     model_type: "phi",
     fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu_new"), ..GROUPED },
+    defaults: defaults::PHI,
     names: Stems { final_norm: "final_layernorm", ..BASE.names },
     norm: NormSpec { kind: Norm::Layer, affine: None },
     attention: AttentionSpec {
@@ -241,6 +251,7 @@ const OPT: Architecture = Architecture {
         activation: ("activation_function", "relu"),
         ..BASE.fields
     },
+    defaults: defaults::OPT,
     names: Stems { prefix: "model.decoder.", final_norm: "final_layer_norm", ..BASE.names },
     norm: NormSpec { kind: Norm::Layer, affine: Some("layer_norm_elementwise_affine") },
     attention: AttentionSpec {
@@ -278,6 +289,7 @@ const GPT2_NAMES: Stems =
 const GPT2: Architecture = Architecture {
     model_type: "gpt2",
     fields: GPT2_FIELDS,
+    defaults: defaults::GPT2,
     names: GPT2_NAMES,
     norm: NormSpec { kind: Norm::Layer, affine: None },
     attention: AttentionSpec { position: Position::Learned { name: "wpe", offset: 0 }, ..BASE.attention },
@@ -313,6 +325,7 @@ const GPTJ_HEADS: &[Weight] = &[
 const GPTJ: Architecture = Architecture {
     model_type: "gptj",
     fields: GPT2_FIELDS,
+    defaults: defaults::GPTJ,
     names: GPT2_NAMES,
     norm: NormSpec { kind: Norm::Layer, affine: None },
     attention: AttentionSpec {
@@ -333,12 +346,19 @@ const GPTJ: Architecture = Architecture {
 
 const GPT_NEOX: Architecture = Architecture {
     model_type: "gpt_neox",
-    fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu"), ..BASE.fields },
+    fields: Fields {
+        norm_eps: (Some("layer_norm_eps"), 1e-5),
+        activation: ("hidden_act", "gelu"),
+        rotary: ("rotary_emb_base", "rotary_pct"),
+        ..BASE.fields
+    },
+    defaults: defaults::GPT_NEOX,
     names: Stems {
         prefix: "gpt_neox.",
         embedding: "embed_in",
         final_norm: "final_layer_norm",
         head: "embed_out",
+        head_alias: Some("lm_head"),
         ..BASE.names
     },
     norm: NormSpec { kind: Norm::Layer, affine: None },
