@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 use slicegpt_gpu::{
-    checkpoint::{Checkpoint, Dtype, TensorFile, TensorPlan},
+    checkpoint::{Checkpoint, Dtype, FileTarget, TensorFile, TensorPlan},
     model::Model,
 };
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ fn shard(directory: &Path, name: &str, tensors: &[(&str, f32)]) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
     let plans = tensors.iter().map(|(name, _)| TensorPlan { name: (*name).into(), shape: vec![1], dtype: Dtype::F32 }).collect();
-    let mut file = TensorFile::create(path.clone(), plans).expect("a file");
+    let mut file = TensorFile::create(FileTarget::new(&path, false).expect("a name"), plans).expect("a file");
     for (name, value) in tensors {
         file.write(name, &value.to_le_bytes()).expect("a tensor");
     }
