@@ -133,7 +133,7 @@ fn read(path: &Path) -> Read {
 fn exported(model: &Model, kind: GgufType) -> (Read, Vec<String>) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.gguf");
-    let export = GgufExport::plan(model, "a name", kind, Vocabulary::Tokenizer { pre: None }).expect("a plan");
+    let export = GgufExport::plan(model, "a name", kind, Vocabulary::None).expect("a plan");
     export.write(path.clone(), &Silent).expect("a file");
     (read(&path), export.notes)
 }
