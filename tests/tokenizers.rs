@@ -74,9 +74,6 @@ fn opened(config: &Config, directory: &Path) -> (String, Result<BuiltTokenizer>)
     (class.unwrap_or_default(), files.and_then(|files| files.build(&config.tokenizer_class(files.named_class(), files.of_bytes()))))
 }
 
-/// Cases that are refused although transformers follows them, and a part of the reason.
-const REFUSED: &[(&str, &str)] = &[("fast files", "fast_tokenizer_files")];
-
 #[test]
 fn ids_and_special_tokens_are_those_of_transformers() {
     let Fixture { texts, files, cases } = fixture();
@@ -86,11 +83,6 @@ fn ids_and_special_tokens_are_those_of_transformers() {
         let directory = case.written(&files);
         let (class, built) = opened(&config(case), directory.path());
         let name = &case.name;
-        if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| refused == name) {
-            let message = built.err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(message.contains(reason), "{name}: {message}");
-            continue;
-        }
         match (built, &case.error) {
             (Err(_), Some(_)) => {}
             (Ok(_), Some(error)) => wrong.push(format!("{name}: built a {class}, where transformers says {error}")),

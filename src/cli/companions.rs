@@ -133,11 +133,14 @@ impl Companions {
         let settings: Map<String, Value> = serde_json::from_slice(&text).unwrap_or_default();
         for (field, value) in &settings {
             let Some(name) = value.as_str() else { continue };
-            let is_within = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
             let is_template = field == "chat_template" && name.len() < 256 && directory.join(name).is_file();
-            if is_within && !name.is_empty() && !is_weights(name) && (field.ends_with("_file") || is_template) {
+            if is_within(name) && (field.ends_with("_file") || is_template) {
                 self.add(directory, name, &format!("tokenizer_config.json names it as {field}, and it is not there"));
             }
+        }
+        let versions = settings.get("fast_tokenizer_files").and_then(Value::as_array).into_iter().flatten();
+        for name in versions.filter_map(Value::as_str).filter(|name| is_within(name)) {
+            self.add(directory, name, "tokenizer_config.json names it in fast_tokenizer_files, and it is not there");
         }
         let codes = match settings.get("auto_map") {
             Some(Value::Object(classes)) => classes.get("AutoTokenizer"),
@@ -174,6 +177,12 @@ impl Companions {
             }
         }
     }
+}
+
+/// Whether a name is that of a file within the directory, and no weights.
+fn is_within(name: &str) -> bool {
+    let normal = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    normal && !name.is_empty() && !is_weights(name)
 }
 
 fn is_word(name: &str) -> bool {

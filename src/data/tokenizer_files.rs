@@ -45,8 +45,8 @@ pub(super) struct Settings {
 /// The roles that every tokenizer may fill, in the order of transformers.
 pub(super) const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// What settings call the file for `version` and later of transformers.
-const VERSIONED: &str = "fast_tokenizer_files";
+/// The release of transformers that is followed, where files differ by it.
+const RELEASE: [u64; 3] = [5, 23, 0];
 
 impl TokenizerFiles {
     /// Reads what lies beside a model. A directory without any tokenizer is no error yet.
@@ -59,14 +59,7 @@ impl TokenizerFiles {
         if settings.get("fix_mistral_regex").is_some_and(|value| value == true) {
             return Err(Error::bad_file(&file("tokenizer_config.json"), format!("fix_mistral_regex is not implemented; {}", convert(directory))));
         }
-        // Which of them counts depends on the version of transformers.
-        if let Some(Value::Array(names)) = settings.get(VERSIONED)
-            && let Some(name) = names.iter().find(|name| *name != "tokenizer.json" && name.as_str().is_some())
-        {
-            let reason = format!("{VERSIONED} names {name}, which is not read; remove the field to use tokenizer.json");
-            return Err(Error::bad_file(&file("tokenizer_config.json"), reason));
-        }
-        let path = file("tokenizer.json");
+        let path = file(&current(&settings));
         let serialized = match path.exists() {
             true => Some((path.clone(), text(&path)?)),
             false => None,
@@ -230,6 +223,20 @@ impl Named {
             None => AddedToken::from(self.content, true),
         }
     }
+}
+
+/// The file that holds the tokenizer for the release that is followed: settings may list `tokenizer.VERSION.json`, each
+/// for its version and later ones.
+fn current(settings: &Map<String, Value>) -> String {
+    let names = settings.get("fast_tokenizer_files").and_then(Value::as_array);
+    let version = |name: &str| name.strip_prefix("tokenizer.")?.strip_suffix(".json").map(str::to_owned);
+    let names = names.into_iter().flatten().filter_map(Value::as_str);
+    let mut versions: Vec<_> = names.filter_map(|name| Some((version(name)?, name))).collect();
+    // As texts, as transformers does.
+    versions.sort();
+    let number = |version: &str| version.split('.').map(|part| part.parse().unwrap_or(u64::MAX)).collect::<Vec<_>>();
+    let past = versions.iter().take_while(|(version, _)| number(version).as_slice() <= RELEASE.as_slice());
+    past.last().map_or("tokenizer.json", |(_, name)| *name).to_owned()
 }
 
 fn is_empty(value: &Value) -> bool {
