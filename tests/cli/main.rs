@@ -3,6 +3,7 @@
 mod bases;
 mod companions;
 mod export;
+mod export_tokenizers;
 #[path = "../support/gguf_reader.rs"]
 mod gguf_reader;
 mod refusals;
