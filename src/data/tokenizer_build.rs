@@ -168,7 +168,7 @@ impl TokenizerFiles {
         let shell = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "model": model,
             "normalizer": if class.composes { json!({ "type": "NFC" }) } else { Value::Null },
-            "pre_tokenizer": self.pre_tokenizer(class), "decoder": self.decoder(class), "post_processor": template
+            "pre_tokenizer": self.pre_tokenizer(class), "decoder": self.decoder(class), "post_processor": &template
         });
         let mut tokenizer: Tokenizer = serde_json::to_string(&shell)?.parse()?;
         if let Some([vocab, merges]) = files {
@@ -188,9 +188,7 @@ impl TokenizerFiles {
             let roles = tokens.roles.iter().map(|(_, named)| named);
             roles.chain(&tokens.extra).map(|named| AddedToken::from(named.content.clone(), true)).collect::<Vec<_>>()
         });
-        // CodeGen's own template adds nothing, but it is one: only explicit settings replace it.
-        let has_template = !template.is_null() || class.name == "CodeGenTokenizer";
-        let mut built = self.completed(tokenizer, tokens, !has_template || class.own_template)?;
+        let mut built = self.completed(tokenizer, tokens, template.is_null() || class.own_template)?;
         built.tokenizer.add_tokens(all_special.into_iter().flatten())?;
         Ok(Some(built))
     }

@@ -59,6 +59,7 @@ impl TokenizerFiles {
         if settings.get("fix_mistral_regex").is_some_and(|value| value == true) {
             return Err(Error::bad_file(&file("tokenizer_config.json"), format!("fix_mistral_regex is not implemented; {}", convert(directory))));
         }
+        check_kinds(&settings, &file("tokenizer_config.json"))?;
         let path = file(&current(&settings));
         let serialized = match path.exists() {
             true => Some((path.clone(), text(&path)?)),
@@ -225,6 +226,29 @@ impl Named {
     }
 }
 
+/// Refuses settings whose values are of another kind than what is read: they would count for nothing.
+fn check_kinds(settings: &Map<String, Value>, path: &Path) -> Result<()> {
+    type Kind = (&'static str, fn(&Value) -> bool, &'static [&'static str]);
+    const KINDS: [Kind; 4] = [
+        (
+            "true or false",
+            Value::is_boolean,
+            &["add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens", "legacy", "clean_up_tokenization_spaces"],
+        ),
+        ("a text", Value::is_string, &["tokenizer_class"]),
+        ("an object", Value::is_object, &["added_tokens_decoder"]),
+        ("a list or an object", |value| value.is_array() || value.is_object(), &["extra_special_tokens", "additional_special_tokens"]),
+    ];
+    for (expected, is_of_kind, names) in KINDS {
+        for name in names {
+            if let Some(found) = settings.get(*name).filter(|value| !value.is_null() && !is_of_kind(value)) {
+                return Err(Error::bad_file(path, format!("{name}: expected {expected}, found {found}")));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The file that holds the tokenizer for the release that is followed: settings may list `tokenizer.VERSION.json`, each
 /// for its version and later ones.
 fn current(settings: &Map<String, Value>) -> String {
@@ -248,7 +272,7 @@ pub(super) fn convert(directory: &Path) -> String {
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     let directory = directory.display();
     format!(
-        "`python -c \"from transformers import AutoTokenizer as T; \
+        "with `pip install transformers sentencepiece protobuf tiktoken`, `python -c \"from transformers import AutoTokenizer as T; \
          T.from_pretrained('{directory}').save_pretrained('{directory}')\"` writes a tokenizer.json"
     )
 }

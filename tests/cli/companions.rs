@@ -172,3 +172,28 @@ fn vocabularies_of_other_programs_are_refused_by_name_with_the_command_that_conv
     scene.put("model/tokenizer_config.json", json!({ "fix_mistral_regex": true }).to_string());
     scene.refused(args!["eval", model, "--text", text], 3, "fix_mistral_regex is not implemented");
 }
+
+#[test]
+fn settings_of_a_tokenizer_that_are_of_no_known_kind_are_refused() {
+    let scene = Scene::new(LLAMA);
+    scene.tokenizer(json!({}));
+    let (model, text) = (scene.path("model"), scene.put("text.txt", "w1 w2 w3"));
+    for (settings, message) in [
+        (json!({ "add_bos_token": "yes" }), "add_bos_token: expected true or false, found \"yes\""),
+        (json!({ "split_special_tokens": 1 }), "split_special_tokens: expected true or false"),
+        (json!({ "tokenizer_class": 7 }), "tokenizer_class: expected a text"),
+        (json!({ "added_tokens_decoder": [] }), "added_tokens_decoder: expected an object"),
+        (json!({ "added_tokens_decoder": { "x": "y" } }), "added_tokens_decoder: \"x\" is not an id with a token"),
+        (json!({ "extra_special_tokens": "<a>" }), "extra_special_tokens: expected a list or an object"),
+        (json!({ "extra_special_tokens": [7] }), "extra_special_tokens: expected a token, found 7"),
+        (json!({ "bos_token": 7 }), "bos_token: expected a token, found 7"),
+    ] {
+        scene.put("model/tokenizer_config.json", settings.to_string());
+        scene.refused(args!["eval", model, "--text", text], 3, message);
+    }
+    scene.put("model/tokenizer_config.json", "{}");
+    scene.put("model/added_tokens.json", json!({ "<a>": "7" }).to_string());
+    scene.refused(args!["eval", model, "--text", text], 3, "\"<a>\": expected an id, found \"7\"");
+    scene.put("model/added_tokens.json", "[]");
+    scene.refused(args!["eval", model, "--text", text], 3, "added_tokens.json");
+}
