@@ -177,7 +177,7 @@ impl TokenizerFiles {
             tokenizer.with_model(builder.continuing_subword_prefix(String::new()).end_of_word_suffix(String::new()).build()?);
         }
         for (role, content) in class.defaults {
-            if !tokens.roles.iter().any(|(name, _)| name == role) {
+            if !tokens.vacant.contains(role) && !tokens.roles.iter().any(|(name, _)| name == role) {
                 let named = tokens.added.values().find(|token| token.content == *content).cloned();
                 tokens.roles.push(((*role).to_owned(), Named { content: (*content).to_owned(), token: named }));
             }

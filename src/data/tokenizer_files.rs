@@ -36,6 +36,8 @@ pub(super) struct Named {
 pub(super) struct Settings {
     /// By their roles (`bos_token`, …), in the order of transformers.
     pub roles: Vec<(String, Named)>,
+    /// Roles that are said to be filled by none.
+    pub vacant: Vec<&'static str>,
     /// Special tokens without a role.
     pub extra: Vec<Named>,
     /// Tokens beside the vocabulary, by the ids that files give them.
@@ -103,7 +105,6 @@ impl TokenizerFiles {
         let path = self.directory.join("tokenizer_config.json");
         let mut found = Settings::default();
         let mut fields = self.settings.clone();
-        fields.retain(|_, value| !value.is_null());
         let listed = fields.get("added_tokens_decoder").and_then(Value::as_object);
         for (id, token) in listed.into_iter().flatten() {
             let wrong = || Error::bad_file(&path, format!("added_tokens_decoder: {id:?} is not an id with a token"));
@@ -113,6 +114,9 @@ impl TokenizerFiles {
         if !fields.contains_key("added_tokens_decoder") {
             self.add_legacy(&mut fields, &mut found)?;
         }
+        // A role that is null is nobody's, whatever the class would make of it.
+        found.vacant = ROLES.iter().filter(|name| fields.get(**name).is_some_and(Value::is_null)).copied().collect();
+        fields.retain(|_, value| !value.is_null());
         let extra = fields.get("extra_special_tokens").filter(|value| !is_empty(value));
         let extra = extra.or(fields.get("additional_special_tokens")).cloned();
         let role = |name: &str, token: &Value| {
@@ -165,9 +169,7 @@ impl TokenizerFiles {
                 all.extend(more.iter().filter(|token| !all.contains(token)).cloned().collect::<Vec<_>>());
                 value = all.into();
             }
-            if !value.is_null() {
-                fields.insert(name.clone(), value);
-            }
+            fields.insert(name.clone(), value);
         }
         let content = |value: &Value| Named::of(value).map(|named| named.content);
         let mut special: Vec<String> = ROLES.iter().filter_map(|name| fields.get(*name).and_then(content)).collect();
