@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use slicegpt_gpu::data::{Text, Tokens, load_tokenizer, sha256};
+use slicegpt_gpu::data::{SERIALIZED_CLASS, Text, TokenizerFiles, Tokens, sha256};
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
@@ -21,7 +21,8 @@ fn numbered_words() -> (TempDir, Tokenizer, Text) {
     let text: String = (0..WORDS).map(|id| format!("w{id}{}", if id % 10 == 9 { "\n" } else { " " })).collect();
     let path = directory.path().join("text.txt");
     fs::write(&path, text).expect("a text");
-    let tokenizer = load_tokenizer(directory.path()).expect("a tokenizer");
+    let files = TokenizerFiles::read(directory.path()).expect("files");
+    let tokenizer = files.build(SERIALIZED_CLASS).expect("a tokenizer").tokenizer;
     match Tokens::read(&path).expect("a text") {
         Tokens::Text(text) => (directory, tokenizer, text),
         Tokens::Rows(_) => panic!("a .txt is text"),

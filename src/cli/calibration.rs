@@ -9,7 +9,7 @@ use super::{
 use crate::{
     data::{Text, Tokens},
     error::{Error, Result},
-    generate::sample_sequences,
+    generate::{Samples, sample_sequences},
     gpu::Gpu,
     model::Model,
     slice::Options,
@@ -117,15 +117,10 @@ impl CalibrationArgs {
     ) -> Result<Sequences> {
         let count = self.nsamples();
         let mut sequences = if self.samples_itself() {
-            let mut calibration = sample_sequences(
-                gpu,
-                model,
-                self.sampled(window.is_some()),
-                self.seqlen(model),
-                options.seed,
-                together.or(options.rows_per_batch),
-                progress,
-            )?;
+            let samples =
+                Samples { start: tokenizers.start_token()?, count: self.sampled(window.is_some()), length: self.seqlen(model), seed: options.seed };
+            let together = together.or(options.rows_per_batch);
+            let mut calibration = sample_sequences(gpu, model, samples, together, progress)?;
             let held_out = calibration.split_off(count);
             Sequences { calibration, held_out }
         } else {

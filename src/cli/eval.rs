@@ -48,7 +48,7 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
-        let tokenizers = Tokenizers::new(model.directory());
+        let tokenizers = Tokenizers::new(&model, &progress);
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
         let mut writes = writes_beside(&model, self.force.force);
         writes.reads(file);

@@ -4,15 +4,21 @@ use std::path::PathBuf;
 
 use super::{
     DeviceArgs, ForceArgs,
-    input::{check_tokens, open_model, writes_beside},
+    input::{check_tokens, open_model, open_tokenizer, stop_tokens, writes_beside},
     print,
     progress::Bars,
 };
 use crate::{
-    data::{encode, fenced, load_tokenizer},
+    data::{encode, fenced},
     error::{Error, Result},
     generate::{Sampling, generate},
+    model::GenerationConfig,
 };
+
+/// Tokens that are generated where neither an option nor generation_config.json says how many.
+const MAX_NEW_TOKENS: usize = 128;
+const TEMPERATURE: f64 = 0.8;
+const TOP_P: f64 = 0.95;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -21,15 +27,15 @@ pub struct Args {
     /// The text to continue; empty to start from nothing
     #[arg(long)]
     prompt: String,
-    /// Stop after so many tokens, if the model has not ended before
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    max_new_tokens: usize,
-    /// 0 takes the likeliest token always
-    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
-    temperature: f64,
-    /// Draw only from the likeliest tokens whose probabilities add up to this
-    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
-    top_p: f64,
+    /// Generate at most N tokens [default: generation_config.json's, or 128]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// 0 always takes the likeliest token [default: generation_config.json's, or 0.8]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
+    /// Draw only from the likeliest tokens whose probabilities add up to P [default: generation_config.json's, or 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f64>,
     /// Seed of the draws
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
@@ -41,16 +47,27 @@ pub struct Args {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite() && self.top_p > 0.0 && self.top_p <= 1.0) {
+        let temperature = self.temperature.unwrap_or(TEMPERATURE);
+        let top_p = self.top_p.unwrap_or(TOP_P);
+        if !(temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
             return Err(Error::Usage("expected --temperature of at least 0 and --top-p in 0 < p <= 1".into()));
         }
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
         self.device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
-        let tokenizer = load_tokenizer(model.directory())?;
-        let mut ids = encode(&tokenizer, &self.prompt).map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
+        let built = open_tokenizer(&model, &progress)?;
+        let tokenizer = &built.tokenizer;
+        let generation = model.generation_config()?;
+        let stops = stop_tokens(&model, &generation, &built);
+        stops.notes.iter().for_each(|note| progress.warn(note));
+        let sampling = self.sampling(&generation);
+        if !generation.not_applied.is_empty() {
+            let fields = generation.not_applied.join(", ");
+            progress.warn(&format!("generation_config.json asks for {fields}, which is not applied"));
+        }
+        let mut ids = encode(tokenizer, &self.prompt).map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
         if ids.is_empty() {
-            ids.extend(model.config().start_token());
+            ids.extend(stops.start);
         }
         check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
         let gpu = self.device.open(&progress)?;
@@ -60,8 +77,9 @@ impl Args {
         for &id in &ids {
             let _ = fenced(|| stream.step(id));
         }
-        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
-        generate(&gpu, &model, &ids, self.max_new_tokens, &sampling, |id| {
+        let wanted = generation.max_new_tokens.map_or(MAX_NEW_TOKENS, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        let max_new_tokens = self.max_new_tokens.unwrap_or(wanted);
+        generate(&gpu, &model, &ids, &stops.eos, max_new_tokens, &sampling, |id| {
             if let Some(text) = fenced(|| stream.step(id)).map_err(|reason| Error::BadTokens(format!("token {id} cannot be decoded: {reason}")))? {
                 print(&text)?;
             }
@@ -70,5 +88,14 @@ impl Args {
         })?;
         print("\n")?;
         self.device.close(&gpu, &progress)
+    }
+    /// How tokens are drawn: by the options, or else as generation_config.json has it.
+    fn sampling(&self, generation: &GenerationConfig) -> Sampling {
+        let greedy = (generation.do_sample == Some(false)).then_some(0.0);
+        Sampling {
+            temperature: self.temperature.or(greedy).or(generation.temperature).unwrap_or(TEMPERATURE),
+            top_p: self.top_p.or(generation.top_p).unwrap_or(TOP_P),
+            seed: self.seed,
+        }
     }
 }

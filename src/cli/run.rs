@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     DeviceArgs, ForceArgs,
     calibration::CalibrationArgs,
+    companions::Companions,
     describe::beside,
     input::{Tokenizers, evaluation_rows, open_model, writes_beside},
     print, print_json,
@@ -97,10 +98,11 @@ impl Args {
         let options = self.options(&model);
         let output = self.output_path(&model, &progress)?;
         let plan = Plan::new(model.config(), &options, "")?;
-        let tokenizers = Tokenizers::new(model.directory());
+        let tokenizers = Tokenizers::new(&model, &progress);
         // Before the work, which a mistyped name should not cost.
         let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)).transpose()?;
-        let mut report = self.report(&model, &plan, &options, &output);
+        let companions = Companions::of(&model, &plan.config, &progress);
+        let mut report = self.report(&model, &plan, &options, &output, &companions.names());
         progress.say(&format!(
             "{} of width {} to {}: {} parameters to {} ({:+.2} %)",
             report.model_type,
@@ -124,7 +126,8 @@ impl Args {
             report.warnings = progress.warnings();
             return self.show(&report);
         }
-        let work = Work { args: self, model: &model, options: &options, tokenizers: &tokenizers, eval, progress: &progress };
+        let (model, options, tokenizers, progress) = (&model, &options, &tokenizers, &progress);
+        let work = Work { args: self, model, options, tokenizers, eval, companions, progress };
         work.execute(&output, &mut report)?;
         self.show(&report)
     }

@@ -11,6 +11,7 @@ use super::{
     progress::Bars,
 };
 use crate::{
+    data::TokenizerFiles,
     error::{Error, Result},
     progress::Progress,
     record::{FILE, RunRecord},
@@ -50,8 +51,8 @@ impl Args {
         if let Some(record) = &record {
             record.check_files(&model)?;
         }
-        if model.directory().join("tokenizer.json").exists() {
-            Tokenizers::new(model.directory()).get()?;
+        if TokenizerFiles::read(model.directory())?.any() {
+            Tokenizers::new(&model, &progress).get()?;
         }
         let (mut compared, mut traced) = (None, Ok(()));
         if let Some(record) = &record {

@@ -1,32 +1,8 @@
-//! The tokenizer beside a model, fenced in: its file is user data, and the crate that reads it panics on some.
+//! What is done with a tokenizer, fenced in: its file is user data, and the crate that reads it panics on some.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
-    path::Path,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 
 use tokenizers::Tokenizer;
-
-use crate::error::{Error, Result};
-
-/// The tokenizer beside a model.
-///
-/// # Errors
-/// [`Error::BadFile`] if there is none, or it cannot be read.
-pub fn load_tokenizer(directory: &Path) -> Result<Tokenizer> {
-    let path = directory.join("tokenizer.json");
-    if !path.exists() {
-        return Err(Error::bad_file(&path, "no tokenizer.json beside the model: give token ids in a .json file instead of text"));
-    }
-    let load = || {
-        let mut tokenizer = Tokenizer::from_file(&path)?;
-        // Files often say how training cut and filled its texts: here texts count whole, and nothing else does.
-        tokenizer.with_truncation(None)?;
-        tokenizer.with_padding(None);
-        Ok(tokenizer)
-    };
-    fenced(load).map_err(|reason| Error::bad_file(&path, reason))
-}
 
 /// The ids of a text, special tokens included, or the reason why there are none.
 pub fn encode(tokenizer: &Tokenizer, text: &str) -> std::result::Result<Vec<u32>, String> {

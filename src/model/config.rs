@@ -395,11 +395,6 @@ impl Config {
         let limited = self.ropes.is_empty() || self.ropes.iter().any(|rope| rope.dynamic);
         limited.then_some(self.max_position_embeddings)
     }
-
-    /// Where sampling starts: the BOS token, or what the model uses in its place.
-    pub fn start_token(&self) -> Option<u32> {
-        self.bos_token_id.or(self.eos_token_ids.first().copied()).filter(|&id| (id as usize) < self.vocab_size)
-    }
 }
 
 fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {

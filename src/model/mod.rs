@@ -8,6 +8,7 @@ mod ends;
 mod fields;
 pub mod forms;
 pub mod fuse;
+mod generation;
 mod host;
 mod layer;
 mod missing;
@@ -16,6 +17,7 @@ mod shapes;
 mod slicing;
 mod storage;
 mod stored;
+mod tokenizer_class;
 mod weights;
 
 use std::path::Path;
@@ -23,7 +25,8 @@ use std::path::Path;
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, LayerSpec, SLICED_PREFIX, Step};
 pub use ends::{Ends, PART_BYTES, Readout, logit_entries, parts};
-pub use forms::{GgufExport, RemoteCode, Vocabulary, without_mean};
+pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Vocabulary, without_mean};
+pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{
     BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap,

@@ -5,7 +5,7 @@ mod gguf;
 mod python;
 mod stock;
 
-pub use gguf::{GgufExport, Vocabulary};
+pub use gguf::{GgufExport, GgufTokenizer, Vocabulary};
 pub use python::RemoteCode;
 pub use stock::without_mean;
 
