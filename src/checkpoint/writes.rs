@@ -109,7 +109,7 @@ impl Writes {
         target.check()?;
         target.place.try_writing().map_err(Error::write(path))?;
         if !matches!(target.place, Place::Stream(_)) {
-            self.claim(option, place(path), overlap)?;
+            self.claim(option, place(path))?;
         }
         Ok(target)
     }
@@ -132,11 +132,13 @@ impl Writes {
         }
         let kept = place(&partial(&resolved(path)?)?);
         check_target(path, self.force)?;
-        self.claim(option, place(path), |other, this| overlap(other, this) || overlap(other, &kept))
+        self.claim(option, place(path))?;
+        // Removed at the end, with all that lies in it.
+        self.claim(option, kept)
     }
 
     /// Keeps a place for one option.
-    fn claim(&mut self, option: &'static str, place: PathBuf, overlap: impl Fn(&Path, &Path) -> bool) -> Result<()> {
+    fn claim(&mut self, option: &'static str, place: PathBuf) -> Result<()> {
         if let Some((other, taken)) = self.outputs.iter().find(|(_, taken)| overlap(taken, &place)) {
             return Err(Error::Usage(format!(
                 "{option} {} and {other} {} cannot both be written: they are the same, or one lies in the other",

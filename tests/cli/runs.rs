@@ -270,6 +270,19 @@ fn generation_at_temperature_zero_is_the_greedy_rollout() {
 }
 
 #[test]
+fn kept_energies_are_shares_even_where_nothing_is_cut() {
+    let scene = Scene::new(LLAMA);
+    // Fewer tokens than directions: most eigenvalues are zero, but for rounding.
+    let tokens = scene.tokens("tokens.json", 2, 7);
+    for (index, basis) in ["per-block", "shared"].into_iter().enumerate() {
+        let out = scene.path(&format!("out{index}"));
+        let report = program(args!["run", scene.path("model"), "-o", out, "--calibration", tokens, "--sparsity", "0", "--basis", basis, "--json"]);
+        let energies: Vec<f64> = report.json()["kept_energy_per_site"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        assert!(!energies.is_empty() && energies.iter().all(|&energy| energy <= 1.0 && energy > 1.0 - 1e-9), "{basis}: {energies:?}");
+    }
+}
+
+#[test]
 fn a_trace_that_cannot_be_written_costs_no_work() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 4, 40);
