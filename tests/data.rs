@@ -3,7 +3,10 @@
 use std::fs;
 
 use serde_json::json;
-use slicegpt_gpu::data::{Text, Tokens, load_tokenizer, sha256};
+use slicegpt_gpu::{
+    data::{Text, Tokens, load_tokenizer, sha256},
+    progress::Silent,
+};
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
@@ -22,7 +25,7 @@ fn numbered_words() -> (TempDir, Tokenizer, Text) {
     let path = directory.path().join("text.txt");
     fs::write(&path, text).expect("a text");
     let tokenizer = load_tokenizer(directory.path()).expect("a tokenizer");
-    match Tokens::read(&path).expect("a text") {
+    match Tokens::read(&path, directory.path(), &Silent).expect("a text") {
         Tokens::Text(text) => (directory, tokenizer, text),
         Tokens::Rows(_) => panic!("a .txt is text"),
     }

@@ -23,10 +23,11 @@ use crate::{
 pub struct Args {
     /// The model: a .safetensors file with its config.json beside it, or a directory
     model: PathBuf,
-    /// Text to evaluate on, .txt or .jsonl
+    /// Text to evaluate on: plain text; JSON or JSON lines of strings or of objects with text, content, messages, conversations (by the
+    /// model's chat template), instruction and output, or prompt and completion; also compressed, as .gz or .zst
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Token ids to evaluate on, {"input_ids": [[...], ...]}: each row is one window
+    /// Token ids to evaluate on, {"input_ids": [[...], ...]} or a row on each line: each row is one window
     #[arg(long, value_name = "TOKENS.json")]
     tokens: Option<PathBuf>,
     /// Tokens of a window of text, at most the model's own maximum
@@ -49,8 +50,8 @@ impl Args {
         let tokenizers = Tokenizers::new(model.directory());
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
         let rows = match &self.tokens {
-            Some(tokens) => read_token_file(tokens)?,
-            None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
+            Some(tokens) => read_token_file(tokens, &progress)?,
+            None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize, &progress)?,
         };
         check_tokens(&model, &rows, &file.display().to_string())?;
         let mut gpu = self.device.open(&progress)?;

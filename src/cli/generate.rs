@@ -9,9 +9,10 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    data::{encode, fenced, load_tokenizer},
+    data::{Chat, ChatTemplate, encode, fenced, load_tokenizer},
     error::{Error, Result},
     generate::{Sampling, generate},
+    model::Model,
 };
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,12 @@ pub struct Args {
     /// The text to continue; empty to start from nothing
     #[arg(long)]
     prompt: String,
+    /// Take the prompt as a user's message: the model's chat template makes a conversation of it, and the answer is printed alone
+    #[arg(long)]
+    chat: bool,
+    /// A system message before that of the user
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Stop after so many tokens, if the model has not ended before
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_new_tokens: usize,
@@ -45,13 +52,18 @@ impl Args {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
         let tokenizer = load_tokenizer(model.directory())?;
-        let mut ids = encode(&tokenizer, &self.prompt).map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
+        let chat = self.chat.then(|| self.rendered(&model)).transpose()?;
+        // A conversation has its special tokens written out.
+        let mut ids = encode(&tokenizer, chat.as_ref().unwrap_or(&self.prompt), chat.is_none())
+            .map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
         if ids.is_empty() {
             ids.extend(model.config().start_token());
         }
         check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
         let gpu = self.device.open(&progress)?;
-        print(&self.prompt)?;
+        if chat.is_none() {
+            print(&self.prompt)?;
+        }
         let mut stream = tokenizer.decode_stream(true);
         // The stream learns the prompt first, so that what follows is spaced as in the middle of a text.
         for &id in &ids {
@@ -67,5 +79,17 @@ impl Args {
         })?;
         print("\n")?;
         self.device.close(&gpu, &progress)
+    }
+
+    /// The prompt as a conversation that waits for its answer.
+    fn rendered(&self, model: &Model) -> Result<String> {
+        let chat = Chat::of_prompt(&self.prompt, self.system.as_deref());
+        let template = ChatTemplate::find(model.directory()).map_err(|error| match error {
+            Error::BadFile { path, reason } => {
+                Error::BadFile { path, reason: format!("{reason}; without --chat, the prompt is continued as it stands") }
+            }
+            other => other,
+        })?;
+        template.render(&chat, true).map_err(Error::BadTokens)
     }
 }

@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 use super::progress::Bars;
 use crate::{
     data::{self, Tokens, load_tokenizer},
-    error::Result,
+    error::{Error, Result},
     model::Model,
 };
 
@@ -50,9 +50,19 @@ impl<'a> Tokenizers<'a> {
     }
 }
 
+/// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with the same.
+pub fn check_readable_again(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            Err(Error::bad_file(path, "a pipe or a device, which can be read only once, and a run reads it more often; write it to a file first"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The sequences of a file to evaluate on: rows of a token file as they stand, windows of a text.
-pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize) -> Result<Vec<Vec<u32>>> {
-    let rows = match Tokens::read(path)? {
+pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize, progress: &Bars) -> Result<Vec<Vec<u32>>> {
+    let rows = match Tokens::read(path, model.directory(), progress)? {
         Tokens::Rows(rows) => rows,
         Tokens::Text(text) => text.windows(tokenizers.get()?, seqlen.min(model.config().max_position_embeddings))?,
     };

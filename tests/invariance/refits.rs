@@ -97,7 +97,7 @@ fn with_four_times_fewer_tokens_than_unknowns_refitted_weights_stay_near_the_pro
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     let model = Model::open(&demo).expect("the demo model");
     let tokenizer = load_tokenizer(&demo).expect("its tokenizer");
-    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt")).expect("a text") else { panic!("heldout.txt holds text") };
+    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt"), &demo, &Silent).expect("a text") else { panic!("heldout.txt holds text") };
     let text = text.windows(&tokenizer, 64).expect("windows");
     let eval_rows = &text[4..12];
     let perplexity = |model: &Model| eval::perplexity(&gpu, model, eval_rows, "test", &Silent).expect("a perplexity").perplexity;
