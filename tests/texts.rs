@@ -161,7 +161,7 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
         ("{\"text\": [\"a\"]}", "\"text\" is an array, expected a string"),
         ("{\"text\": null}", "found \"text\" that is null"),
         ("{\"text\": \"a\", \"text\": \"b\"}", "the key \"text\" is there twice"),
-        ("{\"text\": \"\\ud800\"}", "surrogate"),
+        ("{\"text\": \"\\ud800\"}", "half of a surrogate pair"),
         ("{\"text\": \"a\"", "EOF"),
         ("{\"text\": NaN}", "expected value"),
         ("{'text': 'a'}", "key must be a string"),
@@ -384,7 +384,7 @@ fn token_files_whose_other_fields_change_their_meaning_are_refused_by_field() {
     for (text, reason) in [
         ("{\"input_ids\": [[1, -2]]}", "token 1 of row 0 is -2"),
         ("{\"input_ids\": [[1], [1, 4294967296]]}", "token 1 of row 1 is 4294967296"),
-        ("{\"input_ids\": [[18446744073709551616]]}", "token 0 of row 0 is 1.8446744073709552e19"),
+        ("{\"input_ids\": [[18446744073709551616]]}", "token 0 of row 0 is 1.8446744073709552e+19"),
         ("{\"input_ids\": [[1.0]]}", "token 0 of row 0 is 1.0"),
         ("{\"input_ids\": [[\"1\"]]}", "token 0 of row 0 is a string"),
         ("{\"input_ids\": [[[1]]]}", "token 0 of row 0 is an array of numbers"),

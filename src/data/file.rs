@@ -33,6 +33,10 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     if metadata.is_file() {
         return fs::read(path).map_err(Error::read(path));
     }
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_char_device(&metadata.file_type()) {
+        return Err(Error::bad_file(path, "a device, which may have no end; give a file or a pipe"));
+    }
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(LIMIT as u64 + 1).read_to_end(&mut bytes)).map_err(Error::read(path))?;
     if bytes.len() > LIMIT {

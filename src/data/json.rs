@@ -101,7 +101,9 @@ fn second_object(text: &str) -> bool {
 /// What is wrong, without the place, which is told in the file's own lines.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| reason.to_owned())
+    let reason = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);
+    // What the parser says of "\ud800" with no other half after it.
+    if reason.contains("hex escape") { format!("{reason}, or half of a surrogate pair, which is no character") } else { reason.to_owned() }
 }
 
 /// A value for messages.
