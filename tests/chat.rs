@@ -180,7 +180,7 @@ fn sharegpt_and_bare_lists_and_prompts_of_messages_are_the_same_conversations() 
         json!({ "prompt": list[..2], "completion": list[2..] }),
         json!({ "messages": list, "text": "passed over", "source": "somewhere" }),
     ] {
-        assert_eq!(tokens(directory.path(), &[row.clone()]), expected, "{row}");
+        assert_eq!(tokens(directory.path(), std::slice::from_ref(&row)), expected, "{row}");
     }
 }
 
