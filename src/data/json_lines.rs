@@ -254,6 +254,9 @@ fn conversation(form: Form, mut fields: Map<String, Value>) -> std::result::Resu
     Ok(chat)
 }
 
+/// Roles, and what ShareGPT calls them.
+const SPEAKERS: [(&str, &str); 4] = [("user", "human user"), ("assistant", "assistant gpt"), ("system", "system"), ("tool", "tool")];
+
 /// A message with `role` and `content`, also from ShareGPT's `from` and `value`.
 fn named_by_role(mut message: Map<String, Value>) -> std::result::Result<Map<String, Value>, String> {
     if message.contains_key("role") {
@@ -267,11 +270,9 @@ fn named_by_role(mut message: Map<String, Value>) -> std::result::Result<Map<Str
         let keys = message.keys().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
         return Err(format!("expected \"role\" and \"content\", or \"from\" and \"value\"; found {keys}"));
     };
-    let role = match from.as_str() {
-        Some("human" | "user") => "user",
-        Some("gpt" | "assistant") => "assistant",
-        Some(role @ ("system" | "tool")) => role,
-        _ => return Err(format!("\"from\" is {from}, expected human, gpt, system, user, assistant or tool")),
+    let names = |(_, names): &&(&str, &str)| names.split(' ').any(|name| from == name);
+    let Some((role, _)) = SPEAKERS.iter().find(names) else {
+        return Err(format!("\"from\" is {from}, expected human, gpt, system, user, assistant or tool"));
     };
     let mut named = Map::from_iter([("role".to_owned(), json!(role)), ("content".to_owned(), value)]);
     named.extend(message);
