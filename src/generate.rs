@@ -136,8 +136,8 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Continues `prompt` by up to `max_new_tokens` tokens, and hands each to `each`, which says whether to go on. Stops at an EOS token, and where
-/// the model's positions end.
+/// Continues `prompt` by up to `max_new_tokens` tokens and passes each to `each`, which returns false to stop there.
+/// Also stops at any of the tokens `eos`, and where the model's positions end.
 ///
 /// # Errors
 /// [`Error::BadTokens`] if the prompt is empty or fills the model's positions; whatever the GPU reports.
@@ -145,6 +145,7 @@ pub fn generate(
     gpu: &Gpu,
     model: &Model,
     prompt: &[u32],
+    eos: &[u32],
     max_new_tokens: usize,
     sampling: &Sampling,
     mut each: impl FnMut(u32) -> Result<bool>,
@@ -163,7 +164,7 @@ pub fn generate(
     for made in 0..count {
         let x = session.step(gpu.upload_u32(&next)?, next.len())?;
         let token = draw(&session.logits(&x)?, sampling, &mut rng)?;
-        if config.eos_token_ids.contains(&token) || !each(token)? {
+        if eos.contains(&token) || !each(token)? {
             return Ok(made);
         }
         next = vec![token];
@@ -215,26 +216,25 @@ pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
     model.store.checkpoint.byte_len() + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
 }
 
-/// `count` sequences of `length` tokens that the model writes itself, starting from `start`, at temperature 1: text that it was trained on, where
-/// there is no other. An EOS token does not end a sequence: models are trained on documents one behind the other.
+/// Sequences that a model writes itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples {
+    /// What each begins with.
+    pub start: u32,
+    pub count: usize,
+    /// Tokens of each, the first included.
+    pub length: usize,
+    pub seed: u64,
+}
+
+/// Samples sequences from the model itself at temperature 1: text that it was trained on, where there is no other. An
+/// EOS token does not end a sequence: models are trained on concatenated documents.
 ///
 /// # Errors
-/// [`Error::BadTokens`] if the model says no token to start from; [`Error::OutOfMemory`]; [`Error::Interrupted`].
-pub fn sample_sequences(
-    gpu: &Gpu,
-    model: &Model,
-    count: usize,
-    length: usize,
-    seed: u64,
-    rows_per_batch: Option<usize>,
-    progress: &dyn Progress,
-) -> Result<Vec<Vec<u32>>> {
+/// [`Error::OutOfMemory`]; [`Error::Interrupted`].
+pub fn sample_sequences(gpu: &Gpu, model: &Model, samples: Samples, rows_per_batch: Option<usize>, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
-    let start = config.start_token().ok_or_else(|| {
-        Error::BadTokens(
-            "config.json names no bos_token_id or eos_token_id within the vocabulary to start sampling from; give --calibration FILE".into(),
-        )
-    })?;
+    let Samples { start, count, length, seed } = samples;
     progress.begin("sample", (count * length) as u64);
     let by_memory = CACHE_BYTES / (length * row_bytes(model) * config.num_hidden_layers);
     let by_binding = gpu.max_binding_size() as usize / (length * row_bytes(model));

@@ -283,6 +283,7 @@ impl Report {
         if let Some((least, median)) = self.energy() {
             let _ = write!(text, "\nKept energy over the bases: min {least:.6}, median {median:.6}.");
         }
+        text.push_str("\nThe original's own card is not copied: it says what that was trained on, and for which use.");
         text.push_str(if self.ordinary { ORDINARY } else { SLICED });
         text.push_str("\n```\nslicegpt-gpu generate . --prompt \"Once\"\nslicegpt-gpu verify .\n```\n");
         text

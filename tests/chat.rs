@@ -6,7 +6,8 @@ use std::{fs, path::Path, time::Instant};
 
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
-    data::{Chat, ChatTemplate, Tokens, encode, load_tokenizer},
+    data::{BuiltTokenizer, Chat, ChatTemplate, SERIALIZED_CLASS, TokenizerFiles, Tokens, encode},
+    error::Result,
     progress::Silent,
 };
 use support::fixture;
@@ -33,6 +34,18 @@ fn with_template(template: &str) -> TempDir {
     model(&[("tokenizer_config.json", &json!({ "chat_template": template, "bos_token": "<s>", "eos_token": { "content": "</s>" } }).to_string())])
 }
 
+fn built(directory: &Path) -> BuiltTokenizer {
+    TokenizerFiles::read(directory).and_then(|files| files.build(SERIALIZED_CLASS)).expect("a tokenizer")
+}
+
+fn find(directory: &Path) -> Result<ChatTemplate> {
+    ChatTemplate::find(directory, &built(directory))
+}
+
+fn read_rows(path: &Path) -> Result<Tokens> {
+    Tokens::read(path, &|| find(path.parent().expect("a directory")), &Silent)
+}
+
 fn chat(row: &Value) -> Chat {
     let objects =
         |value: &Value| value.as_array().map(|list| list.iter().filter_map(|entry| entry.as_object().cloned()).collect()).unwrap_or_default();
@@ -51,12 +64,12 @@ fn messages(content: &str) -> Chat {
 #[test]
 fn conversations_are_rendered_and_tokenised_as_transformers_does() {
     let fixtures = read("rendered.json");
-    let tokenizer = load_tokenizer(&fixture("chat")).expect("a tokenizer");
+    let tokenizer = built(&fixture("chat")).tokenizer;
     let mut rendered = 0;
     for case in fixtures["rendered"].as_array().expect("cases") {
         let (name, conversation, prompt) = (case[0].as_str().expect("a name"), case[1].as_str().expect("a name"), case[2] == true);
         let directory = with_template(fixtures["templates"][name].as_str().expect("a template"));
-        let template = ChatTemplate::find(directory.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let template = find(directory.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let text = template.render(&chat(&fixtures["conversations"][conversation]), prompt);
         let what = format!("template {name:?}, conversation {conversation:?}, generation prompt {prompt}");
         match (text, case[3].as_str()) {
@@ -79,8 +92,7 @@ fn templates_and_special_tokens_are_found_where_transformers_finds_them() {
         let files: Vec<(&str, &str)> =
             case["files"].as_object().expect("files").iter().map(|(name, text)| (name.as_str(), text.as_str().expect("text"))).collect();
         let directory = model(&files);
-        let text =
-            ChatTemplate::find(directory.path()).map_err(|error| error.to_string()).and_then(|template| template.render(&chat(&case["row"]), false));
+        let text = find(directory.path()).map_err(|error| error.to_string()).and_then(|template| template.render(&chat(&case["row"]), false));
         assert_eq!(text.as_ref().ok().map(String::as_str), case["text"].as_str(), "case {index}: {text:?}");
     }
 }
@@ -88,13 +100,13 @@ fn templates_and_special_tokens_are_found_where_transformers_finds_them() {
 #[test]
 fn where_a_tokenizer_has_no_template_that_of_the_processor_counts() {
     let directory = model(&[("chat_template.json", &json!({ "chat_template": "old {{ messages[0].content }}" }).to_string())]);
-    let text = ChatTemplate::find(directory.path()).expect("a template").render(&messages("x"), false);
+    let text = find(directory.path()).expect("a template").render(&messages("x"), false);
     assert_eq!(text.as_deref(), Ok("old x"));
 }
 
 #[test]
 fn a_model_without_a_template_is_told_where_one_belongs() {
-    let error = ChatTemplate::find(model(&[]).path()).err().expect("no template").to_string();
+    let error = find(model(&[]).path()).err().expect("no template").to_string();
     for place in ["no chat template", "chat_template.jinja", "additional_chat_templates", "tokenizer_config.json", "chat_template.json"] {
         assert!(error.contains(place), "{error}");
     }
@@ -122,7 +134,7 @@ fn hostile_templates_come_to_an_end_and_say_so() {
     ] {
         let begin = Instant::now();
         let directory = with_template(template);
-        let result = ChatTemplate::find(directory.path()).map_err(|error| error.to_string()).and_then(|found| found.render(&messages("x"), false));
+        let result = find(directory.path()).map_err(|error| error.to_string()).and_then(|found| found.render(&messages("x"), false));
         let shown: String = template.chars().take(80).collect();
         match result {
             // Brackets outside of a tag are text.
@@ -136,7 +148,7 @@ fn hostile_templates_come_to_an_end_and_say_so() {
 #[test]
 fn templates_know_the_day() {
     let directory = with_template("{{ strftime_now('%Y-%m-%d') }}");
-    let text = ChatTemplate::find(directory.path()).expect("a template").render(&messages("x"), false).expect("a day");
+    let text = find(directory.path()).expect("a template").render(&messages("x"), false).expect("a day");
     let parts: Vec<u32> = text.split('-').map(|part| part.parse().expect("a number")).collect();
     assert!(parts.len() == 3 && parts[0] >= 2025 && (1..=12).contains(&parts[1]) && (1..=31).contains(&parts[2]), "{text}");
 }
@@ -145,8 +157,8 @@ fn templates_know_the_day() {
 fn tokens(directory: &Path, rows: &[Value]) -> Vec<u32> {
     let path = directory.join("rows.jsonl");
     fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).expect("a file");
-    let Tokens::Text(text) = Tokens::read(&path, directory, &Silent).unwrap_or_else(|error| panic!("{error}")) else { panic!("no token ids") };
-    text.windows(&load_tokenizer(directory).expect("a tokenizer"), 1).expect("windows").concat()
+    let Tokens::Text(text) = read_rows(&path).unwrap_or_else(|error| panic!("{error}")) else { panic!("no token ids") };
+    text.windows(&built(directory).tokenizer, 1).expect("windows").concat()
 }
 
 #[test]
@@ -191,9 +203,9 @@ fn calibration_on_conversations_begins_and_ends_between_them() {
         (0..40).map(|index| json!({ "messages": [{ "role": "user", "content": format!("{}\nsecond line", index % 10) }] })).collect();
     let path = directory.path().join("rows.ndjson");
     fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).expect("a file");
-    let tokenizer = load_tokenizer(directory.path()).expect("a tokenizer");
+    let tokenizer = built(directory.path()).tokenizer;
     let start = encode(&tokenizer, "<s>", false).expect("a token")[0];
-    let Tokens::Text(text) = Tokens::read(&path, directory.path(), &Silent).expect("rows") else { panic!("no token ids") };
+    let Tokens::Text(text) = read_rows(&path).expect("rows") else { panic!("no token ids") };
     let (beginning, tail) = text.split_tail();
     let starts = |windows: Vec<Vec<u32>>| windows.concat().iter().filter(|&&id| id == start).count();
     let (kept, held_out) = (beginning.windows(&tokenizer, 1).expect("tokens"), tail.expect("a tail").windows(&tokenizer, 1).expect("tokens"));
@@ -230,7 +242,7 @@ fn conversations_that_no_template_takes_are_refused_with_the_row() {
         (json!({ "text": "x" }), "a row with \"text\" where the first (line 1) has \"messages\""),
     ] {
         fs::write(&path, format!("{}\n\n{row}", odd(json!({ "system": "" })))).expect("a file");
-        let error = Tokens::read(&path, directory.path(), &Silent).err().unwrap_or_else(|| panic!("{row} is taken")).to_string();
+        let error = read_rows(&path).err().unwrap_or_else(|| panic!("{row} is taken")).to_string();
         assert!(error.contains("rows.jsonl: line 3: ") && error.contains(reason), "{row}: {error}");
     }
 }

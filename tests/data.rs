@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 use slicegpt_gpu::{
-    data::{Text, Tokens, load_tokenizer, sha256},
+    data::{SERIALIZED_CLASS, Text, TokenizerFiles, Tokens, sha256},
     progress::Silent,
 };
 use tempfile::TempDir;
@@ -24,8 +24,10 @@ fn numbered_words() -> (TempDir, Tokenizer, Text) {
     let text: String = (0..WORDS).map(|id| format!("w{id}{}", if id % 10 == 9 { "\n" } else { " " })).collect();
     let path = directory.path().join("text.txt");
     fs::write(&path, text).expect("a text");
-    let tokenizer = load_tokenizer(directory.path()).expect("a tokenizer");
-    match Tokens::read(&path, directory.path(), &Silent).expect("a text") {
+    let files = TokenizerFiles::read(directory.path()).expect("files");
+    let tokenizer = files.build(SERIALIZED_CLASS).expect("a tokenizer").tokenizer;
+    let no_chats = || unreachable!("a .txt has no conversations");
+    match Tokens::read(&path, &no_chats, &Silent).expect("a text") {
         Tokens::Text(text) => (directory, tokenizer, text),
         Tokens::Rows(_) => panic!("a .txt is text"),
     }

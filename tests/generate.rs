@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use slicegpt_gpu::{
-    generate::{Sampling, generate, sample_sequences},
+    generate::{Samples, Sampling, generate, sample_sequences},
     gpu::Gpu,
     model::Model,
     progress::Silent,
@@ -29,7 +29,7 @@ fn model(bos: u32, eos: u32) -> (TempDir, Model) {
 
 fn rollout(gpu: &Gpu, model: &Model, count: usize) -> Vec<u32> {
     let mut tokens = Vec::new();
-    let made = generate(gpu, model, &[3, 1, 4], count, &GREEDY, |token| {
+    let made = generate(gpu, model, &[3, 1, 4], &model.config().eos_token_ids, count, &GREEDY, |token| {
         tokens.push(token);
         Ok(true)
     });
@@ -56,7 +56,10 @@ fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
     let gpu = support::gpu();
     let (_directory, model) = model(5, 2);
     // Up to four rows go through the same kernels, so that the logits are the same to the bit.
-    let sample = |seed, together| sample_sequences(&gpu, &model, 4, 20, seed, Some(together), &Silent).expect("sequences");
+    let sample = |seed, together| {
+        let samples = Samples { start: 5, count: 4, length: 20, seed };
+        sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
+    };
     let sequences = sample(7, 4);
     assert!(sequences.iter().all(|row| row.len() == 20 && row[0] == 5), "each starts with the BOS token: {sequences:?}");
     for (index, row) in sequences.iter().enumerate() {

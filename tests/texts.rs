@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use slicegpt_gpu::{
     Error,
-    data::{Tokens, load_tokenizer, read_token_file},
+    data::{SERIALIZED_CLASS, TokenizerFiles, Tokens, read_token_file},
     progress::{Progress, Silent},
 };
 use support::fixture;
@@ -37,9 +37,10 @@ impl Scene {
     /// What is read of a file, in full.
     fn text(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
         let path = self.put(name, bytes);
-        let tokens = Tokens::read(&path, self.0.path(), &Silent).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let tokens = read(&path, &Silent).unwrap_or_else(|error| panic!("{name}: {error}"));
         let Tokens::Text(text) = tokens else { panic!("{name} is taken for token ids") };
-        let tokenizer = load_tokenizer(self.0.path()).expect("a tokenizer");
+        let files = TokenizerFiles::read(self.0.path()).expect("files");
+        let tokenizer = files.build(SERIALIZED_CLASS).expect("a tokenizer").tokenizer;
         let ids = text.windows(&tokenizer, 1).expect("tokens").concat();
         tokenizer.decode(&ids, true).expect("a text")
     }
@@ -51,7 +52,7 @@ impl Scene {
     }
 
     fn refusal_of(&self, path: &Path) -> String {
-        match Tokens::read(path, self.0.path(), &Silent) {
+        match read(path, &Silent) {
             Err(error @ Error::BadFile { .. }) => error.to_string(),
             Err(other) => panic!("{}: {other:?}", path.display()),
             Ok(_) => panic!("{} is read", path.display()),
@@ -61,6 +62,10 @@ impl Scene {
     fn rows(&self, name: &str, text: &str) -> Result<Vec<Vec<u32>>, String> {
         read_token_file(&self.put(name, text), &Silent).map_err(|error| error.to_string())
     }
+}
+
+fn read(path: &Path, progress: &dyn Progress) -> Result<Tokens, Error> {
+    Tokens::read(path, &|| panic!("there are no conversations here"), progress)
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -221,7 +226,7 @@ fn of_several_forms_in_a_row_the_one_that_counts_is_told() {
     let rows = "{\"content\": \"b\", \"text\": \"a\"}\n{\"text\": \"a\", \"instruction\": \"x\", \"output\": \"y\"}";
     assert_eq!(scene.text("rows.jsonl", rows), "a\n\na");
     let notes = Notes::default();
-    assert!(Tokens::read(&scene.put("rows.jsonl", rows), scene.0.path(), &notes).is_ok());
+    assert!(read(&scene.put("rows.jsonl", rows), &notes).is_ok());
     let notes = notes.0.into_inner().expect("notes");
     assert!(notes.len() == 1 && notes[0].contains("rows have both \"text\" and \"content\"; \"text\" counts"), "{notes:?}");
 }
@@ -348,7 +353,7 @@ fn token_rows_are_read_in_each_form_and_what_says_the_same_is_no_hindrance() {
         ("tokens.ndjson", "{\"input_ids\": [1, 2, 3, 9], \"attention_mask\": [1, 1, 1, 0]}\n{\"input_ids\": [4, 5], \"attention_mask\": null}"),
     ] {
         assert_eq!(scene.rows(name, text), expected, "{name}: {text}");
-        let tokens = Tokens::read(&scene.put(name, text), scene.0.path(), &Silent);
+        let tokens = read(&scene.put(name, text), &Silent);
         assert!(matches!(tokens, Ok(Tokens::Rows(rows)) if Ok(&rows) == expected.as_ref()), "{name}: {text}");
     }
     let notes = Notes::default();

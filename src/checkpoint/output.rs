@@ -128,12 +128,16 @@ impl OutputDirectory {
         self.partial.join(name)
     }
 
-    /// Writes a small file of the output.
+    /// Writes a small file of the output, in a directory within it where `name` has one.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        write_durably(&self.output.join(name), bytes)
+        let path = self.output.join(name);
+        let within = path.parent().filter(|parent| *parent != self.output);
+        within.map_or(Ok(()), |parent| fs::create_dir_all(parent).map_err(Error::write(parent)))?;
+        write_durably(&path, bytes)?;
+        within.map_or(Ok(()), sync)
     }
 
     /// Writes a small file beside the output.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     data::{Text, Tokens},
     error::{Error, Result},
-    generate::sample_sequences,
+    generate::{Samples, sample_sequences},
     gpu::Gpu,
     model::Model,
     slice::{Calibration as Extent, Options},
@@ -66,8 +66,8 @@ impl CalibrationArgs {
         self.calibration.display().to_string()
     }
 
-    fn read(&self, model: &Model, progress: &Bars) -> Result<Tokens> {
-        Tokens::read(&self.calibration, model.directory(), progress).map_err(|error| match error {
+    fn read(&self, tokenizers: &Tokenizers) -> Result<Tokens> {
+        tokenizers.read(&self.calibration).map_err(|error| match error {
             Error::Read { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 Error::bad_file(&path, "no such file to calibrate on (`self` samples from the model)")
             }
@@ -84,10 +84,10 @@ impl CalibrationArgs {
     }
 
     /// How many calibration tokens there will be, and held-out ones if these are evaluated on in windows of so many: as many, or fewer.
-    pub fn extent(&self, model: &Model, window: Option<usize>, progress: &Bars) -> Result<(Extent, Option<Extent>)> {
+    pub fn extent(&self, model: &Model, window: Option<usize>, tokenizers: &Tokenizers) -> Result<(Extent, Option<Extent>)> {
         let of = |rows: &[Vec<u32>]| Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) };
         if !self.samples_itself()
-            && let Tokens::Rows(rows) = self.read(model, progress)?
+            && let Tokens::Rows(rows) = self.read(tokenizers)?
         {
             check_tokens(model, &rows, &self.source())?;
             let (used, rest) = rows.split_at(self.used_rows(rows.len())?);
@@ -118,19 +118,14 @@ impl CalibrationArgs {
     ) -> Result<Sequences> {
         let count = self.nsamples();
         let mut sequences = if self.samples_itself() {
-            let mut calibration = sample_sequences(
-                gpu,
-                model,
-                self.sampled(window.is_some()),
-                self.seqlen(model),
-                options.seed,
-                together.or(options.rows_per_batch),
-                progress,
-            )?;
+            let samples =
+                Samples { start: tokenizers.start_token()?, count: self.sampled(window.is_some()), length: self.seqlen(model), seed: options.seed };
+            let together = together.or(options.rows_per_batch);
+            let mut calibration = sample_sequences(gpu, model, samples, together, progress)?;
             let held_out = calibration.split_off(count);
             Sequences { calibration, held_out }
         } else {
-            match self.read(model, progress)? {
+            match self.read(tokenizers)? {
                 Tokens::Rows(mut calibration) => {
                     let mut held_out = calibration.split_off(self.used_rows(calibration.len())?);
                     held_out.retain(|row| row.len() > 1);

@@ -17,25 +17,9 @@ use crate::{
     slice::{Basis, Cut, Options, Plan, Refit, Signal, Site},
 };
 
-/// Files beside a model that go along unchanged.
-const COMPANIONS: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template.json",
-    "chat_template.jinja",
-    "generation_config.json",
-];
-
 impl Args {
     /// What is known before the work.
-    pub fn report(&self, model: &Model, plan: &Plan, options: &Options, output: &Path) -> Report {
+    pub fn report(&self, model: &Model, plan: &Plan, options: &Options, output: &Path, companions: &[String]) -> Report {
         let original_bytes = model.store.checkpoint.byte_len();
         let mut files: Vec<String> = shards(&plan.tensors, SHARD_BYTES).into_iter().map(|(name, _)| name).collect();
         if files.len() > 1 {
@@ -43,7 +27,7 @@ impl Args {
         }
         files.extend(["config.json", FILE, "README.md"].map(String::from));
         files.extend(plan.config.python_files().iter().map(|(name, _)| (*name).into()));
-        files.extend(companions(model.directory()).map(String::from));
+        files.extend(companions.iter().cloned());
         Report {
             schema_version: SCHEMA_VERSION,
             tool_version: env!("CARGO_PKG_VERSION"),
@@ -147,11 +131,6 @@ pub fn add_sites(report: &mut Report, plan: &Plan, sites: &[Site]) {
 /// A path for messages and reports, also where it is not UTF-8.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// The companions that this model has.
-pub fn companions(directory: &Path) -> impl Iterator<Item = &'static str> {
-    COMPANIONS.iter().copied().filter(move |name| directory.join(name).is_file())
 }
 
 /// The path with a name at its end: `.` and `..` are resolved, links are not.

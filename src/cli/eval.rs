@@ -47,11 +47,11 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
-        let tokenizers = Tokenizers::new(model.directory());
+        let tokenizers = Tokenizers::new(&model, &progress);
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
         let rows = match &self.tokens {
             Some(tokens) => read_token_file(tokens, &progress)?,
-            None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize, &progress)?,
+            None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
         };
         check_tokens(&model, &rows, &file.display().to_string())?;
         let mut gpu = self.device.open(&progress)?;

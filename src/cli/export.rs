@@ -7,14 +7,15 @@ use serde_json::json;
 
 use super::{
     describe::{name_of, named},
-    input::open_model,
+    input::{build_tokenizer, open_model, stop_tokens},
     print_json,
     progress::Bars,
 };
 use crate::{
     checkpoint::{GgufTensor, GgufType},
+    data::{TokenizerFiles, chat_templates},
     error::{Error, Result},
-    model::{GgufExport, Model, Vocabulary},
+    model::{GgufExport, GgufTokenizer, Model, Vocabulary},
     report::SCHEMA_VERSION,
 };
 
@@ -75,7 +76,9 @@ impl Args {
         let Format::Gguf = self.format;
         let model = open_model(&self.model, &progress)?;
         let output = self.output_path(&model)?;
-        let vocabulary = if self.no_tokenizer { Vocabulary::None } else { Vocabulary::Tokenizer { pre: self.tokenizer_pre.as_deref() } };
+        let tokenizer = if self.no_tokenizer { None } else { tokenizer(&model, &progress)? };
+        let pre = self.tokenizer_pre.as_deref();
+        let vocabulary = tokenizer.as_ref().map_or(Vocabulary::None, |tokenizer| Vocabulary::Tokenizer { pre, tokenizer });
         let export = GgufExport::plan(&model, &name_of(&self.model), self.kind.into(), vocabulary)?;
         export.notes.iter().for_each(|note| progress.warn(note));
         export.write(output.clone(), &progress)?;
@@ -122,4 +125,28 @@ impl Args {
         }
         Ok(output)
     }
+}
+
+/// The tokenizer of a model, for a GGUF file; `None` if it has none.
+fn tokenizer(model: &Model, progress: &Bars) -> Result<Option<GgufTokenizer>> {
+    let directory = model.directory();
+    let files = TokenizerFiles::read(directory)?;
+    if files.is_empty() {
+        progress.warn("no tokenizer beside the model: the file has no vocabulary, takes token ids and gives them");
+        return Ok(None);
+    }
+    let built = build_tokenizer(model, &files, progress)?;
+    let stops = stop_tokens(model, &model.generation_config()?, &built);
+    stops.notes.iter().for_each(|note| progress.warn(note));
+    let (json, path) = (files.json(&built)?, files.source());
+    // llama.cpp's converter asks the tokenizer first, then the configs.
+    let own = |role: &str| built.role(role).filter(|&id| (id as usize) < model.config().vocab_size);
+    let mut eos = stops.eos;
+    if let Some(first) = own("eos") {
+        eos.retain(|&id| id != first);
+        eos.insert(0, first);
+    }
+    let chat_templates = chat_templates(directory)?;
+    let bos = own("bos").or(stops.bos);
+    Ok(Some(GgufTokenizer { json, path, roles: built.roles, bos, eos, chat_templates }))
 }

@@ -4,16 +4,21 @@ use std::path::PathBuf;
 
 use super::{
     DeviceArgs,
-    input::{check_tokens, open_model},
+    input::{check_tokens, open_model, open_tokenizer, stop_tokens},
     print,
     progress::Bars,
 };
 use crate::{
-    data::{Chat, ChatTemplate, encode, fenced, load_tokenizer},
+    data::{BuiltTokenizer, Chat, ChatTemplate, encode, fenced},
     error::{Error, Result},
     generate::{Sampling, generate},
-    model::Model,
+    model::{GenerationConfig, Model},
 };
+
+/// Tokens that are generated where neither an option nor generation_config.json says how many.
+const MAX_NEW_TOKENS: usize = 128;
+const TEMPERATURE: f64 = 0.8;
+const TOP_P: f64 = 0.95;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,15 +33,15 @@ pub struct Args {
     /// A system message before that of the user
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
-    /// Stop after so many tokens, if the model has not ended before
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    max_new_tokens: usize,
-    /// 0 takes the likeliest token always
-    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
-    temperature: f64,
-    /// Draw only from the likeliest tokens whose probabilities add up to this
-    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
-    top_p: f64,
+    /// Generate at most N tokens [default: generation_config.json's, or 128]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// 0 always takes the likeliest token [default: generation_config.json's, or 0.8]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
+    /// Draw only from the likeliest tokens whose probabilities add up to P [default: generation_config.json's, or 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f64>,
     /// Seed of the draws
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
@@ -46,18 +51,29 @@ pub struct Args {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite() && self.top_p > 0.0 && self.top_p <= 1.0) {
+        let temperature = self.temperature.unwrap_or(TEMPERATURE);
+        let top_p = self.top_p.unwrap_or(TOP_P);
+        if !(temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
             return Err(Error::Usage("expected --temperature of at least 0 and --top-p in 0 < p <= 1".into()));
         }
         let progress = Bars::new();
         let model = open_model(&self.model, &progress)?;
-        let tokenizer = load_tokenizer(model.directory())?;
-        let chat = self.chat.then(|| self.rendered(&model)).transpose()?;
+        let built = open_tokenizer(&model, &progress)?;
+        let tokenizer = &built.tokenizer;
+        let generation = model.generation_config()?;
+        let stops = stop_tokens(&model, &generation, &built);
+        stops.notes.iter().for_each(|note| progress.warn(note));
+        let sampling = self.sampling(&generation);
+        if !generation.not_applied.is_empty() {
+            let fields = generation.not_applied.join(", ");
+            progress.warn(&format!("generation_config.json asks for {fields}, which is not applied"));
+        }
+        let chat = self.chat.then(|| self.rendered(&model, &built)).transpose()?;
         // A conversation has its special tokens written out.
-        let mut ids = encode(&tokenizer, chat.as_ref().unwrap_or(&self.prompt), chat.is_none())
+        let mut ids = encode(tokenizer, chat.as_ref().unwrap_or(&self.prompt), chat.is_none())
             .map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
         if ids.is_empty() {
-            ids.extend(model.config().start_token());
+            ids.extend(stops.start);
         }
         check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
         let gpu = self.device.open(&progress)?;
@@ -69,8 +85,9 @@ impl Args {
         for &id in &ids {
             let _ = fenced(|| stream.step(id));
         }
-        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
-        generate(&gpu, &model, &ids, self.max_new_tokens, &sampling, |id| {
+        let wanted = generation.max_new_tokens.map_or(MAX_NEW_TOKENS, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        let max_new_tokens = self.max_new_tokens.unwrap_or(wanted);
+        generate(&gpu, &model, &ids, &stops.eos, max_new_tokens, &sampling, |id| {
             if let Some(text) = fenced(|| stream.step(id)).map_err(|reason| Error::BadTokens(format!("token {id} cannot be decoded: {reason}")))? {
                 print(&text)?;
             }
@@ -82,14 +99,24 @@ impl Args {
     }
 
     /// The prompt as a conversation that waits for its answer.
-    fn rendered(&self, model: &Model) -> Result<String> {
+    fn rendered(&self, model: &Model, built: &BuiltTokenizer) -> Result<String> {
         let chat = Chat::of_prompt(&self.prompt, self.system.as_deref());
-        let template = ChatTemplate::find(model.directory()).map_err(|error| match error {
+        let template = ChatTemplate::find(model.directory(), built).map_err(|error| match error {
             Error::BadFile { path, reason } => {
                 Error::BadFile { path, reason: format!("{reason}; without --chat, the prompt is continued as it stands") }
             }
             other => other,
         })?;
         template.render(&chat, true).map_err(Error::BadTokens)
+    }
+
+    /// How tokens are drawn: by the options, or else as generation_config.json has it.
+    fn sampling(&self, generation: &GenerationConfig) -> Sampling {
+        let greedy = (generation.do_sample == Some(false)).then_some(0.0);
+        Sampling {
+            temperature: self.temperature.or(greedy).or(generation.temperature).unwrap_or(TEMPERATURE),
+            top_p: self.top_p.or(generation.top_p).unwrap_or(TOP_P),
+            seed: self.seed,
+        }
     }
 }

@@ -6,9 +6,9 @@ use tokenizers::Tokenizer;
 
 use super::progress::Bars;
 use crate::{
-    data::{self, Tokens, load_tokenizer},
+    data::{self, BuiltTokenizer, ChatTemplate, TokenizerFiles, Tokens},
     error::{Error, Result},
-    model::Model,
+    model::{GenerationConfig, Model, StopTokens},
 };
 
 /// Opens a model, and says which of its tensors are not understood.
@@ -30,24 +30,69 @@ pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()
     data::check(rows, model.config().vocab_size, model.config().learned_positions(), source)
 }
 
+/// Builds the tokenizer of a model as transformers does, and says what is odd about it.
+pub fn open_tokenizer(model: &Model, progress: &Bars) -> Result<BuiltTokenizer> {
+    build_tokenizer(model, &TokenizerFiles::read(model.directory())?, progress)
+}
+
+/// Builds the tokenizer of a model from its files.
+pub fn build_tokenizer(model: &Model, files: &TokenizerFiles, progress: &Bars) -> Result<BuiltTokenizer> {
+    let class = model.config().tokenizer_class(files.named_class(), files.of_bytes());
+    let built = files.build(&class)?;
+    built.notes.iter().for_each(|note| progress.warn(note));
+    Ok(built)
+}
+
 /// The tokenizer of a model, read when it is first needed.
 pub struct Tokenizers<'a> {
-    directory: &'a Path,
-    loaded: std::cell::OnceCell<Tokenizer>,
+    model: &'a Model,
+    progress: &'a Bars,
+    loaded: std::cell::OnceCell<BuiltTokenizer>,
 }
 
 impl<'a> Tokenizers<'a> {
-    /// Of the model in this directory.
-    pub fn new(directory: &'a Path) -> Self {
-        Self { directory, loaded: std::cell::OnceCell::new() }
+    /// Of this model.
+    pub fn new(model: &'a Model, progress: &'a Bars) -> Self {
+        Self { model, progress, loaded: std::cell::OnceCell::new() }
     }
 
     pub fn get(&self) -> Result<&Tokenizer> {
+        Ok(&self.built()?.tokenizer)
+    }
+
+    fn built(&self) -> Result<&BuiltTokenizer> {
         if self.loaded.get().is_none() {
-            let _ = self.loaded.set(load_tokenizer(self.directory)?);
+            let _ = self.loaded.set(open_tokenizer(self.model, self.progress)?);
         }
         Ok(self.loaded.get_or_init(|| unreachable!("set above")))
     }
+
+    /// Reads a file of text or token ids; conversations by the model's chat template.
+    pub fn read(&self, path: &Path) -> Result<Tokens> {
+        Tokens::read(path, &|| ChatTemplate::find(self.model.directory(), self.built()?), self.progress)
+    }
+
+    /// The token that sampling starts from. The tokenizer is only asked where the configs name no BOS token.
+    pub fn start_token(&self) -> Result<u32> {
+        let generation = self.model.generation_config()?;
+        let mut stops = StopTokens::new(self.model.config(), &generation, None, None);
+        if stops.bos.is_none() && TokenizerFiles::read(self.model.directory())?.any() {
+            stops = stop_tokens(self.model, &generation, self.built()?);
+        }
+        stops.notes.iter().for_each(|note| self.progress.warn(note));
+        stops.start.ok_or_else(|| {
+            Error::BadTokens(
+                "neither generation_config.json nor config.json nor the tokenizer names a BOS or EOS token within the \
+                 vocabulary to start sampling from; give --calibration FILE"
+                    .into(),
+            )
+        })
+    }
+}
+
+/// Where texts of a model begin and end, by all the files that say so.
+pub fn stop_tokens(model: &Model, generation: &GenerationConfig, tokenizer: &BuiltTokenizer) -> StopTokens {
+    StopTokens::new(model.config(), generation, tokenizer.role("bos"), tokenizer.role("eos"))
 }
 
 /// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with the same.
@@ -61,8 +106,8 @@ pub fn check_readable_again(path: &Path) -> Result<()> {
 }
 
 /// The sequences of a file to evaluate on: rows of a token file as they stand, windows of a text.
-pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize, progress: &Bars) -> Result<Vec<Vec<u32>>> {
-    let rows = match Tokens::read(path, model.directory(), progress)? {
+pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize) -> Result<Vec<Vec<u32>>> {
+    let rows = match tokenizers.read(path)? {
         Tokens::Rows(rows) => rows,
         Tokens::Text(text) => text.windows(tokenizers.get()?, seqlen.min(model.config().max_position_embeddings))?,
     };

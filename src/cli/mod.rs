@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibration;
+mod companions;
 mod describe;
 mod devices;
 mod eval;

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     DeviceArgs,
     calibration::CalibrationArgs,
+    companions::Companions,
     describe::named,
     input::{Tokenizers, check_readable_again, evaluation_rows, open_model},
     print, print_json,
@@ -98,11 +99,12 @@ impl Args {
         let options = self.options(&model);
         let output = self.output_path(&model)?;
         let plan = Plan::new(model.config(), &options, "")?;
-        let tokenizers = Tokenizers::new(model.directory());
+        let tokenizers = Tokenizers::new(&model, &progress);
         // Before the work, which a mistyped name should not cost.
         self.eval.iter().chain(Some(&self.calibration.calibration)).try_for_each(|path| check_readable_again(path))?;
-        let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize, &progress)).transpose()?;
-        let mut report = self.report(&model, &plan, &options, &output);
+        let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)).transpose()?;
+        let companions = Companions::of(&model, &plan.config, &progress);
+        let mut report = self.report(&model, &plan, &options, &output, &companions.names());
         progress.say(&format!(
             "{} of width {} to {}: {} parameters to {} ({:+.2} %)",
             report.model_type,
@@ -122,11 +124,12 @@ impl Args {
             progress.warn(&demanded);
         }
         if self.dry_run {
-            self.foresee(&self.workload(&model, &options, &plan, eval.as_deref(), &progress)?, &mut report, &progress)?;
+            self.foresee(&self.workload(&model, &options, &plan, eval.as_deref(), &tokenizers)?, &mut report, &progress)?;
             report.warnings = progress.warnings();
             return self.show(&report);
         }
-        let work = Work { args: self, model: &model, options: &options, tokenizers: &tokenizers, eval, progress: &progress };
+        let (model, options, tokenizers, progress) = (&model, &options, &tokenizers, &progress);
+        let work = Work { args: self, model, options, tokenizers, eval, companions, progress };
         work.execute(&output, &mut report)?;
         self.show(&report)
     }
@@ -147,10 +150,10 @@ impl Args {
         options: &'a Options,
         plan: &'a Plan,
         eval: Option<&[Vec<u32>]>,
-        progress: &Bars,
+        tokenizers: &Tokenizers,
     ) -> Result<Workload<'a>> {
         let window = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
-        let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window), progress)?;
+        let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window), tokenizers)?;
         let eval = match eval {
             Some(rows) => Some(Calibration { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }),
             None => held_out,

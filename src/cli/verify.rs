@@ -11,6 +11,7 @@ use super::{
     progress::Bars,
 };
 use crate::{
+    data::TokenizerFiles,
     error::{Error, Result},
     progress::Progress,
     record::{FILE, RunRecord},
@@ -47,8 +48,8 @@ impl Args {
         if let Some(record) = &record {
             record.check_files(&model)?;
         }
-        if model.directory().join("tokenizer.json").exists() {
-            Tokenizers::new(model.directory()).get()?;
+        if TokenizerFiles::read(model.directory())?.any() {
+            Tokenizers::new(&model, &progress).get()?;
         }
         let mut compared = None;
         if let Some(record) = &record {

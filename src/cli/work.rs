@@ -1,12 +1,13 @@
 //! The work of `run`, in stages that are committed one by one, so that any of them can be gone on from.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::{
     calibration::Sequences,
-    describe::{add_sites, companions, name_of},
+    companions::Companions,
+    describe::{add_sites, name_of},
     input::{Tokenizers, check_tokens},
     progress::Bars,
     run::Args,
@@ -32,6 +33,7 @@ pub struct Work<'a> {
     pub options: &'a Options,
     pub tokenizers: &'a Tokenizers<'a>,
     pub eval: Option<Vec<Vec<u32>>>,
+    pub companions: Companions,
     pub progress: &'a Bars,
 }
 
@@ -107,7 +109,7 @@ impl Work<'_> {
         let directory = self.model.directory();
         let mut files: Vec<_> = self.model.store.checkpoint.files().map(Path::to_owned).collect();
         files.push(directory.join("config.json"));
-        files.extend(companions(directory).map(|name| directory.join(name)));
+        files.extend(self.companions.copied.iter().map(|name| directory.join(name)));
         files.extend(self.args.eval.clone());
         if !self.args.calibration.samples_itself() {
             files.push(self.args.calibration.calibration.clone());
@@ -152,7 +154,7 @@ impl Work<'_> {
     /// How the run keeps within its ceilings on a device.
     fn fit(&self, gpu: &Gpu, pieces: Option<Pieces>, spare_gpu: bool) -> Result<RunPlan> {
         let draft = Plan::new(self.model.config(), self.options, "")?;
-        let workload = self.args.workload(self.model, self.options, &draft, self.eval.as_deref(), self.progress)?;
+        let workload = self.args.workload(self.model, self.options, &draft, self.eval.as_deref(), self.tokenizers)?;
         workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, spare_gpu)
     }
 
@@ -194,9 +196,8 @@ impl Work<'_> {
             for (name, text) in plan.config.python_files() {
                 directory.write(name, text.as_bytes())?;
             }
-            for name in companions(model.directory()) {
-                let path = model.directory().join(name);
-                directory.write(name, &fs::read(&path).map_err(Error::read(&path))?)?;
+            for name in self.companions.names() {
+                directory.write(&name, &self.companions.contents(model.directory(), &name)?)?;
             }
             let sliced = Model::open(directory.path())?;
             let noted = calibration.first().map_or(&[][..], Vec::as_slice);

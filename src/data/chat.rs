@@ -1,15 +1,11 @@
-//! Chat templates: where a model keeps its own, as transformers looks for it, and what it makes of a conversation.
+//! The chat template of a model, and what it makes of a conversation.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, ErrorKind, context, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Map, Value};
 
-use super::{fence::fence, python};
+use super::{chat_templates::chat_templates, fence::fence, python, tokenizer_build::BuiltTokenizer, tokenizer_files::ROLES};
 use crate::error::{Error, Result};
 
 /// A conversation, and what else a template is given.
@@ -35,7 +31,7 @@ impl Chat {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     /// For messages.
-    path: PathBuf,
+    directory: PathBuf,
     special_tokens: Map<String, Value>,
 }
 
@@ -47,34 +43,25 @@ const TOOL_USE: &str = "tool_use";
 const FUEL: u64 = 4_000_000;
 
 impl ChatTemplate {
-    /// Finds the template of the model in a directory: chat_template.jinja and additional_chat_templates/*.jinja; where there are none,
-    /// `chat_template` of tokenizer_config.json; where there is none, chat_template.json.
+    /// Finds the template of the model in a directory (see [`chat_templates`]), whose tokenizer this is.
     ///
     /// # Errors
     /// [`Error::BadFile`] if there is none, or it does not parse.
-    pub fn find(directory: &Path) -> Result<Self> {
-        let config = directory.join("tokenizer_config.json");
-        let (path, templates) = match files(directory)? {
-            (path, templates) if !templates.is_empty() => (path, templates),
-            _ => match in_json(&config)? {
-                templates if !templates.is_empty() => (config, templates),
-                _ => (directory.join("chat_template.json"), in_json(&directory.join("chat_template.json"))?),
-            },
-        };
+    pub fn find(directory: &Path, tokenizer: &BuiltTokenizer) -> Result<Self> {
+        let bad = |reason: String| Error::bad_file(directory, reason);
+        let templates = chat_templates(directory)?;
         if templates.is_empty() {
-            return Err(Error::bad_file(
-                directory,
-                "no chat template (in chat_template.jinja, additional_chat_templates, tokenizer_config.json or chat_template.json): \
-                 put one there, or give plain text",
-            ));
+            return Err(bad("no chat template (in chat_template.jinja, additional_chat_templates, tokenizer_config.json or chat_template.json): \
+                            put one there, or give plain text"
+                .into()));
         }
         let mut environment = environment();
         for (name, source) in templates {
             let source = without_generation(&source.replace("\r\n", "\n"));
-            let added = fence(|| environment.add_template_owned(name.clone(), source)).map_err(|panic| Error::bad_file(&path, panic))?;
-            added.map_err(|error| Error::bad_file(&path, format!("the chat template {name:?} is not understood: {}", explained(&error))))?;
+            let added = fence(|| environment.add_template_owned(name.clone(), source)).map_err(bad)?;
+            added.map_err(|error| bad(format!("the chat template {name:?} is not understood: {}", explained(&error))))?;
         }
-        Ok(Self { environment, path, special_tokens: special_tokens(directory)? })
+        Ok(Self { environment, directory: directory.to_owned(), special_tokens: special_tokens(tokenizer) })
     }
 
     /// The text of a conversation; with what makes the model answer at its end, if asked for.
@@ -85,7 +72,7 @@ impl ChatTemplate {
         if chat.messages.is_empty() {
             return Err("a conversation without messages".into());
         }
-        let refused = |reason: String| format!("the chat template of {} does not take this conversation: {reason}", self.path.display());
+        let refused = |reason: String| format!("the chat template of {} does not take this conversation: {reason}", self.directory.display());
         let name = if chat.tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() { TOOL_USE } else { DEFAULT };
         let template = self.environment.get_template(name).map_err(|_| {
             let names: Vec<&str> = self.environment.templates().map(|(name, _)| name).collect();
@@ -139,66 +126,10 @@ fn explained(error: &minijinja::Error) -> String {
     error.line().map_or(reason.clone(), |line| format!("{reason} (line {line} of the template)"))
 }
 
-/// The templates in files of their own, by name.
-fn files(directory: &Path) -> Result<(PathBuf, BTreeMap<String, String>)> {
-    let mut templates = BTreeMap::new();
-    let mut add = |name: &str, path: &Path| -> Result<()> {
-        let text = fs::read(path).map_err(Error::read(path))?;
-        let text = String::from_utf8(text).map_err(|_| Error::bad_file(path, "a chat template that is not UTF-8 text"))?;
-        templates.insert(name.to_owned(), text);
-        Ok(())
-    };
-    let single = directory.join("chat_template.jinja");
-    if single.is_file() {
-        add(DEFAULT, &single)?;
-    }
-    let several = directory.join("additional_chat_templates");
-    if several.is_dir() {
-        for entry in fs::read_dir(&several).map_err(Error::read(&several))? {
-            let path = entry.map_err(Error::read(&several))?.path();
-            if let Some(name) =
-                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja")).filter(|_| path.is_file())
-            {
-                add(name, &path)?;
-            }
-        }
-    }
-    Ok((single, templates))
-}
-
-/// What is at `chat_template` of a file of JSON: one template, or several with names.
-fn in_json(path: &Path) -> Result<BTreeMap<String, String>> {
-    let bad = || Error::bad_file(path, "chat_template: expected a template, or a list of objects with name and template");
-    let named = |template: &Value| Some((template.get("name")?.as_str()?.to_owned(), template.get("template")?.as_str()?.to_owned()));
-    match fields(path)?.remove("chat_template") {
-        None | Some(Value::Null) => Ok(BTreeMap::new()),
-        Some(Value::String(template)) => Ok(BTreeMap::from([(DEFAULT.to_owned(), template)])),
-        Some(Value::Array(templates)) => templates.iter().map(named).collect::<Option<_>>().ok_or_else(bad),
-        Some(Value::Object(templates)) => {
-            templates.iter().map(|(name, template)| Some((name.clone(), template.as_str()?.to_owned()))).collect::<Option<_>>().ok_or_else(bad)
-        }
-        Some(_) => Err(bad()),
-    }
-}
-
-/// The fields of a file of JSON; none if it is not there.
-fn fields(path: &Path) -> Result<Map<String, Value>> {
-    if !path.is_file() {
-        return Ok(Map::new());
-    }
-    let text = fs::read(path).map_err(Error::read(path))?;
-    serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, format!("expected a JSON object: {error}")))
-}
-
-/// The special tokens that have a name, as templates see them. special_tokens_map.json counts where tokenizer_config.json lists no tokens.
-fn special_tokens(directory: &Path) -> Result<Map<String, Value>> {
-    const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-    let mut named = fields(&directory.join("tokenizer_config.json"))?;
-    if !named.contains_key("added_tokens_decoder") {
-        named.extend(fields(&directory.join("special_tokens_map.json"))?);
-    }
-    let text = |token: &Value| token.as_str().or_else(|| token.get("content").and_then(Value::as_str)).map(Value::from);
-    Ok(NAMES.iter().filter_map(|&name| Some((name.to_owned(), text(named.get(name)?)?))).collect())
+/// The special tokens that every tokenizer may have, as templates see them.
+fn special_tokens(tokenizer: &BuiltTokenizer) -> Map<String, Value> {
+    let token = |name: &&str| Some(((*name).to_owned(), tokenizer.tokenizer.id_to_token(tokenizer.role(name.strip_suffix("_token")?)?)?.into()));
+    ROLES.iter().filter_map(token).collect()
 }
 
 /// A message as transformers hands it over: without what is null, and reasoning under each of its names.

@@ -58,12 +58,12 @@ pub enum Rows {
     Chats(Vec<String>),
 }
 
-/// Reads all rows; conversations are rendered by the chat template of the model in `model`.
+/// Reads all rows; conversations are rendered by the chat template.
 ///
 /// # Errors
 /// [`Error::BadFile`] that says which row is not known.
-pub fn read_rows(values: Values, path: &Path, model: &Path, progress: &dyn Progress) -> Result<Rows> {
-    let mut reader = Reader { model, form: None, tokens: TokenRows::default(), texts: Vec::new(), template: None, passed_over: None };
+pub fn read_rows(values: Values, path: &Path, template: &dyn Fn() -> Result<ChatTemplate>, progress: &dyn Progress) -> Result<Rows> {
+    let mut reader = Reader { find: template, form: None, tokens: TokenRows::default(), texts: Vec::new(), template: None, passed_over: None };
     values.each(path, |place, value| {
         reader.add(value, place).map_err(|problem| match problem {
             Problem::Row(reason) => Error::bad_file(path, reason),
@@ -92,7 +92,7 @@ impl From<String> for Problem {
 }
 
 struct Reader<'a> {
-    model: &'a Path,
+    find: &'a dyn Fn() -> Result<ChatTemplate>,
     /// That of the first row, and where it stands: the others must have the same.
     form: Option<(Form, Place)>,
     tokens: TokenRows,
@@ -143,7 +143,7 @@ impl Reader<'_> {
                 let chat = conversation(form, fields).map_err(|reason| format!("{place}{reason}"))?;
                 let template = match &mut self.template {
                     Some(template) => template,
-                    none => none.insert(ChatTemplate::find(self.model).map_err(Problem::Template)?),
+                    none => none.insert((self.find)().map_err(Problem::Template)?),
                 };
                 template.render(&chat, false).map_err(|reason| format!("{place}{reason}"))?
             }

@@ -1,6 +1,7 @@
 //! Texts and token files → sequences of token ids.
 
 mod chat;
+mod chat_templates;
 mod compressed;
 mod fence;
 mod file;
@@ -10,9 +11,14 @@ mod json_lines;
 mod python;
 mod text;
 mod tokenizer;
+mod tokenizer_build;
+mod tokenizer_files;
 mod tokens;
 
 pub use chat::{Chat, ChatTemplate};
+pub use chat_templates::{ADDITIONAL_TEMPLATES, chat_templates};
 pub use text::{Text, Tokens};
-pub use tokenizer::{encode, fenced, load_tokenizer};
+pub use tokenizer::{encode, fenced};
+pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS, is_foreign_vocabulary};
+pub use tokenizer_files::TokenizerFiles;
 pub use tokens::{check, read_token_file, sha256};

@@ -12,6 +12,7 @@ use rand_chacha::{
 use tokenizers::Tokenizer;
 
 use super::{
+    chat::ChatTemplate,
     file::read_text,
     json::Values,
     json_lines::{Rows, read_rows},
@@ -32,16 +33,16 @@ pub enum Tokens {
 
 impl Tokens {
     /// Reads a file: token ids, texts or conversations in JSON, or plain text; what it is, its content decides. Texts are joined by blank
-    /// lines; conversations follow one another as the chat template of the model in `model` writes them.
+    /// lines; conversations follow one another as the chat template writes them, which is only asked for where there are such.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::BadFile`].
-    pub fn read(path: &Path, model: &Path, progress: &dyn Progress) -> Result<Self> {
+    pub fn read(path: &Path, template: &dyn Fn() -> Result<ChatTemplate>, progress: &dyn Progress) -> Result<Self> {
         let text = read_text(path)?;
         let whole = |text: String| Text { path: path.into(), text, chats: None };
         let text = match Values::find(&text, path)? {
             None => whole(text),
-            Some(values) => match read_rows(values, path, model, progress)? {
+            Some(values) => match read_rows(values, path, template, progress)? {
                 Rows::Tokens(rows) => return Ok(Self::Rows(rows)),
                 Rows::Texts(texts) => whole(texts.join("\n\n")),
                 Rows::Chats(chats) => {

@@ -1,30 +1,8 @@
-//! The tokenizer beside a model, fenced in: its file is user data, and the crate that reads it panics on some.
-
-use std::path::Path;
+//! What is done with a tokenizer, fenced in: its file is user data, and the crate that reads it panics on some.
 
 use tokenizers::Tokenizer;
 
 use super::fence::fence;
-use crate::error::{Error, Result};
-
-/// The tokenizer beside a model.
-///
-/// # Errors
-/// [`Error::BadFile`] if there is none, or it cannot be read.
-pub fn load_tokenizer(directory: &Path) -> Result<Tokenizer> {
-    let path = directory.join("tokenizer.json");
-    if !path.exists() {
-        return Err(Error::bad_file(&path, "no tokenizer.json beside the model: give token ids in a .json file instead of text"));
-    }
-    let load = || {
-        let mut tokenizer = Tokenizer::from_file(&path)?;
-        // Files often say how training cut and filled its texts: here texts count whole, and nothing else does.
-        tokenizer.with_truncation(None)?;
-        tokenizer.with_padding(None);
-        Ok(tokenizer)
-    };
-    fenced(load).map_err(|reason| Error::bad_file(&path, reason))
-}
 
 /// The ids of a text, or the reason why there are none. `special_tokens` says whether those that begin or end a text are added; a rendered
 /// conversation has its own.

@@ -107,7 +107,7 @@ impl Reader<'_> {
 }
 
 /// A value for a message: whole if short.
-fn brief(value: &Value) -> String {
+pub(super) fn brief(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -270,11 +270,6 @@ impl Config {
     /// How many positions the model has learned; `None` if it can take sequences of any length.
     pub fn learned_positions(&self) -> Option<usize> {
         matches!(self.architecture.position, Position::Learned { .. }).then_some(self.max_position_embeddings)
-    }
-
-    /// Where sampling starts: the BOS token, or what the model uses in its place.
-    pub fn start_token(&self) -> Option<u32> {
-        self.bos_token_id.or(self.eos_token_ids.first().copied()).filter(|&id| (id as usize) < self.vocab_size)
     }
 }
 

@@ -14,8 +14,12 @@ pub fn byte_tokenizer() -> Value {
     let letter = |byte: u32| char::from_u32(hidden.iter().position(|&other| other == byte).map_or(byte, |at| 256 + at as u32)).expect("a letter");
     let vocab: serde_json::Map<String, Value> = (0..256).map(|byte| (letter(byte).to_string(), json!(byte))).collect();
     json!({
-        "added_tokens": [{ "id": 256, "content": "<end>", "special": true }], "normalizer": null,
-        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "use_regex": true }, "post_processor": null,
+        "added_tokens": [{
+            "id": 256, "content": "<end>", "special": true, "normalized": false, "single_word": false, "lstrip": false,
+            "rstrip": false
+        }],
+        "normalizer": null,
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true }, "post_processor": null,
         "model": { "type": "BPE", "vocab": vocab, "merges": [] }
     })
 }
@@ -101,26 +105,40 @@ fn a_damaged_or_foreign_tokenizer_is_refused_with_the_way_out() {
         })
         .to_string()
     };
+    let pieces = json!({
+        "type": "WordPiece", "vocab": { "a": 0 }, "unk_token": "a", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100
+    });
+    let spaced = json!({ "type": "BPE", "vocab": { "a b": 0, "c": 1, "a bc": 2 }, "merges": [["a b", "c"]] });
+    let end = json!({ "SpecialToken": { "id": "<end>", "type_id": 0 } });
+    let twice = json!({
+        "type": "TemplateProcessing", "single": [end, end, { "Sequence": { "id": "A", "type_id": 0 } }], "pair": [],
+        "special_tokens": { "<end>": { "id": "<end>", "ids": [256], "tokens": ["<end>"] } }
+    });
     let cases = [
         ("{".to_owned(), "EOF"),
         ("[]".into(), "invalid"),
-        ("{}".into(), "model"),
-        (changed("/model/type", json!("WordPiece")), "WordPiece model, which llama.cpp does not; --no-tokenizer"),
-        (changed("/model/vocab", json!(["a"])), "expected an object"),
+        ("{}".into(), "Model missing"),
+        (changed("/model", pieces), "WordPiece model, which llama.cpp does not; --no-tokenizer"),
+        (changed("/model/vocab", json!(["a"])), "expected a map"),
         (changed("/model/vocab", json!({ "a": 0, "b": 0 })), "share an id"),
-        (changed("/model/vocab", json!({ "a": -1 })), "no id below vocab_size 260"),
+        (changed("/model/vocab", json!({ "a": -1 })), "integer `-1`"),
         (changed("/model/vocab", json!({ "a": 260 })), "no id below vocab_size 260"),
-        (changed("/model/vocab", json!({ "a": 1e30 })), "no id below vocab_size 260"),
+        (changed("/model/vocab", json!({ "a": 1e30 })), "floating point"),
         (changed("/added_tokens/0/id", json!(7)), "share an id"),
-        (changed("/added_tokens/0/id", json!(u64::MAX)), "no id below vocab_size 260"),
-        (changed("/model/merges", json!(["a b c"])), "expected two pieces"),
-        (changed("/model/merges", json!([["a b", "c"]])), "merges pieces with a space"),
+        (changed("/added_tokens/0/id", json!(u64::MAX)), "expected u32"),
+        (changed("/model/merges", json!(["a b c"])), "Merges"),
+        (changed("/model/merges", json!([["a b", "c"]])), "out of vocabulary"),
         (changed("/model/merges", json!([7])), "did not match"),
+        (changed("/model", spaced), "merges pieces with a space"),
         (changed("/normalizer", json!({ "type": "Lowercase" })), "prepares text by Lowercase"),
         (changed("/pre_tokenizer/add_prefix_space", json!(true)), "no known name in llama.cpp"),
         (changed("/pre_tokenizer", json!({ "type": "Whitespace" })), "without tokens for the bytes"),
-        (changed("/post_processor", json!({ "type": "BertProcessing" })), "finishes texts by \"BertProcessing\""),
-        (changed("/post_processor", json!({ "type": "TemplateProcessing", "single": [] })), "more around a text"),
+        (
+            changed("/post_processor", json!({ "type": "BertProcessing", "sep": ["<end>", 256], "cls": ["<end>", 256] })),
+            "finishes texts by \"BertProcessing\"",
+        ),
+        (changed("/post_processor", twice), "more around a text"),
         (sentence(json!({ "<0x00>": 0 })), "no token for the byte 0x01"),
     ];
     for (text, message) in cases {

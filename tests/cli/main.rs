@@ -1,10 +1,14 @@
 //! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left behind?
 
 mod bases;
+mod companions;
 mod export;
+#[path = "../support/gguf_reader.rs"]
+mod gguf_reader;
 mod refusals;
 mod resume;
 mod runs;
+mod stops;
 #[path = "../support/mod.rs"]
 mod support;
 mod texts;

@@ -3,13 +3,14 @@
 
     python tests/interop/gguf.py --binary target/release/slicegpt-gpu [--model DIR ...]
 
-Needs xllamacpp (a build of llama.cpp), gguf, tokenizers and numpy, in the versions of requirements.txt. Writes to a temporary directory alone;
+Needs xllamacpp (a build of llama.cpp), gguf, tokenizers, transformers and numpy, in the versions of requirements.txt. Writes to a temporary directory alone;
 ends with 1 if anything disagrees.
 
   * Every parity fixture of an architecture that llama.cpp has: refused for the expected reason, or its logits agree with those of transformers
     that lie beside it, in f32; and perplexity agrees with `slicegpt-gpu eval` in f16 and q8_0.
   * The demo model, that sliced in one basis, and each --model: perplexity, and the tokens of difficult texts against the tokenizers library.
   * Small tokenizers of every kind that is exported, trained here: tokens again.
+  * One of vocab.json and merges.txt: tokens as in transformers, ends of texts, special tokens and chat templates as llama.cpp's converter has them.
   * The gguf package reads the same tensors from each type of file, and dequantises q8_0 to within half a step.
 """
 
@@ -93,6 +94,7 @@ def llama_library():
         ("llama_vocab_n_tokens", c.c_int32, [c.c_void_p]),
         ("llama_vocab_bos", c.c_int32, [c.c_void_p]),
         ("llama_vocab_eos", c.c_int32, [c.c_void_p]),
+        ("llama_vocab_is_eog", c.c_bool, [c.c_void_p, c.c_int32]),
         ("llama_init_from_model", c.c_void_p, [c.c_void_p, Parameters]),
         ("llama_free", None, [c.c_void_p]),
         ("llama_batch_init", Batch, [c.c_int32, c.c_int32, c.c_int32]),
@@ -358,6 +360,55 @@ def tokens(check):
             same_tokens(check, f"tokenizer {name}", loaded, directory)
 
 
+def special_tokens(check):
+    """A tokenizer of vocab.json and merges.txt, with several ends and chat templates: against AutoTokenizer and llama.cpp's own converter."""
+    from transformers import AutoTokenizer
+
+    directory = check.directory / "files"
+    shutil.copytree(FIXTURES / "llama_gqa_tied", directory)
+    shared = json.loads((ROOT / "tests/fixtures/tokenizers/cases.json").read_text())["files"]
+    (directory / "vocab.json").write_text(json.dumps(shared["vocab"], ensure_ascii=False))
+    (directory / "merges.txt").write_text(shared["merges"])
+    config = json.loads((directory / "config.json").read_text())
+    config.update(vocab_size=320, bos_token_id=None, eos_token_id=302)
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [302, 0, 304]}))
+    resize(directory / "model.safetensors", "model.embed_tokens.weight", 320)
+    token = lambda content: {"content": content, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    names = ["<|start|>", "<|end|>", "<|pad|>", "<|turn|>"]
+    (directory / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "GPT2Tokenizer", "bos_token": "<|start|>", "eos_token": "<|end|>", "pad_token": "<|pad|>", "add_bos_token": True,
+        "added_tokens_decoder": {str(301 + i): token(name) for i, name in enumerate(names)}}))
+    (directory / "chat_template.jinja").write_text("default of {{ messages }}")
+    (directory / "additional_chat_templates").mkdir()
+    for name in ("rag", "tool-use"):
+        (directory / f"additional_chat_templates/{name}.jinja").write_text(f"{name} of {{{{ messages }}}}")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    path = check.export(directory, "f16")
+    reader = gguf.GGUFReader(path)
+    field = lambda name: value.contents() if (value := reader.get_field(f"tokenizer.{name}")) else None
+    with Model(path) as loaded:
+        different = [text for text in TEXTS if loaded.tokens(text) != tokenizer(text).input_ids]
+        check.that(not different, f"vocab.json and merges.txt: {len(TEXTS)} texts become the same tokens as in transformers {different}")
+        ends = [id for id in range(320) if LLAMA.llama_vocab_is_eog(loaded.vocab, id)]
+        check.that(ends == sorted([tokenizer.eos_token_id, 0, 304]), f"llama.cpp stops at {ends}")
+    # What its converter reads, which looks into tokenizer.json alone: as transformers writes one for these files.
+    saved = check.directory / "saved"
+    tokenizer.save_pretrained(saved)
+    (saved / "config.json").write_text(json.dumps(config))
+    special = gguf.SpecialVocab(saved, n_vocab=320)
+    ids = {name: field(f"ggml.{name}_token_id") for name in ("bos", "eos")} | {"unk": field("ggml.unknown_token_id"), "pad": field("ggml.padding_token_id")}
+    check.that(ids == special.special_token_ids, f"special tokens {ids}, of the converter {special.special_token_ids}")
+    check.that(field("ggml.add_bos_token") is True and special.add_special_token["bos"] is True, "a BOS token goes before texts")
+    written = gguf.GGUFWriter(None, "llama")
+    special.add_to_gguf(written, quiet=True)
+    theirs = {key: value.value for key, value in written.kv_data[0].items() if "chat_template" in key}
+    ours = {key: reader.get_field(key).contents() for key in reader.fields if "chat_template" in key}
+    for templates in (theirs, ours):
+        templates["tokenizer.chat_templates"] = sorted(templates["tokenizer.chat_templates"])
+    check.that(ours == theirs and len(ours) == 4, f"chat templates {sorted(ours)}, of the converter {sorted(theirs)}")
+
+
 def resize(path, name, rows):
     """Gives a f32 matrix of a safetensors file so many rows."""
     found = dict(safetensors(path))
@@ -407,7 +458,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         check = Check(os.path.abspath(arguments.binary), Path(directory))
         text = (DEMO / "heldout.txt").read_text()
-        for step in (fixtures, tokens, reread, no_vocabulary):
+        for step in (fixtures, tokens, special_tokens, reread, no_vocabulary):
             step(check)
         sliced = Path(directory) / "sliced"
         calibration = ["--calibration", DEMO / "calibration.txt", "--cal-nsamples", "8"]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use slicegpt_gpu::{
     Error,
     checkpoint::{Dtype, OutputDirectory, TensorFile, TensorPlan},
-    data::{Tokens, load_tokenizer},
+    data::{SERIALIZED_CLASS, TokenizerFiles, Tokens},
     eval,
     model::{Config, Model, architecture::Space},
     ops::Norm,
@@ -96,8 +96,10 @@ fn with_four_times_fewer_tokens_than_unknowns_refitted_weights_stay_near_the_pro
     let gpu = support::gpu();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     let model = Model::open(&demo).expect("the demo model");
-    let tokenizer = load_tokenizer(&demo).expect("its tokenizer");
-    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt"), &demo, &Silent).expect("a text") else { panic!("heldout.txt holds text") };
+    let files = TokenizerFiles::read(&demo).expect("its files");
+    let tokenizer = files.build(SERIALIZED_CLASS).expect("its tokenizer").tokenizer;
+    let no_chats = || unreachable!("a .txt has no conversations");
+    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt"), &no_chats, &Silent).expect("a text") else { panic!("heldout.txt holds text") };
     let text = text.windows(&tokenizer, 64).expect("windows");
     let eval_rows = &text[4..12];
     let perplexity = |model: &Model| eval::perplexity(&gpu, model, eval_rows, "test", &Silent).expect("a perplexity").perplexity;

@@ -22,10 +22,27 @@ type Metadata = Vec<(String, GgufValue)>;
 /// Where the vocabulary of the file comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vocabulary<'a> {
-    /// The tokenizer beside the model, if there is one; with llama.cpp's name for how it cuts text into words, where that is not to be found out.
-    Tokenizer { pre: Option<&'a str> },
+    /// This tokenizer; with llama.cpp's name for how it cuts text into words, where that is not to be found out.
+    Tokenizer { pre: Option<&'a str>, tokenizer: &'a GgufTokenizer },
     /// None: the file takes and gives token ids.
     None,
+}
+
+/// What a GGUF file holds of a tokenizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GgufTokenizer {
+    /// It as a tokenizer.json.
+    pub json: String,
+    /// What to name in messages.
+    pub path: PathBuf,
+    /// Ids of its special tokens by their roles (`unk`, `pad`, `sep`, `mask`).
+    pub roles: Vec<(String, u32)>,
+    /// What a text begins with, where something names it.
+    pub bos: Option<u32>,
+    /// All that ends a text, the tokenizer's own first.
+    pub eos: Vec<u32>,
+    /// Chat templates by name, with `default` among them.
+    pub chat_templates: Vec<(String, String)>,
 }
 
 /// A checkpoint that can be written as GGUF, and how.
@@ -49,7 +66,7 @@ impl<'a> GgufExport<'a> {
         let mut notes = Vec::new();
         let entries = tensors::entries(model.config(), target, kind)?;
         let mut metadata = metadata::metadata(model.config(), target, name, kind, &mut notes)?;
-        metadata.extend(vocabulary::vocabulary(model, vocabulary, &mut notes)?);
+        metadata.extend(vocabulary::vocabulary(model.config(), vocabulary, &mut notes)?);
         let narrow = entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
         if narrow > 0 {
             notes.push(format!("{narrow} tensors stay in f16: their rows are no multiple of 32 values, which q8_0 needs"));

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Metadata, Vocabulary,
+    GgufTokenizer, Metadata, Vocabulary,
     pieces::{Pieces, pre_tokenizer, steps},
 };
 use crate::{
     checkpoint::GgufValue,
     error::{Error, Result},
-    model::{Config, Model},
+    model::Config,
 };
 
 /// A `tokenizer.json`, as far as it matters here.
@@ -84,24 +84,21 @@ enum TokenType {
 /// The metadata that makes the vocabulary.
 ///
 /// # Errors
-/// [`Error::BadFile`] for files that are damaged, or that llama.cpp would not follow, with the way out; [`Error::Read`].
-pub fn vocabulary(model: &Model, wanted: Vocabulary, notes: &mut Vec<String>) -> Result<Metadata> {
-    let path = model.directory().join("tokenizer.json");
-    let none = || vec![("tokenizer.ggml.model".to_owned(), GgufValue::Text("no_vocab".into()))];
-    let Vocabulary::Tokenizer { pre } = wanted else { return Ok(none()) };
-    if !path.exists() {
-        notes.push("there is no tokenizer.json beside the model: the file has no vocabulary, takes token ids and gives them".into());
-        return Ok(none());
-    }
-    let text = std::fs::read(&path).map_err(Error::read(&path))?;
-    let file: File = serde_json::from_slice(&text).map_err(|error| Error::bad_file(&path, error.to_string()))?;
-    Reader { file, path: &path, config: model.config() }.metadata(pre, notes)
+/// [`Error::BadFile`] for a tokenizer that llama.cpp would not follow, with the way out.
+pub fn vocabulary(config: &Config, wanted: Vocabulary, notes: &mut Vec<String>) -> Result<Metadata> {
+    let Vocabulary::Tokenizer { pre, tokenizer } = wanted else {
+        return Ok(vec![("tokenizer.ggml.model".to_owned(), GgufValue::Text("no_vocab".into()))]);
+    };
+    let path = &tokenizer.path;
+    let file: File = serde_json::from_str(&tokenizer.json).map_err(|error| Error::bad_file(path, error.to_string()))?;
+    Reader { file, path, config, tokenizer }.metadata(pre, notes)
 }
 
 struct Reader<'a> {
     file: File,
     path: &'a Path,
     config: &'a Config,
+    tokenizer: &'a GgufTokenizer,
 }
 
 impl Reader<'_> {
@@ -158,7 +155,7 @@ impl Reader<'_> {
                     let id = *id.ok_or_else(|| self.refused(&format!("has no token for the byte {byte:#04x}")))?;
                     types[id as usize] = TokenType::Byte;
                 }
-                if let Some(&id) = model.unk_token.as_deref().and_then(|token| ids.get(token)) {
+                if let Some(id) = self.unknown(&ids) {
                     types[id as usize] = TokenType::Unknown;
                 }
                 let (scores, other) = scores(&merges, &ids, tokens.len());
@@ -176,9 +173,7 @@ impl Reader<'_> {
         add("tokens", GgufValue::Texts(tokens));
         add("token_type", GgufValue::I32s(types.into_iter().map(|kind| kind as i32).collect()));
         self.special(&ids, notes, &mut add)?;
-        if let Some(template) = self.chat_template()? {
-            list.push(("tokenizer.chat_template".into(), GgufValue::Text(template)));
-        }
+        list.extend(chat_templates(&self.tokenizer.chat_templates, notes));
         Ok(list)
     }
 
@@ -213,26 +208,49 @@ impl Reader<'_> {
         Ok((tokens, types))
     }
 
+    /// The token for what is in no vocabulary.
+    fn unknown(&self, ids: &HashMap<&str, u32>) -> Option<u32> {
+        let named = self.file.model.unk_token.as_deref().and_then(|token| ids.get(token).copied());
+        named.or(self.role("unk"))
+    }
+
+    /// The id of a special token that the model has a row for.
+    fn role(&self, name: &str) -> Option<u32> {
+        let role = self.tokenizer.roles.iter().find(|(role, _)| role == name).map(|(_, id)| *id);
+        role.filter(|&id| (id as usize) < self.config.vocab_size)
+    }
+
     /// The tokens with a part to play, and which of them are put around every text.
     fn special(&self, ids: &HashMap<&str, u32>, notes: &mut Vec<String>, add: &mut impl FnMut(&str, GgufValue)) -> Result<()> {
-        let settings = self.json("tokenizer_config.json")?;
-        let named = |name: &str| {
-            let token = settings.get(name).and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()))?;
-            ids.get(token).copied()
-        };
         let (before, after) = self.around(ids)?;
-        let within = |id: &u32| (*id as usize) < self.config.vocab_size;
-        let eos = after.or(named("eos_token")).or(self.config.eos_token_ids.first().copied().filter(within));
+        let ends = &self.tokenizer.eos;
+        let eos = after.or(ends.first().copied());
         // Without one that is named, llama.cpp would take some number.
-        let bos = before.or(named("bos_token")).or(self.config.bos_token_id.filter(within)).or(eos);
-        let unknown = self.file.model.unk_token.as_deref().and_then(|token| ids.get(token).copied()).or(named("unk_token"));
-        for (key, id) in [("bos", bos), ("eos", eos), ("unknown", unknown), ("padding", named("pad_token"))] {
+        let bos = before.or(self.tokenizer.bos).or(eos);
+        // It stops at the ends of turns and of messages, too: room for two more of the tokens that end a text.
+        let mut more = ends.iter().copied().filter(|&id| Some(id) != eos);
+        let (eot, eom) = (more.next(), more.next());
+        let others = more.count();
+        let named = [
+            ("bos", bos),
+            ("eos", eos),
+            ("eot", eot),
+            ("eom", eom),
+            ("unknown", self.unknown(ids)),
+            ("seperator", self.role("sep")),
+            ("padding", self.role("pad")),
+            ("mask", self.role("mask")),
+        ];
+        for (key, id) in named {
             if let Some(id) = id {
                 add(&format!("{key}_token_id"), GgufValue::U32(id));
             }
         }
         if eos.is_none() {
             notes.push("neither tokenizer nor config name a token that ends texts".into());
+        }
+        if others > 0 {
+            notes.push(format!("{others} more tokens end texts than GGUF has names for: {ends:?}"));
         }
         add("add_bos_token", GgufValue::Bool(before.is_some()));
         add("add_eos_token", GgufValue::Bool(after.is_some()));
@@ -263,33 +281,29 @@ impl Reader<'_> {
         }
         Ok(around)
     }
+}
 
-    /// A JSON object beside the tokenizer; empty if there is none.
-    fn json(&self, name: &str) -> Result<Map<String, Value>> {
-        let path = self.path.with_file_name(name);
-        if !path.exists() {
-            return Ok(Map::new());
+/// The metadata for chat templates: the default one, and each of the others under its name.
+fn chat_templates(templates: &[(String, String)], notes: &mut Vec<String>) -> Metadata {
+    // llama.cpp's converter writes names so.
+    let plain = |name: &str| name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect::<String>();
+    let mut list = Metadata::new();
+    let mut names = Vec::new();
+    for (name, template) in templates {
+        let name = plain(name);
+        if name == "default" {
+            list.push(("tokenizer.chat_template".into(), GgufValue::Text(template.clone())));
+        } else if names.contains(&name) {
+            notes.push(format!("two chat templates would be called {name}: the first is written"));
+        } else if !name.is_empty() {
+            list.push((format!("tokenizer.chat_template.{name}"), GgufValue::Text(template.clone())));
+            names.push(name);
         }
-        let text = std::fs::read(&path).map_err(Error::read(&path))?;
-        serde_json::from_slice(&text).map_err(|error| Error::bad_file(&path, error.to_string()))
     }
-
-    /// How conversations are written, in a file of its own or among the tokenizer's settings.
-    fn chat_template(&self) -> Result<Option<String>> {
-        let path = self.path.with_file_name("chat_template.jinja");
-        if path.is_file() {
-            return std::fs::read_to_string(&path).map(Some).map_err(Error::read(&path));
-        }
-        let settings = self.json("tokenizer_config.json")?;
-        Ok(match settings.get("chat_template") {
-            Some(Value::String(template)) => Some(template.clone()),
-            Some(Value::Array(templates)) => {
-                let default = templates.iter().find(|template| template.get("name").is_some_and(|name| name == "default"));
-                default.and_then(|template| template.get("template")?.as_str()).map(str::to_owned)
-            }
-            _ => None,
-        })
+    if !names.is_empty() {
+        list.push(("tokenizer.chat_templates".into(), GgufValue::Texts(names)));
     }
+    list
 }
 
 /// A score for each token, such that the best pair by score is the one with the earliest merge; and how many pairs llama.cpp would merge although
