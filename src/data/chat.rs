@@ -39,8 +39,8 @@ pub struct ChatTemplate {
 const DEFAULT: &str = "default";
 /// The one for conversations with tools, if there is one.
 const TOOL_USE: &str = "tool_use";
-/// What a template may do, in minijinja's measure: about a second's work, or 256 MB of text.
-const FUEL: u64 = 4_000_000;
+/// What a template may do, in the measure of minijinja: about a second of work, or 640 MB of text.
+const FUEL: u64 = 10_000_000;
 
 impl ChatTemplate {
     /// Finds the template of the model in a directory (see [`chat_templates`]), whose tokenizer this is.
