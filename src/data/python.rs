@@ -198,10 +198,31 @@ pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> R
             }
             Ok(titled.into())
         }
+        "splitlines" => {
+            let (keep,): (Option<bool>,) = from_args(args)?;
+            Ok(lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect())
+        }
         "index" => match unknown_method_callback(state, value, "find", args)? {
             place if place.as_i64() == Some(-1) => Err(invalid("substring not found")),
             place => Ok(place),
         },
         _ => unknown_method_callback(state, value, name, args),
     }
+}
+
+/// The lines of a text, which end wherever Python sees an end.
+fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
+    const ENDS: [char; 10] = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(end) = rest.find(ENDS) {
+        let (line, after) = rest.split_at(end);
+        let length = if after.starts_with("\r\n") { 2 } else { after.chars().next().map_or(0, char::len_utf8) };
+        lines.push(if keep_ends { &rest[..end + length] } else { line });
+        rest = &after[length..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest);
+    }
+    lines
 }
