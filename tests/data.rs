@@ -3,7 +3,10 @@
 use std::fs;
 
 use serde_json::json;
-use slicegpt_gpu::data::{SERIALIZED_CLASS, Text, TokenizerFiles, Tokens, sha256};
+use slicegpt_gpu::{
+    data::{SERIALIZED_CLASS, Text, TokenizerFiles, Tokens, sha256},
+    progress::Silent,
+};
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
@@ -23,7 +26,8 @@ fn numbered_words() -> (TempDir, Tokenizer, Text) {
     fs::write(&path, text).expect("a text");
     let files = TokenizerFiles::read(directory.path()).expect("files");
     let tokenizer = files.build(SERIALIZED_CLASS).expect("a tokenizer").tokenizer;
-    match Tokens::read(&path).expect("a text") {
+    let no_chats = || unreachable!("a .txt has no conversations");
+    match Tokens::read(&path, &no_chats, &Silent).expect("a text") {
         Tokens::Text(text) => (directory, tokenizer, text),
         Tokens::Rows(_) => panic!("a .txt is text"),
     }

@@ -92,7 +92,7 @@ fn ids_and_special_tokens_are_those_of_transformers() {
                     wrong.push(format!("{name}: a {class} for a {:?}", case.class));
                 }
                 for (text, expected) in texts.iter().zip(&case.ids) {
-                    let ids = encode(&built.tokenizer, text).expect("ids");
+                    let ids = encode(&built.tokenizer, text, true).expect("ids");
                     if ids != *expected {
                         wrong.push(format!("{name}: {text:?} became {ids:?} instead of {expected:?}"));
                     }

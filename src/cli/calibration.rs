@@ -18,7 +18,9 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct CalibrationArgs {
-    /// What to calibrate on: `self` samples from the model; a .txt, .jsonl or token file
+    /// What to calibrate on: `self` samples from the model; or a file: plain text; JSON or JSON lines of strings or of objects with text,
+    /// content, messages, conversations (by the model's chat template), instruction and output, or prompt and completion; token ids
+    /// {"input_ids": [[...], ...]}. Also compressed, as .gz or .zst
     #[arg(long, default_value = "self", value_name = "self|FILE")]
     pub calibration: PathBuf,
     /// Calibration sequences; of a token file the first N rows [default: 128, all rows of a token file]
@@ -65,8 +67,8 @@ impl CalibrationArgs {
         self.calibration.display().to_string()
     }
 
-    fn read(&self) -> Result<Tokens> {
-        Tokens::read(&self.calibration).map_err(|error| match error {
+    fn read(&self, tokenizers: &Tokenizers) -> Result<Tokens> {
+        tokenizers.read(&self.calibration).map_err(|error| match error {
             Error::Read { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 Error::bad_file(&path, "no such file to calibrate on (`self` samples from the model)")
             }
@@ -83,10 +85,10 @@ impl CalibrationArgs {
     }
 
     /// How many calibration tokens there will be, and held-out ones if these are evaluated on in windows of so many: as many, or fewer.
-    pub fn extent(&self, model: &Model, window: Option<usize>) -> Result<(Extent, Option<Extent>)> {
+    pub fn extent(&self, model: &Model, window: Option<usize>, tokenizers: &Tokenizers) -> Result<(Extent, Option<Extent>)> {
         let of = |rows: &[Vec<u32>]| Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) };
         if !self.samples_itself()
-            && let Tokens::Rows(rows) = self.read()?
+            && let Tokens::Rows(rows) = self.read(tokenizers)?
         {
             check_tokens(model, &rows, &self.source())?;
             let (used, rest) = rows.split_at(self.used_rows(rows.len())?);
@@ -124,7 +126,7 @@ impl CalibrationArgs {
             let held_out = calibration.split_off(count);
             Sequences { calibration, held_out }
         } else {
-            match self.read()? {
+            match self.read(tokenizers)? {
                 Tokens::Rows(mut calibration) => {
                     let mut held_out = calibration.split_off(self.used_rows(calibration.len())?);
                     held_out.retain(|row| row.len() > 1);

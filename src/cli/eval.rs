@@ -23,10 +23,11 @@ use crate::{
 pub struct Args {
     /// The model: a .safetensors file with its config.json beside it, or a directory
     model: PathBuf,
-    /// Text to evaluate on, .txt or .jsonl
+    /// Text to evaluate on: plain text; JSON or JSON lines of strings or of objects with text, content, messages, conversations (by the
+    /// model's chat template), instruction and output, or prompt and completion; also compressed, as .gz or .zst
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Token ids to evaluate on, {"input_ids": [[...], ...]}: each row is one window
+    /// Token ids to evaluate on, {"input_ids": [[...], ...]} or a row on each line: each row is one window
     #[arg(long, value_name = "TOKENS.json")]
     tokens: Option<PathBuf>,
     /// Tokens of a window of text, at most the model's own maximum
@@ -54,7 +55,7 @@ impl Args {
         writes.reads(file);
         self.device.plan_trace(&mut writes, &progress)?;
         let rows = match &self.tokens {
-            Some(tokens) => read_token_file(tokens)?,
+            Some(tokens) => read_token_file(tokens, &progress)?,
             None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
         };
         check_tokens(&model, &rows, &file.display().to_string())?;

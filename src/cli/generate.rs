@@ -9,10 +9,10 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    data::{encode, fenced},
+    data::{BuiltTokenizer, Chat, ChatTemplate, encode, fenced},
     error::{Error, Result},
     generate::{Sampling, generate},
-    model::GenerationConfig,
+    model::{GenerationConfig, Model},
 };
 
 /// Tokens that are generated where neither an option nor generation_config.json says how many.
@@ -27,6 +27,12 @@ pub struct Args {
     /// The text to continue; empty to start from nothing
     #[arg(long)]
     prompt: String,
+    /// Take the prompt as a user's message: the model's chat template makes a conversation of it, and the answer is printed alone
+    #[arg(long)]
+    chat: bool,
+    /// A system message before that of the user
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Generate at most N tokens [default: generation_config.json's, or 128]
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
@@ -65,13 +71,18 @@ impl Args {
             let fields = generation.not_applied.join(", ");
             progress.warn(&format!("generation_config.json asks for {fields}, which is not applied"));
         }
-        let mut ids = encode(tokenizer, &self.prompt).map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
+        let chat = self.chat.then(|| self.rendered(&model, &built)).transpose()?;
+        // A conversation has its special tokens written out.
+        let mut ids = encode(tokenizer, chat.as_ref().unwrap_or(&self.prompt), chat.is_none())
+            .map_err(|reason| Error::BadTokens(format!("--prompt cannot be tokenised: {reason}")))?;
         if ids.is_empty() {
             ids.extend(stops.start);
         }
         check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
         let gpu = self.device.open(&progress)?;
-        print(&self.prompt)?;
+        if chat.is_none() {
+            print(&self.prompt)?;
+        }
         let mut stream = tokenizer.decode_stream(true);
         // The stream learns the prompt first, so that what follows is spaced as in the middle of a text.
         for &id in &ids {
@@ -89,6 +100,19 @@ impl Args {
         print("\n")?;
         self.device.close(&gpu, &progress)
     }
+
+    /// The prompt as a conversation that waits for its answer.
+    fn rendered(&self, model: &Model, built: &BuiltTokenizer) -> Result<String> {
+        let chat = Chat::of_prompt(&self.prompt, self.system.as_deref());
+        let template = ChatTemplate::find(model.directory(), built).map_err(|error| match error {
+            Error::BadFile { path, reason } => {
+                Error::BadFile { path, reason: format!("{reason}; without --chat, the prompt is continued as it stands") }
+            }
+            other => other,
+        })?;
+        template.render(&chat, true).map_err(Error::BadTokens)
+    }
+
     /// How tokens are drawn: by the options, or else as generation_config.json has it.
     fn sampling(&self, generation: &GenerationConfig) -> Sampling {
         let greedy = (generation.do_sample == Some(false)).then_some(0.0);

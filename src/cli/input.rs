@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 use super::progress::Bars;
 use crate::{
     checkpoint::Writes,
-    data::{self, BuiltTokenizer, TokenizerFiles, Tokens},
+    data::{self, BuiltTokenizer, ChatTemplate, TokenizerFiles, Tokens},
     error::{Error, Result},
     model::{GenerationConfig, Model, StopTokens},
 };
@@ -76,6 +76,11 @@ impl<'a> Tokenizers<'a> {
         Ok(self.loaded.get_or_init(|| unreachable!("set above")))
     }
 
+    /// Reads a file of text or token ids; conversations by the model's chat template.
+    pub fn read(&self, path: &Path) -> Result<Tokens> {
+        Tokens::read(path, &|| ChatTemplate::find(self.model.directory(), self.built()?), self.progress)
+    }
+
     /// The token that sampling starts from. The tokenizer is only asked where the configs name no BOS token.
     pub fn start_token(&self) -> Result<u32> {
         let generation = self.model.generation_config()?;
@@ -99,9 +104,19 @@ pub fn stop_tokens(model: &Model, generation: &GenerationConfig, tokenizer: &Bui
     StopTokens::new(model.config(), generation, tokenizer.role("bos"), tokenizer.role("eos"))
 }
 
+/// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with the same.
+pub fn check_readable_again(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            Err(Error::bad_file(path, "a pipe or a device, which can be read only once, and a run reads it more often; write it to a file first"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The sequences of a file to evaluate on: rows of a token file as they stand, windows of a text.
 pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize) -> Result<Vec<Vec<u32>>> {
-    let rows = match Tokens::read(path)? {
+    let rows = match tokenizers.read(path)? {
         Tokens::Rows(rows) => rows,
         Tokens::Text(text) => text.windows(tokenizers.get()?, seqlen.min(model.config().max_position_embeddings))?,
     };

@@ -18,7 +18,7 @@ use crate::{
 pub struct Args {
     /// The model: a .safetensors file with its config.json beside it, or a directory
     model: PathBuf,
-    /// Token ids, {"input_ids": [[...], ...]}
+    /// Token ids, {"input_ids": [[...], ...]} or a row on each line
     #[arg(long, value_name = "TOKENS.json")]
     tokens: PathBuf,
     /// The file to write: a f32 tensor `logits.I` [tokens, vocab_size] for row I
@@ -38,7 +38,7 @@ impl Args {
         writes.reads(&self.tokens);
         let output = writes.file("--output", &self.output)?;
         self.device.plan_trace(&mut writes, &progress)?;
-        let rows = read_token_file(&self.tokens)?;
+        let rows = read_token_file(&self.tokens, &progress)?;
         check_tokens(&model, &rows, &self.tokens.display().to_string())?;
         let gpu = self.device.open(&progress)?;
         let vocab = model.config().vocab_size;

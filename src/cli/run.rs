@@ -10,7 +10,7 @@ use super::{
     calibration::CalibrationArgs,
     companions::Companions,
     describe::beside,
-    input::{Tokenizers, evaluation_rows, open_model, writes_beside},
+    input::{Tokenizers, check_readable_again, evaluation_rows, open_model, writes_beside},
     print, print_json,
     progress::Bars,
     slicing::{SlicingArgs, demanded},
@@ -41,7 +41,8 @@ pub struct Args {
     /// Seed of everything drawn at random
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u64,
-    /// What to measure perplexity on: a .txt, .jsonl or token file [default: the held-out end of the calibration]
+    /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration [default: the held-out end of the
+    /// calibration]
     #[arg(long, value_name = "FILE")]
     pub eval: Option<PathBuf>,
     /// Tokens of a window of text for perplexity, at most the model's own maximum
@@ -100,6 +101,7 @@ impl Args {
         let plan = Plan::new(model.config(), &options, "")?;
         let tokenizers = Tokenizers::new(&model, &progress);
         // Before the work, which a mistyped name should not cost.
+        self.eval.iter().chain(Some(&self.calibration.calibration)).try_for_each(|path| check_readable_again(path))?;
         let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)).transpose()?;
         let companions = Companions::of(&model, &plan.config, &progress);
         let mut report = self.report(&model, &plan, &options, &output, &companions.names());
@@ -122,7 +124,7 @@ impl Args {
             progress.warn(&demanded);
         }
         if self.dry_run {
-            self.foresee(&self.workload(&model, &options, &plan, eval.as_deref())?, &mut report, &progress)?;
+            self.foresee(&self.workload(&model, &options, &plan, eval.as_deref(), &tokenizers)?, &mut report, &progress)?;
             report.warnings = progress.warnings();
             return self.show(&report);
         }
@@ -142,9 +144,16 @@ impl Args {
     }
 
     /// What the run has to do, as far as memory goes.
-    pub fn workload<'a>(&self, model: &'a Model, options: &'a Options, plan: &'a Plan, eval: Option<&[Vec<u32>]>) -> Result<Workload<'a>> {
+    pub fn workload<'a>(
+        &self,
+        model: &'a Model,
+        options: &'a Options,
+        plan: &'a Plan,
+        eval: Option<&[Vec<u32>]>,
+        tokenizers: &Tokenizers,
+    ) -> Result<Workload<'a>> {
         let window = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
-        let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window))?;
+        let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window), tokenizers)?;
         let eval = match eval {
             Some(rows) => Some(Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }),
             None => held_out,

@@ -164,7 +164,7 @@ impl Work<'_> {
     /// How the run keeps within its ceilings on a device.
     fn fit(&self, gpu: &Gpu, pieces: Option<Pieces>, spare_gpu: bool) -> Result<RunPlan> {
         let draft = Plan::new(self.model.config(), self.options, "")?;
-        let workload = self.args.workload(self.model, self.options, &draft, self.eval.as_deref())?;
+        let workload = self.args.workload(self.model, self.options, &draft, self.eval.as_deref(), self.tokenizers)?;
         workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, spare_gpu)
     }
 

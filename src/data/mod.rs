@@ -1,12 +1,21 @@
 //! Texts and token files → sequences of token ids.
 
+mod chat;
 mod chat_templates;
+mod compressed;
+mod fence;
+mod file;
+mod foreign;
+mod json;
+mod json_lines;
+mod python;
 mod text;
 mod tokenizer;
 mod tokenizer_build;
 mod tokenizer_files;
 mod tokens;
 
+pub use chat::{Chat, ChatTemplate};
 pub use chat_templates::{ADDITIONAL_TEMPLATES, chat_templates};
 pub use text::{Text, Tokens};
 pub use tokenizer::{encode, fenced};

@@ -1,6 +1,9 @@
 //! Texts: reading, cutting into windows for evaluation, drawing sequences for calibration.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -8,8 +11,17 @@ use rand_chacha::{
 };
 use tokenizers::Tokenizer;
 
-use super::{tokenizer::encode, tokens::read_token_file};
-use crate::error::{Error, Result};
+use super::{
+    chat::ChatTemplate,
+    file::read_text,
+    json::Values,
+    json_lines::{Rows, read_rows},
+    tokenizer::encode,
+};
+use crate::{
+    error::{Error, Result},
+    progress::Progress,
+};
 
 /// What a file given for calibration or evaluation holds.
 pub enum Tokens {
@@ -20,17 +32,34 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    /// Reads `.json` as a token file, `.jsonl` as one text a line (a string, or an object with `text`), joined by blank lines, and anything else
-    /// as text.
+    /// Reads a file: token ids, texts or conversations in JSON, or plain text; what it is, its content decides. Texts are joined by blank
+    /// lines; conversations follow one another as the chat template writes them, which is only asked for where there are such.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::BadFile`].
-    pub fn read(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("json") => Ok(Self::Rows(read_token_file(path)?)),
-            Some("jsonl") => Ok(Self::Text(Text::read(path, |text, path| Ok(jsonl_rows(&text, path)?.join("\n\n")))?)),
-            _ => Ok(Self::Text(Text::read(path, |text, _| Ok(text))?)),
+    pub fn read(path: &Path, template: &dyn Fn() -> Result<ChatTemplate>, progress: &dyn Progress) -> Result<Self> {
+        let text = read_text(path)?;
+        let whole = |text: String| Text { path: path.into(), text, chats: None };
+        let text = match Values::find(&text, path)? {
+            None => whole(text),
+            Some(values) => match read_rows(values, path, template, progress)? {
+                Rows::Tokens(rows) => return Ok(Self::Rows(rows)),
+                Rows::Texts(texts) => whole(texts.join("\n\n")),
+                Rows::Chats(chats) => {
+                    let mut end = 0;
+                    let start = |chat: &String| {
+                        end += chat.len();
+                        end - chat.len()
+                    };
+                    let starts = chats.iter().map(start).collect();
+                    Text { chats: Some(starts), ..whole(chats.concat()) }
+                }
+            },
+        };
+        if text.text.trim().is_empty() {
+            return Err(Error::bad_file(path, "holds no text"));
         }
+        Ok(Self::Text(text))
     }
 }
 
@@ -38,34 +67,43 @@ impl Tokens {
 pub struct Text {
     path: PathBuf,
     text: String,
+    /// Where conversations begin, if it is made of such: each is tokenised by itself, and has its special tokens written out.
+    chats: Option<Vec<usize>>,
 }
 
 /// The share of a calibration text, at its end, that is kept for evaluation.
 const HELD_OUT: f64 = 0.1;
 
 impl Text {
-    fn read(path: &Path, convert: impl Fn(String, &Path) -> Result<String>) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::read(path))?;
-        let text = String::from_utf8(bytes).map_err(|error| Error::bad_file(path, format!("not UTF-8 text: {error}")))?;
-        let text = convert(text, path)?;
-        if text.trim().is_empty() {
-            return Err(Error::bad_file(path, "holds no text"));
-        }
-        Ok(Self { path: path.into(), text })
-    }
-
-    /// The beginning, for calibration, and about the last tenth, which calibration never sees. Cut between lines, or between words.
+    /// The beginning, for calibration, and about the last tenth, which calibration never sees. Cut between conversations, lines, or words.
     pub fn split_tail(&self) -> (Self, Option<Self>) {
         let target = self.text.floor_char_boundary(((1.0 - HELD_OUT) * self.text.len() as f64) as usize);
-        let cut = self.text[..target].rfind('\n').filter(|&cut| 2 * cut > target).or_else(|| self.text[..target].rfind(char::is_whitespace));
-        let part = |text: &str| Self { path: self.path.clone(), text: text.to_owned() };
-        let Some(cut) = cut.map(|cut| self.text.ceil_char_boundary(cut + 1)) else { return (part(&self.text), None) };
-        let (beginning, tail) = self.text.split_at(cut);
-        if beginning.trim().is_empty() || tail.trim().is_empty() { (part(&self.text), None) } else { (part(beginning), Some(part(tail))) }
+        let between_chats = self.chats.iter().flatten().copied().rfind(|&start| start <= target).filter(|&start| 2 * start > target);
+        let after = |separates: fn(char) -> bool| self.text[..target].rfind(separates).map(|at| self.text.ceil_char_boundary(at + 1));
+        let cut = between_chats.or_else(|| after(|char| char == '\n').filter(|&cut| 2 * cut > target + 2)).or_else(|| after(char::is_whitespace));
+        let part = |range: Range<usize>| Self {
+            path: self.path.clone(),
+            text: self.text[range.clone()].to_owned(),
+            chats: self.chats.as_ref().map(|chats| chats.iter().filter(|start| range.contains(start)).map(|start| start - range.start).collect()),
+        };
+        let whole = 0..self.text.len();
+        let blank = |range: Range<usize>| self.text[range].trim().is_empty();
+        match cut {
+            Some(cut) if !blank(0..cut) && !blank(cut..whole.end) => (part(0..cut), Some(part(cut..whole.end))),
+            _ => (part(whole), None),
+        }
     }
 
-    fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-        encode(tokenizer, text).map_err(|reason| Error::bad_file(&self.path, format!("cannot be tokenised: {reason}")))
+    fn encode(&self, tokenizer: &Tokenizer, range: Range<usize>) -> Result<Vec<u32>> {
+        let ends = self.chats.iter().flatten().copied().filter(|start| range.contains(start)).chain([range.end]);
+        let mut begin = range.start;
+        let mut ids = Vec::new();
+        for end in ends {
+            let text = &self.text[std::mem::replace(&mut begin, end)..end];
+            let part = encode(tokenizer, text, self.chats.is_none());
+            ids.append(&mut part.map_err(|reason| Error::bad_file(&self.path, format!("cannot be tokenised: {reason}")))?);
+        }
+        Ok(ids)
     }
 
     /// Windows of `seqlen` tokens one behind the other, for perplexity: the text tokenised once, the tail dropped.
@@ -73,7 +111,7 @@ impl Text {
     /// # Errors
     /// [`Error::BadTokens`] if the text has fewer tokens than one window.
     pub fn windows(&self, tokenizer: &Tokenizer, seqlen: usize) -> Result<Vec<Vec<u32>>> {
-        let ids = self.encode(tokenizer, &self.text)?;
+        let ids = self.encode(tokenizer, 0..self.text.len())?;
         if ids.len() < seqlen {
             let path = self.path.display();
             return Err(Error::BadTokens(format!(
@@ -84,13 +122,16 @@ impl Text {
         Ok(ids.chunks_exact(seqlen).map(<[u32]>::to_vec).collect())
     }
 
-    /// `count` sequences of `seqlen` tokens, each from the beginning of a random line on (of a random word, where there are few lines). A text
-    /// that is shorter than one sequence is one sequence.
+    /// `count` sequences of `seqlen` tokens, each from the beginning of a random conversation or line on, or of a random word where there are few.
+    /// A text that is shorter than one sequence is one sequence.
     ///
     /// # Errors
     /// [`Error::BadTokens`] if the text has no tokens.
     pub fn sequences(&self, tokenizer: &Tokenizer, count: usize, seqlen: usize, seed: u64) -> Result<Vec<Vec<u32>>> {
-        let mut starts = self.starts(|before| before == '\n');
+        let mut starts = self.chats.clone().unwrap_or_default();
+        if starts.len() < 2 * count {
+            starts = self.starts(|before| before == '\n');
+        }
         if starts.len() < 2 * count {
             starts = self.starts(char::is_whitespace);
         }
@@ -135,27 +176,11 @@ impl Text {
         let mut wanted = 8 * seqlen;
         loop {
             let end = self.text.floor_char_boundary((start + wanted).min(self.text.len()));
-            let ids = self.encode(tokenizer, &self.text[start..end])?;
+            let ids = self.encode(tokenizer, start..end)?;
             if ids.len() > seqlen || end == self.text.len() {
                 return Ok(ids);
             }
             wanted *= 2;
         }
     }
-}
-
-fn jsonl_rows(text: &str, path: &Path) -> Result<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Line {
-        Plain(String),
-        Object { text: String },
-    }
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| match serde_json::from_str(line) {
-            Ok(Line::Plain(text) | Line::Object { text }) => Ok(text),
-            Err(_) => Err(Error::bad_file(path, format!("line {}: expected a JSON string or an object with \"text\"", number + 1))),
-        })
-        .collect()
 }

@@ -65,6 +65,114 @@ fn absurd_numbers_of_positions_are_refused_before_memory_is_taken() {
     scene.refused(args!["generate", scene.path("model"), "--prompt", "", "--max-new-tokens", "268435455"], 5, "lower");
 }
 
+#[test]
+fn texts_in_json_and_archives_are_measured_as_the_text_in_them() {
+    let scene = Scene::new(LLAMA);
+    scene.tokenizer(json!({}));
+    let (model, paragraphs) = (scene.path("model"), scene.paragraphs(20, 30));
+    let rows: String = paragraphs.iter().map(|text| json!({ "text": text, "url": "x" }).to_string() + "\n").collect();
+    let mut archive = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut archive, rows.as_bytes()).expect("memory");
+    let archive = archive.finish().expect("memory");
+    let perplexity = |path: &Path| program(args!["eval", model, "--text", path, "--seqlen", "40", "--json"]).json()["perplexity"].clone();
+    let expected = perplexity(&scene.put("text.txt", paragraphs.join("\n\n")));
+    assert!(expected.as_f64().is_some_and(|perplexity| perplexity > 1.0));
+    let rows = rows.as_bytes();
+    for (name, bytes) in [("rows.ndjson", rows), ("rows.JSONL", rows), ("c4.json", rows), ("c4.json.gz", &*archive), ("unnamed", &*archive)] {
+        assert_eq!(perplexity(&scene.put(name, bytes)), expected, "{name}");
+    }
+}
+
+/// A template that writes a conversation in words of the tokenizer, and a tokenizer that begins other texts with a word.
+fn words_of_conversations(scene: &Scene) {
+    scene.tokenizer(json!({
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "w3", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [], "special_tokens": { "w3": { "id": "w3", "ids": [3], "tokens": ["w3"] } }
+        }
+    }));
+    let template =
+        "{% for m in messages %}w1 {{ 'w4' if m.role == 'system' else 'w5' }} {{ m.content }} w2 {% endfor %}{{ 'w6' if add_generation_prompt }}";
+    scene.put("model/tokenizer_config.json", json!({ "chat_template": template }).to_string());
+}
+
+#[test]
+fn conversations_are_measured_as_the_tokens_of_the_chat_template() {
+    let scene = Scene::new(LLAMA);
+    words_of_conversations(&scene);
+    let (model, paragraphs) = (scene.path("model"), scene.paragraphs(12, 20));
+    let rows: String = paragraphs.iter().map(|text| json!({ "messages": [{ "role": "user", "content": text }] }).to_string() + "\n").collect();
+    let ids: Vec<u32> = paragraphs
+        .iter()
+        .flat_map(|text| format!("w1 w5 {text} w2").split(' ').map(|word| word[1..].parse().expect("a number")).collect::<Vec<u32>>())
+        .collect();
+    let windows: Vec<&[u32]> = ids.chunks_exact(32).collect();
+    let (chats, tokens) = (scene.put("chats.jsonl", &rows), scene.put("tokens.json", json!({ "input_ids": windows }).to_string()));
+    let of_chats = program(args!["eval", model, "--text", chats, "--seqlen", "32", "--json"]).json();
+    let of_tokens = program(args!["eval", model, "--tokens", tokens, "--json"]).json();
+    assert_eq!((&of_chats["perplexity"], &of_chats["tokens"]), (&of_tokens["perplexity"], &of_tokens["tokens"]));
+
+    let report =
+        program(args!["run", model, "-o", scene.path("out"), "--calibration", chats, "--cal-nsamples", "4", "--cal-max-seqlen", "16", "--json"]);
+    assert_eq!(report.json()["calibration"]["tokens"], 64);
+    fs::remove_file(scene.path("model/tokenizer_config.json")).expect("a file");
+    scene.refused(args!["eval", model, "--text", chats], 3, "no chat template (in chat_template.jinja");
+}
+
+#[test]
+fn a_prompt_with_chat_is_answered_as_the_template_has_it() {
+    let scene = Scene::new(LLAMA);
+    let model = scene.path("model");
+    let options = ["--temperature", "0", "--max-new-tokens", "12"].map(OsStr::new);
+    let generated = |arguments: &[&OsStr]| {
+        let said = program(&[arguments, &options].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.out
+    };
+    let written = "w1 w4 w9 w2 w1 w5 w7 w8 w2 w6";
+    scene.tokenizer(json!({}));
+    scene.refused(args!["generate", model, "--chat", "--prompt", "w7"], 3, "without --chat, the prompt is continued as it stands");
+    let expected = generated(args!["generate", model, "--prompt", written]);
+    words_of_conversations(&scene);
+    let answer = generated(args!["generate", model, "--chat", "--system", "w9", "--prompt", "w7 w8"]);
+    assert!(answer.trim().len() > 10, "{answer:?} proves nothing");
+    assert_eq!(format!("{written}{answer}"), expected);
+    assert_ne!(generated(args!["generate", model, "--chat", "--prompt", "w7 w8"]), answer, "the system message counts");
+    let said = program(args!["generate", model, "--system", "w9", "--prompt", "w7"]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    scene.put("model/tokenizer_config.json", json!({ "chat_template": "{{ raise_exception('no ' + messages[0].role) }}" }).to_string());
+    scene.refused(args!["generate", model, "--chat", "--prompt", "w7"], 3, "does not take this conversation: no user");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_pipe_is_read_where_once_is_enough_and_refused_where_it_is_not() {
+    let scene = Scene::new(LLAMA);
+    scene.tokenizer(json!({}));
+    let (model, text, out) = (scene.path("model"), scene.paragraphs(4, 30).join("\n\n"), scene.path("out"));
+    let file = scene.put("text.txt", &text);
+    let expected = program(args!["eval", model, "--text", file, "--seqlen", "40", "--json"]).json()["perplexity"].clone();
+    let piped = |arguments: &[&OsStr]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a process");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // A program that refuses to read closes the pipe.
+        let _ = std::io::Write::write_all(&mut stdin, text.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("a process");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said, _) = piped(args!["eval", model, "--text", "/dev/stdin", "--seqlen", "40", "--json"]);
+    assert_eq!((code, &serde_json::from_str::<Value>(&said).expect("JSON")["perplexity"]), (Some(0), &expected));
+    for (flag, other) in [("--calibration", "--eval"), ("--eval", "--calibration")] {
+        let (code, _, err) = piped(args!["run", model, "-o", out, flag, "/dev/stdin", other, file]);
+        assert!(code == Some(3) && err.contains("/dev/stdin: a pipe or a device, which can be read only once"), "{flag}: {code:?} {err}");
+    }
+    assert!(!out.exists());
+    scene.refused(args!["eval", model, "--text", "/dev/zero"], 3, "/dev/zero: a device, which may have no end; give a file or a pipe");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn paths_that_are_not_utf8_work() {

@@ -94,7 +94,8 @@ fn with_four_times_fewer_tokens_than_unknowns_refitted_weights_stay_near_the_pro
     let model = Model::open(&demo).expect("the demo model");
     let files = TokenizerFiles::read(&demo).expect("its files");
     let tokenizer = files.build(SERIALIZED_CLASS).expect("its tokenizer").tokenizer;
-    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt")).expect("a text") else { panic!("heldout.txt holds text") };
+    let no_chats = || unreachable!("a .txt has no conversations");
+    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt"), &no_chats, &Silent).expect("a text") else { panic!("heldout.txt holds text") };
     let text = text.windows(&tokenizer, 64).expect("windows");
     let eval_rows = &text[4..12];
     let perplexity = |model: &Model| eval::perplexity(&gpu, model, eval_rows, "test", &Silent).expect("a perplexity").perplexity;

@@ -1,0 +1,192 @@
+//! Texts that are JSON: one value, an array of them, or one a line; told from plain text by whether they parse.
+
+use std::{fmt, path::Path};
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value, error::Category};
+
+use super::foreign::named;
+use crate::error::{Error, Result};
+
+/// Where in a file a value stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It is the file.
+    Whole,
+    /// A line, from 1.
+    Line(usize),
+    /// An element of the array that is the file, from 0.
+    Element(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Line(line) => write!(formatter, "line {line}: "),
+            Self::Element(element) => write!(formatter, "element {element} of the array: "),
+        }
+    }
+}
+
+/// The values of a file.
+pub enum Values<'a> {
+    Whole(Value),
+    Lines(Vec<(usize, &'a str)>),
+    Elements(Vec<Value>),
+}
+
+impl<'a> Values<'a> {
+    /// Finds out whether a text is JSON. A file that is named like JSON has to be; any other one is if it parses, or if its first line is an
+    /// object and each other line begins like one: then it is damaged, and no text.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] where JSON is named or begun, and does not parse.
+    pub fn find(text: &'a str, path: &Path) -> Result<Option<Self>> {
+        let by_lines = named(path, &["jsonl", "ndjson", "jsonlines"]);
+        let must = by_lines || named(path, &["json"]);
+        let Some(first) = text.trim_start().chars().next() else { return Ok(None) };
+        if !must && !matches!(first, '{' | '[' | '"') {
+            return Ok(None);
+        }
+        let lines: Vec<(usize, &str)> =
+            text.split('\n').enumerate().map(|(index, line)| (index + 1, line.trim())).filter(|(_, line)| !line.is_empty()).collect();
+        if by_lines && lines.len() == 1 {
+            return Ok(Some(Self::Lines(lines)));
+        }
+        if lines.len() > 1 && parse(lines[0].1).is_ok() {
+            let all = |parses: fn(&str) -> bool| lines.iter().all(|(_, line)| parses(line));
+            let is = must || if first == '{' { all(|line| line.starts_with('{')) } else { all(|line| parse(line).is_ok()) };
+            return Ok(is.then_some(Self::Lines(lines)));
+        }
+        match parse(text) {
+            Ok(Value::String(_)) if !must => Ok(None),
+            Ok(Value::Array(elements)) => Ok(Some(Self::Elements(elements))),
+            Ok(value) => Ok(Some(Self::Whole(value))),
+            // What ends too early was JSON up to there.
+            Err(error) if (must && !(first == '{' && second_object(text))) || (first != '"' && error.classify() == Category::Eof) => Err(
+                Error::bad_file(path, format!("looks like JSON and is none: line {}, column {}: {}", error.line(), error.column(), reason(&error))),
+            ),
+            // Objects one after the other, each over several lines.
+            Err(_) if first == '{' && second_object(text) => {
+                Err(Error::bad_file(path, "several JSON objects over several lines each; write one a line, for example with jq -c . FILE"))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Hands over each value and its place.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if a line does not parse; whatever `each` reports.
+    pub fn each(self, path: &Path, mut each: impl FnMut(Place, Value) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Whole(value) => each(Place::Whole, value),
+            Self::Elements(elements) => elements.into_iter().enumerate().try_for_each(|(index, value)| each(Place::Element(index), value)),
+            Self::Lines(lines) => lines.into_iter().try_for_each(|(line, text)| {
+                let value = parse(text)
+                    .map_err(|error| Error::bad_file(path, format!("line {line} is no JSON: column {}: {}", error.column(), reason(&error))))?;
+                each(Place::Line(line), value)
+            }),
+        }
+    }
+}
+
+/// Whether a text begins with one object, and goes on with another.
+fn second_object(text: &str) -> bool {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    values.next().is_some_and(|first| first.is_ok()) && text[values.byte_offset()..].trim_start().starts_with('{')
+}
+
+/// What is wrong, without the place, which is told in the file's own lines.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);
+    // What the parser says of "\ud800" with no other half after it.
+    if reason.contains("hex escape") { format!("{reason}, or half of a surrogate pair, which is no character") } else { reason.to_owned() }
+}
+
+/// A value for messages.
+pub fn described(value: &Value) -> String {
+    match value {
+        Value::Array(array) if !array.is_empty() && array.iter().all(Value::is_number) => "an array of numbers".into(),
+        Value::Array(_) => "an array".into(),
+        Value::Object(_) => "an object".into(),
+        Value::String(_) => "a string".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Parses one value; a key that an object has twice is an error, since either value may be meant.
+pub fn parse(text: &str) -> serde_json::Result<Value> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(element) = elements.next_element_seed(Strict)? {
+            array.push(element);
+        }
+        Ok(array.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> std::result::Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            let value = fields.next_value_seed(Strict)?;
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
+            }
+            object.insert(key, value);
+        }
+        Ok(object.into())
+    }
+}
