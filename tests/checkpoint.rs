@@ -207,7 +207,7 @@ fn doubles_are_read_as_floats_and_that_is_said() {
     let checkpoint = Checkpoint::open(directory.path()).expect("a checkpoint");
     let store = WeightStore::new(tiny(), checkpoint).expect("a model");
     let layer = store.layer(1).expect("a layer");
-    let up = layer.linears.iter().find(|linear| UP.contains(linear.spec.name)).expect("the weight");
+    let up = layer.linears().find(|linear| UP.contains(linear.spec.name)).expect("the weight");
     assert_eq!(up.matrix.rows_f32(0..1).expect("a row")[..3], [0.0, 0.1f32, 0.0]);
     let notes: Vec<&str> = store.notes().collect();
     let count = planned(Dtype::F64).len();

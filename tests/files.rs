@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 use slicegpt_gpu::{
-    checkpoint::{Checkpoint, Dtype, TensorFile, TensorPlan},
+    checkpoint::{Checkpoint, Dtype},
     model::Model,
 };
 use tempfile::TempDir;
@@ -22,12 +22,8 @@ fn temporary() -> TempDir {
 fn shard(directory: &Path, name: &str, tensors: &[(&str, f32)]) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
-    let plans = tensors.iter().map(|(name, _)| TensorPlan { name: (*name).into(), shape: vec![1], dtype: Dtype::F32 }).collect();
-    let mut file = TensorFile::create(path.clone(), plans).expect("a file");
-    for (name, value) in tensors {
-        file.write(name, &value.to_le_bytes()).expect("a tensor");
-    }
-    file.finish().expect("a file");
+    let tensors = tensors.iter().map(|(name, value)| ((*name).to_owned(), (Dtype::F32, vec![1], value.to_le_bytes().to_vec())));
+    support::write_tensors(&path, &tensors.collect(), &[("format", "pt")]);
     path
 }
 
