@@ -32,6 +32,7 @@ pub mod record;
 pub mod reference;
 pub mod report;
 pub mod slice;
+pub mod stream;
 pub mod synthetic;
 pub mod trace;
 

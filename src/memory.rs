@@ -8,7 +8,8 @@ use crate::{
     eval::{EvalMemory, rope_bytes},
     generate::sampling_bytes,
     model::{BatchSize, Config, Model, PART_BYTES, row_bytes, staging_bytes},
-    slice::{Calibration, MemoryPlan, Options, Placement, Plan},
+    slice::{Options, Plan},
+    stream::{Extent, MemoryPlan, Placement},
 };
 
 /// How much memory may be taken.
@@ -33,7 +34,7 @@ pub struct Pieces {
 impl Pieces {
     /// The largest that are of use.
     pub fn largest(options: &Options) -> Self {
-        let MemoryPlan { batch, part_bytes, .. } = MemoryPlan::unlimited(options);
+        let MemoryPlan { batch, part_bytes, .. } = MemoryPlan::unlimited(options.rows_per_batch);
         Self { batch, eval_tokens: EvalMemory::default().batch_tokens, part_bytes }
     }
 
@@ -81,9 +82,9 @@ pub struct Workload<'a> {
     pub model: &'a Model,
     pub options: &'a Options,
     pub plan: &'a Plan,
-    pub calibration: Calibration,
+    pub calibration: Extent,
     /// What perplexity is measured on.
-    pub eval: Option<Calibration>,
+    pub eval: Option<Extent>,
     /// Sequences to be sampled from the model, and their length.
     pub sampling: Option<(usize, usize)>,
 }

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 use slicegpt_gpu::{
-    checkpoint::{Checkpoint, Dtype},
+    checkpoint::{Checkpoint, Dtype, FileTarget, TensorFile, TensorPlan},
     model::Model,
 };
 use tempfile::TempDir;
@@ -22,8 +22,12 @@ fn temporary() -> TempDir {
 fn shard(directory: &Path, name: &str, tensors: &[(&str, f32)]) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
-    let tensors = tensors.iter().map(|(name, value)| ((*name).to_owned(), (Dtype::F32, vec![1], value.to_le_bytes().to_vec())));
-    support::write_tensors(&path, &tensors.collect(), &[("format", "pt")]);
+    let plans = tensors.iter().map(|(name, _)| TensorPlan { name: (*name).into(), shape: vec![1], dtype: Dtype::F32 }).collect();
+    let mut file = TensorFile::create(FileTarget::new(&path, false).expect("a name"), plans).expect("a file");
+    for (name, value) in tensors {
+        file.write(name, &value.to_le_bytes()).expect("a tensor");
+    }
+    file.finish().expect("a file");
     path
 }
 

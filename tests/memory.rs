@@ -13,7 +13,8 @@ use slicegpt_gpu::{
     memory::{Ceilings, Pieces, RunPlan, Workload, parse_bytes},
     model::{BatchSize, Config, Model},
     progress::Silent,
-    slice::{Basis, Calibration, Job, MemoryPlan, Options, Placement, Plan, Refit, Signal},
+    slice::{Basis, Job, Options, Plan, Refit, Signal},
+    stream::{Extent, MemoryPlan, Placement},
     synthetic::{self, TokenRows},
 };
 use tempfile::TempDir;
@@ -66,7 +67,7 @@ fn scene_with(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usi
 
 impl Scene {
     fn workload(&self) -> Workload<'_> {
-        let calibration = Calibration { tokens: self.rows.iter().map(Vec::len).sum(), longest: self.rows.iter().map(Vec::len).max().unwrap_or(0) };
+        let calibration = Extent { tokens: self.rows.iter().map(Vec::len).sum(), longest: self.rows.iter().map(Vec::len).max().unwrap_or(0) };
         Workload { model: &self.model, options: &self.options, plan: &self.plan, calibration, eval: Some(calibration), sampling: None }
     }
 
@@ -232,7 +233,7 @@ fn placements_and_lost_devices_change_no_bit() {
         output.finish().expect("an output");
         (std::fs::read(target.join("model.safetensors")).expect("the tensors"), last.map(|snapshot| snapshot.layers))
     };
-    let of = |placement| MemoryPlan { placement, batch: BatchSize { tokens: 128, rows: None }, ..MemoryPlan::unlimited(&scene.options) };
+    let of = |placement| MemoryPlan { placement, batch: BatchSize { tokens: 128, rows: None }, ..MemoryPlan::unlimited(scene.options.rows_per_batch) };
     let (expected, _) = files(of(Placement::Gpu), None);
     for placement in [Placement::Host, Placement::Disk] {
         assert!(files(of(placement), None).0 == expected, "{placement:?} differs");

@@ -12,7 +12,8 @@ use crate::{
     generate::sample_sequences,
     gpu::Gpu,
     model::Model,
-    slice::{Calibration as Extent, Options},
+    slice::Options,
+    stream::Extent,
 };
 
 #[derive(Debug, clap::Args)]

@@ -22,7 +22,8 @@ use crate::{
     memory::{Ceilings, Workload, host_available, parse_bytes},
     model::Model,
     report::{Report, grouped},
-    slice::{Calibration, Options, Plan, Speed, Types},
+    slice::{Options, Plan, Speed, Types},
+    stream::Extent,
 };
 
 #[derive(Debug, clap::Args)]
@@ -142,7 +143,7 @@ impl Args {
         let window = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
         let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window))?;
         let eval = match eval {
-            Some(rows) => Some(Calibration { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }),
+            Some(rows) => Some(Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }),
             None => held_out,
         };
         let sampled = (self.calibration.sampled(held_out.is_some()), self.calibration.seqlen(model));

@@ -17,7 +17,8 @@ use crate::{
     error::{Error, Result},
     eval::Perplexity,
     memory::Pieces,
-    slice::{Snapshot, exact},
+    slice::Snapshot,
+    stream::exact,
 };
 
 /// The version of this form: other ones are refused.

@@ -7,6 +7,7 @@ mod defaults;
 mod ends;
 mod fields;
 pub mod forms;
+pub mod fuse;
 mod host;
 mod layer;
 mod missing;

@@ -8,9 +8,9 @@ use crate::{
     model::{
         Config, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, WeightStore,
         architecture::{BlockKind, Position, Role},
+        fuse,
     },
     ops::{HeadSpan, Norm, Sequence},
-    slice::fuse,
 };
 
 /// A weight and a bias: of a linear layer `[out, in]`, or of a norm `[1, width]`.

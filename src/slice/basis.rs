@@ -11,24 +11,23 @@
 //! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts less here. S is made
 //! orthonormal, so that the norm of what is kept approximates that of the token, and turned into its own principal axes.
 
-use std::{fs, thread::Scope, time::Instant};
+use std::{fs, time::Instant};
 
 use faer::{Mat, MatRef};
 
 use super::{
     covariance::{Covariance, signal},
-    driver::Commit,
-    pass::Pass,
-    residual::{Checksum, Residual},
+    plan::Plan,
+    points::Points,
     rotate::Rotation,
     snapshot::{Site, Snapshot, Stage},
 };
 use crate::{
     error::{Error, Result},
-    gpu::Matrix,
     linalg::{Eigen, eigh},
-    model::{Config, HostEnds, NoTap, StepWeights, architecture::Space},
+    model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
     ops::Norm,
+    stream::{At, Checksum, Method, Pass, Residual},
 };
 
 /// The first columns of each segment's basis, `[hidden_size, width]`, row-major.
@@ -42,7 +41,7 @@ impl Bases {
     ///
     /// # Errors
     /// [`Error::BadFile`] if one of them is damaged; [`Error::Read`].
-    pub fn restore(pass: &Pass, checksums: &[u64]) -> Result<Self> {
+    pub fn restore(pass: &Pass, plan: &Plan, checksums: &[u64]) -> Result<Self> {
         let mut values = Vec::new();
         for (number, &expected) in checksums.iter().enumerate() {
             let path = pass.job.directory.beside(&file_name(number));
@@ -50,7 +49,7 @@ impl Bases {
             let read: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
             let mut checksum = Checksum::default();
             checksum.add(&read);
-            if checksum.value() != expected || bytes.len() != 4 * pass.config.hidden_size * pass.job.plan.width {
+            if checksum.value() != expected || bytes.len() != 4 * pass.config.hidden_size * plan.width {
                 return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
             }
             values.push(read);
@@ -62,8 +61,8 @@ impl Bases {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn rotation(&self, pass: &Pass, segment: usize) -> Result<Rotation> {
-        Rotation::restore(pass.gpu, &self.values[segment], pass.config.hidden_size, pass.job.plan.width)
+    pub fn rotation(&self, pass: &Pass, plan: &Plan, segment: usize) -> Result<Rotation> {
+        Rotation::restore(pass.gpu, &self.values[segment], pass.config.hidden_size, plan.width)
     }
 
     fn add(&mut self, pass: &Pass, rotation: &Rotation) -> Result<()> {
@@ -92,7 +91,7 @@ impl Sums {
         Self { signal: vec![0.0; width * width], reads: vec![0.0; width * width] }
     }
 
-    /// Takes in the covariance of a point, whose upper triangle means something.
+    /// Adds the covariance of a point, whose upper triangle means something.
     fn add_signal(&mut self, config: &Config, covariance: &[f64]) -> std::result::Result<(), &'static str> {
         if covariance.iter().any(|value| !value.is_finite()) {
             return Err("a signal is not finite");
@@ -101,7 +100,7 @@ impl Sums {
         Ok(())
     }
 
-    /// Takes in the Σ WᵀW of a point: of W·M where signals have no mean, as layer norm's have not once it is fused. They are read alike, and the
+    /// Adds the Σ WᵀW of a point: of W·M where signals have no mean, as layer norm's have not once it is fused. They are read alike, and the
     /// direction of the mean would tilt the basis out of theirs.
     fn add_reads(&mut self, config: &Config, mut sum: Vec<f64>) {
         let width = config.hidden_size;
@@ -121,7 +120,7 @@ impl Sums {
         }
     }
 
-    /// As numbers that a residual's file can hold.
+    /// As the tail of a residual's file.
     fn bits(&self) -> Vec<f32> {
         [&self.signal, &self.reads].into_iter().flatten().flat_map(|value| bytemuck::cast::<f64, [f32; 2]>(*value)).collect()
     }
@@ -133,113 +132,126 @@ impl Sums {
     }
 }
 
-/// What finding the bases has come to.
-pub enum Found {
-    All(Bases),
-    /// It was asked to stop before the end.
-    Stopped(Snapshot),
+/// Finding the bases of all segments, in a pass of the dense model.
+pub struct Find<'a> {
+    points: Points<'a>,
+    residual: Residual,
+    bases: Bases,
+    sums: Sums,
 }
 
-/// Finds the bases of all segments, or of those that are left behind `from`.
-///
-/// # Errors
-/// As [`super::Job::run`].
-pub fn find<'scope, 'a: 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    pass: &mut Pass<'a>,
-    ends: &HostEnds,
-    from: Option<&Snapshot>,
-    commit: &mut Commit,
-) -> Result<Found> {
-    let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
-    let (layers, width) = (config.layers.len(), config.hidden_size);
-    let mut residual = pass.residual("residual", width);
-    let (mut bases, mut sums, first) = match from {
-        Some(from) => {
-            let bits = residual.resume(gpu, from.residuals[0], 4 * width * width)?;
-            (Bases::restore(pass, &from.bases)?, Sums::from_bits(&bits, width), from.layers)
+impl<'a> Find<'a> {
+    /// Starts, or restores what was committed.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if what was committed is damaged; [`Error::Read`]; whatever the upload reports.
+    pub fn new(pass: &Pass, points: Points<'a>, from: Option<&Snapshot>) -> Result<Self> {
+        let width = pass.config.hidden_size;
+        let mut residual = pass.residual("residual", width);
+        let (mut bases, mut sums) = (Bases { values: Vec::new(), checksums: Vec::new() }, Sums::new(width));
+        if let Some(from) = from {
+            let bits = residual.resume(pass.gpu, from.residuals[0], 4 * width * width)?;
+            (bases, sums) = (Bases::restore(pass, points.plan, &from.bases)?, Sums::from_bits(&bits, width));
         }
-        None => {
-            pass.embed(ends, &mut residual)?;
-            (Bases { values: Vec::new(), checksums: Vec::new() }, Sums::new(width), 0)
-        }
-    };
-    job.progress.begin("find the basis", ((layers - first) * config.steps().len() * pass.batches.len()) as u64);
-    let rope_tables = job.model.rope_tables(gpu, job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
-    pass.read_ahead(scope, first..layers);
-    for layer in first..layers {
-        run_layer(pass, &mut residual, &mut sums, layer, &rope_tables)?;
-        if layer + 1 == layers {
-            break;
-        }
-        if job.options.basis.segment(layer, layers) != job.options.basis.segment(layer + 1, layers) {
-            finish_segment(pass, &mut bases, &mut sums)?;
-        }
-        let residuals = vec![residual.save(&sums.bits())?];
-        let (sites, bases) = (pass.sites.clone(), bases.checksums.clone());
-        let snapshot = Snapshot { stage: Stage::Basis, layers: layer + 1, sites, width: job.plan.width, residuals, bases };
-        if !commit(&snapshot)? {
-            return Ok(Found::Stopped(snapshot));
-        }
+        let left = pass.config.layers.len() - from.map_or(0, |from| from.layers);
+        let steps = left * pass.config.steps().len() * pass.batches.len();
+        pass.job.progress.begin("find the basis", steps as u64);
+        Ok(Self { points, residual, bases, sums })
     }
-    let mut covariance = Covariance::new(width);
-    for index in 0..pass.batches.len() {
-        let x = residual.load(gpu, index)?;
-        covariance.add(gpu, &signal(gpu, config, job.options.signal, x)?)?;
+
+    /// What was found, once the end was reached.
+    pub fn found(self) -> (Points<'a>, Bases) {
+        (self.points, self.bases)
     }
-    sums.add_signal(config, &covariance.sums(gpu)?).map_err(|reason| Error::Numerical(format!("behind the last layer: {reason}")))?;
-    let mut reads = Covariance::new(width);
-    pass.each_head_part(ends, |pass, part, _| reads.add(pass.gpu, part))?;
-    sums.add_reads(config, reads.sums(gpu)?);
-    finish_segment(pass, &mut bases, &mut sums)?;
-    Ok(Found::All(bases))
+
+    /// Finds the basis of the segment that the sums are of, and begins the next.
+    fn finish_segment(&mut self, pass: &Pass) -> Result<()> {
+        let began = Instant::now();
+        let (width, kept) = (pass.config.hidden_size, self.points.plan.width);
+        let sums = std::mem::replace(&mut self.sums, Sums::new(width));
+        let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
+        let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), symmetric(&sums.reads).as_ref(), kept)?;
+        pass.timed("eigensolve", began);
+        let layers = pass.config.layers.len();
+        let segment = |layer: &usize| self.points.options.basis.segment(*layer, layers);
+        let layer = (0..layers).find(|layer| segment(layer) == Some(self.bases.values.len()));
+        let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
+        let kept_energy = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
+        let site = Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality };
+        self.points.sites.push(site);
+        let rotation = self.points.rotation(pass.gpu, axes.as_ref(), kept, self.bases.values.len())?;
+        self.bases.add(pass, &rotation)
+    }
 }
 
-/// Runs a layer of the dense model, and takes in what its weights read, and how.
-fn run_layer(pass: &Pass, residual: &mut Residual, sums: &mut Sums, layer: usize, rope_tables: &[Matrix]) -> Result<()> {
-    let (gpu, job, config) = (pass.gpu, pass.job, pass.config);
-    let host = job.model.store.layer(layer)?;
-    for (step, host) in config.steps().zip(&host.steps) {
+impl Method for Find<'_> {
+    type State = Snapshot;
+
+    fn begin(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
+        pass.embed(ends, &mut self.residual)
+    }
+
+    /// Runs a step of the dense model, and sums what its weights read, and how.
+    fn step(&mut self, pass: &mut Pass, At { layer, step, rope_tables }: At, host: &HostStep) -> Result<()> {
+        let (gpu, config) = (pass.gpu, pass.config);
         // Only what is committed goes to the disk: not between two steps, nor after the last layer.
         let saved = step.last && layer + 1 < config.layers.len();
         let began = Instant::now();
         let linears = pass.linears(step).collect::<Result<Vec<_>>>()?;
         let mut reads = Covariance::new(config.hidden_size);
-        linears.iter().filter(|linear| linear.spec.reads == Space::Residual).try_for_each(|linear| reads.add(gpu, &linear.weight))?;
-        sums.add_reads(config, reads.sums(gpu)?);
+        for linear in linears.iter().filter(|linear| linear.spec.reads == Space::Residual) {
+            reads.add(gpu, &linear.weight)?;
+        }
+        self.sums.add_reads(config, reads.sums(gpu)?);
         let weights = StepWeights::fused(gpu, &host.blocks, linears)?;
         pass.timed("read and fuse weights", began);
         let mut covariance = Covariance::new(config.hidden_size);
         for index in 0..pass.batches.len() {
             let batch = pass.batch(index)?;
-            let x = residual.load(gpu, index)?;
-            covariance.add(gpu, &signal(gpu, config, job.options.signal, x.clone())?)?;
+            let x = self.residual.load(gpu, index)?;
+            covariance.add(gpu, &signal(gpu, config, self.points.options.signal, x.clone())?)?;
             let y = batch.context(gpu, config, layer, rope_tables).step(&weights, x, &mut NoTap)?;
-            residual.store(gpu, index, y, saved)?;
-            job.progress.advance(1)?;
+            self.residual.store(gpu, index, y, saved)?;
+            pass.job.progress.advance(1)?;
         }
-        residual.turn();
-        sums.add_signal(config, &covariance.sums(gpu)?).map_err(|reason| Error::Numerical(format!("layer {layer}: {reason}")))?;
+        self.residual.finish_pass();
+        let sums = self.sums.add_signal(config, &covariance.sums(gpu)?);
+        sums.map_err(|reason| Error::Numerical(format!("layer {layer}: {reason}")))
     }
-    Ok(())
-}
 
-/// Finds the basis of the segment that the sums are of, and begins the next.
-fn finish_segment(pass: &mut Pass, bases: &mut Bases, sums: &mut Sums) -> Result<()> {
-    let began = Instant::now();
-    let (width, kept) = (pass.config.hidden_size, pass.job.plan.width);
-    let sums = std::mem::replace(sums, Sums::new(width));
-    let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
-    let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), symmetric(&sums.reads).as_ref(), kept)?;
-    pass.timed("eigensolve", began);
-    let layers = pass.config.layers.len();
-    let layer = (0..layers).find(|&layer| pass.job.options.basis.segment(layer, layers) == Some(bases.values.len()));
-    let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
-    // At most 1, though the trace and the eigenvalues are rounded apart.
-    let energy = if trace > 0.0 { (eigen.values.iter().sum::<f64>() / trace).min(1.0) } else { 1.0 };
-    pass.sites.push(Site { layer, kept_energy: energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
-    let rotation = pass.rotation(axes.as_ref(), kept, bases.values.len())?;
-    bases.add(pass, &rotation)
+    fn layer(&mut self, pass: &mut Pass, layer: usize, _: &HostLayer) -> Result<()> {
+        let layers = pass.config.layers.len();
+        let segment = |layer| self.points.options.basis.segment(layer, layers);
+        let ends = layer + 1 < layers && segment(layer) != segment(layer + 1);
+        if ends { self.finish_segment(pass) } else { Ok(()) }
+    }
+
+    fn state(&mut self, pass: &mut Pass, layers: usize) -> Result<Option<Snapshot>> {
+        // The first state of slicing follows the last layer.
+        if layers == 0 || layers == pass.config.layers.len() {
+            return Ok(None);
+        }
+        let residuals = vec![self.residual.save(&self.sums.bits())?];
+        let (sites, bases, width) =
+            (self.points.sites.clone(), self.bases.checksums.clone(), self.points.plan.width);
+        Ok(Some(Snapshot { stage: Stage::Basis, layers, sites, width, residuals, bases }))
+    }
+
+    /// What the head reads, and how; and the last basis.
+    fn end(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
+        let (gpu, config) = (pass.gpu, pass.config);
+        let mut covariance = Covariance::new(config.hidden_size);
+        for index in 0..pass.batches.len() {
+            let x = self.residual.load(gpu, index)?;
+            covariance.add(gpu, &signal(gpu, config, self.points.options.signal, x)?)?;
+        }
+        let sums = self.sums.add_signal(config, &covariance.sums(gpu)?);
+        sums.map_err(|reason| Error::Numerical(format!("after the last layer: {reason}")))?;
+        let mut reads = Covariance::new(config.hidden_size);
+        pass.each_head_part(ends, |pass, part, _| reads.add(pass.gpu, part))?;
+        self.sums.add_reads(config, reads.sums(gpu)?);
+        self.finish_segment(pass)
+    }
 }
 
 /// The orthonormal S `[D, kept]` of the module's doc for C̄ and Ā, ordered by the energy of their columns, with what was kept in them: the

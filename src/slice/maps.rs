@@ -1,6 +1,6 @@
 //! From fitted maps to weights.
 
-use super::{output::transposed, regression::Fit, rotate::Rotation};
+use super::{regression::Fit, rotate::Rotation};
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
@@ -22,7 +22,8 @@ impl Map {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn upload(gpu: &Gpu, fit: &Fit, rows: usize, cols: usize) -> Result<Self> {
-        let weights: Vec<f32> = transposed(&fit.weights, rows, cols).map(|value| value as f32).collect();
+        let column = |col: usize| (0..rows).map(move |row| fit.weights[row * cols + col] as f32);
+        let weights: Vec<f32> = (0..cols).flat_map(column).collect();
         let offset = fit.bias.as_ref().map(|bias| gpu.upload(&bias.iter().map(|&value| value as f32).collect::<Vec<_>>(), 1, rows)).transpose()?;
         Ok(Self { transposed: gpu.upload(&weights, cols, rows)?, offset })
     }

@@ -1,74 +1,23 @@
-//! How much memory slicing takes at its peak, told before it is taken.
-
-use std::ops::Range;
+//! How much memory slicing takes at its peak, known before it is taken.
 
 use super::{
-    read_ahead::MATRICES_AHEAD,
     options::{Options, Refit},
     plan::Plan,
     regression::TILE,
-    residual::Placement,
 };
 use crate::{
-    gpu::Gpu,
     model::{
-        BatchSize, Config, HostMatrix, PART_BYTES, Step,
+        Config, Step,
         architecture::{Role, Space},
-        parts, row_bytes, signal_bytes, staging_bytes,
+        row_bytes, signal_bytes, staging_bytes,
     },
     ops::{COVARIANCE_RUN, transposed_columns},
+    stream::{Extent, MATRICES_AHEAD, MemoryPlan, Peak, Placement},
 };
 
-/// How much of everything is in memory at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct MemoryPlan {
-    pub batch: BatchSize,
-    pub placement: Placement,
-    /// The most bytes of a run of rows of an embedding, in f32.
-    pub part_bytes: u64,
-}
-
-/// The calibration, as far as memory goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Calibration {
-    pub tokens: usize,
-    /// Tokens of the longest sequence.
-    pub longest: usize,
-}
-
-/// The most bytes that something takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Peak {
-    pub gpu: u64,
-    /// The most bytes that go to the GPU at once.
-    pub upload: u64,
-    /// Beside what the process takes without any work.
-    pub host: u64,
-    pub disk: u64,
-}
-
 impl MemoryPlan {
-    /// For a machine with room for everything.
-    pub fn unlimited(options: &Options) -> Self {
-        Self { batch: BatchSize { rows: options.rows_per_batch, ..BatchSize::default() }, placement: Placement::Gpu, part_bytes: PART_BYTES }
-    }
-
-    /// Runs of rows of a table that are worked on together, in f32.
-    pub fn parts(&self, gpu: &Gpu, table: &HostMatrix) -> impl Iterator<Item = Range<usize>> + use<> {
-        parts(gpu, table, 4, self.part_bytes)
-    }
-
-    /// Tokens of the largest batch.
-    fn batch_tokens(&self, calibration: &Calibration) -> u64 {
-        let tokens = match self.batch.rows {
-            Some(rows) => rows.saturating_mul(calibration.longest),
-            None => self.batch.tokens.max(calibration.longest),
-        };
-        tokens.min(calibration.tokens) as u64
-    }
-
     /// What slicing a model of this config takes; `element_size` is that of its stored weights.
-    pub fn peak(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+    pub fn peak(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
         if options.is_paper() {
             self.peak_of_paper(config, plan, calibration, rope, element_size)
         } else {
@@ -77,7 +26,7 @@ impl MemoryPlan {
     }
 
     /// Where the dense model runs first, or beside the sliced one.
-    fn peak_refitted(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+    fn peak_refitted(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
         let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
         let (d, kept) = (config.hidden_size as u64, plan.width as u64);
         let tokens = self.batch_tokens(calibration);
@@ -136,7 +85,7 @@ impl MemoryPlan {
         }
     }
 
-    fn peak_of_paper(&self, config: &Config, plan: &Plan, calibration: &Calibration, rope: u64, element_size: usize) -> Peak {
+    fn peak_of_paper(&self, config: &Config, plan: &Plan, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
         let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
         let d = config.hidden_size as u64;
         let tokens = self.batch_tokens(calibration);

@@ -1,4 +1,4 @@
-//! What slicing needs to know, beside its input, to go on after some layer.
+//! What slicing needs to know, beside its input, to resume after some layer.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,10 @@ use super::{
     options::{Basis, Options},
     plan::Plan,
 };
-use crate::model::Config;
+use crate::{
+    model::Config,
+    stream::{Saved, exact},
+};
 
 /// What was found at one point of the residual stream: the embeddings, then after each step of each layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,14 +36,7 @@ pub enum Stage {
     Slice,
 }
 
-/// A residual in one of its two files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
-    pub file: usize,
-    pub checksum: u64,
-}
-
-/// A stage up to the end of some layer: the tensors are in the output; residuals, and what lies behind them, in files beside it.
+/// A stage up to the end of some layer: the tensors are in the output; residuals, each followed by its tail, in files beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
@@ -87,25 +83,4 @@ impl Snapshot {
 /// One if a segment ends with this layer.
 fn segment_ends(options: &Options, layer: usize, layers: usize) -> usize {
     usize::from(layer + 1 < layers && options.basis.segment(layer, layers) != options.basis.segment(layer + 1, layers))
-}
-
-/// Numbers that come back as they were, to the last bit: decimal digits in JSON need not.
-pub mod exact {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    /// Writes the bits.
-    ///
-    /// # Errors
-    /// Those of the serializer.
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(value.to_bits())
-    }
-
-    /// Reads the bits.
-    ///
-    /// # Errors
-    /// Those of the deserializer.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
-    }
 }

@@ -1,6 +1,6 @@
 //! Norms in the weights beside them: the same function.
 
-use slicegpt_gpu::{ops::Norm, reference::Network, slice::fuse};
+use slicegpt_gpu::{model::fuse, ops::Norm, reference::Network};
 
 use super::{Failures, fixtures, logits, name, open, reference_logits, relative, support, wide};
 

@@ -11,9 +11,9 @@ use crate::{
     error::{Error, Result},
     gpu::Gpu,
     linalg::eigh,
-    model::{Model, Shape, architecture::Position},
+    model::{Model, Shape, architecture::Position, fuse},
     progress::{Progress, Silent},
-    slice::{Cut, Options, Plan, Site, fuse, slice},
+    slice::{Cut, Options, Plan, Site, slice},
     synthetic::{self, TokenRows},
 };
 

@@ -6,11 +6,12 @@
 
 use std::ops::Range;
 
-use crate::{
-    error::Result,
-    model::{Config, HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, architecture::Space},
-    ops::Norm,
+use super::{
+    architecture::Space,
+    config::Config,
+    host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep},
 };
+use crate::{error::Result, ops::Norm};
 
 /// The layer with its norms in its weights, in f32.
 ///

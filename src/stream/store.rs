@@ -1,4 +1,4 @@
-//! The residual of all calibration tokens, batch by batch: the only large state of slicing, wherever there is room for it.
+//! The residual of all tokens, batch by batch: the only large state, wherever there is room for it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -6,14 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use super::snapshot::Saved;
+use super::commit::{Checksum, Saved};
 use crate::{
     checkpoint::OutputDirectory,
     error::{Error, Result},
     gpu::{Gpu, Matrix},
 };
 
-/// Where the residual lies between two halves.
+/// Where the residual lies between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
@@ -48,7 +48,7 @@ enum Held {
 }
 
 impl Residual {
-    /// Of no values yet.
+    /// An empty residual, `width` wide.
     pub fn new(directory: &OutputDirectory, name: &str, placement: Placement, width: usize, batches: Vec<usize>) -> Self {
         let files = [0, 1].map(|number| directory.beside(&format!("{name}.{number}")));
         let held = batches.iter().map(|_| Held::Disk).collect();
@@ -60,16 +60,16 @@ impl Residual {
         self.width
     }
 
-    /// Becomes what was committed; hands over what follows it in its file.
+    /// Restores the committed residual; returns the tail that follows it in the file.
     ///
     /// # Errors
     /// [`Error::BadFile`] if the file is not as it was committed; [`Error::Read`]; whatever the upload reports.
-    pub fn resume(&mut self, gpu: &Gpu, saved: Saved, behind: usize) -> Result<Vec<f32>> {
+    pub fn resume(&mut self, gpu: &Gpu, saved: Saved, tail: usize) -> Result<Vec<f32>> {
         let Saved { file, checksum } = saved;
         let path = &self.files[file % 2];
         let damaged = |reason: &str| Error::bad_file(path, format!("{reason}; --force starts over"));
         let mut stored = File::open(path).map_err(Error::kept(path, Error::read(path)))?;
-        let expected = 4 * (self.values() + behind) as u64;
+        let expected = 4 * (self.values() + tail) as u64;
         let found = stored.metadata().map_err(Error::read(path))?.len();
         if found != expected {
             return Err(damaged(&format!("{found} bytes, expected {expected}")));
@@ -84,7 +84,7 @@ impl Residual {
                 Placement::Disk => Held::Disk,
             };
         }
-        let rest = read_values(&mut stored, behind).map_err(Error::read(path))?;
+        let rest = read_values(&mut stored, tail).map_err(Error::read(path))?;
         read.add(&rest);
         if read.value() != checksum {
             return Err(damaged("not what was written there"));
@@ -150,8 +150,8 @@ impl Residual {
         file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytemuck::cast_slice(values))).map_err(Error::write(path))
     }
 
-    /// All batches were stored: what is loaded next is what was stored last.
-    pub fn turn(&mut self) {
+    /// Says that all batches were stored: what is loaded next is what was stored last.
+    pub fn finish_pass(&mut self) {
         self.source = self.target;
     }
 
@@ -162,22 +162,22 @@ impl Residual {
         self.checksum = Checksum::default();
     }
 
-    /// Makes what was stored durable, with `behind` after it, and lets it be from now on. Hands over where it is.
+    /// Makes what was stored durable, with a `tail` after it, and writes to the other file from now on. Returns where it is.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn save(&mut self, behind: &[f32]) -> Result<Saved> {
+    pub fn save(&mut self, tail: &[f32]) -> Result<Saved> {
         let (path, end) = (&self.files[self.target], self.offset(self.batches.len()));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
             file.seek(SeekFrom::Start(end))?;
-            file.write_all(bytemuck::cast_slice(behind))?;
+            file.write_all(bytemuck::cast_slice(tail))?;
             // It may have held something longer.
-            file.set_len(end + 4 * behind.len() as u64)?;
+            file.set_len(end + 4 * tail.len() as u64)?;
             file.sync_all()
         };
         write().map_err(Error::write(path))?;
-        self.checksum.add(behind);
+        self.checksum.add(tail);
         let saved = self.target;
         self.target = 1 - saved;
         Ok(Saved { file: saved, checksum: self.checksum.value() })
@@ -188,26 +188,4 @@ pub fn read_values(file: &mut File, count: usize) -> std::io::Result<Vec<f32>> {
     let mut values = vec![0.0f32; count];
     file.read_exact(bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
-}
-
-/// Tells a damaged file from a whole one; no protection against intent.
-#[derive(Debug, Clone, Copy)]
-pub struct Checksum(u64);
-
-impl Default for Checksum {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Checksum {
-    /// Takes in values, one at a time, as FNV-1a does bytes.
-    pub fn add(&mut self, values: &[f32]) {
-        self.0 = values.iter().fold(self.0, |hash, value| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29));
-    }
-
-    /// The number that goes with what was taken in.
-    pub fn value(self) -> u64 {
-        self.0
-    }
 }

@@ -1,50 +1,61 @@
-//! What every way of slicing does: sequences in batches, embeddings into residuals, fused weights onto the GPU, axes into rotations, tensors out.
+//! What every method does: sequences in batches, embeddings into residuals, fused weights onto the GPU, tensors out.
 
 use std::{fmt::Display, ops::Range, thread::Scope, time::Instant};
 
-use faer::{Mat, MatRef};
-
-use super::{
-    read_ahead::ReadAhead, covariance::Covariance, driver::Job, fuse, stock::StockForm, options::Orientation, output::Output, residual::Residual, rotate::Rotation,
-    snapshot::Site,
-};
+use super::{memory::MemoryPlan, read_ahead::ReadAhead, stock::StockForm, store::Residual, writer::Writer};
 use crate::{
+    checkpoint::{OutputDirectory, TensorPlan},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    linalg::random_orthogonal,
-    model::{Batch, Config, HostEnds, HostMatrix, Linear, Names, Step, architecture::Position, plan_batches},
+    model::{
+        Batch, Config, HostEnds, HostMatrix, Linear, Model, Names, Step, architecture::Position, fuse, plan_batches,
+    },
+    progress::Progress,
 };
+
+/// A model, the sequences that run through it, and where the result goes.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    pub model: &'a Model,
+    /// The calibration sequences.
+    pub rows: &'a [Vec<u32>],
+    pub memory: MemoryPlan,
+    /// Every tensor of the output.
+    pub tensors: &'a [TensorPlan],
+    /// Where the tensors go, and, beside them, what is needed to resume.
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
+}
 
 /// One pass over a model.
 pub struct Pass<'a> {
     pub gpu: &'a Gpu,
-    pub job: &'a Job<'a>,
+    pub job: Job<'a>,
     /// Of the dense model.
     pub config: &'a Config,
     /// Sequences of each batch.
     pub batches: Vec<Range<usize>>,
-    pub output: Output<'a>,
-    pub sites: Vec<Site>,
+    pub writer: Writer<'a>,
     ahead: Option<ReadAhead>,
 }
 
 impl<'a> Pass<'a> {
-    /// Begins, or goes on behind so many layers, in which `sites` were found.
+    /// Starts, or continues after the tensors of `layers` layers.
     ///
     /// # Errors
-    /// As [`Output::new`]; [`crate::Error::Shape`] if a sequence is too long for the GPU.
-    pub fn new(gpu: &'a Gpu, job: &'a Job<'a>, layers: Option<usize>, sites: Vec<Site>) -> Result<Self> {
+    /// As [`Writer::new`]; [`crate::Error::Usage`] if a sequence is too long for the GPU.
+    pub fn new(gpu: &'a Gpu, job: Job<'a>, form: StockForm, layers: Option<usize>) -> Result<Self> {
         let config = job.model.config();
         let batches = plan_batches(gpu, config, job.rows, job.memory.batch)?;
-        let lift = StockForm::of(gpu, config, job.plan)?;
-        let output = Output::new(gpu, config, job.plan, job.directory, lift, layers)?;
-        Ok(Self { gpu, job, config, batches, output, sites, ahead: None })
+        let writer = Writer::new(gpu, config, job.tensors, job.directory, form, layers)?;
+        Ok(Self { gpu, job, config, batches, writer, ahead: None })
     }
 
-    /// A residual `width` wide of all sequences, of no values yet.
+    /// An empty residual of all sequences, `width` wide.
     pub fn residual(&self, name: &str, width: usize) -> Residual {
         let tokens = |range: &Range<usize>| self.job.rows[range.clone()].iter().map(Vec::len).sum();
-        Residual::new(self.job.directory, name, self.job.memory.placement, width, self.batches.iter().map(tokens).collect())
+        let batches = self.batches.iter().map(tokens).collect();
+        Residual::new(self.job.directory, name, self.job.memory.placement, width, batches)
     }
 
     /// The sequences of a batch.
@@ -55,7 +66,7 @@ impl<'a> Pass<'a> {
         Batch::new(self.gpu, &self.job.rows[self.batches[index].clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
-    /// The residual behind the embeddings, in the original basis.
+    /// Fills the residual after the embeddings, in the original basis.
     ///
     /// # Errors
     /// [`crate::Error::BadTensor`], [`crate::Error::Write`], whatever the GPU reports.
@@ -79,19 +90,19 @@ impl<'a> Pass<'a> {
             add(self.gpu, &batch, &x)?;
             residual.store(self.gpu, index, x, false)?;
         }
-        residual.turn();
+        residual.finish_pass();
         Ok(())
     }
 
-    /// Writes the embeddings in `rotation`'s coordinates.
+    /// Writes the embeddings as `map` makes them of their rows.
     ///
     /// # Errors
-    /// As [`Output::write`].
-    pub fn write_tables(&mut self, ends: &HostEnds, rotation: &Rotation) -> Result<()> {
+    /// As [`Writer::write`]; those of `map`.
+    pub fn write_tables(&mut self, ends: &HostEnds, map: impl Fn(&Gpu, &Matrix) -> Result<Matrix>) -> Result<()> {
         let names = Names::of(self.config);
         let tables = [(Some(names.embedding()), Some(&ends.embedding)), (names.positions(), ends.positions.as_ref())];
         for (name, table) in tables.into_iter().filter_map(|(name, table)| Some((name?, table?))) {
-            self.each_part(table, |pass, _, part| pass.output.table(&name, &rotation.rows(pass.gpu, part)?))?;
+            self.each_part(table, |pass, _, part| pass.writer.table(&name, &map(pass.gpu, part)?))?;
         }
         Ok(())
     }
@@ -122,18 +133,18 @@ impl<'a> Pass<'a> {
     /// Writes the head as `map` makes it of its rows and biases, and the final norm where the output has one.
     ///
     /// # Errors
-    /// As [`Pass::each_head_part`] and [`Output::write`].
+    /// As [`Pass::each_head_part`] and [`Writer::write`].
     pub fn write_head(&mut self, ends: &HostEnds, map: impl Fn(&Gpu, &Matrix, Option<Vec<f32>>) -> Result<(Matrix, Option<Vec<f32>>)>) -> Result<()> {
         let names = Names::of(self.config);
         let mut biases = Vec::new();
         self.each_head_part(ends, |pass, part, bias| {
             let (part, bias) = map(pass.gpu, part, bias)?;
             biases.extend(bias.into_iter().flatten());
-            pass.output.head(&names.head(), &part)
+            pass.writer.head(&names.head(), &part)
         })?;
-        self.output.norm(&names.final_norm())?;
+        self.writer.norm(&names.final_norm())?;
         biases.iter_mut().for_each(|bias| *bias /= self.config.logit_scale);
-        if biases.is_empty() { Ok(()) } else { self.output.write(&names.head_bias(), &biases) }
+        if biases.is_empty() { Ok(()) } else { self.writer.write(&names.head_bias(), &biases) }
     }
 
     /// Begins to read the weights of some layers, ahead of [`Pass::linears`], which takes them in this order.
@@ -152,43 +163,13 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// The rotation into the first `width` of some orthonormal columns, turned at random if that is asked for; `stream` tells it from others.
-    ///
-    /// # Errors
-    /// [`crate::Error::OutOfMemory`].
-    pub fn rotation(&self, axes: MatRef<'_, f64>, width: usize, stream: usize) -> Result<Rotation> {
-        let (kept, options) = (axes.subcols(0, width), self.job.options);
-        match options.orientation {
-            Orientation::Pca => Rotation::upload(self.gpu, kept, width),
-            Orientation::Random => {
-                let turned: Mat<f64> = kept * random_orthogonal(width, options.seed, stream as u64);
-                Rotation::upload(self.gpu, turned.as_ref(), width)
-            }
-        }
-    }
-
-    /// The rotation into the first `width` principal axes of a signal, which is noted down as the next site, behind a layer or the embeddings.
-    ///
-    /// # Errors
-    /// [`Error::Numerical`] if the covariance is not finite or the solve fails its check; whatever the GPU reports.
-    pub fn axes(&mut self, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
-        let began = Instant::now();
-        let place = layer.map_or_else(|| "embeddings".into(), |layer| format!("layer {layer}"));
-        let eigen = located(place, covariance.principal_axes(self.gpu))?;
-        self.timed("eigensolve", began);
-        let rotation = self.rotation(eigen.vectors.as_ref(), width, self.sites.len())?;
-        let kept_energy = eigen.kept_energy(self.job.plan.width);
-        self.sites.push(Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
-        Ok(rotation)
-    }
-
-    /// What a step on the CPU took, for traces.
+    /// Records what a step on the CPU took, for traces.
     pub fn timed(&self, step: &'static str, began: Instant) {
         self.job.progress.timed(step, began);
     }
 }
 
-/// Which part of the model an error of its numbers came from.
+/// Says in an error of numbers which part of the model it came from.
 pub fn located<T>(place: impl Display, result: Result<T>) -> Result<T> {
     result.map_err(|error| if let Error::Numerical(reason) = error { Error::Numerical(format!("{place}: {reason}")) } else { error })
 }

@@ -1,12 +1,12 @@
-//! Sliced tensors on their way to the output: in its type, under their names, wherever in a layer they were made.
+//! Tensors on their way to the output: in their types, under their names, wherever in a layer they were made.
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
 
-use super::{stock::StockForm, plan::Plan};
+use super::stock::StockForm;
 use crate::{
-    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorWriter},
+    checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorPlan, TensorWriter},
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
@@ -19,14 +19,14 @@ use crate::{
 /// Values converted at a time.
 const PIECE: usize = 1 << 20;
 
-/// Writes the tensors of a plan.
-pub struct Output<'a> {
+/// Writes the planned tensors.
+pub struct Writer<'a> {
     gpu: &'a Gpu,
+    /// Of the dense model.
     config: &'a Config,
     types: HashMap<String, Dtype>,
-    width: usize,
-    lift: StockForm,
-    writer: TensorWriter,
+    form: StockForm,
+    file: TensorWriter,
     /// Stored tensors that hold several weights, until all of these are there.
     partial: HashMap<String, Partial>,
 }
@@ -37,51 +37,52 @@ struct Partial {
     missing: usize,
 }
 
-impl<'a> Output<'a> {
-    /// Begins, or goes on behind the tensors of so many layers and those before them.
+impl<'a> Writer<'a> {
+    /// Starts, or continues after the embeddings and the tensors of `layers` layers.
     ///
     /// # Errors
     /// As [`TensorWriter::new`] and [`TensorWriter::resume`].
     pub fn new(
         gpu: &'a Gpu,
         config: &'a Config,
-        plan: &Plan,
+        tensors: &[TensorPlan],
         directory: &OutputDirectory,
-        lift: StockForm,
+        form: StockForm,
         layers: Option<usize>,
     ) -> Result<Self> {
         let names = Names::of(config);
-        let writer = match layers {
-            None => TensorWriter::new(directory, &plan.tensors, SHARD_BYTES)?,
+        let file = match layers {
+            None => TensorWriter::new(directory, tensors, SHARD_BYTES)?,
             Some(layers) => {
                 let mut done: Vec<String> = (0..layers).map(|layer| names.layer(layer, "")).collect();
                 done.push(names.embedding());
                 done.extend(names.positions());
-                TensorWriter::resume(directory, &plan.tensors, SHARD_BYTES, |name| done.iter().any(|start| name.starts_with(start)))?
+                let is_done = |name: &str| done.iter().any(|start| name.starts_with(start));
+                TensorWriter::resume(directory, tensors, SHARD_BYTES, is_done)?
             }
         };
-        let types = plan.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype)).collect();
-        Ok(Self { gpu, config, types, width: plan.stored_width, lift, writer, partial: HashMap::new() })
+        let types = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype)).collect();
+        Ok(Self { gpu, config, types, form, file, partial: HashMap::new() })
     }
 
     /// Writes a weight of a layer, and its bias.
     ///
     /// # Errors
-    /// As [`Output::write`].
+    /// As [`Writer::write`].
     pub fn linear(&mut self, layer: usize, linear: &Linear) -> Result<()> {
         let Linear { spec, role, weight, bias } = linear;
         let (reads, writes) = (spec.reads == Space::Residual, spec.writes == Space::Residual);
-        let lifted = match &self.lift.embedding {
-            Some(embedding) if reads => embedding.rows(self.gpu, weight)?,
-            Some(embedding) if writes => embedding.columns(self.gpu, weight)?,
+        let lifted = match (reads, writes) {
+            (true, _) => self.form.rows(self.gpu, weight)?,
+            (_, true) => self.form.columns(self.gpu, weight)?,
             _ => weight.clone(),
         };
         let mut values = self.gpu.download(&lifted)?;
         if reads {
-            amplify(&mut values, self.lift.gain);
+            amplify(&mut values, self.form.gain);
         }
         let own_norm = matches!(role, Role::Query | Role::Key);
-        let query_gain = self.lift.query_gain.filter(|_| own_norm).unwrap_or(1.0);
+        let query_gain = self.form.query_gain.filter(|_| own_norm).unwrap_or(1.0);
         amplify(&mut values, query_gain);
         let rows = if writes { Rows::Run(0..lifted.rows()) } else { self.config.weight_rows(spec, *role, layer) };
         let name = Names::of(self.config).layer(layer, spec.name);
@@ -94,14 +95,9 @@ impl<'a> Output<'a> {
             self.write(&format!("{name}.weight"), &all)?;
         }
         let Some(bias) = bias else { return Ok(()) };
-        let bias = match &self.lift.embedding {
-            Some(embedding) if writes => self.gpu.download(&embedding.rows(self.gpu, bias)?)?,
-            _ => {
-                let mut bias = self.gpu.download(bias)?;
-                amplify(&mut bias, query_gain);
-                bias
-            }
-        };
+        let lifted = if writes { self.form.rows(self.gpu, bias)? } else { bias.clone() };
+        let mut bias = self.gpu.download(&lifted)?;
+        amplify(&mut bias, query_gain);
         match self.stored(&format!("{name}.bias"), linear, layer, &rows, bias, 1) {
             Some((all, _)) => self.write(&format!("{name}.bias"), &all),
             None => Ok(()),
@@ -135,12 +131,9 @@ impl<'a> Output<'a> {
     /// Writes rows of an embedding.
     ///
     /// # Errors
-    /// As [`Output::write`].
+    /// As [`Writer::write`].
     pub fn table(&mut self, name: &str, part: &Matrix) -> Result<()> {
-        let mut values = match &self.lift.embedding {
-            Some(embedding) => self.gpu.download(&embedding.rows(self.gpu, part)?)?,
-            None => self.gpu.download(part)?,
-        };
+        let mut values = self.gpu.download(&self.form.rows(self.gpu, part)?)?;
         // The checkpoint's embedding is without the factor that the model multiplies it by.
         amplify(&mut values, 1.0 / self.config.embedding_scale);
         self.write(name, &values)
@@ -149,30 +142,27 @@ impl<'a> Output<'a> {
     /// Writes rows of the head, which reads a norm.
     ///
     /// # Errors
-    /// As [`Output::write`].
+    /// As [`Writer::write`].
     pub fn head(&mut self, name: &str, part: &Matrix) -> Result<()> {
-        let mut values = match &self.lift.embedding {
-            Some(embedding) => self.gpu.download(&embedding.rows(self.gpu, part)?)?,
-            None => self.gpu.download(part)?,
-        };
-        amplify(&mut values, self.lift.gain / self.config.logit_scale);
+        let mut values = self.gpu.download(&self.form.rows(self.gpu, part)?)?;
+        amplify(&mut values, self.form.gain / self.config.logit_scale);
         self.write(name, &values)
     }
 
     /// Writes the parameters of a norm, where the output has any.
     ///
     /// # Errors
-    /// As [`Output::write`].
+    /// As [`Writer::write`].
     pub fn norm(&mut self, name: &str) -> Result<()> {
-        let Some(weight) = self.lift.norm else { return Ok(()) };
-        self.write(&format!("{name}.weight"), &vec![weight; self.width])?;
-        if self.lift.norm_bias { self.write(&format!("{name}.bias"), &vec![0.0; self.width]) } else { Ok(()) }
+        let Some(weight) = self.form.norm else { return Ok(()) };
+        self.write(&format!("{name}.weight"), &vec![weight; self.form.width])?;
+        if self.form.norm_bias { self.write(&format!("{name}.bias"), &vec![0.0; self.form.width]) } else { Ok(()) }
     }
 
     /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, and those of queries and keys.
     ///
     /// # Errors
-    /// As [`Output::write`].
+    /// As [`Writer::write`].
     pub fn norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
         for name in Names::of(self.config).layer_norms(layer) {
             self.norm(&name)?;
@@ -198,7 +188,7 @@ impl<'a> Output<'a> {
     /// Writes what is on the GPU.
     ///
     /// # Errors
-    /// As [`Output::write`]; whatever the readback reports.
+    /// As [`Writer::write`]; whatever the readback reports.
     pub fn matrix(&mut self, name: &str, matrix: &Matrix) -> Result<()> {
         self.write(name, &self.gpu.download(matrix)?)
     }
@@ -218,7 +208,7 @@ impl<'a> Output<'a> {
             return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot{way_out}")));
         }
         if values.is_empty() {
-            return self.writer.write(name, &[]);
+            return self.file.write(name, &[]);
         }
         for piece in values.chunks(PIECE) {
             let bytes: Vec<u8> = match dtype {
@@ -226,7 +216,7 @@ impl<'a> Output<'a> {
                 Dtype::BF16 => piece.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
                 _ => piece.iter().flat_map(|value| value.to_le_bytes()).collect(),
             };
-            self.writer.write(name, &bytes)?;
+            self.file.write(name, &bytes)?;
         }
         Ok(())
     }
@@ -236,7 +226,7 @@ impl<'a> Output<'a> {
     /// # Errors
     /// [`Error::Write`].
     pub fn sync(&self) -> Result<()> {
-        self.writer.sync()
+        self.file.sync()
     }
 
     /// Checks that everything planned was written, and makes it durable.
@@ -244,7 +234,7 @@ impl<'a> Output<'a> {
     /// # Errors
     /// As [`TensorWriter::finish`].
     pub fn finish(self) -> Result<()> {
-        self.writer.finish()
+        self.file.finish()
     }
 }
 
@@ -255,6 +245,6 @@ fn amplify(values: &mut [f32], gain: f32) {
 }
 
 /// A row-major matrix of `rows` and `cols`, column by column.
-pub fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
+fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
     (0..cols).flat_map(move |col| (0..rows).map(move |row| values[row * cols + col]))
 }

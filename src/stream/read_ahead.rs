@@ -6,10 +6,9 @@ use std::{
     thread::Scope,
 };
 
-use super::fuse;
 use crate::{
     error::{Error, Result},
-    model::{HostLinear, Model},
+    model::{HostLinear, Model, fuse},
 };
 
 /// Finished matrices that wait for the GPU; another one is in the making.
@@ -23,8 +22,8 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// Begins to read. Whatever goes wrong is told where the weight would be taken; the thread ends with the last one, or when nobody waits for
-    /// more.
+    /// Begins to read. An error is returned where the weight would be; the thread ends with the last one, or when
+    /// nobody waits for more.
     pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, model: &'scope Model, layers: Range<usize>) -> Self {
         let (sender, weights) = sync_channel(WAITING);
         scope.spawn(move || {
@@ -57,7 +56,7 @@ impl ReadAhead {
     /// The next weight.
     ///
     /// # Errors
-    /// [`Error::BadTensor`], [`Error::Read`]; [`Error::Shape`] behind the last one.
+    /// [`Error::BadTensor`], [`Error::Read`]; [`Error::Shape`] after the last one.
     pub fn next(&self) -> Result<HostLinear<'static>> {
         self.weights.recv().map_err(|_| Error::shape("read ahead", "no more weights"))?
     }
