@@ -194,3 +194,30 @@ fn what_changes_the_numbers_and_is_not_read_is_refused_by_name() {
     let error = Config::from_fields(fields, Path::new("DIR/config.json")).expect_err("rotary embeddings by layer");
     assert!(error.to_string().contains("unsupported rope_parameters.full_attention = "), "{error}");
 }
+
+#[test]
+fn models_that_are_no_decoders_are_told_what_they_are() {
+    let refusal = |fields: Value| {
+        let error = Config::from_fields(fields.as_object().expect("fields").clone(), Path::new("DIR/config.json")).expect_err("no decoder");
+        assert_eq!(error.exit_code(), 3, "{error}");
+        error.to_string()
+    };
+    for (fields, expected) in [
+        (json!({ "model_type": "bert", "architectures": ["BertForMaskedLM"] }), "; BertForMaskedLM is an encoder, and only decoders"),
+        (json!({ "model_type": "t5", "architectures": ["T5ForConditionalGeneration"] }), "; T5ForConditionalGeneration is an encoder-decoder or"),
+        (
+            json!({ "model_type": "x", "is_encoder_decoder": true }),
+            "; it is an encoder-decoder model, and only decoders that write text can be sliced",
+        ),
+        (json!({ "model_type": "vit", "architectures": ["ViTForImageClassification"] }), "is an image model"),
+        (json!({ "model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"] }), "is a speech model"),
+        (json!({ "model_type": "llava", "architectures": ["LlavaForX"], "vision_config": { "a": 1 } }), "; LlavaForX is a multimodal model"),
+    ] {
+        let message = refusal(fields);
+        assert!(message.starts_with("unknown model_type ") && message.contains(expected), "{message}");
+    }
+    let message = refusal(json!({ "model_type": "foo", "architectures": ["FooForCausalLM"] }));
+    assert!(message.ends_with("gpt_neox"), "{message}");
+    let mixed = json!({ "model_type": "mistral", "num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"] });
+    assert!(refusal(mixed).contains("layer_types: every layer of mistral has the sliding window"));
+}

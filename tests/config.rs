@@ -74,7 +74,7 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
     for (field, values) in [
         ("num_key_value_heads", &absurd[..]),
         ("head_dim", &absurd),
-        ("rms_norm_eps", &[json!(-1e-5), json!(1), json!("small"), json!(1e30)]),
+        ("rms_norm_eps", &[json!(-1e-5), json!(1e6), json!("small"), json!(1e30)]),
         ("tie_word_embeddings", &[json!(1), json!("yes")]),
         ("attention_bias", &[json!(0)]),
         ("bos_token_id", &[json!(1u64 << 40), json!("a"), json!([[1]])]),
@@ -391,7 +391,7 @@ fn a_sliced_config_names_classes_that_the_python_files_beside_it_define() {
         let Fields { hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, .. } = architecture.fields;
         let sizes = json!({
             "model_type": architecture.model_type, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "num_key_value_heads": 4,
-            intermediate_size: 48, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" }
+            intermediate_size: 48, "rotary_dim": 4, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" }
         });
         let dense = parse(sizes.clone()).expect("a config");
         assert!(dense.python_files().is_empty(), "transformers knows {} itself", architecture.model_type);

@@ -1,10 +1,6 @@
 //! What a file or a directory is when it is not what was expected, and what to do with it: only for messages.
 
-use std::{
-    fs::{self, File},
-    io::Read,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
@@ -208,13 +204,4 @@ fn models_below(directory: &Path, names: &[String]) -> Vec<String> {
         }
     }
     found
-}
-
-/// The beginning of a file, for [`content`]; empty if it cannot be read.
-pub fn beginning(path: &Path) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open(path) {
-        let _ = file.take(512).read_to_end(&mut bytes);
-    }
-    bytes
 }

@@ -12,7 +12,7 @@ mod writer;
 mod writes;
 
 pub use atomic::AtomicFile;
-pub use diagnose::{adapter, beginning, content, shard_of};
+pub use diagnose::{adapter, content, shard_of};
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use made::RECORD;
 pub use output::OutputDirectory;

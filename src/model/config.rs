@@ -9,7 +9,7 @@ use super::{
         ARCHITECTURES, Architecture, Bias, Block, BlockKind, Position, REFUSED, Role, RopeLayers, RotaryPart, Weight,
         Window, Wiring,
     },
-    fields::{self, brief, is_falsy, not_a_number},
+    fields::{self, Reader, is_falsy, not_a_number},
     missing,
     rope::Rope,
     slicing::Slicing,
@@ -148,72 +148,6 @@ const MAX_WIDTH: u64 = 1 << 20;
 const MAX_LAYERS: u64 = 4096;
 const MAX_VOCABULARY: u64 = 1 << 24;
 const MAX_POSITIONS: u64 = 1 << 28;
-
-/// The fields of one config, with the path for messages.
-struct Reader<'a> {
-    fields: &'a Map<String, Value>,
-    path: &'a Path,
-}
-
-impl Reader<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    fn wrong(&self, name: &str, expected: &str) -> Error {
-        let found = self.fields.get(name).map_or("nothing".to_owned(), brief);
-        Error::bad_file(self.path, format!("{name}: expected {expected}, found {found}"))
-    }
-
-    fn unsupported(&self, field: &str, value: &Value, reason: &str) -> Error {
-        Error::UnsupportedField { field: field.into(), value: brief(value), path: self.path.into(), reason: reason.into() }
-    }
-
-    fn size_or(&self, name: &str, most: u64, default: usize) -> Result<usize> {
-        if !self.fields.contains_key(name) {
-            return Ok(default);
-        }
-        self.size(name, most)
-    }
-
-    fn size(&self, name: &str, most: u64) -> Result<usize> {
-        let number = self.get(name).and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
-        number.map(|number| number as usize).ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}")))
-    }
-
-    /// The name of a size in this file: `general`, if it is there, counts more than that of the row, as transformers maps one to the other.
-    fn name<'a>(&self, general: &'a str, own: &'a str) -> &'a str {
-        if self.fields.contains_key(general) { general } else { own }
-    }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        self.get(name).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(name, "true or false")))
-    }
-
-    /// A factor of the signals, 1 where there is none.
-    fn multiplier(&self, name: Option<&str>) -> Result<f64> {
-        let Some((name, value)) = name.and_then(|name| Some((name, self.get(name)?))) else { return Ok(1.0) };
-        let usable = |factor: &f64| (*factor as f32).is_finite() && *factor as f32 > 0.0;
-        value.as_f64().filter(usable).ok_or_else(|| self.wrong(name, "a number above 0"))
-    }
-
-    /// Token ids; those that no vocabulary has, such as -1, mean that there is none.
-    fn ids(&self, name: &str, default: Option<u32>) -> Result<Vec<u32>> {
-        if !self.fields.contains_key(name) {
-            return Ok(default.into_iter().collect());
-        }
-        let id = |value: &Value| match value.as_i64() {
-            Some(id) if id < 0 => Ok(None),
-            Some(id) if u32::try_from(id).is_ok() => Ok(Some(id as u32)),
-            _ => Err(self.wrong(name, "a token id, or a list of them")),
-        };
-        match self.get(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(values)) => values.iter().filter_map(|value| id(value).transpose()).collect(),
-            Some(value) => Ok(id(value)?.into_iter().collect()),
-        }
-    }
-}
 
 impl Config {
     /// Reads and checks a `config.json`.
@@ -491,6 +425,11 @@ fn windows(reader: &Reader, architecture: &Architecture, roped: &[bool]) -> Resu
             }
             _ => vec![false; layers],
         },
+        // transformers gives these rows one mask for all layers, and fails on other lists.
+        Window::All if types.as_ref().is_some_and(|types| types.contains(&false)) && window()?.is_some() => {
+            let reason = format!("layer_types: every layer of {} has the sliding window", architecture.model_type);
+            return Err(Error::bad_file(reader.path, reason));
+        }
         Window::All => vec![true; layers],
         Window::FromLayer | Window::WithoutRope if !reader.flag("use_sliding_window", false)? => vec![false; layers],
         Window::WithoutRope => types.unwrap_or_else(|| roped.iter().map(|roped| !roped).collect()),

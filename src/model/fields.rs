@@ -1,4 +1,5 @@
-//! The text of a config.json → its fields, as Python reads it: NaN and Infinity are numbers, and a key that is there twice counts as the last.
+//! The text of a config.json → its fields, as Python reads it: NaN and Infinity are numbers, and a key that is there twice
+//! counts as the last. And what a field has to be.
 
 use std::{borrow::Cow, path::Path};
 
@@ -77,5 +78,71 @@ pub fn brief(value: &Value) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+/// The fields of one config, with the path for messages.
+pub struct Reader<'a> {
+    pub fields: &'a Map<String, Value>,
+    pub path: &'a Path,
+}
+
+impl Reader<'_> {
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    pub fn wrong(&self, name: &str, expected: &str) -> Error {
+        let found = self.fields.get(name).map_or("nothing".to_owned(), brief);
+        Error::bad_file(self.path, format!("{name}: expected {expected}, found {found}"))
+    }
+
+    pub fn unsupported(&self, field: &str, value: &Value, reason: &str) -> Error {
+        Error::UnsupportedField { field: field.into(), value: brief(value), path: self.path.into(), reason: reason.into() }
+    }
+
+    pub fn size_or(&self, name: &str, most: u64, default: usize) -> Result<usize> {
+        if !self.fields.contains_key(name) {
+            return Ok(default);
+        }
+        self.size(name, most)
+    }
+
+    pub fn size(&self, name: &str, most: u64) -> Result<usize> {
+        let number = self.get(name).and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
+        number.map(|number| number as usize).ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}")))
+    }
+
+    /// The name of a size in this file: `general`, if it is there, counts more than that of the row, as transformers maps one to the other.
+    pub fn name<'a>(&self, general: &'a str, own: &'a str) -> &'a str {
+        if self.fields.contains_key(general) { general } else { own }
+    }
+
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        self.get(name).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(name, "true or false")))
+    }
+
+    /// A factor of the signals, 1 where there is none.
+    pub fn multiplier(&self, name: Option<&str>) -> Result<f64> {
+        let Some((name, value)) = name.and_then(|name| Some((name, self.get(name)?))) else { return Ok(1.0) };
+        let usable = |factor: &f64| (*factor as f32).is_finite() && *factor as f32 > 0.0;
+        value.as_f64().filter(usable).ok_or_else(|| self.wrong(name, "a number above 0"))
+    }
+
+    /// Token ids; those that no vocabulary has, such as -1, mean that there is none.
+    pub fn ids(&self, name: &str, default: Option<u32>) -> Result<Vec<u32>> {
+        if !self.fields.contains_key(name) {
+            return Ok(default.into_iter().collect());
+        }
+        let id = |value: &Value| match value.as_i64() {
+            Some(id) if id < 0 => Ok(None),
+            Some(id) if u32::try_from(id).is_ok() => Ok(Some(id as u32)),
+            _ => Err(self.wrong(name, "a token id, or a list of them")),
+        };
+        match self.get(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.iter().filter_map(|value| id(value).transpose()).collect(),
+            Some(value) => Ok(id(value)?.into_iter().collect()),
+        }
     }
 }
