@@ -20,7 +20,8 @@ fn kernels(c: &mut Criterion) {
     let gpu = Gpu::new(&GpuOptions::default()).expect("an adapter");
     // (name, K, N) of OPT-125M, TinyLlama-1.1B.
     for (name, k, n) in [("opt-125m fc1", 768, 3072), ("opt-125m q", 768, 768), ("tinyllama q", 2048, 2048)] {
-        let (x, w) = (gpu.upload(&values(TOKENS * k), TOKENS, k).expect("x"), gpu.upload(&values(n * k), n, k).expect("w"));
+        let (x, w) =
+            (gpu.upload(&values(TOKENS * k), TOKENS, k).expect("x"), gpu.upload(&values(n * k), n, k).expect("w"));
         let y = gpu.zeros(TOKENS, n).expect("y");
         let mut group = c.benchmark_group("linear");
         group.sample_size(10).throughput(Throughput::Elements((2 * TOKENS * k * n) as u64));
@@ -34,13 +35,19 @@ fn kernels(c: &mut Criterion) {
     let x = gpu.upload(&values(TOKENS * 768), TOKENS, 768).expect("x");
     let mut group = c.benchmark_group("opt-125m");
     group.sample_size(10);
-    group.bench_function("covariance", |b| b.iter(|| gpu.covariance(&x).and_then(|_| gpu.finish()).expect("covariance")));
-    group.bench_function("norm", |b| b.iter(|| gpu.norm(Norm::Rms, &x, None, None, 768, 1e-5).and_then(|_| gpu.finish()).expect("norm")));
+    group.bench_function("covariance", |b| {
+        b.iter(|| gpu.covariance(&x).and_then(|_| gpu.finish()).expect("covariance"))
+    });
+    group.bench_function("norm", |b| {
+        b.iter(|| gpu.norm(Norm::Rms, &x, None, None, 768, 1e-5).and_then(|_| gpu.finish()).expect("norm"))
+    });
     let qkv = gpu.upload(&values(TOKENS * 3 * 768), TOKENS, 3 * 768).expect("qkv");
     let span = |column| HeadSpan { column, heads: 12 };
     let shape = AttentionShape { head_dim: 64, q: span(0), k: span(768), v: span(1536), scale: 0.125, window: None };
     group.bench_function("attention", |b| {
-        b.iter(|| gpu.attention(&shape, &qkv, &qkv, &sequences([TOKENS])).and_then(|_| gpu.finish()).expect("attention"));
+        b.iter(|| {
+            gpu.attention(&shape, &qkv, &qkv, &sequences([TOKENS])).and_then(|_| gpu.finish()).expect("attention")
+        });
     });
     group.finish();
     let sum = gpu.download(&gpu.covariance(&x).expect("covariance")).expect("download");

@@ -114,9 +114,14 @@ impl Error {
     }
 
     /// For `map_err` on whatever opens `path` of an unfinished run: where it is gone, there is nothing to go on with.
-    pub(crate) fn kept<F: FnOnce(std::io::Error) -> Self>(path: &Path, otherwise: F) -> impl FnOnce(std::io::Error) -> Self + use<'_, F> {
+    pub(crate) fn kept<F: FnOnce(std::io::Error) -> Self>(
+        path: &Path,
+        otherwise: F,
+    ) -> impl FnOnce(std::io::Error) -> Self + use<'_, F> {
         move |source| match source.kind() {
-            std::io::ErrorKind::NotFound => Self::bad_file(path, "missing from the unfinished run; --force starts over"),
+            std::io::ErrorKind::NotFound => {
+                Self::bad_file(path, "missing from the unfinished run; --force starts over")
+            }
             _ => otherwise(source),
         }
     }
@@ -130,7 +135,11 @@ impl Error {
 /// Says by how much a ceiling is too low for a phase, and what else would help.
 pub(crate) fn too_low(flag: &str, phase: &str, needed: u64, most: u64, advice: &str) -> String {
     let over = shown(needed - most);
-    format!("{flag} is too low by {over}: {phase} takes at least {}, and {} may be taken; {advice}", shown(needed), shown(most))
+    format!(
+        "{flag} is too low by {over}: {phase} takes at least {}, and {} may be taken; {advice}",
+        shown(needed),
+        shown(most)
+    )
 }
 
 /// Bytes in the units that ceilings are given in.

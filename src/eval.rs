@@ -6,8 +6,8 @@ use crate::{
     error::{Error, Result, too_low},
     gpu::{Gpu, Matrix},
     model::{
-        BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position, logit_entries, parts,
-        plan_batches, row_bytes, signal_bytes, staging_bytes,
+        BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position,
+        logit_entries, parts, plan_batches, row_bytes, signal_bytes, staging_bytes,
     },
     progress::Progress,
 };
@@ -96,13 +96,17 @@ impl EvalMemory {
             };
             config.steps().map(bytes).max().unwrap_or(0)
         };
-        let weights = layers.clone().map(|layer| config.layer_parameters(layer)).max().unwrap_or(0) * element_size as u64;
+        let weights =
+            layers.clone().map(|layer| config.layer_parameters(layer)).max().unwrap_or(0) * element_size as u64;
         let table = self.part_bytes.min((config.vocab_size * d.next_multiple_of(4) * element_size) as u64);
-        let logits = tokens as u64 * (2 * row_bytes(d) + 4 * logit_entries(u64::MAX, tokens).min(config.vocab_size) as u64);
+        let logits =
+            tokens as u64 * (2 * row_bytes(d) + 4 * logit_entries(u64::MAX, tokens).min(config.vocab_size) as u64);
         let group = self.residual_bytes.max(tokens as u64 * row_bytes(d));
         let upload = staging_bytes(config.largest_matrix() * element_size as u64);
         let signals = tokens as u64 * layers.map(signals).max().unwrap_or(0);
-        group + rope_bytes(config, longest) + (weights + signals.max(upload)).max(table + logits.max(staging_bytes(table)))
+        group
+            + rope_bytes(config, longest)
+            + (weights + signals.max(upload)).max(table + logits.max(staging_bytes(table)))
     }
 }
 
@@ -115,7 +119,13 @@ pub fn rope_bytes(config: &Config, positions: usize) -> u64 {
 ///
 /// # Errors
 /// [`Error::BadTokens`] if there are none, or one has fewer than two tokens; whatever the model or the GPU reports.
-pub fn perplexity(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], phase: &'static str, progress: &dyn Progress) -> Result<Perplexity> {
+pub fn perplexity(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    phase: &'static str,
+    progress: &dyn Progress,
+) -> Result<Perplexity> {
     perplexity_within(gpu, model, rows, &EvalMemory::default(), phase, progress)
 }
 
@@ -143,8 +153,14 @@ pub fn perplexity_within(
     each_group(gpu, model, rows, memory, phase, progress, |group| {
         let mut inputs = Vec::new();
         for (range, _, x) in group {
-            let targets: Vec<u32> = rows[range.clone()].iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
-            inputs.push((range, readout.norm(gpu, model.config(), &x)?, gpu.upload_u32(&targets)?, gpu.loss_state(x.rows())?));
+            let targets: Vec<u32> =
+                rows[range.clone()].iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
+            inputs.push((
+                range,
+                readout.norm(gpu, model.config(), &x)?,
+                gpu.upload_u32(&targets)?,
+                gpu.loss_state(x.rows())?,
+            ));
         }
         each_part(gpu, &ends.head, memory, |first, part| {
             inputs.iter().try_for_each(|(_, input, targets, state)| {
@@ -175,7 +191,13 @@ pub fn perplexity_within(
 ///
 /// # Errors
 /// Those of `each`; whatever the model or the GPU reports.
-pub fn logits(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], progress: &dyn Progress, each: impl FnMut(usize, Vec<f32>) -> Result<()>) -> Result<()> {
+pub fn logits(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    progress: &dyn Progress,
+    each: impl FnMut(usize, Vec<f32>) -> Result<()>,
+) -> Result<()> {
     logits_within(gpu, model, rows, &EvalMemory::default(), progress, each)
 }
 
@@ -197,7 +219,8 @@ pub fn logits_within(
     each_group(gpu, model, rows, memory, "logits", progress, |group| {
         for (range, batch, x) in group {
             let input = readout.norm(gpu, model.config(), &x)?;
-            let mut values: Vec<Vec<f32>> = rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
+            let mut values: Vec<Vec<f32>> =
+                rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
             each_part(gpu, &ends.head, memory, |first, part| {
                 readout.logits(gpu, &input, first, part, |first, logits| {
                     let (slice, width) = (gpu.download(logits)?, logits.cols());
@@ -219,7 +242,12 @@ pub fn logits_within(
 }
 
 /// Puts the rows of a table onto the GPU, part by part.
-fn each_part(gpu: &Gpu, table: &HostMatrix, memory: &EvalMemory, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
+fn each_part(
+    gpu: &Gpu,
+    table: &HostMatrix,
+    memory: &EvalMemory,
+    mut each: impl FnMut(usize, &Matrix) -> Result<()>,
+) -> Result<()> {
     for rows in parts(gpu, table, table.element.size(), memory.part_bytes) {
         each(rows.start, &table.upload(gpu, rows)?)?;
     }
@@ -241,7 +269,9 @@ fn each_group(
     progress.begin(phase, (ranges.len() * (config.layers.len() + 1)) as u64);
     let rope_tables = model.rope_tables(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
     let ends = model.store.ends()?;
-    let bytes = |range: &Range<usize>| rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size);
+    let bytes = |range: &Range<usize>| {
+        rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size)
+    };
     let mut remaining = ranges.as_slice();
     while !remaining.is_empty() {
         let mut held = 0;
@@ -260,9 +290,13 @@ fn each_group(
         each_part(gpu, &ends.embedding, memory, |first, part| {
             states.iter().try_for_each(|(_, batch, x)| gpu.embed(&batch.ids, first, part, x, false))
         })?;
-        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, config.architecture.attention.position) {
+        if let (Some(positions), Position::Learned { offset, .. }) =
+            (&ends.positions, config.architecture.attention.position)
+        {
             each_part(gpu, positions, memory, |first, part| {
-                states.iter().try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
+                states
+                    .iter()
+                    .try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
             })?;
         }
         for layer in 0..config.layers.len() {

@@ -50,7 +50,13 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn new(gpu: &'a Gpu, model: &'a Model, weights: &'a Resident, sequences: usize, capacity: usize) -> Result<Self> {
+    pub fn new(
+        gpu: &'a Gpu,
+        model: &'a Model,
+        weights: &'a Resident,
+        sequences: usize,
+        capacity: usize,
+    ) -> Result<Self> {
         let layers = &model.config().layers;
         let widest = layers.iter().map(row_bytes).max().unwrap_or(0);
         let (needed, most) = ((sequences * capacity * widest) as u64, gpu.max_binding_size());
@@ -72,16 +78,28 @@ impl<'a> Session<'a> {
     /// [`Error::Shape`] if the capacity is exceeded; [`Error::OutOfMemory`].
     pub fn step(&mut self, ids: Matrix, tokens: usize) -> Result<Matrix> {
         if ids.cols() != self.sequences * tokens || self.length + tokens > self.capacity {
-            return Err(Error::shape("step", format!("{} ids for {} sequences at {} of {}", ids.cols(), self.sequences, self.length, self.capacity)));
+            return Err(Error::shape(
+                "step",
+                format!("{} ids for {} sequences at {} of {}", ids.cols(), self.sequences, self.length, self.capacity),
+            ));
         }
-        let positions: Vec<u32> = (0..self.sequences).flat_map(|_| (self.length..self.length + tokens).map(|p| p as u32)).collect();
-        let sequences =
-            (0..self.sequences).map(|index| Sequence { first: index * tokens, tokens, kv_row: index * self.capacity, position: self.length }).collect();
-        let batch = Batch { ids, positions: self.gpu.upload_u32(&positions)?, sequences, tokens: self.sequences * tokens };
+        let positions: Vec<u32> =
+            (0..self.sequences).flat_map(|_| (self.length..self.length + tokens).map(|p| p as u32)).collect();
+        let sequences = (0..self.sequences)
+            .map(|index| Sequence {
+                first: index * tokens,
+                tokens,
+                kv_row: index * self.capacity,
+                position: self.length,
+            })
+            .collect();
+        let batch =
+            Batch { ids, positions: self.gpu.upload_u32(&positions)?, sequences, tokens: self.sequences * tokens };
         let mut x = self.weights.ends.embed(self.gpu, &batch)?;
         for (layer, (weights, cache)) in self.weights.layers.iter().zip(&self.caches).enumerate() {
             let tables = &self.weights.rope_tables;
-            let context = LayerContext { cache: Some(cache), ..batch.context(self.gpu, self.model.config(), layer, tables) };
+            let context =
+                LayerContext { cache: Some(cache), ..batch.context(self.gpu, self.model.config(), layer, tables) };
             x = context.forward(weights, x)?;
         }
         self.length += tokens;
@@ -100,7 +118,9 @@ impl<'a> Session<'a> {
     /// [`Error::OutOfMemory`].
     pub fn sample(&self, x: &Matrix, options: &SampleOptions) -> Result<Matrix> {
         let (best, ids) = self.gpu.sample_state(self.sequences)?;
-        self.weights.ends.logits(self.gpu, self.model.config(), x, |first, logits| self.gpu.sample(logits, first, options, &best, &ids))?;
+        self.weights.ends.logits(self.gpu, self.model.config(), x, |first, logits| {
+            self.gpu.sample(logits, first, options, &best, &ids)
+        })?;
         Ok(ids)
     }
 
@@ -155,7 +175,11 @@ pub fn generate(
     let config = model.config();
     let room = config.max_position_embeddings.saturating_sub(prompt.len());
     if prompt.is_empty() || room == 0 {
-        return Err(Error::BadTokens(format!("a prompt of {} tokens for a model with {} positions", prompt.len(), config.max_position_embeddings)));
+        return Err(Error::BadTokens(format!(
+            "a prompt of {} tokens for a model with {} positions",
+            prompt.len(),
+            config.max_position_embeddings
+        )));
     }
     let count = max_new_tokens.min(room);
     let capacity = prompt.len() + count;
@@ -185,7 +209,8 @@ fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32
     if sampling.temperature == 0.0 {
         return Ok(order[0] as u32);
     }
-    let weights: Vec<f64> = order.iter().map(|&id| ((f64::from(logits[id]) - top) / sampling.temperature).exp()).collect();
+    let weights: Vec<f64> =
+        order.iter().map(|&id| ((f64::from(logits[id]) - top) / sampling.temperature).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut kept = 0.0;
     let count = 1 + weights
@@ -234,7 +259,13 @@ pub struct Samples {
 ///
 /// # Errors
 /// [`Error::OutOfMemory`]; [`Error::Interrupted`].
-pub fn sample_sequences(gpu: &Gpu, model: &Model, samples: Samples, rows_per_batch: Option<usize>, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
+pub fn sample_sequences(
+    gpu: &Gpu,
+    model: &Model,
+    samples: Samples,
+    rows_per_batch: Option<usize>,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
     let Samples { start, count, length, seed } = samples;
     progress.begin("sample", (count * length) as u64);
@@ -253,13 +284,18 @@ pub fn sample_sequences(gpu: &Gpu, model: &Model, samples: Samples, rows_per_bat
         let mut drawn = vec![ids.clone()];
         for step in 1..length {
             let x = session.step(ids, 1)?;
-            ids = session.sample(&x, &SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 })?;
+            ids = session.sample(
+                &x,
+                &SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 },
+            )?;
             drawn.push(ids.clone());
             progress.advance(sequences as u64)?;
             if step == PROBE_STEPS && !told {
                 told = true;
                 gpu.finish()?;
-                let seconds = began.elapsed().as_secs_f64() / PROBE_STEPS as f64 * length as f64 * count.div_ceil(together) as f64;
+                let seconds = began.elapsed().as_secs_f64() / PROBE_STEPS as f64
+                    * length as f64
+                    * count.div_ceil(together) as f64;
                 if seconds > PATIENCE {
                     progress.note(&format!(
                         "sampling {count} calibration sequences of {length} tokens from the model itself will take about {:.0} minutes; \

@@ -103,7 +103,8 @@ impl Workload<'_> {
         }
         let mut least: Option<RunPlan> = None;
         for tokens in candidates {
-            for placement in [Placement::Gpu, Placement::Host, Placement::Disk].into_iter().skip(usize::from(spare_gpu)) {
+            for placement in [Placement::Gpu, Placement::Host, Placement::Disk].into_iter().skip(usize::from(spare_gpu))
+            {
                 let smaller = |part: &u64| (pieces.is_none() && *part > LEAST_PART).then_some(part / 4);
                 for part_bytes in std::iter::successors(Some(tokens.part_bytes), smaller) {
                     let plan = self.plan(ceilings, Pieces { part_bytes, ..tokens }, placement);
@@ -162,10 +163,17 @@ impl Workload<'_> {
             residual_bytes = residual_bytes.min(measured.tokens as u64 * row_bytes(config.hidden_size));
             let dense = eval(config, element_size);
             let cut = eval(sliced, self.plan.element_size());
-            let mut measured = PhasePeak { gpu_bytes: dense.gpu_bytes.max(cut.gpu_bytes), host_bytes: dense.host_bytes.max(cut.host_bytes), ..dense };
+            let mut measured = PhasePeak {
+                gpu_bytes: dense.gpu_bytes.max(cut.gpu_bytes),
+                host_bytes: dense.host_bytes.max(cut.host_bytes),
+                ..dense
+            };
             let room = [
                 ceilings.gpu_bytes.map(|most| most.saturating_sub(measured.gpu_bytes)),
-                ceilings.host_bytes.filter(|_| ceilings.shared).map(|most| most.saturating_sub(measured.gpu_bytes + measured.host_bytes)),
+                ceilings
+                    .host_bytes
+                    .filter(|_| ceilings.shared)
+                    .map(|most| most.saturating_sub(measured.gpu_bytes + measured.host_bytes)),
             ];
             // One batch at least is in the account already.
             residual_bytes = room.into_iter().flatten().fold(residual_bytes, u64::min);
@@ -195,7 +203,9 @@ impl RunPlan {
     fn missing(&self) -> Option<String> {
         let Ceilings { gpu_bytes, host_bytes, shared } = self.ceilings;
         let advice = |phase: &str| match phase {
-            "sample" => "sampling the calibration holds all weights on the GPU: raise it, give --calibration FILE, or lower --cal-max-seqlen",
+            "sample" => {
+                "sampling the calibration holds all weights on the GPU: raise it, give --calibration FILE, or lower --cal-max-seqlen"
+            }
             _ => "raise it, or lower --cal-max-seqlen, --cal-nsamples or --ppl-eval-seqlen",
         };
         let over = |flag: &str, phase: &str, needed: u64, most: Option<u64>| {
@@ -203,7 +213,8 @@ impl RunPlan {
         };
         self.peaks.iter().find_map(|peak| {
             let host = peak.host_bytes + if shared { peak.gpu_bytes } else { 0 };
-            over("--max-gpu-memory", peak.phase, peak.gpu_bytes, gpu_bytes).or_else(|| over("--max-host-memory", peak.phase, host, host_bytes))
+            over("--max-gpu-memory", peak.phase, peak.gpu_bytes, gpu_bytes)
+                .or_else(|| over("--max-host-memory", peak.phase, host, host_bytes))
         })
     }
 }

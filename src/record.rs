@@ -104,7 +104,14 @@ impl RunRecord {
     ///
     /// # Errors
     /// [`Error::BadTokens`] if there are none; whatever reading the files or computing the logits reports.
-    pub fn of(gpu: &Gpu, model: &Model, ids: &[u32], memory: &EvalMemory, method: Value, calibration_sha256: &str) -> Result<Self> {
+    pub fn of(
+        gpu: &Gpu,
+        model: &Model,
+        ids: &[u32],
+        memory: &EvalMemory,
+        method: Value,
+        calibration_sha256: &str,
+    ) -> Result<Self> {
         Ok(Self {
             schema_version: SCHEMA_VERSION,
             tool_version: env!("CARGO_PKG_VERSION").into(),
@@ -162,7 +169,12 @@ impl RunRecord {
             let path = model.directory().join(&name);
             match self.files.get(&name) {
                 Some(noted) if *noted == found => {}
-                Some(_) => return Err(Error::bad_file(&path, format!("has changed since it was written: its sha256 is not the one in {FILE}"))),
+                Some(_) => {
+                    return Err(Error::bad_file(
+                        &path,
+                        format!("has changed since it was written: its sha256 is not the one in {FILE}"),
+                    ));
+                }
                 // A record of before code was noted.
                 None if name.ends_with(".py") => {}
                 None => return Err(Error::bad_file(&path, format!("is not one of the files that {FILE} speaks of"))),
@@ -212,10 +224,14 @@ impl Record {
         let scale = self.logits.iter().flatten().fold(0.0f64, |most, logit| most.max(f64::from(logit.abs())));
         let mut worst = 0.0f64;
         // NaN is the worst of all.
-        let mut note = |difference: f64| worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+        let mut note =
+            |difference: f64| worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
         for (at, &position) in self.positions.iter().enumerate() {
             let row = &all[position * vocab..(position + 1) * vocab];
-            self.entries.iter().zip(&self.logits[at]).for_each(|(&entry, &logit)| note(f64::from((row[entry as usize] - logit).abs())));
+            self.entries
+                .iter()
+                .zip(&self.logits[at])
+                .for_each(|(&entry, &logit)| note(f64::from((row[entry as usize] - logit).abs())));
             note((logsumexp(row) - self.logsumexp[at]).abs());
             // Both moved by so much, the largest may be another one.
             note(f64::from(row[largest(row) as usize] - row[self.argmax[at] as usize]) / 2.0);
@@ -244,7 +260,10 @@ impl Record {
     fn check_form(&self, config: &Config) -> std::result::Result<(), String> {
         let known = |id: &u32| (*id as usize) < config.vocab_size;
         let count = self.positions.len();
-        if self.input_ids.is_empty() || self.input_ids.len() > TOKENS.min(config.max_position_embeddings) || !self.input_ids.iter().all(known) {
+        if self.input_ids.is_empty()
+            || self.input_ids.len() > TOKENS.min(config.max_position_embeddings)
+            || !self.input_ids.iter().all(known)
+        {
             return Err(format!("input_ids: expected 1 to {TOKENS} tokens of a vocabulary of {}", config.vocab_size));
         }
         if count == 0 || count > TOKENS || !self.positions.iter().all(|&position| position < self.input_ids.len()) {
@@ -275,13 +294,17 @@ fn tolerance(config: &Config, one: Precision, other: Precision) -> f64 {
     let terms = config.hidden_size.max(inner.unwrap_or(0)) as f64;
     // Queries and keys to attention, output, up, down: and the head.
     let products = (4 * config.layers.len() + 1) as f64;
-    let rounding = if one == Precision::F32 && other == Precision::F32 { terms.sqrt() * 2f64.powi(-24) } else { 2f64.powi(-11) };
+    let rounding =
+        if one == Precision::F32 && other == Precision::F32 { terms.sqrt() * 2f64.powi(-24) } else { 2f64.powi(-11) };
     16.0 * products.sqrt() * rounding
 }
 
 /// The token with the largest logit, the first of several.
 fn largest(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (id, &logit)| if logit > best.1 { (id, logit) } else { best });
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (id, &logit)| if logit > best.1 { (id, logit) } else { best });
     best.0 as u32
 }
 

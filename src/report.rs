@@ -154,18 +154,33 @@ impl Report {
                 self.sliced_width.to_string(),
                 change(percent_removed(self.hidden_size as u64, self.sliced_width as u64)),
             ],
-            ["parameters".into(), grouped(self.original_parameters), grouped(self.sliced_parameters), change(self.percent_removed)],
+            [
+                "parameters".into(),
+                grouped(self.original_parameters),
+                grouped(self.sliced_parameters),
+                change(self.percent_removed),
+            ],
             [
                 "parameters, fused+untied".into(),
                 grouped(self.parameters_after_fusion),
                 grouped(self.sliced_parameters),
                 change(self.percent_removed_after_fusion),
             ],
-            ["bytes".into(), bytes(self.original_bytes), bytes(self.sliced_bytes), change(percent_removed(self.original_bytes, self.sliced_bytes))],
+            [
+                "bytes".into(),
+                bytes(self.original_bytes),
+                bytes(self.sliced_bytes),
+                change(percent_removed(self.original_bytes, self.sliced_bytes)),
+            ],
         ];
         if let Some(perplexity) = &self.perplexity {
             let ratio = 100.0 * (perplexity.sliced / perplexity.original - 1.0);
-            rows.push(["perplexity".into(), format!("{:.4}", perplexity.original), format!("{:.4}", perplexity.sliced), format!("{ratio:+.2} %")]);
+            rows.push([
+                "perplexity".into(),
+                format!("{:.4}", perplexity.original),
+                format!("{:.4}", perplexity.sliced),
+                format!("{ratio:+.2} %"),
+            ]);
         }
         rows
     }
@@ -196,7 +211,11 @@ impl Report {
         }
         if let Some(calibration) = &self.calibration {
             let CalibrationReport { source, sequences, tokens, .. } = calibration;
-            let _ = writeln!(text, "calibrated on            {source} ({sequences} sequences, {} tokens)", grouped(*tokens as u64));
+            let _ = writeln!(
+                text,
+                "calibrated on            {source} ({sequences} sequences, {} tokens)",
+                grouped(*tokens as u64)
+            );
         }
         if let Some((least, median)) = self.energy() {
             let over = if self.basis == "per-block" { " over the layers" } else { ", of each basis" };
@@ -204,30 +223,53 @@ impl Report {
             for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| !layer.kept_energy.is_empty()) {
                 let energies: Vec<String> = layer.kept_energy.iter().map(|energy| format!("{energy:.6}")).collect();
                 let LayerWidths { attention_input, mlp_input, output, .. } = layer.widths;
-                let _ = writeln!(text, "  layer {index:<3} widths {attention_input} > {mlp_input} > {output}, kept {}", energies.join(" "));
+                let _ = writeln!(
+                    text,
+                    "  layer {index:<3} widths {attention_input} > {mlp_input} > {output}, kept {}",
+                    energies.join(" ")
+                );
             }
         }
         if let Some(residual) = self.largest_eigen_residual {
             let _ = writeln!(text, "largest eigen-residual   {residual:.1e}");
         }
         if !self.seconds.is_empty() {
-            let phases: Vec<String> =
-                self.seconds.iter().map(|(phase, seconds)| format!("{phase} {:.1} s", seconds.as_f64().unwrap_or_default())).collect();
+            let phases: Vec<String> = self
+                .seconds
+                .iter()
+                .map(|(phase, seconds)| format!("{phase} {:.1} s", seconds.as_f64().unwrap_or_default()))
+                .collect();
             let _ = writeln!(text, "time                     {}", phases.join(", "));
         }
         if let (true, Some(plan)) = (self.dry_run, &self.plan) {
-            let rows = plan.slice.batch.rows.map_or_else(|| format!("{} tokens", plan.slice.batch.tokens), |rows| format!("{rows} sequences"));
+            let rows = plan
+                .slice
+                .batch
+                .rows
+                .map_or_else(|| format!("{} tokens", plan.slice.batch.tokens), |rows| format!("{rows} sequences"));
             let place = format!("{:?}", plan.slice.placement).to_lowercase();
-            let _ =
-                writeln!(text, "plan                     {rows} at a time, residual: {place}, embeddings {} at a time", bytes(plan.slice.part_bytes));
+            let _ = writeln!(
+                text,
+                "plan                     {rows} at a time, residual: {place}, embeddings {} at a time",
+                bytes(plan.slice.part_bytes)
+            );
             for PhasePeak { phase, gpu_bytes, host_bytes, disk_bytes } in &self.memory {
-                let disk = if *disk_bytes > 0 { format!(", {} on the disk", bytes(*disk_bytes)) } else { String::new() };
-                let _ = writeln!(text, "memory, {phase:<16} {} on the GPU, {} on the host{disk}", bytes(*gpu_bytes), bytes(*host_bytes));
+                let disk =
+                    if *disk_bytes > 0 { format!(", {} on the disk", bytes(*disk_bytes)) } else { String::new() };
+                let _ = writeln!(
+                    text,
+                    "memory, {phase:<16} {} on the GPU, {} on the host{disk}",
+                    bytes(*gpu_bytes),
+                    bytes(*host_bytes)
+                );
             }
         }
         if !self.estimated_seconds.is_empty() {
-            let phases: Vec<String> =
-                self.estimated_seconds.iter().map(|(phase, seconds)| format!("{phase} {}", duration(seconds.as_f64().unwrap_or_default()))).collect();
+            let phases: Vec<String> = self
+                .estimated_seconds
+                .iter()
+                .map(|(phase, seconds)| format!("{phase} {}", duration(seconds.as_f64().unwrap_or_default())))
+                .collect();
             let _ = writeln!(text, "time, about              {}", phases.join(", "));
         }
         if let Some(gpu) = self.peak_gpu_bytes {
@@ -240,10 +282,17 @@ impl Report {
             (false, false) => "not yet written",
         };
         let _ = writeln!(text, "{verb:<24} {}: {}", self.output, self.files.join(", "));
-        if let Some(Alternative { flags, sliced_width, sliced_parameters, percent_removed, ordinary }) = &self.shared_basis {
-            let ordinary = if *ordinary { format!(", as an ordinary {} checkpoint", self.model_type) } else { String::new() };
+        if let Some(Alternative { flags, sliced_width, sliced_parameters, percent_removed, ordinary }) =
+            &self.shared_basis
+        {
+            let ordinary =
+                if *ordinary { format!(", as an ordinary {} checkpoint", self.model_type) } else { String::new() };
             let parameters = grouped(*sliced_parameters);
-            let _ = writeln!(text, "{flags} would keep a width of {sliced_width} in {parameters} parameters ({:+.2} %){ordinary}", -percent_removed);
+            let _ = writeln!(
+                text,
+                "{flags} would keep a width of {sliced_width} in {parameters} parameters ({:+.2} %){ordinary}",
+                -percent_removed
+            );
         }
         text
     }
@@ -270,8 +319,11 @@ impl Report {
             let _ = writeln!(text, "| {} |", row.join(" | "));
         }
         if let Some(perplexity) = &self.perplexity {
-            let _ =
-                write!(text, "\nPerplexity was measured on {} ({} sequences, {} tokens).", perplexity.text, perplexity.sequences, perplexity.tokens);
+            let _ = write!(
+                text,
+                "\nPerplexity was measured on {} ({} sequences, {} tokens).",
+                perplexity.text, perplexity.sequences, perplexity.tokens
+            );
         }
         if let Some(calibration) = &self.calibration {
             let _ = write!(

@@ -33,7 +33,14 @@ pub struct TokenRows {
 ///
 /// # Errors
 /// [`Error::Usage`] if `dtype` is not f16, bf16 or f32; [`Error::Write`], [`Error::Interrupted`].
-pub fn write(directory: &OutputDirectory, config: &Config, dtype: Dtype, tokens: TokenRows, seed: u64, progress: &dyn Progress) -> Result<()> {
+pub fn write(
+    directory: &OutputDirectory,
+    config: &Config,
+    dtype: Dtype,
+    tokens: TokenRows,
+    seed: u64,
+    progress: &dyn Progress,
+) -> Result<()> {
     let stored = match dtype {
         Dtype::F16 => "float16",
         Dtype::BF16 => "bfloat16",
@@ -45,7 +52,8 @@ pub fn write(directory: &OutputDirectory, config: &Config, dtype: Dtype, tokens:
     directory.write("config.json", format!("{:#}\n", Value::Object(fields)).as_bytes())?;
 
     let specs = config.tensors();
-    let plan: Vec<TensorPlan> = specs.iter().map(|spec| TensorPlan { name: spec.name.clone(), shape: spec.shape.clone(), dtype }).collect();
+    let plan: Vec<TensorPlan> =
+        specs.iter().map(|spec| TensorPlan { name: spec.name.clone(), shape: spec.shape.clone(), dtype }).collect();
     let mut writer = TensorWriter::new(directory, &plan, SHARD_BYTES)?;
     progress.begin("write", specs.iter().map(|spec| spec.parameters().div_ceil(PIECE as u64)).sum());
     for (index, spec) in specs.iter().enumerate() {
@@ -56,7 +64,9 @@ pub fn write(directory: &OutputDirectory, config: &Config, dtype: Dtype, tokens:
             let count = missing.min(PIECE);
             let values: Vec<f32> = match is_norm {
                 true => vec![1.0; count],
-                false => (&StandardNormal).sample_iter(&mut random).map(|value: f32| DEVIATION * value).take(count).collect(),
+                false => {
+                    (&StandardNormal).sample_iter(&mut random).map(|value: f32| DEVIATION * value).take(count).collect()
+                }
             };
             writer.write(&spec.name, &encoded(&values, dtype))?;
             missing -= count;
@@ -66,7 +76,9 @@ pub fn write(directory: &OutputDirectory, config: &Config, dtype: Dtype, tokens:
     writer.finish()?;
 
     let mut random = generator(seed, specs.len() as u64);
-    let rows: Vec<Vec<u64>> = (0..tokens.rows).map(|_| (0..tokens.len).map(|_| random.next_u64() % config.vocab_size as u64).collect()).collect();
+    let rows: Vec<Vec<u64>> = (0..tokens.rows)
+        .map(|_| (0..tokens.len).map(|_| random.next_u64() % config.vocab_size as u64).collect())
+        .collect();
     directory.write("tokens.json", json!({ "input_ids": rows }).to_string().as_bytes())?;
     let record = json!({ "tool_version": env!("CARGO_PKG_VERSION"), "output": directory.files_with_record()? });
     directory.write(RECORD, format!("{record}\n").as_bytes())

@@ -122,7 +122,8 @@ impl Totals {
         let busy: f64 = self.gpu.values().sum();
         let mut kernels: Vec<_> = self.gpu.iter().collect();
         kernels.sort_by(|a, b| b.1.total_cmp(a.1));
-        let kernels: Vec<String> = kernels.iter().map(|(name, seconds)| format!("{name} {:.1} %", 100.0 * *seconds / busy)).collect();
+        let kernels: Vec<String> =
+            kernels.iter().map(|(name, seconds)| format!("{name} {:.1} %", 100.0 * *seconds / busy)).collect();
         let steps: Vec<String> = self.cpu.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();
         let gpu = match kernels.is_empty() {
             true => "this GPU times no dispatches".into(),

@@ -31,7 +31,10 @@ fn model(files: &[(&str, &str)]) -> TempDir {
 
 /// A directory whose tokenizer has this template, and the special tokens of the fixtures.
 fn with_template(template: &str) -> TempDir {
-    model(&[("tokenizer_config.json", &json!({ "chat_template": template, "bos_token": "<s>", "eos_token": { "content": "</s>" } }).to_string())])
+    model(&[(
+        "tokenizer_config.json",
+        &json!({ "chat_template": template, "bos_token": "<s>", "eos_token": { "content": "</s>" } }).to_string(),
+    )])
 }
 
 fn built(directory: &Path) -> BuiltTokenizer {
@@ -47,8 +50,12 @@ fn read_rows(path: &Path) -> Result<Tokens> {
 }
 
 fn chat(row: &Value) -> Chat {
-    let objects =
-        |value: &Value| value.as_array().map(|list| list.iter().filter_map(|entry| entry.as_object().cloned()).collect()).unwrap_or_default();
+    let objects = |value: &Value| {
+        value
+            .as_array()
+            .map(|list| list.iter().filter_map(|entry| entry.as_object().cloned()).collect())
+            .unwrap_or_default()
+    };
     Chat {
         messages: objects(&row["messages"]),
         tools: row.get("tools").cloned(),
@@ -67,7 +74,8 @@ fn conversations_are_rendered_and_tokenised_as_transformers_does() {
     let tokenizer = built(&fixture("chat")).tokenizer;
     let mut rendered = 0;
     for case in fixtures["rendered"].as_array().expect("cases") {
-        let (name, conversation, prompt) = (case[0].as_str().expect("a name"), case[1].as_str().expect("a name"), case[2] == true);
+        let (name, conversation, prompt) =
+            (case[0].as_str().expect("a name"), case[1].as_str().expect("a name"), case[2] == true);
         let directory = with_template(fixtures["templates"][name].as_str().expect("a template"));
         let template = find(directory.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let text = template.render(&chat(&fixtures["conversations"][conversation]), prompt);
@@ -89,17 +97,24 @@ fn conversations_are_rendered_and_tokenised_as_transformers_does() {
 #[test]
 fn templates_and_special_tokens_are_found_where_transformers_finds_them() {
     for (index, case) in read("found.json").as_array().expect("cases").iter().enumerate() {
-        let files: Vec<(&str, &str)> =
-            case["files"].as_object().expect("files").iter().map(|(name, text)| (name.as_str(), text.as_str().expect("text"))).collect();
+        let files: Vec<(&str, &str)> = case["files"]
+            .as_object()
+            .expect("files")
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str().expect("text")))
+            .collect();
         let directory = model(&files);
-        let text = find(directory.path()).map_err(|error| error.to_string()).and_then(|template| template.render(&chat(&case["row"]), false));
+        let text = find(directory.path())
+            .map_err(|error| error.to_string())
+            .and_then(|template| template.render(&chat(&case["row"]), false));
         assert_eq!(text.as_ref().ok().map(String::as_str), case["text"].as_str(), "case {index}: {text:?}");
     }
 }
 
 #[test]
 fn where_a_tokenizer_has_no_template_that_of_the_processor_counts() {
-    let directory = model(&[("chat_template.json", &json!({ "chat_template": "old {{ messages[0].content }}" }).to_string())]);
+    let directory =
+        model(&[("chat_template.json", &json!({ "chat_template": "old {{ messages[0].content }}" }).to_string())]);
     let text = find(directory.path()).expect("a template").render(&messages("x"), false);
     assert_eq!(text.as_deref(), Ok("old x"));
 }
@@ -107,7 +122,13 @@ fn where_a_tokenizer_has_no_template_that_of_the_processor_counts() {
 #[test]
 fn a_model_without_a_template_is_told_where_one_belongs() {
     let error = find(model(&[]).path()).err().expect("no template").to_string();
-    for place in ["no chat template", "chat_template.jinja", "additional_chat_templates", "tokenizer_config.json", "chat_template.json"] {
+    for place in [
+        "no chat template",
+        "chat_template.jinja",
+        "additional_chat_templates",
+        "tokenizer_config.json",
+        "chat_template.json",
+    ] {
         assert!(error.contains(place), "{error}");
     }
 }
@@ -134,7 +155,9 @@ fn hostile_templates_come_to_an_end_and_say_so() {
     ] {
         let begin = Instant::now();
         let directory = with_template(template);
-        let result = find(directory.path()).map_err(|error| error.to_string()).and_then(|found| found.render(&messages("x"), false));
+        let result = find(directory.path())
+            .map_err(|error| error.to_string())
+            .and_then(|found| found.render(&messages("x"), false));
         let shown: String = template.chars().take(80).collect();
         match result {
             // Brackets outside of a tag are text.
@@ -150,7 +173,10 @@ fn templates_know_the_day() {
     let directory = with_template("{{ strftime_now('%Y-%m-%d') }}");
     let text = find(directory.path()).expect("a template").render(&messages("x"), false).expect("a day");
     let parts: Vec<u32> = text.split('-').map(|part| part.parse().expect("a number")).collect();
-    assert!(parts.len() == 3 && parts[0] >= 2025 && (1..=12).contains(&parts[1]) && (1..=31).contains(&parts[2]), "{text}");
+    assert!(
+        parts.len() == 3 && parts[0] >= 2025 && (1..=12).contains(&parts[1]) && (1..=31).contains(&parts[2]),
+        "{text}"
+    );
 }
 
 /// The ids of all windows of one token of a file of rows.
@@ -171,7 +197,10 @@ fn rows_of_messages_are_the_tokens_of_each_conversation_with_none_added() {
         .iter()
         .flat_map(|name| {
             let case = |case: &&Value| case[0] == "headers-tools" && case[1] == *name && case[2] == false;
-            fixtures["rendered"].as_array().expect("cases").iter().find(case).expect("a case")[4].as_array().expect("ids").clone()
+            fixtures["rendered"].as_array().expect("cases").iter().find(case).expect("a case")[4]
+                .as_array()
+                .expect("ids")
+                .clone()
         })
         .map(|id| id.as_u64().expect("an id") as u32)
         .collect();
@@ -199,8 +228,9 @@ fn sharegpt_and_bare_lists_and_prompts_of_messages_are_the_same_conversations() 
 #[test]
 fn calibration_on_conversations_begins_and_ends_between_them() {
     let directory = with_template("{% for m in messages %}<s>{{ m.content }}\n{% endfor %}");
-    let rows: Vec<Value> =
-        (0..40).map(|index| json!({ "messages": [{ "role": "user", "content": format!("{}\nsecond line", index % 10) }] })).collect();
+    let rows: Vec<Value> = (0..40)
+        .map(|index| json!({ "messages": [{ "role": "user", "content": format!("{}\nsecond line", index % 10) }] }))
+        .collect();
     let path = directory.path().join("rows.ndjson");
     fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).expect("a file");
     let tokenizer = built(directory.path()).tokenizer;
@@ -208,7 +238,10 @@ fn calibration_on_conversations_begins_and_ends_between_them() {
     let Tokens::Text(text) = read_rows(&path).expect("rows") else { panic!("no token ids") };
     let (beginning, tail) = text.split_tail();
     let starts = |windows: Vec<Vec<u32>>| windows.concat().iter().filter(|&&id| id == start).count();
-    let (kept, held_out) = (beginning.windows(&tokenizer, 1).expect("tokens"), tail.expect("a tail").windows(&tokenizer, 1).expect("tokens"));
+    let (kept, held_out) = (
+        beginning.windows(&tokenizer, 1).expect("tokens"),
+        tail.expect("a tail").windows(&tokenizer, 1).expect("tokens"),
+    );
     assert_eq!(held_out[0], [start]);
     assert_eq!((starts(kept), starts(held_out)), (36, 4));
     let sequences = beginning.sequences(&tokenizer, 10, 20, 1).expect("sequences");
@@ -217,7 +250,9 @@ fn calibration_on_conversations_begins_and_ends_between_them() {
 
 #[test]
 fn conversations_that_no_template_takes_are_refused_with_the_row() {
-    let directory = with_template("{% for m in messages %}{{ raise_exception('only users') if m.role != 'user' }}{{ m.content }}{% endfor %}");
+    let directory = with_template(
+        "{% for m in messages %}{{ raise_exception('only users') if m.role != 'user' }}{{ m.content }}{% endfor %}",
+    );
     let path = directory.path().join("rows.jsonl");
     let user = json!({ "role": "user", "content": "x" });
     let odd = |changes: Value| {

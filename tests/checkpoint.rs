@@ -44,10 +44,16 @@ fn refusal(path: &Path) -> String {
 
 #[test]
 fn damaged_and_lying_headers_are_refused_with_the_name_of_the_file() {
-    let whole = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#, &[0; 16]);
-    let tensor = |shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
+    let whole = file(
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#,
+        &[0; 16],
+    );
+    let tensor =
+        |shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
     let pair = |first: &str, second: &str| {
-        format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{first}}},"b":{{"dtype":"F32","shape":[2],"data_offsets":{second}}}}}"#)
+        format!(
+            r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{first}}},"b":{{"dtype":"F32","shape":[2],"data_offsets":{second}}}}}"#
+        )
     };
     let mut long = whole.clone();
     long[..8].copy_from_slice(&(whole.len() as u64).to_le_bytes());
@@ -249,7 +255,8 @@ fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
         alter(|plans, at| plans[at].dtype = Dtype::F8_E4M3),
     ] {
         assert!(
-            message.contains("expected F32, F16, BF16 or F64, found") && message.contains("quantised checkpoints cannot be sliced: give the one"),
+            message.contains("expected F32, F16, BF16 or F64, found")
+                && message.contains("quantised checkpoints cannot be sliced: give the one"),
             "{message}"
         );
     }
@@ -261,9 +268,17 @@ fn nan_and_infinity_are_refused_with_their_position() {
     type Case<'a> = (Dtype, &'a [u8], [&'a [u8]; 4]);
     let (wide, beyond) = (f64::from(f32::MAX).to_le_bytes(), 3.5e38f64.to_le_bytes());
     let cases: [Case; 4] = [
-        (Dtype::F32, &[0xff, 0xff, 0x7f, 0x7f], [&[0, 0, 0xc0, 0x7f], &[1, 0, 0x80, 0xff], &[0, 0, 0x80, 0x7f], &[0, 0, 0x80, 0xff]]),
+        (
+            Dtype::F32,
+            &[0xff, 0xff, 0x7f, 0x7f],
+            [&[0, 0, 0xc0, 0x7f], &[1, 0, 0x80, 0xff], &[0, 0, 0x80, 0x7f], &[0, 0, 0x80, 0xff]],
+        ),
         (Dtype::F16, &[0xff, 0x7b], [&[0x00, 0x7e], &[0x01, 0xfc], &[0x00, 0x7c], &[0x00, 0xfc]]),
-        (Dtype::F64, &wide, [&beyond, &f64::NAN.to_le_bytes(), &f64::INFINITY.to_le_bytes(), &f64::NEG_INFINITY.to_le_bytes()]),
+        (
+            Dtype::F64,
+            &wide,
+            [&beyond, &f64::NAN.to_le_bytes(), &f64::INFINITY.to_le_bytes(), &f64::NEG_INFINITY.to_le_bytes()],
+        ),
         (Dtype::BF16, &[0x7f, 0xff], [&[0xc0, 0x7f], &[0x81, 0xff], &[0x80, 0x7f], &[0x80, 0xff]]),
     ];
     for (dtype, largest, broken) in cases {
@@ -278,7 +293,9 @@ fn nan_and_infinity_are_refused_with_their_position() {
             let checkpoint = Checkpoint::open(directory.path()).expect("a checkpoint");
             (WeightStore::new(tiny(), checkpoint).expect("shapes that fit"), directory)
         };
-        let layer = |store: &WeightStore, layer| store.layer(layer)?.linears().try_for_each(|linear| linear.matrix.bytes().map(drop));
+        let layer = |store: &WeightStore, layer| {
+            store.layer(layer)?.linears().try_for_each(|linear| linear.matrix.bytes().map(drop))
+        };
         let (store, _kept) = open(UP, 5, largest);
         layer(&store, 1).expect("finite values");
         for value in broken {
@@ -287,7 +304,10 @@ fn nan_and_infinity_are_refused_with_their_position() {
                 layer(&store, 0).expect("a layer without the broken value");
                 let error = layer(&store, 1).expect_err("a broken value");
                 let expected = format!("value {position} is NaN or infinite");
-                assert!(error.to_string().contains(&expected) && error.to_string().contains(UP), "{dtype:?} {value:x?}: {error}");
+                assert!(
+                    error.to_string().contains(&expected) && error.to_string().contains(UP),
+                    "{dtype:?} {value:x?}: {error}"
+                );
                 assert_eq!(error.exit_code(), 3);
             }
             let (store, _kept) = open("model.layers.0.input_layernorm.weight", 2, value);
@@ -295,7 +315,10 @@ fn nan_and_infinity_are_refused_with_their_position() {
             let (store, _kept) = open("lm_head.weight", 7, value);
             let head = store.ends().expect("ends that are not read yet").head;
             assert!(head.row_bytes(0..head.rows).is_err_and(|error| error.to_string().contains("value 7")), "the head");
-            assert!(head.row_bytes(7 / head.cols..head.rows).is_err_and(|error| error.to_string().contains("value 7")), "its end");
+            assert!(
+                head.row_bytes(7 / head.cols..head.rows).is_err_and(|error| error.to_string().contains("value 7")),
+                "its end"
+            );
             head.row_bytes(0..7 / head.cols).expect("rows before it");
             layer(&store, 1).expect("layers do not care");
         }

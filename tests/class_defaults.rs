@@ -11,7 +11,11 @@ use slicegpt_gpu::{Error, model::Config, ops::Activation};
 fn recorded() -> Map<String, Value> {
     // NaN and Infinity are written as Python writes them: no test of ours needs their values.
     let text = fs::read_to_string(support::fixture("configs.json")).expect("the fixture");
-    let text = text.replace("-Infinity", "-1e400").replace("Infinity", "\"<Infinity>\"").replace("NaN,", "\"<NaN>\",").replace("NaN}", "\"<NaN>\"}");
+    let text = text
+        .replace("-Infinity", "-1e400")
+        .replace("Infinity", "\"<Infinity>\"")
+        .replace("NaN,", "\"<NaN>\",")
+        .replace("NaN}", "\"<NaN>\"}");
     let text = text.replace("-1e400", "\"<-Infinity>\"");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -94,7 +98,9 @@ fn every_default_and_spelling_is_as_in_transformers() {
             if f64::from(config.head_norm_eps) != f64::from(expected["norm_eps"].as_f64().expect("a number") as f32) {
                 failures.push(format!("{shown}: norm_eps is {}", config.head_norm_eps));
             }
-            let [embedding, residual, logits] = numbers(&expected["multipliers"])[..] else { panic!("three multipliers") };
+            let [embedding, residual, logits] = numbers(&expected["multipliers"])[..] else {
+                panic!("three multipliers")
+            };
             let (norm, scale) = (f64::from(config.norm_eps), f64::from(config.embedding_scale));
             let folded = [scale * residual / embedding, norm * residual * residual / f64::from(config.head_norm_eps)];
             if folded.into_iter().chain([f64::from(config.logit_scale) * logits]).any(|one| (one - 1.0).abs() > 1e-6) {
@@ -106,13 +112,18 @@ fn every_default_and_spelling_is_as_in_transformers() {
             };
             let rope = &config.ropes[0];
             // A few roundings of f32: powers of the base differ by that between libraries.
-            let close = |ours: f32, theirs: f64| (f64::from(ours) - theirs).abs() <= 4.0 * f64::from(f32::EPSILON) * theirs.abs();
+            let close = |ours: f32, theirs: f64| {
+                (f64::from(ours) - theirs).abs() <= 4.0 * f64::from(f32::EPSILON) * theirs.abs()
+            };
             let same = rope.inverse_frequencies.len() == frequencies.len();
             if !same || !rope.inverse_frequencies.iter().zip(&frequencies).all(|(&ours, &theirs)| close(ours, theirs)) {
                 failures.push(format!("{shown}: frequencies {:?}, expected {frequencies:?}", rope.inverse_frequencies));
             }
             if !close(rope.attention_factor, expected["attention_factor"].as_f64().expect("a number")) {
-                failures.push(format!("{shown}: attention factor {}, expected {}", rope.attention_factor, expected["attention_factor"]));
+                failures.push(format!(
+                    "{shown}: attention factor {}, expected {}",
+                    rope.attention_factor, expected["attention_factor"]
+                ));
             }
         }
     }
@@ -133,7 +144,9 @@ fn a_file_is_read_as_python_reads_it() {
     for (claim, file) in [
         (
             "literals that JSON has not, in fields that no row uses",
-            format!(r#"{{"model_type": "llama", {rest}, "a": NaN, "b": [Infinity, -Infinity], "c": {{"d":-Infinity}}}}"#),
+            format!(
+                r#"{{"model_type": "llama", {rest}, "a": NaN, "b": [Infinity, -Infinity], "c": {{"d":-Infinity}}}}"#
+            ),
         ),
         ("a byte-order mark", format!("\u{feff}{{\"model_type\": \"llama\", {rest}}}")),
         ("a key twice", format!(r#"{{"model_type": "nothing", "model_type": "llama", {rest}, "hidden_size": 24}}"#)),
@@ -142,14 +155,27 @@ fn a_file_is_read_as_python_reads_it() {
         assert_eq!((config.hidden_size, config.vocab_size), (24, 67), "{claim}");
     }
     // Strings stay as they are, also those with quotes and backslashes in them.
-    let config =
-        text(&format!(r#"{{"model_type": "llama", {rest}, "a": "NaN \" Infinity", "b": "\\", "c": -Infinity, "d": "NaN"}}"#)).expect("a config");
-    assert_eq!((&config.raw["a"], &config.raw["b"], &config.raw["d"]), (&json!("NaN \" Infinity"), &json!("\\"), &json!("NaN")));
+    let config = text(&format!(
+        r#"{{"model_type": "llama", {rest}, "a": "NaN \" Infinity", "b": "\\", "c": -Infinity, "d": "NaN"}}"#
+    ))
+    .expect("a config");
+    assert_eq!(
+        (&config.raw["a"], &config.raw["b"], &config.raw["d"]),
+        (&json!("NaN \" Infinity"), &json!("\\"), &json!("NaN"))
+    );
     // As transformers writes it.
     assert_eq!(config.raw["c"], json!({ "__float__": "-Infinity" }));
-    for (field, found) in [("rms_norm_eps", "NaN"), ("hidden_size", "Infinity"), ("rope_theta", "-Infinity"), ("bos_token_id", "NaN")] {
-        let error = text(&format!(r#"{{"model_type": "llama", {rest}, "{field}": {found}}}"#)).expect_err("a number is needed");
-        assert!(error.exit_code() == 3 && error.to_string().contains(field) && error.to_string().ends_with(&format!("found {found}")), "{error}");
+    for (field, found) in
+        [("rms_norm_eps", "NaN"), ("hidden_size", "Infinity"), ("rope_theta", "-Infinity"), ("bos_token_id", "NaN")]
+    {
+        let error =
+            text(&format!(r#"{{"model_type": "llama", {rest}, "{field}": {found}}}"#)).expect_err("a number is needed");
+        assert!(
+            error.exit_code() == 3
+                && error.to_string().contains(field)
+                && error.to_string().ends_with(&format!("found {found}")),
+            "{error}"
+        );
     }
     for bad in ["{\"model_type\": NaNa}", "{\"model_type\": Inf}", "{\"a\": -}", "NaN", "{\"a\": \"NaN}"] {
         assert_eq!(text(bad).expect_err("no JSON").exit_code(), 3, "{bad}");
@@ -187,7 +213,11 @@ fn what_changes_the_numbers_and_is_not_read_is_refused_by_name() {
         fields.insert(field.into(), value);
         let error = Config::from_fields(fields, Path::new("DIR/config.json")).expect_err("another model");
         assert!(error.exit_code() == 3 && error.to_string().starts_with(&format!("unsupported {field} = ")), "{error}");
-        assert!(field != "quantization_config" || error.to_string().contains("the weights are quantised (awq); give the checkpoint"), "{error}");
+        assert!(
+            field != "quantization_config"
+                || error.to_string().contains("the weights are quantised (awq); give the checkpoint"),
+            "{error}"
+        );
     }
     let mut fields = llama.as_object().expect("fields").clone();
     fields.insert("rope_parameters".into(), json!({ "full_attention": { "rope_type": "linear", "factor": 2.0 } }));
@@ -198,20 +228,30 @@ fn what_changes_the_numbers_and_is_not_read_is_refused_by_name() {
 #[test]
 fn models_that_are_no_decoders_are_told_what_they_are() {
     let refusal = |fields: Value| {
-        let error = Config::from_fields(fields.as_object().expect("fields").clone(), Path::new("DIR/config.json")).expect_err("no decoder");
+        let error = Config::from_fields(fields.as_object().expect("fields").clone(), Path::new("DIR/config.json"))
+            .expect_err("no decoder");
         assert_eq!(error.exit_code(), 3, "{error}");
         error.to_string()
     };
     for (fields, expected) in [
-        (json!({ "model_type": "bert", "architectures": ["BertForMaskedLM"] }), "; BertForMaskedLM is an encoder, and only decoders"),
-        (json!({ "model_type": "t5", "architectures": ["T5ForConditionalGeneration"] }), "; T5ForConditionalGeneration is an encoder-decoder or"),
+        (
+            json!({ "model_type": "bert", "architectures": ["BertForMaskedLM"] }),
+            "; BertForMaskedLM is an encoder, and only decoders",
+        ),
+        (
+            json!({ "model_type": "t5", "architectures": ["T5ForConditionalGeneration"] }),
+            "; T5ForConditionalGeneration is an encoder-decoder or",
+        ),
         (
             json!({ "model_type": "x", "is_encoder_decoder": true }),
             "; it is an encoder-decoder model, and only decoders that write text can be sliced",
         ),
         (json!({ "model_type": "vit", "architectures": ["ViTForImageClassification"] }), "is an image model"),
         (json!({ "model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"] }), "is a speech model"),
-        (json!({ "model_type": "llava", "architectures": ["LlavaForX"], "vision_config": { "a": 1 } }), "; LlavaForX is a multimodal model"),
+        (
+            json!({ "model_type": "llava", "architectures": ["LlavaForX"], "vision_config": { "a": 1 } }),
+            "; LlavaForX is a multimodal model",
+        ),
     ] {
         let message = refusal(fields);
         assert!(message.starts_with("unknown model_type ") && message.contains(expected), "{message}");

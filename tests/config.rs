@@ -61,10 +61,22 @@ fn refusal(fields: Value) -> String {
 
 #[test]
 fn absurd_numbers_are_refused_by_the_name_of_their_field() {
-    let absurd = [json!(0), json!(-1), json!(1e30), json!(2.5), json!("24"), json!(1u64 << 40), json!(u64::MAX), json!([24]), json!(true)];
+    let absurd = [
+        json!(0),
+        json!(-1),
+        json!(1e30),
+        json!(2.5),
+        json!("24"),
+        json!(1u64 << 40),
+        json!(u64::MAX),
+        json!([24]),
+        json!(true),
+    ];
     for base in [llama(), opt()] {
         let middle = if base["model_type"] == "opt" { "ffn_dim" } else { "intermediate_size" };
-        for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings", middle] {
+        for field in
+            ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings", middle]
+        {
             for value in &absurd {
                 let message = refusal(with(base.clone(), json!({ field: value })));
                 assert!(message.contains(&format!("{field}: expected a whole number")), "{value}: {message}");
@@ -86,12 +98,17 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
             assert!(message.contains(field), "{field} = {value}: {message}");
         }
     }
-    for (field, value) in [("sliding_window", json!(-4)), ("use_sliding_window", json!("no")), ("max_window_layers", json!("all"))] {
-        let message =
-            refusal(with(with(qwen2(), json!({ "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 0 })), json!({ field: value })));
+    for (field, value) in
+        [("sliding_window", json!(-4)), ("use_sliding_window", json!("no")), ("max_window_layers", json!("all"))]
+    {
+        let message = refusal(with(
+            with(qwen2(), json!({ "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 0 })),
+            json!({ field: value }),
+        ));
         assert!(message.contains(field), "{message}");
     }
-    let message = refusal(with(llama(), json!({ "num_attention_heads": 8192, "num_key_value_heads": 8192, "head_dim": 256 })));
+    let message =
+        refusal(with(llama(), json!({ "num_attention_heads": 8192, "num_key_value_heads": 8192, "head_dim": 256 })));
     assert!(message.contains("8192 heads of 256 are absurd"), "{message}");
     let message = refusal(with(llama(), json!({ "head_dim": 320 })));
     assert!(message.contains("unsupported head_dim = 320"), "{message}");
@@ -101,16 +118,32 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
 
 #[test]
 fn sizes_that_are_null_are_refused_and_other_nulls_are_missing() {
-    for field in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings"] {
+    for field in [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+    ] {
         let message = refusal(with(llama(), json!({ field: null })));
-        assert!(message.contains(&format!("{field}: expected a whole number")) && message.ends_with("found null"), "{message}");
+        assert!(
+            message.contains(&format!("{field}: expected a whole number")) && message.ends_with("found null"),
+            "{message}"
+        );
     }
-    for field in ["num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "attention_bias"] {
+    for field in
+        ["num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "attention_bias"]
+    {
         let mut absent = llama();
         absent.as_object_mut().expect("an object").remove(field);
         let shape = |config: Config| (config.layers.clone(), config.norm_eps, config.parameters());
         let expected = shape(parse(absent).expect("a config without it"));
-        assert_eq!(shape(parse(with(llama(), json!({ field: null }))).expect("a config with null")), expected, "{field}");
+        assert_eq!(
+            shape(parse(with(llama(), json!({ field: null }))).expect("a config with null")),
+            expected,
+            "{field}"
+        );
     }
     let nulls = json!({
         "quantization_config": null, "attn_logit_softcapping": null, "rope_scaling": null, "rope_parameters": null, "layer_types": null,
@@ -119,7 +152,8 @@ fn sizes_that_are_null_are_refused_and_other_nulls_are_missing() {
     let config = parse(with(llama(), nulls)).expect("a config of nulls");
     assert_eq!(config.ropes, parse(llama()).expect("a config").ropes);
     assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![]));
-    parse(with(opt(), json!({ "do_layer_norm_before": null, "word_embed_proj_dim": null, "enable_bias": null }))).expect("an OPT of nulls");
+    parse(with(opt(), json!({ "do_layer_norm_before": null, "word_embed_proj_dim": null, "enable_bias": null })))
+        .expect("an OPT of nulls");
 }
 
 #[test]
@@ -130,16 +164,22 @@ fn heads_must_divide() {
     assert!(message.contains("4 attention heads cannot share 3 key-value heads"), "{message}");
     let message = refusal(with(llama(), json!({ "num_key_value_heads": 8 })));
     assert!(message.contains("4 attention heads cannot share 8 key-value heads"), "{message}");
-    let message = refusal(json!({ "model_type": "gpt2", "n_embd": 24, "n_head": 5, "n_layer": 1, "n_positions": 8, "vocab_size": 9 }));
+    let message = refusal(
+        json!({ "model_type": "gpt2", "n_embd": 24, "n_head": 5, "n_layer": 1, "n_positions": 8, "vocab_size": 9 }),
+    );
     assert!(message.contains("5 attention heads do not divide n_embd 24"), "{message}");
-    let config = parse(with(llama(), json!({ "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 10 }))).expect("an explicit head_dim");
+    let config = parse(with(llama(), json!({ "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 10 })))
+        .expect("an explicit head_dim");
     assert_eq!((config.layers[0].head_dim, config.layers[0].qkv_width()), (10, 150));
 }
 
 #[test]
 fn an_unknown_model_type_is_refused_with_the_known_ones() {
     let message = refusal(with(llama(), json!({ "model_type": "foo" })));
-    assert_eq!(message, "unknown model_type \"foo\" in DIR/config.json; known: llama, mistral, qwen2, qwen3, smollm3, granite, starcoder2, phi, phi3, opt, gpt2, gptj, gpt_neox");
+    assert_eq!(
+        message,
+        "unknown model_type \"foo\" in DIR/config.json; known: llama, mistral, qwen2, qwen3, smollm3, granite, starcoder2, phi, phi3, opt, gpt2, gptj, gpt_neox"
+    );
     for near in ["Llama", "llama ", "llama2", "gemma", "sliced_foo", "sliced_sliced_llama", ""] {
         assert!(refusal(with(llama(), json!({ "model_type": near }))).contains("unknown model_type"), "{near}");
     }
@@ -175,19 +215,28 @@ fn fields_that_change_the_maths_are_refused_by_name() {
         assert!(message.contains(&format!("unsupported {field} = ")), "{message}");
     }
     for kind in ["longrope", "su", "ntk", "mrope"] {
-        for (section, name) in [("rope_scaling", "type"), ("rope_scaling", "rope_type"), ("rope_parameters", "rope_type")] {
+        for (section, name) in
+            [("rope_scaling", "type"), ("rope_scaling", "rope_type"), ("rope_parameters", "rope_type")]
+        {
             let message = refusal(with(llama(), json!({ section: { name: kind, "factor": 2.0 } })));
             assert!(message.contains(&format!("unsupported {section}.rope_type = \"{kind}\"")), "{message}");
         }
     }
-    let message = refusal(with(qwen2(), json!({ "use_sliding_window": true, "layer_types": ["full_attention", "chunked_attention"] })));
+    let message = refusal(with(
+        qwen2(),
+        json!({ "use_sliding_window": true, "layer_types": ["full_attention", "chunked_attention"] }),
+    ));
     assert!(message.contains("unsupported layer_types = \"chunked_attention\""), "{message}");
     let message = refusal(with(llama(), json!({ "layer_types": ["full_attention", "sliding_attention"] })));
     assert!(message.contains("layer_types: llama has no sliding attention"), "{message}");
     let message = refusal(with(qwen2(), json!({ "layer_types": ["full_attention"] })));
     assert!(message.contains("layer_types: expected a name for each layer"), "{message}");
-    for neutral in [json!({ "logit_scale": 1.0 }), json!({ "logits_scaling": 1 }), json!({ "alibi": false }), json!({ "is_encoder_decoder": false })]
-    {
+    for neutral in [
+        json!({ "logit_scale": 1.0 }),
+        json!({ "logits_scaling": 1 }),
+        json!({ "alibi": false }),
+        json!({ "is_encoder_decoder": false }),
+    ] {
         parse(with(llama(), neutral)).expect("neutral values");
     }
 }
@@ -214,7 +263,10 @@ fn rotary_numbers_that_make_no_angles_are_refused() {
         (json!({ "rope_scaling": { "type": "linear", "factor": -2 } }), "rope_scaling.factor"),
         (json!({ "rope_scaling": { "type": "linear", "factor": 1e-60 } }), "not finite"),
         (json!({ "rope_theta": 1e-300 }), "not finite"),
-        (json!({ "rope_parameters": with(llama3.clone(), json!({ "low_freq_factor": 4.0 })) }), "low_freq_factor 4 is not below"),
+        (
+            json!({ "rope_parameters": with(llama3.clone(), json!({ "low_freq_factor": 4.0 })) }),
+            "low_freq_factor 4 is not below",
+        ),
         (json!({ "rope_parameters": with(llama3, json!({ "factor": "8" })) }), "factor: expected a number"),
         (json!({ "rope_parameters": with(yarn.clone(), json!({ "factor": -1 })) }), "rope_parameters.factor"),
         (json!({ "rope_parameters": with(yarn, json!({ "attention_factor": 1e300 })) }), "not finite"),
@@ -236,7 +288,9 @@ fn sliced(changes: Value) -> Value {
 #[test]
 fn a_sliced_config_needs_a_slicing_section_that_fits() {
     let config = parse(sliced(json!({}))).expect("what the plan makes");
-    assert!(config.fused() && config.hidden_size == 24 && config.widths(0).output == 8 && config.widths(2).output == 24);
+    assert!(
+        config.fused() && config.hidden_size == 24 && config.widths(0).output == 8 && config.widths(2).output == 24
+    );
     let mut without = sliced(json!({}));
     without.as_object_mut().expect("an object").remove("slicing");
     assert!(refusal(without).contains("a sliced model without its slicing section"));
@@ -274,7 +328,16 @@ fn config_files_that_are_no_json_objects_are_refused() {
     let path = directory.path().join("config.json");
     assert!(matches!(Config::load(&path), Err(Error::Read { .. })));
     let deep = "[".repeat(100_000);
-    for bytes in [b"".as_slice(), b"[]", b"3", b"null", b"{\"model_type\": ", b"{\"model_type\": \"\xff\"}", b"\x00\x01", deep.as_bytes()] {
+    for bytes in [
+        b"".as_slice(),
+        b"[]",
+        b"3",
+        b"null",
+        b"{\"model_type\": ",
+        b"{\"model_type\": \"\xff\"}",
+        b"\x00\x01",
+        deep.as_bytes(),
+    ] {
         std::fs::write(&path, bytes).expect("a file");
         let error = Config::load(&path).expect_err("no object");
         assert!(matches!(error, Error::BadFile { .. }) && error.to_string().contains("config.json: "), "{error}");
@@ -342,7 +405,10 @@ fn the_share_removed_is_as_published() {
             let plan = plan(&fields, sparsity);
             assert_eq!(plan.fused_parameters, fused, "{name}");
             let removed = 100.0 * (1.0 - plan.sliced_parameters as f64 / plan.fused_parameters as f64);
-            assert!((removed - percent).abs() <= 0.005 + 1e-9, "{name} at {sparsity}: {removed:.4} %, published {percent}");
+            assert!(
+                (removed - percent).abs() <= 0.005 + 1e-9,
+                "{name} at {sparsity}: {removed:.4} %, published {percent}"
+            );
         }
     }
 }
@@ -367,7 +433,10 @@ fn small_tied_models_grow_as_published() {
 
 #[test]
 fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
-    let fields = with(opt_125m(), json!({ "torch_dtype": "float32", "architectures": ["OPTForCausalLM"], "unknown": { "x": [1, null] } }));
+    let fields = with(
+        opt_125m(),
+        json!({ "torch_dtype": "float32", "architectures": ["OPTForCausalLM"], "unknown": { "x": [1, null] } }),
+    );
     let plan = plan(&fields, 0.25);
     for (name, value) in object(fields) {
         let expected = match name.as_str() {
@@ -388,7 +457,14 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
 #[test]
 fn a_sliced_config_names_classes_that_the_python_files_beside_it_define() {
     for architecture in ARCHITECTURES {
-        let Fields { hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings, .. } = architecture.fields;
+        let Fields {
+            hidden_size,
+            num_hidden_layers,
+            num_attention_heads,
+            intermediate_size,
+            max_position_embeddings,
+            ..
+        } = architecture.fields;
         let sizes = json!({
             "model_type": architecture.model_type, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "num_key_value_heads": 4,
             intermediate_size: 48, "rotary_dim": 4, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" }
@@ -404,12 +480,19 @@ fn a_sliced_config_names_classes_that_the_python_files_beside_it_define() {
             let (_, text) = files.iter().find(|(name, _)| *name == format!("{file}.py")).expect("a file of that name");
             assert!(text.contains(&format!("\nclass {class}(")), "{file} defines no {class}");
             for imported in text.lines().filter_map(|line| line.strip_prefix("from .")?.split_once(" import ")) {
-                assert!(files.iter().any(|(name, _)| *name == format!("{}.py", imported.0)), "{file} imports {}", imported.0);
+                assert!(
+                    files.iter().any(|(name, _)| *name == format!("{}.py", imported.0)),
+                    "{file} imports {}",
+                    imported.0
+                );
             }
         }
         let (_, configuration) = files[0];
         assert!(configuration.contains(&format!("model_type = \"sliced_{}\"", architecture.model_type)));
-        assert_eq!(config.raw["architectures"][0].as_str(), auto_map["AutoModelForCausalLM"].as_str().and_then(|place| place.split('.').nth(1)));
+        assert_eq!(
+            config.raw["architectures"][0].as_str(),
+            auto_map["AutoModelForCausalLM"].as_str().and_then(|place| place.split('.').nth(1))
+        );
     }
 }
 
@@ -424,7 +507,10 @@ fn widths_do_not_fall_into_float_traps() {
                 let sparsity = thousandths as f64 / 1000.0;
                 match sliced_width(hidden_size, sparsity, interval) {
                     Ok(width) => assert_eq!(width, expected, "{hidden_size} at {sparsity}, interval {interval}"),
-                    Err(error) => assert!(expected == 0 && error.exit_code() == 2, "{hidden_size} at {sparsity}, interval {interval}: {error}"),
+                    Err(error) => assert!(
+                        expected == 0 && error.exit_code() == 2,
+                        "{hidden_size} at {sparsity}, interval {interval}: {error}"
+                    ),
                 }
             }
         }
@@ -459,7 +545,10 @@ fn sparsities_and_intervals_that_leave_nothing_are_usage_errors() {
 #[test]
 fn partial_rotary_counts_only_where_the_architecture_knows_it() {
     let whole = parse(llama()).expect("a config").ropes;
-    for place in [json!({ "partial_rotary_factor": 0.5 }), json!({ "rope_parameters": { "rope_type": "default", "partial_rotary_factor": 0.5 } })] {
+    for place in [
+        json!({ "partial_rotary_factor": 0.5 }),
+        json!({ "rope_parameters": { "rope_type": "default", "partial_rotary_factor": 0.5 } }),
+    ] {
         assert_eq!(parse(with(llama(), place)).expect("a config").ropes, whole, "llama turns whole heads");
     }
     let scaled = json!({ "rope_scaling": { "type": "linear", "factor": 2.0 }, "partial_rotary_factor": 0.5 });

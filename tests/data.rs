@@ -46,8 +46,10 @@ fn windows_follow_one_another_and_drop_the_tail() {
 fn calibration_never_sees_the_held_out_end() {
     let (_directory, tokenizer, text) = numbered_words();
     let (beginning, tail) = text.split_tail();
-    let (beginning, tail) =
-        (beginning.windows(&tokenizer, 1).expect("words").concat(), tail.expect("a tail").windows(&tokenizer, 1).expect("words").concat());
+    let (beginning, tail) = (
+        beginning.windows(&tokenizer, 1).expect("words").concat(),
+        tail.expect("a tail").windows(&tokenizer, 1).expect("words").concat(),
+    );
     assert_eq!([&*beginning, &*tail].concat(), (0..WORDS).collect::<Vec<u32>>(), "the two parts are the text");
     assert!((80..=120).contains(&tail.len()), "{} of {WORDS} words are held out", tail.len());
 }
@@ -65,7 +67,11 @@ fn sequences_are_runs_of_the_text_from_random_lines_on() {
     assert!(different.len() > 10, "only {} places", different.len());
     assert_eq!(text.sequences(&tokenizer, 20, 48, 7).expect("sequences"), sequences, "the same seed");
     assert_ne!(text.sequences(&tokenizer, 20, 48, 8).expect("sequences"), sequences, "another seed");
-    assert_eq!(text.sequences(&tokenizer, 20, 5000, 7).expect("a sequence"), [(0..WORDS).collect::<Vec<u32>>()], "a short text is one sequence");
+    assert_eq!(
+        text.sequences(&tokenizer, 20, 5000, 7).expect("a sequence"),
+        [(0..WORDS).collect::<Vec<u32>>()],
+        "a short text is one sequence"
+    );
 }
 
 #[test]

@@ -22,7 +22,10 @@ fn temporary() -> TempDir {
 fn shard(directory: &Path, name: &str, tensors: &[(&str, f32)]) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
-    let plans = tensors.iter().map(|(name, _)| TensorPlan { name: (*name).into(), shape: vec![1], dtype: Dtype::F32 }).collect();
+    let plans = tensors
+        .iter()
+        .map(|(name, _)| TensorPlan { name: (*name).into(), shape: vec![1], dtype: Dtype::F32 })
+        .collect();
     let mut file = TensorFile::create(FileTarget::new(&path, false).expect("a name"), plans).expect("a file");
     for (name, value) in tensors {
         file.write(name, &value.to_le_bytes()).expect("a tensor");
@@ -48,7 +51,10 @@ fn values(checkpoint: &Checkpoint) -> Vec<(String, f32)> {
 
 fn expect(directory: &Path, expected: &[(&str, f32)]) -> Vec<String> {
     let checkpoint = Checkpoint::open(directory).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(values(&checkpoint), expected.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect::<Vec<_>>());
+    assert_eq!(
+        values(&checkpoint),
+        expected.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect::<Vec<_>>()
+    );
     checkpoint.notes().to_vec()
 }
 
@@ -68,7 +74,11 @@ fn one_file_counts_more_than_an_index_and_that_is_said() {
     assert_eq!(expect(directory.path(), &[("a", 1.0)]), Vec::<String>::new());
     index(directory.path(), &[("a", "other.safetensors")]);
     let notes = expect(directory.path(), &[("a", 1.0)]);
-    assert!(notes.len() == 1 && notes[0].ends_with("counts, as in transformers; model.safetensors.index.json beside it is not read"), "{notes:?}");
+    assert!(
+        notes.len() == 1
+            && notes[0].ends_with("counts, as in transformers; model.safetensors.index.json beside it is not read"),
+        "{notes:?}"
+    );
     fs::remove_file(directory.path().join("model.safetensors")).expect("removed");
     assert_eq!(expect(directory.path(), &[("a", 2.0)]), Vec::<String>::new());
 }
@@ -91,15 +101,20 @@ fn of_a_tensor_in_two_shards_the_last_by_name_counts_and_differences_are_said() 
     shard(directory.path(), "x-2.safetensors", &[("a", 2.0), ("b", 3.0), ("same", 5.0)]);
     index(directory.path(), &[("a", "x-1.safetensors"), ("b", "x-2.safetensors"), ("same", "x-1.safetensors")]);
     let notes = expect(directory.path(), &[("a", 2.0), ("b", 3.0), ("same", 5.0)]);
-    assert!(notes.len() == 1 && notes[0].starts_with("1 tensors are in two files with different values, a first: that of "), "{notes:?}");
-    assert!(notes[0].contains("x-2.safetensors counts") && notes[0].contains("x-1.safetensors is left out"), "{notes:?}");
+    assert!(
+        notes.len() == 1 && notes[0].starts_with("1 tensors are in two files with different values, a first: that of "),
+        "{notes:?}"
+    );
+    assert!(
+        notes[0].contains("x-2.safetensors counts") && notes[0].contains("x-1.safetensors is left out"),
+        "{notes:?}"
+    );
 }
 
 #[test]
 fn a_name_that_was_left_out_as_the_same_as_another_is_found() {
     let directory = temporary();
-    let header =
-        json!({ "__metadata__": { "format": "pt", "b": "a", "c": "nothing" }, "a": { "dtype": "F32", "shape": [1], "data_offsets": [0, 4] } });
+    let header = json!({ "__metadata__": { "format": "pt", "b": "a", "c": "nothing" }, "a": { "dtype": "F32", "shape": [1], "data_offsets": [0, 4] } });
     let header = header.to_string();
     let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &7f32.to_le_bytes()].concat();
     fs::write(directory.path().join("model.safetensors"), bytes).expect("a file");
@@ -141,7 +156,10 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         (&[("model.onnx", "")], "an ONNX graph"),
         (&[("model.ckpt", ""), ("config.json", "{}")], ": it has only model.ckpt, a PyTorch file"),
         (
-            &[("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}"), ("adapter_model.safetensors", "")],
+            &[
+                ("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}"),
+                ("adapter_model.safetensors", ""),
+            ],
             ": it is a LoRA adapter (adapter_config.json) of org/base, not a whole model; merge it first, with PEFT: ",
         ),
         (&[("model_index.json", "{}"), ("unet/config.json", "{}")], ": it is a diffusers pipeline"),
@@ -160,7 +178,10 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
             &[("one/config.json", "{}"), ("two/model.safetensors", ""), ("three/notes.txt", "")],
             ": the models lie in directories below it: one, two; give one",
         ),
-        (&[("refs/main", "abc"), ("snapshots/abc/x", "")], ": the models lie in directories below it: snapshots/abc; give one of them"),
+        (
+            &[("refs/main", "abc"), ("snapshots/abc/x", "")],
+            ": the models lie in directories below it: snapshots/abc; give one of them",
+        ),
         (&[("notes.txt", "")], ": it has only notes.txt"),
     ];
     for (files, expected) in cases {
@@ -172,14 +193,18 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         }
         let message = refusal(directory.path());
         assert!(
-            message.contains("has neither model.safetensors nor model.safetensors.index.json") && message.contains(expected),
+            message.contains("has neither model.safetensors nor model.safetensors.index.json")
+                && message.contains(expected),
             "{files:?}: {message}"
         );
     }
     let directory = temporary();
     shard(directory.path(), "model.safetensors", &[("a", 1.0)]);
     shard(directory.path(), "shard-00001-model-00001-of-00002.safetensors", &[("a", 1.0)]);
-    assert!(refusal(directory.path()).contains("shard-00001-model-00001-of-00002.safetensors, a shard of a distributed checkpoint"));
+    assert!(
+        refusal(directory.path())
+            .contains("shard-00001-model-00001-of-00002.safetensors, a shard of a distributed checkpoint")
+    );
 }
 
 #[test]
@@ -190,8 +215,14 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
     tar[257..262].copy_from_slice(b"ustar");
     let cases: &[(&[u8], &str)] = &[
         (b"", "it is empty; download it again"),
-        (text.as_bytes(), "it is a Git LFS pointer to a file of 13476838 bytes, not that file; fetch it with `git lfs pull`"),
-        (b"\n<!doctype html><html>...", "it is a web page (HTML), not the file that it is about; download the file itself"),
+        (
+            text.as_bytes(),
+            "it is a Git LFS pointer to a file of 13476838 bytes, not that file; fetch it with `git lfs pull`",
+        ),
+        (
+            b"\n<!doctype html><html>...",
+            "it is a web page (HTML), not the file that it is about; download the file itself",
+        ),
         (b"PK\x03\x04rest", "it is a zip archive, as torch.save writes them"),
         (b"\x80\x02\x8a\x0a", "it is a Python pickle"),
         (b"\x1f\x8b\x08rest", "it is compressed with gzip; unpack it"),
@@ -209,16 +240,24 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
         let path = directory.path().join("model.safetensors");
         fs::write(&path, bytes).expect("a file");
         let message = refusal(directory.path());
-        assert!(message.contains("model.safetensors: not a valid safetensors file: ") && message.contains(expected), "{expected}: {message}");
+        assert!(
+            message.contains("model.safetensors: not a valid safetensors file: ") && message.contains(expected),
+            "{expected}: {message}"
+        );
     }
     let directory = temporary();
-    for (name, expected) in
-        [("model.gguf", "this is a model for llama.cpp"), ("model.pt", "this is a PyTorch file"), ("model.tar.gz", "this is an archive")]
-    {
+    for (name, expected) in [
+        ("model.gguf", "this is a model for llama.cpp"),
+        ("model.pt", "this is a PyTorch file"),
+        ("model.tar.gz", "this is an archive"),
+    ] {
         let path = directory.path().join(name);
         fs::write(&path, "x").expect("a file");
         let message = refusal(&path);
-        assert!(message.contains("expected a .safetensors file or a directory with one; ") && message.contains(expected), "{message}");
+        assert!(
+            message.contains("expected a .safetensors file or a directory with one; ") && message.contains(expected),
+            "{message}"
+        );
     }
 }
 
@@ -241,7 +280,11 @@ fn the_file_that_the_config_names_counts_and_stays_in_its_directory() {
     for name in ["../model.safetensors", "/etc/passwd", ""] {
         support::set_fields(scene.path(), &[("transformers_weights", json!(name))]);
         let message = unloadable(scene.path());
-        assert!(message.contains("transformers_weights: ") && message.contains("is not the name of a file in its directory"), "{message}");
+        assert!(
+            message.contains("transformers_weights: ")
+                && message.contains("is not the name of a file in its directory"),
+            "{message}"
+        );
     }
 }
 
@@ -250,11 +293,19 @@ fn an_adapter_beside_a_model_and_a_model_without_config_are_refused() {
     let scene = support::copy_of("llama_gqa_tied");
     fs::write(scene.path().join("adapter_config.json"), "{}").expect("a file");
     let message = unloadable(scene.path());
-    assert!(message.contains("beside the model, it has what transformers would add to it: a LoRA adapter (adapter_config.json)"), "{message}");
+    assert!(
+        message.contains(
+            "beside the model, it has what transformers would add to it: a LoRA adapter (adapter_config.json)"
+        ),
+        "{message}"
+    );
     fs::remove_file(scene.path().join("adapter_config.json")).expect("removed");
     fs::remove_file(scene.path().join("config.json")).expect("removed");
     let message = unloadable(scene.path());
-    assert!(message.contains("config.json: missing: expected the config.json of the model beside its weights"), "{message}");
+    assert!(
+        message.contains("config.json: missing: expected the config.json of the model beside its weights"),
+        "{message}"
+    );
     fs::write(scene.path().join("params.json"), "{}").expect("a file");
     assert!(unloadable(scene.path()).ends_with("; params.json is of another program's format"));
 }

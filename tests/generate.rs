@@ -19,7 +19,8 @@ fn model(bos: u32, eos: u32) -> (TempDir, Model) {
     let directory = TempDir::new().expect("a directory");
     let fixture = support::fixture("parity/llama_gqa_tied");
     fs::copy(fixture.join("model.safetensors"), directory.path().join("model.safetensors")).expect("a copy");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(fixture.join("config.json")).expect("a config")).expect("JSON");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(fixture.join("config.json")).expect("a config")).expect("JSON");
     config["bos_token_id"] = bos.into();
     config["eos_token_id"] = serde_json::json!([eos, 100_000]);
     fs::write(directory.path().join("config.json"), config.to_string()).expect("a config");
@@ -61,7 +62,10 @@ fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
         sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
     };
     let sequences = sample(7, 4);
-    assert!(sequences.iter().all(|row| row.len() == 20 && row[0] == 5), "each starts with the BOS token: {sequences:?}");
+    assert!(
+        sequences.iter().all(|row| row.len() == 20 && row[0] == 5),
+        "each starts with the BOS token: {sequences:?}"
+    );
     for (index, row) in sequences.iter().enumerate() {
         assert!(!sequences[..index].contains(row), "sequence {index} is there twice");
     }

@@ -71,8 +71,19 @@ fn every_tensor_is_there_under_its_name_with_matrices_alone_in_the_asked_type() 
     let model = open("qwen3_untied");
     for (kind, id) in [(GgufType::F32, 0), (GgufType::F16, 1)] {
         let (read, _) = exported(&model, kind);
-        let in_layer =
-            ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_q_norm", "attn_k_norm", "ffn_norm"];
+        let in_layer = [
+            "attn_norm",
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+            "attn_q_norm",
+            "attn_k_norm",
+            "ffn_norm",
+        ];
         let mut expected = vec!["token_embd.weight".to_owned()];
         expected.extend((0..2).flat_map(|layer| in_layer.map(|name| format!("blk.{layer}.{name}.weight"))));
         expected.extend(["output_norm.weight".to_owned(), "output.weight".to_owned()]);
@@ -82,7 +93,10 @@ fn every_tensor_is_there_under_its_name_with_matrices_alone_in_the_asked_type() 
         }
         // [out, in] in the checkpoint.
         assert_eq!(read.tensors["blk.1.ffn_down.weight"].dimensions, [27, 32]);
-        assert_eq!(read.tensors["blk.1.attn_k_norm.weight"].values(), stored(&model, "model.layers.1.self_attn.k_norm.weight"));
+        assert_eq!(
+            read.tensors["blk.1.attn_k_norm.weight"].values(),
+            stored(&model, "model.layers.1.self_attn.k_norm.weight")
+        );
         let written = read.tensors["blk.1.ffn_down.weight"].values();
         let error = support::relative_error(&written, &stored(&model, "model.layers.1.mlp.down_proj.weight"));
         // Half a unit in the last place of f16.
@@ -101,7 +115,9 @@ fn a_tied_head_is_left_out() {
 #[test]
 fn coordinates_that_turn_together_are_neighbours_in_llama_alone() {
     // Model, whether rows of queries and keys are in another order there.
-    for (fixture, permuted) in [("llama_bias", true), ("mistral_head_dim", true), ("qwen2_window", false), ("qwen3_untied", false)] {
+    for (fixture, permuted) in
+        [("llama_bias", true), ("mistral_head_dim", true), ("qwen2_window", false), ("qwen3_untied", false)]
+    {
         let model = open(fixture);
         let config = model.config();
         let (read, _) = exported(&model, GgufType::F32);
@@ -125,7 +141,11 @@ fn coordinates_that_turn_together_are_neighbours_in_llama_alone() {
                 let (written, stored) = (tensor.values(), stored(&model, &name));
                 assert_eq!(written.len(), heads * h * width, "{fixture}: {name}");
                 for to in 0..heads * h {
-                    assert_eq!(written[to * width..(to + 1) * width], stored[from(to) * width..(from(to) + 1) * width], "{fixture}: {name} row {to}");
+                    assert_eq!(
+                        written[to * width..(to + 1) * width],
+                        stored[from(to) * width..(from(to) + 1) * width],
+                        "{fixture}: {name} row {to}"
+                    );
                 }
             }
         }
@@ -141,7 +161,11 @@ fn rotary_scaling_is_told_as_llama_cpp_knows_it() {
         ("llama_rope_linear", &[("type", Value::Text("linear".into())), ("factor", Value::Number(2.5))], false),
         (
             "llama_rope_yarn",
-            &[("type", Value::Text("yarn".into())), ("factor", Value::Number(4.0)), ("original_context_length", Value::Number(32.0))],
+            &[
+                ("type", Value::Text("yarn".into())),
+                ("factor", Value::Number(4.0)),
+                ("original_context_length", Value::Number(32.0)),
+            ],
             false,
         ),
         ("llama_rope_llama3", &[("type", Value::Text("none".into()))], true),
@@ -190,7 +214,10 @@ fn a_sliding_window_ends_the_context_and_the_file_says_so() {
 fn rows_that_are_no_multiple_of_a_block_stay_f16() {
     let (read, notes) = exported(&open("qwen3_untied"), GgufType::Q8_0);
     // 4 heads of 10 and 27 are none; the hidden size, 32, is.
-    let kinds: Vec<u32> = ["attn_q", "attn_output", "ffn_down"].iter().map(|name| read.tensors[&format!("blk.0.{name}.weight")].kind).collect();
+    let kinds: Vec<u32> = ["attn_q", "attn_output", "ffn_down"]
+        .iter()
+        .map(|name| read.tensors[&format!("blk.0.{name}.weight")].kind)
+        .collect();
     assert_eq!(kinds, [8, 1, 1]);
     assert_eq!(read.metadata["general.file_type"], Value::Number(7.0));
     assert!(notes.iter().any(|note| note.starts_with("4 tensors stay in f16")), "{notes:?}");
@@ -206,7 +233,8 @@ fn encoded(values: &[f32], width: usize, kind: GgufType) -> Tensor {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("x.gguf");
     let tensor = GgufTensor { name: "x".into(), shape: vec![values.len() / width, width], kind };
-    let mut file = GgufFile::create(target(&path), &[("a".into(), GgufValue::Bool(true))], vec![tensor]).expect("a file");
+    let mut file =
+        GgufFile::create(target(&path), &[("a".into(), GgufValue::Bool(true))], vec![tensor]).expect("a file");
     values.chunks(width).for_each(|row| file.write("x", row).expect("a row"));
     file.finish().expect("a file");
     read(&path).tensors.remove("x").expect("the tensor")
@@ -259,7 +287,14 @@ fn a_file_takes_its_tensors_in_order_and_whole_or_leaves_nothing() {
     wrong(&|file| file.write("a", &[0.0; 96]), "96 values of a");
     wrong(&|file| file.write("a", &[0.0; 16]), "16 values of a");
     wrong(&|file| file.write("a", &[0.0; 32]), "not complete");
-    wrong(&|file| file.write("a", &[0.0; 64]).and_then(|()| file.write("b", &[0.0; 64])).and_then(|()| file.write("c", &[0.0; 1])), "not planned");
+    wrong(
+        &|file| {
+            file.write("a", &[0.0; 64])
+                .and_then(|()| file.write("b", &[0.0; 64]))
+                .and_then(|()| file.write("c", &[0.0; 1]))
+        },
+        "not planned",
+    );
     let narrow = GgufTensor { name: "a".into(), shape: vec![2, 24], kind: GgufType::Q8_0 };
     assert!(matches!(GgufFile::create(target(&path), &[], vec![narrow]), Err(Error::Shape { .. })));
 }

@@ -20,7 +20,11 @@ fn memory_that_was_given_back_is_used_again() {
         let _ = gpu.norm(Norm::Rms, &x, None, None, 300, 1e-5).expect("y");
     }
     let matrix = 300 * 300 * 4;
-    assert!((2 * matrix..3 * matrix).contains(&gpu.memory().peak), "{:?} where two matrices of {matrix} bytes are in use", gpu.memory());
+    assert!(
+        (2 * matrix..3 * matrix).contains(&gpu.memory().peak),
+        "{:?} where two matrices of {matrix} bytes are in use",
+        gpu.memory()
+    );
 }
 
 #[test]
@@ -49,14 +53,18 @@ fn an_upload_does_not_overtake_the_work_that_still_reads_the_memory() {
         let mut results = Vec::new();
         for round in 0..20 {
             // Not submitted yet when the next round writes into the memory that `x` gives back here.
-            let x = gpu.upload(&first.iter().map(|value| value + round as f32).collect::<Vec<_>>(), size, size).expect("x");
+            let x =
+                gpu.upload(&first.iter().map(|value| value + round as f32).collect::<Vec<_>>(), size, size).expect("x");
             let y = gpu.zeros(size, size).expect("y");
             gpu.linear(&x, &identity, None, &y, 0, false).expect("linear");
             results.push(y);
         }
         for (round, y) in results.iter().enumerate() {
             let values = gpu.download(y).expect("values");
-            assert!(values.iter().zip(&first).all(|(found, value)| *found == value + round as f32), "size {size}, round {round}");
+            assert!(
+                values.iter().zip(&first).all(|(found, value)| *found == value + round as f32),
+                "size {size}, round {round}"
+            );
         }
     }
 }
@@ -111,7 +119,12 @@ fn short_submits_change_no_bit() {
 #[test]
 fn a_product_without_room_to_measure_it_is_computed_all_the_same() {
     let cache = tempfile::tempdir().expect("a directory");
-    let options = GpuOptions { max_memory: Some(6 << 20), measure_at_once: true, cache: Some(cache.path().into()), ..GpuOptions::default() };
+    let options = GpuOptions {
+        max_memory: Some(6 << 20),
+        measure_at_once: true,
+        cache: Some(cache.path().into()),
+        ..GpuOptions::default()
+    };
     let gpu = Gpu::new(&options).expect("an adapter");
     let (a, w, c) = (gpu.zeros(600, 600).expect("a"), gpu.zeros(600, 600).expect("w"), gpu.zeros(600, 600).expect("c"));
     let filler = gpu.zeros(500, 500).expect("a filler");

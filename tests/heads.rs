@@ -50,7 +50,16 @@ const TIED: [(&str, &str, &str); 7] = [
 #[test]
 fn a_head_that_differs_from_a_tied_embedding_is_used_and_that_is_said() {
     let gpu = support::gpu();
-    let untied = ["llama_mha_untied", "mistral_window", "qwen3_untied", "phi_gqa", "phi3_gqa", "opt_untied", "gpt2_untied", "gpt_neox_parallel"];
+    let untied = [
+        "llama_mha_untied",
+        "mistral_window",
+        "qwen3_untied",
+        "phi_gqa",
+        "phi3_gqa",
+        "opt_untied",
+        "gpt2_untied",
+        "gpt_neox_parallel",
+    ];
     for fixture in untied {
         let scene = copy_of(fixture);
         // The default of OPT and GPT-2 is true.
@@ -63,10 +72,22 @@ fn a_head_that_differs_from_a_tied_embedding_is_used_and_that_is_said() {
             let error = support::relative_error(&logits(&gpu, scene.path()), &recorded(scene.path()));
             assert!(error <= 1e-5, "{fixture}: {error:.1e}");
             let notes = notes(scene.path());
-            assert!(notes.len() == 1 && notes[0].contains("differs from") && notes[0].contains("used as it is, as transformers does"), "{notes:?}");
+            assert!(
+                notes.len() == 1
+                    && notes[0].contains("differs from")
+                    && notes[0].contains("used as it is, as transformers does"),
+                "{notes:?}"
+            );
             let model = Model::open(scene.path()).expect("a model");
-            let stored: usize = tensors(&scene.path().join("model.safetensors")).values().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
-            assert_eq!((model.config().parameters(), &model.config().raw["tie_word_embeddings"]), (stored as u64, &json!(false)), "{fixture}");
+            let stored: usize = tensors(&scene.path().join("model.safetensors"))
+                .values()
+                .map(|(_, shape, _)| shape.iter().product::<usize>())
+                .sum();
+            assert_eq!(
+                (model.config().parameters(), &model.config().raw["tie_word_embeddings"]),
+                (stored as u64, &json!(false)),
+                "{fixture}"
+            );
         }
     }
 }
@@ -88,17 +109,28 @@ fn a_tied_head_is_found_under_either_name_and_next_to_its_copy() {
             assert!(error <= 1e-5, "{fixture}, {claim}: {error:.1e}");
             assert_eq!(notes(scene.path()), Vec::<String>::new(), "{fixture}, {claim}");
             let model = Model::open(scene.path()).expect("a model");
-            assert!(model.config().tie_word_embeddings && model.store.unexpected().is_empty(), "{fixture}, {claim}: {:?}", model.store.unexpected());
+            assert!(
+                model.config().tie_word_embeddings && model.store.unexpected().is_empty(),
+                "{fixture}, {claim}: {:?}",
+                model.store.unexpected()
+            );
         };
         let base = embedding.split('.').next().expect("a first part");
         same("a copy of it", &[], None, &|all| drop(all.insert(head.into(), all[embedding].clone())));
-        same("a copy with the first part before it", &[], None, &|all| drop(all.insert(format!("{base}.{head}"), all[embedding].clone())));
+        same("a copy with the first part before it", &[], None, &|all| {
+            drop(all.insert(format!("{base}.{head}"), all[embedding].clone()))
+        });
         same("the head alone", &[], None, &|all| {
             let moved = all.remove(embedding).expect("the embedding");
             all.insert(head.into(), moved);
         });
         same("the head left out by safetensors", &[(head, embedding)], None, &|_| {});
-        same("the head left out by safetensors of a model that is not tied", &[(head, embedding)], Some(false), &|_| {});
+        same(
+            "the head left out by safetensors of a model that is not tied",
+            &[(head, embedding)],
+            Some(false),
+            &|_| {},
+        );
         same("the embedding left out by safetensors", &[(embedding, head)], Some(false), &|all| {
             let moved = all.remove(embedding).expect("the embedding");
             all.insert(head.into(), moved);
@@ -125,7 +157,11 @@ fn types_that_differ_are_compared_by_value() {
             all.insert("lm_head.weight".into(), (Dtype::F32, shape, widened.flat_map(f32::to_le_bytes).collect()));
         });
         let model = Model::open(scene.path()).expect("a model");
-        assert_eq!((model.config().tie_word_embeddings, model.store.notes().count()), (equal, usize::from(!equal)), "times {factor}");
+        assert_eq!(
+            (model.config().tie_word_embeddings, model.store.notes().count()),
+            (equal, usize::from(!equal)),
+            "times {factor}"
+        );
     }
 }
 
@@ -139,12 +175,17 @@ fn heads_that_are_missing_are_refused_with_what_the_files_are() {
     let scene = copy_of("llama_mha_untied");
     edit(scene.path(), &[], |all| drop(all.remove("lm_head.weight")));
     let message = refusal(scene.path());
-    assert!(message.contains("tensor lm_head.weight in") && message.contains("set \"tie_word_embeddings\": true there"), "{message}");
+    assert!(
+        message.contains("tensor lm_head.weight in") && message.contains("set \"tie_word_embeddings\": true there"),
+        "{message}"
+    );
     edit(scene.path(), &[], |all| drop(all.insert("score.weight".into(), (Dtype::F32, vec![1, 24], vec![0; 96]))));
     assert!(refusal(scene.path()).contains("this is a classifier (score.weight), which has no head that writes text"));
     set_fields(scene.path(), &[("tie_word_embeddings", json!(true))]);
     assert!(notes(scene.path())[0].contains("its score.weight is left out"), "{:?}", notes(scene.path()));
-    for (base, name) in [("llama_mha_untied", "model.model.embed_tokens.weight"), ("gpt2_tied", "transformer.transformer.wte.weight")] {
+    for (base, name) in
+        [("llama_mha_untied", "model.model.embed_tokens.weight"), ("gpt2_tied", "transformer.transformer.wte.weight")]
+    {
         let scene = copy_of(base);
         edit(scene.path(), &[], |all| {
             let own = name.split_once('.').expect("a first part").1.to_owned();
@@ -167,13 +208,21 @@ fn names_with_the_first_part_left_out_doubled_or_renamed_load() {
         ("llama_mha_untied", "the first part left out in one layer", |name| name.replace("model.layers.0", "layers.0")),
         ("opt_untied", "the first part left out", |name| name.replacen("model.", "", 1)),
         ("gpt_neox_parallel", "the head under its newer name", |name| name.replace("embed_out", "lm_head")),
-        ("gpt_neox_parallel", "the head under its newer name, in the model", |name| name.replace("embed_out", "gpt_neox.lm_head")),
+        ("gpt_neox_parallel", "the head under its newer name, in the model", |name| {
+            name.replace("embed_out", "gpt_neox.lm_head")
+        }),
     ] {
         let scene = copy_of(fixture);
-        edit(scene.path(), &[], |all| *all = std::mem::take(all).into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect());
+        edit(scene.path(), &[], |all| {
+            *all = std::mem::take(all).into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect()
+        });
         let error = support::relative_error(&logits(&gpu, scene.path()), &recorded(scene.path()));
         assert!(error <= 1e-5, "{fixture}, {claim}: {error:.1e}");
-        assert_eq!(Model::open(scene.path()).expect("a model").store.unexpected(), Vec::<String>::new(), "{fixture}, {claim}");
+        assert_eq!(
+            Model::open(scene.path()).expect("a model").store.unexpected(),
+            Vec::<String>::new(),
+            "{fixture}, {claim}"
+        );
     }
 }
 
@@ -186,22 +235,42 @@ fn tensors_that_are_missing_are_explained() {
         assert_eq!(error.exit_code(), 3, "{error}");
         error.to_string()
     };
-    let renamed = |rename: fn(&str) -> String| refusal(&|all| all.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect());
+    let renamed = |rename: fn(&str) -> String| {
+        refusal(&|all| all.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect())
+    };
     for (message, expected) in [
         (renamed(|name| format!("_orig_mod.{name}")), "with `_orig_mod.` in its name, which torch.compile puts there"),
         (renamed(|name| format!("module.{name}")), "with `module.` in its name, which DataParallel puts there"),
-        (renamed(|name| format!("base_model.model.{name}")), "with `base_model.model.` in its name, which PEFT puts there"),
-        (renamed(|name| name.replace("self_attn", "_fsdp_wrapped_module.self_attn")), "with `_fsdp_wrapped_module.` in its name, which FSDP"),
+        (
+            renamed(|name| format!("base_model.model.{name}")),
+            "with `base_model.model.` in its name, which PEFT puts there",
+        ),
+        (
+            renamed(|name| name.replace("self_attn", "_fsdp_wrapped_module.self_attn")),
+            "with `_fsdp_wrapped_module.` in its name, which FSDP",
+        ),
         (renamed(|name| format!("student.{name}")), "with `student.` before its name: take that out of the names"),
-        (renamed(|name| name.replace("q_proj.weight", "q_proj.lora_A.weight")), "lora_A.weight: it holds a LoRA adapter; merge it"),
-        (renamed(|name| name.replace("q_proj.weight", "q_proj.qweight")), "q_proj.qweight: it is quantised; give the checkpoint"),
-        (renamed(|name| name.replace("model.embed_tokens", "tok_embeddings")), "tok_embeddings.weight: it is of another program's format"),
+        (
+            renamed(|name| name.replace("q_proj.weight", "q_proj.lora_A.weight")),
+            "lora_A.weight: it holds a LoRA adapter; merge it",
+        ),
+        (
+            renamed(|name| name.replace("q_proj.weight", "q_proj.qweight")),
+            "q_proj.qweight: it is quantised; give the checkpoint",
+        ),
+        (
+            renamed(|name| name.replace("model.embed_tokens", "tok_embeddings")),
+            "tok_embeddings.weight: it is of another program's format",
+        ),
         (
             refusal(&|all| all.into_iter().filter(|(name, _)| !name.contains("layers.2.")).collect()),
             "the files have 2 layers, where config.json says 3",
         ),
     ] {
-        assert!(message.contains("missing; config.json implies") && message.contains(expected), "{expected}: {message}");
+        assert!(
+            message.contains("missing; config.json implies") && message.contains(expected),
+            "{expected}: {message}"
+        );
     }
     let scene = copy_of("llama_sharded");
     let shard = fs::read_dir(scene.path())
@@ -209,9 +278,15 @@ fn tensors_that_are_missing_are_explained() {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.to_string_lossy().contains("-00002-of-"));
     let message = Model::open(&shard.expect("a shard")).err().expect("one shard").to_string();
-    assert!(message.contains("this file is shard 2 of ") && message.contains("give the directory that has all of them"), "{message}");
+    assert!(
+        message.contains("this file is shard 2 of ") && message.contains("give the directory that has all of them"),
+        "{message}"
+    );
     let scene = copy_of("llama_mha_untied");
     set_fields(scene.path(), &[("vocab_size", Value::Null)]);
     let message = Model::open(scene.path()).err().expect("another shape").to_string();
-    assert!(message.contains("config.json leaves out vocab_size, for which the defaults of transformers count"), "{message}");
+    assert!(
+        message.contains("config.json leaves out vocab_size, for which the defaults of transformers count"),
+        "{message}"
+    );
 }

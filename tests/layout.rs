@@ -51,7 +51,18 @@ fn clap_is_known_to_cli_alone() {
 
 #[test]
 fn model_types_and_tensor_names_are_known_to_model_alone() {
-    let words = ["\"llama", "\"mistral", "\"qwen", "\"phi", "\"opt\"", "\"gpt", "_proj\"", "embed_tokens", "lm_head", "shortcut_Q"];
+    let words = [
+        "\"llama",
+        "\"mistral",
+        "\"qwen",
+        "\"phi",
+        "\"opt\"",
+        "\"gpt",
+        "_proj\"",
+        "embed_tokens",
+        "lm_head",
+        "shortcut_Q",
+    ];
     // The model card explains the shortcuts to people.
     assert_eq!(offenders(&words, &["src/model/", "src/report.rs"]), Vec::<String>::new());
 }
@@ -59,11 +70,36 @@ fn model_types_and_tensor_names_are_known_to_model_alone() {
 #[test]
 fn imports_go_one_way() {
     let rules: &[(&str, &[&str])] = &[
-        ("src/error.rs", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data", "checkpoint"]),
-        ("src/linalg/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "data", "checkpoint"]),
-        ("src/gpu/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "linalg", "data", "checkpoint"]),
+        (
+            "src/error.rs",
+            &[
+                "cli",
+                "bench",
+                "slice",
+                "eval",
+                "generate",
+                "report",
+                "model",
+                "ops",
+                "gpu",
+                "linalg",
+                "data",
+                "checkpoint",
+            ],
+        ),
+        (
+            "src/linalg/",
+            &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "data", "checkpoint"],
+        ),
+        (
+            "src/gpu/",
+            &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "linalg", "data", "checkpoint"],
+        ),
         ("src/ops/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "linalg", "data", "checkpoint"]),
-        ("src/checkpoint/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data"]),
+        (
+            "src/checkpoint/",
+            &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg", "data"],
+        ),
         ("src/data/", &["cli", "bench", "slice", "eval", "generate", "report", "model", "ops", "gpu", "linalg"]),
         ("src/model/", &["cli", "bench", "slice", "eval", "generate", "report", "linalg", "data"]),
         ("src/synthetic.rs", &["cli", "bench", "slice", "eval", "generate", "report", "ops", "gpu", "linalg", "data"]),
@@ -76,7 +112,8 @@ fn imports_go_one_way() {
     ];
     for (place, forbidden) in rules {
         for (path, text) in sources("src", "rs").iter().filter(|(path, _)| relative(path).starts_with(place)) {
-            let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+            let code: String =
+                text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
             // `use crate::{a::…, b::…}` names modules at the start of lines of a list, or after `crate::`.
             for module in *forbidden {
                 let imported = code.contains(&format!("crate::{module}::"))
@@ -92,7 +129,10 @@ fn imports_go_one_way() {
 
 #[test]
 fn nothing_in_the_library_unwraps_or_is_unsafe_but_the_memory_map_and_matrix_units() {
-    assert_eq!(offenders(&[".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!("], &["src/reference"]), Vec::<String>::new());
+    assert_eq!(
+        offenders(&[".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!("], &["src/reference"]),
+        Vec::<String>::new()
+    );
     assert_eq!(offenders(&["unsafe "], &["src/checkpoint/reader.rs", "src/gpu/precision.rs"]), Vec::<String>::new());
 }
 
@@ -103,7 +143,8 @@ fn nothing_but_the_command_line_prints() {
 
 #[test]
 fn files_stay_short() {
-    for (path, text) in sources("src", "rs").into_iter().chain(sources("shaders", "wgsl")).chain(sources("tests", "rs")) {
+    for (path, text) in sources("src", "rs").into_iter().chain(sources("shaders", "wgsl")).chain(sources("tests", "rs"))
+    {
         let name = relative(&path);
         let most = if name.starts_with("src/ops/") || name.starts_with("shaders/") { 200 } else { 500 };
         let lines = text.lines().count();
@@ -116,7 +157,11 @@ fn every_shader_has_an_op_of_its_name() {
     for (path, text) in sources("shaders", "wgsl") {
         let name = relative(&path);
         assert!(text.starts_with("// "), "{name} has no header");
-        let Some(stem) = name.strip_prefix("shaders/").and_then(|rest| rest.strip_suffix(".wgsl")).filter(|stem| !stem.contains('/')) else {
+        let Some(stem) = name
+            .strip_prefix("shaders/")
+            .and_then(|rest| rest.strip_suffix(".wgsl"))
+            .filter(|stem| !stem.contains('/'))
+        else {
             continue;
         };
         let used = sources("src/ops", "rs").iter().any(|(_, op)| op.contains(&format!("\"{stem}\"")));

@@ -23,9 +23,17 @@ fn check_spectrum(name: &str, values: &[f64]) {
     let largest = expected.iter().fold(0.0f64, |most, value| most.max(value.abs()));
     let bound = 100.0 * n as f64 * f64::EPSILON * largest;
     for (index, (found, expected)) in solution.values.iter().zip(&expected).enumerate() {
-        assert!((found - expected).abs() <= bound, "{name}: eigenvalue {index} of {n} is {found}, expected {expected} within {bound:.1e}");
+        assert!(
+            (found - expected).abs() <= bound,
+            "{name}: eigenvalue {index} of {n} is {found}, expected {expected} within {bound:.1e}"
+        );
     }
-    assert!(solution.residual <= 1e-12 && solution.orthogonality <= 1e-12, "{name}: {} {}", solution.residual, solution.orthogonality);
+    assert!(
+        solution.residual <= 1e-12 && solution.orthogonality <= 1e-12,
+        "{name}: {} {}",
+        solution.residual,
+        solution.orthogonality
+    );
 }
 
 #[test]
@@ -100,7 +108,8 @@ fn random_rotations_are_orthogonal_and_differ_by_seed_and_stream() {
     for n in [1, 2, 17, 64] {
         let q = random_orthogonal(n, 42, 1);
         let gram = q.transpose() * &q;
-        let error = (0..n * n).map(|k| (gram[(k / n, k % n)] - f64::from(u8::from(k / n == k % n))).abs()).fold(0.0, f64::max);
+        let error =
+            (0..n * n).map(|k| (gram[(k / n, k % n)] - f64::from(u8::from(k / n == k % n))).abs()).fold(0.0, f64::max);
         assert!(error < 1e-13, "{n}: {error:.1e}");
     }
     let q = random_orthogonal(8, 42, 1);
@@ -132,16 +141,22 @@ fn check_ridge(name: &str, samples: usize, unknowns: usize, targets: usize, scal
     let ridge: Vec<f64> = (0..unknowns).map(|j| 1e-2 * samples as f64 * scales(j) * scales(j)).collect();
     let right = |i: usize, j: usize| cross[(i, j)] + prior[(i, j)] * ridge[j];
     // The lower triangle must not be read.
-    let mut factors: Vec<f64> =
-        (0..unknowns * unknowns).map(|k| if k / unknowns <= k % unknowns { gram[(k / unknowns, k % unknowns)] } else { f64::NAN }).collect();
+    let mut factors: Vec<f64> = (0..unknowns * unknowns)
+        .map(|k| if k / unknowns <= k % unknowns { gram[(k / unknowns, k % unknowns)] } else { f64::NAN })
+        .collect();
     let mut solved: Vec<f64> = (0..targets * unknowns).map(|k| right(k / unknowns, k % unknowns)).collect();
     solve_ridge(&mut factors, &ridge, &mut solved).unwrap_or_else(|error| panic!("{name}: {error}"));
     for i in 0..targets {
         for j in 0..unknowns {
             let terms = |k: usize| solved[i * unknowns + k] * (gram[(k, j)] + if k == j { ridge[j] } else { 0.0 });
-            let (sum, size) = (0..unknowns).fold((0.0, right(i, j).abs()), |(sum, size), k| (sum + terms(k), size + terms(k).abs()));
+            let (sum, size) =
+                (0..unknowns).fold((0.0, right(i, j).abs()), |(sum, size), k| (sum + terms(k), size + terms(k).abs()));
             let bound = 100.0 * unknowns as f64 * f64::EPSILON * size;
-            assert!((sum - right(i, j)).abs() <= bound, "{name}: ({i}, {j}) is {sum}, expected {} within {bound:.1e}", right(i, j));
+            assert!(
+                (sum - right(i, j)).abs() <= bound,
+                "{name}: ({i}, {j}) is {sum}, expected {} within {bound:.1e}",
+                right(i, j)
+            );
         }
     }
 }
@@ -163,8 +178,11 @@ fn ridge_keeps_the_prior_where_no_sample_tells_anything() {
 
 #[test]
 fn ridge_refuses_what_has_no_solution() {
-    for (gram, ridge, right) in [([1.0, 0.0, 0.0, -3.0], 1.0, 1.0), ([f64::NAN, 0.0, 0.0, 1.0], 1.0, 1.0), ([1.0, 0.0, 0.0, 1.0], 0.0, f64::INFINITY)]
-    {
+    for (gram, ridge, right) in [
+        ([1.0, 0.0, 0.0, -3.0], 1.0, 1.0),
+        ([f64::NAN, 0.0, 0.0, 1.0], 1.0, 1.0),
+        ([1.0, 0.0, 0.0, 1.0], 0.0, f64::INFINITY),
+    ] {
         assert!(solve_ridge(&mut gram.to_vec(), &[ridge; 2], &mut [right, 0.0]).is_err(), "{gram:?}");
     }
     assert!(solve_ridge(&mut [1.0], &[1.0, 1.0], &mut [1.0, 1.0]).is_err());

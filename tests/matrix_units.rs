@@ -72,7 +72,12 @@ fn check(what: &str, found: &[f32], expected: &DMatrix<f64>, scale: impl Fn(usiz
     for (at, &value) in found.iter().enumerate() {
         let (i, j) = (at / expected.ncols(), at % expected.ncols());
         let error = (f64::from(value) - expected[(i, j)]).abs();
-        assert!(error <= tolerance * scale(i, j), "{what}: {value} at ({i}, {j}), {} expected, scale {}", expected[(i, j)], scale(i, j));
+        assert!(
+            error <= tolerance * scale(i, j),
+            "{what}: {value} at ({i}, {j}), {} expected, scale {}",
+            expected[(i, j)],
+            scale(i, j)
+        );
     }
 }
 
@@ -90,12 +95,19 @@ fn linear_layers_match_reference_at_awkward_shapes_in_every_weight_type() {
             let magnitudes = reference::linear(&a.abs(), &w.abs(), None);
             let c = gpu.zeros(m, n).expect("c");
             gpu.linear_layer(&gpu_a, &gpu_w, None, &c, 0, false).expect("linear");
-            check(&what, &gpu.download(&c).expect("c"), &reference::linear(&a, &w, None), |i, j| magnitudes[(i, j)], tolerance(k));
+            check(
+                &what,
+                &gpu.download(&c).expect("c"),
+                &reference::linear(&a, &w, None),
+                |i, j| magnitudes[(i, j)],
+                tolerance(k),
+            );
 
             let (column, width) = (3, n + 8);
             let (before, bias) = (random.values(m * width, 1.0), random.values(n, 1.0));
             let c = gpu.upload(&before, m, width).expect("c");
-            gpu.linear_layer(&gpu_a, &gpu_w, Some(&gpu.upload(&bias, 1, n).expect("bias")), &c, column, true).expect("linear");
+            gpu.linear_layer(&gpu_a, &gpu_w, Some(&gpu.upload(&bias, 1, n).expect("bias")), &c, column, true)
+                .expect("linear");
             let before = reference::matrix(m, width, &before);
             let bias: Vec<f64> = bias.iter().map(|&value| f64::from(value)).collect();
             let mut expected = before.clone();
@@ -103,7 +115,11 @@ fn linear_layers_match_reference_at_awkward_shapes_in_every_weight_type() {
             inside += reference::linear(&a, &w, Some(&bias));
             // Columns beside the result must not change at all.
             let scale = |i: usize, j: usize| {
-                if (column..column + n).contains(&j) { magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs() } else { 0.0 }
+                if (column..column + n).contains(&j) {
+                    magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs()
+                } else {
+                    0.0
+                }
             };
             check(&format!("{what}, with bias, added"), &gpu.download(&c).expect("c"), &expected, scale, tolerance(k));
         }
@@ -129,7 +145,13 @@ fn factors_are_rounded_to_f16_and_no_more_and_stop_at_its_largest_number() {
         let magnitudes = reference::linear(&a.abs(), &w.abs(), None);
         // Both factors may be truncated to the 11 bits of f16; values below 2^-14 may become zero.
         let scale = |i: usize, j: usize| magnitudes[(i, j)] + a.row(i).abs().sum() / 16.0 + w.row(j).abs().sum() / 16.0;
-        check("rounded factors", &gpu.download(&c).expect("c"), &reference::linear(&a, &w, None), scale, 2.0 / 1024.0 + tolerance(k));
+        check(
+            "rounded factors",
+            &gpu.download(&c).expect("c"),
+            &reference::linear(&a, &w, None),
+            scale,
+            2.0 / 1024.0 + tolerance(k),
+        );
     }
 }
 
@@ -179,7 +201,8 @@ fn no_kernel_for_matrix_units_is_compiled_in_f32() {
     let (a, c) = (gpu.upload(&[1.0; 64 * 64], 64, 64).expect("a"), gpu.zeros(64, 64).expect("c"));
     gpu.linear_layer(&a, &a, None, &c, 0, false).expect("linear");
     let kernels = slicegpt_gpu::ops::kernels();
-    let for_matrix_units = |name: &str| kernels.iter().any(|kernel| kernel.name == name && kernel.need() == Need::MatrixUnits);
+    let for_matrix_units =
+        |name: &str| kernels.iter().any(|kernel| kernel.name == name && kernel.need() == Need::MatrixUnits);
     assert!(gpu.compiled().iter().all(|(name, _)| !for_matrix_units(name)), "{:?}", gpu.compiled());
     assert!(gpu.download(&c).expect("c").iter().all(|&value| value == 64.0));
 }
@@ -233,7 +256,10 @@ fn emulated(kernel: &Kernel, size: u32, subgroup: u32) -> Kernel {
         ("&results[", ""),
         ("], ROUND_COLUMNS)", ", ROUND_COLUMNS)"),
         ("coopMultiplyAdd(", "multiply_add("),
-        (", @builtin(subgroup_id) subgroup: u32) {", &format!(") {{\n    let subgroup = index / {subgroup}u;\n    lane = index % SIZE;")),
+        (
+            ", @builtin(subgroup_id) subgroup: u32) {",
+            &format!(") {{\n    let subgroup = index / {subgroup}u;\n    lane = index % SIZE;"),
+        ),
     ]
     .into_iter()
     .fold(kernel.source.to_owned(), |source, (from, to)| {
@@ -247,7 +273,8 @@ fn emulated(kernel: &Kernel, size: u32, subgroup: u32) -> Kernel {
 #[test]
 fn the_kernels_are_right_on_every_adapter_when_matrix_units_are_emulated() {
     let gpu = support::gpu_unlimited();
-    let kernels: Vec<_> = slicegpt_gpu::ops::kernels().into_iter().filter(|kernel| kernel.need() == Need::MatrixUnits).collect();
+    let kernels: Vec<_> =
+        slicegpt_gpu::ops::kernels().into_iter().filter(|kernel| kernel.need() == Need::MatrixUnits).collect();
     assert_eq!(kernels.len(), 3 * MatrixUnits::ALL.len());
     for kernel in kernels {
         let size = if kernel.source.contains("coop_mat16x16") { 16 } else { 8 };
@@ -269,7 +296,8 @@ fn the_kernels_are_right_on_every_adapter_when_matrix_units_are_emulated() {
             let kernel = emulated(&kernel, size, subgroup);
             for (m, n, k) in [(5, 8, 3), (17, 15, 33), (65, 130, 70)] {
                 let mut random = Random::new((m * n + k) as u64);
-                let (a, w, bias) = (exact(random.values(m * k, 1.0)), exact(random.values(n * k, 0.3)), random.values(n, 1.0));
+                let (a, w, bias) =
+                    (exact(random.values(m * k, 1.0)), exact(random.values(n * k, 0.3)), random.values(n, 1.0));
                 let (before, column, width) = (random.values(m * (n + 8), 1.0), 3, n + 8);
                 let gpu_a = gpu.upload(&a, m, k).expect("a");
                 let gpu_w = gpu.upload_bytes(&bytes(&w, element), n, k, element).expect("w");
@@ -279,14 +307,19 @@ fn the_kernels_are_right_on_every_adapter_when_matrix_units_are_emulated() {
                 let grid = [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1];
                 let bindings = [(&gpu_a).into(), (&gpu_w).into(), (&gpu_bias).into(), (&c).into()];
                 gpu.dispatch(&kernel, &params, &bindings, grid, (m * n * k) as u64).expect("a dispatch");
-                let (a, w, before) = (reference::matrix(m, k, &a), reference::matrix(n, k, &w), reference::matrix(m, width, &before));
+                let (a, w, before) =
+                    (reference::matrix(m, k, &a), reference::matrix(n, k, &w), reference::matrix(m, width, &before));
                 let bias: Vec<f64> = bias.iter().map(|&value| f64::from(value)).collect();
                 let magnitudes = reference::linear(&a.abs(), &w.abs(), None);
                 let mut expected = before.clone();
                 let mut inside = expected.columns_mut(column, n);
                 inside += reference::linear(&a, &w, Some(&bias));
                 let scale = |i: usize, j: usize| {
-                    if (column..column + n).contains(&j) { magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs() } else { 0.0 }
+                    if (column..column + n).contains(&j) {
+                        magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs()
+                    } else {
+                        0.0
+                    }
                 };
                 let what = format!("{size}, {threads} threads in subgroups of {subgroup}, [{m}, {n}, {k}] {element:?}");
                 check(&what, &gpu.download(&c).expect("c"), &expected, scale, tolerance(k));

@@ -35,7 +35,13 @@ fn scene(model_type: &str, shape: Shape, rows: usize, len: usize) -> Scene {
     scene_with(model_type, shape, rows, len, Options::default())
 }
 
-fn scene_with(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usize, len: usize, options: Options) -> Scene {
+fn scene_with(
+    model_type: &str,
+    [hidden, inner, layers, vocab]: Shape,
+    rows: usize,
+    len: usize,
+    options: Options,
+) -> Scene {
     let directory = tempfile::tempdir().expect("a directory");
     let fields = match model_type {
         "opt" => json!({
@@ -54,7 +60,8 @@ fn scene_with(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usi
             "tie_word_embeddings": false, "torch_dtype": "float16"
         }),
     };
-    let config = Config::from_fields(fields.as_object().expect("an object").clone(), Path::new("config.json")).expect("a config");
+    let config = Config::from_fields(fields.as_object().expect("an object").clone(), Path::new("config.json"))
+        .expect("a config");
     let output = OutputDirectory::create(&directory.path().join("model"), false).expect("a directory");
     synthetic::write(&output, &config, Dtype::F16, TokenRows { rows, len }, 3, &Silent).expect("a checkpoint");
     output.finish().expect("a directory");
@@ -67,8 +74,18 @@ fn scene_with(model_type: &str, [hidden, inner, layers, vocab]: Shape, rows: usi
 
 impl Scene {
     fn workload(&self) -> Workload<'_> {
-        let calibration = Extent { tokens: self.rows.iter().map(Vec::len).sum(), longest: self.rows.iter().map(Vec::len).max().unwrap_or(0) };
-        Workload { model: &self.model, options: &self.options, plan: &self.plan, calibration, eval: Some(calibration), sampling: None }
+        let calibration = Extent {
+            tokens: self.rows.iter().map(Vec::len).sum(),
+            longest: self.rows.iter().map(Vec::len).max().unwrap_or(0),
+        };
+        Workload {
+            model: &self.model,
+            options: &self.options,
+            plan: &self.plan,
+            calibration,
+            eval: Some(calibration),
+            sampling: None,
+        }
     }
 
     /// Slices with so much GPU memory; hands over the peak.
@@ -76,8 +93,15 @@ impl Scene {
         let directory = tempfile::tempdir().expect("a directory");
         let output = OutputDirectory::create(&directory.path().join("out"), false)?;
         let gpu = Gpu::new(&GpuOptions { max_memory: Some(ceiling), ..GpuOptions::default() })?;
-        let job =
-            Job { model: &self.model, rows: &self.rows, options: &self.options, plan: &self.plan, memory, directory: &output, progress: &Silent };
+        let job = Job {
+            model: &self.model,
+            rows: &self.rows,
+            options: &self.options,
+            plan: &self.plan,
+            memory,
+            directory: &output,
+            progress: &Silent,
+        };
         job.run(&gpu, None, |_| Ok(true))?;
         Ok(gpu.memory().peak)
     }
@@ -98,7 +122,11 @@ fn check(what: &str, planned: u64, run: impl Fn(u64) -> Result<u64>) {
     let peak = run(planned).unwrap_or_else(|error| panic!("{what}: planned {planned}, but {error}"));
     assert!(peak <= planned, "{what}: planned {planned}, measured {peak}");
     let less = run(planned * 2 / 3);
-    assert!(matches!(less, Err(Error::OutOfMemory(_))), "{what}: {} suffice where {planned} are planned: {less:?}", planned * 2 / 3);
+    assert!(
+        matches!(less, Err(Error::OutOfMemory(_))),
+        "{what}: {} suffice where {planned} are planned: {less:?}",
+        planned * 2 / 3
+    );
 }
 
 const MIB: u64 = 1 << 20;
@@ -114,7 +142,8 @@ fn planned_gpu_memory_suffices_and_two_thirds_of_it_do_not() {
     ] {
         let scene = scene(model_type, shape, rows, len);
         let pieces = Pieces { batch: BatchSize { tokens, rows: None }, eval_tokens: tokens, part_bytes: 8 * MIB };
-        let mut plan = scene.workload().fit(Ceilings::default(), Some(pieces), placement != Placement::Gpu).expect("a plan");
+        let mut plan =
+            scene.workload().fit(Ceilings::default(), Some(pieces), placement != Placement::Gpu).expect("a plan");
         if placement == Placement::Disk {
             // No host memory but for one batch.
             let host = plan.peaks.iter().map(|peak| peak.host_bytes).max().unwrap_or(0);
@@ -122,7 +151,9 @@ fn planned_gpu_memory_suffices_and_two_thirds_of_it_do_not() {
             plan = scene.workload().fit(ceilings, Some(pieces), true).expect("a plan");
         }
         assert_eq!(plan.slice.placement, placement, "{reason}");
-        check(&format!("{model_type} {shape:?}, {reason}, slice"), planned(&plan, "slice"), |ceiling| scene.slice(plan.slice, ceiling));
+        check(&format!("{model_type} {shape:?}, {reason}, slice"), planned(&plan, "slice"), |ceiling| {
+            scene.slice(plan.slice, ceiling)
+        });
         check(&format!("{model_type} {shape:?}, {reason}, perplexity"), planned(&plan, "perplexity"), |ceiling| {
             scene.perplexity(&plan.eval, ceiling)
         });
@@ -142,7 +173,8 @@ fn planned_gpu_memory_suffices_for_every_basis_and_refit() {
     ] {
         let scene = scene_with(model_type, shape, rows, len, options);
         let pieces = Pieces { batch: BatchSize { tokens, rows: None }, eval_tokens: tokens, part_bytes: 8 * MIB };
-        let plan = scene.workload().fit(Ceilings::default(), Some(pieces), placement != Placement::Gpu).expect("a plan");
+        let plan =
+            scene.workload().fit(Ceilings::default(), Some(pieces), placement != Placement::Gpu).expect("a plan");
         let what = format!("{model_type} {shape:?}, {placement:?}, {} {}", scene.options.basis, scene.options.refit);
         check(&what, planned(&plan, "slice"), |ceiling| scene.slice(plan.slice, ceiling));
     }
@@ -168,14 +200,17 @@ fn peaks_grow_neither_with_layers_nor_with_sequences() {
 #[test]
 fn the_residual_moves_away_and_pieces_shrink_as_ceilings_fall() {
     let scene = scene("llama", [256, 704, 2, 2000], 64, 128);
-    let fit = |gpu: u64, host: Option<u64>| scene.workload().fit(Ceilings { gpu_bytes: Some(gpu), host_bytes: host, shared: false }, None, false);
+    let fit = |gpu: u64, host: Option<u64>| {
+        scene.workload().fit(Ceilings { gpu_bytes: Some(gpu), host_bytes: host, shared: false }, None, false)
+    };
     let largest = fit(1 << 30, None).expect("a plan");
     assert_eq!((largest.slice.placement, largest.slice.batch.tokens), (Placement::Gpu, 2048));
     let whole = planned(&largest, "slice");
     // 8192 tokens of 256 values are 8 MiB.
     let less = fit(whole - MIB, None).expect("a plan");
     assert_eq!((less.slice.placement, less.slice.batch.tokens), (Placement::Host, 2048));
-    let spilled = fit(whole - MIB, Some(less.peaks.iter().map(|peak| peak.host_bytes).max().unwrap_or(0) - MIB)).expect("a plan");
+    let spilled =
+        fit(whole - MIB, Some(less.peaks.iter().map(|peak| peak.host_bytes).max().unwrap_or(0) - MIB)).expect("a plan");
     assert_eq!((spilled.slice.placement, spilled.slice.batch.tokens), (Placement::Disk, 2048));
     assert!(spilled.peaks.iter().any(|peak| peak.disk_bytes > 8 * MIB));
     let small = fit(20 * MIB, None).expect("a plan");
@@ -202,7 +237,10 @@ fn one_sequence_at_a_time_leaves_perplexity_to_shrink() {
     let fixed = Workload { options: &options, ..scene.workload() };
     let plan = fixed.fit(ceilings(8 * MIB), None, false).expect("as with batches by size");
     assert_eq!(plan.slice.batch.rows, Some(1));
-    assert!(plan.eval.batch_tokens < EvalMemory::default().batch_tokens && planned(&free, "perplexity") <= 8 * MIB, "{plan:?}");
+    assert!(
+        plan.eval.batch_tokens < EvalMemory::default().batch_tokens && planned(&free, "perplexity") <= 8 * MIB,
+        "{plan:?}"
+    );
 }
 
 #[test]
@@ -212,8 +250,15 @@ fn placements_and_lost_devices_change_no_bit() {
         let directory = tempfile::tempdir().expect("a directory");
         let target = directory.path().join("out");
         let output = OutputDirectory::create(&target, false).expect("an output");
-        let job =
-            Job { model: &scene.model, rows: &scene.rows, options: &scene.options, plan: &scene.plan, memory, directory: &output, progress: &Silent };
+        let job = Job {
+            model: &scene.model,
+            rows: &scene.rows,
+            options: &scene.options,
+            plan: &scene.plan,
+            memory,
+            directory: &output,
+            progress: &Silent,
+        };
         let gpu = support::gpu();
         if let Some(dispatches) = lose {
             gpu.lose_after(dispatches);
@@ -225,7 +270,8 @@ fn placements_and_lost_devices_change_no_bit() {
         });
         if lose.is_some() {
             assert!(matches!(run, Err(Error::DeviceLost(_))), "{run:?}");
-            let again = Gpu::new(&GpuOptions { short_submits: true, ..GpuOptions::default() }).expect("the device again");
+            let again =
+                Gpu::new(&GpuOptions { short_submits: true, ..GpuOptions::default() }).expect("the device again");
             job.run(&again, last.as_ref(), |_| Ok(true)).expect("the rest");
         } else {
             run.expect("a run");
@@ -233,25 +279,39 @@ fn placements_and_lost_devices_change_no_bit() {
         output.finish().expect("an output");
         (std::fs::read(target.join("model.safetensors")).expect("the tensors"), last.map(|snapshot| snapshot.layers))
     };
-    let of = |placement| MemoryPlan { placement, batch: BatchSize { tokens: 128, rows: None }, ..MemoryPlan::unlimited(scene.options.rows_per_batch) };
+    let of = |placement| MemoryPlan {
+        placement,
+        batch: BatchSize { tokens: 128, rows: None },
+        ..MemoryPlan::unlimited(scene.options.rows_per_batch)
+    };
     let (expected, _) = files(of(Placement::Gpu), None);
     for placement in [Placement::Host, Placement::Disk] {
         assert!(files(of(placement), None).0 == expected, "{placement:?} differs");
     }
     let mut resumed = Vec::new();
-    for (placement, lose) in [(Placement::Gpu, 3), (Placement::Gpu, 110), (Placement::Host, 150), (Placement::Disk, 190)] {
+    for (placement, lose) in
+        [(Placement::Gpu, 3), (Placement::Gpu, 110), (Placement::Host, 150), (Placement::Disk, 190)]
+    {
         let (found, from) = files(of(placement), Some(lose));
         assert!(found == expected, "{placement:?}, lost after {lose} dispatches");
         resumed.push(from);
     }
-    assert!(resumed.contains(&None) && resumed.iter().flatten().any(|&layers| layers > 0), "lost too early or too late: {resumed:?}");
+    assert!(
+        resumed.contains(&None) && resumed.iter().flatten().any(|&layers| layers > 0),
+        "lost too early or too late: {resumed:?}"
+    );
 }
 
 #[test]
 fn sizes_are_read_in_both_kinds_of_units() {
-    for (text, bytes) in
-        [("3GiB", 3 << 30), ("1.5 GiB", 3 << 29), ("500MB", 500_000_000), ("64k", 65536), ("4294967296", 1 << 32), ("2TB", 2_000_000_000_000)]
-    {
+    for (text, bytes) in [
+        ("3GiB", 3 << 30),
+        ("1.5 GiB", 3 << 29),
+        ("500MB", 500_000_000),
+        ("64k", 65536),
+        ("4294967296", 1 << 32),
+        ("2TB", 2_000_000_000_000),
+    ] {
         assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
     }
     for text in ["", "GiB", "-1", "0", "1 apple", "1e400", "nan", "999999999999TiB", "1.2.3"] {

@@ -8,7 +8,10 @@ use std::{
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
-    checkpoint::{Checkpoint, Dtype, FileTarget, OutputDirectory, RECORD, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards},
+    checkpoint::{
+        Checkpoint, Dtype, FileTarget, OutputDirectory, RECORD, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter,
+        shards,
+    },
 };
 use tempfile::TempDir;
 
@@ -23,8 +26,10 @@ fn put(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
 }
 
 fn entries(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -73,7 +78,8 @@ fn a_finished_output_reads_back_as_it_was_written() {
 #[test]
 fn a_sharded_output_reads_back_as_it_was_written() {
     // Of 24, 10, 0 and 6 bytes: the first fills a file, the others share one.
-    let files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"];
+    let files =
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"];
     reads_back(24, &files);
 }
 
@@ -81,13 +87,21 @@ fn a_sharded_output_reads_back_as_it_was_written() {
 fn reads_back(most: u64, files: &[&str]) {
     let parent = temporary();
     let target = parent.path().join("deep/er/out");
-    let plans = [plan("b", &[2, 3], Dtype::F32), plan("a", &[5], Dtype::F16), plan("empty", &[0, 4], Dtype::F32), plan("odd", &[3], Dtype::BF16)];
-    let bytes = |plan: &TensorPlan| -> Vec<u8> { (0..plan.byte_len()).map(|byte| (byte * 7 + plan.name.len() as u64) as u8).collect() };
+    let plans = [
+        plan("b", &[2, 3], Dtype::F32),
+        plan("a", &[5], Dtype::F16),
+        plan("empty", &[0, 4], Dtype::F32),
+        plan("odd", &[3], Dtype::BF16),
+    ];
+    let bytes = |plan: &TensorPlan| -> Vec<u8> {
+        (0..plan.byte_len()).map(|byte| (byte * 7 + plan.name.len() as u64) as u8).collect()
+    };
     let output = OutputDirectory::create(&target, false).expect("an output");
     let mut writer = TensorWriter::new(&output, &plans, most).expect("a writer");
     for plan in &plans {
         // In pieces, as large tensors come; an empty tensor is one piece.
-        for piece in bytes(plan).chunks(5).chain(std::iter::repeat_n([].as_slice(), usize::from(plan.byte_len() == 0))) {
+        for piece in bytes(plan).chunks(5).chain(std::iter::repeat_n([].as_slice(), usize::from(plan.byte_len() == 0)))
+        {
             writer.write(&plan.name, piece).expect("a piece");
         }
     }
@@ -145,27 +159,44 @@ fn a_directory_is_replaced_if_it_is_empty_or_an_output_and_nothing_else() {
     let listed = r#"{"tool_version": "0.1.0", "output": ["a/b.txt", "config.json", "slicegpt.json"]}"#;
     let card = "# x, sliced\n\nThis is x (opt) after SliceGPT (arXiv 2401.15024): its residual stream was cut from 8 to 4 coordinates by slicegpt-gpu 0.1.0.";
     let synthesized = "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\"\n}\n";
-    let saved = "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\",\n  \"transformers_version\": \"5.0.0\"\n}\n";
+    let saved =
+        "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\",\n  \"transformers_version\": \"5.0.0\"\n}\n";
     let rows = r#"{"input_ids":[[1,2]]}"#;
     let cases: [(&[Content], Option<&str>); 17] = [
         (&[], None),
         (&[("notes.txt", "mine")], Some("neither empty nor an output")),
         (&[("empty/", "")], Some("neither empty nor an output")),
-        (&[("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "{}")], Some("neither empty nor an output")),
+        (
+            &[("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "{}")],
+            Some("neither empty nor an output"),
+        ),
         (&[("slicegpt.json", listed), ("config.json", "{}"), ("a/b.txt", "")], None),
         (&[("slicegpt.json", listed)], None),
         (&[("slicegpt.json", listed), (".DS_Store", "")], None),
-        (&[("slicegpt.json", listed), ("notes.txt", "mine")], Some("holds notes.txt, which this program has not written")),
+        (
+            &[("slicegpt.json", listed), ("notes.txt", "mine")],
+            Some("holds notes.txt, which this program has not written"),
+        ),
         (&[("slicegpt.json", listed), ("a/b/c.txt", "mine")], Some("holds a/b/c.txt")),
         (&[("slicegpt.json", listed), ("kept/", "")], Some("holds kept/")),
         (&[("slicegpt.json", "[]"), ("config.json", "{}")], Some("neither empty nor an output")),
         // Of earlier versions.
-        (&[("slicegpt.json", r#"{"tool_version": "0.1.0"}"#), ("model-00001-of-00002.safetensors", ""), ("modeling_sliced_opt.py", "")], None),
+        (
+            &[
+                ("slicegpt.json", r#"{"tool_version": "0.1.0"}"#),
+                ("model-00001-of-00002.safetensors", ""),
+                ("modeling_sliced_opt.py", ""),
+            ],
+            None,
+        ),
         (&[("slicegpt.json", r#"{"tool_version": "0.1.0"}"#), ("LICENSE", "mine")], Some("holds LICENSE")),
         (&[("README.md", card), ("config.json", "{}"), ("vocab.json", "{}")], None),
         (&[("config.json", r#"{"slicing": {"method": "slicegpt"}}"#), ("model.safetensors", "")], None),
         (&[("config.json", synthesized), ("tokens.json", rows), ("model.safetensors", "")], None),
-        (&[("config.json", saved), ("tokens.json", rows), ("model.safetensors", "")], Some("neither empty nor an output")),
+        (
+            &[("config.json", saved), ("tokens.json", rows), ("model.safetensors", "")],
+            Some("neither empty nor an output"),
+        ),
     ];
     for (files, reason) in cases {
         let parent = temporary();
@@ -173,7 +204,8 @@ fn a_directory_is_replaced_if_it_is_empty_or_an_output_and_nothing_else() {
         fs::create_dir(&target).expect("a directory");
         for (name, text) in files {
             let path = target.join(name);
-            fs::create_dir_all(if name.ends_with('/') { &path } else { path.parent().expect("a directory") }).expect("a directory");
+            fs::create_dir_all(if name.ends_with('/') { &path } else { path.parent().expect("a directory") })
+                .expect("a directory");
             if !name.ends_with('/') {
                 fs::write(path, text).expect("a file");
             }
@@ -221,7 +253,11 @@ fn a_directory_of_the_users_with_the_name_of_an_unfinished_run_is_left_alone() {
     put(&parent.path().join(".out.partial"), "notes.txt", "mine");
     for force in [false, true] {
         let error = OutputDirectory::create(&parent.path().join("out"), force).err().expect("something foreign");
-        assert!(error.exit_code() == 2 && error.to_string().contains("is in the way, and no unfinished run of this program"), "{error}");
+        assert!(
+            error.exit_code() == 2
+                && error.to_string().contains("is in the way, and no unfinished run of this program"),
+            "{error}"
+        );
     }
     assert_eq!(entries(&parent.path().join(".out.partial")), ["notes.txt"]);
 }
@@ -244,7 +280,12 @@ fn through_a_link_the_directory_is_written_and_the_link_stays() {
     let (target, link) = (parent.path().join("elsewhere"), parent.path().join("out"));
     std::os::unix::fs::symlink(&target, &link).expect("a link");
     let error = OutputDirectory::create(&link, true).err().expect("a link to nothing");
-    assert!(error.exit_code() == 2 && error.to_string().contains("is a link to") && error.to_string().contains("which is not there"), "{error}");
+    assert!(
+        error.exit_code() == 2
+            && error.to_string().contains("is a link to")
+            && error.to_string().contains("which is not there"),
+        "{error}"
+    );
     output(&target, &["old"]);
     assert!(matches!(OutputDirectory::create(&link, false), Err(Error::OutputExists { .. })));
     output(&link, &["new"]);
@@ -291,12 +332,18 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
     assert_eq!(entries(parent.path()), [".out.partial"], "what was committed is kept");
 
     let error = OutputDirectory::create(&target, false).err().expect("an unfinished run");
-    assert!(error.exit_code() == 2 && error.to_string().contains("--resume goes on with it, --force starts over"), "{error}");
+    assert!(
+        error.exit_code() == 2 && error.to_string().contains("--resume goes on with it, --force starts over"),
+        "{error}"
+    );
     let (output, state) = OutputDirectory::resume(&target, false).expect("an unfinished run");
     assert_eq!(state, b"first");
     let busy = OutputDirectory::resume(&target, false).err().expect("a lock");
     assert!(busy.exit_code() == 2 && busy.to_string().contains("another run is at work"), "{busy}");
-    assert!(TensorWriter::resume(&output, &plans[..2], 16, |_| true).is_err_and(|error| error.exit_code() == 3), "another plan");
+    assert!(
+        TensorWriter::resume(&output, &plans[..2], 16, |_| true).is_err_and(|error| error.exit_code() == 3),
+        "another plan"
+    );
     let mut writer = TensorWriter::resume(&output, &plans, 16, |name| name == "c").expect("files as they were");
     assert!(writer.write("c", &[0]).is_err(), "c is whole");
     writer.write("a", &[1; 16]).expect("all of a again");
@@ -316,11 +363,21 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
 #[test]
 fn shards_hold_at_most_five_gigabytes_and_keep_the_order() {
     // Bytes of each tensor, in units of 1 MB, and how many shards they need.
-    let cases: [(&[usize], usize); 7] =
-        [(&[], 1), (&[4999], 1), (&[5000], 1), (&[2500, 2500], 1), (&[2500, 2500, 1], 2), (&[3000, 3000, 3000, 1000], 3), (&[1, 9000, 1], 3)];
+    let cases: [(&[usize], usize); 7] = [
+        (&[], 1),
+        (&[4999], 1),
+        (&[5000], 1),
+        (&[2500, 2500], 1),
+        (&[2500, 2500, 1], 2),
+        (&[3000, 3000, 3000, 1000], 3),
+        (&[1, 9000, 1], 3),
+    ];
     for (sizes, count) in cases {
-        let plans: Vec<TensorPlan> =
-            sizes.iter().enumerate().map(|(index, size)| plan(&format!("t{index}"), &[*size, 500_000], Dtype::BF16)).collect();
+        let plans: Vec<TensorPlan> = sizes
+            .iter()
+            .enumerate()
+            .map(|(index, size)| plan(&format!("t{index}"), &[*size, 500_000], Dtype::BF16))
+            .collect();
         let shards = shards(&plans, SHARD_BYTES);
         assert_eq!(shards.len(), count, "{sizes:?}");
         let flat: Vec<TensorPlan> = shards.iter().flat_map(|(_, group)| group.clone()).collect();
@@ -328,7 +385,11 @@ fn shards_hold_at_most_five_gigabytes_and_keep_the_order() {
         for (index, (name, group)) in shards.iter().enumerate() {
             let bytes: u64 = group.iter().map(TensorPlan::byte_len).sum();
             assert!(bytes <= 5_000_000_000 || group.len() == 1, "{sizes:?}: {name} has {bytes}");
-            let expected = if count == 1 { "model.safetensors".into() } else { format!("model-{:05}-of-{count:05}.safetensors", index + 1) };
+            let expected = if count == 1 {
+                "model.safetensors".into()
+            } else {
+                format!("model-{:05}-of-{count:05}.safetensors", index + 1)
+            };
             assert_eq!(*name, expected);
         }
     }
@@ -341,7 +402,11 @@ fn an_index_goes_with_several_shards() {
     let plans = [plan("a", &[3000, 500_000], Dtype::BF16), plan("b", &[3000, 500_000], Dtype::BF16)];
     drop(TensorWriter::new(&output, &plans, SHARD_BYTES).expect("a writer"));
     let index: Map<String, Value> =
-        serde_json::from_slice(&fs::read(output.path().join("model.safetensors.index.json")).expect("an index")).expect("JSON");
+        serde_json::from_slice(&fs::read(output.path().join("model.safetensors.index.json")).expect("an index"))
+            .expect("JSON");
     assert_eq!(index["metadata"]["total_size"], json!(6_000_000_000u64));
-    assert_eq!(index["weight_map"], json!({ "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors" }));
+    assert_eq!(
+        index["weight_map"],
+        json!({ "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors" })
+    );
 }

@@ -7,7 +7,10 @@ use slicegpt_gpu::{eval, model::Model, progress::Silent};
 #[test]
 fn logits_agree_with_transformers_for_every_fixture() {
     let gpu = support::gpu();
-    let mut fixtures: Vec<_> = std::fs::read_dir(support::fixture("parity")).expect("fixtures").map(|entry| entry.expect("entry").path()).collect();
+    let mut fixtures: Vec<_> = std::fs::read_dir(support::fixture("parity"))
+        .expect("fixtures")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     fixtures.sort();
     assert!(fixtures.len() >= 50, "only {} fixtures", fixtures.len());
     let mut failures = Vec::new();
@@ -47,7 +50,10 @@ fn logits_do_not_depend_on_how_an_mlp_is_cut_to_fit_a_binding() {
         let model = Model::open(&path).expect("a model");
         let rows = vec![support::tokens(&path.join("tokens.json"))[0].clone(); 3];
         let inner = 2 * model.config().layers[0].intermediate_size.next_multiple_of(4) * 4;
-        assert!(cut.rows_per_binding(inner) < 111 && cut.rows_per_binding(model.config().layers[0].qkv_width() * 4) >= 111, "{fixture}: nothing is cut");
+        assert!(
+            cut.rows_per_binding(inner) < 111 && cut.rows_per_binding(model.config().layers[0].qkv_width() * 4) >= 111,
+            "{fixture}: nothing is cut"
+        );
         let logits = |gpu| {
             let mut all = Vec::new();
             let collect = |_, values: Vec<f32>| {

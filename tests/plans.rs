@@ -27,7 +27,14 @@ fn fields(model_type: &str, hidden_size: usize, heads: usize, layers: usize, tie
 }
 
 fn options(basis: Basis, cut: Cut, round_interval: Option<usize>) -> Options {
-    Options { cut, basis, round_interval, refit: Refit::Full, slice_head: basis != Basis::PerBlock, ..Options::default() }
+    Options {
+        cut,
+        basis,
+        round_interval,
+        refit: Refit::Full,
+        slice_head: basis != Basis::PerBlock,
+        ..Options::default()
+    }
 }
 
 const BASES: [Basis; 3] = [Basis::PerBlock, Basis::Segments(2), Basis::SHARED];
@@ -49,23 +56,34 @@ fn target_parameters_picks_the_widest_width_that_removes_the_share() {
             for basis in BASES {
                 for slice_head in [true, false].into_iter().filter(|sliced| *sliced || basis == Basis::PerBlock) {
                     for interval in [None, Some(1), Some(8), Some(32)] {
-                        let plan = |cut| Plan::new(&config, &Options { slice_head, ..options(basis, cut, interval) }, "");
+                        let plan =
+                            |cut| Plan::new(&config, &Options { slice_head, ..options(basis, cut, interval) }, "");
                         for share in [0.01, 0.05, 0.2, 0.25, 0.5, 0.8] {
-                            let what = format!("{model_type} of {hidden_size}, tied {tied}, {basis}, head {slice_head}, {interval:?}, -{share}");
+                            let what = format!(
+                                "{model_type} of {hidden_size}, tied {tied}, {basis}, head {slice_head}, {interval:?}, -{share}"
+                            );
                             let most = (1.0 - share) * config.parameters() as f64;
                             // By hand: the widest of all multiples whose own plan is small enough.
                             let sparsity = |stored: usize| Cut::Sparsity(1.0 - stored as f64 / hidden_size as f64);
                             let step = plan(sparsity(hidden_size)).expect("a plan").round_interval;
-                            let fits = |stored: &usize| plan(sparsity(*stored)).is_ok_and(|plan| plan.sliced_parameters as f64 <= most);
+                            let fits = |stored: &usize| {
+                                plan(sparsity(*stored)).is_ok_and(|plan| plan.sliced_parameters as f64 <= most)
+                            };
                             let expected = (1..=hidden_size / step).map(|steps| steps * step).rev().find(fits);
                             match (plan(Cut::Parameters(share)), expected) {
                                 (Ok(found), Some(expected)) => {
                                     assert_eq!(found.stored_width, expected, "{what}");
-                                    assert_eq!(found.sliced_parameters, plan(sparsity(expected)).expect("a plan").sliced_parameters, "{what}");
+                                    assert_eq!(
+                                        found.sliced_parameters,
+                                        plan(sparsity(expected)).expect("a plan").sliced_parameters,
+                                        "{what}"
+                                    );
                                     reached += 1;
                                 }
                                 (Err(error), None) => assert_eq!(error.exit_code(), 2, "{what}: {error}"),
-                                (found, expected) => panic!("{what}: {:?}, expected {expected:?}", found.map(|plan| plan.stored_width)),
+                                (found, expected) => {
+                                    panic!("{what}: {:?}, expected {expected:?}", found.map(|plan| plan.stored_width))
+                                }
                             }
                         }
                     }
@@ -132,21 +150,43 @@ fn plans_that_contradict_themselves_are_usage_errors() {
         refused(&config, &options(basis, Cut::Parameters(0.9999), Some(1)), "ask for less");
     }
     for basis in [Basis::SHARED, Basis::Segments(2)] {
-        refused(&config, &Options { slice_head: false, ..options(basis, quarter, None) }, "the head has to be sliced, too");
+        refused(
+            &config,
+            &Options { slice_head: false, ..options(basis, quarter, None) },
+            "the head has to be sliced, too",
+        );
     }
     // One coordinate holds the mean, and nothing is left.
     let phi = parse(&fields("phi", 96, 4, 3, false)).expect("a config");
-    refused(&phi, &options(Basis::SHARED, Cut::Sparsity(1.0 - 1.0 / 96.0), Some(1)), "leaves nothing of hidden_size 96");
-    assert_eq!(Plan::new(&phi, &options(Basis::SHARED, Cut::Sparsity(1.0 - 2.0 / 96.0), Some(1)), "").expect("a plan").width, 1);
+    refused(
+        &phi,
+        &options(Basis::SHARED, Cut::Sparsity(1.0 - 1.0 / 96.0), Some(1)),
+        "leaves nothing of hidden_size 96",
+    );
+    assert_eq!(
+        Plan::new(&phi, &options(Basis::SHARED, Cut::Sparsity(1.0 - 2.0 / 96.0), Some(1)), "").expect("a plan").width,
+        1
+    );
 }
 
 #[test]
 fn bases_are_read_as_they_are_written() {
-    for (text, basis) in [("per-block", Basis::PerBlock), ("shared", Basis::SHARED), ("segments=7", Basis::Segments(7))] {
+    for (text, basis) in [("per-block", Basis::PerBlock), ("shared", Basis::SHARED), ("segments=7", Basis::Segments(7))]
+    {
         assert_eq!((text.parse(), basis.to_string().as_str()), (Ok(basis), text));
     }
     assert_eq!("segments=1".parse(), Ok(Basis::SHARED));
-    for text in ["", "Shared", "segments", "segments=", "segments=0", "segments=-1", "segments=1.5", "segments= 2", "segments=99999999999999999999"] {
+    for text in [
+        "",
+        "Shared",
+        "segments",
+        "segments=",
+        "segments=0",
+        "segments=-1",
+        "segments=1.5",
+        "segments= 2",
+        "segments=99999999999999999999",
+    ] {
         let refusal = text.parse::<Basis>().expect_err(text);
         assert!(refusal.contains("segments=K with K of at least 1"), "{refusal}");
     }
@@ -156,11 +196,16 @@ fn bases_are_read_as_they_are_written() {
 fn segments_are_runs_of_layers_as_even_as_can_be() {
     for layers in 1..20 {
         for count in 1..=layers {
-            let segments: Vec<usize> = (0..=layers).map(|layer| Basis::Segments(count).segment(layer, layers).expect("a segment")).collect();
+            let segments: Vec<usize> =
+                (0..=layers).map(|layer| Basis::Segments(count).segment(layer, layers).expect("a segment")).collect();
             assert!(segments[0] == 0 && segments[layers] == count - 1 && segments[layers] == segments[layers - 1]);
             assert!(segments.windows(2).all(|pair| pair[1] == pair[0] || pair[1] == pair[0] + 1));
-            let sizes: Vec<usize> = (0..count).map(|one| segments[..layers].iter().filter(|&&segment| segment == one).count()).collect();
-            assert!(sizes.iter().max() <= sizes.iter().min().map(|least| least + 1).as_ref(), "{layers} layers, {count} segments: {sizes:?}");
+            let sizes: Vec<usize> =
+                (0..count).map(|one| segments[..layers].iter().filter(|&&segment| segment == one).count()).collect();
+            assert!(
+                sizes.iter().max() <= sizes.iter().min().map(|least| least + 1).as_ref(),
+                "{layers} layers, {count} segments: {sizes:?}"
+            );
         }
     }
 }
@@ -170,7 +215,8 @@ fn shortcuts_are_where_bases_change_and_nowhere_else() {
     for (model_type, parallel) in [("llama", false), ("opt", false), ("gpt_neox", true)] {
         let config = parse(&fields(model_type, 96, 4, 5, false)).expect("a config");
         let shortcuts = |basis: Basis, slice_head: bool| -> Vec<String> {
-            let plan = Plan::new(&config, &Options { slice_head, ..options(basis, Cut::Sparsity(0.25), None) }, "").expect("a plan");
+            let plan = Plan::new(&config, &Options { slice_head, ..options(basis, Cut::Sparsity(0.25), None) }, "")
+                .expect("a plan");
             plan.tensors
                 .iter()
                 .filter(|tensor| tensor.name.contains("shortcut"))
@@ -182,10 +228,17 @@ fn shortcuts_are_where_bases_change_and_nowhere_else() {
         assert_eq!(per_block.len(), if parallel { 5 } else { 10 }, "{model_type}");
         assert!(per_block.last().is_some_and(|last| last.ends_with("[72, 96]")), "{per_block:?}");
         assert!(shortcuts(Basis::PerBlock, true).last().is_some_and(|last| last.ends_with("[72, 72]")));
-        let (half, prefix) =
-            if parallel { ("attn", "gpt_neox.layers") } else { ("mlp", if model_type == "opt" { "model.decoder.layers" } else { "model.layers" }) };
+        let (half, prefix) = if parallel {
+            ("attn", "gpt_neox.layers")
+        } else {
+            ("mlp", if model_type == "opt" { "model.decoder.layers" } else { "model.layers" })
+        };
         // Layers 0, 1, 2 and 3, 4.
-        assert_eq!(shortcuts(Basis::Segments(2), true), [format!("{prefix}.2.{half}_shortcut_Q [72, 72]")], "{model_type}");
+        assert_eq!(
+            shortcuts(Basis::Segments(2), true),
+            [format!("{prefix}.2.{half}_shortcut_Q [72, 72]")],
+            "{model_type}"
+        );
     }
 }
 
@@ -213,7 +266,8 @@ fn a_layer_without_a_shortcut_must_hand_on_the_width_that_it_reads() {
         macro_rules! layer {
             ($($value:expr),*) => { [$(json!($value)),*] };
         }
-        let shortcuts = |config: &Config| config.tensors().iter().filter(|tensor| tensor.name.contains("shortcut")).count();
+        let shortcuts =
+            |config: &Config| config.tensors().iter().filter(|tensor| tensor.name.contains("shortcut")).count();
         let all = open([layer!(72, 72, 72, Value::Null, Value::Null), layer!(72, 72, 96, Value::Null, Value::Null)]);
         // Parallel blocks know no width in between.
         let per_layer = if parallel { 1 } else { 2 };
@@ -230,6 +284,11 @@ fn a_layer_without_a_shortcut_must_hand_on_the_width_that_it_reads() {
             let error = open(wrong.clone()).expect_err("a residual that changes its width");
             assert!(error.exit_code() == 3 && error.to_string().contains("widths do not fit"), "{error}");
         }
-        assert!(open([layer!(72, 72, 72, 0, true), layer!(72, 72, 72, true, true)]).expect_err("no boolean").to_string().contains("slicing: "));
+        assert!(
+            open([layer!(72, 72, 72, 0, true), layer!(72, 72, 72, true, true)])
+                .expect_err("no boolean")
+                .to_string()
+                .contains("slicing: ")
+        );
     }
 }

@@ -15,8 +15,12 @@ use slicegpt_gpu::{
 
 #[test]
 fn shapes_have_the_parameters_of_the_published_models() {
-    let published =
-        BTreeMap::from([("opt-125m", 125_239_296), ("tinyllama-1.1b", 1_100_048_384), ("opt-1.3b", 1_315_758_080), ("llama-2-7b", 6_738_415_616)]);
+    let published = BTreeMap::from([
+        ("opt-125m", 125_239_296),
+        ("tinyllama-1.1b", 1_100_048_384),
+        ("opt-1.3b", 1_315_758_080),
+        ("llama-2-7b", 6_738_415_616),
+    ]);
     let counted = |shape: &Shape| (shape.name, shape.config(None).expect("a config").parameters());
     assert_eq!(SHAPES.iter().map(counted).collect::<BTreeMap<_, _>>(), published);
 }
@@ -35,7 +39,9 @@ fn other_numbers_of_layers_change_the_layers_alone() {
 
 /// A model small enough to write often.
 fn small() -> Config {
-    let raw = serde_json::from_str(&fs::read_to_string(support::fixture("parity/opt_relu/config.json")).expect("a file")).expect("fields");
+    let raw =
+        serde_json::from_str(&fs::read_to_string(support::fixture("parity/opt_relu/config.json")).expect("a file"))
+            .expect("fields");
     Config::from_fields(raw, Path::new("small")).expect("a config")
 }
 
@@ -54,7 +60,8 @@ fn values(model: &Model, name: &str) -> Vec<f32> {
 #[test]
 fn the_seed_alone_decides_the_files_and_every_tensor_is_another() {
     let scene = tempfile::tempdir().expect("a directory");
-    let [a, ..] = [("a", 1), ("b", 1), ("c", 2)].map(|(name, seed)| written(&scene.path().join(name), seed, Dtype::F32));
+    let [a, ..] =
+        [("a", 1), ("b", 1), ("c", 2)].map(|(name, seed)| written(&scene.path().join(name), seed, Dtype::F32));
     for file in ["model.safetensors", "config.json", "tokens.json"] {
         let read = |name: &str| fs::read(scene.path().join(name).join(file)).expect("a file");
         assert!(read("a") == read("b"), "{file}");
@@ -91,9 +98,14 @@ fn stored_types_round_the_same_values_and_are_named_in_the_config() {
         assert!(model.store.types().all(|(_, found)| found == dtype));
         assert_eq!(model.config().raw["torch_dtype"], name);
         let rounded = model.store.ends().expect("the ends").embedding.to_f32().expect("values");
-        for (rounded, value) in rounded.iter().zip(whole.store.ends().expect("the ends").embedding.to_f32().expect("values")) {
+        for (rounded, value) in
+            rounded.iter().zip(whole.store.ends().expect("the ends").embedding.to_f32().expect("values"))
+        {
             // Below the smallest normal number of f16 the spacing stays that of 2⁻²⁴.
-            assert!((rounded - value).abs() <= roundoff * value.abs() + 0.5f32.powi(25), "{name}: {value} became {rounded}");
+            assert!(
+                (rounded - value).abs() <= roundoff * value.abs() + 0.5f32.powi(25),
+                "{name}: {value} became {rounded}"
+            );
         }
     }
 }
@@ -103,7 +115,13 @@ fn the_program_writes_a_model_that_opens_and_refuses_what_it_would_overwrite() {
     let scene = tempfile::tempdir().expect("a directory");
     let out = scene.path().join("model");
     let synthesize = |options: &[&str]| {
-        let said = Command::new(env!("CARGO_BIN_EXE_slicegpt-gpu")).arg("synthesize").args(options).arg("-o").arg(&out).output().expect("a process");
+        let said = Command::new(env!("CARGO_BIN_EXE_slicegpt-gpu"))
+            .arg("synthesize")
+            .args(options)
+            .arg("-o")
+            .arg(&out)
+            .output()
+            .expect("a process");
         (said.status.code(), String::from_utf8_lossy(&said.stderr).into_owned())
     };
     let options = ["opt-125m", "--layers", "1", "--dtype", "bf16", "--cal-nsamples", "3", "--cal-max-seqlen", "17"];
@@ -115,14 +133,16 @@ fn the_program_writes_a_model_that_opens_and_refuses_what_it_would_overwrite() {
     assert_eq!(tokens.iter().map(Vec::len).collect::<Vec<_>>(), [17, 17, 17]);
     assert!(tokens.iter().flatten().all(|&id| id < 50272) && tokens.iter().flatten().any(|&id| id > 25136));
 
-    let verified = Command::new(env!("CARGO_BIN_EXE_slicegpt-gpu")).arg("verify").arg(&out).output().expect("a process");
+    let verified =
+        Command::new(env!("CARGO_BIN_EXE_slicegpt-gpu")).arg("verify").arg(&out).output().expect("a process");
     assert!(verified.status.success(), "the list of its files is no record of logits: {verified:?}");
 
     let before = fs::read(out.join("config.json")).expect("a file");
     let (code, message) = synthesize(&["opt-1.3b", "--layers", "1"]);
     assert!(code == Some(2) && message.contains("already exists"), "{code:?} {message}");
     assert_eq!(fs::read(out.join("config.json")).expect("a file"), before);
-    let names: Vec<_> = fs::read_dir(scene.path()).expect("a directory").map(|entry| entry.expect("an entry").file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(scene.path()).expect("a directory").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(names, ["model"]);
     for (options, message) in [
         (vec!["opt-350m"], "opt-125m"),

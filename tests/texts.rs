@@ -94,7 +94,8 @@ fn every_form_of_rows_is_the_text_that_it_holds() {
     );
     let without = format!("{below}. {request}\n\n### Instruction:\nWait.\n\n### Response:\n...");
     let lines = |rows: &[Value]| rows.iter().map(|row| row.to_string() + "\n").collect::<String>();
-    let metadata = json!({ "text": second, "url": "http://x", "timestamp": "2020", "meta": { "a": [1, null] }, "label": 1 });
+    let metadata =
+        json!({ "text": second, "url": "http://x", "timestamp": "2020", "meta": { "a": [1, null] }, "label": 1 });
     let alpaca = [
         json!({ "instruction": "Add.", "input": "1, 2", "output": "3" }),
         json!({ "instruction": "Wait.", "input": "", "output": "..." }),
@@ -106,9 +107,18 @@ fn every_form_of_rows_is_the_text_that_it_holds() {
         (vec![json!(first), json!({ "text": second })], both.to_owned()),
         (vec![json!({ "text": first }), metadata], both.to_owned()),
         (vec![json!({ "content": first, "id": 1 }), json!({ "content": second })], both.to_owned()),
-        (vec![json!({ "prompt": "one line\n", "completion": "and another" }), json!({ "prompt": second, "completion": "" })], both.to_owned()),
+        (
+            vec![
+                json!({ "prompt": "one line\n", "completion": "and another" }),
+                json!({ "prompt": second, "completion": "" }),
+            ],
+            both.to_owned(),
+        ),
         (alpaca.to_vec(), [&*with_input, &without, &without, &without].join("\n\n")),
-        (vec![json!({ "text": first }), json!({ "text": "" }), json!({ "text": second })], format!("{first}\n\n\n\n{second}")),
+        (
+            vec![json!({ "text": first }), json!({ "text": "" }), json!({ "text": second })],
+            format!("{first}\n\n\n\n{second}"),
+        ),
         (vec![json!({ "text": first, "content": null })], first.to_owned()),
     ] {
         let by_line = lines(&rows);
@@ -117,7 +127,11 @@ fn every_form_of_rows_is_the_text_that_it_holds() {
             assert_eq!(scene.text(name, &by_line), expected, "{name}: {by_line}");
         }
         assert_eq!(scene.text("rows.jsonl", by_line.trim_end()), expected, "no last line end");
-        assert_eq!(scene.text("rows.jsonl", by_line.replace('\n', "\r\n\r\n")), expected, "line ends of Windows, and blank lines");
+        assert_eq!(
+            scene.text("rows.jsonl", by_line.replace('\n', "\r\n\r\n")),
+            expected,
+            "line ends of Windows, and blank lines"
+        );
         assert_eq!(scene.text("rows.jsonl", format!("\u{feff}{by_line}")), expected, "a byte-order mark");
         assert_eq!(scene.text("rows.jsonl.gz", gzip(by_line.as_bytes())), expected, "gzip");
         assert_eq!(scene.text("rows.json.zst", zstandard(by_line.as_bytes())), expected, "Zstandard");
@@ -155,7 +169,10 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
     let scene = Scene::new();
     let good = "{\"text\": \"fine\"}\n\n";
     for (line, reason) in [
-        ("{\"body\": \"x\", \"n\": {\"text\": \"y\"}}", "expected a JSON string or an object with \"text\", \"content\", \"messages\""),
+        (
+            "{\"body\": \"x\", \"n\": {\"text\": \"y\"}}",
+            "expected a JSON string or an object with \"text\", \"content\", \"messages\"",
+        ),
         ("{\"body\": \"x\", \"n\": {\"text\": \"y\"}}", "found an object with \"body\", \"n\""),
         ("{}", "found an object with nothing in it"),
         ("5", "found 5"),
@@ -173,7 +190,10 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
         ("{\"text\": \"a\"} {\"text\": \"b\"}", "trailing characters"),
         ("{\"content\": \"a\"}", "a row with \"content\" where the first (line 1) has \"text\""),
         ("{\"input_ids\": [1]}", "a row with \"input_ids\" where the first (line 1) has \"text\""),
-        ("{\"text\": \"a\", \"loss_mask\": [0]}", "the field \"loss_mask\" is not read and may change what the row means"),
+        (
+            "{\"text\": \"a\", \"loss_mask\": [0]}",
+            "the field \"loss_mask\" is not read and may change what the row means",
+        ),
         ("plain", "expected value"),
     ] {
         let error = scene.refusal("rows.jsonl", format!("{good}{line}\n"));
@@ -190,14 +210,21 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
         ("{\"instruction\": \"a\", \"output\": \"b\", \"input\": 1}", "\"input\" is 1, expected a string"),
         ("{\"text\": \"a", "looks like JSON and is none: line 1, column 11"),
         ("[\n\"a\",\n\"b\"", "looks like JSON and is none: line 3"),
-        ("{\n \"text\": \"a\"\n}\n{\n \"text\": \"b\"\n}\n", "several JSON objects over several lines each; write one a line"),
+        (
+            "{\n \"text\": \"a\"\n}\n{\n \"text\": \"b\"\n}\n",
+            "several JSON objects over several lines each; write one a line",
+        ),
     ] {
         for name in ["rows.json", "rows.txt", "rows"] {
             let error = scene.refusal(name, text);
             assert!(error.contains(reason), "{name}: {text}: {error}");
         }
     }
-    assert!(scene.refusal("rows.json", "just words").contains("looks like JSON and is none: line 1, column 1: expected value"));
+    assert!(
+        scene
+            .refusal("rows.json", "just words")
+            .contains("looks like JSON and is none: line 1, column 1: expected value")
+    );
     assert!(scene.refusal("rows.jsonl", "\n").contains("holds no text"));
     assert!(scene.refusal("rows.jsonl", "\"\"\n\" \"").contains("holds no text"));
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
@@ -228,7 +255,10 @@ fn of_several_forms_in_a_row_the_one_that_counts_is_told() {
     let notes = Notes::default();
     assert!(read(&scene.put("rows.jsonl", rows), &notes).is_ok());
     let notes = notes.0.into_inner().expect("notes");
-    assert!(notes.len() == 1 && notes[0].contains("rows have both \"text\" and \"content\"; \"text\" counts"), "{notes:?}");
+    assert!(
+        notes.len() == 1 && notes[0].contains("rows have both \"text\" and \"content\"; \"text\" counts"),
+        "{notes:?}"
+    );
 }
 
 #[test]
@@ -253,7 +283,10 @@ fn texts_of_every_encoding_are_the_same_text_or_refused_by_name() {
     let half = [utf16("a", u16::to_le_bytes), vec![0x00, 0xd8, b'b', 0]].concat();
     let bare: Vec<u8> = "no mark".encode_utf16().flat_map(u16::to_le_bytes).collect();
     for (bytes, reason) in [
-        (b"caf\xe9 au lait".to_vec(), "not UTF-8 text: byte 0xe9 at 3 (line 1); if it is Windows-1252 or Latin-1, convert it with iconv"),
+        (
+            b"caf\xe9 au lait".to_vec(),
+            "not UTF-8 text: byte 0xe9 at 3 (line 1); if it is Windows-1252 or Latin-1, convert it with iconv",
+        ),
         (b"\xef\xbb\xbfa\nb\xff".to_vec(), "byte 0xff at 6 (line 2)"),
         (b"cut \xe2\x80".to_vec(), "it ends in the middle of a character, at byte 4"),
         (half, "UTF-16 text with half of a surrogate pair (0xd800) at byte 4"),
@@ -316,7 +349,12 @@ fn what_is_no_text_is_refused_by_its_name() {
         ("data.tar", tar.clone(), "a tar archive", "unpack"),
         ("data.tar.gz", gzip(&tar), "a tar archive", "unpack"),
         ("data.txt", safetensors, "a safetensors file", "text"),
-        ("data.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n".to_vec(), "a Git LFS pointer", "git lfs pull"),
+        (
+            "data.txt",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n".to_vec(),
+            "a Git LFS pointer",
+            "git lfs pull",
+        ),
         ("data.jsonl", b" <!DOCTYPE html>\n<html>".to_vec(), "a web page", "fetch the file itself"),
         ("data.csv", b"id,text\n1,hello\n".to_vec(), "a table", "JSON lines"),
         ("data.TSV.gz", gzip(b"id\ttext\n"), "a table", "JSON lines"),
@@ -350,7 +388,10 @@ fn token_rows_are_read_in_each_form_and_what_says_the_same_is_no_hindrance() {
             "{\"input_ids\": [[1, 2, 3, 0], [4, 5, 0, 0]], \"attention_mask\": [[1, 1, 1, 0], [true, true, false, false]], \
              \"labels\": [[1, 2, 3, -100], [4, 5, -100, -100]], \"position_ids\": [[0, 1, 2, 1], [0, 1, 1, 1]]}",
         ),
-        ("tokens.ndjson", "{\"input_ids\": [1, 2, 3, 9], \"attention_mask\": [1, 1, 1, 0]}\n{\"input_ids\": [4, 5], \"attention_mask\": null}"),
+        (
+            "tokens.ndjson",
+            "{\"input_ids\": [1, 2, 3, 9], \"attention_mask\": [1, 1, 1, 0]}\n{\"input_ids\": [4, 5], \"attention_mask\": null}",
+        ),
     ] {
         assert_eq!(scene.rows(name, text), expected, "{name}: {text}");
         let tokens = read(&scene.put(name, text), &Silent);
@@ -379,11 +420,15 @@ fn token_files_whose_other_fields_change_their_meaning_are_refused_by_field() {
         ("\"labels\": [[2, 3, 9], [4, 5]]", "labels of token 1 of row 0 is 3"),
         ("\"position_ids\": [[0, 1, 0], [0, 1]]", "position_ids of token 2 of row 0 is 0"),
         ("\"token_type_ids\": [[0, 0, 0], [0, 1]]", "token_type_ids of token 1 of row 1 is 1"),
-        ("\"vocab_size\": 100", "the field \"vocab_size\" beside input_ids is not known and may change what they mean; remove it"),
+        (
+            "\"vocab_size\": 100",
+            "the field \"vocab_size\" beside input_ids is not known and may change what they mean; remove it",
+        ),
         ("\"tokenizer\": \"gpt2\"", "the field \"tokenizer\""),
         ("\"past_key_values\": []", "the field \"past_key_values\""),
     ] {
-        let error = scene.rows("tokens.json", &format!("{{\"input_ids\": [[1, 2, 3], [4, 5]], {fields}}}")).expect_err(fields);
+        let error =
+            scene.rows("tokens.json", &format!("{{\"input_ids\": [[1, 2, 3], [4, 5]], {fields}}}")).expect_err(fields);
         assert!(error.contains(reason), "{fields}: {error}");
     }
     for (text, reason) in [
@@ -408,6 +453,16 @@ fn token_files_whose_other_fields_change_their_meaning_are_refused_by_field() {
     }
     assert!(scene.rows("tokens.txt", "words").expect_err("words").contains("this is no JSON"));
     assert!(scene.rows("tokens.json", "{\"input_ids\": []}").expect_err("none").contains("input_ids has no rows"));
-    assert!(scene.rows("tokens.json", "{\"input_ids\": [[1], []]}").expect_err("empty").contains("row 1 of input_ids is empty"));
-    assert!(scene.rows("tokens.jsonl", "{\"input_ids\": [1]}\n{\"input_ids\": [-1]}").expect_err("below 0").contains("line 2: "));
+    assert!(
+        scene
+            .rows("tokens.json", "{\"input_ids\": [[1], []]}")
+            .expect_err("empty")
+            .contains("row 1 of input_ids is empty")
+    );
+    assert!(
+        scene
+            .rows("tokens.jsonl", "{\"input_ids\": [1]}\n{\"input_ids\": [-1]}")
+            .expect_err("below 0")
+            .contains("line 2: ")
+    );
 }

@@ -71,7 +71,10 @@ fn config(case: &Case) -> Config {
 fn opened(config: &Config, directory: &Path) -> (String, Result<BuiltTokenizer>) {
     let files = TokenizerFiles::read(directory);
     let class = files.as_ref().map(|files| config.tokenizer_class(files.named_class(), files.of_bytes()));
-    (class.unwrap_or_default(), files.and_then(|files| files.build(&config.tokenizer_class(files.named_class(), files.of_bytes()))))
+    (
+        class.unwrap_or_default(),
+        files.and_then(|files| files.build(&config.tokenizer_class(files.named_class(), files.of_bytes()))),
+    )
 }
 
 #[test]

@@ -35,7 +35,10 @@ fn dispatches_are_drawn_beside_the_steps_on_the_cpu_that_ran_meanwhile() {
     assert!(wait["tid"] != gemms[0]["tid"], "{json}");
 
     let totals = trace.totals();
-    assert!((totals.gpu["gemm"] - 0.0065).abs() < 1e-12 && totals.cpu["wait"] >= 0.02 && totals.wall >= totals.cpu["wait"], "{totals:?}");
+    assert!(
+        (totals.gpu["gemm"] - 0.0065).abs() < 1e-12 && totals.cpu["wait"] >= 0.02 && totals.wall >= totals.cpu["wait"],
+        "{totals:?}"
+    );
     assert!((json["otherData"]["gpu"]["gemm"].as_f64().expect("seconds") - 0.0065).abs() < 1e-12, "{json}");
     assert!(totals.summary().contains("GPU busy 0.01 s (gemm 100.0 %)"), "{}", totals.summary());
 }

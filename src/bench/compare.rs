@@ -36,7 +36,9 @@ fn pair(a: Option<&Row>, b: Option<&Row>) -> Comparison {
     match (a, b) {
         (Some(_), None) => remarks.push("only in A".to_owned()),
         (None, _) => remarks.push("only in B".to_owned()),
-        (Some(row_a), Some(row_b)) if row_a.sizes != row_b.sizes || row_a.work != row_b.work || row_a.unit != row_b.unit => {
+        (Some(row_a), Some(row_b))
+            if row_a.sizes != row_b.sizes || row_a.work != row_b.work || row_a.unit != row_b.unit =>
+        {
             remarks.push("other sizes or another unit: not comparable".into());
         }
         (Some(row_a), Some(row_b)) => {
@@ -73,7 +75,9 @@ fn pairs<'a>(a: &'a Recording, b: &'a Recording) -> Result<Vec<(&'a AdapterRun, 
     let twin = |run: &AdapterRun| b.adapters.iter().find(|other| other.adapter.name == run.adapter.name);
     let pairs: Vec<_> = a.adapters.iter().filter_map(|run| Some((run, twin(run)?))).collect();
     if pairs.is_empty() {
-        let names = |recording: &Recording| recording.adapters.iter().map(|run| run.adapter.name.clone()).collect::<Vec<_>>().join(", ");
+        let names = |recording: &Recording| {
+            recording.adapters.iter().map(|run| run.adapter.name.clone()).collect::<Vec<_>>().join(", ")
+        };
         return Err(Error::Usage(format!("the files have no adapter in common: {} and {}", names(a), names(b))));
     }
     Ok(pairs)
@@ -86,15 +90,25 @@ fn pairs<'a>(a: &'a Recording, b: &'a Recording) -> Result<Vec<(&'a AdapterRun, 
 pub fn comparison(a: &Recording, b: &Recording) -> Result<String> {
     let mut text = String::new();
     let circumstances = [
-        ("tool", format!("{} ({})", a.tool.version, a.tool.git_hash), format!("{} ({})", b.tool.version, b.tool.git_hash)),
+        (
+            "tool",
+            format!("{} ({})", a.tool.version, a.tool.git_hash),
+            format!("{} ({})", b.tool.version, b.tool.git_hash),
+        ),
         ("wgpu", a.tool.wgpu_version.clone(), b.tool.wgpu_version.clone()),
         ("build", a.tool.profile.clone(), b.tool.profile.clone()),
         ("OS", a.machine.os.clone(), b.machine.os.clone()),
-        ("CPU", format!("{:?}, {} cores", a.machine.cpu, a.machine.cores), format!("{:?}, {} cores", b.machine.cpu, b.machine.cores)),
+        (
+            "CPU",
+            format!("{:?}, {} cores", a.machine.cpu, a.machine.cores),
+            format!("{:?}, {} cores", b.machine.cpu, b.machine.cores),
+        ),
     ];
     differences(&mut text, &circumstances);
     for (a, b) in pairs(a, b)? {
-        let label = |run: &AdapterRun| format!("{}{}", run.adapter.name, if run.adapter.software { " (SOFTWARE, not a GPU)" } else { "" });
+        let label = |run: &AdapterRun| {
+            format!("{}{}", run.adapter.name, if run.adapter.software { " (SOFTWARE, not a GPU)" } else { "" })
+        };
         text.push_str(&format!("A: {}\nB: {}\n", label(a), label(b)));
         let (x, y) = (&a.adapter, &b.adapter);
         differences(

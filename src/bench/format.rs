@@ -47,7 +47,9 @@ impl Table {
 
     /// As a table of Markdown.
     pub fn markdown(&self) -> String {
-        let line = |row: &Vec<String>| format!("| {} |\n", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "));
+        let line = |row: &Vec<String>| {
+            format!("| {} |\n", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
+        };
         let rule = format!("|{}\n", "---|".repeat(self.rows[0].len()));
         line(&self.rows[0]) + &rule + &self.rows[1..].iter().map(line).collect::<String>()
     }
@@ -106,16 +108,37 @@ fn circumstances(recording: &Recording, run: &AdapterRun) -> Vec<(&'static str, 
     vec![
         ("adapter", adapter.name.clone()),
         ("vendor", adapter.vendor.clone()),
-        ("type", if adapter.software { format!("{}: SOFTWARE, not a GPU", adapter.device_type) } else { adapter.device_type.clone() }),
+        (
+            "type",
+            if adapter.software {
+                format!("{}: SOFTWARE, not a GPU", adapter.device_type)
+            } else {
+                adapter.device_type.clone()
+            },
+        ),
         ("backend", adapter.backend.clone()),
         ("driver", adapter.driver.clone()),
         ("limits", list(adapter.limits.iter().map(|(name, limit)| format!("{name} {limit}")).collect())),
         ("features", list(adapter.features.clone())),
-        ("kernels", list(run.configurations.iter().map(|(kernel, configuration)| format!("{kernel}: {configuration}")).collect())),
+        (
+            "kernels",
+            list(
+                run.configurations.iter().map(|(kernel, configuration)| format!("{kernel}: {configuration}")).collect(),
+            ),
+        ),
         ("CPU", format!("{}, {} cores", machine.cpu.as_deref().unwrap_or("unknown"), machine.cores)),
-        ("RAM", machine.ram_bytes.map_or("unknown".into(), |bytes| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)))),
+        (
+            "RAM",
+            machine.ram_bytes.map_or("unknown".into(), |bytes| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))),
+        ),
         ("OS", format!("{}, {}", machine.os, machine.arch)),
-        ("tool", format!("slicegpt-gpu {} ({}), wgpu {}, {} build", tool.version, tool.git_hash, tool.wgpu_version, tool.profile)),
+        (
+            "tool",
+            format!(
+                "slicegpt-gpu {} ({}), wgpu {}, {} build",
+                tool.version, tool.git_hash, tool.wgpu_version, tool.profile
+            ),
+        ),
     ]
 }
 
@@ -163,7 +186,19 @@ pub fn csv(recording: &Recording) -> String {
     for run in &recording.adapters {
         let circumstances = circumstances(recording, run);
         if text.is_empty() {
-            let own = ["workload", "valid", "rate", "unit", "median_seconds", "spread", "n", "clock", "percent_of_peak", "unstable", "throttling"];
+            let own = [
+                "workload",
+                "valid",
+                "rate",
+                "unit",
+                "median_seconds",
+                "spread",
+                "n",
+                "clock",
+                "percent_of_peak",
+                "unstable",
+                "throttling",
+            ];
             let mut headings: Vec<&str> = own.to_vec();
             headings.extend(["software", "sizes", "samples_seconds", "check_error", "check_tolerance", "remark"]);
             headings.extend(circumstances.iter().map(|(name, _)| *name));
@@ -190,7 +225,11 @@ pub fn csv(recording: &Recording) -> String {
                 flag(figures.map(|figures| figures.throttling)),
                 run.adapter.software.to_string(),
                 row.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" "),
-                if row.valid { row.samples.iter().map(f64::to_string).collect::<Vec<_>>().join(" ") } else { String::new() },
+                if row.valid {
+                    row.samples.iter().map(f64::to_string).collect::<Vec<_>>().join(" ")
+                } else {
+                    String::new()
+                },
                 figure(row.check.as_ref().and_then(|check| check.error)),
                 figure(row.check.as_ref().map(|check| check.tolerance)),
                 row.complaint().unwrap_or_default(),
@@ -204,7 +243,9 @@ pub fn csv(recording: &Recording) -> String {
 
 /// Fields in quotes where they need them (RFC 4180).
 fn line(text: &mut String, fields: impl Iterator<Item = String>) {
-    let quoted = |field: String| if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field };
+    let quoted = |field: String| {
+        if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+    };
     text.push_str(&fields.map(quoted).collect::<Vec<_>>().join(","));
     text.push('\n');
 }

@@ -74,7 +74,11 @@ pub fn run(gpu: &Gpu, workloads: &[&Workload], budget: Budget, progress: &dyn Pr
         while index < running.len() {
             progress.advance(0)?;
             let (row, job, series) = &mut running[index];
-            let sampled = if series.is_done(budget) { Ok(()) } else { series.go_on(job.on_gpu.then_some(gpu), &mut *job.execute) };
+            let sampled = if series.is_done(budget) {
+                Ok(())
+            } else {
+                series.go_on(job.on_gpu.then_some(gpu), &mut *job.execute)
+            };
             match concerns_one(row, sampled)? {
                 Some(()) => index += 1,
                 None => drop(running.remove(index)),
@@ -82,7 +86,8 @@ pub fn run(gpu: &Gpu, workloads: &[&Workload], budget: Budget, progress: &dyn Pr
         }
     }
     for (row, _, series) in running {
-        (row.clock, row.executions_per_sample, row.samples) = (series.clock, series.executions_per_sample, series.samples);
+        (row.clock, row.executions_per_sample, row.samples) =
+            (series.clock, series.executions_per_sample, series.samples);
     }
     Ok(rows)
 }
@@ -101,7 +106,12 @@ fn concerns_one<T>(row: &mut Row, result: Result<T>) -> Result<Option<T>> {
 }
 
 /// Makes a workload ready, checks it, and begins its series if it computes what it should.
-fn begin<'a>(row: &mut Row, gpu: &'a Gpu, workload: &Workload, progress: &'a dyn Progress) -> Result<Option<(Job<'a>, Series)>> {
+fn begin<'a>(
+    row: &mut Row,
+    gpu: &'a Gpu,
+    workload: &Workload,
+    progress: &'a dyn Progress,
+) -> Result<Option<(Job<'a>, Series)>> {
     let mut job = Job::prepare(gpu, workload, progress)?;
     row.sizes = std::mem::take(&mut job.sizes);
     (row.unit, row.bound, row.work, row.configuration) = (job.unit, job.bound, job.work, job.configuration.take());

@@ -145,8 +145,8 @@ impl Recording {
         struct Version {
             schema_version: u32,
         }
-        let Version { schema_version } =
-            serde_json::from_slice(&text).map_err(|error| bad(format!("not a recording of `slicegpt-gpu bench --json`: {error}")))?;
+        let Version { schema_version } = serde_json::from_slice(&text)
+            .map_err(|error| bad(format!("not a recording of `slicegpt-gpu bench --json`: {error}")))?;
         if schema_version != SCHEMA_VERSION {
             return Err(bad(format!("schema_version: expected {SCHEMA_VERSION}, found {schema_version}")));
         }
@@ -159,19 +159,33 @@ impl Recording {
     /// What cannot have been measured, if anything.
     fn plausible(&self) -> std::result::Result<(), String> {
         let (tool, machine) = (&self.tool, &self.machine);
-        let mut texts = vec![&tool.version, &tool.git_hash, &tool.wgpu_version, &tool.profile, &machine.os, &machine.arch];
+        let mut texts =
+            vec![&tool.version, &tool.git_hash, &tool.wgpu_version, &tool.profile, &machine.os, &machine.arch];
         texts.extend(machine.cpu.iter().chain(&self.filters));
         if self.adapters.is_empty() || self.adapters.len() > LONGEST {
             return Err(format!("adapters: expected 1 to {LONGEST}, found {}", self.adapters.len()));
         }
         for AdapterRun { adapter, configurations, rows, .. } in &self.adapters {
             texts.extend([&adapter.name, &adapter.vendor, &adapter.device_type, &adapter.backend, &adapter.driver]);
-            texts.extend(adapter.features.iter().chain(adapter.limits.keys()).chain(configurations.keys()).chain(configurations.values()));
+            texts.extend(
+                adapter
+                    .features
+                    .iter()
+                    .chain(adapter.limits.keys())
+                    .chain(configurations.keys())
+                    .chain(configurations.values()),
+            );
             if rows.len() > LONGEST {
                 return Err(format!("{} rows of one adapter", rows.len()));
             }
             for (index, row) in rows.iter().enumerate() {
-                texts.extend([&row.name, &row.what].into_iter().chain(&row.problem).chain(&row.configuration).chain(row.sizes.keys()));
+                texts.extend(
+                    [&row.name, &row.what]
+                        .into_iter()
+                        .chain(&row.problem)
+                        .chain(&row.configuration)
+                        .chain(row.sizes.keys()),
+                );
                 texts.extend(row.check.iter().map(|check| &check.what));
                 if rows[..index].iter().any(|before| before.name == row.name) {
                     return Err(format!("two rows {:?} of one adapter", row.name));

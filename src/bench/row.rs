@@ -137,7 +137,9 @@ impl Peaks {
     /// Of the probes among these rows.
     pub fn of(rows: &[Row]) -> Self {
         let rate = |name: &str, amount: fn(&Work) -> f64| {
-            rows.iter().find(|row| row.name == name && row.is_valid()).map(|row| amount(&row.work) / median(&row.samples))
+            rows.iter()
+                .find(|row| row.name == name && row.is_valid())
+                .map(|row| amount(&row.work) / median(&row.samples))
         };
         Self { compute: rate("probe/fma", |work| work.flops), bandwidth: rate("probe/copy", |work| work.bytes) }
     }
@@ -200,7 +202,9 @@ impl Row {
             _ if self.valid => None,
             (Some(problem), _) => Some(problem.clone()),
             (None, Some(check)) if !check.passed() => Some(match check.error {
-                Some(error) => format!("wrong results: error {error:.1e}, allowed {:.1e} ({})", check.tolerance, check.what),
+                Some(error) => {
+                    format!("wrong results: error {error:.1e}, allowed {:.1e} ({})", check.tolerance, check.what)
+                }
                 None => format!("wrong results: values that are no numbers ({})", check.what),
             }),
             (None, _) => Some("not measured".into()),

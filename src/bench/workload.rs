@@ -101,7 +101,15 @@ const fn gemm(name: &'static str, what: &'static str, m: usize, n: usize, k: usi
     Workload { name, what, case: Case::Gemm { kernel: Product::Shared, m, n, k, weights: ElementType::F16 }, when }
 }
 
-const fn square(name: &'static str, what: &'static str, kernel: Product, m: usize, n: usize, k: usize, when: When) -> Workload {
+const fn square(
+    name: &'static str,
+    what: &'static str,
+    kernel: Product,
+    m: usize,
+    n: usize,
+    k: usize,
+    when: When,
+) -> Workload {
     Workload { name, what, case: Case::Gemm { kernel, m, n, k, weights: ElementType::F32 }, when }
 }
 
@@ -189,8 +197,15 @@ pub fn select(filters: &[String], quick: bool, software: bool) -> Result<Vec<&'s
         (true, quick, Full) => !quick,
         (true, quick, Hardware) => !quick && !software,
     };
-    if let Some(filter) = filters.iter().find(|filter| !WORKLOADS.iter().any(|workload| workload.name.contains(filter.as_str()))) {
-        return Err(Error::Usage(format!("--filter {filter:?} is part of no workload's name; `slicegpt-gpu bench --list` tells them")));
+    if let Some(filter) =
+        filters.iter().find(|filter| !WORKLOADS.iter().any(|workload| workload.name.contains(filter.as_str())))
+    {
+        return Err(Error::Usage(format!(
+            "--filter {filter:?} is part of no workload's name; `slicegpt-gpu bench --list` tells them"
+        )));
     }
-    Ok(WORKLOADS.iter().filter(|workload| matches!(workload.case, Case::Fma | Case::Copy) || wanted(workload)).collect())
+    Ok(WORKLOADS
+        .iter()
+        .filter(|workload| matches!(workload.case, Case::Fma | Case::Copy) || wanted(workload))
+        .collect())
 }

@@ -42,7 +42,9 @@ impl AtomicFile {
     pub fn create(target: FileTarget) -> Result<Self> {
         let new = || match target.place() {
             Place::Stream(stream) => Ok((stream.try_clone()?, None)),
-            Place::New(path) => temporary_beside(path).map(|file| file.into_parts()).map(|(file, temporary)| (file, Some(temporary))),
+            Place::New(path) => {
+                temporary_beside(path).map(|file| file.into_parts()).map(|(file, temporary)| (file, Some(temporary)))
+            }
             Place::Replaced(path) => {
                 let (file, temporary) = temporary_beside(path)?.into_parts();
                 fs::set_permissions(&temporary, fs::metadata(path)?.permissions())?;
@@ -82,13 +84,17 @@ impl AtomicFile {
         let named = match target.check_again() {
             // Fails if something has come there since; some file systems cannot rename so at all.
             Ok(Place::New(place)) => match temporary.persist_noclobber(&place) {
-                Err(refused) if refused.error.kind() != ErrorKind::AlreadyExists && place.symlink_metadata().is_err() => {
+                Err(refused)
+                    if refused.error.kind() != ErrorKind::AlreadyExists && place.symlink_metadata().is_err() =>
+                {
                     refused.path.persist(place).map_err(unnamed)
                 }
                 result => result.map_err(unnamed),
             },
             Ok(Place::Replaced(place)) => temporary.persist(place).map_err(unnamed),
-            Ok(Place::Stream(_)) => Err((Error::Usage(format!("{} has become a pipe or a device", path.display())), temporary)),
+            Ok(Place::Stream(_)) => {
+                Err((Error::Usage(format!("{} has become a pipe or a device", path.display())), temporary))
+            }
             Err(error) => Err((error, temporary)),
         };
         named.map(|()| written).map_err(|(error, temporary)| match temporary.keep() {

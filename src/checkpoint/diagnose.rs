@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 use serde_json::Value;
 
 /// What to do with weights that only PyTorch reads.
-const SAVE_AGAIN: &str = "load it in transformers and save it with model.save_pretrained(DIR), which writes safetensors";
+const SAVE_AGAIN: &str =
+    "load it in transformers and save it with model.save_pretrained(DIR), which writes safetensors";
 
 /// The first few of some names.
 pub fn list<T: AsRef<str>>(names: &[T]) -> String {
@@ -17,16 +18,19 @@ pub fn list<T: AsRef<str>>(names: &[T]) -> String {
 /// What the name of a file says it is, after `before`; empty if it says nothing.
 pub fn named(path: &Path, before: &str) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let what = match path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase().as_str() {
-        "bin" | "pt" | "pth" | "ckpt" => format!("a PyTorch file; {SAVE_AGAIN}"),
-        "h5" => format!("a TensorFlow file; {SAVE_AGAIN}"),
-        "msgpack" => format!("a Flax file; {SAVE_AGAIN}"),
-        "gguf" | "ggml" => "a model for llama.cpp; give the checkpoint that it was made of".to_owned(),
-        "onnx" => "an ONNX graph; give the checkpoint that it was made of".to_owned(),
-        "zip" | "gz" | "tgz" | "tar" | "xz" | "zst" | "bz2" | "7z" => "an archive; unpack it".to_owned(),
-        "json" if name.ends_with(".index.json") => "the index of a sharded checkpoint; give its directory".to_owned(),
-        _ => return String::new(),
-    };
+    let what =
+        match path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase().as_str() {
+            "bin" | "pt" | "pth" | "ckpt" => format!("a PyTorch file; {SAVE_AGAIN}"),
+            "h5" => format!("a TensorFlow file; {SAVE_AGAIN}"),
+            "msgpack" => format!("a Flax file; {SAVE_AGAIN}"),
+            "gguf" | "ggml" => "a model for llama.cpp; give the checkpoint that it was made of".to_owned(),
+            "onnx" => "an ONNX graph; give the checkpoint that it was made of".to_owned(),
+            "zip" | "gz" | "tgz" | "tar" | "xz" | "zst" | "bz2" | "7z" => "an archive; unpack it".to_owned(),
+            "json" if name.ends_with(".index.json") => {
+                "the index of a sharded checkpoint; give its directory".to_owned()
+            }
+            _ => return String::new(),
+        };
     format!("{before}{what}")
 }
 
@@ -46,11 +50,16 @@ pub fn content(bytes: &[u8]) -> Option<String> {
     }
     if bytes.starts_with(b"version https://git-lfs") {
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]);
-        let size = text.lines().find_map(|line| line.strip_prefix("size ")).map_or(String::new(), |size| format!(" of {} bytes", size.trim()));
+        let size = text
+            .lines()
+            .find_map(|line| line.strip_prefix("size "))
+            .map_or(String::new(), |size| format!(" of {} bytes", size.trim()));
         return Some(format!("a Git LFS pointer to a file{size}, not that file; fetch it with `git lfs pull`"));
     }
     if bytes.starts_with(b"PK\x03\x04") {
-        return Some(format!("a zip archive, as torch.save writes them; unpack it, or if it is a PyTorch file, {SAVE_AGAIN}"));
+        return Some(format!(
+            "a zip archive, as torch.save writes them; unpack it, or if it is a PyTorch file, {SAVE_AGAIN}"
+        ));
     }
     if bytes.starts_with(b"\x80\x02") || bytes.starts_with(b"\x80\x04") {
         return Some(format!("a Python pickle, as old versions of torch.save write them; {SAVE_AGAIN}"));
@@ -94,20 +103,24 @@ pub fn tensors(bytes: &[u8]) -> Option<String> {
     let header = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     let readable = bytes.iter().take(64).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
     if readable && !bytes.is_empty() {
-        let beginning: String = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).lines().next().unwrap_or_default().into();
+        let beginning: String =
+            String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).lines().next().unwrap_or_default().into();
         return Some(format!("it is a text that begins with {beginning:?}"));
     }
     let rest = (bytes.len() - 8) as u64;
     if header > rest {
         // A length that no header has says nothing about how much is missing.
-        return (header < 100_000_000).then(|| format!("at least {} bytes of its header are missing; download it again", header - rest));
+        return (header < 100_000_000)
+            .then(|| format!("at least {} bytes of its header are missing; download it again", header - rest));
     }
     let fields: Value = serde_json::from_slice(&bytes[8..8 + header as usize]).ok()?;
     let ends = fields.as_object()?.values().filter_map(|field| field.get("data_offsets")?.get(1)?.as_u64());
     let (expected, found) = (ends.max()?, rest - header);
     match expected.checked_sub(found) {
         Some(0) => None,
-        Some(missing) => Some(format!("{missing} bytes at its end are missing: an unfinished download or copy; fetch it again")),
+        Some(missing) => {
+            Some(format!("{missing} bytes at its end are missing: an unfinished download or copy; fetch it again"))
+        }
         None => Some(format!("{} bytes more than its header tells of; fetch it again", found - expected)),
     }
 }
@@ -139,7 +152,9 @@ pub fn shard_of(name: &str) -> Option<(usize, usize)> {
 pub fn directory(directory: &Path) -> String {
     let names = names(directory);
     let has = |name: &str| names.iter().any(|found| found == name);
-    let ending = |ends: &[&str]| -> Vec<&String> { names.iter().filter(|name| ends.iter().any(|end| name.to_lowercase().ends_with(end))).collect() };
+    let ending = |ends: &[&str]| -> Vec<&String> {
+        names.iter().filter(|name| ends.iter().any(|end| name.to_lowercase().ends_with(end))).collect()
+    };
     if names.is_empty() {
         return ": it is empty".into();
     }
@@ -164,7 +179,10 @@ pub fn directory(directory: &Path) -> String {
         return ": its consolidated.safetensors has tensor names of another program's; download the files that transformers loads".into();
     }
     if !safetensors.is_empty() {
-        return format!(": it has {}, which transformers does not load of its own accord; give the file itself, or rename it", list(&safetensors));
+        return format!(
+            ": it has {}, which transformers does not load of its own accord; give the file itself, or rename it",
+            list(&safetensors)
+        );
     }
     let unfinished = ending(&[".incomplete", ".part", ".crdownload", ".aria2", ".tmp"]);
     if !unfinished.is_empty() {
@@ -183,8 +201,13 @@ pub fn directory(directory: &Path) -> String {
 
 /// A model that a directory is not itself, but an addition to.
 pub fn adapter(directory: &Path) -> String {
-    let config = fs::read(directory.join("adapter_config.json")).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-    let base = config.as_ref().and_then(|config| config.get("base_model_name_or_path")?.as_str()).map_or(String::new(), |base| format!(" of {base}"));
+    let config = fs::read(directory.join("adapter_config.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let base = config
+        .as_ref()
+        .and_then(|config| config.get("base_model_name_or_path")?.as_str())
+        .map_or(String::new(), |base| format!(" of {base}"));
     format!(
         "a LoRA adapter (adapter_config.json){base}, not a whole model; merge it first, with PEFT: \
          AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
@@ -193,7 +216,9 @@ pub fn adapter(directory: &Path) -> String {
 
 /// Directories below this one that look like models, also those of a Hugging Face cache.
 fn models_below(directory: &Path, names: &[String]) -> Vec<String> {
-    let looks = |path: &Path| path.join("config.json").exists() || !self::names(path).iter().all(|name| !name.ends_with(".safetensors"));
+    let looks = |path: &Path| {
+        path.join("config.json").exists() || !self::names(path).iter().all(|name| !name.ends_with(".safetensors"))
+    };
     let mut found = Vec::new();
     for name in names.iter().filter(|name| directory.join(name).is_dir()) {
         let path = directory.join(name);

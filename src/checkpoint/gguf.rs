@@ -52,7 +52,10 @@ impl GgufType {
             Self::F32 => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
             Self::F16 => {
                 let halves = values.iter().map(|&value| f16::from_f32(value));
-                halves.map(|half| half.is_finite().then(|| half.to_le_bytes())).collect::<Option<Vec<_>>>().map(|bytes| bytes.concat())
+                halves
+                    .map(|half| half.is_finite().then(|| half.to_le_bytes()))
+                    .collect::<Option<Vec<_>>>()
+                    .map(|bytes| bytes.concat())
             }
             Self::Q8_0 => {
                 let mut bytes = Vec::with_capacity(values.len() / BLOCK * (2 + BLOCK));
@@ -65,7 +68,9 @@ impl GgufType {
                     bytes.extend(scale.to_le_bytes());
                     // Against the scale as it is stored, so that its own rounding costs nothing more.
                     let scale = scale.to_f32();
-                    let quantised = |&value: &f32| if scale == 0.0 { 0 } else { (value / scale).round().clamp(-127.0, 127.0) as i8 };
+                    let quantised = |&value: &f32| {
+                        if scale == 0.0 { 0 } else { (value / scale).round().clamp(-127.0, 127.0) as i8 }
+                    };
                     bytes.extend(block.iter().map(|value| quantised(value) as u8));
                 }
                 Some(bytes)
@@ -175,7 +180,10 @@ impl GgufFile {
         let mut offset = 0;
         for tensor in &tensors {
             if !tensor.kind.fits(tensor.shape.last().copied().unwrap_or_default()) {
-                return Err(Error::shape("write", format!("{} of shape {:?} does not fit {:?}", tensor.name, tensor.shape, tensor.kind)));
+                return Err(Error::shape(
+                    "write",
+                    format!("{} of shape {:?} does not fit {:?}", tensor.name, tensor.shape, tensor.kind),
+                ));
             }
             append_text(&mut bytes, &tensor.name);
             bytes.extend((tensor.shape.len() as u32).to_le_bytes());
@@ -201,19 +209,23 @@ impl GgufFile {
         }
         let (tensor, missing) = match &mut self.current {
             Some((tensor, missing))
-                if tensor.name == name && rows.len() as u64 <= *missing && rows.len().is_multiple_of(tensor.shape.last().copied().unwrap_or(1)) =>
+                if tensor.name == name
+                    && rows.len() as u64 <= *missing
+                    && rows.len().is_multiple_of(tensor.shape.last().copied().unwrap_or(1)) =>
             {
                 (tensor, missing)
             }
             Some((tensor, missing)) => {
-                return Err(Error::shape("write", format!("{} values of {name}, where {missing} of {} are due", rows.len(), tensor.name)));
+                return Err(Error::shape(
+                    "write",
+                    format!("{} values of {name}, where {missing} of {} are due", rows.len(), tensor.name),
+                ));
             }
             None => return Err(Error::shape("write", format!("{name} is not planned"))),
         };
-        let bytes = tensor
-            .kind
-            .encode(rows)
-            .ok_or_else(|| Error::Usage(format!("{name} has values that are too large for {:?}; --type f32 holds them", tensor.kind)))?;
+        let bytes = tensor.kind.encode(rows).ok_or_else(|| {
+            Error::Usage(format!("{name} has values that are too large for {:?}; --type f32 holds them", tensor.kind))
+        })?;
         *missing -= rows.len() as u64;
         self.file.append(&bytes)?;
         if *missing == 0 {

@@ -38,12 +38,14 @@ const EARLIER: &[&str] = &[
     "generation_config.json",
 ];
 /// What `synthesize` of earlier versions wrote beside the weights.
-const EARLIER_SYNTHESIZED: &[&str] = &["config.json", "tokens.json", "model.safetensors", "model.safetensors.index.json"];
+const EARLIER_SYNTHESIZED: &[&str] =
+    &["config.json", "tokens.json", "model.safetensors", "model.safetensors.index.json"];
 /// What operating systems put into any directory.
 const OF_THE_SYSTEM: &[&str] = &[".DS_Store", "Thumbs.db", "desktop.ini"];
 
 /// How files begin that only this program writes, or that it never reads: traces, logits, GGUF.
-const BEGINNINGS: &[(usize, &[u8])] = &[(0, b"{\"traceEvents\": ["), (8, b"{\"__metadata__\":{\"format\":\"pt\"},\"logits.0\":{"), (0, b"GGUF")];
+const BEGINNINGS: &[(usize, &[u8])] =
+    &[(0, b"{\"traceEvents\": ["), (8, b"{\"__metadata__\":{\"format\":\"pt\"},\"logits.0\":{"), (0, b"GGUF")];
 
 /// Whether a file is an output, and no part of the model in whose directory it lies.
 pub fn is_output_file(path: &Path) -> bool {
@@ -83,7 +85,8 @@ pub fn files(directory: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut pending = vec![(directory.to_owned(), String::new())];
     while let Some((path, prefix)) = pending.pop() {
-        let entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(Error::read(&path))?;
+        let entries =
+            fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(Error::read(&path))?;
         if entries.is_empty() && !prefix.is_empty() {
             found.push(prefix.clone());
         }
@@ -115,14 +118,18 @@ impl Written {
             // Looked at before it is opened: opening a pipe would wait for somebody to write.
             fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::read_to_string(&path).ok())
         };
-        let record = text(RECORD).and_then(|text| serde_json::from_str::<Value>(&text).ok()).filter(|record| record["tool_version"].is_string());
+        let record = text(RECORD)
+            .and_then(|text| serde_json::from_str::<Value>(&text).ok())
+            .filter(|record| record["tool_version"].is_string());
         if let Some(record) = record {
             return Some(match record["output"].as_array() {
                 Some(names) => Self::Listed(names.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
                 None => Self::Earlier,
             });
         }
-        if text("README.md").is_some_and(|card| card.contains("(arXiv 2401.15024): ") && card.contains(" coordinates by slicegpt-gpu ")) {
+        if text("README.md")
+            .is_some_and(|card| card.contains("(arXiv 2401.15024): ") && card.contains(" coordinates by slicegpt-gpu "))
+        {
             return Some(Self::Earlier);
         }
         let config: Value = serde_json::from_str(&text("config.json")?).ok()?;
@@ -130,12 +137,16 @@ impl Written {
             return Some(Self::Earlier);
         }
         // Never downloaded, nor written by transformers, which says its version: in the form in which this program writes JSON.
-        let own = text("config.json")? == format!("{config:#}\n") && config["transformers_version"].is_null() && config["torch_dtype"].is_string();
+        let own = text("config.json")? == format!("{config:#}\n")
+            && config["transformers_version"].is_null()
+            && config["torch_dtype"].is_string();
         (own && text("tokens.json")?.starts_with("{\"input_ids\":[[")).then_some(Self::EarlierSynthesized)
     }
 
     fn includes(&self, name: &str) -> bool {
-        let between = |start: &str, end: &str| name.len() > start.len() + end.len() && name.starts_with(start) && name.ends_with(end);
+        let between = |start: &str, end: &str| {
+            name.len() > start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        };
         let shard = between("model-", ".safetensors") && name.contains("-of-");
         let code = between("configuration_sliced_", ".py") || between("modeling_sliced_", ".py");
         OF_THE_SYSTEM.contains(&name)

@@ -61,7 +61,13 @@ impl OutputDirectory {
     pub fn resume(target: &Path, force: bool) -> Result<(Self, Vec<u8>)> {
         let target = &resolved(target)?;
         let partial = partial(target)?;
-        let nothing = || Error::Usage(format!("nothing to resume: {} holds no unfinished run to {}", partial.display(), target.display()));
+        let nothing = || {
+            Error::Usage(format!(
+                "nothing to resume: {} holds no unfinished run to {}",
+                partial.display(),
+                target.display()
+            ))
+        };
         // Looked for first, so that nothing is made where nothing is.
         if !partial.join(STATE).is_file() {
             return Err(nothing());
@@ -86,7 +92,11 @@ impl OutputDirectory {
         for entry in fs::read_dir(&self.partial).map_err(Error::read(&self.partial))? {
             let path = entry.map_err(Error::read(&self.partial))?.path();
             if !path.ends_with(LOCK) {
-                let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                let removed = if path.is_dir() && !path.is_symlink() {
+                    fs::remove_dir_all(&path)
+                } else {
+                    fs::remove_file(&path)
+                };
                 removed.map_err(Error::write(&path))?;
             }
         }
@@ -102,12 +112,26 @@ impl OutputDirectory {
             check_target(target, force)?;
         }
         let above = partial.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
-        if there && !partial.join(LOCK).exists() && fs::read_dir(&partial).map_err(Error::write(&partial))?.next().is_some() {
-            return Err(Error::Usage(format!("{} is in the way, and no unfinished run of this program; move it elsewhere", partial.display())));
+        if there
+            && !partial.join(LOCK).exists()
+            && fs::read_dir(&partial).map_err(Error::write(&partial))?.next().is_some()
+        {
+            return Err(Error::Usage(format!(
+                "{} is in the way, and no unfinished run of this program; move it elsewhere",
+                partial.display()
+            )));
         }
         let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
         // Made first, so that whatever fails from here on is cleaned up; but what is there already is not ours before it is locked.
-        let mut this = Self { output: partial.join(OUTPUT), partial, target: target.into(), force, lock: None, parents, kept: Cell::new(there) };
+        let mut this = Self {
+            output: partial.join(OUTPUT),
+            partial,
+            target: target.into(),
+            force,
+            lock: None,
+            parents,
+            kept: Cell::new(there),
+        };
         fs::create_dir_all(&this.partial).map_err(Error::write(&this.partial))?;
         this.lock = Some(lock(&this.partial).inspect_err(|_| this.kept.set(true))?);
         let replaced = this.partial.join(REPLACED);
@@ -232,7 +256,9 @@ impl OutputDirectory {
 
 /// Where a run to `target` keeps what it has done.
 pub(super) fn partial(target: &Path) -> Result<PathBuf> {
-    let name = target.file_name().ok_or_else(|| Error::Usage(format!("{} is not a name for an output directory", target.display())))?;
+    let name = target
+        .file_name()
+        .ok_or_else(|| Error::Usage(format!("{} is not a name for an output directory", target.display())))?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(".partial");
@@ -246,7 +272,11 @@ pub(super) fn resolved(target: &Path) -> Result<PathBuf> {
     match target.is_symlink() {
         true => fs::canonicalize(&target).map_err(|_| {
             let to = fs::read_link(&target).unwrap_or_default();
-            Error::Usage(format!("{} is a link to {}, which is not there; remove the link, or give another --output", target.display(), to.display()))
+            Error::Usage(format!(
+                "{} is a link to {}, which is not there; remove the link, or give another --output",
+                target.display(),
+                to.display()
+            ))
         }),
         false => Ok(target),
     }
@@ -259,9 +289,10 @@ pub(super) fn check_target(target: &Path, force: bool) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(Error::Write { path: target.clone(), source }),
         Ok(_) if !force => Err(Error::OutputExists { option: "--output", path: target.clone() }),
-        Ok(metadata) if !metadata.is_dir() => {
-            Err(Error::Usage(format!("{} is not a directory, and will not be replaced; give another --output", target.display())))
-        }
+        Ok(metadata) if !metadata.is_dir() => Err(Error::Usage(format!(
+            "{} is not a directory, and will not be replaced; give another --output",
+            target.display()
+        ))),
         Ok(_) => check_replaceable(target),
     }
 }
@@ -270,9 +301,10 @@ fn lock(partial: &Path) -> Result<File> {
     let path = partial.join(LOCK);
     let file = File::create(&path).map_err(Error::write(&path))?;
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Usage(format!("another run is at work in {}; wait for it, or give another --output", partial.display())))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
+            "another run is at work in {}; wait for it, or give another --output",
+            partial.display()
+        ))),
         // Some file systems have no locks.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }

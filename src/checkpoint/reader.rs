@@ -92,7 +92,9 @@ impl Tensor<'_> {
         }
         let mut bytes = vec![0; range.len()];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start((self.offset + range.start) as u64)).and_then(|_| file.read_exact(&mut bytes)).map_err(Error::read(self.path))?;
+        file.seek(SeekFrom::Start((self.offset + range.start) as u64))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(Error::read(self.path))?;
         Ok(bytes)
     }
 }
@@ -112,7 +114,8 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     pub fn open_named(path: &Path, named: Option<&str>) -> Result<Self> {
         let Selection { directory, files, notes } = select(path, named)?;
-        let mut checkpoint = Self { directory, files: Vec::new(), tensors: BTreeMap::new(), aliases: HashMap::new(), notes };
+        let mut checkpoint =
+            Self { directory, files: Vec::new(), tensors: BTreeMap::new(), aliases: HashMap::new(), notes };
         let mut differing = Vec::new();
         for file in files {
             checkpoint.add(file, &mut differing)?;
@@ -204,7 +207,14 @@ impl Checkpoint {
     fn tensor_at<'a>(&'a self, place: &'a Place) -> Option<Tensor<'a>> {
         let (path, file) = self.files.get(place.file)?;
         let (start, end) = place.info.data_offsets;
-        Some(Tensor { dtype: place.info.dtype, shape: &place.info.shape, path, byte_len: end - start, offset: place.base + start, file })
+        Some(Tensor {
+            dtype: place.info.dtype,
+            shape: &place.info.shape,
+            path,
+            byte_len: end - start,
+            offset: place.base + start,
+            file,
+        })
     }
 }
 

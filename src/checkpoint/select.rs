@@ -41,15 +41,22 @@ pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
                 format!("expected a .safetensors file or a directory with one{}", diagnose::named(path, "; this is ")),
             ));
         }
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         return Ok(Selection { directory, files: vec![path.to_owned()], notes: Vec::new() });
     }
     let selection = |files, notes| Selection { directory: path.to_owned(), files, notes };
     if let Some(name) = named {
         let file = inside(path, name).ok_or_else(|| {
-            Error::bad_file(&path.join("config.json"), format!("transformers_weights: {name:?} is not the name of a file in its directory"))
+            Error::bad_file(
+                &path.join("config.json"),
+                format!("transformers_weights: {name:?} is not the name of a file in its directory"),
+            )
         })?;
-        return Ok(selection(if name.ends_with(".index.json") { shards(path, &file)? } else { vec![file] }, Vec::new()));
+        return Ok(selection(
+            if name.ends_with(".index.json") { shards(path, &file)? } else { vec![file] },
+            Vec::new(),
+        ));
     }
     if let Some(name) = diagnose::distributed_shard(path) {
         return Err(Error::bad_file(
@@ -61,7 +68,9 @@ pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
     }
     let (single, index) = (path.join(SINGLE), path.join(INDEX));
     if single.is_file() {
-        let beside = index.is_file().then(|| format!("{} counts, as in transformers; {INDEX} beside it is not read", single.display()));
+        let beside = index
+            .is_file()
+            .then(|| format!("{} counts, as in transformers; {INDEX} beside it is not read", single.display()));
         return Ok(selection(vec![single], beside.into_iter().collect()));
     }
     if index.is_file() {
@@ -85,11 +94,16 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
         bad(format!("{error}{found}"))
     })?;
     let fields = fields.as_object().ok_or_else(|| bad("expected an object with a weight_map".into()))?;
-    let map = fields.get("weight_map").ok_or_else(|| bad("missing field `weight_map`: expected the file of each tensor".into()))?;
-    let map = map.as_object().ok_or_else(|| bad(format!("weight_map: expected a map from tensors to files, found {}", kind(map))))?;
+    let map = fields
+        .get("weight_map")
+        .ok_or_else(|| bad("missing field `weight_map`: expected the file of each tensor".into()))?;
+    let map = map
+        .as_object()
+        .ok_or_else(|| bad(format!("weight_map: expected a map from tensors to files, found {}", kind(map))))?;
     let mut names = BTreeSet::new();
     for (tensor, name) in map {
-        let text = name.as_str().ok_or_else(|| bad(format!("weight_map: {tensor}: expected a string, found {name}")))?;
+        let text =
+            name.as_str().ok_or_else(|| bad(format!("weight_map: {tensor}: expected a string, found {name}")))?;
         names.insert(text);
     }
     if names.is_empty() {
@@ -97,9 +111,13 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     }
     let mut files = Vec::new();
     for name in &names {
-        let file = inside(directory, name).ok_or_else(|| bad(format!("shard {name:?} is not a plain file name in its directory")))?;
+        let file = inside(directory, name)
+            .ok_or_else(|| bad(format!("shard {name:?} is not a plain file name in its directory")))?;
         if file.extension().is_none_or(|extension| extension != "safetensors") {
-            return Err(bad(format!("shard {name:?} is not a .safetensors file{}", diagnose::named(&file, ": it is "))));
+            return Err(bad(format!(
+                "shard {name:?} is not a .safetensors file{}",
+                diagnose::named(&file, ": it is ")
+            )));
         }
         files.push(file);
     }
@@ -118,7 +136,9 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
 
 /// The file of this name below a directory; `None` if the name leads out of it.
 fn inside(directory: &Path, name: &str) -> Option<PathBuf> {
-    let plain = !name.is_empty() && !name.contains('\\') && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    let plain = !name.is_empty()
+        && !name.contains('\\')
+        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     // Components drop what changes nothing, such as `a/.`; here a name says what it means.
     (plain && !name.split('/').any(|part| part.is_empty() || part == ".")).then(|| directory.join(name))
 }

@@ -36,14 +36,21 @@ impl Place {
             Ok(metadata) if metadata.is_symlink() => match fs::metadata(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let to = fs::read_link(path).unwrap_or_default();
-                    return refused(&format!("is a link to {}, which is not there; remove the link, or give another name", to.display()));
+                    return refused(&format!(
+                        "is a link to {}, which is not there; remove the link, or give another name",
+                        to.display()
+                    ));
                 }
                 other => Some(other.map_err(Error::write(path))?),
             },
             Ok(metadata) => Some(metadata),
         };
         let Some(metadata) = metadata else {
-            let separator = path.as_os_str().as_encoded_bytes().last().is_some_and(|&byte| std::path::is_separator(char::from(byte)));
+            let separator = path
+                .as_os_str()
+                .as_encoded_bytes()
+                .last()
+                .is_some_and(|&byte| std::path::is_separator(char::from(byte)));
             return match path.file_name() {
                 Some(_) if !separator => Ok(Self::New(path.into())),
                 _ => refused("is not a name for a file"),
@@ -55,7 +62,9 @@ impl Place {
             Kind::Pipe => open_pipe(path).map(Self::Stream).map_err(Error::write(path)),
             // Appended, so that what a file behind a descriptor has already stays.
             Kind::Stream => OpenOptions::new().append(true).open(path).map(Self::Stream).map_err(Error::write(path)),
-            Kind::Other => refused("is neither a file nor a pipe nor a device that takes text, and will not be written; give another name"),
+            Kind::Other => refused(
+                "is neither a file nor a pipe nor a device that takes text, and will not be written; give another name",
+            ),
         }
     }
 
@@ -148,7 +157,9 @@ fn open_pipe(path: &Path) -> io::Result<File> {
             // Opened again, as writing should wait; the first one is held until then, so that the reader stays.
             Ok(_first) => return OpenOptions::new().write(true).open(path),
             Err(error) if error.raw_os_error() != Some(Errno::NXIO.raw_os_error()) => return Err(error),
-            Err(_) if began.elapsed() > PATIENCE => return Err(io::Error::other("no program reads from this pipe; start that first")),
+            Err(_) if began.elapsed() > PATIENCE => {
+                return Err(io::Error::other("no program reads from this pipe; start that first"));
+            }
             Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
         }
     }

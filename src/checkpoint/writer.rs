@@ -60,7 +60,10 @@ fn header(tensors: &[TensorPlan]) -> Vec<u8> {
     let mut offset = 0;
     for tensor in tensors {
         let end = offset + tensor.byte_len();
-        fields.insert(tensor.name.clone(), json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end] }));
+        fields.insert(
+            tensor.name.clone(),
+            json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end] }),
+        );
         offset = end;
     }
     let text = Value::Object(fields).to_string();
@@ -93,8 +96,10 @@ impl TensorWriter {
     pub fn new(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64) -> Result<Self> {
         let shards = shards(tensors, most);
         if shards.len() > 1 {
-            let map: Map<String, Value> =
-                shards.iter().flat_map(|(file, group)| group.iter().map(move |tensor| (tensor.name.clone(), json!(file)))).collect();
+            let map: Map<String, Value> = shards
+                .iter()
+                .flat_map(|(file, group)| group.iter().map(move |tensor| (tensor.name.clone(), json!(file))))
+                .collect();
             let total: u64 = tensors.iter().map(TensorPlan::byte_len).sum();
             let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
             directory.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
@@ -111,12 +116,24 @@ impl TensorWriter {
     ///
     /// # Errors
     /// [`Error::BadFile`] if a file is not as it was left; [`Error::Write`].
-    pub fn resume(directory: &OutputDirectory, tensors: &[TensorPlan], most: u64, finished: impl Fn(&str) -> bool) -> Result<Self> {
+    pub fn resume(
+        directory: &OutputDirectory,
+        tensors: &[TensorPlan],
+        most: u64,
+        finished: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let mut this = Self::open(directory.path(), shards(tensors, most), |path, header, size| {
-            let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::kept(path, Error::write(path)))?;
+            let mut file =
+                OpenOptions::new().read(true).write(true).open(path).map_err(Error::kept(path, Error::write(path)))?;
             let mut found = vec![0; header.len()];
-            let same = file.read_exact(&mut found).is_ok() && found == header && file.metadata().is_ok_and(|metadata| metadata.len() == size);
-            if same { Ok(file) } else { Err(Error::bad_file(path, "not as the unfinished run has left it; --force starts over")) }
+            let same = file.read_exact(&mut found).is_ok()
+                && found == header
+                && file.metadata().is_ok_and(|metadata| metadata.len() == size);
+            if same {
+                Ok(file)
+            } else {
+                Err(Error::bad_file(path, "not as the unfinished run has left it; --force starts over"))
+            }
         })?;
         for (_, place) in this.places.iter_mut().filter(|(name, _)| finished(name)) {
             place.written = place.byte_len;
@@ -124,7 +141,11 @@ impl TensorWriter {
         Ok(this)
     }
 
-    fn open(directory: &Path, shards: Vec<(String, Vec<TensorPlan>)>, open: impl Fn(&Path, &[u8], u64) -> Result<File>) -> Result<Self> {
+    fn open(
+        directory: &Path,
+        shards: Vec<(String, Vec<TensorPlan>)>,
+        open: impl Fn(&Path, &[u8], u64) -> Result<File>,
+    ) -> Result<Self> {
         let (mut files, mut places) = (Vec::new(), HashMap::new());
         for (name, tensors) in shards {
             let (path, header) = (directory.join(name), header(&tensors));
@@ -151,7 +172,9 @@ impl TensorWriter {
             return Err(Error::shape("write", format!("{} bytes of {name}, where {missing} are missing", bytes.len())));
         }
         let (path, file) = &mut self.files[place.file];
-        file.seek(SeekFrom::Start(place.offset + place.written)).and_then(|_| file.write_all(bytes)).map_err(Error::write(path))?;
+        file.seek(SeekFrom::Start(place.offset + place.written))
+            .and_then(|_| file.write_all(bytes))
+            .map_err(Error::write(path))?;
         place.written += bytes.len() as u64;
         Ok(())
     }
@@ -211,9 +234,10 @@ impl TensorFile {
                 }
                 self.file.append(bytes)
             }
-            Some((tensor, missing)) => {
-                Err(Error::shape("write", format!("{} bytes of {name}, where {missing} of {} are due", bytes.len(), tensor.name)))
-            }
+            Some((tensor, missing)) => Err(Error::shape(
+                "write",
+                format!("{} bytes of {name}, where {missing} of {} are due", bytes.len(), tensor.name),
+            )),
             None => Err(Error::shape("write", format!("{name} is not planned"))),
         }
     }

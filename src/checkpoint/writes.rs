@@ -47,12 +47,14 @@ impl Known {
     }
 
     fn is(&self, other: &Self) -> bool {
-        (self.canonical.is_some() && self.canonical == other.canonical) || (self.identity.is_some() && self.identity == other.identity)
+        (self.canonical.is_some() && self.canonical == other.canonical)
+            || (self.identity.is_some() && self.identity == other.identity)
     }
 
     /// Whether `other` is this directory or lies in it.
     fn holds(&self, other: &Self) -> bool {
-        self.is(other) || other.canonical.iter().flat_map(|path| path.ancestors()).any(|above| self.is(&Self::at(above)))
+        self.is(other)
+            || other.canonical.iter().flat_map(|path| path.ancestors()).any(|above| self.is(&Self::at(above)))
     }
 }
 
@@ -92,7 +94,8 @@ impl Writes {
         };
         let mut inside = list(directory);
         // Of what lies deeper only links could be missed: everything below is told by its path.
-        let deeper: Vec<Known> = inside.iter().filter(|known| known.path.is_dir()).flat_map(|known| list(&known.path)).collect();
+        let deeper: Vec<Known> =
+            inside.iter().filter(|known| known.path.is_dir()).flat_map(|known| list(&known.path)).collect();
         inside.extend(deeper);
         inside.retain(|known| known.path.is_file());
         let inputs = Arc::make_mut(&mut self.inputs);
@@ -105,7 +108,13 @@ impl Writes {
     /// # Errors
     /// [`Error::Usage`] if it is read, is written already or can be no file; [`Error::OutputExists`]; [`Error::Write`] if it cannot be written.
     pub fn file(&mut self, option: &'static str, path: &Path) -> Result<FileTarget> {
-        let target = FileTarget { option, path: path.into(), place: Place::find(option, path)?, force: self.force, inputs: self.inputs.clone() };
+        let target = FileTarget {
+            option,
+            path: path.into(),
+            place: Place::find(option, path)?,
+            force: self.force,
+            inputs: self.inputs.clone(),
+        };
         target.check()?;
         target.place.try_writing().map_err(Error::write(path))?;
         if !matches!(target.place, Place::Stream(_)) {
@@ -122,7 +131,8 @@ impl Writes {
         let this = Known::at(path);
         // What a model's directory has in an earlier output is that output's; a link to a file in one is the model's.
         let own = |file: &&Known| !file.path.parent().is_some_and(|parent| this.holds(&Known::at(parent)));
-        let models = self.inputs.models.iter().flat_map(|(directory, files)| files.iter().filter(own).chain([directory]));
+        let models =
+            self.inputs.models.iter().flat_map(|(directory, files)| files.iter().filter(own).chain([directory]));
         if let Some(lost) = self.inputs.files.iter().chain(models).find(|input| this.holds(input)) {
             return Err(Error::Usage(format!(
                 "{option} {} holds the input {}, which would be overwritten; give another directory",
@@ -202,7 +212,12 @@ impl FileTarget {
     /// # Errors
     /// As [`Writes::file`].
     pub(super) fn check_again(&self) -> Result<Place> {
-        let now = Self { place: Place::find(self.option, &self.path)?, path: self.path.clone(), inputs: self.inputs.clone(), ..*self };
+        let now = Self {
+            place: Place::find(self.option, &self.path)?,
+            path: self.path.clone(),
+            inputs: self.inputs.clone(),
+            ..*self
+        };
         now.check()?;
         Ok(now.place)
     }
@@ -216,9 +231,17 @@ impl FileTarget {
         // Devices are no files, and may be read and written at once.
         if this.path.is_file() {
             if let Some(lost) = self.inputs.files.iter().find(|input| input.is(&this)) {
-                return Err(Error::Usage(format!("{} is the input {}, which would be overwritten", shown(), lost.path.display())));
+                return Err(Error::Usage(format!(
+                    "{} is the input {}, which would be overwritten",
+                    shown(),
+                    lost.path.display()
+                )));
             }
-            let model = self.inputs.models.iter().find(|(directory, files)| directory.holds(&this) || files.iter().any(|file| file.is(&this)));
+            let model = self
+                .inputs
+                .models
+                .iter()
+                .find(|(directory, files)| directory.holds(&this) || files.iter().any(|file| file.is(&this)));
             if let Some((directory, _)) = model
                 && !is_output_file(&self.path)
             {
@@ -230,7 +253,9 @@ impl FileTarget {
             }
         }
         match self.place {
-            Place::Replaced(_) if !self.force => Err(Error::OutputExists { option: self.option, path: self.path.clone() }),
+            Place::Replaced(_) if !self.force => {
+                Err(Error::OutputExists { option: self.option, path: self.path.clone() })
+            }
             _ => Ok(()),
         }
     }

@@ -48,7 +48,12 @@ pub struct Args {
 impl Args {
     pub fn execute(&self) -> Result<()> {
         if self.list {
-            return print(&WORKLOADS.iter().map(|workload| format!("{:<54} {}\n", workload.name, workload.what)).collect::<String>());
+            return print(
+                &WORKLOADS
+                    .iter()
+                    .map(|workload| format!("{:<54} {}\n", workload.name, workload.what))
+                    .collect::<String>(),
+            );
         }
         if let Some([a, b]) = self.compare.as_deref() {
             return print(&bench::comparison(&Recording::read(a)?, &Recording::read(b)?)?);
@@ -60,7 +65,8 @@ impl Args {
             None => self.measure()?,
         };
         if let Some(target) = target {
-            let text = serde_json::to_string_pretty(&recording).map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
+            let text = serde_json::to_string_pretty(&recording)
+                .map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
             let mut file = AtomicFile::create(target)?;
             file.append(format!("{text}\n").as_bytes())?;
             file.finish()?;
@@ -102,7 +108,10 @@ impl Args {
             if software {
                 // Their default is known, and measuring alternatives in the middle of a series would disturb it.
                 gpu.pin_products(ProductConfig::default_of(&gpu));
-                progress.warn(&format!("{} is a software renderer on the CPU: its figures are not a GPU's", gpu.adapter().name));
+                progress.warn(&format!(
+                    "{} is a software renderer on the CPU: its figures are not a GPU's",
+                    gpu.adapter().name
+                ));
             } else {
                 // Kernels are chosen in the warm-up, as they would be early in a real run.
                 gpu = Gpu::new(&GpuOptions { measure_at_once: true, ..options })?;
@@ -111,12 +120,24 @@ impl Args {
         }
         progress.end();
         let (quick, filters) = (self.quick, self.filter.clone());
-        Ok(Recording { schema_version: SCHEMA_VERSION, tool: Tool::this(), machine: Machine::this(), quick, filters, adapters })
+        Ok(Recording {
+            schema_version: SCHEMA_VERSION,
+            tool: Tool::this(),
+            machine: Machine::this(),
+            quick,
+            filters,
+            adapters,
+        })
     }
 
     fn rows(&self, gpu: &Gpu, workloads: &[&'static Workload], progress: &Bars) -> Result<AdapterRun> {
         progress.begin("bench", workloads.len() as u64);
-        let mut run = AdapterRun { adapter: gpu.adapter().into(), configurations: Default::default(), rows: Vec::new(), ratios: Vec::new() };
+        let mut run = AdapterRun {
+            adapter: gpu.adapter().into(),
+            configurations: Default::default(),
+            rows: Vec::new(),
+            ratios: Vec::new(),
+        };
         for group in bench::groups(workloads) {
             for mut row in bench::run(gpu, &group, Budget::new(self.quick), progress)? {
                 row.derive(Default::default());
@@ -125,7 +146,12 @@ impl Args {
                     (None, complaint) => format!("INVALID: {}", complaint.unwrap_or_default()),
                 };
                 run.rows.push(row);
-                progress.say(&format!("{:>3}/{} {}: {result}", run.rows.len(), workloads.len(), run.rows[run.rows.len() - 1].name));
+                progress.say(&format!(
+                    "{:>3}/{} {}: {result}",
+                    run.rows.len(),
+                    workloads.len(),
+                    run.rows[run.rows.len() - 1].name
+                ));
             }
             progress.advance(group.len() as u64)?;
         }

@@ -79,14 +79,24 @@ impl CalibrationArgs {
     /// How many of the rows of a token file are calibrated on.
     fn used_rows(&self, rows: usize) -> Result<usize> {
         match self.cal_nsamples {
-            Some(count) if count as usize > rows => Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.source()))),
+            Some(count) if count as usize > rows => {
+                Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.source())))
+            }
             count => Ok(count.map_or(rows, |count| count as usize)),
         }
     }
 
     /// How many calibration tokens there will be, and held-out ones if these are evaluated on in windows of so many: as many, or fewer.
-    pub fn extent(&self, model: &Model, window: Option<usize>, tokenizers: &Tokenizers) -> Result<(Extent, Option<Extent>)> {
-        let of = |rows: &[Vec<u32>]| Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) };
+    pub fn extent(
+        &self,
+        model: &Model,
+        window: Option<usize>,
+        tokenizers: &Tokenizers,
+    ) -> Result<(Extent, Option<Extent>)> {
+        let of = |rows: &[Vec<u32>]| Extent {
+            tokens: rows.iter().map(Vec::len).sum(),
+            longest: rows.iter().map(Vec::len).max().unwrap_or(0),
+        };
         if !self.samples_itself()
             && let Tokens::Rows(rows) = self.read(tokenizers)?
         {
@@ -96,7 +106,10 @@ impl CalibrationArgs {
         }
         let longest = self.seqlen(model);
         let window = if self.samples_itself() { window.map(|_| longest) } else { window };
-        Ok((Extent { tokens: self.nsamples() * longest, longest }, window.map(|window| Extent { tokens: HELD_OUT * window, longest: window })))
+        Ok((
+            Extent { tokens: self.nsamples() * longest, longest },
+            window.map(|window| Extent { tokens: HELD_OUT * window, longest: window }),
+        ))
     }
 
     /// How many sequences are sampled, those held out included.
@@ -119,8 +132,12 @@ impl CalibrationArgs {
     ) -> Result<Sequences> {
         let count = self.nsamples();
         let mut sequences = if self.samples_itself() {
-            let samples =
-                Samples { start: tokenizers.start_token()?, count: self.sampled(window.is_some()), length: self.seqlen(model), seed: options.seed };
+            let samples = Samples {
+                start: tokenizers.start_token()?,
+                count: self.sampled(window.is_some()),
+                length: self.seqlen(model),
+                seed: options.seed,
+            };
             let together = together.or(options.rows_per_batch);
             let mut calibration = sample_sequences(gpu, model, samples, together, progress)?;
             let held_out = calibration.split_off(count);
@@ -150,19 +167,34 @@ impl CalibrationArgs {
         Ok(sequences)
     }
 
-    fn of_text(&self, text: &Text, model: &Model, tokenizers: &Tokenizers, seed: u64, window: Option<usize>, progress: &Bars) -> Result<Sequences> {
+    fn of_text(
+        &self,
+        text: &Text,
+        model: &Model,
+        tokenizers: &Tokenizers,
+        seed: u64,
+        window: Option<usize>,
+        progress: &Bars,
+    ) -> Result<Sequences> {
         let tokenizer = tokenizers.get()?;
         let (beginning, tail) = text.split_tail();
         let calibration = beginning.sequences(tokenizer, self.nsamples(), self.seqlen(model), seed)?;
         if calibration.len() < self.nsamples() {
-            progress.warn(&format!("{} is shorter than one sequence of {} tokens; all of it makes one", self.source(), self.seqlen(model)));
+            progress.warn(&format!(
+                "{} is shorter than one sequence of {} tokens; all of it makes one",
+                self.source(),
+                self.seqlen(model)
+            ));
         }
         let held_out = match (tail, window) {
             (Some(tail), Some(window)) => tail.windows(tokenizer, window).or_else(|_| {
                 let short = SHORT_WINDOW.min(window);
                 let windows = tail.windows(tokenizer, short);
                 if windows.is_ok() && short < window {
-                    progress.warn(&format!("the held-out end of {} is short: perplexity is measured in windows of {short} tokens", self.source()));
+                    progress.warn(&format!(
+                        "the held-out end of {} is short: perplexity is measured in windows of {short} tokens",
+                        self.source()
+                    ));
                 }
                 windows
             }),

@@ -56,7 +56,9 @@ impl Companions {
         match pinned_settings(model, output) {
             Ok(settings) => found.settings = settings,
             // Whoever needs the tokenizer is refused for that; a run on token ids does not.
-            Err(error) => found.warnings.push(format!("the tokenizer goes along as it is, but cannot be read: {error}")),
+            Err(error) => {
+                found.warnings.push(format!("the tokenizer goes along as it is, but cannot be read: {error}"))
+            }
         }
         found.warnings.iter().for_each(|warning| progress.warn(warning));
         found
@@ -154,7 +156,10 @@ impl Companions {
         for class in codes {
             match class.split_once("--") {
                 Some((repository, _)) => {
-                    self.missing(class, &format!("the Python code of the tokenizer lies in the repository {repository}"));
+                    self.missing(
+                        class,
+                        &format!("the Python code of the tokenizer lies in the repository {repository}"),
+                    );
                 }
                 None => self.add_code(directory, class.split('.').next().unwrap_or_default()),
             }

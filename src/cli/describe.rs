@@ -19,7 +19,14 @@ use crate::{
 
 impl Args {
     /// What is known before the work.
-    pub fn report(&self, model: &Model, plan: &Plan, options: &Options, output: &Path, companions: &[String]) -> Report {
+    pub fn report(
+        &self,
+        model: &Model,
+        plan: &Plan,
+        options: &Options,
+        output: &Path,
+        companions: &[String],
+    ) -> Report {
         let original_bytes = model.store.checkpoint.byte_len();
         let mut files: Vec<String> = shards(&plan.tensors, SHARD_BYTES).into_iter().map(|(name, _)| name).collect();
         if files.len() > 1 {
@@ -108,7 +115,14 @@ fn alternative(model: &Model, plan: &Plan, options: &Options) -> Option<Alternat
     } else {
         (options.cut, "--basis shared".to_owned())
     };
-    let shared = Options { cut, basis: Basis::SHARED, refit: Refit::Full, signal: Signal::Normed, slice_head: true, ..options.clone() };
+    let shared = Options {
+        cut,
+        basis: Basis::SHARED,
+        refit: Refit::Full,
+        signal: Signal::Normed,
+        slice_head: true,
+        ..options.clone()
+    };
     let shared = Plan::new(model.config(), &shared, "").ok()?;
     Some(Alternative {
         flags,

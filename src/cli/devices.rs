@@ -28,7 +28,12 @@ impl Args {
         for adapter in &adapters {
             let default = if adapter.default { " (default)" } else { "" };
             let _ = writeln!(text, "{}: {}{default}", adapter.index, adapter.name);
-            let _ = writeln!(text, "   type       {}{}", adapter.device_type, if adapter.software { ", software: right, but slow" } else { "" });
+            let _ = writeln!(
+                text,
+                "   type       {}{}",
+                adapter.device_type,
+                if adapter.software { ", software: right, but slow" } else { "" }
+            );
             let _ = writeln!(text, "   backend    {}", adapter.backend);
             let _ = writeln!(text, "   driver     {}", adapter.driver);
             let _ = writeln!(

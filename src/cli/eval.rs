@@ -91,7 +91,13 @@ impl Args {
                 "warnings": progress.warnings(),
             }))
         } else {
-            print(&format!("perplexity {:.4} on {} ({} sequences, {} tokens)\n", result.perplexity, file.display(), result.sequences, result.tokens))
+            print(&format!(
+                "perplexity {:.4} on {} ({} sequences, {} tokens)\n",
+                result.perplexity,
+                file.display(),
+                result.sequences,
+                result.tokens
+            ))
         };
         shown.and(self.device.close(&gpu, &progress))
     }

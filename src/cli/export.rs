@@ -82,7 +82,8 @@ impl Args {
         let target = writes_beside(&model, self.force.force).file("--output", &output)?;
         let tokenizer = if self.no_tokenizer { None } else { tokenizer(&model, &progress)? };
         let pre = self.tokenizer_pre.as_deref();
-        let vocabulary = tokenizer.as_ref().map_or(Vocabulary::None, |tokenizer| Vocabulary::Tokenizer { pre, tokenizer });
+        let vocabulary =
+            tokenizer.as_ref().map_or(Vocabulary::None, |tokenizer| Vocabulary::Tokenizer { pre, tokenizer });
         let export = GgufExport::plan(&model, &name_of(&self.model), self.kind.into(), vocabulary)?;
         export.notes.iter().for_each(|note| progress.warn(note));
         let bytes = export.write(target, &progress)?;

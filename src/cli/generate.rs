@@ -88,10 +88,13 @@ impl Args {
         for &id in &ids {
             let _ = fenced(|| stream.step(id));
         }
-        let wanted = generation.max_new_tokens.map_or(MAX_NEW_TOKENS, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        let wanted =
+            generation.max_new_tokens.map_or(MAX_NEW_TOKENS, |count| usize::try_from(count).unwrap_or(usize::MAX));
         let max_new_tokens = self.max_new_tokens.unwrap_or(wanted);
         generate(&gpu, &model, &ids, &stops.eos, max_new_tokens, &sampling, |id| {
-            if let Some(text) = fenced(|| stream.step(id)).map_err(|reason| Error::BadTokens(format!("token {id} cannot be decoded: {reason}")))? {
+            if let Some(text) = fenced(|| stream.step(id))
+                .map_err(|reason| Error::BadTokens(format!("token {id} cannot be decoded: {reason}")))?
+            {
                 print(&text)?;
             }
             crate::progress::Progress::advance(&progress, 0)?;
@@ -105,9 +108,10 @@ impl Args {
     fn rendered(&self, model: &Model, built: &BuiltTokenizer) -> Result<String> {
         let chat = Chat::of_prompt(&self.prompt, self.system.as_deref());
         let template = ChatTemplate::find(model.directory(), built).map_err(|error| match error {
-            Error::BadFile { path, reason } => {
-                Error::BadFile { path, reason: format!("{reason}; without --chat, the prompt is continued as it stands") }
-            }
+            Error::BadFile { path, reason } => Error::BadFile {
+                path,
+                reason: format!("{reason}; without --chat, the prompt is continued as it stands"),
+            },
             other => other,
         })?;
         template.render(&chat, true).map_err(Error::BadTokens)

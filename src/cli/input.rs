@@ -107,9 +107,10 @@ pub fn stop_tokens(model: &Model, generation: &GenerationConfig, tokenizer: &Bui
 /// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with the same.
 pub fn check_readable_again(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() && !found.is_dir() => {
-            Err(Error::bad_file(path, "a pipe or a device, which can be read only once, and a run reads it more often; write it to a file first"))
-        }
+        Ok(found) if !found.is_file() && !found.is_dir() => Err(Error::bad_file(
+            path,
+            "a pipe or a device, which can be read only once, and a run reads it more often; write it to a file first",
+        )),
         _ => Ok(()),
     }
 }

@@ -43,9 +43,15 @@ impl Args {
         let gpu = self.device.open(&progress)?;
         let vocab = model.config().vocab_size;
         let name = |row: usize| format!("logits.{row}");
-        let plan = rows.iter().enumerate().map(|(row, ids)| TensorPlan { name: name(row), shape: vec![ids.len(), vocab], dtype: Dtype::F32 });
+        let plan = rows.iter().enumerate().map(|(row, ids)| TensorPlan {
+            name: name(row),
+            shape: vec![ids.len(), vocab],
+            dtype: Dtype::F32,
+        });
         let mut file = TensorFile::create(output, plan.collect())?;
-        eval::logits(&gpu, &model, &rows, &progress, |row, values| file.write(&name(row), bytemuck::cast_slice(&values)))?;
+        eval::logits(&gpu, &model, &rows, &progress, |row, values| {
+            file.write(&name(row), bytemuck::cast_slice(&values))
+        })?;
         file.finish()?;
         progress.end();
         self.device.close(&gpu, &progress)

@@ -119,7 +119,12 @@ impl DeviceArgs {
 
     /// Opens the device after it was lost so many times: then, work is handed to it in shorter pieces.
     fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
-        let options = GpuOptions { adapter: self.device.clone(), precision: self.precision.into(), short_submits: lost > 0, ..GpuOptions::default() };
+        let options = GpuOptions {
+            adapter: self.device.clone(),
+            precision: self.precision.into(),
+            short_submits: lost > 0,
+            ..GpuOptions::default()
+        };
         let gpu = Gpu::new(&options)?;
         if let Some(dispatches) = self.lose_device_after.get(lost) {
             gpu.lose_after(*dispatches);
@@ -163,13 +168,16 @@ fn print(text: &str) -> Result<()> {
     use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(source) if source.kind() != ErrorKind::BrokenPipe => Err(Error::Write { path: "standard output".into(), source }),
+        Err(source) if source.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::Write { path: "standard output".into(), source })
+        }
         _ => Ok(()),
     }
 }
 
 /// Prints one JSON object.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
     print(&format!("{text}\n"))
 }

@@ -165,7 +165,9 @@ impl Progress for Bars {
     fn begin(&self, phase: &'static str, steps: u64) {
         self.end();
         let bar = ProgressBar::new(steps);
-        if let Ok(style) = ProgressStyle::with_template("{prefix:<18} {bar:40} {percent:>3} %  {elapsed} elapsed, {eta} left") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix:<18} {bar:40} {percent:>3} %  {elapsed} elapsed, {eta} left")
+        {
             bar.set_style(style);
         }
         bar.set_prefix(phase);

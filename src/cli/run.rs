@@ -102,7 +102,11 @@ impl Args {
         let tokenizers = Tokenizers::new(&model, &progress);
         // Before the work, which a mistyped name should not cost.
         self.eval.iter().chain(Some(&self.calibration.calibration)).try_for_each(|path| check_readable_again(path))?;
-        let eval = self.eval.as_ref().map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize)).transpose()?;
+        let eval = self
+            .eval
+            .as_ref()
+            .map(|path| evaluation_rows(path, &model, &tokenizers, self.ppl_eval_seqlen as usize))
+            .transpose()?;
         let companions = Companions::of(&model, &plan.config, &progress);
         let mut report = self.report(&model, &plan, &options, &output, &companions.names());
         progress.say(&format!(
@@ -124,7 +128,11 @@ impl Args {
             progress.warn(&demanded);
         }
         if self.dry_run {
-            self.foresee(&self.workload(&model, &options, &plan, eval.as_deref(), &tokenizers)?, &mut report, &progress)?;
+            self.foresee(
+                &self.workload(&model, &options, &plan, eval.as_deref(), &tokenizers)?,
+                &mut report,
+                &progress,
+            )?;
             report.warnings = progress.warnings();
             return self.show(&report);
         }
@@ -155,7 +163,10 @@ impl Args {
         let window = (self.ppl_eval_seqlen as usize).min(model.config().max_position_embeddings);
         let (calibration, held_out) = self.calibration.extent(model, eval.is_none().then_some(window), tokenizers)?;
         let eval = match eval {
-            Some(rows) => Some(Extent { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }),
+            Some(rows) => Some(Extent {
+                tokens: rows.iter().map(Vec::len).sum(),
+                longest: rows.iter().map(Vec::len).max().unwrap_or(0),
+            }),
             None => held_out,
         };
         let sampled = (self.calibration.sampled(held_out.is_some()), self.calibration.seqlen(model));

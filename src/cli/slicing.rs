@@ -115,9 +115,10 @@ pub fn demanded(model: &Model, options: &Options, plan: &Plan) -> Option<String>
             model.config().architecture.model_type,
             plan.stored_width
         )),
-        None if interval > 1 && plan.round_interval != 8 => {
-            Some(format!("the width is rounded to a multiple of {}: transformers demands one of the {interval} attention heads", plan.round_interval))
-        }
+        None if interval > 1 && plan.round_interval != 8 => Some(format!(
+            "the width is rounded to a multiple of {}: transformers demands one of the {interval} attention heads",
+            plan.round_interval
+        )),
         _ => None,
     }
 }

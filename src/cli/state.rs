@@ -116,7 +116,9 @@ impl State {
     /// [`Error::Usage`] if they are others.
     pub fn check_adapter(&mut self, adapter: String) -> Result<()> {
         match &self.adapter {
-            Some(before) if *before != adapter => Err(differs("the GPU", Some(&Value::from(before.as_str())), Some(&Value::from(adapter)))),
+            Some(before) if *before != adapter => {
+                Err(differs("the GPU", Some(&Value::from(before.as_str())), Some(&Value::from(adapter))))
+            }
             _ => {
                 self.adapter = Some(adapter);
                 Ok(())
@@ -205,8 +207,16 @@ pub fn fingerprint(path: &PathBuf) -> Result<String> {
             }
         }
         let hash = hex(hasher.finalize().as_slice());
-        let time = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |time| time.as_nanos());
-        Ok(if large { format!("{len} bytes of time {time} that begin with sha256 {hash}") } else { format!("sha256 {hash}") })
+        let time = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+            .map_or(0, |time| time.as_nanos());
+        Ok(if large {
+            format!("{len} bytes of time {time} that begin with sha256 {hash}")
+        } else {
+            format!("sha256 {hash}")
+        })
     };
     read().map_err(Error::read(path))
 }

@@ -44,7 +44,10 @@ impl Args {
         let config = Shape::named(&self.shape)?.config(self.layers.map(|layers| layers as usize))?;
         let longest = config.max_position_embeddings;
         if self.cal_max_seqlen as usize > longest {
-            return Err(Error::Usage(format!("--cal-max-seqlen {}: {} has only {longest} positions", self.cal_max_seqlen, self.shape)));
+            return Err(Error::Usage(format!(
+                "--cal-max-seqlen {}: {} has only {longest} positions",
+                self.cal_max_seqlen, self.shape
+            )));
         }
         let mut writes = Writes::new(self.force.force);
         writes.directory("--output", &self.output)?;

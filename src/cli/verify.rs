@@ -89,7 +89,11 @@ impl Args {
             }));
             return shown.and(traced);
         }
-        let whole = format!("{}: {tensors} tensors of {} finite parameters", self.model.display(), grouped(config.parameters()));
+        let whole = format!(
+            "{}: {tensors} tensors of {} finite parameters",
+            self.model.display(),
+            grouped(config.parameters())
+        );
         let shown = print(&match compared {
             Some((agreement, adapter)) => format!(
                 "{whole}; {} logits as the run noted them, to {:.1e} of the largest (allowed {:.1e}) on {}\n",

@@ -83,7 +83,9 @@ impl Work<'_> {
                 ));
                 Ok(())
             }
-            Err(error) if error.can_go_on() && directory.is_committed() => Err(Error::Kept { path: directory.beside(""), source: Box::new(error) }),
+            Err(error) if error.can_go_on() && directory.is_committed() => {
+                Err(Error::Kept { path: directory.beside(""), source: Box::new(error) })
+            }
             Err(error) => {
                 if !self.args.resume {
                     directory.abandon();
@@ -106,14 +108,13 @@ impl Work<'_> {
         let mut identity = Map::new();
         identity.insert("the version of slicegpt-gpu".into(), json!(report.tool_version));
         // By their names on the command line; what is compared below, and what changes no result, is left out.
-        for (name, value) in report
-            .arguments
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| !["model", "output", "device", "force", "max_gpu_memory", "max_host_memory"].contains(&name.as_str()))
-        {
-            identity.insert(format!("--{}", name.replace('_', "-")), json!(value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+        for (name, value) in report.arguments.as_object().into_iter().flatten().filter(|(name, _)| {
+            !["model", "output", "device", "force", "max_gpu_memory", "max_host_memory"].contains(&name.as_str())
+        }) {
+            identity.insert(
+                format!("--{}", name.replace('_', "-")),
+                json!(value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+            );
         }
         let directory = self.model.directory();
         let mut files: Vec<_> = self.model.store.checkpoint.files().map(Path::to_owned).collect();
@@ -125,7 +126,13 @@ impl Work<'_> {
         }
         for path in files {
             // Shards may lie in directories below the model's, and have the same names there.
-            let name = path.strip_prefix(directory).ok().map(Path::as_os_str).or(path.file_name()).unwrap_or(path.as_os_str()).to_string_lossy();
+            let name = path
+                .strip_prefix(directory)
+                .ok()
+                .map(Path::as_os_str)
+                .or(path.file_name())
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy();
             identity.insert(format!("the input {name}"), json!(fingerprint(&path)?));
         }
         Ok(identity)
@@ -168,18 +175,29 @@ impl Work<'_> {
         workload.fit(self.args.ceilings(Some(gpu.adapter())), pieces, spare_gpu)
     }
 
-    fn stages_on(&self, gpu: &Gpu, memory: &RunPlan, directory: &OutputDirectory, state: &mut State, report: &mut Report) -> Result<bool> {
+    fn stages_on(
+        &self,
+        gpu: &Gpu,
+        memory: &RunPlan,
+        directory: &OutputDirectory,
+        state: &mut State,
+        report: &mut Report,
+    ) -> Result<bool> {
         let (model, progress) = (self.model, self.progress);
         let sequences = self.sequences(gpu, memory.sampled_rows, directory, state)?;
         let calibration = sequences.calibration;
         let (rows, text) = match (&self.eval, &self.args.eval) {
             (Some(rows), Some(path)) => (rows, path.display().to_string()),
-            _ => (&sequences.held_out, format!("the held-out end of the calibration ({})", self.args.calibration.source())),
+            _ => (
+                &sequences.held_out,
+                format!("the held-out end of the calibration ({})", self.args.calibration.source()),
+            ),
         };
         let sha256 = sha256(&calibration);
         let plan = Plan::new(model.config(), self.options, &sha256)?;
         if state.before.is_none() && !rows.is_empty() {
-            state.before = Some(perplexity_within(gpu, model, rows, &memory.eval, "perplexity before", progress)?.into());
+            state.before =
+                Some(perplexity_within(gpu, model, rows, &memory.eval, "perplexity before", progress)?.into());
             self.commit(directory, state)?;
         }
         let layers = model.config().layers.len();
@@ -187,7 +205,15 @@ impl Work<'_> {
         let first = state.slicing.as_ref().map_or(0, |snapshot| snapshot.passed(layers));
         let last = self.args.stop_after.map_or(all, |count| all.min(first + count as usize));
         let from = state.slicing.clone();
-        let job = Job { model, rows: &calibration, options: self.options, plan: &plan, memory: memory.slice, directory, progress };
+        let job = Job {
+            model,
+            rows: &calibration,
+            options: self.options,
+            plan: &plan,
+            memory: memory.slice,
+            directory,
+            progress,
+        };
         let snapshot = job.run(gpu, from.as_ref(), |snapshot| {
             state.slicing = Some(snapshot.clone());
             self.commit(directory, state)?;
@@ -195,14 +221,19 @@ impl Work<'_> {
         })?;
         progress.end();
         let tokens = calibration.iter().map(Vec::len).sum();
-        report.calibration =
-            Some(CalibrationReport { source: self.args.calibration.source(), sequences: calibration.len(), tokens, sha256: sha256.clone() });
+        report.calibration = Some(CalibrationReport {
+            source: self.args.calibration.source(),
+            sequences: calibration.len(),
+            tokens,
+            sha256: sha256.clone(),
+        });
         add_sites(report, &plan, &snapshot.sites);
         let whole = last == all;
         let mut record = None;
         (report.finished, report.layers_done) = (whole, snapshot.passed(layers));
         if whole {
-            let config = serde_json::to_string_pretty(&plan.config.raw).map_err(|error| Error::Usage(error.to_string()))?;
+            let config =
+                serde_json::to_string_pretty(&plan.config.raw).map_err(|error| Error::Usage(error.to_string()))?;
             directory.write("config.json", format!("{config}\n").as_bytes())?;
             for (name, text) in plan.config.python_files() {
                 directory.write(name, text.as_bytes())?;
@@ -229,7 +260,13 @@ impl Work<'_> {
     }
 
     /// The sequences to calibrate on and those held out: kept ones, or new ones that are kept.
-    fn sequences(&self, gpu: &Gpu, together: Option<usize>, directory: &OutputDirectory, state: &mut State) -> Result<Sequences> {
+    fn sequences(
+        &self,
+        gpu: &Gpu,
+        together: Option<usize>,
+        directory: &OutputDirectory,
+        state: &mut State,
+    ) -> Result<Sequences> {
         if let Some(sequences) = state.sequences(directory)? {
             let source = directory.beside("tokens.json").display().to_string();
             check_tokens(self.model, &sequences.calibration, &source)?;
@@ -276,10 +313,16 @@ fn method(report: &Report) -> Value {
         "seed",
         "dtype",
     ];
-    let options = names.into_iter().filter_map(|name| Some((name.to_owned(), report.arguments.get(name).filter(|value| !value.is_null())?.clone())));
+    let options = names.into_iter().filter_map(|name| {
+        Some((name.to_owned(), report.arguments.get(name).filter(|value| !value.is_null())?.clone()))
+    });
     let sizes = [("hidden_size", report.hidden_size), ("width", report.sliced_width)];
     let name = [("method".to_owned(), "slicegpt".into())];
-    name.into_iter().chain(options).chain(sizes.into_iter().map(|(name, size)| (name.to_owned(), size.into()))).collect::<Map<_, _>>().into()
+    name.into_iter()
+        .chain(options)
+        .chain(sizes.into_iter().map(|(name, size)| (name.to_owned(), size.into())))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// How the work is tried, after what went wrong before.
@@ -302,9 +345,11 @@ impl Attempt {
     /// What to try after an error; `None` if that would not help.
     fn after(&self, error: &Error, state: &mut State) -> Option<Self> {
         match error {
-            Error::DeviceLost(_) if self.lost == 0 => {
-                Some(Self { lost: 1, change: "on the same device opened again, in shorter pieces of work", ..self.clone() })
-            }
+            Error::DeviceLost(_) if self.lost == 0 => Some(Self {
+                lost: 1,
+                change: "on the same device opened again, in shorter pieces of work",
+                ..self.clone()
+            }),
             Error::OutOfMemory(_) if self.short < SQUEEZES => {
                 // None if it is the plan that finds no room.
                 let pieces = state.pieces?;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use minijinja::{Environment, ErrorKind, context, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Map, Value};
 
-use super::{chat_templates::chat_templates, fence::fence, python, tokenizer_build::BuiltTokenizer, tokenizer_files::ROLES};
+use super::{
+    chat_templates::chat_templates, fence::fence, python, tokenizer_build::BuiltTokenizer, tokenizer_files::ROLES,
+};
 use crate::error::{Error, Result};
 
 /// A conversation, and what else a template is given.
@@ -21,8 +23,11 @@ pub struct Chat {
 impl Chat {
     /// A user's message, after one of the system if there is one.
     pub fn of_prompt(prompt: &str, system: Option<&str>) -> Self {
-        let message = |role: &str, content: &str| Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content.into())]);
-        let messages = system.map(|system| message("system", system)).into_iter().chain([message("user", prompt)]).collect();
+        let message = |role: &str, content: &str| {
+            Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content.into())])
+        };
+        let messages =
+            system.map(|system| message("system", system)).into_iter().chain([message("user", prompt)]).collect();
         Self { messages, ..Self::default() }
     }
 }
@@ -59,7 +64,8 @@ impl ChatTemplate {
         for (name, source) in templates {
             let source = without_generation(&source.replace("\r\n", "\n"));
             let added = fence(|| environment.add_template_owned(name.clone(), source)).map_err(bad)?;
-            added.map_err(|error| bad(format!("the chat template {name:?} is not understood: {}", explained(&error))))?;
+            added
+                .map_err(|error| bad(format!("the chat template {name:?} is not understood: {}", explained(&error))))?;
         }
         Ok(Self { environment, directory: directory.to_owned(), special_tokens: special_tokens(tokenizer) })
     }
@@ -72,8 +78,11 @@ impl ChatTemplate {
         if chat.messages.is_empty() {
             return Err("a conversation without messages".into());
         }
-        let refused = |reason: String| format!("the chat template of {} does not take this conversation: {reason}", self.directory.display());
-        let name = if chat.tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() { TOOL_USE } else { DEFAULT };
+        let refused = |reason: String| {
+            format!("the chat template of {} does not take this conversation: {reason}", self.directory.display())
+        };
+        let name =
+            if chat.tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() { TOOL_USE } else { DEFAULT };
         let template = self.environment.get_template(name).map_err(|_| {
             let names: Vec<&str> = self.environment.templates().map(|(name, _)| name).collect();
             refused(format!("there are only {}; name one of them {DEFAULT:?}", names.join(", ")))
@@ -128,7 +137,12 @@ fn explained(error: &minijinja::Error) -> String {
 
 /// The special tokens that every tokenizer may have, as templates see them.
 fn special_tokens(tokenizer: &BuiltTokenizer) -> Map<String, Value> {
-    let token = |name: &&str| Some(((*name).to_owned(), tokenizer.tokenizer.id_to_token(tokenizer.role(name.strip_suffix("_token")?)?)?.into()));
+    let token = |name: &&str| {
+        Some((
+            (*name).to_owned(),
+            tokenizer.tokenizer.id_to_token(tokenizer.role(name.strip_suffix("_token")?)?)?.into(),
+        ))
+    };
     ROLES.iter().filter_map(token).collect()
 }
 
@@ -136,7 +150,9 @@ fn special_tokens(tokenizer: &BuiltTokenizer) -> Map<String, Value> {
 fn completed(message: &Map<String, Value>) -> Map<String, Value> {
     let mut message: Map<String, Value> =
         message.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect();
-    if let Some(reasoning) = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| message.get(*name)).cloned() {
+    if let Some(reasoning) =
+        ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| message.get(*name)).cloned()
+    {
         if !message.contains_key("thinking") {
             message.shift_insert(0, "thinking".into(), reasoning.clone());
         }

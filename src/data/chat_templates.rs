@@ -22,7 +22,8 @@ pub fn chat_templates(directory: &Path) -> Result<Vec<(String, String)>> {
         found.push(("default".to_owned(), text(&path)?));
     }
     let additional = directory.join(ADDITIONAL_TEMPLATES);
-    let mut files: Vec<_> = fs::read_dir(&additional).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(&additional).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     files.sort();
     for path in files.iter().filter(|path| path.is_file()) {
         if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja")) {

@@ -50,7 +50,10 @@ impl Compression {
             format!("a {} archive that is {what}; fetch it again", self.name())
         })?;
         if text.len() > limit {
-            return Err(format!("a {} archive of more than {limit} bytes of text, more than is read at once; give a part of it", self.name()));
+            return Err(format!(
+                "a {} archive of more than {limit} bytes of text, more than is read at once; give a part of it",
+                self.name()
+            ));
         }
         Ok(text)
     }
@@ -70,7 +73,9 @@ fn zstandard(mut rest: &[u8], limit: usize, text: &mut Vec<u8>) -> io::Result<()
         let read = (&mut decoder).take((limit + 1 - text.len()) as u64).read_to_end(text);
         read.map_err(|error| cut_or(decoder.get_ref(), error))?;
         let decoder = &decoder.decoder;
-        if text.len() <= limit && decoder.get_checksum_from_data().is_some_and(|sum| decoder.get_calculated_checksum() != Some(sum)) {
+        if text.len() <= limit
+            && decoder.get_checksum_from_data().is_some_and(|sum| decoder.get_calculated_checksum() != Some(sum))
+        {
             return Err(io::Error::other("its checksum is that of another text"));
         }
     }
@@ -96,7 +101,11 @@ mod tests {
             assert_eq!(Compression::of(&bytes), Some(kind));
             assert_eq!(kind.decompress(&bytes, 1 << 20).as_ref(), Ok(&zeros), "at the limit");
             let refused = kind.decompress(&bytes, (1 << 20) - 1);
-            assert!(refused.as_ref().is_err_and(|reason| reason.contains("more than 1048575 bytes")), "{:?}", refused.map(|text| text.len()));
+            assert!(
+                refused.as_ref().is_err_and(|reason| reason.contains("more than 1048575 bytes")),
+                "{:?}",
+                refused.map(|text| text.len())
+            );
         }
         Ok(())
     }

@@ -40,7 +40,10 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(LIMIT as u64 + 1).read_to_end(&mut bytes)).map_err(Error::read(path))?;
     if bytes.len() > LIMIT {
-        return Err(Error::bad_file(path, format!("gives more than {LIMIT} bytes, more than is read at once; give a file, or less")));
+        return Err(Error::bad_file(
+            path,
+            format!("gives more than {LIMIT} bytes, more than is read at once; give a file, or less"),
+        ));
     }
     Ok(bytes)
 }
@@ -48,7 +51,9 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 /// The characters of a text.
 fn decode(bytes: Vec<u8>) -> std::result::Result<String, String> {
     match *bytes {
-        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Err("UTF-32 text; convert it to UTF-8, for example with iconv -f UTF-32 -t UTF-8".into()),
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => {
+            Err("UTF-32 text; convert it to UTF-8, for example with iconv -f UTF-32 -t UTF-8".into())
+        }
         [0xff, 0xfe, ref text @ ..] => utf16(text, u16::from_le_bytes),
         [0xfe, 0xff, ref text @ ..] => utf16(text, u16::from_be_bytes),
         [0xef, 0xbb, 0xbf, ref text @ ..] => utf8(text.to_vec(), 3),
@@ -89,7 +94,10 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> std::result::Result<String, 
                 at += 2 * char.len_utf16();
                 Ok(char)
             }
-            Err(half) => Err(format!("UTF-16 text with half of a surrogate pair ({:#06x}) at byte {at}", half.unpaired_surrogate())),
+            Err(half) => Err(format!(
+                "UTF-16 text with half of a surrogate pair ({:#06x}) at byte {at}",
+                half.unpaired_surrogate()
+            )),
         })
         .collect()
 }

@@ -49,14 +49,19 @@ impl<'a> Values<'a> {
         if !must && !matches!(first, '{' | '[' | '"') {
             return Ok(None);
         }
-        let lines: Vec<(usize, &str)> =
-            text.split('\n').enumerate().map(|(index, line)| (index + 1, line.trim())).filter(|(_, line)| !line.is_empty()).collect();
+        let lines: Vec<(usize, &str)> = text
+            .split('\n')
+            .enumerate()
+            .map(|(index, line)| (index + 1, line.trim()))
+            .filter(|(_, line)| !line.is_empty())
+            .collect();
         if by_lines && lines.len() == 1 {
             return Ok(Some(Self::Lines(lines)));
         }
         if lines.len() > 1 && parse(lines[0].1).is_ok() {
             let all = |parses: fn(&str) -> bool| lines.iter().all(|(_, line)| parses(line));
-            let is = must || if first == '{' { all(|line| line.starts_with('{')) } else { all(|line| parse(line).is_ok()) };
+            let is =
+                must || if first == '{' { all(|line| line.starts_with('{')) } else { all(|line| parse(line).is_ok()) };
             return Ok(is.then_some(Self::Lines(lines)));
         }
         match parse(text) {
@@ -64,13 +69,25 @@ impl<'a> Values<'a> {
             Ok(Value::Array(elements)) => Ok(Some(Self::Elements(elements))),
             Ok(value) => Ok(Some(Self::Whole(value))),
             // What ends too early was JSON up to there.
-            Err(error) if (must && !(first == '{' && second_object(text))) || (first != '"' && error.classify() == Category::Eof) => Err(
-                Error::bad_file(path, format!("looks like JSON and is none: line {}, column {}: {}", error.line(), error.column(), reason(&error))),
-            ),
-            // Objects one after the other, each over several lines.
-            Err(_) if first == '{' && second_object(text) => {
-                Err(Error::bad_file(path, "several JSON objects over several lines each; write one a line, for example with jq -c . FILE"))
+            Err(error)
+                if (must && !(first == '{' && second_object(text)))
+                    || (first != '"' && error.classify() == Category::Eof) =>
+            {
+                Err(Error::bad_file(
+                    path,
+                    format!(
+                        "looks like JSON and is none: line {}, column {}: {}",
+                        error.line(),
+                        error.column(),
+                        reason(&error)
+                    ),
+                ))
             }
+            // Objects one after the other, each over several lines.
+            Err(_) if first == '{' && second_object(text) => Err(Error::bad_file(
+                path,
+                "several JSON objects over several lines each; write one a line, for example with jq -c . FILE",
+            )),
             Err(_) => Ok(None),
         }
     }
@@ -82,10 +99,16 @@ impl<'a> Values<'a> {
     pub fn each(self, path: &Path, mut each: impl FnMut(Place, Value) -> Result<()>) -> Result<()> {
         match self {
             Self::Whole(value) => each(Place::Whole, value),
-            Self::Elements(elements) => elements.into_iter().enumerate().try_for_each(|(index, value)| each(Place::Element(index), value)),
+            Self::Elements(elements) => {
+                elements.into_iter().enumerate().try_for_each(|(index, value)| each(Place::Element(index), value))
+            }
             Self::Lines(lines) => lines.into_iter().try_for_each(|(line, text)| {
-                let value = parse(text)
-                    .map_err(|error| Error::bad_file(path, format!("line {line} is no JSON: column {}: {}", error.column(), reason(&error))))?;
+                let value = parse(text).map_err(|error| {
+                    Error::bad_file(
+                        path,
+                        format!("line {line} is no JSON: column {}: {}", error.column(), reason(&error)),
+                    )
+                })?;
                 each(Place::Line(line), value)
             }),
         }
@@ -103,7 +126,11 @@ fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);
     // What the parser says of "\ud800" with no other half after it.
-    if reason.contains("hex escape") { format!("{reason}, or half of a surrogate pair, which is no character") } else { reason.to_owned() }
+    if reason.contains("hex escape") {
+        format!("{reason}, or half of a surrogate pair, which is no character")
+    } else {
+        reason.to_owned()
+    }
 }
 
 /// A value for messages.

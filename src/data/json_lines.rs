@@ -62,8 +62,20 @@ pub enum Rows {
 ///
 /// # Errors
 /// [`Error::BadFile`] that says which row is not known.
-pub fn read_rows(values: Values, path: &Path, template: &dyn Fn() -> Result<ChatTemplate>, progress: &dyn Progress) -> Result<Rows> {
-    let mut reader = Reader { find: template, form: None, tokens: TokenRows::default(), texts: Vec::new(), template: None, passed_over: None };
+pub fn read_rows(
+    values: Values,
+    path: &Path,
+    template: &dyn Fn() -> Result<ChatTemplate>,
+    progress: &dyn Progress,
+) -> Result<Rows> {
+    let mut reader = Reader {
+        find: template,
+        form: None,
+        tokens: TokenRows::default(),
+        texts: Vec::new(),
+        template: None,
+        passed_over: None,
+    };
     values.each(path, |place, value| {
         reader.add(value, place).map_err(|problem| match problem {
             Problem::Row(reason) => Error::bad_file(path, reason),
@@ -124,9 +136,15 @@ impl Reader<'_> {
                 "system" | "system_prompt" => "; make it the first of \"messages\", with the role \"system\"",
                 _ => "",
             };
-            return Err(format!("{place}the field {name:?} is not read and may change what the row means; remove it{advice}").into());
+            return Err(format!(
+                "{place}the field {name:?} is not read and may change what the row means; remove it{advice}"
+            )
+            .into());
         }
-        let (given_input, dialogue) = (fields.get("input").is_some_and(|input| !input.is_null()), fields.get("prompt").is_some_and(Value::is_array));
+        let (given_input, dialogue) = (
+            fields.get("input").is_some_and(|input| !input.is_null()),
+            fields.get("prompt").is_some_and(Value::is_array),
+        );
         let mut string = |key: &str| string(&mut fields, key).map_err(|reason| format!("{place}{reason}"));
         let text = match form {
             Form::Text => string("text")?,
@@ -155,13 +173,18 @@ impl Reader<'_> {
     /// The form of a row, which must be that of the rows before.
     fn form(&mut self, fields: &Map<String, Value>, place: Place) -> std::result::Result<Form, Problem> {
         let given = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
-        let mut found = Form::ALL.into_iter().filter(|(_, keys)| keys.iter().all(|key| given(key))).map(|(form, _)| form);
+        let mut found =
+            Form::ALL.into_iter().filter(|(_, keys)| keys.iter().all(|key| given(key))).map(|(form, _)| form);
         let Some(mut form) = found.next() else {
-            let null = Form::ALL.iter().flat_map(|(_, keys)| *keys).find(|key| fields.get(**key).is_some_and(Value::is_null));
+            let null =
+                Form::ALL.iter().flat_map(|(_, keys)| *keys).find(|key| fields.get(**key).is_some_and(Value::is_null));
             let found = match null {
                 Some(key) => format!("found {key:?} that is null"),
                 None if fields.is_empty() => "found an object with nothing in it".into(),
-                None => format!("found an object with {}", fields.keys().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ")),
+                None => format!(
+                    "found an object with {}",
+                    fields.keys().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ")
+                ),
             };
             return Err(format!("{place}expected {KNOWN}; {found}").into());
         };
@@ -240,7 +263,9 @@ fn conversation(form: Form, mut fields: Map<String, Value>) -> std::result::Resu
     };
     let mut chat = Chat { messages: Vec::new(), tools: None, documents: None, variables: Map::new() };
     for (index, message) in messages.into_iter().enumerate() {
-        let Value::Object(message) = message else { return Err(format!("message {index} is {}, expected an object", described(&message))) };
+        let Value::Object(message) = message else {
+            return Err(format!("message {index} is {}, expected an object", described(&message)));
+        };
         chat.messages.push(named_by_role(message).map_err(|reason| format!("message {index}: {reason}"))?);
     }
     let mut given = |key: &str| fields.shift_remove(key).filter(|value| !value.is_null());
@@ -255,7 +280,8 @@ fn conversation(form: Form, mut fields: Map<String, Value>) -> std::result::Resu
 }
 
 /// Roles, and what ShareGPT calls them.
-const SPEAKERS: [(&str, &str); 4] = [("user", "human user"), ("assistant", "assistant gpt"), ("system", "system"), ("tool", "tool")];
+const SPEAKERS: [(&str, &str); 4] =
+    [("user", "human user"), ("assistant", "assistant gpt"), ("system", "system"), ("tool", "tool")];
 
 /// A message with `role` and `content`, also from ShareGPT's `from` and `value`.
 fn named_by_role(mut message: Map<String, Value>) -> std::result::Result<Map<String, Value>, String> {

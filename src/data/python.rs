@@ -21,7 +21,14 @@ pub fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Resu
     let indent = match kwargs.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
         None => None,
         Some(text) if text.as_str().is_some() => text.as_str().map(str::to_owned),
-        Some(count) => Some(" ".repeat(count.as_usize().filter(|&count| count <= 64).ok_or_else(|| invalid("an indent of up to 64 is expected"))?)),
+        Some(count) => Some(
+            " ".repeat(
+                count
+                    .as_usize()
+                    .filter(|&count| count <= 64)
+                    .ok_or_else(|| invalid("an indent of up to 64 is expected"))?,
+            ),
+        ),
     };
     let separators = kwargs.get::<Option<Value>>("separators")?.filter(|separators| !separators.is_none());
     let (between, after_key) = match separators {
@@ -32,7 +39,13 @@ pub fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Resu
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
     let ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.or(ensure_ascii).unwrap_or(false);
-    let style = Style { ascii, indent, between, after_key, sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false) };
+    let style = Style {
+        ascii,
+        indent,
+        between,
+        after_key,
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
     kwargs.assert_all_used()?;
     let mut out = String::new();
     style.write(value, 0, &mut out)?;
@@ -50,7 +63,9 @@ impl Style {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value).replace("inf", "Infinity").replace("nan", "NaN")),
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq => self.list('[', ']', value.try_iter()?, depth, out, |element, out| self.write(&element, depth + 1, out))?,
+            ValueKind::Seq => {
+                self.list('[', ']', value.try_iter()?, depth, out, |element, out| self.write(&element, depth + 1, out))?
+            }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sort_keys {
@@ -133,7 +148,8 @@ impl Style {
 fn number(value: &Value) -> String {
     match f64::try_from(value.clone()) {
         Ok(float) if !value.is_integer() => {
-            formatting::format(formatting::FormatStyle::StrFormat, "{}", &[float.into()]).unwrap_or_else(|_| value.to_string())
+            formatting::format(formatting::FormatStyle::StrFormat, "{}", &[float.into()])
+                .unwrap_or_else(|_| value.to_string())
         }
         _ => value.to_string(),
     }
@@ -212,7 +228,8 @@ pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> R
 
 /// The lines of a text, which end wherever Python sees an end.
 fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    const ENDS: [char; 10] = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    const ENDS: [char; 10] =
+        ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(end) = rest.find(ENDS) {

@@ -78,13 +78,20 @@ impl Text {
     /// The beginning, for calibration, and about the last tenth, which calibration never sees. Cut between conversations, lines, or words.
     pub fn split_tail(&self) -> (Self, Option<Self>) {
         let target = self.text.floor_char_boundary(((1.0 - HELD_OUT) * self.text.len() as f64) as usize);
-        let between_chats = self.chats.iter().flatten().copied().rfind(|&start| start <= target).filter(|&start| 2 * start > target);
-        let after = |separates: fn(char) -> bool| self.text[..target].rfind(separates).map(|at| self.text.ceil_char_boundary(at + 1));
-        let cut = between_chats.or_else(|| after(|char| char == '\n').filter(|&cut| 2 * cut > target + 2)).or_else(|| after(char::is_whitespace));
+        let between_chats =
+            self.chats.iter().flatten().copied().rfind(|&start| start <= target).filter(|&start| 2 * start > target);
+        let after = |separates: fn(char) -> bool| {
+            self.text[..target].rfind(separates).map(|at| self.text.ceil_char_boundary(at + 1))
+        };
+        let cut = between_chats
+            .or_else(|| after(|char| char == '\n').filter(|&cut| 2 * cut > target + 2))
+            .or_else(|| after(char::is_whitespace));
         let part = |range: Range<usize>| Self {
             path: self.path.clone(),
             text: self.text[range.clone()].to_owned(),
-            chats: self.chats.as_ref().map(|chats| chats.iter().filter(|start| range.contains(start)).map(|start| start - range.start).collect()),
+            chats: self.chats.as_ref().map(|chats| {
+                chats.iter().filter(|start| range.contains(start)).map(|start| start - range.start).collect()
+            }),
         };
         let whole = 0..self.text.len();
         let blank = |range: Range<usize>| self.text[range].trim().is_empty();
@@ -101,7 +108,9 @@ impl Text {
         for end in ends {
             let text = &self.text[std::mem::replace(&mut begin, end)..end];
             let part = encode(tokenizer, text, self.chats.is_none());
-            ids.append(&mut part.map_err(|reason| Error::bad_file(&self.path, format!("cannot be tokenised: {reason}")))?);
+            ids.append(
+                &mut part.map_err(|reason| Error::bad_file(&self.path, format!("cannot be tokenised: {reason}")))?,
+            );
         }
         Ok(ids)
     }

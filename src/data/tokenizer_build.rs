@@ -56,7 +56,9 @@ const CLASSES: &[Class] = &[
         name: "Qwen2Tokenizer",
         defaults: &[ENDS[1], ENDS[2], ("pad_token", END_OF_TEXT)],
         composes: true,
-        words: Some(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+        words: Some(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
         own_template: false,
     },
     Class { name: SENTENCE, defaults: &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")], ..GPT2 },
@@ -114,7 +116,9 @@ impl TokenizerFiles {
             model: Option<Model>,
         }
         let file = |text: &str| serde_json::from_str::<File>(text).ok();
-        self.serialized.as_ref().is_none_or(|(_, text)| file(text).is_none_or(|file| file.model.is_none_or(|model| model.merges.is_some())))
+        self.serialized
+            .as_ref()
+            .is_none_or(|(_, text)| file(text).is_none_or(|file| file.model.is_none_or(|model| model.merges.is_some())))
     }
 
     /// A built tokenizer as a tokenizer.json: the one that is there, where nothing was added to it.
@@ -174,7 +178,9 @@ impl TokenizerFiles {
         if let Some([vocab, merges]) = files {
             let (vocab, merges) = BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())?;
             let builder = BPE::builder().vocab_and_merges(vocab, merges);
-            tokenizer.with_model(builder.continuing_subword_prefix(String::new()).end_of_word_suffix(String::new()).build()?);
+            tokenizer.with_model(
+                builder.continuing_subword_prefix(String::new()).end_of_word_suffix(String::new()).build()?,
+            );
         }
         for (role, content) in class.defaults {
             if !tokens.vacant.contains(role) && !tokens.roles.iter().any(|(name, _)| name == role) {
@@ -195,10 +201,17 @@ impl TokenizerFiles {
 
     /// Adds the tokens that files name and the vocabulary lacks, and what goes around a text; `template` is whether
     /// that is to be made even where no setting asks for it.
-    fn completed(&self, mut tokenizer: Tokenizer, tokens: Settings, template: bool) -> tokenizers::Result<BuiltTokenizer> {
+    fn completed(
+        &self,
+        mut tokenizer: Tokenizer,
+        tokens: Settings,
+        template: bool,
+    ) -> tokenizers::Result<BuiltTokenizer> {
         let known = tokenizer.get_added_tokens_decoder();
-        let mut missing: Vec<AddedToken> = tokens.added.into_values().filter(|token| !known.values().any(|known| known == token)).collect();
-        let is_known = |missing: &[AddedToken], content: &str| known.values().chain(missing).any(|token| token.content == content);
+        let mut missing: Vec<AddedToken> =
+            tokens.added.into_values().filter(|token| !known.values().any(|known| known == token)).collect();
+        let is_known =
+            |missing: &[AddedToken], content: &str| known.values().chain(missing).any(|token| token.content == content);
         let roles: Vec<_> = tokens.roles.iter().map(|(_, named)| named.content.clone()).collect();
         for token in &mut missing {
             token.special |= roles.contains(&token.content);
@@ -224,14 +237,18 @@ impl TokenizerFiles {
         if template || asked.contains(&true) {
             let around = ["bos_token", "eos_token"].map(|role| {
                 let named = tokens.roles.iter().find(|(name, _)| name == role).map(|(_, named)| &named.content)?;
-                Some((named.clone(), tokenizer.token_to_id(named)?)).filter(|_| listens && self.flag(&format!("add_{role}")))
+                Some((named.clone(), tokenizer.token_to_id(named)?))
+                    .filter(|_| listens && self.flag(&format!("add_{role}")))
             });
             let processor: PostProcessorWrapper = serde_json::from_value(around_text(&around))?;
             tokenizer.with_post_processor(Some(processor));
         }
         let mut notes = Vec::new();
-        if self.flag("clean_up_tokenization_spaces") && !matches!(tokenizer.get_model(), tokenizers::ModelWrapper::BPE(_)) {
-            notes.push("clean_up_tokenization_spaces is not applied: spaces before punctuation stay as they are".into());
+        if self.flag("clean_up_tokenization_spaces")
+            && !matches!(tokenizer.get_model(), tokenizers::ModelWrapper::BPE(_))
+        {
+            notes
+                .push("clean_up_tokenization_spaces is not applied: spaces before punctuation stay as they are".into());
         }
         Ok(BuiltTokenizer { tokenizer, roles, notes, as_stored: false })
     }
@@ -325,8 +342,9 @@ fn mapped(vocab: Value) -> Value {
 
 /// The template that puts these tokens before and after a text.
 fn around_text([before, after]: &[Option<(String, u32)>; 2]) -> Value {
-    let special =
-        |token: &Option<(String, u32)>, kind: u32| token.as_ref().map(|(token, _)| json!({ "SpecialToken": { "id": token, "type_id": kind } }));
+    let special = |token: &Option<(String, u32)>, kind: u32| {
+        token.as_ref().map(|(token, _)| json!({ "SpecialToken": { "id": token, "type_id": kind } }))
+    };
     let part = |name: &str, kind: u32| {
         let text = json!({ "Sequence": { "id": name, "type_id": kind } });
         [special(before, kind), Some(text), special(after, kind)].into_iter().flatten().collect::<Vec<_>>()

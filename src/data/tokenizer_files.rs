@@ -45,7 +45,8 @@ pub(super) struct Settings {
 }
 
 /// The roles that every tokenizer may fill, in the order of transformers.
-pub(super) const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+pub(super) const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The release of transformers that is followed, where files differ by it.
 const RELEASE: [u64; 3] = [5, 23, 0];
@@ -59,7 +60,10 @@ impl TokenizerFiles {
         let settings = object(&directory.join("tokenizer_config.json"))?;
         let file = |name: &str| directory.join(name);
         if settings.get("fix_mistral_regex").is_some_and(|value| value == true) {
-            return Err(Error::bad_file(&file("tokenizer_config.json"), format!("fix_mistral_regex is not implemented; {}", convert(directory))));
+            return Err(Error::bad_file(
+                &file("tokenizer_config.json"),
+                format!("fix_mistral_regex is not implemented; {}", convert(directory)),
+            ));
         }
         check_kinds(&settings, &file("tokenizer_config.json"))?;
         let path = file(&current(&settings));
@@ -132,7 +136,9 @@ impl TokenizerFiles {
             found.roles.extend(fields.get(name).map(|token| role(name, token)).transpose()?);
         }
         // Roles that only some models have, such as `image_token`.
-        let own = |name: &str, token: &Value| name.ends_with("_token") && !ROLES.contains(&name) && (token.is_string() || token.is_object());
+        let own = |name: &str, token: &Value| {
+            name.ends_with("_token") && !ROLES.contains(&name) && (token.is_string() || token.is_object())
+        };
         for (name, token) in fields.iter().filter(|(name, token)| own(name, token)) {
             found.roles.push(role(name, token)?);
         }
@@ -177,7 +183,8 @@ impl TokenizerFiles {
         special.extend(extra.into_iter().flatten().filter_map(content));
         for (token, id) in &self.added {
             let path = self.directory.join("added_tokens.json");
-            let id = id.as_u64().ok_or_else(|| Error::bad_file(&path, format!("{token:?}: expected an id, found {id}")))?;
+            let id =
+                id.as_u64().ok_or_else(|| Error::bad_file(&path, format!("{token:?}: expected an id, found {id}")))?;
             found.added.insert(id, AddedToken::from(token.clone(), special.contains(token)));
         }
         let Some((path, text)) = &self.serialized else { return Ok(()) };
@@ -235,11 +242,22 @@ fn check_kinds(settings: &Map<String, Value>, path: &Path) -> Result<()> {
         (
             "true or false",
             Value::is_boolean,
-            &["add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens", "legacy", "clean_up_tokenization_spaces"],
+            &[
+                "add_bos_token",
+                "add_eos_token",
+                "add_prefix_space",
+                "split_special_tokens",
+                "legacy",
+                "clean_up_tokenization_spaces",
+            ],
         ),
         ("a text", Value::is_string, &["tokenizer_class"]),
         ("an object", Value::is_object, &["added_tokens_decoder"]),
-        ("a list or an object", |value| value.is_array() || value.is_object(), &["extra_special_tokens", "additional_special_tokens"]),
+        (
+            "a list or an object",
+            |value| value.is_array() || value.is_object(),
+            &["extra_special_tokens", "additional_special_tokens"],
+        ),
     ];
     for (expected, is_of_kind, names) in KINDS {
         for name in names {

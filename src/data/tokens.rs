@@ -51,10 +51,13 @@ pub fn read_token_file(path: &Path, progress: &dyn Progress) -> Result<Vec<Vec<u
         Error::BadFile { reason, .. } => expected(reason),
         other => other,
     })?;
-    let values = values.ok_or_else(|| expected(if text.trim().is_empty() { "the file is empty" } else { "this is no JSON" }.into()))?;
+    let values = values
+        .ok_or_else(|| expected(if text.trim().is_empty() { "the file is empty" } else { "this is no JSON" }.into()))?;
     let mut rows = TokenRows::default();
     values.each(path, |place, value| match value {
-        Value::Object(fields) if fields.contains_key("input_ids") => rows.add(fields, place).map_err(|reason| Error::bad_file(path, reason)),
+        Value::Object(fields) if fields.contains_key("input_ids") => {
+            rows.add(fields, place).map_err(|reason| Error::bad_file(path, reason))
+        }
         _ => Err(expected(format!("{place}no object with input_ids"))),
     })?;
     rows.finish(path, progress)
@@ -75,7 +78,8 @@ impl TokenRows {
     pub fn add(&mut self, mut fields: Map<String, Value>, place: Place) -> std::result::Result<(), String> {
         let several = |value: &Value| value.as_array().is_some_and(|rows| rows.iter().all(Value::is_array));
         let input_ids = fields.shift_remove("input_ids").unwrap_or_default();
-        let one = !several(&input_ids) || input_ids.as_array().is_some_and(|rows| rows.is_empty() && place != Place::Whole);
+        let one =
+            !several(&input_ids) || input_ids.as_array().is_some_and(|rows| rows.is_empty() && place != Place::Whole);
         if one && (place == Place::Whole || !input_ids.is_array()) {
             return Err(format!("{place}{EXPECTED}: input_ids is {}", described(&input_ids)));
         }
@@ -84,7 +88,12 @@ impl TokenRows {
         for (row, value) in grid(input_ids).into_iter().enumerate() {
             let ids = as_array(value).into_iter().enumerate().map(|(position, id)| {
                 let valid = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                valid.ok_or_else(|| format!("{place}{EXPECTED}: token {position} of row {row} is {}, no whole number of 32 bits", described(&id)))
+                valid.ok_or_else(|| {
+                    format!(
+                        "{place}{EXPECTED}: token {position} of row {row} is {}, no whole number of 32 bits",
+                        described(&id)
+                    )
+                })
             });
             rows.push(ids.collect::<std::result::Result<Vec<u32>, String>>()?);
         }
@@ -107,7 +116,11 @@ impl TokenRows {
                 "position_ids" => |position, _| position as i64,
                 "token_type_ids" => |_, _| 0,
                 "labels" => |_, id| i64::from(id),
-                _ => return Err(format!("{place}the field {name:?} beside input_ids is not known and may change what they mean; remove it")),
+                _ => {
+                    return Err(format!(
+                        "{place}the field {name:?} beside input_ids is not known and may change what they mean; remove it"
+                    ));
+                }
             };
             let values = numbers(grid(value), &given).map_err(|reason| format!("{place}{name}: {reason}"))?;
             if name == "attention_mask" {
@@ -143,7 +156,11 @@ impl TokenRows {
             return Err(Error::bad_file(path, "input_ids has no rows"));
         }
         if self.padding > 0 {
-            progress.note(&format!("{}: {} tokens of padding, by attention_mask, are left out", path.display(), self.padding));
+            progress.note(&format!(
+                "{}: {} tokens of padding, by attention_mask, are left out",
+                path.display(),
+                self.padding
+            ));
         }
         Ok(self.rows)
     }
@@ -152,9 +169,13 @@ impl TokenRows {
 /// Why a field with this value cannot be honoured.
 fn refused(name: &str, row: usize, position: usize, value: i64) -> String {
     let advice = match name {
-        "attention_mask" => "only ones are known, and zeros at the end of a row, which are padding and left out; write each row without its padding",
+        "attention_mask" => {
+            "only ones are known, and zeros at the end of a row, which are padding and left out; write each row without its padding"
+        }
         "labels" => "a loss over other tokens than input_ids is not known; remove labels if all tokens count",
-        "position_ids" => "positions other than 0, 1, 2, ... are not known; write sequences that are packed into one row as rows",
+        "position_ids" => {
+            "positions other than 0, 1, 2, ... are not known; write sequences that are packed into one row as rows"
+        }
         _ => "types other than 0 are not known",
     };
     format!("{name} of token {position} of row {row} is {value}: {advice}")
@@ -170,11 +191,18 @@ fn numbers(rows: Vec<Value>, lengths: &[usize]) -> std::result::Result<Vec<Vec<i
         return Err(format!("{} rows, but input_ids has {}", rows.len(), lengths.len()));
     }
     let row = |(row, (value, &length)): (usize, (Value, &usize))| {
-        let Value::Array(values) = value else { return Err(format!("row {row} is {}, no row of numbers", described(&value))) };
+        let Value::Array(values) = value else {
+            return Err(format!("row {row} is {}, no row of numbers", described(&value)));
+        };
         if values.len() != length {
             return Err(format!("row {row} has {} values, but that of input_ids {length} tokens", values.len()));
         }
-        let number = |value: &Value| value.as_i64().or(value.as_bool().map(i64::from)).ok_or_else(|| format!("row {row} holds {}", described(value)));
+        let number = |value: &Value| {
+            value
+                .as_i64()
+                .or(value.as_bool().map(i64::from))
+                .ok_or_else(|| format!("row {row} holds {}", described(value)))
+        };
         values.iter().map(number).collect()
     };
     rows.into_iter().zip(lengths).enumerate().map(row).collect()
@@ -193,7 +221,10 @@ pub fn check(rows: &[Vec<u32>], vocab_size: usize, positions: Option<usize>, sou
             )));
         }
         if let Some(most) = positions.filter(|&most| row.len() > most) {
-            return Err(Error::BadTokens(format!("{source}: row {index} has {} tokens, the model has positions for {most}", row.len())));
+            return Err(Error::BadTokens(format!(
+                "{source}: row {index} has {} tokens, the model has positions for {most}",
+                row.len()
+            )));
         }
     }
     Ok(())

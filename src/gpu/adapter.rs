@@ -56,7 +56,11 @@ pub fn no_adapter() -> Error {
     if asked.is_empty() || there.is_empty() {
         return Error::NoAdapter(NO_ADAPTER.into());
     }
-    let there: Vec<String> = there.iter().map(|adapter| adapter.get_info()).map(|info| format!("{} ({})", info.name, info.backend)).collect();
+    let there: Vec<String> = there
+        .iter()
+        .map(|adapter| adapter.get_info())
+        .map(|info| format!("{} ({})", info.name, info.backend))
+        .collect();
     Error::NoAdapter(format!(
         "no adapter matches {}; without that there are: {}. {BACKEND} takes vulkan, metal or dx12, {NAME} a part of a name",
         asked.join(" and "),
@@ -79,9 +83,13 @@ pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
 
 /// The adapters on some backends, best first.
 fn on(backends: Backends) -> Vec<wgpu::Adapter> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
-    adapters.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
+    adapters
+        .retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         DeviceType::DiscreteGpu => 0,
         DeviceType::IntegratedGpu => 1,
@@ -119,7 +127,11 @@ pub(super) fn describe(adapter: &wgpu::Adapter, limits: wgpu::Limits, index: usi
         max_compute_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
         max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
         max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage,
-        features: optional.into_iter().filter(|(feature, _)| available.contains(*feature)).map(|(_, name)| name).collect(),
+        features: optional
+            .into_iter()
+            .filter(|(feature, _)| available.contains(*feature))
+            .map(|(_, name)| name)
+            .collect(),
         software: info.device_type == DeviceType::Cpu,
         default: index == 0,
     }
@@ -144,7 +156,8 @@ fn vendor(number: u32) -> String {
 }
 
 pub(super) fn choose(adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Result<(usize, wgpu::Adapter)> {
-    let names: Vec<String> = adapters.iter().enumerate().map(|(index, adapter)| format!("{index} ({})", adapter.get_info().name)).collect();
+    let names: Vec<String> =
+        adapters.iter().enumerate().map(|(index, adapter)| format!("{index} ({})", adapter.get_info().name)).collect();
     if names.is_empty() {
         return Err(no_adapter());
     }
@@ -153,10 +166,12 @@ pub(super) fn choose(adapters: Vec<wgpu::Adapter>, wanted: Option<&str>) -> Resu
         Some(wanted) => match wanted.parse::<usize>() {
             Ok(index) => Some(index),
             Err(_) if wanted.is_empty() => None,
-            Err(_) => adapters.iter().position(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
+            Err(_) => adapters
+                .iter()
+                .position(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
         },
     };
-    index
-        .and_then(|index| adapters.into_iter().nth(index).map(|adapter| (index, adapter)))
-        .ok_or_else(|| Error::NoAdapter(format!("no adapter {}; there are: {}", wanted.unwrap_or("0"), names.join(", "))))
+    index.and_then(|index| adapters.into_iter().nth(index).map(|adapter| (index, adapter))).ok_or_else(|| {
+        Error::NoAdapter(format!("no adapter {}; there are: {}", wanted.unwrap_or("0"), names.join(", ")))
+    })
 }

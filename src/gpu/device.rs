@@ -76,7 +76,8 @@ impl Gpu {
     /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Usage`] if it has not what the precision needs.
     pub fn new(options: &GpuOptions) -> Result<Self> {
         let (index, adapter) = choose(enumerate(), options.adapter.as_deref())?;
-        let downlevel = options.downlevel_limits || std::env::var("SLICEGPT_GPU_LIMITS").is_ok_and(|value| value == "downlevel");
+        let downlevel =
+            options.downlevel_limits || std::env::var("SLICEGPT_GPU_LIMITS").is_ok_and(|value| value == "downlevel");
         let mut limits = if downlevel { wgpu::Limits::downlevel_defaults() } else { adapter.limits() };
         if let Some(bytes) = options.max_binding_size {
             limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(bytes);
@@ -110,8 +111,9 @@ impl Gpu {
                 *lock(&sink) = Some(Error::DeviceLost(message));
             }
         });
-        let buffer =
-            |label, size, usage| device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false });
+        let buffer = |label, size, usage| {
+            device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+        };
         Ok(Self {
             nothing: buffer("nothing", 16, BufferUsages::STORAGE),
             params: buffer("params", PARAMS_BYTES, BufferUsages::UNIFORM | BufferUsages::COPY_DST),

@@ -83,26 +83,42 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if a binding or the grid is larger than the adapter allows (callers tile, so this is a defect of theirs).
-    pub fn dispatch<P: Pod>(&self, kernel: &Kernel, params: &P, bindings: &[Binding], workgroups: [u32; 3], work: u64) -> Result<()> {
+    pub fn dispatch<P: Pod>(
+        &self,
+        kernel: &Kernel,
+        params: &P,
+        bindings: &[Binding],
+        workgroups: [u32; 3],
+        work: u64,
+    ) -> Result<()> {
         if workgroups.contains(&0) {
             return Ok(());
         }
         let most = self.adapter().max_compute_workgroups_per_dimension;
         if workgroups.iter().any(|&count| count > most) {
-            return Err(Error::shape(kernel.name, format!("{workgroups:?} workgroups exceed the limit of {most} a dimension")));
+            return Err(Error::shape(
+                kernel.name,
+                format!("{workgroups:?} workgroups exceed the limit of {most} a dimension"),
+            ));
         }
         for matrix in bindings.iter().filter_map(|binding| binding.0) {
             if matrix.byte_len() > self.max_binding_size() {
                 return Err(Error::shape(
                     kernel.name,
-                    format!("a [{}, {}] matrix exceeds the largest binding of {} bytes", matrix.rows(), matrix.cols(), self.max_binding_size()),
+                    format!(
+                        "a [{}, {}] matrix exceeds the largest binding of {} bytes",
+                        matrix.rows(),
+                        matrix.cols(),
+                        self.max_binding_size()
+                    ),
                 ));
             }
         }
         let pipeline = self.pipeline(kernel);
         let layout = pipeline.get_bind_group_layout(0);
         self.record_pass(kernel.name, bytemuck::bytes_of(params), work, |pass, params| {
-            let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+            let mut entries =
+                vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
             entries.extend(bindings.iter().zip(1..).map(|(binding, index)| wgpu::BindGroupEntry {
                 binding: index,
                 resource: match binding.0 {

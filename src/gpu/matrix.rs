@@ -77,7 +77,10 @@ impl Matrix {
     /// [`Error::Shape`] if the range is outside of the matrix or starts elsewhere.
     pub fn view(&self, range: Range<usize>) -> Result<Self> {
         if range.start > range.end || range.end > self.rows || !range.start.is_multiple_of(ROW_ALIGNMENT) {
-            return Err(Error::shape("view", format!("rows {range:?} of {} (the first must be a multiple of {ROW_ALIGNMENT})", self.rows)));
+            return Err(Error::shape(
+                "view",
+                format!("rows {range:?} of {} (the first must be a multiple of {ROW_ALIGNMENT})", self.rows),
+            ));
         }
         Ok(Self { first_row: self.first_row + range.start, rows: range.len(), ..self.clone() })
     }
@@ -141,7 +144,10 @@ impl Gpu {
     pub fn upload_bytes(&self, bytes: &[u8], rows: usize, cols: usize, element: ElementType) -> Result<Matrix> {
         let row_bytes = cols * element.size();
         if bytes.len() != rows * row_bytes {
-            return Err(Error::shape("upload", format!("{} bytes given for [{rows}, {cols}] {element:?}", bytes.len())));
+            return Err(Error::shape(
+                "upload",
+                format!("{} bytes given for [{rows}, {cols}] {element:?}", bytes.len()),
+            ));
         }
         let matrix = self.allocate(rows, cols, element)?;
         let padded = matrix.stride() * element.size();
@@ -181,7 +187,11 @@ impl Gpu {
     /// As [`Gpu::download`].
     pub fn download_later(&self, matrix: &Matrix) -> Result<Readback> {
         debug_assert_ne!(matrix.element, ElementType::U32);
-        let mapping = if matrix.byte_len() == 0 { None } else { Some(self.map(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?) };
+        let mapping = if matrix.byte_len() == 0 {
+            None
+        } else {
+            Some(self.map(&matrix.buffer, matrix.byte_offset(), matrix.byte_len())?)
+        };
         Ok(Readback { mapping, cols: matrix.cols, stride: matrix.stride(), element: matrix.element })
     }
 
@@ -222,7 +232,9 @@ impl Readback {
             let widened: Vec<f32> = match self.element {
                 ElementType::F32 | ElementType::U32 => bytemuck::pod_collect_to_vec(bytes),
                 ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-                ElementType::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+                ElementType::Bf16 => {
+                    bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+                }
             };
             unpad(widened, self.cols, self.stride)
         })

@@ -71,7 +71,8 @@ impl Pool {
     pub fn take(self: &Arc<Self>, usage: Use, size: u64) -> Option<Pooled> {
         let mut state = lock(&self.0);
         state.requests += 1;
-        let ((_, size), buffers) = state.free.range_mut((usage, size)..=(usage, size + size / 4)).find(|(_, buffers)| !buffers.is_empty())?;
+        let ((_, size), buffers) =
+            state.free.range_mut((usage, size)..=(usage, size + size / 4)).find(|(_, buffers)| !buffers.is_empty())?;
         let (size, (_, buffer)) = (*size, buffers.pop()?);
         Some(Pooled { buffer, size, usage, recycled: true, pool: self.clone() })
     }
@@ -92,7 +93,8 @@ impl Pool {
             return false;
         }
         let mut state = lock(&self.0);
-        let mut times: Vec<(u64, u64)> = state.free.iter().flat_map(|((_, size), buffers)| buffers.iter().map(|(time, _)| (*time, *size))).collect();
+        let mut times: Vec<(u64, u64)> =
+            state.free.iter().flat_map(|((_, size), buffers)| buffers.iter().map(|(time, _)| (*time, *size))).collect();
         times.sort_unstable();
         let (mut sum, mut last) = (0, None);
         for (time, size) in times {

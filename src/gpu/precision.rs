@@ -25,12 +25,17 @@ pub struct MatrixUnits {
 }
 
 /// What the kernels for matrix units need of wgpu.
-pub(super) const MATRIX_FEATURES: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(Features::SHADER_F16).union(Features::SUBGROUP);
+pub(super) const MATRIX_FEATURES: Features =
+    Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(Features::SHADER_F16).union(Features::SUBGROUP);
 
 impl MatrixUnits {
     /// All that there are kernels for.
-    pub const ALL: [Self; 4] =
-        [Self { size: 16, threads: 128 }, Self { size: 16, threads: 256 }, Self { size: 8, threads: 128 }, Self { size: 8, threads: 256 }];
+    pub const ALL: [Self; 4] = [
+        Self { size: 16, threads: 128 },
+        Self { size: 16, threads: 256 },
+        Self { size: 8, threads: 128 },
+        Self { size: 8, threads: 256 },
+    ];
 
     /// Those of an adapter.
     ///
@@ -45,7 +50,9 @@ impl MatrixUnits {
             ))
         };
         if !features.contains(MATRIX_FEATURES) {
-            return Err(refused("has no matrix units that its driver shows (features cooperative-matrix, shader-f16 and subgroup)"));
+            return Err(refused(
+                "has no matrix units that its driver shows (features cooperative-matrix, shader-f16 and subgroup)",
+            ));
         }
         let size = size_of(&adapter.cooperative_matrix_properties())
             .ok_or_else(|| refused("has no matrix units of 16x16x16 or 8x8x8 that multiply f16 and sum in f32"))?;

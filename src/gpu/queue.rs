@@ -73,7 +73,9 @@ impl Gpu {
         // Uploads overtake the work that is not submitted, which may still use what was in the buffer before. Copies are in units of 4 bytes; the
         // strides of matrices make sure of that.
         match &mut pending.encoder {
-            Some(encoder) if buffer.recycled && bytes.len() <= SMALL => self.write_in_turn(encoder, buffer, offset, bytes),
+            Some(encoder) if buffer.recycled && bytes.len() <= SMALL => {
+                self.write_in_turn(encoder, buffer, offset, bytes)
+            }
             Some(_) if buffer.recycled => {
                 self.submit(&mut pending)?;
                 self.queue.write_buffer(buffer, offset, bytes);
@@ -82,7 +84,10 @@ impl Gpu {
         }
         pending.written += bytes.len() as u64;
         self.pool.count(bytes.len() as u64);
-        let most = [self.max_memory, self.planned_memory].into_iter().flatten().fold(WRITES_PER_SUBMIT, |most, bytes| most.min(bytes / 16));
+        let most = [self.max_memory, self.planned_memory]
+            .into_iter()
+            .flatten()
+            .fold(WRITES_PER_SUBMIT, |most, bytes| most.min(bytes / 16));
         if pending.written > most {
             self.submit(&mut pending)?;
         }
@@ -132,7 +137,10 @@ impl Gpu {
         let Pending { encoder, timestamps, .. } = &mut *pending;
         let encoder = encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
         let timestamp_writes = timestamps.as_mut().map(|timestamps| timestamps.next(&self.device, name, work));
-        encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(name), timestamp_writes }), place);
+        encode(
+            &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(name), timestamp_writes }),
+            place,
+        );
         pending.dispatches += 1;
         pending.work += work;
         if pending.work >= WORK_PER_SUBMIT / self.haste() || pending.dispatches >= DISPATCHES_PER_SUBMIT {
@@ -242,7 +250,8 @@ impl Gpu {
     /// Gives up buffers that are free if so many bytes more would exceed what the work was planned to take, or the ceiling; waits for all work
     /// and uploads under way, too, if they would exceed the ceiling.
     fn make_room(&self, bytes: u64) -> Result<()> {
-        let beyond = |limit: Option<u64>| limit.map_or(0, |most| (self.pool.memory().held + bytes).saturating_sub(most));
+        let beyond =
+            |limit: Option<u64>| limit.map_or(0, |most| (self.pool.memory().held + bytes).saturating_sub(most));
         let over = || beyond(self.max_memory) > 0;
         if over() {
             self.pool.trim();

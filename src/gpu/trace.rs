@@ -36,21 +36,37 @@ impl Timestamps {
     /// Where the next pass writes its beginning and end.
     pub fn next(&mut self, device: &wgpu::Device, kernel: &'static str, work: u64) -> ComputePassTimestampWrites<'_> {
         let (query_set, names) = self.current.get_or_insert_with(|| {
-            let descriptor = wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count: 2 * DISPATCHES_PER_SUBMIT };
+            let descriptor = wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * DISPATCHES_PER_SUBMIT,
+            };
             (device.create_query_set(&descriptor), Vec::new())
         });
         let begin = 2 * names.len() as u32;
         names.push((kernel, work));
-        ComputePassTimestampWrites { query_set, beginning_of_pass_write_index: Some(begin), end_of_pass_write_index: Some(begin + 1) }
+        ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: Some(begin),
+            end_of_pass_write_index: Some(begin + 1),
+        }
     }
 
     /// Ends the list of the submission being recorded.
     pub fn resolve(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) {
         let Some((queries, names)) = self.current.take() else { return };
-        let buffer =
-            |usage| device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16 * names.len() as u64, usage, mapped_at_creation: false });
-        let (ticks, readback) =
-            (buffer(BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC), buffer(BufferUsages::MAP_READ | BufferUsages::COPY_DST));
+        let buffer = |usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: 16 * names.len() as u64,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        let (ticks, readback) = (
+            buffer(BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC),
+            buffer(BufferUsages::MAP_READ | BufferUsages::COPY_DST),
+        );
         encoder.resolve_query_set(&queries, 0..2 * names.len() as u32, &ticks, 0);
         encoder.copy_buffer_to_buffer(&ticks, 0, &readback, 0, 16 * names.len() as u64);
         self.resolved.push((readback, names));
@@ -68,10 +84,17 @@ impl Timestamps {
         gpu.wait(None)?;
         for (readback, names) in self.resolved.drain(..) {
             let ticks = readback.get_mapped_range(..).map_err(|error| Error::Gpu(error.to_string()))?;
-            let times: Vec<u64> =
-                bytemuck::pod_collect_to_vec::<u8, u64>(&ticks).into_iter().map(|tick| (tick as f64 * self.period) as u64).collect();
+            let times: Vec<u64> = bytemuck::pod_collect_to_vec::<u8, u64>(&ticks)
+                .into_iter()
+                .map(|tick| (tick as f64 * self.period) as u64)
+                .collect();
             let spans = names.iter().zip(times.chunks_exact(2));
-            self.spans.extend(spans.map(|(&(kernel, work), time)| Span { kernel, start_ns: time[0], end_ns: time[1], work }));
+            self.spans.extend(spans.map(|(&(kernel, work), time)| Span {
+                kernel,
+                start_ns: time[0],
+                end_ns: time[1],
+                work,
+            }));
         }
         Ok(())
     }

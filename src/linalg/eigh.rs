@@ -59,7 +59,9 @@ impl Eigen {
         let gram = self.vectors.transpose() * &self.vectors;
         // Folded so that NaN stays.
         let most = |error: &dyn Fn(usize, usize) -> f64| {
-            (0..n * n).map(|k| error(k % n, k / n).abs()).fold(0.0, |most: f64, error| if most.is_nan() || error <= most { most } else { error })
+            (0..n * n)
+                .map(|k| error(k % n, k / n).abs())
+                .fold(0.0, |most: f64, error| if most.is_nan() || error <= most { most } else { error })
         };
         self.residual = most(&|i, j| product[(i, j)] - self.vectors[(i, j)] * (self.values[j] / largest));
         self.orthogonality = most(&|i, j| gram[(i, j)] - f64::from(u8::from(i == j)));

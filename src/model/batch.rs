@@ -31,8 +31,22 @@ impl Batch {
     }
 
     /// What a layer needs to know when these sequences run through it whole.
-    pub fn context<'a>(&'a self, gpu: &'a Gpu, config: &'a Config, layer: usize, rope_tables: &'a [Matrix]) -> LayerContext<'a> {
-        LayerContext { gpu, config, layer, positions: &self.positions, rope_tables, sequences: &self.sequences, cache: None }
+    pub fn context<'a>(
+        &'a self,
+        gpu: &'a Gpu,
+        config: &'a Config,
+        layer: usize,
+        rope_tables: &'a [Matrix],
+    ) -> LayerContext<'a> {
+        LayerContext {
+            gpu,
+            config,
+            layer,
+            positions: &self.positions,
+            rope_tables,
+            sequences: &self.sequences,
+            cache: None,
+        }
     }
 }
 
@@ -88,7 +102,12 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
 ///
 /// # Errors
 /// [`Error::Usage`] if one sequence alone is too long for the adapter.
-pub fn plan_batches(gpu: &Gpu, config: &Config, rows: &[Vec<u32>], size: BatchSize) -> Result<Vec<std::ops::Range<usize>>> {
+pub fn plan_batches(
+    gpu: &Gpu,
+    config: &Config,
+    rows: &[Vec<u32>],
+    size: BatchSize,
+) -> Result<Vec<std::ops::Range<usize>>> {
     let widest = config.layers.iter().map(|layer| layer.qkv_width().max(layer.heads_width())).max();
     let widest = widest.unwrap_or(0).max(config.hidden_size);
     let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);

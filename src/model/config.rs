@@ -165,17 +165,24 @@ impl Config {
     /// As [`Config::load`].
     pub fn from_fields(raw: Map<String, Value>, path: &Path) -> Result<Self> {
         let reader = Reader { fields: &raw, path };
-        let model_type = reader.get("model_type").and_then(Value::as_str).ok_or_else(|| reader.wrong("model_type", "a string"))?;
+        let model_type =
+            reader.get("model_type").and_then(Value::as_str).ok_or_else(|| reader.wrong("model_type", "a string"))?;
         let (stem, sliced) = model_type.strip_prefix(SLICED_PREFIX).map_or((model_type, false), |stem| (stem, true));
-        let architecture = ARCHITECTURES.iter().find(|row| row.model_type == stem).ok_or_else(|| Error::UnknownArchitecture {
-            model_type: model_type.into(),
-            path: path.into(),
-            known: format!("{}{}", ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "), missing::kind(&raw)),
-        })?;
+        let architecture =
+            ARCHITECTURES.iter().find(|row| row.model_type == stem).ok_or_else(|| Error::UnknownArchitecture {
+                model_type: model_type.into(),
+                path: path.into(),
+                known: format!(
+                    "{}{}",
+                    ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "),
+                    missing::kind(&raw)
+                ),
+            })?;
         refuse(&reader, architecture)?;
 
         let (fields, defaults) = (&architecture.fields, &architecture.defaults);
-        let hidden_size = reader.size_or(reader.name("hidden_size", fields.hidden_size), MAX_WIDTH, defaults.hidden_size)?;
+        let hidden_size =
+            reader.size_or(reader.name("hidden_size", fields.hidden_size), MAX_WIDTH, defaults.hidden_size)?;
         if let Some(width) = reader.get("word_embed_proj_dim").filter(|&width| *width != hidden_size) {
             return Err(reader.unsupported(
                 "word_embed_proj_dim",
@@ -189,11 +196,16 @@ impl Config {
         let num_hidden_layers = reader.size_or(layers, MAX_LAYERS, defaults.num_hidden_layers)?;
         let num_key_value_heads = match fields.num_key_value_heads {
             Some(name) if raw.get(name).is_some_and(Value::is_null) => num_attention_heads,
-            Some(name) => reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.unwrap_or(num_attention_heads))?,
+            Some(name) => {
+                reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.unwrap_or(num_attention_heads))?
+            }
             None => num_attention_heads,
         };
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            return Err(Error::bad_file(path, format!("{num_attention_heads} attention heads cannot share {num_key_value_heads} key-value heads")));
+            return Err(Error::bad_file(
+                path,
+                format!("{num_attention_heads} attention heads cannot share {num_key_value_heads} key-value heads"),
+            ));
         }
         let attention = &architecture.attention;
         let explicit = if attention.explicit_head_dim { reader.get("head_dim") } else { None };
@@ -351,12 +363,17 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
 fn reason(name: &str, value: &Value) -> String {
     match name {
         "quantization_config" => {
-            let method = value.get("quant_method").and_then(Value::as_str).map_or(String::new(), |method| format!(" ({method})"));
+            let method = value
+                .get("quant_method")
+                .and_then(Value::as_str)
+                .map_or(String::new(), |method| format!(" ({method})"));
             format!(
                 "the weights are quantised{method}; give the checkpoint that they were made of, or dequantize() them in transformers and save that"
             )
         }
-        "configuration_files" => "transformers reads the newest of these in its place; give that one the name config.json".into(),
+        "configuration_files" => {
+            "transformers reads the newest of these in its place; give that one the name config.json".into()
+        }
         _ => "it changes what the model computes, and is not implemented".into(),
     }
 }

@@ -27,13 +27,26 @@ pub const LLAMA: Defaults = Defaults {
 pub const MISTRAL: Defaults = Defaults { intermediate_size: 14336, max_position_embeddings: 131_072, ..LLAMA };
 
 /// Of Qwen2 and Qwen3.
-pub const QWEN: Defaults =
-    Defaults { intermediate_size: 22016, vocab_size: 151_936, max_position_embeddings: 32768, bos_token_id: None, eos_token_id: None, ..LLAMA };
+pub const QWEN: Defaults = Defaults {
+    intermediate_size: 22016,
+    vocab_size: 151_936,
+    max_position_embeddings: 32768,
+    bos_token_id: None,
+    eos_token_id: None,
+    ..LLAMA
+};
 
-pub const PHI3: Defaults =
-    Defaults { hidden_size: 3072, intermediate_size: 8192, vocab_size: 32064, max_position_embeddings: 4096, eos_token_id: Some(32000), ..LLAMA };
+pub const PHI3: Defaults = Defaults {
+    hidden_size: 3072,
+    intermediate_size: 8192,
+    vocab_size: 32064,
+    max_position_embeddings: 4096,
+    eos_token_id: Some(32000),
+    ..LLAMA
+};
 
-pub const PHI: Defaults = Defaults { hidden_size: 2048, num_hidden_layers: 24, intermediate_size: 8192, vocab_size: 51200, ..LLAMA };
+pub const PHI: Defaults =
+    Defaults { hidden_size: 2048, num_hidden_layers: 24, intermediate_size: 8192, vocab_size: 51200, ..LLAMA };
 
 pub const SMOLLM3: Defaults = Defaults {
     hidden_size: 2048,
@@ -79,7 +92,13 @@ pub const OPT: Defaults = Defaults {
     eos_token_id: Some(2),
 };
 
-pub const GPT2: Defaults = Defaults { vocab_size: 50257, max_position_embeddings: 1024, bos_token_id: Some(50256), eos_token_id: Some(50256), ..OPT };
+pub const GPT2: Defaults = Defaults {
+    vocab_size: 50257,
+    max_position_embeddings: 1024,
+    bos_token_id: Some(50256),
+    eos_token_id: Some(50256),
+    ..OPT
+};
 
 pub const GPT_NEOX: Defaults = Defaults {
     hidden_size: 6144,

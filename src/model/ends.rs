@@ -18,7 +18,12 @@ use crate::{
 pub const PART_BYTES: u64 = 128 << 20;
 
 /// Runs of rows of a table, of about `bytes` each with elements of `element_size`, and never more than a binding holds.
-pub fn parts(gpu: &Gpu, table: &HostMatrix, element_size: usize, bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
+pub fn parts(
+    gpu: &Gpu,
+    table: &HostMatrix,
+    element_size: usize,
+    bytes: u64,
+) -> impl Iterator<Item = Range<usize>> + use<> {
     let row = table.cols.next_multiple_of(4) * element_size;
     let planned = (bytes / row as u64).max(1) as usize;
     let (rows, step) = (table.rows, planned.min(gpu.rows_per_binding(row)));
@@ -32,7 +37,8 @@ struct Table {
 
 impl Table {
     fn upload(gpu: &Gpu, matrix: &HostMatrix) -> Result<Self> {
-        let parts = parts(gpu, matrix, matrix.element.size(), u64::MAX).map(|rows| Ok((rows.start, matrix.upload(gpu, rows)?)));
+        let parts =
+            parts(gpu, matrix, matrix.element.size(), u64::MAX).map(|rows| Ok((rows.start, matrix.upload(gpu, rows)?)));
         Ok(Self { parts: parts.collect::<Result<_>>()? })
     }
 }
@@ -72,7 +78,14 @@ impl Readout {
     ///
     /// # Errors
     /// Those of `each`; [`crate::Error::OutOfMemory`].
-    pub fn logits(&self, gpu: &Gpu, input: &Matrix, first: usize, table: &Matrix, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
+    pub fn logits(
+        &self,
+        gpu: &Gpu,
+        input: &Matrix,
+        first: usize,
+        table: &Matrix,
+        mut each: impl FnMut(usize, &Matrix) -> Result<()>,
+    ) -> Result<()> {
         let entries = logit_entries(gpu.max_binding_size(), input.rows());
         for start in (0..table.rows()).step_by(entries) {
             let slice = table.view(start..table.rows().min(start + entries))?;
@@ -120,7 +133,11 @@ impl Ends {
         let shared = config.tie_word_embeddings && ends.embedding.element == ends.head.element;
         Ok(Self {
             embedding: Table::upload(gpu, &ends.embedding)?,
-            positions: ends.positions.as_ref().map(|table| Ok::<_, crate::Error>((Table::upload(gpu, table)?, offset))).transpose()?,
+            positions: ends
+                .positions
+                .as_ref()
+                .map(|table| Ok::<_, crate::Error>((Table::upload(gpu, table)?, offset)))
+                .transpose()?,
             head: if shared { None } else { Some(Table::upload(gpu, &ends.head)?) },
             readout: Readout::upload(gpu, ends)?,
             width: ends.embedding.cols,
@@ -149,7 +166,13 @@ impl Ends {
     ///
     /// # Errors
     /// Those of `each`; [`crate::Error::OutOfMemory`].
-    pub fn logits(&self, gpu: &Gpu, config: &Config, x: &Matrix, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
+    pub fn logits(
+        &self,
+        gpu: &Gpu,
+        config: &Config,
+        x: &Matrix,
+        mut each: impl FnMut(usize, &Matrix) -> Result<()>,
+    ) -> Result<()> {
         let input = self.readout.norm(gpu, config, x)?;
         let parts = &self.head.as_ref().unwrap_or(&self.embedding).parts;
         parts.iter().try_for_each(|(first, table)| self.readout.logits(gpu, &input, *first, table, &mut each))

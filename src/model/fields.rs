@@ -98,7 +98,12 @@ impl Reader<'_> {
     }
 
     pub fn unsupported(&self, field: &str, value: &Value, reason: &str) -> Error {
-        Error::UnsupportedField { field: field.into(), value: brief(value), path: self.path.into(), reason: reason.into() }
+        Error::UnsupportedField {
+            field: field.into(),
+            value: brief(value),
+            path: self.path.into(),
+            reason: reason.into(),
+        }
     }
 
     pub fn size_or(&self, name: &str, most: u64, default: usize) -> Result<usize> {
@@ -110,7 +115,9 @@ impl Reader<'_> {
 
     pub fn size(&self, name: &str, most: u64) -> Result<usize> {
         let number = self.get(name).and_then(Value::as_u64).filter(|number| (1..=most).contains(number));
-        number.map(|number| number as usize).ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}")))
+        number
+            .map(|number| number as usize)
+            .ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}")))
     }
 
     /// The name of a size in this file: `general`, if it is there, counts more than that of the row, as transformers maps one to the other.

@@ -76,7 +76,9 @@ pub fn head_rows(ends: &HostEnds, rows: Range<usize>) -> Result<(Vec<f32>, Optio
 fn read_norm(values: &mut [f32], bias: &mut Option<Vec<f32>>, norm: &HostNorm) {
     let width = norm.weight.len();
     if let Some(beta) = &norm.bias {
-        let shift = values.chunks_exact(width).map(|row| row.iter().zip(beta).map(|(&w, &b)| f64::from(w) * f64::from(b)).sum::<f64>());
+        let shift = values
+            .chunks_exact(width)
+            .map(|row| row.iter().zip(beta).map(|(&w, &b)| f64::from(w) * f64::from(b)).sum::<f64>());
         *bias = Some(match bias {
             Some(bias) => bias.iter().zip(shift).map(|(&b, shift)| (f64::from(b) + shift) as f32).collect(),
             None => shift.map(|shift| shift as f32).collect(),

@@ -61,8 +61,14 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// Fields that concern several beams, or the encoder of a model that has one: without these, they change nothing.
-const OF_BEAMS_OR_ENCODERS: &[&str] =
-    &["length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size"];
+const OF_BEAMS_OR_ENCODERS: &[&str] = &[
+    "length_penalty",
+    "early_stopping",
+    "num_beam_groups",
+    "diversity_penalty",
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
+];
 
 /// Fields that only change which tokens are drawn, not which is the likeliest.
 const OF_SAMPLING: &[&str] = &["top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"];
@@ -94,7 +100,8 @@ impl GenerationConfig {
             return Ok(Self::default());
         }
         let text = std::fs::read(path).map_err(Error::read(path))?;
-        let fields: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, error.to_string()))?;
+        let fields: Map<String, Value> =
+            serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, error.to_string()))?;
         let get = |name: &str| fields.get(name).filter(|value| !value.is_null());
         let wrong = |name: &str, expected: &str| {
             let found = fields.get(name).map_or_else(String::new, brief);
@@ -102,7 +109,9 @@ impl GenerationConfig {
         };
         let ids = |name: &str| match get(name) {
             None => Ok(Vec::new()),
-            Some(Value::Array(ids)) => ids.iter().map(Value::as_i64).collect::<Option<Vec<_>>>().ok_or_else(|| wrong(name, "token ids")),
+            Some(Value::Array(ids)) => {
+                ids.iter().map(Value::as_i64).collect::<Option<Vec<_>>>().ok_or_else(|| wrong(name, "token ids"))
+            }
             Some(id) => Ok(vec![id.as_i64().ok_or_else(|| wrong(name, "a token id or a list of them"))?]),
         };
         let number = |name: &str, expected: &str, within: fn(f64) -> bool| {

@@ -188,7 +188,9 @@ fn widen(bytes: &[u8], element: ElementType) -> impl Iterator<Item = f32> {
 /// Refuses values that are not numbers; `first` is the number of the first one in the tensor.
 fn check(bytes: &[u8], element: ElementType, first: usize, name: &str, tensor: &Tensor) -> Result<()> {
     let broken = match element {
-        ElementType::F32 | ElementType::U32 => bytes.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
+        ElementType::F32 | ElementType::U32 => {
+            bytes.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80)
+        }
         ElementType::F16 => bytes.chunks_exact(2).position(|b| b[1] & 0x7c == 0x7c),
         ElementType::Bf16 => bytes.chunks_exact(2).position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80),
     };

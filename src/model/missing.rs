@@ -22,25 +22,35 @@ impl WeightStore {
         let names = || self.checkpoint.names();
         let any = |words: &[&str]| names().find(|name| words.iter().any(|word| name.contains(word)));
         if let Some(lora) = any(&[".lora_A.", ".lora_B.", ".lora_embedding_A"]) {
-            return format!("; the file has {lora}: it holds a LoRA adapter; merge it into its base model first, with PEFT's merge_and_unload()");
+            return format!(
+                "; the file has {lora}: it holds a LoRA adapter; merge it into its base model first, with PEFT's merge_and_unload()"
+            );
         }
-        if let Some((wrapper, whose)) = WRAPPERS.iter().find(|(wrapper, _)| names().any(|stored| stored.replace(wrapper, "") == name)) {
+        if let Some((wrapper, whose)) =
+            WRAPPERS.iter().find(|(wrapper, _)| names().any(|stored| stored.replace(wrapper, "") == name))
+        {
             return format!(
                 "; the file has it with `{wrapper}` in its name, which {whose} puts there and transformers does not load either: save the model that is wrapped, or take \
                  `{wrapper}` out of the names"
             );
         }
-        if let Some(prefix) = names().find_map(|stored| stored.strip_suffix(name)).filter(|prefix| prefix.ends_with('.')) {
+        if let Some(prefix) =
+            names().find_map(|stored| stored.strip_suffix(name)).filter(|prefix| prefix.ends_with('.'))
+        {
             return format!("; the file has it with `{prefix}` before its name: take that out of the names");
         }
         if let Some(quantised) = any(&[".qweight", ".qzeros", ".weight_packed", ".absmax", ".g_idx", ".weight_scale"]) {
             return format!("; the file has {quantised}: it is quantised; give the checkpoint that it was made of");
         }
         if let Some((number, count)) = self.only_shard() {
-            return format!("; this file is shard {number} of {count}: give the directory that has all of them and model.safetensors.index.json");
+            return format!(
+                "; this file is shard {number} of {count}: give the directory that has all of them and model.safetensors.index.json"
+            );
         }
         if let Some(foreign) = any(&["tok_embeddings.weight", ".attention.wq.", ".feed_forward.w1."]) {
-            return format!("; the file has {foreign}: it is of another program's format; convert it to that of transformers");
+            return format!(
+                "; the file has {foreign}: it is of another program's format; convert it to that of transformers"
+            );
         }
         if name == Names::of(&self.config).head() {
             return self.why_no_head();
@@ -62,10 +72,16 @@ impl WeightStore {
 
     fn why_no_head(&self) -> String {
         if let Some(head) = self.classifier() {
-            return format!("; this is a classifier ({head}), which has no head that writes text: only models with one can be sliced");
+            return format!(
+                "; this is a classifier ({head}), which has no head that writes text: only models with one can be sliced"
+            );
         }
-        let class =
-            self.config.raw.get("architectures").and_then(|names| names.get(0)?.as_str()).map_or(String::new(), |class| format!(" ({class})"));
+        let class = self
+            .config
+            .raw
+            .get("architectures")
+            .and_then(|names| names.get(0)?.as_str())
+            .map_or(String::new(), |class| format!(" ({class})"));
         format!(
             "; the files have no head{class}, and config.json does not tie it to the embedding: if it is the embedding, set \"tie_word_embeddings\": true there"
         )
@@ -73,14 +89,17 @@ impl WeightStore {
 
     /// The head of a classifier, if the model has one.
     pub(super) fn classifier(&self) -> Option<&'static str> {
-        ["score.weight", "classifier.weight", "qa_outputs.weight"].into_iter().find(|name| self.checkpoint.tensor(name).is_some())
+        ["score.weight", "classifier.weight", "qa_outputs.weight"]
+            .into_iter()
+            .find(|name| self.checkpoint.tensor(name).is_some())
     }
 
     /// How many layers the files have, where config.json says something else.
     fn layers_there(&self) -> Option<usize> {
         let marker = format!("{}.", self.config.architecture.names.layers);
         let number = |name: &str| {
-            let rest = name.strip_prefix(&marker).or_else(|| name.split_once(&format!(".{marker}")).map(|(_, rest)| rest))?;
+            let rest =
+                name.strip_prefix(&marker).or_else(|| name.split_once(&format!(".{marker}")).map(|(_, rest)| rest))?;
             rest.split('.').next()?.parse::<usize>().ok()
         };
         let count = self.checkpoint.names().filter_map(number).max()? + 1;
@@ -99,7 +118,11 @@ impl WeightStore {
             [fields.max_position_embeddings, "max_position_embeddings"],
             ["vocab_size", ""],
         ];
-        let out: Vec<&str> = all.iter().filter(|names| !names.iter().any(|name| raw.contains_key(*name))).map(|names| names[0]).collect();
+        let out: Vec<&str> = all
+            .iter()
+            .filter(|names| !names.iter().any(|name| raw.contains_key(*name)))
+            .map(|names| names[0])
+            .collect();
         if out.is_empty() {
             return String::new();
         }
@@ -125,7 +148,8 @@ pub fn kind(raw: &serde_json::Map<String, serde_json::Value>) -> String {
     ];
     let class = raw.get("architectures").and_then(|names| names.get(0)?.as_str()).unwrap_or_default();
     let by_name = KINDS.iter().find(|(end, _)| class.ends_with(end)).map(|(_, kind)| *kind);
-    let multimodal = ["vision_config", "audio_config"].iter().any(|name| raw.get(*name).is_some_and(serde_json::Value::is_object));
+    let multimodal =
+        ["vision_config", "audio_config"].iter().any(|name| raw.get(*name).is_some_and(serde_json::Value::is_object));
     let encoder_decoder = raw.get("is_encoder_decoder").and_then(serde_json::Value::as_bool) == Some(true);
     let kind = match () {
         () if multimodal => Some("a multimodal model"),

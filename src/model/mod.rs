@@ -28,9 +28,7 @@ pub use ends::{Ends, PART_BYTES, Readout, logit_entries, parts};
 pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Vocabulary, without_mean};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
-pub use layer::{
-    BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap,
-};
+pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
@@ -57,16 +55,28 @@ impl Model {
         if !path.exists() {
             return Err(Error::bad_file(path, "no such model"));
         }
-        let named = fields::read(&path.join("config.json")).ok().and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
+        let named = fields::read(&path.join("config.json"))
+            .ok()
+            .and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
         let checkpoint = Checkpoint::open_named(path, named.as_deref())?;
         let directory = checkpoint.directory();
         if directory.join("adapter_config.json").exists() {
-            return Err(Error::bad_file(directory, format!("beside the model, it has what transformers would add to it: {}", adapter(directory))));
+            return Err(Error::bad_file(
+                directory,
+                format!("beside the model, it has what transformers would add to it: {}", adapter(directory)),
+            ));
         }
         let config = directory.join("config.json");
         if !config.exists() {
-            let found = if directory.join("params.json").exists() { "; params.json is of another program's format" } else { "" };
-            return Err(Error::bad_file(&config, format!("missing: expected the config.json of the model beside its weights{found}")));
+            let found = if directory.join("params.json").exists() {
+                "; params.json is of another program's format"
+            } else {
+                ""
+            };
+            return Err(Error::bad_file(
+                &config,
+                format!("missing: expected the config.json of the model beside its weights{found}"),
+            ));
         }
         let config = Config::load(&config)?;
         Ok(Self { store: WeightStore::new(config, checkpoint)? })

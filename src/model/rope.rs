@@ -67,7 +67,9 @@ impl Rope {
             Position::Learned { .. } => (None, 10000.0),
         };
         let given = |value: &&Value| !is_falsy(value);
-        let section = ["rope_scaling", "rope_parameters"].into_iter().find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
+        let section = ["rope_scaling", "rope_parameters"]
+            .into_iter()
+            .find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
         let empty = Map::new();
         let (name, section) = match section {
             None => ("rope_parameters", &empty),
@@ -77,7 +79,9 @@ impl Rope {
             }
         };
         let numbers = Numbers { section, fields, path, name };
-        if let Some((kind, nested)) = section.iter().find(|(kind, value)| kind.ends_with("_attention") && value.is_object()) {
+        if let Some((kind, nested)) =
+            section.iter().find(|(kind, value)| kind.ends_with("_attention") && value.is_object())
+        {
             return Err(Error::UnsupportedField {
                 field: format!("{name}.{kind}"),
                 value: brief(nested),
@@ -88,18 +92,25 @@ impl Rope {
         let (theta, part) = architecture.fields.rotary;
         let given = numbers.either("partial_rotary_factor", part)?;
         let theta = numbers.either("rope_theta", theta)?.unwrap_or(default_theta);
-        let kind = ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
+        let kind =
+            ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
         let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
             None => "default",
             Some(Ok(kind)) => kind,
-            Some(Err(other)) => return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}"))),
+            Some(Err(other)) => {
+                return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}")));
+            }
         };
         if !architecture.attention.rope_types.contains(&kind) {
             return Err(Error::UnsupportedField {
                 field: format!("{name}.rope_type"),
                 value: format!("{kind:?}"),
                 path: path.into(),
-                reason: format!("known for {}: {}", architecture.model_type, architecture.attention.rope_types.join(", ")),
+                reason: format!(
+                    "known for {}: {}",
+                    architecture.model_type,
+                    architecture.attention.rope_types.join(", ")
+                ),
             });
         }
         let partial = match (partial, given) {
@@ -109,7 +120,9 @@ impl Rope {
                     field: "partial_rotary_factor".into(),
                     value: part.to_string(),
                     path: path.into(),
-                    reason: format!("this architecture turns whole heads, and what it means beside {kind} scaling is not defined"),
+                    reason: format!(
+                        "this architecture turns whole heads, and what it means beside {kind} scaling is not defined"
+                    ),
                 });
             }
             (None, _) => 1.0,
@@ -117,7 +130,10 @@ impl Rope {
         let dim = (head_dim as f64 * partial) as usize;
         let pairs = dim.div_ceil(2);
         if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
-            return Err(Error::bad_file(path, format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs")));
+            return Err(Error::bad_file(
+                path,
+                format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs"),
+            ));
         }
         let plain = plain(theta, dim);
         let (mut attention_factor, mut scaling) = (1.0, Scaling::None);
@@ -219,7 +235,10 @@ impl Numbers<'_> {
     fn dynamic(&self, dim: usize, theta: f64, max_positions: usize) -> Result<Vec<f32>> {
         let (factor, most) = (self.required("factor")?, max_positions as f64);
         if dim <= 2 {
-            return Err(Error::bad_file(self.path, format!("{}: dynamic scaling of {dim} coordinates is not defined", self.name)));
+            return Err(Error::bad_file(
+                self.path,
+                format!("{}: dynamic scaling of {dim} coordinates is not defined", self.name),
+            ));
         }
         let stretch = factor * most / most - (factor - 1.0);
         let theta = theta * stretch.powf(dim as f64 / (dim - 2) as f64);
@@ -228,10 +247,14 @@ impl Numbers<'_> {
 
     /// Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1).
     fn llama3(&self, plain: &[f32], max_positions: usize) -> Result<Vec<f32>> {
-        let (factor, low, high) = (self.required("factor")?, self.required("low_freq_factor")?, self.required("high_freq_factor")?);
+        let (factor, low, high) =
+            (self.required("factor")?, self.required("low_freq_factor")?, self.required("high_freq_factor")?);
         let original = self.original(max_positions)?;
         if low >= high {
-            return Err(Error::bad_file(self.path, format!("{}: low_freq_factor {low} is not below high_freq_factor {high}", self.name)));
+            return Err(Error::bad_file(
+                self.path,
+                format!("{}: low_freq_factor {low} is not below high_freq_factor {high}", self.name),
+            ));
         }
         let (factor, low, high, original) = (factor as f32, low as f32, high as f32, original as f32);
         let scale = |&frequency: &f32| {
@@ -275,11 +298,12 @@ impl Numbers<'_> {
         let magnitude = |scale: f64| {
             if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
         };
-        let attention_factor = match (self.optional("attention_factor")?, self.optional("mscale")?, self.optional("mscale_all_dim")?) {
-            (Some(factor), _, _) => factor,
-            (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
-            _ => magnitude(1.0),
-        };
+        let attention_factor =
+            match (self.optional("attention_factor")?, self.optional("mscale")?, self.optional("mscale_all_dim")?) {
+                (Some(factor), _, _) => factor,
+                (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
+                _ => magnitude(1.0),
+            };
         let own_ramp = truncate && fast == 32.0 && slow == 1.0;
         let scaling = if own_ramp { Scaling::Yarn { factor, original } } else { Scaling::Other };
         Ok((frequencies.collect(), attention_factor, scaling))

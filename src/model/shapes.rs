@@ -40,7 +40,8 @@ impl Shape {
     /// [`Error::BadFile`] if a model cannot have so many layers.
     pub fn config(&self, layers: Option<usize>) -> Result<Config> {
         let path = Path::new(self.name);
-        let raw: Map<String, Value> = serde_json::from_str(self.config).map_err(|error| Error::bad_file(path, error.to_string()))?;
+        let raw: Map<String, Value> =
+            serde_json::from_str(self.config).map_err(|error| Error::bad_file(path, error.to_string()))?;
         let config = Config::from_fields(raw, path)?;
         let Some(layers) = layers else {
             return Ok(config);

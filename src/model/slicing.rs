@@ -80,14 +80,25 @@ pub struct Slicing {
 }
 
 impl Slicing {
-    pub(super) fn from_fields(fields: &Map<String, Value>, path: &Path, hidden_size: usize, layers: usize) -> Result<Self> {
-        let section = fields.get("slicing").ok_or_else(|| Error::bad_file(path, "a sliced model without its slicing section"))?;
-        let slicing: Self = serde_json::from_value(section.clone()).map_err(|error| Error::bad_file(path, format!("slicing: {error}")))?;
+    pub(super) fn from_fields(
+        fields: &Map<String, Value>,
+        path: &Path,
+        hidden_size: usize,
+        layers: usize,
+    ) -> Result<Self> {
+        let section =
+            fields.get("slicing").ok_or_else(|| Error::bad_file(path, "a sliced model without its slicing section"))?;
+        let slicing: Self = serde_json::from_value(section.clone())
+            .map_err(|error| Error::bad_file(path, format!("slicing: {error}")))?;
         let fits = |width: usize| (1..=hidden_size).contains(&width);
         let chained = slicing.layers.windows(2).all(|pair| pair[0].output == pair[1].attention_input);
-        let inside = slicing.layers.iter().all(|widths| fits(widths.attention_input) && fits(widths.mlp_input) && fits(widths.output));
+        let inside = slicing
+            .layers
+            .iter()
+            .all(|widths| fits(widths.attention_input) && fits(widths.mlp_input) && fits(widths.output));
         let carried = slicing.layers.iter().all(|widths| {
-            (widths.attn_shortcut || widths.attention_input == widths.mlp_input) && (widths.mlp_shortcut || widths.mlp_input == widths.output)
+            (widths.attn_shortcut || widths.attention_input == widths.mlp_input)
+                && (widths.mlp_shortcut || widths.mlp_input == widths.output)
         });
         if slicing.norm_width != hidden_size || slicing.layers.len() != layers || !chained || !inside || !carried {
             return Err(Error::bad_file(path, format!("slicing: widths do not fit {layers} layers of {hidden_size}")));

@@ -19,7 +19,9 @@ impl WeightStore {
         let base = architecture.names.prefix.split_inclusive('.').next().unwrap_or_default();
         let mut names = vec![name.to_owned(), format!("{base}{name}")];
         let bare = name.strip_prefix(architecture.names.prefix).map(|rest| {
-            let shorter = std::iter::successors(Some(architecture.names.prefix), |prefix| prefix.split_once('.').map(|(_, rest)| rest));
+            let shorter = std::iter::successors(Some(architecture.names.prefix), |prefix| {
+                prefix.split_once('.').map(|(_, rest)| rest)
+            });
             shorter.skip(1).map(|prefix| format!("{prefix}{rest}")).collect::<Vec<_>>()
         });
         names.extend(bare.unwrap_or_default());
@@ -41,16 +43,25 @@ impl WeightStore {
     /// Every name in the files that stands for a tensor of the model.
     pub(super) fn all_stored_names(&self) -> std::collections::HashSet<String> {
         let head = Names::of(&self.config).head();
-        self.config.tensors().into_iter().map(|spec| spec.name).chain([head]).flat_map(|name| self.candidates(&name)).collect()
+        self.config
+            .tensors()
+            .into_iter()
+            .map(|spec| spec.name)
+            .chain([head])
+            .flat_map(|name| self.candidates(&name))
+            .collect()
     }
 
     /// Refuses a tensor that the files have twice, under different names and with different values.
     pub(super) fn check_single(&self, name: &str) -> Result<()> {
-        let mut found = self.candidates(name).into_iter().filter_map(|name| Some((self.checkpoint.tensor(&name)?, name)));
+        let mut found =
+            self.candidates(name).into_iter().filter_map(|name| Some((self.checkpoint.tensor(&name)?, name)));
         let Some((first, stored)) = found.next() else { return Ok(()) };
         for (other, also) in found {
             if !first.is(&other) && !self.equal((&stored, first), (&also, other))? {
-                return Err(self.bad(&stored, format!("it is also there as {also}, with other values; take one of them out")));
+                return Err(
+                    self.bad(&stored, format!("it is also there as {also}, with other values; take one of them out"))
+                );
             }
         }
         Ok(())
@@ -64,7 +75,9 @@ impl WeightStore {
         }
         let names = Names::of(&self.config);
         let (embedding, head) = (self.stored_name(&names.embedding()), self.stored_name(&names.head()));
-        let (Some(one), Some(other)) = (self.checkpoint.tensor(&embedding), self.checkpoint.tensor(&head)) else { return Ok(()) };
+        let (Some(one), Some(other)) = (self.checkpoint.tensor(&embedding), self.checkpoint.tensor(&head)) else {
+            return Ok(());
+        };
         if one.is(&other) {
             self.config.tie_word_embeddings = true;
             return Ok(());
@@ -132,7 +145,9 @@ impl WeightStore {
     /// What is said of tensors in f64, which are computed and written in f32.
     pub(super) fn note_wide(&mut self) {
         let specs = self.config.tensors();
-        let wide = specs.iter().filter(|spec| self.checkpoint.tensor(&self.stored_name(&spec.name)).is_some_and(|tensor| tensor.dtype == Dtype::F64));
+        let wide = specs.iter().filter(|spec| {
+            self.checkpoint.tensor(&self.stored_name(&spec.name)).is_some_and(|tensor| tensor.dtype == Dtype::F64)
+        });
         let count = wide.count();
         if count > 0 {
             self.notes.push(format!("{count} tensors are stored as F64; they are computed with and written as F32"));

@@ -93,8 +93,11 @@ impl<'a> Names<'a> {
 impl Config {
     /// The widths of the residual stream around a layer.
     pub fn widths(&self, layer: usize) -> LayerWidths {
-        let whole =
-            LayerWidths { attn_shortcut: false, mlp_shortcut: false, ..LayerWidths::new(self.hidden_size, self.hidden_size, self.hidden_size) };
+        let whole = LayerWidths {
+            attn_shortcut: false,
+            mlp_shortcut: false,
+            ..LayerWidths::new(self.hidden_size, self.hidden_size, self.hidden_size)
+        };
         self.slicing.as_ref().map_or(whole, |slicing| slicing.layers[layer])
     }
 
@@ -266,7 +269,9 @@ impl WeightStore {
         }
         store.note_wide();
         if let Some(head) = store.classifier() {
-            store.notes.push(format!("this is a classifier: its {head} is left out, and its tied head writes text instead"));
+            store
+                .notes
+                .push(format!("this is a classifier: its {head} is left out, and its tied head writes text instead"));
         }
         Ok(store)
     }
@@ -293,7 +298,14 @@ impl WeightStore {
     pub fn unexpected(&self) -> Vec<String> {
         let known = self.all_stored_names();
         // Masks, frequencies and positions that old checkpoints carry.
-        let harmless = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq", "position_ids"];
+        let harmless = [
+            "attn.bias",
+            "attn.masked_bias",
+            "attention.bias",
+            "attention.masked_bias",
+            "rotary_emb.inv_freq",
+            "position_ids",
+        ];
         let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end));
         self.checkpoint.names().filter(lost).map(str::to_owned).collect()
     }
@@ -306,7 +318,9 @@ impl WeightStore {
         for spec in self.config.tensors() {
             let matrix = self.find(&spec.name, &spec.shape)?;
             let together = ((4 << 20) / (matrix.cols * matrix.element.size())).max(1);
-            (0..matrix.rows).step_by(together).try_for_each(|first| matrix.row_bytes(first..(first + together).min(matrix.rows)).map(drop))?;
+            (0..matrix.rows)
+                .step_by(together)
+                .try_for_each(|first| matrix.row_bytes(first..(first + together).min(matrix.rows)).map(drop))?;
             each()?;
         }
         Ok(())
@@ -327,7 +341,8 @@ impl WeightStore {
         let missing = || self.bad(&stored, format!("missing; config.json implies {shape:?}{}", self.why_missing(name)));
         let tensor = self.checkpoint.tensor(&stored).ok_or_else(missing)?;
         if tensor.shape != shape {
-            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {:?}{}", tensor.shape, self.sizes_left_out())));
+            return Err(self
+                .bad(&stored, format!("expected shape {shape:?}, found {:?}{}", tensor.shape, self.sizes_left_out())));
         }
         let element = self.element(&stored, &tensor)?;
         Ok((stored, tensor, element))
@@ -346,7 +361,9 @@ impl WeightStore {
 
     fn residual_norm(&self, name: &str) -> Result<Option<HostNorm>> {
         let config = &self.config;
-        (config.norm_affine && !config.fused()).then(|| self.norm(name, config.hidden_size, config.norm_has_bias())).transpose()
+        (config.norm_affine && !config.fused())
+            .then(|| self.norm(name, config.hidden_size, config.norm_has_bias()))
+            .transpose()
     }
 
     /// The weights of one layer: norms and biases, and where to read the matrices.
@@ -424,7 +441,8 @@ impl WeightStore {
         } else {
             self.find(&names.head(), &[config.vocab_size, config.widths(config.layers.len() - 1).output])?
         };
-        let head_bias = config.has_head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
+        let head_bias =
+            config.has_head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
         // The final norm takes the factor of the logits, so that the head keeps its stored type where it can.
         let scale = config.logit_scale;
         let final_norm = self.residual_norm(&names.final_norm())?.map(|norm| norm.scaled(scale));

@@ -34,7 +34,11 @@ const PART: usize = 256;
 const SHADER: &str = shader!("shared/grid", "activation");
 
 fn kernel(kind: Activation, gated: bool) -> Kernel {
-    Kernel { name: "activation", source: SHADER, constants: vec![("KIND", kind as u32), ("GATED", gated.into()), ("PART", PART as u32)] }
+    Kernel {
+        name: "activation",
+        source: SHADER,
+        constants: vec![("KIND", kind as u32), ("GATED", gated.into()), ("PART", PART as u32)],
+    }
 }
 
 /// Every kernel of this family.
@@ -54,10 +58,21 @@ impl Gpu {
         }
         let width = if gated { x.cols() / 2 } else { x.cols() };
         let y = self.unfilled(x.rows(), width)?;
-        let params = Params { tokens: x.rows() as u32, width: width as u32, x_stride: x.stride() as u32, y_stride: y.stride() as u32 };
+        let params = Params {
+            tokens: x.rows() as u32,
+            width: width as u32,
+            x_stride: x.stride() as u32,
+            y_stride: y.stride() as u32,
+        };
         let kernel = kernel(kind, gated);
         let elements = x.rows() * width;
-        self.dispatch(&kernel, &params, &[x.into(), (&y).into()], folded_rows(width.div_ceil(PART), x.rows()), elements as u64 * 4)?;
+        self.dispatch(
+            &kernel,
+            &params,
+            &[x.into(), (&y).into()],
+            folded_rows(width.div_ceil(PART), x.rows()),
+            elements as u64 * 4,
+        )?;
         Ok(y)
     }
 }

@@ -129,7 +129,10 @@ fn kernel(queries: usize, head_dim: usize, aligned: bool) -> Kernel {
 pub(super) fn kernels() -> Vec<Kernel> {
     let families = [(MANY, MAX_NARROW), (FEW, MAX_HEAD_DIM), (ONE, MAX_HEAD_DIM)];
     let heads = families.into_iter().flat_map(|(queries, most)| (1..=most).map(move |head_dim| (queries, head_dim)));
-    let aligned = heads.clone().filter(|(_, head_dim)| head_dim.is_multiple_of(4)).map(|(queries, head_dim)| kernel(queries, head_dim, true));
+    let aligned = heads
+        .clone()
+        .filter(|(_, head_dim)| head_dim.is_multiple_of(4))
+        .map(|(queries, head_dim)| kernel(queries, head_dim, true));
     heads.map(|(queries, head_dim)| kernel(queries, head_dim, false)).chain(aligned).collect()
 }
 
@@ -143,14 +146,20 @@ impl Gpu {
     /// [`Error::Shape`] if heads or sequences lie outside of the matrices.
     pub fn attention(&self, shape: &AttentionShape, q: &Matrix, kv: &Matrix, sequences: &[Sequence]) -> Result<Matrix> {
         let AttentionShape { head_dim, q: queries, k, v, .. } = *shape;
-        let outside = |block: &&Sequence| block.first + block.tokens > q.rows() || block.kv_row + block.position + block.tokens > kv.rows();
-        if queries.end(head_dim) > q.cols() || k.end(head_dim).max(v.end(head_dim)) > kv.cols() || !queries.heads.is_multiple_of(k.heads.max(1)) {
+        let outside = |block: &&Sequence| {
+            block.first + block.tokens > q.rows() || block.kv_row + block.position + block.tokens > kv.rows()
+        };
+        if queries.end(head_dim) > q.cols()
+            || k.end(head_dim).max(v.end(head_dim)) > kv.cols()
+            || !queries.heads.is_multiple_of(k.heads.max(1))
+        {
             return Err(Error::shape("attention", format!("{shape:?} in rows of {} and {}", q.cols(), kv.cols())));
         }
         if let Some(block) = sequences.iter().find(outside) {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
         }
-        let Grid { queries: most, group_part, tokens: per_block } = shape.grid(sequences.iter().all(|block| block.tokens == 1));
+        let Grid { queries: most, group_part, tokens: per_block } =
+            shape.grid(sequences.iter().all(|block| block.tokens == 1));
         let pieces: Vec<Sequence> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
         let out = self.unfilled(q.rows(), queries.heads * head_dim)?;
         let params = Params {
@@ -180,7 +189,8 @@ impl Gpu {
             });
             let (run, rest) = remaining.split_at(short.count().max(1));
             remaining = rest;
-            let words: Vec<u32> = run.iter().flat_map(|p| [p.first, p.tokens, p.kv_row, p.position].map(|value| value as u32)).collect();
+            let words: Vec<u32> =
+                run.iter().flat_map(|p| [p.first, p.tokens, p.kv_row, p.position].map(|value| value as u32)).collect();
             let table = self.upload_u32(&words)?;
             let folds = run.len().div_ceil(65535);
             let grid = [heads as u32, run.len().div_ceil(folds) as u32, folds as u32];

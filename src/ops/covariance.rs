@@ -67,11 +67,22 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if there are more tokens, not the same of both, or columns that are not there or begin at no multiple of 4;
     /// [`Error::OutOfMemory`].
-    pub fn cross_covariance(&self, a: &Matrix, a_columns: Range<usize>, b: &Matrix, b_columns: Range<usize>) -> Result<Matrix> {
-        let there = |x: &Matrix, columns: &Range<usize>| columns.start <= columns.end && columns.end <= x.cols() && columns.start.is_multiple_of(4);
+    pub fn cross_covariance(
+        &self,
+        a: &Matrix,
+        a_columns: Range<usize>,
+        b: &Matrix,
+        b_columns: Range<usize>,
+    ) -> Result<Matrix> {
+        let there = |x: &Matrix, columns: &Range<usize>| {
+            columns.start <= columns.end && columns.end <= x.cols() && columns.start.is_multiple_of(4)
+        };
         if a.rows() != b.rows() || !there(a, &a_columns) || !there(b, &b_columns) {
             let of = |x: &Matrix| format!("[{}, {}]", x.rows(), x.cols());
-            return Err(Error::shape("cross_covariance", format!("columns {a_columns:?} of {}, {b_columns:?} of {}", of(a), of(b))));
+            return Err(Error::shape(
+                "cross_covariance",
+                format!("columns {a_columns:?} of {}, {b_columns:?} of {}", of(a), of(b)),
+            ));
         }
         self.sum_of_products("cross covariance", (a, a_columns), Some((b, b_columns)))
     }
@@ -93,10 +104,16 @@ impl Gpu {
         let short = (self.work_per_dispatch() / work(ROWS, tokens).max(1)).max(1) * ROWS;
         let most = self.rows_per_binding(c.stride() * 4).min(short);
         let fitting = self.rows_per_binding(rows.max(columns).next_multiple_of(4) * 4);
-        let run = (CHUNK..=COVARIANCE_RUN).rev().step_by(CHUNK).find(|&run| transposed_columns(run) <= fitting).unwrap_or(CHUNK);
-        let run = b.iter().map(|b| b.0).chain([a.0]).map(|x| self.rows_per_binding(x.stride() * 4)).fold(run, usize::min);
+        let run = (CHUNK..=COVARIANCE_RUN)
+            .rev()
+            .step_by(CHUNK)
+            .find(|&run| transposed_columns(run) <= fitting)
+            .unwrap_or(CHUNK);
+        let run =
+            b.iter().map(|b| b.0).chain([a.0]).map(|x| self.rows_per_binding(x.stride() * 4)).fold(run, usize::min);
         for first in (0..tokens).step_by(run) {
-            let turned = |(x, columns): &Columns| self.transpose(&x.view(first..tokens.min(first + run))?, columns.clone());
+            let turned =
+                |(x, columns): &Columns| self.transpose(&x.view(first..tokens.min(first + run))?, columns.clone());
             let left = turned(&a)?;
             let right = b.as_ref().map_or_else(|| Ok(left.clone()), turned)?;
             let tokens = tokens.min(first + run) - first;
@@ -113,7 +130,11 @@ impl Gpu {
                     triangle: b.is_none().into(),
                     unused: [0; 3],
                 };
-                let grid = [part.rows().div_ceil(config.tile_rows()) as u32, columns.div_ceil(config.tile_columns()) as u32, 1];
+                let grid = [
+                    part.rows().div_ceil(config.tile_rows()) as u32,
+                    columns.div_ceil(config.tile_columns()) as u32,
+                    1,
+                ];
                 let bindings = [(&left).into(), (&right).into(), part.into()];
                 self.dispatch(&kernel(config), &params, &bindings, grid, work(part.rows(), tokens) as u64)
             };

@@ -43,15 +43,37 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::embed`].
-    pub fn embed_positions(&self, positions: &Matrix, first: usize, offset: usize, table: &Matrix, x: &Matrix) -> Result<()> {
+    pub fn embed_positions(
+        &self,
+        positions: &Matrix,
+        first: usize,
+        offset: usize,
+        table: &Matrix,
+        x: &Matrix,
+    ) -> Result<()> {
         self.look_up(positions, offset, first, table, x, true)
     }
 
-    fn look_up(&self, ids: &Matrix, offset: usize, first: usize, table: &Matrix, x: &Matrix, accumulate: bool) -> Result<()> {
+    fn look_up(
+        &self,
+        ids: &Matrix,
+        offset: usize,
+        first: usize,
+        table: &Matrix,
+        x: &Matrix,
+        accumulate: bool,
+    ) -> Result<()> {
         if ids.cols() != x.rows() || table.cols() != x.cols() {
             return Err(Error::shape(
                 "embed",
-                format!("{} ids, table [{}, {}], x [{}, {}]", ids.cols(), table.rows(), table.cols(), x.rows(), x.cols()),
+                format!(
+                    "{} ids, table [{}, {}], x [{}, {}]",
+                    ids.cols(),
+                    table.rows(),
+                    table.cols(),
+                    x.rows(),
+                    x.cols()
+                ),
             ));
         }
         let rows = self.rows_per_binding(table.stride() * table.element().size());
@@ -68,7 +90,13 @@ impl Gpu {
             };
             let kernel = kernel(Stored::of(table, self));
             let threads = x.rows() * x.stride() / 4;
-            self.dispatch(&kernel, &params, &[ids.into(), (&slice).into(), x.into()], folded(threads.div_ceil(WORKGROUP)), threads as u64)?;
+            self.dispatch(
+                &kernel,
+                &params,
+                &[ids.into(), (&slice).into(), x.into()],
+                folded(threads.div_ceil(WORKGROUP)),
+                threads as u64,
+            )?;
         }
         Ok(())
     }

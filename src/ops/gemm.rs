@@ -43,7 +43,15 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.
-    pub fn linear_layer(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
+    pub fn linear_layer(
+        &self,
+        a: &Matrix,
+        w: &Matrix,
+        bias: Option<&Matrix>,
+        c: &Matrix,
+        column: usize,
+        accumulate: bool,
+    ) -> Result<()> {
         self.linear_in(self.matrix_units(), a, w, bias, c, column, accumulate)
     }
 
@@ -54,7 +62,15 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.
-    pub fn linear(&self, a: &Matrix, w: &Matrix, bias: Option<&Matrix>, c: &Matrix, column: usize, accumulate: bool) -> Result<()> {
+    pub fn linear(
+        &self,
+        a: &Matrix,
+        w: &Matrix,
+        bias: Option<&Matrix>,
+        c: &Matrix,
+        column: usize,
+        accumulate: bool,
+    ) -> Result<()> {
         self.linear_in(None, a, w, bias, c, column, accumulate)
     }
 
@@ -168,13 +184,23 @@ impl Gpu {
         let dispatch = |config: &ProductConfig, params: &GemmParams, c: &Matrix| {
             let kernel = kernel(Stored::of(w, self), w_rows_are_steps, config);
             let grid = [n.div_ceil(config.tile_columns()) as u32, a.rows().div_ceil(config.tile_rows()) as u32, 1];
-            self.dispatch(&kernel, params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * n * k) as u64)
+            self.dispatch(
+                &kernel,
+                params,
+                &[a.into(), w.into(), bias.into(), c.into()],
+                grid,
+                (a.rows() * n * k) as u64,
+            )
         };
         let name = if w_rows_are_steps { "matmul" } else { "linear" };
         let config = self.product_config(name, [a.rows(), n, k], |config| {
             // Not into c, which may be accumulated to.
             let scratch = self.unfilled(a.rows(), n)?;
-            dispatch(config, &GemmParams { c_stride: scratch.stride() as u32, c_column: 0, accumulate: 0, ..params }, &scratch)
+            dispatch(
+                config,
+                &GemmParams { c_stride: scratch.stride() as u32, c_column: 0, accumulate: 0, ..params },
+                &scratch,
+            )
         })?;
         dispatch(&config, &params, c)
     }

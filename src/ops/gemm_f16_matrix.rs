@@ -74,6 +74,12 @@ impl Gpu {
         };
         let grid = [w.rows().div_ceil(TILE) as u32, a.rows().div_ceil(TILE) as u32, 1];
         let work = (a.rows() * w.rows() * w.cols()) as u64;
-        self.dispatch(&kernel(Stored::of(w, self), units), &params, &[a.into(), w.into(), bias.into(), c.into()], grid, work)
+        self.dispatch(
+            &kernel(Stored::of(w, self), units),
+            &params,
+            &[a.into(), w.into(), bias.into(), c.into()],
+            grid,
+            work,
+        )
     }
 }

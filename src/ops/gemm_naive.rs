@@ -40,7 +40,10 @@ impl Gpu {
     pub fn gemm_naive(&self, a: &Matrix, w: &Matrix, c: &Matrix) -> Result<()> {
         let (m, n, k) = (a.rows(), w.rows(), a.cols());
         if w.cols() != k || (c.rows(), c.cols()) != (m, n) || w.element() != ElementType::F32 {
-            return Err(Error::shape("gemm_naive", format!("a [{m}, {k}], w [{n}, {}] {:?}, c [{}, {}]", w.cols(), w.element(), c.rows(), c.cols())));
+            return Err(Error::shape(
+                "gemm_naive",
+                format!("a [{m}, {k}], w [{n}, {}] {:?}, c [{}, {}]", w.cols(), w.element(), c.rows(), c.cols()),
+            ));
         }
         let params = Params {
             m: m as u32,

@@ -38,7 +38,11 @@ fn kernel(stored: Stored, lanes: usize, rows: usize, rows4: usize) -> Kernel {
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
     let weights = Stored::ALL.into_iter().flat_map(|stored| LANES.map(|lanes| (stored, lanes)));
-    weights.flat_map(|(stored, lanes)| [(1, 1), (1, 2), (2, 1), (3, 1), (4, 1)].map(|(rows, rows4)| kernel(stored, lanes, rows, rows4))).collect()
+    weights
+        .flat_map(|(stored, lanes)| {
+            [(1, 1), (1, 2), (2, 1), (3, 1), (4, 1)].map(|(rows, rows4)| kernel(stored, lanes, rows, rows4))
+        })
+        .collect()
 }
 
 impl Gpu {
@@ -78,6 +82,12 @@ impl Gpu {
         };
         let kernel = kernel(Stored::of(w, self), lanes, a.rows(), rows4);
         let grid = [groups as u32, 1, 1];
-        self.dispatch(&kernel, &params, &[a.into(), w.into(), bias.into(), c.into()], grid, (a.rows() * w.rows() * w.cols()) as u64)
+        self.dispatch(
+            &kernel,
+            &params,
+            &[a.into(), w.into(), bias.into(), c.into()],
+            grid,
+            (a.rows() * w.rows() * w.cols()) as u64,
+        )
     }
 }

@@ -51,7 +51,15 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`.
-    pub fn head_norm(&self, kind: Norm, x: &Matrix, span: HeadSpan, weight: &Matrix, bias: Option<&Matrix>, eps: f32) -> Result<()> {
+    pub fn head_norm(
+        &self,
+        kind: Norm,
+        x: &Matrix,
+        span: HeadSpan,
+        weight: &Matrix,
+        bias: Option<&Matrix>,
+        eps: f32,
+    ) -> Result<()> {
         let head_dim = weight.cols();
         if span.end(head_dim) > x.cols() || bias.is_some_and(|bias| bias.cols() != head_dim) {
             return Err(Error::shape("head_norm", format!("{span:?} of {head_dim} in rows of {}", x.cols())));
@@ -68,6 +76,12 @@ impl Gpu {
         };
         let kernel = kernel(kind);
         let heads = x.rows() * span.heads;
-        self.dispatch(&kernel, &params, &[weight.into(), bias.into(), x.into()], folded(heads), (heads * head_dim * 2) as u64)
+        self.dispatch(
+            &kernel,
+            &params,
+            &[weight.into(), bias.into(), x.into()],
+            folded(heads),
+            (heads * head_dim * 2) as u64,
+        )
     }
 }

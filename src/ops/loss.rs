@@ -46,9 +46,17 @@ impl Gpu {
     /// [`Error::Shape`] if the numbers of tokens differ.
     pub fn loss(&self, logits: &Matrix, first: usize, targets: &Matrix, state: &Matrix) -> Result<()> {
         if targets.cols() != logits.rows() || state.rows() != logits.rows() || state.cols() != 4 {
-            return Err(Error::shape("loss", format!("{} rows of logits, {} targets, {} states", logits.rows(), targets.cols(), state.rows())));
+            return Err(Error::shape(
+                "loss",
+                format!("{} rows of logits, {} targets, {} states", logits.rows(), targets.cols(), state.rows()),
+            ));
         }
-        let params = Params { tokens: logits.rows() as u32, width: logits.cols() as u32, stride: logits.stride() as u32, first: first as u32 };
+        let params = Params {
+            tokens: logits.rows() as u32,
+            width: logits.cols() as u32,
+            stride: logits.stride() as u32,
+            first: first as u32,
+        };
         let kernel = kernel();
         let work = (logits.rows() * logits.cols() * 4) as u64;
         self.dispatch(&kernel, &params, &[logits.into(), targets.into(), state.into()], folded(logits.rows()), work)

@@ -49,7 +49,15 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if `width > norm_width`, or a layer norm is asked of a sliced token, or the parameters have another width.
-    pub fn norm(&self, kind: Norm, x: &Matrix, weight: Option<&Matrix>, bias: Option<&Matrix>, norm_width: usize, eps: f32) -> Result<Matrix> {
+    pub fn norm(
+        &self,
+        kind: Norm,
+        x: &Matrix,
+        weight: Option<&Matrix>,
+        bias: Option<&Matrix>,
+        norm_width: usize,
+        eps: f32,
+    ) -> Result<Matrix> {
         let width = x.cols();
         let fits = |parameter: Option<&Matrix>| parameter.is_none_or(|parameter| parameter.cols() == width);
         if width > norm_width || (kind == Norm::Layer && width != norm_width) || !fits(weight) || !fits(bias) {

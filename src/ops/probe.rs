@@ -51,7 +51,10 @@ impl Gpu {
     /// [`Error::Shape`] if `steps` is not a multiple of 32, or there are more threads than one dimension of a grid holds.
     pub fn probe_fma(&self, y: &Matrix, steps: u32, factor: f32, summand: f32) -> Result<()> {
         if !steps.is_multiple_of(UNROLLED) || y.rows() != 1 {
-            return Err(Error::shape("probe_fma", format!("{steps} steps (expected a multiple of {UNROLLED}), y of {} rows (expected 1)", y.rows())));
+            return Err(Error::shape(
+                "probe_fma",
+                format!("{steps} steps (expected a multiple of {UNROLLED}), y of {} rows (expected 1)", y.rows()),
+            ));
         }
         let params = FmaParams { threads: y.cols() as u32, steps, factor, summand };
         let grid = [y.cols().div_ceil(WORKGROUP) as u32, 1, 1];
@@ -64,7 +67,10 @@ impl Gpu {
     /// [`Error::Shape`] if the shapes differ.
     pub fn probe_copy(&self, x: &Matrix, y: &Matrix) -> Result<()> {
         if (x.rows(), x.cols()) != (y.rows(), y.cols()) || x.element() != y.element() {
-            return Err(Error::shape("probe_copy", format!("x [{}, {}], y [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols())));
+            return Err(Error::shape(
+                "probe_copy",
+                format!("x [{}, {}], y [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols()),
+            ));
         }
         let count4 = x.rows() * x.stride() / 4;
         let params = CopyParams { count4: count4 as u32, unused: [0; 3] };

@@ -24,8 +24,15 @@ const fn direct(block: u32, x: u32, y: u32) -> ProductConfig {
 }
 
 /// What is worth measuring on an adapter, the defaults first: of hardware, then of software.
-pub(super) const CANDIDATES: [ProductConfig; 7] =
-    [tiled(4, 8, 8, 8), direct(8, 8, 1), tiled(8, 8, 8, 16), tiled(4, 16, 16, 16), tiled(8, 16, 8, 16), tiled(8, 16, 16, 8), direct(8, 8, 8)];
+pub(super) const CANDIDATES: [ProductConfig; 7] = [
+    tiled(4, 8, 8, 8),
+    direct(8, 8, 1),
+    tiled(8, 8, 8, 16),
+    tiled(4, 16, 16, 16),
+    tiled(8, 16, 8, 16),
+    tiled(8, 16, 16, 8),
+    direct(8, 8, 8),
+];
 
 // Sums in chunks of 64 steps end with what is in workgroup memory.
 const _: () = {

@@ -45,17 +45,13 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`, or there is not one position a token.
-    pub fn rope(
-        &self,
-        x: &Matrix,
-        span: HeadSpan,
-        head_dim: usize,
-        positions: &Matrix,
-        table: &Matrix,
-    ) -> Result<()> {
+    pub fn rope(&self, x: &Matrix, span: HeadSpan, head_dim: usize, positions: &Matrix, table: &Matrix) -> Result<()> {
         let pairs = table.cols() / 2;
         if 2 * pairs > head_dim || span.end(head_dim) > x.cols() || positions.cols() != x.rows() {
-            return Err(Error::shape("rope", format!("{span:?}, {pairs} pairs in rows of {}; {} positions", x.cols(), positions.cols())));
+            return Err(Error::shape(
+                "rope",
+                format!("{span:?}, {pairs} pairs in rows of {}; {} positions", x.cols(), positions.cols()),
+            ));
         }
         let params = Params {
             tokens: x.rows() as u32,
@@ -69,6 +65,12 @@ impl Gpu {
         };
         let kernel = kernel(if pairs < LANES[1] { LANES[0] } else { LANES[1] });
         let grid = folded_rows(span.heads.div_ceil(HEADS), x.rows());
-        self.dispatch(&kernel, &params, &[positions.into(), table.into(), x.into()], grid, (x.rows() * span.heads * pairs) as u64)
+        self.dispatch(
+            &kernel,
+            &params,
+            &[positions.into(), table.into(), x.into()],
+            grid,
+            (x.rows() * span.heads * pairs) as u64,
+        )
     }
 }

@@ -57,9 +57,19 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`] if the numbers of tokens differ.
-    pub fn sample(&self, logits: &Matrix, first: usize, options: &SampleOptions, best: &Matrix, ids: &Matrix) -> Result<()> {
+    pub fn sample(
+        &self,
+        logits: &Matrix,
+        first: usize,
+        options: &SampleOptions,
+        best: &Matrix,
+        ids: &Matrix,
+    ) -> Result<()> {
         if best.cols() != logits.rows() || ids.cols() != logits.rows() {
-            return Err(Error::shape("sample", format!("{} rows of logits, {} values, {} ids", logits.rows(), best.cols(), ids.cols())));
+            return Err(Error::shape(
+                "sample",
+                format!("{} rows of logits, {} values, {} ids", logits.rows(), best.cols(), ids.cols()),
+            ));
         }
         let params = Params {
             tokens: logits.rows() as u32,

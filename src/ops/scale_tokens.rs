@@ -36,7 +36,8 @@ impl Gpu {
         if e.cols() != y.rows() {
             return Err(Error::shape("scale_tokens", format!("{} lengths for {} tokens", e.cols(), y.rows())));
         }
-        let params = Params { tokens: y.rows() as u32, stride4: (y.stride() / 4) as u32, norm_width: norm_width as f32, eps };
+        let params =
+            Params { tokens: y.rows() as u32, stride4: (y.stride() / 4) as u32, norm_width: norm_width as f32, eps };
         self.dispatch(&kernel(), &params, &[e.into(), y.into()], folded(y.rows()), (y.rows() * y.cols()) as u64)
     }
 }

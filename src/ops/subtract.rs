@@ -31,10 +31,19 @@ impl Gpu {
     /// [`Error::Shape`] if the shapes differ.
     pub fn subtract(&self, y: &Matrix, x: &Matrix) -> Result<()> {
         if (x.rows(), x.cols()) != (y.rows(), y.cols()) {
-            return Err(Error::shape("subtract", format!("[{}, {}] from [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols())));
+            return Err(Error::shape(
+                "subtract",
+                format!("[{}, {}] from [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols()),
+            ));
         }
         let groups = y.rows() * y.stride() / 4;
         let params = Params { groups: groups as u32, unused: [0; 3] };
-        self.dispatch(&kernel(), &params, &[x.into(), y.into()], folded(groups.div_ceil(WORKGROUP)), (y.rows() * y.cols()) as u64)
+        self.dispatch(
+            &kernel(),
+            &params,
+            &[x.into(), y.into()],
+            folded(groups.div_ceil(WORKGROUP)),
+            (y.rows() * y.cols()) as u64,
+        )
     }
 }

@@ -20,7 +20,12 @@ impl Gpu {
     ///
     /// # Errors
     /// Whatever `run` or the device reports.
-    pub(super) fn product_config(&self, kernel: &str, [m, n, k]: [usize; 3], run: impl Fn(&ProductConfig) -> Result<()>) -> Result<ProductConfig> {
+    pub(super) fn product_config(
+        &self,
+        kernel: &str,
+        [m, n, k]: [usize; 3],
+        run: impl Fn(&ProductConfig) -> Result<()>,
+    ) -> Result<ProductConfig> {
         if let Some(config) = self.choice(PINNED).and_then(|name| name.parse().ok()) {
             return Ok(config);
         }
@@ -29,7 +34,10 @@ impl Gpu {
             return Ok(default);
         }
         let key = format!("{kernel} {}x{}", size_class(m), size_class(n));
-        if let Some(config) = self.choice(&key).and_then(|name| name.parse().ok()).filter(|config| ProductConfig::all(self).any(|one| one == *config))
+        if let Some(config) = self
+            .choice(&key)
+            .and_then(|name| name.parse().ok())
+            .filter(|config| ProductConfig::all(self).any(|one| one == *config))
         {
             return Ok(config);
         }

@@ -80,7 +80,8 @@ impl Step {
                 head_norms: block.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
             })
         });
-        let shortcut = step.shortcut.as_ref().map(|shortcut| Ok::<_, Error>(host(shortcut)?.transpose())).transpose()?;
+        let shortcut =
+            step.shortcut.as_ref().map(|shortcut| Ok::<_, Error>(host(shortcut)?.transpose())).transpose()?;
         Ok(Self { blocks: blocks.collect::<Result<_>>()?, shortcut })
     }
 
@@ -161,10 +162,17 @@ impl<'a> Network<'a> {
     /// As [`Network::load`].
     pub fn load_fused(store: &'a WeightStore) -> Result<Self> {
         let config = &store.config;
-        let layers = (0..config.layers.len()).map(|layer| fuse::layer(config, &store.layer(layer)?)).collect::<Result<Vec<_>>>()?;
+        let layers = (0..config.layers.len())
+            .map(|layer| fuse::layer(config, &store.layer(layer)?))
+            .collect::<Result<Vec<_>>>()?;
         let ends = store.ends()?;
-        let embedding =
-            |table: &HostMatrix| Ok::<_, Error>(HostMatrix::from_f32(table.rows, table.cols, fuse::embedding_rows(config, table, 0..table.rows)?));
+        let embedding = |table: &HostMatrix| {
+            Ok::<_, Error>(HostMatrix::from_f32(
+                table.rows,
+                table.cols,
+                fuse::embedding_rows(config, table, 0..table.rows)?,
+            ))
+        };
         let (head, head_bias) = fuse::head_rows(&ends, 0..ends.head.rows)?;
         let fused = HostEnds {
             fused: true,

@@ -46,7 +46,11 @@ pub fn energy(x: &DMatrix<f64>) -> Vec<f64> {
 
 /// `xᵀ` from a column of `x` on: `[rows, columns]`, with zeros beyond the last token or column.
 pub fn transpose(x: &DMatrix<f64>, column: usize, [rows, columns]: [usize; 2]) -> DMatrix<f64> {
-    DMatrix::from_fn(rows, columns, |i, t| if column + i < x.ncols() && t < x.nrows() { x[(t, column + i)] } else { 0.0 })
+    DMatrix::from_fn(
+        rows,
+        columns,
+        |i, t| if column + i < x.ncols() && t < x.nrows() { x[(t, column + i)] } else { 0.0 },
+    )
 }
 
 /// `Σ_tokens xᵀ·x`, both triangles.
@@ -70,7 +74,14 @@ pub fn subtract(y: &DMatrix<f64>, x: &DMatrix<f64>) -> DMatrix<f64> {
 }
 
 /// One token's norm, `values` being all that is kept of `width` coordinates.
-fn normalised(kind: Norm, values: &[f64], weight: Option<&[f64]>, bias: Option<&[f64]>, width: usize, eps: f64) -> Vec<f64> {
+fn normalised(
+    kind: Norm,
+    values: &[f64],
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    width: usize,
+    eps: f64,
+) -> Vec<f64> {
     let mean = match kind {
         Norm::Rms => 0.0,
         Norm::Layer => values.iter().sum::<f64>() / width as f64,
@@ -82,8 +93,17 @@ fn normalised(kind: Norm, values: &[f64], weight: Option<&[f64]>, bias: Option<&
 }
 
 /// Every token scaled to unit root mean square, or to zero mean and unit variance.
-pub fn norm(kind: Norm, x: &DMatrix<f64>, weight: Option<&[f64]>, bias: Option<&[f64]>, norm_width: usize, eps: f64) -> DMatrix<f64> {
-    let rows = x.row_iter().flat_map(|row| normalised(kind, &row.iter().copied().collect::<Vec<_>>(), weight, bias, norm_width, eps));
+pub fn norm(
+    kind: Norm,
+    x: &DMatrix<f64>,
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    norm_width: usize,
+    eps: f64,
+) -> DMatrix<f64> {
+    let rows = x
+        .row_iter()
+        .flat_map(|row| normalised(kind, &row.iter().copied().collect::<Vec<_>>(), weight, bias, norm_width, eps));
     DMatrix::from_row_iterator(x.nrows(), x.ncols(), rows.collect::<Vec<_>>())
 }
 
@@ -173,7 +193,9 @@ pub fn activation(kind: Activation, gated: bool, x: &DMatrix<f64>) -> DMatrix<f6
     let apply = |x: f64| match kind {
         Activation::Relu => x.max(0.0),
         Activation::Gelu => x * (1.0 + erf(x / std::f64::consts::SQRT_2)) / 2.0,
-        Activation::GeluTanh => x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()) / 2.0,
+        Activation::GeluTanh => {
+            x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()) / 2.0
+        }
         Activation::Silu => x / (1.0 + (-x).exp()),
     };
     if !gated {
@@ -212,7 +234,8 @@ pub fn loss(logits: &DMatrix<f64>, targets: &[u32]) -> Vec<f64> {
 
 /// 23 bits that depend on what they are for (PCG3D of Jarzynski and Olano), as a number strictly between 0 and 1.
 pub fn uniform(seed: u32, row: u32, step: u32, token: u32) -> f64 {
-    let mut v = [seed ^ row.wrapping_mul(0x9e37_79b9), step, token].map(|word| word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let mut v = [seed ^ row.wrapping_mul(0x9e37_79b9), step, token]
+        .map(|word| word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
     let mix = |v: &mut [u32; 3]| {
         for i in 0..3 {
             v[i] = v[i].wrapping_add(v[(i + 1) % 3].wrapping_mul(v[(i + 2) % 3]));
@@ -230,6 +253,7 @@ pub fn sample(logits: &DMatrix<f64>, options: &SampleOptions) -> Vec<u32> {
         let u = uniform(options.seed, (options.first_row + row) as u32, options.step as u32, token as u32);
         logits[(row, token)] / f64::from(options.temperature) - (-(-u).ln_1p()).ln()
     };
-    let best = |row: usize| (0..logits.ncols()).max_by(|&a, &b| value(row, a).total_cmp(&value(row, b))).unwrap_or_default();
+    let best =
+        |row: usize| (0..logits.ncols()).max_by(|&a, &b| value(row, a).total_cmp(&value(row, b))).unwrap_or_default();
     (0..logits.nrows()).map(|row| best(row) as u32).collect()
 }

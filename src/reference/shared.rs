@@ -51,14 +51,25 @@ fn side_by_side(parts: &[DMatrix<f64>]) -> DMatrix<f64> {
 ///
 /// μ is `share` of the mean energy of a part's weighted coordinates, their means taken off where there is a bias; and no less than what sums in
 /// f32 can tell. A part without energy keeps its prior.
-fn least_squares(parts: &[DMatrix<f64>], target: &DMatrix<f64>, weights: &[f64], prior: &DMatrix<f64>, share: f64, bias: bool) -> Fitted {
+fn least_squares(
+    parts: &[DMatrix<f64>],
+    target: &DMatrix<f64>,
+    weights: &[f64],
+    prior: &DMatrix<f64>,
+    share: f64,
+    bias: bool,
+) -> Fitted {
     let weighted = |x: &DMatrix<f64>| DMatrix::from_fn(x.nrows(), x.ncols(), |t, i| weights[t] * x[(t, i)]);
     let total: f64 = weights.iter().map(|w| w * w).sum();
     let mut ridge = Vec::new();
     for part in parts {
         let energy: f64 = (0..part.ncols())
             .map(|i| {
-                let mean = if bias { (0..part.nrows()).map(|t| weights[t].powi(2) * part[(t, i)]).sum::<f64>() / total } else { 0.0 };
+                let mean = if bias {
+                    (0..part.nrows()).map(|t| weights[t].powi(2) * part[(t, i)]).sum::<f64>() / total
+                } else {
+                    0.0
+                };
                 (0..part.nrows()).map(|t| (weights[t] * (part[(t, i)] - mean)).powi(2)).sum::<f64>()
             })
             .sum();
@@ -80,7 +91,10 @@ fn least_squares(parts: &[DMatrix<f64>], target: &DMatrix<f64>, weights: &[f64],
     }
     let qr = left.qr();
     let solution = qr.r().solve_upper_triangular(&(qr.q().transpose() * right)).unwrap_or_else(|| DMatrix::zeros(0, 0));
-    Fitted { weight: solution.rows(0, unknowns).transpose(), bias: bias.then(|| solution.row(unknowns).iter().copied().collect()) }
+    Fitted {
+        weight: solution.rows(0, unknowns).transpose(),
+        bias: bias.then(|| solution.row(unknowns).iter().copied().collect()),
+    }
 }
 
 /// The basis of points with the covariances C and the sums A of WᵀW: orthonormal columns that span B^½·U, U the axes of B^½·C̄·B^½, with
@@ -91,7 +105,9 @@ fn segment_basis(covariances: &[DMatrix<f64>], reads: &[DMatrix<f64>], width: us
     let (c, a) = (mean(covariances), mean(reads));
     let b = &a / (2.0 * a.trace()) + DMatrix::identity(full, full) / (2.0 * full as f64);
     let eigen = SymmetricEigen::new(b);
-    let root = &eigen.eigenvectors * DMatrix::from_diagonal(&eigen.eigenvalues.map(f64::sqrt)) * eigen.eigenvectors.transpose();
+    let root = &eigen.eigenvectors
+        * DMatrix::from_diagonal(&eigen.eigenvalues.map(f64::sqrt))
+        * eigen.eigenvectors.transpose();
     let (_, u) = principal_axes(&(&root * &c * &root));
     let span = (root * u.columns(0, width)).qr().q();
     let (values, turned) = principal_axes(&(span.transpose() * &c * &span));
@@ -135,7 +151,8 @@ impl<'a> Network<'a> {
             };
         };
         let layers = self.layers.len();
-        let segments: Vec<usize> = (0..=last).map(|point| self.place(point).0.min(layers - 1) * count / layers).collect();
+        let segments: Vec<usize> =
+            (0..=last).map(|point| self.place(point).0.min(layers - 1) * count / layers).collect();
         let mean_free = DMatrix::identity(full, full) - DMatrix::from_element(full, full, 1.0 / full as f64);
         let layer_norm = self.config.architecture.norm.kind == Norm::Layer;
         let mut reads: Vec<DMatrix<f64>> = Vec::new();
@@ -152,7 +169,8 @@ impl<'a> Network<'a> {
         let found: Vec<_> = (0..count)
             .map(|segment| {
                 let inside: Vec<usize> = (0..=last).filter(|&point| segments[point] == segment).collect();
-                let covariances: Vec<_> = inside.iter().map(|&point| kernels::covariance(&stacked(&of(point)))).collect();
+                let covariances: Vec<_> =
+                    inside.iter().map(|&point| kernels::covariance(&stacked(&of(point)))).collect();
                 let reads: Vec<_> = inside.iter().map(|&point| reads[point].clone()).collect();
                 segment_basis(&covariances, &reads, width)
             })
@@ -186,34 +204,72 @@ impl<'a> Network<'a> {
         for point in 0..steps {
             sliced.fit_reads(point, &dense.scaled(&signals[point]), &z, &points.bases[point], options);
             let shortcut = options.basis == Basis::PerBlock || points.segments[point] != points.segments[point + 1];
-            sliced.fit_writes(point, &signals[point + 1], &z, [&points.bases[point], &points.bases[point + 1]], shortcut, options);
+            sliced.fit_writes(
+                point,
+                &signals[point + 1],
+                &z,
+                [&points.bases[point], &points.bases[point + 1]],
+                shortcut,
+                options,
+            );
             z = z.iter().map(|z| sliced.step_from(point, z)).collect::<Result<_>>()?;
         }
-        let map = sliced.read_map(&dense.scaled(&signals[steps]), &z, &points.bases[steps], options, sliced.head.bias.is_some());
+        let map = sliced.read_map(
+            &dense.scaled(&signals[steps]),
+            &z,
+            &points.bases[steps],
+            options,
+            sliced.head.bias.is_some(),
+        );
         moved(&mut sliced.head, &map);
         Ok(Sliced { network: sliced, kept_energies: points.kept_energies })
     }
 
     /// T = argmin Σ‖n(x) − T·n(z)‖² + μ‖T − S‖², or S.
-    fn read_map(&self, target: &DMatrix<f64>, z: &[DMatrix<f64>], basis: &DMatrix<f64>, options: &Options, bias: bool) -> Fitted {
+    fn read_map(
+        &self,
+        target: &DMatrix<f64>,
+        z: &[DMatrix<f64>],
+        basis: &DMatrix<f64>,
+        options: &Options,
+        bias: bool,
+    ) -> Fitted {
         if options.refit == Refit::None {
             return Fitted { weight: basis.clone(), bias: None };
         }
         least_squares(&[self.scaled(z)], target, &vec![1.0; target.nrows()], basis, options.ridge, bias)
     }
 
-    fn fit_reads(&mut self, point: usize, target: &DMatrix<f64>, z: &[DMatrix<f64>], basis: &DMatrix<f64>, options: &Options) {
+    fn fit_reads(
+        &mut self,
+        point: usize,
+        target: &DMatrix<f64>,
+        z: &[DMatrix<f64>],
+        basis: &DMatrix<f64>,
+        options: &Options,
+    ) {
         let bias = self.linears_from(point, true).iter().all(|affine| affine.bias.is_some());
         let map = self.read_map(target, z, basis, options, bias);
         self.linears_from(point, true).into_iter().for_each(|affine| moved(affine, &map));
     }
 
     /// [K, W'] = argmin Σ‖S'ᵀ·x − [K, W']·[z, a']‖²/ms(x) + Σ μ‖[K, W'] − [S'ᵀ·S, S'ᵀ·W]‖², or the latter.
-    fn fit_writes(&mut self, point: usize, x: &[DMatrix<f64>], z: &[DMatrix<f64>], bases: [&DMatrix<f64>; 2], shortcut: bool, options: &Options) {
+    fn fit_writes(
+        &mut self,
+        point: usize,
+        x: &[DMatrix<f64>],
+        z: &[DMatrix<f64>],
+        bases: [&DMatrix<f64>; 2],
+        shortcut: bool,
+        options: &Options,
+    ) {
         let [from, to] = bases;
         for affine in self.linears_from(point, false) {
             affine.weight = to.transpose() * &affine.weight;
-            affine.bias = affine.bias.as_ref().map(|bias| (to.transpose() * DMatrix::from_column_slice(bias.len(), 1, bias)).as_slice().to_vec());
+            affine.bias = affine
+                .bias
+                .as_ref()
+                .map(|bias| (to.transpose() * DMatrix::from_column_slice(bias.len(), 1, bias)).as_slice().to_vec());
         }
         let carried = shortcut.then(|| from.transpose() * to);
         let (layer, step) = self.place(point);
@@ -236,11 +292,13 @@ impl<'a> Network<'a> {
         }
         let eps = f64::from(self.config.norm_eps);
         let energies = kernels::energy(&stacked(x));
-        let weights: Vec<f64> = energies.iter().map(|energy| 1.0 / (energy / from.nrows() as f64 + eps).sqrt()).collect();
+        let weights: Vec<f64> =
+            energies.iter().map(|energy| 1.0 / (energy / from.nrows() as f64 + eps).sqrt()).collect();
         let mut writes = self.linears_from(point, false);
         prior.extend(writes.iter().map(|affine| affine.weight.clone()));
         let bias = writes.iter().any(|affine| affine.bias.is_some());
-        let Fitted { weight, mut bias } = least_squares(&parts, &target, &weights, &side_by_side(&prior), options.ridge, bias);
+        let Fitted { weight, mut bias } =
+            least_squares(&parts, &target, &weights, &side_by_side(&prior), options.ridge, bias);
         let mut column = 0;
         let mut next = |width: usize| {
             column += width;

@@ -79,9 +79,8 @@ impl<'a> Network<'a> {
         let mut network = self;
         let full = network.config.hidden_size;
         let eps = f64::from(network.config.norm_eps);
-        let axes = |signals: &[DMatrix<f64>]| {
-            axes(&signals.iter().map(|x| seen(options.signal, x, eps)).collect::<Vec<_>>())
-        };
+        let axes =
+            |signals: &[DMatrix<f64>]| axes(&signals.iter().map(|x| seen(options.signal, x, eps)).collect::<Vec<_>>());
         let mut signals: Vec<DMatrix<f64>> = rows.iter().map(|row| network.embed(row)).collect();
         let (values, mut q) = axes(&signals);
         let mut kept_energies = vec![kept_energy(&values, width)];

@@ -122,11 +122,16 @@ impl Sums {
 
     /// As the tail of a residual's file.
     fn bits(&self) -> Vec<f32> {
-        [&self.signal, &self.reads].into_iter().flatten().flat_map(|value| bytemuck::cast::<f64, [f32; 2]>(*value)).collect()
+        [&self.signal, &self.reads]
+            .into_iter()
+            .flatten()
+            .flat_map(|value| bytemuck::cast::<f64, [f32; 2]>(*value))
+            .collect()
     }
 
     fn from_bits(bits: &[f32], width: usize) -> Self {
-        let values: Vec<f64> = bits.chunks_exact(2).map(|pair| bytemuck::cast::<[f32; 2], f64>([pair[0], pair[1]])).collect();
+        let values: Vec<f64> =
+            bits.chunks_exact(2).map(|pair| bytemuck::cast::<[f32; 2], f64>([pair[0], pair[1]])).collect();
         let (signal, reads) = values.split_at((width * width).min(values.len()));
         Self { signal: signal.to_vec(), reads: reads.to_vec() }
     }
@@ -232,8 +237,7 @@ impl Method for Find<'_> {
             return Ok(None);
         }
         let residuals = vec![self.residual.save(&self.sums.bits())?];
-        let (sites, bases, width) =
-            (self.points.sites.clone(), self.bases.checksums.clone(), self.points.plan.width);
+        let (sites, bases, width) = (self.points.sites.clone(), self.bases.checksums.clone(), self.points.plan.width);
         Ok(Some(Snapshot { stage: Stage::Basis, layers, sites, width, residuals, bases }))
     }
 

@@ -45,7 +45,8 @@ impl Covariance {
             if massive.is_empty() {
                 self.last = Some(gpu.download_later(&gpu.covariance(&tokens)?)?);
             } else {
-                let rest: Vec<usize> = (0..tokens.rows()).filter(|token| massive.binary_search(token).is_err()).collect();
+                let rest: Vec<usize> =
+                    (0..tokens.rows()).filter(|token| massive.binary_search(token).is_err()).collect();
                 self.last = Some(gpu.download_later(&gpu.covariance(&pick(gpu, &tokens, &rest)?)?)?);
                 self.add_exactly(&gpu.download(&pick(gpu, &tokens, &massive)?)?);
             }
@@ -59,7 +60,9 @@ impl Covariance {
         let (width, sum) = (self.width, &mut self.sum);
         last.wait_with(gpu, |values, stride| {
             let rows = sum.par_chunks_exact_mut(width).zip(values.par_chunks_exact(stride)).enumerate();
-            rows.for_each(|(row, (sum, values))| sum[row..].iter_mut().zip(&values[row..width]).for_each(|(sum, &value)| *sum += f64::from(value)));
+            rows.for_each(|(row, (sum, values))| {
+                sum[row..].iter_mut().zip(&values[row..width]).for_each(|(sum, &value)| *sum += f64::from(value))
+            });
         })
     }
 
@@ -68,7 +71,10 @@ impl Covariance {
         for token in values.chunks_exact(self.width) {
             for (row, &left) in token.iter().enumerate() {
                 let upper = row * self.width + row..(row + 1) * self.width;
-                self.sum[upper].iter_mut().zip(&token[row..]).for_each(|(sum, &right)| *sum += f64::from(left) * f64::from(right));
+                self.sum[upper]
+                    .iter_mut()
+                    .zip(&token[row..])
+                    .for_each(|(sum, &right)| *sum += f64::from(left) * f64::from(right));
             }
         }
     }
@@ -116,7 +122,8 @@ fn massive_tokens(energies: &[f32]) -> Vec<usize> {
     order.sort_by(|&a, &b| energies[b].total_cmp(&energies[a]));
     let Some(&middle) = order.get(order.len() / 2) else { return Vec::new() };
     let bound = MASSIVE * energies[middle];
-    let mut massive: Vec<usize> = order.into_iter().take(MASSIVE_TOKENS).take_while(|&token| energies[token] > bound).collect();
+    let mut massive: Vec<usize> =
+        order.into_iter().take(MASSIVE_TOKENS).take_while(|&token| energies[token] > bound).collect();
     massive.sort_unstable();
     massive
 }

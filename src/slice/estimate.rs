@@ -64,7 +64,11 @@ impl Speed {
             return multiply_adds(config, plan, tokens) / self.multiply_adds + eigen;
         }
         // Cholesky's n³/3, about a thirtieth of an eigendecomposition.
-        let solves = if options.refit == Refit::Full { config.layers.iter().map(|layer| cubic(layer.intermediate_size) / 30.0).sum() } else { 0.0 };
+        let solves = if options.refit == Refit::Full {
+            config.layers.iter().map(|layer| cubic(layer.intermediate_size) / 30.0).sum()
+        } else {
+            0.0
+        };
         multiply_adds_refitted(config, plan, options, tokens) / self.multiply_adds + eigen + solves
     }
 
@@ -80,7 +84,8 @@ impl Speed {
 fn multiply_adds_refitted(config: &Config, plan: &Plan, options: &Options, tokens: usize) -> f64 {
     let (full, width, tokens) = (config.hidden_size as f64, plan.width as f64, tokens as f64);
     let sites = config.points() as f64;
-    let parameters = |config: &Config| (0..config.layers.len()).map(|layer| config.layer_parameters(layer) as f64).sum::<f64>();
+    let parameters =
+        |config: &Config| (0..config.layers.len()).map(|layer| config.layer_parameters(layer) as f64).sum::<f64>();
     let (dense, sliced) = (parameters(config), parameters(&plan.config));
     let covariances = sites * tokens * full * full / 2.0;
     // The weights' own covariances, too.
@@ -110,7 +115,10 @@ pub fn multiply_adds(config: &Config, plan: &Plan, tokens: usize) -> f64 {
     let (full, width, tokens) = (config.hidden_size as f64, plan.width as f64, tokens as f64);
     let steps = config.steps().len() as f64;
     let layers: f64 = (0..config.layers.len())
-        .map(|layer| config.layer_parameters(layer) as f64 * (width + tokens) + steps * tokens * (2.0 * full * width + full * full / 2.0))
+        .map(|layer| {
+            config.layer_parameters(layer) as f64 * (width + tokens)
+                + steps * tokens * (2.0 * full * width + full * full / 2.0)
+        })
         .sum();
     layers + 2.0 * config.vocab_size as f64 * full * width
 }

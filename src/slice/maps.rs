@@ -24,7 +24,11 @@ impl Map {
     pub fn upload(gpu: &Gpu, fit: &Fit, rows: usize, cols: usize) -> Result<Self> {
         let column = |col: usize| (0..rows).map(move |row| fit.weights[row * cols + col] as f32);
         let weights: Vec<f32> = (0..cols).flat_map(column).collect();
-        let offset = fit.bias.as_ref().map(|bias| gpu.upload(&bias.iter().map(|&value| value as f32).collect::<Vec<_>>(), 1, rows)).transpose()?;
+        let offset = fit
+            .bias
+            .as_ref()
+            .map(|bias| gpu.upload(&bias.iter().map(|&value| value as f32).collect::<Vec<_>>(), 1, rows))
+            .transpose()?;
         Ok(Self { transposed: gpu.upload(&weights, cols, rows)?, offset })
     }
 
@@ -93,7 +97,10 @@ impl Writes {
         for linear in &self.linears {
             parts.push((gpu.download(&linear.weight)?, linear.weight.cols()));
         }
-        Ok((0..width).flat_map(|row| parts.iter().flat_map(move |(values, cols)| &values[row * cols..][..*cols])).copied().collect())
+        Ok((0..width)
+            .flat_map(|row| parts.iter().flat_map(move |(values, cols)| &values[row * cols..][..*cols]))
+            .copied()
+            .collect())
     }
 
     /// These as they were fitted side by side to a residual of `width`. One bias holds what is to be added; the others are zero.
@@ -106,7 +113,12 @@ impl Writes {
         let mut columns = |cols: usize| {
             let range = first..first + cols;
             first += cols;
-            let values: Vec<f32> = fit.weights.chunks_exact(unknowns).flat_map(|row| &row[range.clone()]).map(|&value| value as f32).collect();
+            let values: Vec<f32> = fit
+                .weights
+                .chunks_exact(unknowns)
+                .flat_map(|row| &row[range.clone()])
+                .map(|&value| value as f32)
+                .collect();
             gpu.upload(&values, width, cols)
         };
         let shortcut = match self.shortcut {
@@ -132,7 +144,12 @@ impl Writes {
 /// # Errors
 /// [`crate::Error::OutOfMemory`].
 pub fn project_write(gpu: &Gpu, to: &Rotation, Linear { spec, role, weight, bias }: Linear) -> Result<Linear> {
-    Ok(Linear { spec, role, weight: to.columns(gpu, &weight)?, bias: bias.as_ref().map(|bias| to.rows(gpu, bias)).transpose()? })
+    Ok(Linear {
+        spec,
+        role,
+        weight: to.columns(gpu, &weight)?,
+        bias: bias.as_ref().map(|bias| to.rows(gpu, bias)).transpose()?,
+    })
 }
 
 /// A matrix of its own with the values of `x`.

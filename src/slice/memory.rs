@@ -17,7 +17,15 @@ use crate::{
 
 impl MemoryPlan {
     /// What slicing a model of this config takes; `element_size` is that of its stored weights.
-    pub fn peak(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
+    pub fn peak(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        options: &Options,
+        calibration: &Extent,
+        rope: u64,
+        element_size: usize,
+    ) -> Peak {
         if options.is_paper() {
             self.peak_of_paper(config, plan, calibration, rope, element_size)
         } else {
@@ -26,7 +34,15 @@ impl MemoryPlan {
     }
 
     /// Where the dense model runs first, or beside the sliced one.
-    fn peak_refitted(&self, config: &Config, plan: &Plan, options: &Options, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
+    fn peak_refitted(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        options: &Options,
+        calibration: &Extent,
+        rope: u64,
+        element_size: usize,
+    ) -> Peak {
         let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
         let (d, kept) = (config.hidden_size as u64, plan.width as u64);
         let tokens = self.batch_tokens(calibration);
@@ -52,29 +68,43 @@ impl MemoryPlan {
                 shapes.map(|(rows, cols)| rows as u64 * row_bytes(cols)).sum()
             };
             let (whole, sliced) = (bytes(config), bytes(&plan.config));
-            let dense_signals = tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + full);
-            let finding = if options.passes() > 1 { whole + staging_bytes(most).max(dense_signals.max(tokens * full + sums)) } else { 0 };
+            let dense_signals =
+                tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + full);
+            let finding = if options.passes() > 1 {
+                whole + staging_bytes(most).max(dense_signals.max(tokens * full + sums))
+            } else {
+                0
+            };
             let writes = step.weights().filter(|weight| weight.writes == Space::Residual);
             let read = writes.map(|weight| config.weight_shape(weight, layer).1 as u64);
             let (inner, widest) = read.fold((0, kept), |(sum, widest), width| (sum + width, widest.max(width)));
             unknowns = unknowns.max(inner + if plan.config.shortcut_parameters() > 0 { d } else { 0 });
             let tile = TILE as u64;
             // One that is summed, and one that is read back; and the tokens of its rows and columns, turned.
-            let tiles = |rows: u64, cols: u64| 3 * 4 * rows.min(tile) * cols.min(tile) + 4 * run * (rows.min(tile) + cols.min(tile));
+            let tiles = |rows: u64, cols: u64| {
+                3 * 4 * rows.min(tile) * cols.min(tile) + 4 * run * (rows.min(tile) + cols.min(tile))
+            };
             let covariance = if options.passes() == 1 { tokens * full + sums } else { 0 };
             let fitting_reads = whole + (tokens * (full + width) + tiles(d, kept)).max(dense_signals).max(covariance);
             let sliced_signals = tokens * (signal_bytes(config, layer, step, plan.width, plan.width) + width);
             let regressed = tokens * (4 * inner + if unknowns > inner { width } else { 0 }) + tiles(widest, widest);
-            let fitting_writes = sliced + if options.refit == Refit::Full { tokens * width + sliced_signals.max(regressed) } else { sliced_signals };
+            let fitting_writes = sliced
+                + if options.refit == Refit::Full {
+                    tokens * width + sliced_signals.max(regressed)
+                } else {
+                    sliced_signals
+                };
             let refitting = if options.refits() { fitting_reads.max(fitting_writes) } else { 0 };
-            let rotations = rotation * if options.passes() == 1 { 2 } else { 1 } + if options.refits() { kept * full } else { 0 };
+            let rotations =
+                rotation * if options.passes() == 1 { 2 } else { 1 } + if options.refits() { kept * full } else { 0 };
             gpu = gpu.max(finding).max(rotations + refitting.max(whole + staging_bytes(most).max(2 * cut)));
             largest = largest.max(most);
             fused = fused.max(together);
         }
         let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest) + 2 * fused;
         // Sums in f64, and a few copies of what is fitted in f32; of a basis, its sums and the matrices of three eigenproblems.
-        let fit = if options.refits() { 8 * unknowns * unknowns + 5 * 4 * kept * unknowns + 6 * 4 * d * kept } else { 0 };
+        let fit =
+            if options.refits() { 8 * unknowns * unknowns + 5 * 4 * kept * unknowns + 6 * 4 * d * kept } else { 0 };
         let basis = if options.passes() > 1 { 16 * 8 * d * d } else { 10 * 8 * d * d };
         let host = matrix.max(fit).max(basis).max(3 * table).max(tokens * full + 3 * square);
         Peak {
@@ -85,7 +115,14 @@ impl MemoryPlan {
         }
     }
 
-    fn peak_of_paper(&self, config: &Config, plan: &Plan, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
+    fn peak_of_paper(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        calibration: &Extent,
+        rope: u64,
+        element_size: usize,
+    ) -> Peak {
         let (full, width) = (row_bytes(config.hidden_size), row_bytes(plan.width));
         let d = config.hidden_size as u64;
         let tokens = self.batch_tokens(calibration);
@@ -104,8 +141,10 @@ impl MemoryPlan {
         let layer = (0..config.layers.len()).flat_map(|layer| config.steps().map(move |step| (layer, step)));
         let (mut gpu, mut largest, mut fused) = (ends.max(tokens * full + sums), 0, 0);
         for (layer, step) in layer {
-            let Weights { loading, kept, written, largest: most, cut, fused: together } = weights(config, plan, layer, step);
-            let signals = tokens * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full);
+            let Weights { loading, kept, written, largest: most, cut, fused: together } =
+                weights(config, plan, layer, step);
+            let signals =
+                tokens * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full);
             // Read back, or cut and read back.
             let running = kept + (signals + signal + square).max(sums).max(cut + square);
             let after = written + rotation + 2 * cut;

@@ -39,9 +39,9 @@ mod types;
 
 pub use covariance::Covariance;
 pub use driver::{Job, slice};
+pub use estimate::{Speed, multiply_adds};
 pub use options::{Basis, Cut, Options, Orientation, Refit, Signal};
 pub use plan::Plan;
-pub use estimate::{Speed, multiply_adds};
 pub use rotate::Rotation;
 pub use schedule::sliced_width;
 pub use snapshot::{Site, Snapshot, Stage};

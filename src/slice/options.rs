@@ -54,11 +54,9 @@ impl FromStr for Basis {
         match text {
             "per-block" => Ok(Self::PerBlock),
             "shared" => Ok(Self::SHARED),
-            _ => text
-                .strip_prefix("segments=")
-                .and_then(count)
-                .map(Self::Segments)
-                .ok_or_else(|| format!("expected per-block, shared or segments=K with K of at least 1, found {text:?}")),
+            _ => text.strip_prefix("segments=").and_then(count).map(Self::Segments).ok_or_else(|| {
+                format!("expected per-block, shared or segments=K with K of at least 1, found {text:?}")
+            }),
         }
     }
 }

@@ -45,14 +45,20 @@ impl Plan {
     /// [`Error::Usage`] for a cut that leaves nothing or cannot be reached, options that contradict each other, or a model that is sliced already.
     pub fn new(config: &Config, options: &Options, calibration_sha256: &str) -> Result<Self> {
         if config.fused() {
-            return Err(Error::Usage("this model is sliced already; slice the original to another sparsity instead".into()));
+            return Err(Error::Usage(
+                "this model is sliced already; slice the original to another sparsity instead".into(),
+            ));
         }
         check(config, options)?;
         let stock = options.basis == Basis::SHARED && config.has_stock_form();
         let interval = round_interval(config, options, stock);
         let padding = if stock { config.stock_padding() } else { 0 };
         let form = |stored: usize| {
-            if stock { with_dtype(config.stock(stored)?, &options.dtype) } else { with_widths(config, stored, options, calibration_sha256) }
+            if stock {
+                with_dtype(config.stock(stored)?, &options.dtype)
+            } else {
+                with_widths(config, stored, options, calibration_sha256)
+            }
         };
         let original_parameters = config.parameters();
         let stored_width = match options.cut {
@@ -66,7 +72,10 @@ impl Plan {
         };
         let width = stored_width - padding;
         if width == 0 {
-            return Err(Error::Usage(format!("a width of {stored_width} leaves nothing of hidden_size {}; cut less", config.hidden_size)));
+            return Err(Error::Usage(format!(
+                "a width of {stored_width} leaves nothing of hidden_size {}; cut less",
+                config.hidden_size
+            )));
         }
         let sliced = form(stored_width)?;
         let whole = with_widths(config, config.hidden_size, options, calibration_sha256)?;
@@ -101,9 +110,15 @@ fn check(config: &Config, options: &Options) -> Result<()> {
         Basis::Segments(count) if count > config.layers.len() => {
             usage(format!("--basis segments={count}: the model has {} layers", config.layers.len()))
         }
-        Basis::Segments(_) if !options.slice_head => usage(format!("--basis {}: the head has to be sliced, too", options.basis)),
-        _ if options.round_interval == Some(0) => usage("--round-interval 0: expected an interval of at least 1".into()),
-        _ if !(options.ridge > 0.0 && options.ridge.is_finite()) => usage(format!("--ridge {}: expected a number above 0", options.ridge)),
+        Basis::Segments(_) if !options.slice_head => {
+            usage(format!("--basis {}: the head has to be sliced, too", options.basis))
+        }
+        _ if options.round_interval == Some(0) => {
+            usage("--round-interval 0: expected an interval of at least 1".into())
+        }
+        _ if !(options.ridge > 0.0 && options.ridge.is_finite()) => {
+            usage(format!("--ridge {}: expected a number above 0", options.ridge))
+        }
         _ => match options.cut {
             Cut::Parameters(share) if !(share > 0.0 && share < 1.0) => {
                 usage(format!("--target-parameters {:+}%: expected a share between 0 and -100 %", -100.0 * share))

@@ -48,14 +48,25 @@ impl Points<'_> {
     /// # Errors
     /// [`crate::Error::Numerical`] if the covariance is not finite or the solve fails its check; whatever the GPU
     /// reports.
-    pub fn axes(&mut self, pass: &Pass, layer: Option<usize>, covariance: Covariance, width: usize) -> Result<Rotation> {
+    pub fn axes(
+        &mut self,
+        pass: &Pass,
+        layer: Option<usize>,
+        covariance: Covariance,
+        width: usize,
+    ) -> Result<Rotation> {
         let began = Instant::now();
         let place = layer.map_or_else(|| "embeddings".into(), |layer| format!("layer {layer}"));
         let eigen = located(place, covariance.principal_axes(pass.gpu))?;
         pass.timed("eigensolve", began);
         let rotation = self.rotation(pass.gpu, eigen.vectors.as_ref(), width, self.sites.len())?;
         let kept_energy = eigen.kept_energy(self.plan.width);
-        self.sites.push(Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality });
+        self.sites.push(Site {
+            layer,
+            kept_energy,
+            eigen_residual: eigen.residual,
+            orthogonality: eigen.orthogonality,
+        });
         Ok(rotation)
     }
 }

@@ -206,7 +206,8 @@ impl<'a> Refitted<'a> {
         }
         self.dense.finish_pass();
         let began = Instant::now();
-        let fit = located(format_args!("layer {layer}"), regression.fit(gpu, &from.values(gpu)?, self.points.options.ridge))?;
+        let fit =
+            located(format_args!("layer {layer}"), regression.fit(gpu, &from.values(gpu)?, self.points.options.ridge))?;
         pass.timed("solve", began);
         Ok((Map::upload(gpu, &fit, config.hidden_size, self.sliced.width())?, covariance))
     }

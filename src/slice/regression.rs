@@ -63,10 +63,14 @@ impl Shift {
     /// The mean of a signal `[tokens, width]` by the `weight` `[tokens, 1]` that it is multiplied by.
     fn of(gpu: &Gpu, signal: &Matrix, weight: &Matrix) -> Result<Self> {
         let sum = gpu.download(&gpu.cross_covariance(weight, 0..1, signal, 0..signal.cols())?)?;
-        let count = gpu.download(&gpu.cross_covariance(weight, 0..1, weight, 0..1)?)?.first().copied().unwrap_or_default();
+        let count =
+            gpu.download(&gpu.cross_covariance(weight, 0..1, weight, 0..1)?)?.first().copied().unwrap_or_default();
         let mean: Vec<f32> = sum.iter().map(|sum| if count > 0.0 { sum / count } else { 0.0 }).collect();
         let negative: Vec<f32> = mean.iter().map(|value| -value).collect();
-        Ok(Self { values: mean.into_iter().map(f64::from).collect(), negative: gpu.upload(&negative, signal.cols(), 1)? })
+        Ok(Self {
+            values: mean.into_iter().map(f64::from).collect(),
+            negative: gpu.upload(&negative, signal.cols(), 1)?,
+        })
     }
 }
 
@@ -92,8 +96,20 @@ impl Regression {
     /// Of no tokens yet: targets from signals of widths `parts` side by side, with a `bias` or without.
     pub fn new(parts: Vec<usize>, targets: usize, bias: bool) -> Self {
         let unknowns: usize = parts.iter().sum();
-        let means = bias.then(|| Means { count: 0.0, regressors: vec![0.0; unknowns], targets: vec![0.0; targets], shifts: Vec::new() });
-        Self { parts, targets, gram: vec![0.0; unknowns * unknowns], cross: vec![0.0; targets * unknowns], means, pending: None }
+        let means = bias.then(|| Means {
+            count: 0.0,
+            regressors: vec![0.0; unknowns],
+            targets: vec![0.0; targets],
+            shifts: Vec::new(),
+        });
+        Self {
+            parts,
+            targets,
+            gram: vec![0.0; unknowns * unknowns],
+            cross: vec![0.0; targets * unknowns],
+            means,
+            pending: None,
+        }
     }
 
     fn unknowns(&self) -> usize {
@@ -107,7 +123,10 @@ impl Regression {
     /// [`Error::Shape`] if a width differs; whatever the GPU reports.
     pub fn add(&mut self, gpu: &Gpu, regressors: &[Matrix], target: &Matrix, weight: &Matrix) -> Result<()> {
         if !regressors.iter().map(Matrix::cols).eq(self.parts.iter().copied()) || target.cols() != self.targets {
-            return Err(Error::shape("regression", format!("signals of other widths than {:?} and {}", self.parts, self.targets)));
+            return Err(Error::shape(
+                "regression",
+                format!("signals of other widths than {:?} and {}", self.parts, self.targets),
+            ));
         }
         for first in (0..target.rows()).step_by(COVARIANCE_TOKENS) {
             let tokens = first..target.rows().min(first + COVARIANCE_TOKENS);
@@ -120,13 +139,18 @@ impl Regression {
     fn add_batch(&mut self, gpu: &Gpu, regressors: &[Matrix], target: &Matrix, weight: &Matrix) -> Result<()> {
         if let Some(means) = &mut self.means {
             if means.shifts.is_empty() {
-                means.shifts = regressors.iter().chain([target]).map(|signal| Shift::of(gpu, signal, weight)).collect::<Result<_>>()?;
+                means.shifts = regressors
+                    .iter()
+                    .chain([target])
+                    .map(|signal| Shift::of(gpu, signal, weight))
+                    .collect::<Result<_>>()?;
             }
             for (signal, shift) in regressors.iter().chain([target]).zip(&means.shifts) {
                 gpu.linear(weight, &shift.negative, None, signal, 0, true)?;
             }
         }
-        let starts: Vec<usize> = self.parts.iter().scan(0, |end, width| Some(std::mem::replace(end, *end + width))).collect();
+        let starts: Vec<usize> =
+            self.parts.iter().scan(0, |end, width| Some(std::mem::replace(end, *end + width))).collect();
         for (number, part) in regressors.iter().enumerate() {
             for columns in tiles(part.cols()) {
                 let at = starts[number] + columns.start;
@@ -176,7 +200,9 @@ impl Regression {
         let cols = readback.cols();
         readback.wait_with(gpu, |values, stride| {
             let rows = sum[row * width..].par_chunks_mut(width).zip(values.par_chunks(stride));
-            rows.for_each(|(sum, values)| sum[column..column + cols].iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value)));
+            rows.for_each(|(sum, values)| {
+                sum[column..column + cols].iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value))
+            });
         })
     }
 
@@ -196,8 +222,13 @@ impl Regression {
             // The values themselves are rounded, too, and what was taken off them is no longer there to tell.
             let taken = shifts.iter().flat_map(|shift| &shift.values);
             lost.iter_mut().zip(taken).for_each(|(lost, value)| *lost += ROUNDED * ROUNDED * count * value * value);
-            gram.par_chunks_mut(unknowns).zip(regressors).for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
-            cross.par_chunks_mut(unknowns).zip(targets).for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
+            gram.par_chunks_mut(unknowns)
+                .zip(regressors)
+                .for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
+            cross
+                .par_chunks_mut(unknowns)
+                .zip(targets)
+                .for_each(|(row, mean)| subtract_product(row, mean / count, regressors));
         }
         let mut ridge = Vec::with_capacity(unknowns);
         for width in parts {
@@ -214,8 +245,10 @@ impl Regression {
         solve_ridge(&mut gram, &ridge, &mut cross)?;
         let bias = means.map(|Means { count, regressors, targets, shifts }| {
             let mut taken = shifts.into_iter().flat_map(|shift| shift.values);
-            let regressors: Vec<f64> = regressors.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
-            let targets: Vec<f64> = targets.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
+            let regressors: Vec<f64> =
+                regressors.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
+            let targets: Vec<f64> =
+                targets.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
             let offset = |row: &[f64]| row.iter().zip(&regressors).map(|(w, a)| w * a).sum::<f64>();
             cross.par_chunks(unknowns).zip(&targets).map(|(row, target)| target - offset(row)).collect()
         });

@@ -37,7 +37,8 @@ pub fn sliced_width(hidden_size: usize, sparsity: f64, round_interval: usize) ->
 pub fn round_interval(config: &Config, options: &Options, stock: bool) -> usize {
     let demanded = if stock { config.stock_interval() } else { 1 };
     options.round_interval.unwrap_or_else(|| {
-        let common = (1..=demanded).map(|factor| ROUND_INTERVAL * factor).find(|multiple| multiple.is_multiple_of(demanded));
+        let common =
+            (1..=demanded).map(|factor| ROUND_INTERVAL * factor).find(|multiple| multiple.is_multiple_of(demanded));
         common.filter(|&common| demanded == 1 || 16 * common <= config.hidden_size).unwrap_or(demanded)
     })
 }
@@ -51,7 +52,8 @@ pub fn layer_widths(config: &Config, width: usize, options: &Options) -> Vec<Lay
             let output = if last && !options.slice_head { config.hidden_size } else { width };
             let mut widths = LayerWidths::new(width, if config.parallel { output } else { width }, output);
             if options.basis != Basis::PerBlock {
-                let border = output != width || (!last && options.basis.segment(layer, layers) != options.basis.segment(layer + 1, layers));
+                let border = output != width
+                    || (!last && options.basis.segment(layer, layers) != options.basis.segment(layer + 1, layers));
                 (widths.attn_shortcut, widths.mlp_shortcut) = (config.parallel && border, !config.parallel && border);
             }
             widths

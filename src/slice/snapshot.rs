@@ -61,7 +61,13 @@ impl Snapshot {
             Basis::Segments(count) => count,
         };
         let (residuals, bases) = match self.stage {
-            Stage::Basis => (1, (0..layers).filter(|&layer| layer < self.layers).map(|layer| segment_ends(options, layer, layers)).sum()),
+            Stage::Basis => (
+                1,
+                (0..layers)
+                    .filter(|&layer| layer < self.layers)
+                    .map(|layer| segment_ends(options, layer, layers))
+                    .sum(),
+            ),
             Stage::Slice => (if options.is_paper() { 1 } else { 2 * usize::from(options.refits()) }, segments),
         };
         let ended = self.stage == Stage::Slice && self.layers == layers && segments == 0;

@@ -69,7 +69,8 @@ fn shortcuts(config: &Config, own: &HashMap<String, Dtype>) -> HashMap<String, D
     for layer in 0..config.layers.len() {
         for step in config.steps() {
             let writes = step.weights().filter(|weight| weight.writes == Space::Residual);
-            let written = writes.filter_map(|weight| own.get(&names.layer(layer, &format!("{}.weight", weight.name))).copied());
+            let written =
+                writes.filter_map(|weight| own.get(&names.layer(layer, &format!("{}.weight", weight.name))).copied());
             if let Some(dtype) = written.max_by_key(Dtype::bitsize) {
                 types.insert(names.shortcut(layer, step), dtype);
             }

@@ -22,7 +22,9 @@ impl Default for Checksum {
 impl Checksum {
     /// Adds values, one at a time, as FNV-1a does bytes.
     pub fn add(&mut self, values: &[f32]) {
-        self.0 = values.iter().fold(self.0, |hash, value| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29));
+        self.0 = values.iter().fold(self.0, |hash, value| {
+            (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29)
+        });
     }
 
     /// The number that goes with what was added.

@@ -74,19 +74,32 @@ impl<'a> Pass<'a> {
         self.each_part(&ends.embedding, |pass, first, part| {
             pass.each_residual(residual, first > 0, |gpu, batch, x| gpu.embed(&batch.ids, first, part, x, false))
         })?;
-        if let (Some(positions), Position::Learned { offset, .. }) = (&ends.positions, self.config.architecture.attention.position) {
+        if let (Some(positions), Position::Learned { offset, .. }) =
+            (&ends.positions, self.config.architecture.attention.position)
+        {
             self.each_part(positions, |pass, first, part| {
-                pass.each_residual(residual, true, |gpu, batch, x| gpu.embed_positions(&batch.positions, first, offset, part, x))
+                pass.each_residual(residual, true, |gpu, batch, x| {
+                    gpu.embed_positions(&batch.positions, first, offset, part, x)
+                })
             })?;
         }
         Ok(())
     }
 
     /// Adds to the residual of each batch, which is zero at first.
-    fn each_residual(&self, residual: &mut Residual, begun: bool, add: impl Fn(&Gpu, &Batch, &Matrix) -> Result<()>) -> Result<()> {
+    fn each_residual(
+        &self,
+        residual: &mut Residual,
+        begun: bool,
+        add: impl Fn(&Gpu, &Batch, &Matrix) -> Result<()>,
+    ) -> Result<()> {
         for index in 0..self.batches.len() {
             let batch = self.batch(index)?;
-            let x = if begun { residual.load(self.gpu, index)? } else { self.gpu.zeros(batch.tokens, self.config.hidden_size)? };
+            let x = if begun {
+                residual.load(self.gpu, index)?
+            } else {
+                self.gpu.zeros(batch.tokens, self.config.hidden_size)?
+            };
             add(self.gpu, &batch, &x)?;
             residual.store(self.gpu, index, x, false)?;
         }
@@ -108,7 +121,11 @@ impl<'a> Pass<'a> {
     }
 
     /// Goes through an embedding's fused rows, as many at a time as planned.
-    fn each_part(&mut self, table: &HostMatrix, mut each: impl FnMut(&mut Self, usize, &Matrix) -> Result<()>) -> Result<()> {
+    fn each_part(
+        &mut self,
+        table: &HostMatrix,
+        mut each: impl FnMut(&mut Self, usize, &Matrix) -> Result<()>,
+    ) -> Result<()> {
         for rows in self.job.memory.parts(self.gpu, table) {
             let values = fuse::embedding_rows(self.config, table, rows.clone())?;
             let part = self.gpu.upload(&values, rows.len(), table.cols)?;
@@ -121,7 +138,11 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// As [`fuse::head_rows`]; [`crate::Error::OutOfMemory`]; those of `each`.
-    pub fn each_head_part(&mut self, ends: &HostEnds, mut each: impl FnMut(&mut Self, &Matrix, Option<Vec<f32>>) -> Result<()>) -> Result<()> {
+    pub fn each_head_part(
+        &mut self,
+        ends: &HostEnds,
+        mut each: impl FnMut(&mut Self, &Matrix, Option<Vec<f32>>) -> Result<()>,
+    ) -> Result<()> {
         for rows in self.job.memory.parts(self.gpu, &ends.head) {
             let (values, bias) = fuse::head_rows(ends, rows.clone())?;
             let part = self.gpu.upload(&values, rows.len(), ends.head.cols)?;
@@ -134,7 +155,11 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// As [`Pass::each_head_part`] and [`Writer::write`].
-    pub fn write_head(&mut self, ends: &HostEnds, map: impl Fn(&Gpu, &Matrix, Option<Vec<f32>>) -> Result<(Matrix, Option<Vec<f32>>)>) -> Result<()> {
+    pub fn write_head(
+        &mut self,
+        ends: &HostEnds,
+        map: impl Fn(&Gpu, &Matrix, Option<Vec<f32>>) -> Result<(Matrix, Option<Vec<f32>>)>,
+    ) -> Result<()> {
         let names = Names::of(self.config);
         let mut biases = Vec::new();
         self.each_head_part(ends, |pass, part, bias| {
@@ -171,5 +196,7 @@ impl<'a> Pass<'a> {
 
 /// Says in an error of numbers which part of the model it came from.
 pub fn located<T>(place: impl Display, result: Result<T>) -> Result<T> {
-    result.map_err(|error| if let Error::Numerical(reason) = error { Error::Numerical(format!("{place}: {reason}")) } else { error })
+    result.map_err(|error| {
+        if let Error::Numerical(reason) = error { Error::Numerical(format!("{place}: {reason}")) } else { error }
+    })
 }

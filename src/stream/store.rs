@@ -49,7 +49,13 @@ enum Held {
 
 impl Residual {
     /// An empty residual, `width` wide.
-    pub fn new(directory: &OutputDirectory, name: &str, placement: Placement, width: usize, batches: Vec<usize>) -> Self {
+    pub fn new(
+        directory: &OutputDirectory,
+        name: &str,
+        placement: Placement,
+        width: usize,
+        batches: Vec<usize>,
+    ) -> Self {
         let files = [0, 1].map(|number| directory.beside(&format!("{name}.{number}")));
         let held = batches.iter().map(|_| Held::Disk).collect();
         Self { placement, width, batches, held, files, source: 0, target: 0, checksum: Checksum::default() }
@@ -146,8 +152,11 @@ impl Residual {
             self.checksum.add(values);
         }
         let (path, offset) = (&self.files[self.target], self.offset(batch));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(Error::write(path))?;
-        file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytemuck::cast_slice(values))).map_err(Error::write(path))
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(Error::write(path))?;
+        file.seek(SeekFrom::Start(offset))
+            .and_then(|_| file.write_all(bytemuck::cast_slice(values)))
+            .map_err(Error::write(path))
     }
 
     /// Says that all batches were stored: what is loaded next is what was stored last.

@@ -204,7 +204,11 @@ impl<'a> Writer<'a> {
             _ => f32::MAX,
         };
         if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
-            let way_out = if value.is_finite() { "; use --dtype bf16 or f32" } else { ": the model's weights or signals overflow" };
+            let way_out = if value.is_finite() {
+                "; use --dtype bf16 or f32"
+            } else {
+                ": the model's weights or signals overflow"
+            };
             return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot{way_out}")));
         }
         if values.is_empty() {

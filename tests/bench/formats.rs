@@ -16,7 +16,9 @@ fn sample() -> slicegpt_gpu::bench::Recording {
 #[test]
 fn no_format_prints_a_figure_of_an_invalid_row() {
     for (format, text) in [("table", text(&sample())), ("Markdown", markdown(&sample())), ("CSV", csv(&sample()))] {
-        let line = |name: &str| text.lines().find(|line| line.trim_start_matches("| ").starts_with(name)).expect("the row").to_owned();
+        let line = |name: &str| {
+            text.lines().find(|line| line.trim_start_matches("| ").starts_with(name)).expect("the row").to_owned()
+        };
         assert!(line("right").contains('2'), "{format}: {}", line("right"));
         assert!(line("wrong").contains("2.5e-1"), "{format} says why: {}", line("wrong"));
         assert!(!text.contains("321") && !line("wrong").contains("0.003"), "{format}: {text}");
@@ -37,8 +39,21 @@ fn software_adapters_are_labelled_in_every_format() {
 #[test]
 fn every_format_tells_what_makes_figures_comparable() {
     let json = serde_json::to_string(&sample()).expect("JSON");
-    for (format, text) in [("table", text(&sample())), ("Markdown", markdown(&sample())), ("CSV", csv(&sample())), ("JSON", json)] {
-        for fact in ["a GPU", "Nobody", "vulkan", "beta", "max_buffer_size", "timestamp-query", "8x8/64", "an OS", "of sorts", "30.0.1"] {
+    for (format, text) in
+        [("table", text(&sample())), ("Markdown", markdown(&sample())), ("CSV", csv(&sample())), ("JSON", json)]
+    {
+        for fact in [
+            "a GPU",
+            "Nobody",
+            "vulkan",
+            "beta",
+            "max_buffer_size",
+            "timestamp-query",
+            "8x8/64",
+            "an OS",
+            "of sorts",
+            "30.0.1",
+        ] {
             assert!(text.contains(fact), "{format} lacks {fact}: {text}");
         }
     }

@@ -8,7 +8,9 @@ mod series;
 mod support;
 mod workloads;
 
-use slicegpt_gpu::bench::{Adapter, AdapterRun, Bound, Check, Clock, Machine, Recording, Row, SCHEMA_VERSION, Tool, Unit, Work};
+use slicegpt_gpu::bench::{
+    Adapter, AdapterRun, Bound, Check, Clock, Machine, Recording, Row, SCHEMA_VERSION, Tool, Unit, Work,
+};
 
 /// A row of ten repetitions of a gigaflop and a gigabyte in so many seconds.
 fn row(name: &str, seconds: f64) -> Row {
@@ -41,12 +43,30 @@ fn run(name: &str, rows: Vec<Row>) -> AdapterRun {
         limits: [("max_buffer_size".to_owned(), 1 << 30)].into(),
         features: vec!["timestamp-query".into()],
     };
-    let mut run = AdapterRun { adapter, configurations: [("gemm".to_owned(), "8x8/64".to_owned())].into(), rows, ratios: Vec::new() };
+    let mut run = AdapterRun {
+        adapter,
+        configurations: [("gemm".to_owned(), "8x8/64".to_owned())].into(),
+        rows,
+        ratios: Vec::new(),
+    };
     run.derive();
     run
 }
 
 fn recording(adapters: Vec<AdapterRun>) -> Recording {
-    let machine = Machine { os: "an OS".into(), arch: "x86_64".into(), cpu: Some("a CPU | of sorts".into()), cores: 2, ram_bytes: Some(8 << 30) };
-    Recording { schema_version: SCHEMA_VERSION, tool: Tool::this(), machine, quick: false, filters: Vec::new(), adapters }
+    let machine = Machine {
+        os: "an OS".into(),
+        arch: "x86_64".into(),
+        cpu: Some("a CPU | of sorts".into()),
+        cores: 2,
+        ram_bytes: Some(8 << 30),
+    };
+    Recording {
+        schema_version: SCHEMA_VERSION,
+        tool: Tool::this(),
+        machine,
+        quick: false,
+        filters: Vec::new(),
+        adapters,
+    }
 }

@@ -32,7 +32,10 @@ fn a_measured_file_can_be_shown_in_every_format_and_compared_with_itself() {
     let table = out(&program(&["--quick", "--filter", "covariance/768", "--json", file]));
     let json: Value = serde_json::from_slice(&fs::read(&path).expect("the file")).expect("JSON");
     let rows = json["adapters"][0]["rows"].as_array().expect("rows");
-    assert_eq!(rows.iter().map(|row| row["name"].as_str().unwrap_or_default()).collect::<Vec<_>>(), ["probe/fma", "probe/copy", "covariance/768"]);
+    assert_eq!(
+        rows.iter().map(|row| row["name"].as_str().unwrap_or_default()).collect::<Vec<_>>(),
+        ["probe/fma", "probe/copy", "covariance/768"]
+    );
     for row in rows {
         assert!(row["valid"] == true && row["samples"].as_array().expect("samples").len() >= 3, "{row}");
         assert!(row["figures"]["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
@@ -57,7 +60,10 @@ fn what_cannot_be_measured_is_refused_before_the_work() {
     refused(&["--filter", "no such workload"], 2, "no such workload");
     let output = program(&["--quick", "--filter", "probe", "--json", "/nowhere/x.json"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(7) && said.contains("/nowhere/x.json") && !said.contains("probe/fma"), "{said}");
+    assert!(
+        output.status.code() == Some(7) && said.contains("/nowhere/x.json") && !said.contains("probe/fma"),
+        "{said}"
+    );
     refused(&["--adapter", "no such adapter"], 4, "no such adapter");
     refused(&["--show", "/nowhere/x.json"], 3, "/nowhere/x.json");
     refused(&["--compare", "one.json"], 2, "--compare");
@@ -72,7 +78,9 @@ fn the_list_names_every_workload() {
 
 #[test]
 fn all_adapters_are_measured_in_turn() {
-    let json: Value = serde_json::from_str(&out(&program(&["--quick", "--adapter", "all", "--filter", "probe/copy", "--json"]))).expect("JSON");
+    let json: Value =
+        serde_json::from_str(&out(&program(&["--quick", "--adapter", "all", "--filter", "probe/copy", "--json"])))
+            .expect("JSON");
     assert_eq!(json["adapters"].as_array().expect("adapters").len(), slicegpt_gpu::gpu::adapters().len());
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/bench").is_dir());
 }

@@ -85,12 +85,16 @@ fn files_that_are_no_recordings_are_refused_as_bad_input() {
 
 #[test]
 fn comparing_matches_rows_by_name_and_tells_how_many_times_faster_b_is() {
-    let a = run("a GPU", vec![row("x", 1.0), row("only a", 1.0), row("resized", 1.0), row("broken", 1.0), row("clock", 1.0)]);
+    let a = run(
+        "a GPU",
+        vec![row("x", 1.0), row("only a", 1.0), row("resized", 1.0), row("broken", 1.0), row("clock", 1.0)],
+    );
     let mut rows = vec![row("clock", 0.5), row("broken", 1.0), row("resized", 0.5), row("x", 0.25), row("only b", 1.0)];
     rows[0].clock = Clock::GpuTimestamps;
     rows[1].check.as_mut().expect("a check").error = None;
     rows[2].sizes.insert("m".into(), 1024);
-    let told: Vec<_> = compare(&a, &run("another", rows)).into_iter().map(|row| (row.name, row.ratio, row.remark)).collect();
+    let told: Vec<_> =
+        compare(&a, &run("another", rows)).into_iter().map(|row| (row.name, row.ratio, row.remark)).collect();
     let expected = [
         ("x", Some(4.0), ""),
         ("only a", None, "only in A"),
@@ -109,7 +113,8 @@ fn comparing_says_what_differs_in_the_circumstances() {
     b.tool.git_hash = "abc".into();
     b.adapters[0].adapter.driver = "2".into();
     let text = comparison(&a, &b).expect("a comparison");
-    for part in ["the tool differs", "the adapter differs: a GPU in A, another GPU in B", "the driver differs", "2.00x"] {
+    for part in ["the tool differs", "the adapter differs: a GPU in A, another GPU in B", "the driver differs", "2.00x"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!comparison(&a, &a).expect("a comparison").contains("differs"));
@@ -126,13 +131,19 @@ fn comparing_files_of_several_adapters_pairs_them_by_name() {
 #[test]
 fn recordings_in_assets_can_be_read_and_shown() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/bench");
-    let files: Vec<_> = fs::read_dir(&directory).expect("assets/bench").map(|entry| entry.expect("an entry").path()).collect();
-    let recordings: Vec<_> = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
+    let files: Vec<_> =
+        fs::read_dir(&directory).expect("assets/bench").map(|entry| entry.expect("an entry").path()).collect();
+    let recordings: Vec<_> =
+        files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
     assert!(!recordings.is_empty(), "nothing is recorded in {}", directory.display());
     for path in recordings {
         let recording = Recording::read(path).unwrap_or_else(|error| panic!("{error}"));
         let table = markdown(&recording);
-        assert!(recording.adapters.iter().flat_map(|run| &run.rows).all(|row| table.contains(&row.name)), "{}", path.display());
+        assert!(
+            recording.adapters.iter().flat_map(|run| &run.rows).all(|row| table.contains(&row.name)),
+            "{}",
+            path.display()
+        );
     }
 }
 

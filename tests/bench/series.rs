@@ -60,13 +60,21 @@ fn percentages_are_of_the_probe_that_bounds_the_row() {
         bound("bandwidth", Bound::Bandwidth, 0.4),
         bound("neither", Bound::Nothing, 0.4),
     ];
-    let percents: Vec<_> = run("a GPU", rows.clone()).rows.iter().map(|row| row.figures.and_then(|figures| figures.percent_of_peak)).collect();
+    let percents: Vec<_> = run("a GPU", rows.clone())
+        .rows
+        .iter()
+        .map(|row| row.figures.and_then(|figures| figures.percent_of_peak))
+        .collect();
     let rounded: Vec<_> = percents.into_iter().map(|percent| percent.map(f64::round)).collect();
     assert_eq!(rounded, [Some(100.0), Some(100.0), Some(25.0), Some(50.0), None]);
 
     let mut wrong = rows;
     wrong[0].check.as_mut().expect("a check").error = Some(1.0);
-    assert_eq!(run("a GPU", wrong).rows[2].figures.expect("valid").percent_of_peak, None, "a probe that computes nonsense is no peak");
+    assert_eq!(
+        run("a GPU", wrong).rows[2].figures.expect("valid").percent_of_peak,
+        None,
+        "a probe that computes nonsense is no peak"
+    );
 }
 
 #[test]
@@ -96,7 +104,8 @@ fn a_row_whose_check_fails_has_no_figures() {
     wrong.derive(Default::default());
     assert!(!wrong.valid && wrong.complaint().expect("a complaint").contains("no numbers"));
 
-    let spoiled: [fn(&mut Row); 3] = [|row| row.check = None, |row| row.samples.clear(), |row| row.problem = Some("too large".into())];
+    let spoiled: [fn(&mut Row); 3] =
+        [|row| row.check = None, |row| row.samples.clear(), |row| row.problem = Some("too large".into())];
     for spoil in spoiled {
         let mut row = row("x", 1.0);
         spoil(&mut row);
@@ -107,12 +116,18 @@ fn a_row_whose_check_fails_has_no_figures() {
 
 #[test]
 fn ratios_compare_the_rows_they_name_and_need_both_to_be_valid() {
-    let names = ["gemm-naive/f32/512x768x768", "gemm/f32/512x768x768", "layer/llama-2-7b/decode/dense", "layer/llama-2-7b/decode/sliced-25"];
+    let names = [
+        "gemm-naive/f32/512x768x768",
+        "gemm/f32/512x768x768",
+        "layer/llama-2-7b/decode/dense",
+        "layer/llama-2-7b/decode/sliced-25",
+    ];
     let mut rows: Vec<_> = names.iter().zip([9.0, 1.0, 1.0, 0.8]).map(|(name, seconds)| row(name, seconds)).collect();
     // A quarter more bytes are promised to make it a quarter faster, which it is.
     rows[2].work.bytes = 1.25e9;
     let ratios = run("a GPU", rows.clone()).ratios;
-    let told: Vec<_> = ratios.iter().map(|ratio| (ratio.value.round(), ratio.unit, ratio.target, ratio.met())).collect();
+    let told: Vec<_> =
+        ratios.iter().map(|ratio| (ratio.value.round(), ratio.unit, ratio.target, ratio.met())).collect();
     assert_eq!(told, [(9.0, "x", Some(8.0), Some(true)), (100.0, "%", Some(93.0), Some(true))]);
 
     rows[0].samples = vec![7.0; 10];

@@ -52,7 +52,8 @@ fn quick_is_a_part_of_full_and_software_adapters_are_spared_the_largest() {
 fn measured(name: &'static str, case: Case) -> bench::Row {
     let gpu = support::gpu_unlimited();
     let workload = Workload { name, what: "small", case, when: bench::When::Quick };
-    let mut row = bench::run(&gpu, &[&workload], Budget { least: 3, most: 3, seconds: 0.0 }, &Silent).expect("a row").remove(0);
+    let mut row =
+        bench::run(&gpu, &[&workload], Budget { least: 3, most: 3, seconds: 0.0 }, &Silent).expect("a row").remove(0);
     row.derive(Default::default());
     row
 }
@@ -79,7 +80,10 @@ fn every_kind_of_workload_passes_its_check_and_is_measured() {
         let row = measured(name, case);
         assert!(row.valid && row.samples.len() == 3, "{case:?}: {:?}", row.complaint());
         let check = row.check.expect("a check");
-        assert!(check.values > 0 && check.error.is_some_and(|error| error > 0.0), "{case:?}: {check:?} compares nothing");
+        assert!(
+            check.values > 0 && check.error.is_some_and(|error| error > 0.0),
+            "{case:?}: {check:?} compares nothing"
+        );
     }
 }
 
@@ -87,14 +91,16 @@ fn every_kind_of_workload_passes_its_check_and_is_measured() {
 fn work_is_counted_by_the_formula() {
     use bench::{LayerSlicing::*, Product::Shared};
     let work = |name, case| measured(name, case).work;
-    let gemm = work("gemm", Case::Gemm { kernel: Shared, m: 2, n: 3, k: 8, weights: slicegpt_gpu::gpu::ElementType::F16 });
+    let gemm =
+        work("gemm", Case::Gemm { kernel: Shared, m: 2, n: 3, k: 8, weights: slicegpt_gpu::gpu::ElementType::F16 });
     assert_eq!((gemm.flops, gemm.bytes), (96.0, (4 * 16 + 2 * 24 + 4 * 6) as f64));
     assert_eq!(work("covariance", Case::Covariance { width: 4, tokens: 5 }).flops, 2.0 * 10.0 * 5.0);
     // Three tokens that see two, three and four; two products of eight multiply-adds each.
     let attention = work("attention", Case::Attention { heads: 2, kv_heads: 1, head_dim: 4, tokens: 3, past: 1 });
     assert_eq!(attention.flops, (2 + 3 + 4) as f64 * 2.0 * 2.0 * 8.0);
     // Four matrices of width², two of width by four widths, as OPT has them; a quarter of the residual's coordinates less, and two shortcuts more.
-    let (dense, sliced) = [Dense, Sliced].map(|slicing| work("layer/opt-125m", Case::Layer { tokens: 2, past: 0, slicing })).into();
+    let (dense, sliced) =
+        [Dense, Sliced].map(|slicing| work("layer/opt-125m", Case::Layer { tokens: 2, past: 0, slicing })).into();
     let attended = 4.0 * 3.0 * 768.0;
     assert_eq!(dense.flops, 2.0 * 2.0 * (12 * 768 * 768) as f64 + attended);
     assert_eq!(sliced.flops, 2.0 * 2.0 * (12 * 768 * 576 + 2 * 576 * 576) as f64 + attended);
@@ -107,7 +113,10 @@ fn workloads_that_a_ratio_compares_are_measured_in_turns() {
         let group = groups.iter().find(|group| group.iter().any(|workload| workload.name == name)).expect("a group");
         names(group)
     };
-    assert_eq!(with("gemm-naive/f32/512x768x768"), ["gemm/f32/512x768x768", "gemm-best/f32/512x768x768", "gemm-naive/f32/512x768x768"]);
+    assert_eq!(
+        with("gemm-naive/f32/512x768x768"),
+        ["gemm/f32/512x768x768", "gemm-best/f32/512x768x768", "gemm-naive/f32/512x768x768"]
+    );
     assert_eq!(with("gemm/square/2048"), ["covariance/2048", "gemm/square/2048"]);
     assert_eq!(with("layer/llama-2-7b/decode/dense").len(), 3);
     assert_eq!(with("eigh/1024"), ["eigh/1024"]);

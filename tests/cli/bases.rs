@@ -16,7 +16,8 @@ const METHODS: [&[&str]; 4] = [
 fn commits(runs: &Runs, out: &str) -> usize {
     let Some(state) = runs.state(out) else { return 0 };
     let Some(layers) = state["slicing"]["layers"].as_u64() else { return 0 };
-    let found = state["slicing"]["bases"].as_array().is_some_and(|bases| !bases.is_empty()) && state["slicing"]["stage"] == json!("Slice");
+    let found = state["slicing"]["bases"].as_array().is_some_and(|bases| !bases.is_empty())
+        && state["slicing"]["stage"] == json!("Slice");
     layers as usize + if found { 5 } else { 0 } + usize::from(state["slicing"]["stage"] == json!("Slice"))
 }
 
@@ -31,7 +32,8 @@ fn killed_while_it_finds_a_basis_or_fits_it_ends_in_the_same_bytes() {
             let out = format!("out{round}");
             let mut target = 1 + random.below(last as u32 - 2) as usize;
             while !runs.scene.path(&out).exists() {
-                let mut child = quietly(&mut runs.command(&out, if runs.state(&out).is_some() { &["--resume"] } else { &[] }));
+                let mut child =
+                    quietly(&mut runs.command(&out, if runs.state(&out).is_some() { &["--resume"] } else { &[] }));
                 let began = Instant::now();
                 while target <= last && commits(&runs, &out) < target && child.try_wait().expect("a state").is_none() {
                     assert!(began.elapsed() < Duration::from_secs(120), "{target} commits are not reached");
@@ -65,11 +67,18 @@ fn in_sittings_of_layers_dense_and_sliced_it_ends_in_the_same_bytes() {
             let out = format!("out{sitting}");
             let step: u64 = sitting.parse().expect("a number");
             for number in 0.. {
-                let flags: &[&str] =
-                    if number == 0 { &["--stop-after", sitting, "--json"] } else { &["--stop-after", sitting, "--json", "--resume"] };
+                let flags: &[&str] = if number == 0 {
+                    &["--stop-after", sitting, "--json"]
+                } else {
+                    &["--stop-after", sitting, "--json", "--resume"]
+                };
                 let report = runs.run(&out, flags).json();
                 let done = ((number + 1) * step).min(all);
-                assert_eq!((&report["layers_done"], &report["finished"]), (&json!(done), &json!(done == all)), "{method:?}: {report}");
+                assert_eq!(
+                    (&report["layers_done"], &report["finished"]),
+                    (&json!(done), &json!(done == all)),
+                    "{method:?}: {report}"
+                );
                 if done == all {
                     break;
                 }
@@ -104,7 +113,8 @@ fn bases_and_residuals_that_were_damaged_are_refused() {
                 bytes[at] ^= 0x10;
                 bytes
             };
-            let mut damages = vec![Vec::new(), bytes[..bytes.len() - 1].to_vec(), [bytes.as_slice(), b"wxyz"].concat(), flipped(40)];
+            let mut damages =
+                vec![Vec::new(), bytes[..bytes.len() - 1].to_vec(), [bytes.as_slice(), b"wxyz"].concat(), flipped(40)];
             if !name.contains("output") {
                 damages.push(flipped(bytes.len() - 2));
             }
@@ -123,7 +133,10 @@ fn bases_and_residuals_that_were_damaged_are_refused() {
             ("layers", json!(u64::MAX)),
             ("width", json!(0)),
             ("width", json!(100)),
-            ("residuals", json!([{ "file": 0, "checksum": 0 }, { "file": 0, "checksum": 0 }, { "file": 0, "checksum": 0 }])),
+            (
+                "residuals",
+                json!([{ "file": 0, "checksum": 0 }, { "file": 0, "checksum": 0 }, { "file": 0, "checksum": 0 }]),
+            ),
             ("residuals", json!([{ "file": 7, "checksum": 0 }])),
             ("bases", json!([1, 2, 3, 4])),
             ("stage", json!("Neither")),

@@ -71,9 +71,13 @@ fn all_that_makes_the_tokenizer_and_templates_work_goes_along_with_the_terms_of_
     let scene = Scene::new(LLAMA);
     fs::create_dir(scene.path("model/additional_chat_templates")).expect("a directory");
     for name in ALONG.iter().chain(LEFT) {
-        scene.put(&format!("model/{name}"), if name.ends_with(".json") { "{}".to_owned() } else { format!("{name}\n") });
+        scene
+            .put(&format!("model/{name}"), if name.ends_with(".json") { "{}".to_owned() } else { format!("{name}\n") });
     }
-    scene.put("model/tokenization_own.py", "from .own_helpers import x\nfrom transformers import y\n    from . import deeper\n");
+    scene.put(
+        "model/tokenization_own.py",
+        "from .own_helpers import x\nfrom transformers import y\n    from . import deeper\n",
+    );
     scene.tokenizer(json!({}));
     let settings = json!({
         "auto_map": { "AutoTokenizer": ["tokenization_own.OwnTokenizer", null] }, "vocab_file": "own-names.txt",
@@ -130,7 +134,10 @@ fn files_that_are_links_go_along_as_what_they_link_to() {
     let report = run(&scene, "out", args![]).json();
     let copy = scene.path("out/tokenizer.json");
     assert!(copy.symlink_metadata().expect("a file").is_file() && fs::read(copy).ok() == fs::read(blob).ok());
-    assert!(report["warnings"].to_string().contains("LICENSE does not go along to the output: a link to nothing"), "{report}");
+    assert!(
+        report["warnings"].to_string().contains("LICENSE does not go along to the output: a link to nothing"),
+        "{report}"
+    );
 }
 
 #[test]

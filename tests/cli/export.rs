@@ -11,7 +11,10 @@ pub fn byte_tokenizer() -> Value {
     // The letters that stand for bytes: themselves where they can be seen, others from 256 on.
     let seen = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let hidden: Vec<u32> = (0..256).filter(|byte| !seen(byte)).collect();
-    let letter = |byte: u32| char::from_u32(hidden.iter().position(|&other| other == byte).map_or(byte, |at| 256 + at as u32)).expect("a letter");
+    let letter = |byte: u32| {
+        char::from_u32(hidden.iter().position(|&other| other == byte).map_or(byte, |at| 256 + at as u32))
+            .expect("a letter")
+    };
     let vocab: serde_json::Map<String, Value> = (0..256).map(|byte| (letter(byte).to_string(), json!(byte))).collect();
     json!({
         "added_tokens": [{
@@ -44,7 +47,10 @@ fn an_export_goes_beside_the_model_and_replaces_a_file_by_force_alone() {
     assert_eq!(program(args!["export", model, "--format", "gguf", "--force"]).code, Some(0));
     assert!(fs::read(&file).expect("a file") == bytes, "the same file again");
     let short = program(args!["export", model, "--format", "gguf", "--type", "q8_0"]);
-    assert!(short.code == Some(0) && short.err.contains("stay in f16") && scene.path("model-q8_0.gguf").exists(), "{short:?}");
+    assert!(
+        short.code == Some(0) && short.err.contains("stay in f16") && scene.path("model-q8_0.gguf").exists(),
+        "{short:?}"
+    );
 }
 
 #[test]
@@ -52,7 +58,11 @@ fn an_export_never_replaces_its_model_nor_a_directory() {
     let scene = scene();
     let model = scene.path("model");
     for input in ["model.safetensors", "config.json", "tokenizer.json"] {
-        scene.refused(args!["export", model, "--format", "gguf", "--force", "-o", model.join(input)], 2, "would be overwritten");
+        scene.refused(
+            args!["export", model, "--format", "gguf", "--force", "-o", model.join(input)],
+            2,
+            "would be overwritten",
+        );
     }
     scene.refused(args!["export", model, "--format", "gguf", "--force", "-o", model], 2, "is a directory");
     scene.refused(args!["export", scene.path("none"), "--format", "gguf"], 3, "no such model");
@@ -77,7 +87,11 @@ fn a_model_that_llama_cpp_would_compute_otherwise_is_refused() {
         "original_max_position_embeddings": 64
     });
     scene.put("model/config.json", fields.to_string());
-    scene.refused(args!["export", scene.path("model"), "--format", "gguf", "-o", scene.path(out)], 2, "linear and by plain yarn rules alone");
+    scene.refused(
+        args!["export", scene.path("model"), "--format", "gguf", "-o", scene.path(out)],
+        2,
+        "linear and by plain yarn rules alone",
+    );
 }
 
 #[test]
@@ -135,7 +149,10 @@ fn a_damaged_or_foreign_tokenizer_is_refused_with_the_way_out() {
         (changed("/pre_tokenizer/add_prefix_space", json!(true)), "no known name in llama.cpp"),
         (changed("/pre_tokenizer", json!({ "type": "Whitespace" })), "without tokens for the bytes"),
         (
-            changed("/post_processor", json!({ "type": "BertProcessing", "sep": ["<end>", 256], "cls": ["<end>", 256] })),
+            changed(
+                "/post_processor",
+                json!({ "type": "BertProcessing", "sep": ["<end>", 256], "cls": ["<end>", 256] }),
+            ),
             "finishes texts by \"BertProcessing\"",
         ),
         (changed("/post_processor", twice), "more around a text"),
@@ -148,7 +165,11 @@ fn a_damaged_or_foreign_tokenizer_is_refused_with_the_way_out() {
     let file = scene.path("model-f16.gguf");
     assert_eq!(program(args!["export", model, "--format", "gguf", "--no-tokenizer"]).code, Some(0), "the way out");
     scene.put("model/tokenizer.json", changed("/pre_tokenizer/add_prefix_space", json!(true)));
-    assert_eq!(program(args!["export", model, "--format", "gguf", "--force", "--tokenizer-pre", "gpt-2"]).code, Some(0), "the other way out");
+    assert_eq!(
+        program(args!["export", model, "--format", "gguf", "--force", "--tokenizer-pre", "gpt-2"]).code,
+        Some(0),
+        "the other way out"
+    );
     fs::remove_file(file).expect("a file");
     scene.put("model/tokenizer.json", byte_tokenizer().to_string());
     scene.put("model/tokenizer_config.json", "[1]");
@@ -172,7 +193,10 @@ fn values_that_a_type_cannot_hold_are_refused() {
     };
     spoilt(1e6);
     scene.refused(args!["export", model, "--format", "gguf"], 2, "too large for F16; --type f32 holds them");
-    assert_eq!(program(args!["export", model, "--format", "gguf", "--type", "f32", "-o", scene.path("x")]).code, Some(0));
+    assert_eq!(
+        program(args!["export", model, "--format", "gguf", "--type", "f32", "-o", scene.path("x")]).code,
+        Some(0)
+    );
     spoilt(f32::NAN);
     scene.refused(args!["export", model, "--format", "gguf"], 3, "NaN or infinite");
 }

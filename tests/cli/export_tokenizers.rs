@@ -76,7 +76,10 @@ fn vocab_json_and_merges_txt_make_a_vocabulary_with_all_that_begins_and_ends_tex
 fn chat_templates_of_every_place_are_written_under_their_names() {
     let scene = scene();
     let settings = |template: Value| {
-        scene.put("model/tokenizer_config.json", json!({ "tokenizer_class": "GPT2Tokenizer", "chat_template": template }).to_string())
+        scene.put(
+            "model/tokenizer_config.json",
+            json!({ "tokenizer_class": "GPT2Tokenizer", "chat_template": template }).to_string(),
+        )
     };
     let templates = || {
         let mut metadata = exported(&scene, args![]).0;
@@ -90,7 +93,10 @@ fn chat_templates_of_every_place_are_written_under_their_names() {
     settings(json!("S"));
     assert_eq!(templates(), json!({ "chat_template": "S" }));
     settings(json!([{ "name": "tool use", "template": "T" }, { "name": "default", "template": "D" }]));
-    assert_eq!(templates(), json!({ "chat_template": "D", "chat_template.tool_use": "T", "chat_templates": ["tool_use"] }));
+    assert_eq!(
+        templates(),
+        json!({ "chat_template": "D", "chat_template.tool_use": "T", "chat_templates": ["tool_use"] })
+    );
     scene.put("model/chat_template.jinja", "J\n");
     assert_eq!(templates(), json!({ "chat_template": "J\n" }));
     fs::create_dir(scene.path("model/additional_chat_templates")).expect("a directory");

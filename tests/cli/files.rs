@@ -44,12 +44,17 @@ fn every_subcommand_says_that_a_head_is_not_the_embedding() {
 
 #[test]
 fn each_tensor_keeps_its_own_type() {
-    for (name, basis) in
-        [("llama_gqa_tied", "shared"), ("llama_gqa_tied", "per-block"), ("qwen3_tied", "shared"), ("opt_relu", "per-block"), ("phi_gqa", "shared")]
-    {
+    for (name, basis) in [
+        ("llama_gqa_tied", "shared"),
+        ("llama_gqa_tied", "per-block"),
+        ("qwen3_tied", "shared"),
+        ("opt_relu", "per-block"),
+        ("phi_gqa", "shared"),
+    ] {
         let scene = Scene::new(name);
         // As models are trained: matrices in 16 bits, the rest, and here the embeddings, in 32.
-        let narrow = |name: &str| name.ends_with("_proj.weight") || name.ends_with("dense.weight") || name.contains("fc");
+        let narrow =
+            |name: &str| name.ends_with("_proj.weight") || name.ends_with("dense.weight") || name.contains("fc");
         let narrow = |name: &str| narrow(name) && !name.ends_with(".bias");
         rewrite(&scene, |all| {
             for (dtype, _, bytes) in all.iter_mut().filter(|(name, _)| narrow(name)).map(|(_, tensor)| tensor) {
@@ -76,14 +81,24 @@ fn each_tensor_keeps_its_own_type() {
             said(command.args(more)).json()
         };
         let (own, wide) = (run("own", &[]), run("wide", &["--dtype", "f32"]));
-        let (own_tensors, wide_tensors) = (tensors(&scene.path("own/model.safetensors")), tensors(&scene.path("wide/model.safetensors")));
-        assert_eq!(own["sliced_bytes"], json!(own_tensors.values().map(|(_, _, bytes)| bytes.len()).sum::<usize>()), "{name}");
-        assert_eq!((&own["arguments"]["dtype"], &wide["arguments"]["dtype"]), (&json!("each tensor's own"), &json!("F32")), "{name}");
+        let (own_tensors, wide_tensors) =
+            (tensors(&scene.path("own/model.safetensors")), tensors(&scene.path("wide/model.safetensors")));
+        assert_eq!(
+            own["sliced_bytes"],
+            json!(own_tensors.values().map(|(_, _, bytes)| bytes.len()).sum::<usize>()),
+            "{name}"
+        );
+        assert_eq!(
+            (&own["arguments"]["dtype"], &wide["arguments"]["dtype"]),
+            (&json!("each tensor's own"), &json!("F32")),
+            "{name}"
+        );
         let mut shortcuts = 0;
         for (tensor, (dtype, shape, bytes)) in &own_tensors {
             let half = narrow(tensor) || tensor.ends_with("_shortcut_Q");
             // What a norm's bias has become stands beside a matrix and was not there: it has the matrix's type.
-            let new_bias = tensor.ends_with(".bias") && !tensors(&scene.path("model/model.safetensors")).contains_key(tensor);
+            let new_bias =
+                tensor.ends_with(".bias") && !tensors(&scene.path("model/model.safetensors")).contains_key(tensor);
             let expected = if half || (new_bias && !tensor.starts_with("lm_head")) { Dtype::F16 } else { Dtype::F32 };
             assert_eq!(*dtype, expected, "{name}, {basis}: {tensor}");
             shortcuts += usize::from(tensor.ends_with("_shortcut_Q"));
@@ -151,11 +166,19 @@ fn doubles_become_floats_and_shards_in_directories_run() {
     let run = |scene: &Scene, more: &[&str]| {
         let tokens = scene.tokens("tokens.json", 3, 20);
         let mut command = Command::new(PROGRAM);
-        said(command.args(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens]).args(more))
+        said(
+            command
+                .args(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens])
+                .args(more),
+        )
     };
     assert_eq!(run(&plain, &[]).code, Some(0));
     let said = run(&scene, &["--stop-after", "1"]);
-    assert!(said.code == Some(0) && said.err.contains("tensors are stored as F64; they are computed with and written as F32"), "{said:?}");
+    assert!(
+        said.code == Some(0)
+            && said.err.contains("tensors are stored as F64; they are computed with and written as F32"),
+        "{said:?}"
+    );
     // A shard that has changed is another input, whichever of them it is.
     let shard = model.join("part-1/model.safetensors");
     let kept = fs::read(&shard).expect("a shard");

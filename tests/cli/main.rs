@@ -142,7 +142,9 @@ impl Scene {
     fn paragraphs(&self, count: usize, words: usize) -> Vec<String> {
         let mut random = Random(count as u64);
         let known = self.vocabulary().min(100) - 10;
-        let paragraph = |random: &mut Random| (0..words).map(|_| format!("w{}", 10 + random.below(known))).collect::<Vec<_>>().join(" ");
+        let paragraph = |random: &mut Random| {
+            (0..words).map(|_| format!("w{}", 10 + random.below(known))).collect::<Vec<_>>().join(" ")
+        };
         (0..count).map(|_| paragraph(&mut random)).collect()
     }
 
@@ -188,8 +190,10 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }

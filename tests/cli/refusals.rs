@@ -50,7 +50,11 @@ fn a_nan_in_the_last_layer_stops_the_run_without_a_trace() {
     let tokens = scene.tokens("tokens.json", 2, 8);
     let message = "tensor model.layers.1.mlp.down_proj.weight in";
     scene.refused(args!["run", scene.path("model"), "-o", scene.path("a/b/out"), "--calibration", tokens], 3, message);
-    scene.refused(args!["eval", scene.path("model"), "--tokens", tokens], 3, "value 7 is NaN or infinite; the checkpoint is damaged");
+    scene.refused(
+        args!["eval", scene.path("model"), "--tokens", tokens],
+        3,
+        "value 7 is NaN or infinite; the checkpoint is damaged",
+    );
 }
 
 #[test]
@@ -74,7 +78,11 @@ fn tokens_and_texts_that_the_model_cannot_take_are_refused() {
     }
     let tokens = scene.path("tokens.json");
     scene.refused(args!["run", model, "-o", out, "--calibration", tokens], 3, "outside of the vocabulary of 77");
-    scene.refused(args!["run", model, "-o", out, "--eval", tokens, "--calibration", scene.tokens("good.json", 2, 5)], 3, "outside of the vocabulary");
+    scene.refused(
+        args!["run", model, "-o", out, "--eval", tokens, "--calibration", scene.tokens("good.json", 2, 5)],
+        3,
+        "outside of the vocabulary",
+    );
     let long = scene.tokens("long.json", 1, 38);
     scene.refused(args!["eval", model, "--tokens", long], 3, "row 0 has 38 tokens, the model has positions for 37");
     let short = scene.put("short.json", "{\"input_ids\": [[1, 2], [3]]}");
@@ -85,20 +93,36 @@ fn tokens_and_texts_that_the_model_cannot_take_are_refused() {
         ("empty.txt", b"".as_slice(), "empty.txt: holds no text"),
         ("blank.txt", b" \n\n \n\n", "blank.txt: holds no text"),
         ("empty.jsonl", b"\n", "empty.jsonl: holds no text"),
-        ("bad.jsonl", b"{\"text\": \"w1\"}\n{\"body\": \"w2\"}\n", "bad.jsonl: line 2: expected a JSON string or an object with \"text\""),
+        (
+            "bad.jsonl",
+            b"{\"text\": \"w1\"}\n{\"body\": \"w2\"}\n",
+            "bad.jsonl: line 2: expected a JSON string or an object with \"text\"",
+        ),
         ("latin.txt", b"caf\xe9", "latin.txt: not UTF-8 text"),
         ("fine.txt", b"w1 w2 w3", "no tokenizer.json beside the model: give token ids in a .json file instead of text"),
     ] {
         let text = scene.put(name, text);
         scene.refused(args!["eval", model, "--text", text], 3, message);
     }
-    scene.refused(args!["run", model, "-o", out, "--calibration", scene.path("empty.txt")], 3, "empty.txt: holds no text");
-    scene.refused(args!["run", model, "-o", out, "--calibration", scene.path("fine.txt")], 3, "no tokenizer.json beside the model");
+    scene.refused(
+        args!["run", model, "-o", out, "--calibration", scene.path("empty.txt")],
+        3,
+        "empty.txt: holds no text",
+    );
+    scene.refused(
+        args!["run", model, "-o", out, "--calibration", scene.path("fine.txt")],
+        3,
+        "no tokenizer.json beside the model",
+    );
     scene.refused(args!["generate", model, "--prompt", "w1"], 3, "no tokenizer.json beside the model");
     scene.put("model/tokenizer.json", "{\"version\": \"1.0\"}");
     scene.refused(args!["eval", model, "--text", scene.path("fine.txt")], 3, "tokenizer.json");
     scene.tokenizer(json!({}));
-    scene.refused(args!["eval", model, "--text", scene.path("fine.txt")], 3, "fine.txt has 3 tokens, fewer than one window of 37");
+    scene.refused(
+        args!["eval", model, "--text", scene.path("fine.txt")],
+        3,
+        "fine.txt has 3 tokens, fewer than one window of 37",
+    );
 }
 
 #[test]
@@ -116,7 +140,11 @@ fn without_an_adapter_nothing_is_done() {
     ];
     for arguments in commands {
         let mut command = Command::new(PROGRAM);
-        command.args(arguments).env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").env("WGPU_BACKEND", "vulkan");
+        command
+            .args(arguments)
+            .env("VK_DRIVER_FILES", "/nonexistent")
+            .env("VK_ICD_FILENAMES", "/nonexistent")
+            .env("WGPU_BACKEND", "vulkan");
         scene.refused_with(&mut command, 4, "no GPU adapter found: install your GPU's Vulkan driver");
     }
 }
@@ -142,9 +170,14 @@ fn variables_that_match_no_adapter_are_named_with_the_adapters_there_are() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 2, 8);
     let devices = program(&["devices", "--json"]).json();
-    let there = format!("{} ({})", devices[0]["name"].as_str().expect("a name"), devices[0]["backend"].as_str().expect("a backend"));
+    let there = format!(
+        "{} ({})",
+        devices[0]["name"].as_str().expect("a name"),
+        devices[0]["backend"].as_str().expect("a backend")
+    );
     let model = scene.path("model");
-    let commands: [&[&OsStr]; 3] = [args!["devices"], args!["eval", model, "--tokens", tokens], args!["bench", "--adapter", "all"]];
+    let commands: [&[&OsStr]; 3] =
+        [args!["devices"], args!["eval", model, "--tokens", tokens], args!["bench", "--adapter", "all"]];
     for arguments in commands {
         for variables in [
             &[("WGPU_ADAPTER_NAME", "no such card")][..],
@@ -153,7 +186,11 @@ fn variables_that_match_no_adapter_are_named_with_the_adapters_there_are() {
             &[("WGPU_BACKEND", "vulkan"), ("WGPU_ADAPTER_NAME", "no such card")],
         ] {
             let mut command = Command::new(PROGRAM);
-            command.args(arguments).env_remove("WGPU_BACKEND").env_remove("WGPU_ADAPTER_NAME").envs(variables.iter().copied());
+            command
+                .args(arguments)
+                .env_remove("WGPU_BACKEND")
+                .env_remove("WGPU_ADAPTER_NAME")
+                .envs(variables.iter().copied());
             let asked: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let message = format!("no adapter matches {}; without that there are: ", asked.join(" and "));
             scene.refused_with(&mut command, 4, &message);
@@ -177,7 +214,10 @@ fn devices_are_told_as_json() {
         }
     }
     let table = program(&["devices"]);
-    assert!(table.out.contains(devices[0]["name"].as_str().expect("a name")) && table.out.contains("(default)"), "{table:?}");
+    assert!(
+        table.out.contains(devices[0]["name"].as_str().expect("a name")) && table.out.contains("(default)"),
+        "{table:?}"
+    );
 }
 
 #[test]
@@ -187,13 +227,23 @@ fn an_existing_output_is_refused_without_force() {
     let (model, out) = (scene.path("model"), scene.path("out"));
     fs::create_dir(&out).expect("a directory");
     scene.put("out/precious", "precious");
-    scene.refused(args!["run", model, "-o", out, "--calibration", tokens], 2, "out already exists; give another --output, or --force to replace it");
+    scene.refused(
+        args!["run", model, "-o", out, "--calibration", tokens],
+        2,
+        "out already exists; give another --output, or --force to replace it",
+    );
     let file = scene.put("file", "precious");
     scene.refused(args!["run", model, "-o", file, "--calibration", tokens], 2, "file already exists");
-    scene.refused(args!["run", model, "-o", file, "--calibration", tokens, "--force"], 2, "file is not a directory, and will not be replaced");
+    scene.refused(
+        args!["run", model, "-o", file, "--calibration", tokens, "--force"],
+        2,
+        "file is not a directory, and will not be replaced",
+    );
     let foreign = "out is neither empty nor an output of this program, and will not be replaced; give another --output";
     scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--force"], 2, foreign);
-    for (nameless, message) in [(".", "is not a name for an output directory"), ("..", "holds the input"), ("/", "holds the input")] {
+    for (nameless, message) in
+        [(".", "is not a name for an output directory"), ("..", "holds the input"), ("/", "holds the input")]
+    {
         let mut command = Command::new(PROGRAM);
         command.current_dir(&out).args(args!["run", model, "-o", nameless, "--calibration", tokens, "--force"]);
         scene.refused_with(&mut command, 2, message);
@@ -207,14 +257,28 @@ fn inputs_are_never_overwritten() {
     let (model, tokens) = (scene.path("model"), scene.tokens("texts/tokens.json", 2, 8));
     let file = model.join("model.safetensors");
     let message = "which would be overwritten; give another directory";
-    for output in [model.clone(), scene.directory.path().to_owned(), scene.path("model/"), scene.path("texts/../model"), file.clone()] {
+    for output in [
+        model.clone(),
+        scene.directory.path().to_owned(),
+        scene.path("model/"),
+        scene.path("texts/../model"),
+        file.clone(),
+    ] {
         for input in [&model, &file] {
             scene.refused(args!["run", input, "-o", output, "--calibration", tokens, "--force"], 2, message);
             scene.refused(args!["run", input, "-o", output, "--calibration", tokens], 2, message);
-            scene.refused(args!["run", input, "-o", output, "--calibration", tokens, "--force", "--dry-run"], 2, message);
+            scene.refused(
+                args!["run", input, "-o", output, "--calibration", tokens, "--force", "--dry-run"],
+                2,
+                message,
+            );
         }
     }
-    scene.refused(args!["run", model, "-o", scene.path("texts"), "--calibration", tokens, "--force"], 2, "holds the input");
+    scene.refused(
+        args!["run", model, "-o", scene.path("texts"), "--calibration", tokens, "--force"],
+        2,
+        "holds the input",
+    );
     scene.refused(args!["run", model, "-o", scene.path("texts"), "--eval", tokens, "--force"], 2, "holds the input");
     #[cfg(unix)]
     {
@@ -228,7 +292,11 @@ fn inputs_are_never_overwritten() {
     for output in [file, model.join("config.json"), tokens.clone(), scene.path("texts/../model/model.safetensors")] {
         scene.refused(args!["logits", model, "--tokens", tokens, "-o", output], 2, "which would be overwritten");
     }
-    scene.refused(args!["logits", model, "--tokens", tokens, "-o", model, "--force"], 2, "is a directory; give the name of a file");
+    scene.refused(
+        args!["logits", model, "--tokens", tokens, "-o", model, "--force"],
+        2,
+        "is a directory; give the name of a file",
+    );
 }
 
 #[test]
@@ -241,7 +309,11 @@ fn flags_that_make_no_sense_are_usage_errors() {
         scene.refused(args!["run", model, flag], 2, "expected 0 <= sparsity < 1");
     }
     scene.refused(args!["run", model, "-o", out, "--sparsity", "-0.1"], 2, "expected 0 <= sparsity < 1");
-    scene.refused(args!["run", model, "-o", out, "--sparsity", "0.9"], 2, "leaves nothing of hidden_size 24; lower either");
+    scene.refused(
+        args!["run", model, "-o", out, "--sparsity", "0.9"],
+        2,
+        "leaves nothing of hidden_size 24; lower either",
+    );
     scene.refused(args!["run", model, "-o", out, "--round-interval", "0"], 2, "an interval of at least 1");
     for flag in [
         "--sparsity=x",
@@ -254,10 +326,19 @@ fn flags_that_make_no_sense_are_usage_errors() {
         "--what",
     ] {
         let said = program(args!["run", model, "-o", out, flag]);
-        assert!(said.code == Some(2) && said.err.contains(flag.split('=').next().unwrap_or_default()), "{flag}: {said:?}");
+        assert!(
+            said.code == Some(2) && said.err.contains(flag.split('=').next().unwrap_or_default()),
+            "{flag}: {said:?}"
+        );
     }
-    for flag in ["--temperature=-1", "--temperature=nan", "--temperature=inf", "--top-p=0", "--top-p=1.5", "--top-p=nan"] {
-        scene.refused(args!["generate", model, "--prompt", "x", flag], 2, "expected --temperature of at least 0 and --top-p in 0 < p <= 1");
+    for flag in
+        ["--temperature=-1", "--temperature=nan", "--temperature=inf", "--top-p=0", "--top-p=1.5", "--top-p=nan"]
+    {
+        scene.refused(
+            args!["generate", model, "--prompt", "x", flag],
+            2,
+            "expected --temperature of at least 0 and --top-p in 0 < p <= 1",
+        );
     }
     let dry = args!["run", model, "-o", out, "--dry-run", "--max-gpu-memory", "64KiB"];
     scene.refused(dry, 5, "--max-gpu-memory is too low by ");
@@ -266,8 +347,16 @@ fn flags_that_make_no_sense_are_usage_errors() {
     assert!(said.code == Some(2) && said.err.contains("expected a size such as 3GiB or 500MB"), "{said:?}");
     assert_eq!(program(args!["eval", model]).code, Some(2));
     let tokens = scene.tokens("tokens.json", 3, 8);
-    scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "4"], 2, "--cal-nsamples 4, but");
-    scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "4", "--dry-run"], 2, "tokens.json has 3 rows");
+    scene.refused(
+        args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "4"],
+        2,
+        "--cal-nsamples 4, but",
+    );
+    scene.refused(
+        args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "4", "--dry-run"],
+        2,
+        "tokens.json has 3 rows",
+    );
     assert!(!out.exists());
 }
 
@@ -276,7 +365,12 @@ fn flags_that_make_no_sense_are_usage_errors() {
 #[cfg(target_os = "linux")]
 pub fn with_small_files(arguments: &[&OsStr]) -> Command {
     let mut command = Command::new("sh");
-    command.arg("-c").arg("trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"").arg(PROGRAM).args(arguments).env("MESA_SHADER_CACHE_DISABLE", "true");
+    command
+        .arg("-c")
+        .arg("trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"")
+        .arg(PROGRAM)
+        .args(arguments)
+        .env("MESA_SHADER_CACHE_DISABLE", "true");
     command
 }
 
@@ -287,8 +381,16 @@ fn a_full_disk_leaves_nothing_behind() {
     let scene = Scene::with_vocabulary(100_000);
     let (model, out, file) = (scene.path("model"), scene.path("a/out"), scene.path("logits.safetensors"));
     let tokens = scene.tokens("tokens.json", 2, 30);
-    scene.refused_with(&mut with_small_files(args!["run", model, "-o", out, "--calibration", tokens]), 7, "cannot write");
-    scene.refused_with(&mut with_small_files(args!["logits", model, "--tokens", tokens, "-o", file]), 7, "logits.safetensors: ");
+    scene.refused_with(
+        &mut with_small_files(args!["run", model, "-o", out, "--calibration", tokens]),
+        7,
+        "cannot write",
+    );
+    scene.refused_with(
+        &mut with_small_files(args!["logits", model, "--tokens", tokens, "-o", file]),
+        7,
+        "logits.safetensors: ",
+    );
 }
 
 #[cfg(target_os = "linux")]
@@ -298,15 +400,26 @@ fn a_full_or_closed_terminal_is_no_panic() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
     let lost = said_into(Command::new(PROGRAM).args(["devices", "--json"]), full().into(), Stdio::piped());
     assert!(lost.0 == Some(7) && lost.1.contains("cannot write standard output"), "{lost:?}");
-    let mute = said_into(Command::new(PROGRAM).args(args!["run", scene.path("missing")]), Stdio::piped(), full().into());
+    let mute =
+        said_into(Command::new(PROGRAM).args(args!["run", scene.path("missing")]), Stdio::piped(), full().into());
     assert_eq!(mute.0, Some(3));
-    let warned = said_into(Command::new(PROGRAM).args(args!["run", scene.path("model"), "--dry-run"]), Stdio::piped(), full().into());
+    let warned = said_into(
+        Command::new(PROGRAM).args(args!["run", scene.path("model"), "--dry-run"]),
+        Stdio::piped(),
+        full().into(),
+    );
     assert_eq!(warned.0, Some(0), "a warning that nobody can read");
 }
 
 #[cfg(target_os = "linux")]
 fn said_into(command: &mut Command, out: Stdio, err: Stdio) -> (Option<i32>, String) {
-    let output = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().and_then(|child| child.wait_with_output()).expect("a process");
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .expect("a process");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -323,7 +436,11 @@ fn an_output_that_cannot_be_made_is_a_disk_error() {
     fs::set_permissions(&parent, fs::Permissions::from_mode(0o555)).expect("permissions");
     // Root may write anywhere.
     if fs::write(parent.join("probe"), "").is_err() {
-        scene.refused(args!["run", scene.path("model"), "-o", parent.join("out"), "--calibration", tokens], 7, "cannot write");
+        scene.refused(
+            args!["run", scene.path("model"), "-o", parent.join("out"), "--calibration", tokens],
+            7,
+            "cannot write",
+        );
     }
     fs::set_permissions(&parent, fs::Permissions::from_mode(0o755)).expect("permissions");
 }
@@ -335,7 +452,16 @@ fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
     for sent in [Signal::INT, Signal::TERM] {
         let before = scene.contents();
         let mut child = Command::new(PROGRAM)
-            .args(args!["run", scene.path("model"), "-o", scene.path("out"), "--cal-nsamples", "3000", "--cal-max-seqlen", "128"])
+            .args(args![
+                "run",
+                scene.path("model"),
+                "-o",
+                scene.path("out"),
+                "--cal-nsamples",
+                "3000",
+                "--cal-max-seqlen",
+                "128"
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -343,7 +469,10 @@ fn interrupting_before_anything_is_done_stops_soon_and_leaves_nothing_behind() {
             .expect("a process");
         let started = Instant::now();
         while !names(scene.directory.path()).iter().any(|name| name.ends_with(".partial")) {
-            assert!(child.try_wait().expect("a state").is_none() && started.elapsed() < Duration::from_secs(60), "no temporary directory appeared");
+            assert!(
+                child.try_wait().expect("a state").is_none() && started.elapsed() < Duration::from_secs(60),
+                "no temporary directory appeared"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         std::thread::sleep(Duration::from_millis(300));
@@ -370,6 +499,10 @@ fn a_precision_that_the_adapter_has_not_is_refused_with_the_way_out() {
         let mut command = Command::new(PROGRAM);
         // No adapter shows more than every adapter has there.
         command.args(arguments).args(["--precision", "f16-matrix"]).env("SLICEGPT_GPU_LIMITS", "downlevel");
-        scene.refused_with(&mut command, 2, "cooperative-matrix, shader-f16 and subgroup); leave --precision out, or choose another --device");
+        scene.refused_with(
+            &mut command,
+            2,
+            "cooperative-matrix, shader-f16 and subgroup); leave --precision out, or choose another --device",
+        );
     }
 }

@@ -25,7 +25,11 @@ impl Runs {
         let scene = Scene { directory: tempfile::tempdir().expect("a temporary directory") };
         fs::create_dir(scene.path("model")).expect("a directory");
         for name in ["config.json", "model.safetensors", "generation_config.json"] {
-            fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name), scene.path("model").join(name)).expect("a copy");
+            fs::copy(
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name),
+                scene.path("model").join(name),
+            )
+            .expect("a copy");
         }
         let tokens = scene.tokens("tokens.json", 6, 40);
         let mut runs = Self { scene, tokens, method, expected: Vec::new() };
@@ -38,7 +42,18 @@ impl Runs {
     pub fn command(&self, out: &str, flags: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         let path = |name: &str| self.scene.path(name);
-        command.args(args!["run", path("model"), "-o", path(out), "--calibration", self.tokens, "--cal-nsamples", "5", "--cal-batch-size", "2"]);
+        command.args(args![
+            "run",
+            path("model"),
+            "-o",
+            path(out),
+            "--calibration",
+            self.tokens,
+            "--cal-nsamples",
+            "5",
+            "--cal-batch-size",
+            "2"
+        ]);
         command.args(self.method).args(flags);
         command
     }
@@ -49,7 +64,10 @@ impl Runs {
 
     fn output(&self, out: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let directory = self.scene.path(out);
-        contents(&directory).into_iter().map(|(path, bytes)| (path.strip_prefix(&directory).expect("inside").into(), bytes)).collect()
+        contents(&directory)
+            .into_iter()
+            .map(|(path, bytes)| (path.strip_prefix(&directory).expect("inside").into(), bytes))
+            .collect()
     }
 
     pub fn partial(&self, out: &str, name: &str) -> PathBuf {
@@ -166,25 +184,39 @@ fn killed_at_any_point_it_ends_in_the_same_bytes() {
 #[test]
 fn interrupted_it_says_how_to_go_on_and_does() {
     let runs = Runs::new();
-    let mut child = runs.command("out", &[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
+    let mut child = runs
+        .command("out", &[])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a process");
     runs.wait(&mut child, "out", 4);
     signal(&child, Signal::INT);
     let output = child.wait_with_output().expect("an end");
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{err}");
-    assert!(err.contains(".out.partial") && err.contains("the same command with --resume goes on: interrupted"), "{err}");
+    assert!(
+        err.contains(".out.partial") && err.contains("the same command with --resume goes on: interrupted"),
+        "{err}"
+    );
     assert!(!runs.scene.path("out").exists());
     let said = runs.run("out", &["--resume", "--json"]);
     assert_eq!(said.json()["finished"], json!(true));
     runs.check("out", "after Ctrl-C");
-    assert_eq!(names(runs.scene.directory.path()), ["model", "out", "reference", "tokens.json"], "nothing is left beside it");
+    assert_eq!(
+        names(runs.scene.directory.path()),
+        ["model", "out", "reference", "tokens.json"],
+        "nothing is left beside it"
+    );
 }
 
 #[test]
 fn in_sittings_it_ends_in_the_same_bytes() {
     let runs = Runs::new();
     for (sitting, done) in [2, 4].into_iter().enumerate() {
-        let flags: &[&str] = if sitting == 0 { &["--stop-after", "2", "--json"] } else { &["--stop-after", "2", "--resume", "--json"] };
+        let flags: &[&str] =
+            if sitting == 0 { &["--stop-after", "2", "--json"] } else { &["--stop-after", "2", "--resume", "--json"] };
         let report = runs.run("out", flags).json();
         assert_eq!((&report["finished"], &report["layers_done"]), (&json!(false), &json!(done)), "{report}");
     }
@@ -224,7 +256,10 @@ fn an_unfinished_run_is_neither_lost_nor_taken_for_another() {
     };
     changed(runs.scene.path("model/model.safetensors"), "cannot resume: the input model.safetensors was sha256");
     changed(runs.scene.path("model/config.json"), "cannot resume: the input config.json was sha256");
-    changed(runs.scene.path("model/generation_config.json"), "cannot resume: the input generation_config.json was sha256");
+    changed(
+        runs.scene.path("model/generation_config.json"),
+        "cannot resume: the input generation_config.json was sha256",
+    );
     changed(runs.tokens.clone(), "cannot resume: the input tokens.json was sha256");
 
     let state = runs.state("out").expect("a state");
@@ -262,7 +297,12 @@ fn a_run_that_replaces_its_own_output_stops_where_something_foreign_lies_in_that
     fs::remove_file(notes).expect("moved away");
     runs.refused("out", &["--resume"], 2, "already exists");
     let trace = runs.partial("out", "trace.json");
-    runs.refused("out", &["--resume", "--force", "--trace", trace.to_str().expect("a name")], 2, "or one lies in the other");
+    runs.refused(
+        "out",
+        &["--resume", "--force", "--trace", trace.to_str().expect("a name")],
+        2,
+        "or one lies in the other",
+    );
     assert_eq!(runs.run("out", &["--resume", "--force"]).code, Some(0));
     runs.check("out", "in the place of its own");
 }
@@ -282,8 +322,13 @@ fn what_was_kept_and_then_damaged_is_refused() {
             bytes[at] ^= 0x10;
             bytes
         };
-        let mut damages =
-            vec![bytes[..0].to_vec(), bytes[..middle].to_vec(), bytes[..bytes.len() - 1].to_vec(), [bytes.as_slice(), b"x"].concat(), flipped(40)];
+        let mut damages = vec![
+            bytes[..0].to_vec(),
+            bytes[..middle].to_vec(),
+            bytes[..bytes.len() - 1].to_vec(),
+            [bytes.as_slice(), b"x"].concat(),
+            flipped(40),
+        ];
         if name != "output/model.safetensors" {
             damages.extend([flipped(middle), flipped(bytes.len() - 2)]);
         }
@@ -337,7 +382,11 @@ fn a_disk_that_fills_up_keeps_the_last_layer() {
     let runs = Runs::new();
     runs.stopped("out");
     // What layer 3 would be kept in has no space left.
-    let other = if runs.state("out").expect("a state")["slicing"]["residuals"][0]["file"] == json!(0) { "residual.1" } else { "residual.0" };
+    let other = if runs.state("out").expect("a state")["slicing"]["residuals"][0]["file"] == json!(0) {
+        "residual.1"
+    } else {
+        "residual.0"
+    };
     let path = runs.partial("out", other);
     fs::remove_file(&path).expect("the file of the layer before");
     std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
@@ -356,13 +405,21 @@ fn a_lost_device_is_opened_once_more_and_then_the_state_is_kept() {
     let runs = Runs::new();
     let said = runs.run("once", &["--lose-device-after", "150"]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert!(said.err.contains("warning: the GPU device was lost: on purpose, for a test; going on on the same device opened again"), "{said:?}");
+    assert!(
+        said.err.contains(
+            "warning: the GPU device was lost: on purpose, for a test; going on on the same device opened again"
+        ),
+        "{said:?}"
+    );
     runs.check("once", "after a lost device");
 
     let trace = runs.scene.path("trace.json");
     let said = runs.run("out", &["--lose-device-after", "150,120", "--trace", trace.to_str().expect("a name")]);
     assert_eq!(said.code, Some(6), "{said:?}");
-    assert!(!read_json(&trace)["traceEvents"].as_array().expect("events").is_empty(), "the trace of what failed is written");
+    assert!(
+        !read_json(&trace)["traceEvents"].as_array().expect("events").is_empty(),
+        "the trace of what failed is written"
+    );
     let last = said.err.lines().last().unwrap_or_default();
     assert!(last.contains(".out.partial") && last.contains("--resume goes on: the GPU device was lost"), "{said:?}");
     let before = runs.stage("out");
@@ -390,7 +447,17 @@ fn memory_that_runs_out_is_answered_by_smaller_pieces_and_then_by_the_flags() {
         let path = |name: &str| runs.scene.path(name);
         let tokens = runs.scene.tokens("many.json", 80, 40);
         let mut command = Command::new(PROGRAM);
-        command.args(args!["run", path("model"), "-o", path(out), "--calibration", tokens, "--max-gpu-memory", "12MiB", "--json"]);
+        command.args(args![
+            "run",
+            path("model"),
+            "-o",
+            path(out),
+            "--calibration",
+            tokens,
+            "--max-gpu-memory",
+            "12MiB",
+            "--json"
+        ]);
         command.args(["--withhold-gpu-memory", &withheld]).args(flags);
         said(&mut command)
     };

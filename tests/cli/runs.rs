@@ -13,7 +13,20 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     let text = scene.put("text.txt", rows.join("\n\n"));
     let (model, out) = (scene.path("model"), scene.path("out"));
     let before = scene.contents();
-    let report = program(args!["run", model, "-o", out, "--calibration", text, "--cal-nsamples", "6", "--cal-max-seqlen", "64", "--json"]).json();
+    let report = program(args![
+        "run",
+        model,
+        "-o",
+        out,
+        "--calibration",
+        text,
+        "--cal-nsamples",
+        "6",
+        "--cal-max-seqlen",
+        "64",
+        "--json"
+    ])
+    .json();
 
     assert_eq!(
         names(&out),
@@ -30,12 +43,16 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
         ]
     );
     for name in ["tokenizer.json", "generation_config.json"] {
-        assert!(fs::read(out.join(name)).expect("a copy") == fs::read(model.join(name)).expect("the original"), "{name}");
+        assert!(
+            fs::read(out.join(name)).expect("a copy") == fs::read(model.join(name)).expect("the original"),
+            "{name}"
+        );
     }
     assert!(contents(&model).iter().all(|file| before.contains(file)), "the input is as it was");
     assert!(names(scene.directory.path()).iter().all(|name| !name.contains("tmp") && !name.contains("partial")));
 
-    let planned = report["memory"].as_array().into_iter().flatten().filter_map(|phase| phase["gpu_bytes"].as_u64()).max();
+    let planned =
+        report["memory"].as_array().into_iter().flatten().filter_map(|phase| phase["gpu_bytes"].as_u64()).max();
     assert!(report["peak_gpu_bytes"].as_u64() <= planned, "no ceiling, and yet no more than planned: {report}");
 
     let (original, config) = (read_json(&model.join("config.json")), read_json(&out.join("config.json")));
@@ -59,10 +76,15 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     assert_eq!((&report["calibration"]["sequences"], &report["calibration"]["tokens"]), (&json!(6), &json!(6 * 64)));
     assert_eq!((&report["perplexity"]["sequences"], &report["perplexity"]["tokens"]), (&json!(2), &json!(2 * 127)));
     let checkpoint = Checkpoint::open(&out).expect("the output");
-    let parameters: usize = checkpoint.names().filter_map(|name| checkpoint.tensor(name)).map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let parameters: usize = checkpoint
+        .names()
+        .filter_map(|name| checkpoint.tensor(name))
+        .map(|tensor| tensor.shape.iter().product::<usize>())
+        .sum();
     assert_eq!(report["sliced_parameters"], json!(parameters));
     let dense = Checkpoint::open(&model).expect("the input");
-    let parameters: usize = dense.names().filter_map(|name| dense.tensor(name)).map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let parameters: usize =
+        dense.names().filter_map(|name| dense.tensor(name)).map(|tensor| tensor.shape.iter().product::<usize>()).sum();
     assert_eq!(report["original_parameters"], json!(parameters));
     assert_eq!(report["layers"].as_array().map(Vec::len), Some(2));
     assert!(report["layers"][0]["kept_energy"][0].as_f64().is_some_and(|kept| (0.5..=1.0).contains(&kept)), "{report}");
@@ -72,7 +94,10 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
         assert!(report["seconds"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
     }
     let listed: Vec<&str> = report["files"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    assert!(names(&out).iter().all(|name| listed.contains(&name.as_str())) && listed.len() == names(&out).len(), "{listed:?}");
+    assert!(
+        names(&out).iter().all(|name| listed.contains(&name.as_str())) && listed.len() == names(&out).len(),
+        "{listed:?}"
+    );
     let card = fs::read_to_string(out.join("README.md")).expect("a model card");
     assert!(card.starts_with("# model, sliced"), "{card}");
     assert!(card.contains("AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n"), "{card}");
@@ -88,17 +113,38 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
         );
     }
 
-    scene.refused(args!["run", out, "-o", scene.path("again"), "--calibration", text], 2, "this model is sliced already; slice the original");
+    scene.refused(
+        args!["run", out, "-o", scene.path("again"), "--calibration", text],
+        2,
+        "this model is sliced already; slice the original",
+    );
 
     // jsonl of the same rows is the same text.
     let lines: String = rows
         .iter()
         .enumerate()
-        .map(|(row, text)| if row % 2 == 0 { format!("{}\n", json!(text)) } else { format!("{}\n", json!({ "text": text })) })
+        .map(
+            |(row, text)| {
+                if row % 2 == 0 { format!("{}\n", json!(text)) } else { format!("{}\n", json!({ "text": text })) }
+            },
+        )
         .collect();
     let lines = scene.put("text.jsonl", lines);
-    let again =
-        program(args!["run", model, "-o", out, "--calibration", lines, "--cal-nsamples", "6", "--cal-max-seqlen", "64", "--json", "--force"]).json();
+    let again = program(args![
+        "run",
+        model,
+        "-o",
+        out,
+        "--calibration",
+        lines,
+        "--cal-nsamples",
+        "6",
+        "--cal-max-seqlen",
+        "64",
+        "--json",
+        "--force"
+    ])
+    .json();
     assert_eq!(again["calibration"]["sha256"], report["calibration"]["sha256"]);
     assert_eq!(again["perplexity"]["sliced"], report["perplexity"]["sliced"]);
 }
@@ -112,7 +158,13 @@ fn force_replaces_the_output_whole() {
     scene.put("out/slicegpt.json", r#"{"tool_version": "0.1.0", "output": ["slicegpt.json", "stale"]}"#);
     let said = program(args!["run", model, "-o", out, "--calibration", tokens, "--cal-nsamples", "3", "--force"]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    let code = ["configuration_sliced_phi.py", "model.safetensors", "modeling_sliced_common.py", "modeling_sliced_phi.py", "slicegpt.json"];
+    let code = [
+        "configuration_sliced_phi.py",
+        "model.safetensors",
+        "modeling_sliced_common.py",
+        "modeling_sliced_phi.py",
+        "slicegpt.json",
+    ];
     assert_eq!(names(&out), [&["README.md", "config.json"][..], &code].concat());
     assert_eq!(read_json(&out.join("slicegpt.json"))["output"], json!(names(&out)));
     assert_eq!(names(scene.directory.path()), ["model", "out", "tokens.json"]);
@@ -143,10 +195,15 @@ fn the_default_output_lies_beside_the_model_and_self_calibration_needs_no_text()
 fn the_same_seed_writes_the_same_bytes() {
     let scene = Scene::new("opt_relu");
     let run = |out: &str, seed: &str, orientation: &str| {
-        let flags = ["--cal-nsamples", "3", "--cal-max-seqlen", "12", "--seed", seed, "--final-orientation", orientation];
-        let said = said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).arg("-o").arg(scene.path(out)).args(flags));
+        let flags =
+            ["--cal-nsamples", "3", "--cal-max-seqlen", "12", "--seed", seed, "--final-orientation", orientation];
+        let said =
+            said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).arg("-o").arg(scene.path(out)).args(flags));
         assert_eq!(said.code, Some(0), "{said:?}");
-        contents(&scene.path(out)).into_iter().map(|(path, bytes)| (path.file_name().unwrap_or_default().to_owned(), bytes)).collect::<Vec<_>>()
+        contents(&scene.path(out))
+            .into_iter()
+            .map(|(path, bytes)| (path.file_name().unwrap_or_default().to_owned(), bytes))
+            .collect::<Vec<_>>()
     };
     let first = run("a", "7", "random");
     assert!(first == run("b", "7", "random"), "two runs with one seed differ");
@@ -166,7 +223,8 @@ fn every_kind_of_checkpoint_runs_and_reads_back() {
         ("qwen3_tied", None, Dtype::F32),
     ] {
         let scene = Scene::new(name);
-        let (out, tokens, eval) = (scene.path("out"), scene.tokens("tokens.json", 3, 10), scene.tokens("eval.json", 2, 9));
+        let (out, tokens, eval) =
+            (scene.path("out"), scene.tokens("tokens.json", 3, 10), scene.tokens("eval.json", 2, 9));
         let mut command = Command::new(PROGRAM);
         command.args(args!["run", scene.path("model"), "-o", out, "--calibration", tokens, "--eval", eval, "--json"]);
         if let Some(flag) = flag {
@@ -202,18 +260,26 @@ fn every_kind_of_checkpoint_runs_and_reads_back() {
 fn a_dry_run_writes_nothing_and_warns_of_growth() {
     let scene = Scene::new(LLAMA);
     let before = scene.contents();
-    let dry = |flags: &[&str]| said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).arg("--dry-run").args(flags));
+    let dry =
+        |flags: &[&str]| said(Command::new(PROGRAM).arg("run").arg(scene.path("model")).arg("--dry-run").args(flags));
     let said = dry(&["--sparsity", "0.1"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("warning: the result is larger than the original: "), "{said:?}");
     assert!(
-        said.out.contains("would write") && said.out.contains("model-sliced-10: model.safetensors, config.json, slicegpt.json, README.md"),
+        said.out.contains("would write")
+            && said.out.contains("model-sliced-10: model.safetensors, config.json, slicegpt.json, README.md"),
         "{said:?}"
     );
     let report = dry(&["--sparsity", "0.1", "--json"]).json();
     assert!(report["percent_removed"].as_f64().is_some_and(|percent| percent < 0.0), "{report}");
-    assert!(report["warnings"][0].as_str().is_some_and(|warning| warning.contains("larger than the original")), "{report}");
-    assert_eq!((&report["dry_run"], &report["perplexity"], &report["calibration"]), (&json!(true), &Value::Null, &Value::Null));
+    assert!(
+        report["warnings"][0].as_str().is_some_and(|warning| warning.contains("larger than the original")),
+        "{report}"
+    );
+    assert_eq!(
+        (&report["dry_run"], &report["perplexity"], &report["calibration"]),
+        (&json!(true), &Value::Null, &Value::Null)
+    );
     assert!(report["memory"][0]["gpu_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
     let said = dry(&["--sparsity", "0.6"]);
     assert!(!said.err.contains("larger") && said.code == Some(0), "{said:?}");
@@ -234,7 +300,10 @@ fn logits_are_written_under_the_right_names_and_shapes() {
         let tensor = checkpoint.tensor(&format!("logits.{row}")).expect("a row");
         assert_eq!((tensor.shape, tensor.dtype), ([ids.len(), 77].as_slice(), Dtype::F32));
         let expected = support::tensor(&path.join("logits.safetensors"), &format!("logits.{row}"));
-        assert!(support::relative_error(&support::tensor(&output, &format!("logits.{row}")), &expected) < 1e-5, "row {row}");
+        assert!(
+            support::relative_error(&support::tensor(&output, &format!("logits.{row}")), &expected) < 1e-5,
+            "row {row}"
+        );
     }
 }
 
@@ -244,7 +313,13 @@ fn generation_at_temperature_zero_is_the_greedy_rollout() {
     scene.tokenizer(json!({}));
     let model = scene.path("model");
     let generate = |flags: &[&str]| {
-        let said = said(Command::new(PROGRAM).arg("generate").arg(&model).args(["--prompt", "w5 w17 w30", "--max-new-tokens", "9"]).args(flags));
+        let said = said(
+            Command::new(PROGRAM)
+                .arg("generate")
+                .arg(&model)
+                .args(["--prompt", "w5 w17 w30", "--max-new-tokens", "9"])
+                .args(flags),
+        );
         assert_eq!(said.code, Some(0), "{said:?}");
         said.out
     };
@@ -252,7 +327,8 @@ fn generation_at_temperature_zero_is_the_greedy_rollout() {
     assert!(text.starts_with("w5 w17 w30 w") && text.ends_with('\n'), "{text:?}");
     assert_eq!(text, generate(&["--temperature", "0", "--seed", "1"]));
     assert_eq!(generate(&["--temperature", "1.5"]), generate(&["--temperature", "1.5", "--seed", "42"]));
-    let ids: Vec<u32> = text.split_whitespace().map(|word| word[1..].parse().expect("a word of the tokenizer")).collect();
+    let ids: Vec<u32> =
+        text.split_whitespace().map(|word| word[1..].parse().expect("a word of the tokenizer")).collect();
     let tokens = scene.put("tokens.json", json!({ "input_ids": [ids] }).to_string());
     let output = scene.path("logits.safetensors");
     assert_eq!(program(args!["logits", model, "--tokens", tokens, "-o", output]).code, Some(0));
@@ -276,9 +352,25 @@ fn kept_energies_are_shares_even_where_nothing_is_cut() {
     let tokens = scene.tokens("tokens.json", 2, 7);
     for (index, basis) in ["per-block", "shared"].into_iter().enumerate() {
         let out = scene.path(&format!("out{index}"));
-        let report = program(args!["run", scene.path("model"), "-o", out, "--calibration", tokens, "--sparsity", "0", "--basis", basis, "--json"]);
-        let energies: Vec<f64> = report.json()["kept_energy_per_site"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-        assert!(!energies.is_empty() && energies.iter().all(|&energy| energy <= 1.0 && energy > 1.0 - 1e-9), "{basis}: {energies:?}");
+        let report = program(args![
+            "run",
+            scene.path("model"),
+            "-o",
+            out,
+            "--calibration",
+            tokens,
+            "--sparsity",
+            "0",
+            "--basis",
+            basis,
+            "--json"
+        ]);
+        let energies: Vec<f64> =
+            report.json()["kept_energy_per_site"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        assert!(
+            !energies.is_empty() && energies.iter().all(|&energy| energy <= 1.0 && energy > 1.0 - 1e-9),
+            "{basis}: {energies:?}"
+        );
     }
 }
 
@@ -286,8 +378,14 @@ fn kept_energies_are_shares_even_where_nothing_is_cut() {
 fn a_trace_that_cannot_be_written_costs_no_work() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 4, 40);
-    for (trace, code, message) in [(scene.path("nowhere/trace.json"), 7, "cannot write"), (scene.path("model"), 2, "is a directory")] {
-        scene.refused(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--trace", trace], code, message);
+    for (trace, code, message) in
+        [(scene.path("nowhere/trace.json"), 7, "cannot write"), (scene.path("model"), 2, "is a directory")]
+    {
+        scene.refused(
+            args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--trace", trace],
+            code,
+            message,
+        );
     }
 }
 
@@ -296,14 +394,32 @@ fn a_trace_tells_what_ran_when() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 4, 40);
     let (out, trace) = (scene.path("out"), scene.path("trace.json"));
-    program(args!["run", scene.path("model"), "-o", out, "--calibration", tokens, "--eval", tokens, "--trace", trace, "--json"]).json();
+    program(args![
+        "run",
+        scene.path("model"),
+        "-o",
+        out,
+        "--calibration",
+        tokens,
+        "--eval",
+        tokens,
+        "--trace",
+        trace,
+        "--json"
+    ])
+    .json();
     let trace = read_json(&trace);
-    let names: Vec<&str> = trace["traceEvents"].as_array().into_iter().flatten().filter_map(|event| event["name"].as_str()).collect();
-    for name in ["perplexity before", "slice", "perplexity after", "eigensolve", "read and fuse weights", "save the state"] {
+    let names: Vec<&str> =
+        trace["traceEvents"].as_array().into_iter().flatten().filter_map(|event| event["name"].as_str()).collect();
+    for name in
+        ["perplexity before", "slice", "perplexity after", "eigensolve", "read and fuse weights", "save the state"]
+    {
         assert!(names.contains(&name), "{name}: {names:?}");
     }
     let gpu = program(args!["devices", "--json"]).json();
-    let timed = gpu[0]["features"].as_array().is_some_and(|features| features.iter().any(|feature| feature == "timestamp-query"));
+    let timed = gpu[0]["features"]
+        .as_array()
+        .is_some_and(|features| features.iter().any(|feature| feature == "timestamp-query"));
     let timed = timed && std::env::var("SLICEGPT_GPU_LIMITS").is_err();
     for kernel in ["gemm", "attention", "covariance", "loss"] {
         assert_eq!(names.contains(&kernel), timed, "{kernel}: {names:?}");
@@ -322,9 +438,16 @@ fn eval_keeps_below_a_ceiling_does_with_less_where_that_fails_and_says_what_it_t
     let (free, bound) = (eval(&[]).json(), eval(&["--max-gpu-memory", "8MiB"]).json());
     assert_eq!(free["perplexity"], bound["perplexity"], "the pieces change no token's loss");
     let ceiling = 8 << 20;
-    assert!(free["peak_gpu_bytes"].as_u64() > Some(ceiling) && bound["peak_gpu_bytes"].as_u64() <= Some(ceiling), "{free} {bound}");
+    assert!(
+        free["peak_gpu_bytes"].as_u64() > Some(ceiling) && bound["peak_gpu_bytes"].as_u64() <= Some(ceiling),
+        "{free} {bound}"
+    );
     let squeezed = eval(&["--max-gpu-memory", "40MiB", "--withhold-gpu-memory", "36000000"]).json();
-    assert!(squeezed["perplexity"] == free["perplexity"] && squeezed["warnings"].to_string().contains("going on with less at a time"), "{squeezed}");
+    assert!(
+        squeezed["perplexity"] == free["perplexity"]
+            && squeezed["warnings"].to_string().contains("going on with less at a time"),
+        "{squeezed}"
+    );
     let refused = eval(&["--max-gpu-memory", "1MiB"]);
     assert!(refused.code == Some(5) && refused.err.contains("--max-gpu-memory is too low by "), "{refused:?}");
 }

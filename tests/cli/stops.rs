@@ -30,7 +30,8 @@ fn generation_stops_at_every_token_that_any_file_says_ends_a_text() {
     let (free, _) = rollout(&scene, drawn);
     assert_eq!(free.len(), 12);
     // A word that comes late, and what comes before it for the first time.
-    let last = free.iter().rev().find(|word| free.iter().position(|other| other == *word) > Some(1)).expect("two words");
+    let last =
+        free.iter().rev().find(|word| free.iter().position(|other| other == *word) > Some(1)).expect("two words");
     let until = free.iter().position(|word| word == last).expect("it is there");
     let id: u64 = last[1..].parse().expect("a number");
     let mut unused = (0..131u64).filter(|id| !free.contains(&format!("w{id}")));
@@ -62,7 +63,12 @@ fn ids_outside_of_the_vocabulary_are_ignored_with_a_word_and_what_is_no_id_is_re
     scene.put("model/generation_config.json", json!({ "eos_token_id": [-1, 4_000_000] }).to_string());
     let (_, warned) = rollout(&scene, args![]);
     for id in ["-1", "4000000"] {
-        assert!(warned.contains(&format!("generation_config.json names {id} as EOS token, outside of the vocabulary of 131: ignored")), "{warned}");
+        assert!(
+            warned.contains(&format!(
+                "generation_config.json names {id} as EOS token, outside of the vocabulary of 131: ignored"
+            )),
+            "{warned}"
+        );
     }
     for (fields, message) in [
         (json!({ "eos_token_id": "2" }), "eos_token_id: expected a token id or a list of them, found \"2\""),
@@ -95,7 +101,10 @@ fn generation_config_gives_the_defaults_of_options_and_what_is_not_applied_is_sa
     generation(json!({ "do_sample": false, "temperature": 1.5, "max_new_tokens": 9, "top_k": 50, "min_p": 0.1 }));
     let (words, warned) = with(args![]);
     assert_eq!(words, greedy);
-    assert!(!warned.contains("not applied"), "what only changes draws says nothing about the likeliest token: {warned}");
+    assert!(
+        !warned.contains("not applied"),
+        "what only changes draws says nothing about the likeliest token: {warned}"
+    );
     assert_eq!(with(args!["--temperature", "1.5", "--top-p", "0.5"]).0, drawn, "an option counts more");
     generation(json!({ "do_sample": true, "temperature": 1.5, "top_p": 0.5, "max_new_tokens": 9 }));
     let (words, warned) = with(args![]);
@@ -106,7 +115,9 @@ fn generation_config_gives_the_defaults_of_options_and_what_is_not_applied_is_sa
     }));
     let warned = with(args![]).1;
     assert!(!warned.contains("not applied"), "nothing of this changes the text: {warned}");
-    generation(json!({ "top_k": 20, "repetition_penalty": 1.05, "suppress_tokens": [5], "max_length": 40, "a_field_to_come": 7 }));
+    generation(
+        json!({ "top_k": 20, "repetition_penalty": 1.05, "suppress_tokens": [5], "max_length": 40, "a_field_to_come": 7 }),
+    );
     let warned = with(args![]).1;
     for field in ["top_k 20", "repetition_penalty 1.05", "suppress_tokens [5]", "max_length 40", "a_field_to_come 7"] {
         assert!(warned.contains(field) && warned.contains("not applied"), "{field}: {warned}");

@@ -47,8 +47,18 @@ fn a_text_of_blank_lines_is_drawn_from_in_no_time() {
     scene.tokenizer(json!({}));
     let text = scene.put("text.txt", format!("{}{}", "\n\n".repeat(300_000), scene.paragraphs(30, 20).join("\n\n")));
     let started = Instant::now();
-    let said =
-        program(args!["run", scene.path("model"), "-o", scene.path("out"), "--calibration", text, "--cal-nsamples", "4", "--cal-max-seqlen", "16"]);
+    let said = program(args![
+        "run",
+        scene.path("model"),
+        "-o",
+        scene.path("out"),
+        "--calibration",
+        text,
+        "--cal-nsamples",
+        "4",
+        "--cal-max-seqlen",
+        "16"
+    ]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
@@ -59,9 +69,14 @@ fn absurd_numbers_of_positions_are_refused_before_memory_is_taken() {
     scene.tokenizer(json!({}));
     let path = scene.path("model/config.json");
     let config = fs::read_to_string(&path).expect("a config");
-    fs::write(&path, config.replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 268435456")).expect("a file");
+    fs::write(&path, config.replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 268435456"))
+        .expect("a file");
     let out = scene.path("out");
-    scene.refused(args!["run", scene.path("model"), "-o", out, "--cal-max-seqlen", "268435456", "--cal-nsamples", "1"], 5, "lower");
+    scene.refused(
+        args!["run", scene.path("model"), "-o", out, "--cal-max-seqlen", "268435456", "--cal-nsamples", "1"],
+        5,
+        "lower",
+    );
     scene.refused(args!["generate", scene.path("model"), "--prompt", "", "--max-new-tokens", "268435455"], 5, "lower");
 }
 
@@ -74,11 +89,19 @@ fn texts_in_json_and_archives_are_measured_as_the_text_in_them() {
     let mut archive = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     std::io::Write::write_all(&mut archive, rows.as_bytes()).expect("memory");
     let archive = archive.finish().expect("memory");
-    let perplexity = |path: &Path| program(args!["eval", model, "--text", path, "--seqlen", "40", "--json"]).json()["perplexity"].clone();
+    let perplexity = |path: &Path| {
+        program(args!["eval", model, "--text", path, "--seqlen", "40", "--json"]).json()["perplexity"].clone()
+    };
     let expected = perplexity(&scene.put("text.txt", paragraphs.join("\n\n")));
     assert!(expected.as_f64().is_some_and(|perplexity| perplexity > 1.0));
     let rows = rows.as_bytes();
-    for (name, bytes) in [("rows.ndjson", rows), ("rows.JSONL", rows), ("c4.json", rows), ("c4.json.gz", &*archive), ("unnamed", &*archive)] {
+    for (name, bytes) in [
+        ("rows.ndjson", rows),
+        ("rows.JSONL", rows),
+        ("c4.json", rows),
+        ("c4.json.gz", &*archive),
+        ("unnamed", &*archive),
+    ] {
         assert_eq!(perplexity(&scene.put(name, bytes)), expected, "{name}");
     }
 }
@@ -91,8 +114,7 @@ fn words_of_conversations(scene: &Scene) {
             "pair": [], "special_tokens": { "w3": { "id": "w3", "ids": [3], "tokens": ["w3"] } }
         }
     }));
-    let template =
-        "{% for m in messages %}w1 {{ 'w4' if m.role == 'system' else 'w5' }} {{ m.content }} w2 {% endfor %}{{ 'w6' if add_generation_prompt }}";
+    let template = "{% for m in messages %}w1 {{ 'w4' if m.role == 'system' else 'w5' }} {{ m.content }} w2 {% endfor %}{{ 'w6' if add_generation_prompt }}";
     scene.put("model/tokenizer_config.json", json!({ "chat_template": template }).to_string());
 }
 
@@ -101,19 +123,36 @@ fn conversations_are_measured_as_the_tokens_of_the_chat_template() {
     let scene = Scene::new(LLAMA);
     words_of_conversations(&scene);
     let (model, paragraphs) = (scene.path("model"), scene.paragraphs(12, 20));
-    let rows: String = paragraphs.iter().map(|text| json!({ "messages": [{ "role": "user", "content": text }] }).to_string() + "\n").collect();
+    let rows: String = paragraphs
+        .iter()
+        .map(|text| json!({ "messages": [{ "role": "user", "content": text }] }).to_string() + "\n")
+        .collect();
     let ids: Vec<u32> = paragraphs
         .iter()
-        .flat_map(|text| format!("w1 w5 {text} w2").split(' ').map(|word| word[1..].parse().expect("a number")).collect::<Vec<u32>>())
+        .flat_map(|text| {
+            format!("w1 w5 {text} w2").split(' ').map(|word| word[1..].parse().expect("a number")).collect::<Vec<u32>>()
+        })
         .collect();
     let windows: Vec<&[u32]> = ids.chunks_exact(32).collect();
-    let (chats, tokens) = (scene.put("chats.jsonl", &rows), scene.put("tokens.json", json!({ "input_ids": windows }).to_string()));
+    let (chats, tokens) =
+        (scene.put("chats.jsonl", &rows), scene.put("tokens.json", json!({ "input_ids": windows }).to_string()));
     let of_chats = program(args!["eval", model, "--text", chats, "--seqlen", "32", "--json"]).json();
     let of_tokens = program(args!["eval", model, "--tokens", tokens, "--json"]).json();
     assert_eq!((&of_chats["perplexity"], &of_chats["tokens"]), (&of_tokens["perplexity"], &of_tokens["tokens"]));
 
-    let report =
-        program(args!["run", model, "-o", scene.path("out"), "--calibration", chats, "--cal-nsamples", "4", "--cal-max-seqlen", "16", "--json"]);
+    let report = program(args![
+        "run",
+        model,
+        "-o",
+        scene.path("out"),
+        "--calibration",
+        chats,
+        "--cal-nsamples",
+        "4",
+        "--cal-max-seqlen",
+        "16",
+        "--json"
+    ]);
     assert_eq!(report.json()["calibration"]["tokens"], 64);
     fs::remove_file(scene.path("model/tokenizer_config.json")).expect("a file");
     scene.refused(args!["eval", model, "--text", chats], 3, "no chat template (in chat_template.jinja");
@@ -131,7 +170,11 @@ fn a_prompt_with_chat_is_answered_as_the_template_has_it() {
     };
     let written = "w1 w4 w9 w2 w1 w5 w7 w8 w2 w6";
     scene.tokenizer(json!({}));
-    scene.refused(args!["generate", model, "--chat", "--prompt", "w7"], 3, "without --chat, the prompt is continued as it stands");
+    scene.refused(
+        args!["generate", model, "--chat", "--prompt", "w7"],
+        3,
+        "without --chat, the prompt is continued as it stands",
+    );
     let expected = generated(args!["generate", model, "--prompt", written]);
     words_of_conversations(&scene);
     let answer = generated(args!["generate", model, "--chat", "--system", "w9", "--prompt", "w7 w8"]);
@@ -140,7 +183,10 @@ fn a_prompt_with_chat_is_answered_as_the_template_has_it() {
     assert_ne!(generated(args!["generate", model, "--chat", "--prompt", "w7 w8"]), answer, "the system message counts");
     let said = program(args!["generate", model, "--system", "w9", "--prompt", "w7"]);
     assert_eq!(said.code, Some(2), "{said:?}");
-    scene.put("model/tokenizer_config.json", json!({ "chat_template": "{{ raise_exception('no ' + messages[0].role) }}" }).to_string());
+    scene.put(
+        "model/tokenizer_config.json",
+        json!({ "chat_template": "{{ raise_exception('no ' + messages[0].role) }}" }).to_string(),
+    );
     scene.refused(args!["generate", model, "--chat", "--prompt", "w7"], 3, "does not take this conversation: no user");
 }
 
@@ -151,7 +197,8 @@ fn a_pipe_is_read_where_once_is_enough_and_refused_where_it_is_not() {
     scene.tokenizer(json!({}));
     let (model, text, out) = (scene.path("model"), scene.paragraphs(4, 30).join("\n\n"), scene.path("out"));
     let file = scene.put("text.txt", &text);
-    let expected = program(args!["eval", model, "--text", file, "--seqlen", "40", "--json"]).json()["perplexity"].clone();
+    let expected =
+        program(args!["eval", model, "--text", file, "--seqlen", "40", "--json"]).json()["perplexity"].clone();
     let piped = |arguments: &[&OsStr]| {
         let mut command = Command::new(PROGRAM);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -161,16 +208,27 @@ fn a_pipe_is_read_where_once_is_enough_and_refused_where_it_is_not() {
         let _ = std::io::Write::write_all(&mut stdin, text.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().expect("a process");
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     };
     let (code, said, _) = piped(args!["eval", model, "--text", "/dev/stdin", "--seqlen", "40", "--json"]);
     assert_eq!((code, &serde_json::from_str::<Value>(&said).expect("JSON")["perplexity"]), (Some(0), &expected));
     for (flag, other) in [("--calibration", "--eval"), ("--eval", "--calibration")] {
         let (code, _, err) = piped(args!["run", model, "-o", out, flag, "/dev/stdin", other, file]);
-        assert!(code == Some(3) && err.contains("/dev/stdin: a pipe or a device, which can be read only once"), "{flag}: {code:?} {err}");
+        assert!(
+            code == Some(3) && err.contains("/dev/stdin: a pipe or a device, which can be read only once"),
+            "{flag}: {code:?} {err}"
+        );
     }
     assert!(!out.exists());
-    scene.refused(args!["eval", model, "--text", "/dev/zero"], 3, "/dev/zero: a device, which may have no end; give a file or a pipe");
+    scene.refused(
+        args!["eval", model, "--text", "/dev/zero"],
+        3,
+        "/dev/zero: a device, which may have no end; give a file or a pipe",
+    );
 }
 
 #[cfg(target_os = "linux")]

@@ -23,7 +23,10 @@ fn an_output_as_it_was_written_is_verified() {
     // 32 tokens, and 64 of the vocabulary.
     assert_eq!((&report["record"]["logits"], &report["files_checked"]), (&json!(2048), &json!(true)), "{report}");
     let difference = report["record"]["largest_difference"].as_f64().expect("a number");
-    assert!(difference <= 1e-15, "the same adapter computes the same bits, and text loses one of an f64 at most: {report}");
+    assert!(
+        difference <= 1e-15,
+        "the same adapter computes the same bits, and text loses one of an f64 at most: {report}"
+    );
     let tolerance = report["record"]["tolerance"].as_f64().expect("a number");
     assert!((1e-6..1e-3).contains(&tolerance), "{tolerance}");
     assert_eq!(report["widths"][0]["attention_input"], json!(16), "{report}");
@@ -38,9 +41,11 @@ fn a_record_says_how_the_output_was_made() {
     assert_eq!(record["schema_version"], json!(1));
     assert_eq!((&record["method"]["sparsity"], &record["method"]["method"]), (&json!(0.3), &json!("slicegpt")));
     assert_eq!(record["calibration_sha256"], read_json(&out.join("config.json"))["slicing"]["calibration_sha256"]);
-    let lengths = ["input_ids", "positions", "logits", "argmax", "logsumexp"].map(|name| record["record"][name].as_array().map_or(0, Vec::len));
+    let lengths = ["input_ids", "positions", "logits", "argmax", "logsumexp"]
+        .map(|name| record["record"][name].as_array().map_or(0, Vec::len));
     assert_eq!(lengths, [32; 5]);
-    let entries: Vec<u64> = record["record"]["entries"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    let entries: Vec<u64> =
+        record["record"]["entries"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
     assert!(entries.len() == 64 && entries.is_sorted() && entries[0] == 0, "{entries:?}");
 }
 
@@ -106,14 +111,19 @@ fn logits_that_differ_by_more_than_rounding_are_found_out_without_a_checksum() {
     scene.put("out/slicegpt.json", record.to_string());
     let report = program(args!["verify", out, "--json"]).json();
     assert_eq!(report["files_checked"], json!(false));
-    let largest = record["record"]["logits"].as_array().into_iter().flatten().flat_map(|row| row.as_array().into_iter().flatten());
+    let largest = record["record"]["logits"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|row| row.as_array().into_iter().flatten());
     let largest = largest.filter_map(Value::as_f64).fold(0.0f64, |most, logit| most.max(logit.abs()));
     let tolerance = report["record"]["tolerance"].as_f64().expect("a number") * largest;
     let (logit, sum) = (record["record"]["logits"][7][9].clone(), record["record"]["logsumexp"][3].clone());
     for (pointer, value) in [("/record/logits/7/9", logit), ("/record/logsumexp/3", sum)] {
         for (factor, code) in [(0.9, 0), (1.1, 3), (-0.9, 0), (-1.1, 3)] {
             let mut moved = record.clone();
-            *moved.pointer_mut(pointer).expect("a number") = json!(value.as_f64().expect("a number") + factor * tolerance);
+            *moved.pointer_mut(pointer).expect("a number") =
+                json!(value.as_f64().expect("a number") + factor * tolerance);
             scene.put("out/slicegpt.json", moved.to_string());
             let said = program(args!["verify", out]);
             assert_eq!(said.code, Some(code), "{pointer} by {factor} of what is allowed: {said:?}");

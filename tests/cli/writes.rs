@@ -56,9 +56,16 @@ fn every_option_that_takes_a_path_is_known_to_read_or_to_write_and_what_writes_t
         pending.extend(command.get_subcommands().cloned());
         for argument in command.get_arguments() {
             let is_path = argument.get_value_parser().type_id() == TypeId::of::<PathBuf>();
-            let names: Vec<String> = argument.get_value_names().into_iter().flatten().map(|name| name.to_lowercase()).collect();
-            let sounds = names.iter().any(|name| ["file", "dir", "out", "path", "model"].iter().any(|word| name.contains(word)));
-            assert!(is_path || !sounds, "{} {}: a path is a PathBuf, so that this test sees it", command.get_name(), argument.get_id());
+            let names: Vec<String> =
+                argument.get_value_names().into_iter().flatten().map(|name| name.to_lowercase()).collect();
+            let sounds =
+                names.iter().any(|name| ["file", "dir", "out", "path", "model"].iter().any(|word| name.contains(word)));
+            assert!(
+                is_path || !sounds,
+                "{} {}: a path is a PathBuf, so that this test sees it",
+                command.get_name(),
+                argument.get_id()
+            );
             if is_path {
                 found.insert((command.get_name().to_owned(), argument.get_id().to_string()));
             }
@@ -80,8 +87,19 @@ fn scene() -> Scene {
     scene.put("model/onnx/notes", "of the model");
     scene.put("tokens.json", json!({ "input_ids": [[1, 2, 3, 4], [5, 6, 7, 8]] }).to_string());
     scene.put("text.txt", "w1 w2 w3 w4 w5 ".repeat(9));
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/bench/lavapipe-2-cores.json"), scene.path("recording.json")).expect("a recording");
-    let run = program(args!["run", scene.path("model"), "-o", scene.path("sliced"), "--calibration", scene.path("tokens.json")]);
+    fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/bench/lavapipe-2-cores.json"),
+        scene.path("recording.json"),
+    )
+    .expect("a recording");
+    let run = program(args![
+        "run",
+        scene.path("model"),
+        "-o",
+        scene.path("sliced"),
+        "--calibration",
+        scene.path("tokens.json")
+    ]);
     assert_eq!(run.code, Some(0), "{run:?}");
     scene
 }
@@ -98,7 +116,13 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
         "export" => command.arg(model).args(["--format", "gguf", "--no-tokenizer"]),
         "generate" => command.arg(model).args(["--prompt", "w5", "--max-new-tokens", "1"]),
         "logits" => command.arg(model).arg("--tokens").arg(tokens),
-        "run" => command.arg(model).arg("--calibration").arg(tokens).arg("--eval").arg(text).args(["--ppl-eval-seqlen", "20"]),
+        "run" => command
+            .arg(model)
+            .arg("--calibration")
+            .arg(tokens)
+            .arg("--eval")
+            .arg(text)
+            .args(["--ppl-eval-seqlen", "20"]),
         "synthesize" => command.args(["opt-125m", "--layers", "1", "--cal-nsamples", "1", "--cal-max-seqlen", "2"]),
         "verify" => command.arg(place("sliced")),
         _ => panic!("how does {subcommand} write its {option}?"),
@@ -112,7 +136,8 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
 
 /// What that reads.
 fn inputs(subcommand: &str) -> Vec<&'static str> {
-    let model = ["model/model.safetensors", "model/config.json", "model/tokenizer.json", "model/README.md", "model/onnx/notes"];
+    let model =
+        ["model/model.safetensors", "model/config.json", "model/tokenizer.json", "model/README.md", "model/onnx/notes"];
     let more: &[&str] = match subcommand {
         "bench" => return vec!["recording.json"],
         "verify" => return vec!["sliced/model.safetensors", "sliced/slicegpt.json", "sliced/README.md"],
@@ -160,7 +185,11 @@ fn a_file_that_is_there_is_replaced_by_force_alone() {
     let scene = scene();
     for (subcommand, option) in options(WritesFile) {
         let path = scene.put("precious", "precious");
-        scene.refused_with(&mut writing(&scene, subcommand, option, &path), 2, &format!("give another --{option}, or --force to replace it"));
+        scene.refused_with(
+            &mut writing(&scene, subcommand, option, &path),
+            2,
+            &format!("give another --{option}, or --force to replace it"),
+        );
         let said = said(writing(&scene, subcommand, option, &path).arg("--force"));
         assert_eq!(said.code, Some(0), "{subcommand} --{option}: {said:?}");
         assert!(fs::read(&path).expect("a file") != b"precious", "{subcommand} --{option} wrote nothing");
@@ -252,7 +281,10 @@ fn what_stands_there_keeps_its_kind() {
         // Traces tell times.
         assert!(through == written || (option == "trace" && through.starts_with(b"{\"traceEvents\": [")), "{what}");
         does(Path::new("/dev/null"), false);
-        assert!(fs::symlink_metadata("/dev/null").expect("a device").file_type().is_char_device(), "{what} replaced the null device");
+        assert!(
+            fs::symlink_metadata("/dev/null").expect("a device").file_type().is_char_device(),
+            "{what} replaced the null device"
+        );
     }
     assert!(names(scene.directory.path()).iter().all(|name| !name.ends_with(".tmp")));
 }
@@ -265,18 +297,26 @@ fn standard_output_is_appended_to_and_a_full_device_is_an_error() {
     assert_eq!(said(&mut writing(&scene, "logits", "output", &expected)).code, Some(0));
     let file = scene.put("file", "before ");
     let append = fs::OpenOptions::new().append(true).open(&file).expect("a file");
-    let status = writing(&scene, "logits", "output", "/dev/stdout").stdout(append).stderr(Stdio::null()).status().expect("a process");
+    let status = writing(&scene, "logits", "output", "/dev/stdout")
+        .stdout(append)
+        .stderr(Stdio::null())
+        .status()
+        .expect("a process");
     assert!(status.success());
     assert!(fs::read(&file).expect("a file") == [b"before ".as_slice(), &fs::read(expected).expect("logits")].concat());
     // Not even so onto what is read.
     let append = fs::OpenOptions::new().append(true).open(scene.path("tokens.json")).expect("a file");
     let before = scene.contents();
-    let refused = writing(&scene, "logits", "output", "/dev/stdout").arg("--force").stdout(append).output().expect("a process");
+    let refused =
+        writing(&scene, "logits", "output", "/dev/stdout").arg("--force").stdout(append).output().expect("a process");
     assert!(refused.status.code() == Some(2) && scene.contents() == before, "{refused:?}");
     for (subcommand, option) in options(WritesFile) {
         let said = said(&mut writing(&scene, subcommand, option, "/dev/full"));
         clean(&scene);
-        assert!(said.code == Some(7) && said.err.contains("cannot write /dev/full"), "{subcommand} --{option}: {said:?}");
+        assert!(
+            said.code == Some(7) && said.err.contains("cannot write /dev/full"),
+            "{subcommand} --{option}: {said:?}"
+        );
         let result = subcommand != "eval" || said.out.starts_with("perplexity ");
         assert!(result, "a trace that cannot be written costs no result: {said:?}");
     }
@@ -321,7 +361,10 @@ fn directories_that_are_not_ours_or_hold_what_is_read_are_never_replaced() {
         refused("mine/", "is neither empty nor an output of this program");
         refused("", if subcommand == "run" { "holds the input" } else { "is neither empty nor an output" });
         refused("model/onnx", "is neither empty nor an output of this program");
-        refused("text.txt", if subcommand == "run" { "holds the input" } else { "is not a directory, and will not be replaced" });
+        refused(
+            "text.txt",
+            if subcommand == "run" { "holds the input" } else { "is not a directory, and will not be replaced" },
+        );
         if subcommand == "run" {
             for name in ["model", "model/", "model/onnx/..", "mine/../model"] {
                 refused(name, "holds the input");
@@ -337,7 +380,11 @@ fn directories_that_are_not_ours_or_hold_what_is_read_are_never_replaced() {
     }
     let mut here = writing(&scene, "synthesize", "output", ".");
     fs::create_dir(scene.path("empty")).expect("a directory");
-    scene.refused_with(here.current_dir(scene.path("empty")).arg("--force"), 2, "is not a name for an output directory");
+    scene.refused_with(
+        here.current_dir(scene.path("empty")).arg("--force"),
+        2,
+        "is not a name for an output directory",
+    );
 }
 
 #[cfg(unix)]
@@ -348,7 +395,11 @@ fn an_output_that_holds_what_the_models_directory_links_to_is_kept() {
     let tokenizer = scene.path("model/tokenizer.json");
     fs::rename(&tokenizer, scene.path("out/tokenizer.json")).expect("moved");
     std::os::unix::fs::symlink("../out/tokenizer.json", &tokenizer).expect("a link");
-    scene.refused_with(writing(&scene, "run", "output", scene.path("out")).arg("--force"), 2, "model/tokenizer.json, which would be overwritten");
+    scene.refused_with(
+        writing(&scene, "run", "output", scene.path("out")).arg("--force"),
+        2,
+        "model/tokenizer.json, which would be overwritten",
+    );
 }
 
 #[test]
@@ -356,7 +407,11 @@ fn two_outputs_of_one_command_do_not_meet() {
     let scene = scene();
     let cannot = "cannot both be written: they are the same, or one lies in the other";
     for (output, trace) in [("new", "new"), ("new", "model/../new"), ("new", "./NEW")] {
-        scene.refused_with(writing(&scene, "logits", "output", scene.path(output)).arg("--trace").arg(scene.path(trace)), 2, cannot);
+        scene.refused_with(
+            writing(&scene, "logits", "output", scene.path(output)).arg("--trace").arg(scene.path(trace)),
+            2,
+            cannot,
+        );
     }
     let run = |trace: &str| {
         let mut command = writing(&scene, "run", "output", scene.path("out"));
@@ -385,7 +440,11 @@ fn a_snapshot_in_a_hugging_face_cache_gives_its_repositorys_name_to_outputs_in_t
         assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
     };
     let cache = contents(&scene.path("hub"));
-    for (model, force) in [(snapshot.clone(), None), (snapshot.join(""), Some("--force")), (snapshot.join("model.safetensors"), Some("--force"))] {
+    for (model, force) in [
+        (snapshot.clone(), None),
+        (snapshot.join(""), Some("--force")),
+        (snapshot.join("model.safetensors"), Some("--force")),
+    ] {
         let mut run = args!["run", model, "--calibration", tokens].to_vec();
         let mut export = args!["export", model, "--format", "gguf", "--no-tokenizer"].to_vec();
         run.extend(force.map(OsStr::new));

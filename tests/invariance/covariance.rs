@@ -77,9 +77,13 @@ fn excess_losses(values: &[f32], kept: &[usize]) -> Vec<(f64, f64)> {
 
 #[test]
 fn covariance_keeps_small_eigenvalues_beside_massive_activations() {
-    for (massive, fall) in [(Massive::Fixed, 1e3), (Massive::Anywhere, 1e3), (Massive::Fixed, 1e4), (Massive::Anywhere, 1e4)] {
+    for (massive, fall) in
+        [(Massive::Fixed, 1e3), (Massive::Anywhere, 1e3), (Massive::Fixed, 1e4), (Massive::Anywhere, 1e4)]
+    {
         for (found, plain) in excess_losses(&tokens_with_massive_activations(massive, fall), &[64, 96, 112]) {
-            println!("{massive:?}, falling by {fall}: energy lost in excess {found:.1e}, with one running f32 sum {plain:.1e}");
+            println!(
+                "{massive:?}, falling by {fall}: energy lost in excess {found:.1e}, with one running f32 sum {plain:.1e}"
+            );
             assert!(found <= 1e-5, "{massive:?}, {fall}: {found:.2e} more than the least loss");
             assert!(plain > 1e-5, "a running sum loses only {plain:.2e}, so the test proves nothing");
         }
@@ -116,9 +120,18 @@ fn sequences_in_a_ragged_batch_are_as_if_alone() {
         failures.check(&format!("{}, logits", name(&path)), relative(&wide(&alone), &together), 1e-5);
 
         let batch = sliced(&gpu, &model, &rows, &options(0.25, Orientation::Pca));
-        let single = sliced(&gpu, &model, &rows, &slicegpt_gpu::slice::Options { rows_per_batch: Some(1), ..options(0.25, Orientation::Pca) });
+        let single = sliced(
+            &gpu,
+            &model,
+            &rows,
+            &slicegpt_gpu::slice::Options { rows_per_batch: Some(1), ..options(0.25, Orientation::Pca) },
+        );
         for (a, b) in batch.sites.iter().zip(&single.sites) {
-            failures.check(&format!("{}, energy kept at {:?}", name(&path), a.layer), (a.kept_energy - b.kept_energy).abs(), 1e-6);
+            failures.check(
+                &format!("{}, energy kept at {:?}", name(&path), a.layer),
+                (a.kept_energy - b.kept_energy).abs(),
+                1e-6,
+            );
         }
         let [batch, single] = [batch, single].map(|sliced| wide(&logits(&gpu, &sliced.model, &rows)));
         failures.check(&format!("{}, logits when sliced", name(&path)), relative(&single, &batch), 1e-4);

@@ -70,12 +70,17 @@ fn writers_lose_their_mean_in_layer_norm_models_only() {
         let (model, _) = open(&path);
         let stored = model.store.layer(0).expect("a layer");
         let fused = fuse::layer(model.config(), &stored).expect("a layer");
-        for (before, after) in stored.linears().zip(fused.linears()).filter(|(linear, _)| linear.spec.writes == Space::Residual) {
+        for (before, after) in
+            stored.linears().zip(fused.linears()).filter(|(linear, _)| linear.spec.writes == Space::Residual)
+        {
             let (cols, values) = (after.matrix.cols, after.matrix.to_f32().expect("values"));
-            let mean =
-                (0..cols).map(|col| values.iter().skip(col).step_by(cols).map(|&value| f64::from(value)).sum::<f64>().abs()).fold(0.0, f64::max);
+            let mean = (0..cols)
+                .map(|col| values.iter().skip(col).step_by(cols).map(|&value| f64::from(value)).sum::<f64>().abs())
+                .fold(0.0, f64::max);
             match model.config().architecture.norm.kind {
-                Norm::Rms => assert_eq!(values, before.matrix.to_f32().expect("values"), "{} {}", name(&path), after.spec.name),
+                Norm::Rms => {
+                    assert_eq!(values, before.matrix.to_f32().expect("values"), "{} {}", name(&path), after.spec.name)
+                }
                 Norm::Layer => assert!(mean < 1e-5, "{} {}: columns sum to {mean}", name(&path), after.spec.name),
             }
         }

@@ -24,7 +24,10 @@ use tempfile::TempDir;
 
 /// Every fixture with logits of transformers.
 fn fixtures() -> Vec<PathBuf> {
-    let mut paths: Vec<_> = std::fs::read_dir(support::fixture("parity")).expect("fixtures").map(|entry| entry.expect("entry").path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(support::fixture("parity"))
+        .expect("fixtures")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     paths.sort();
     assert!(paths.len() >= 50, "only {} fixtures", paths.len());
     paths
@@ -35,7 +38,10 @@ fn name(path: &Path) -> String {
 }
 
 fn open(path: &Path) -> (Model, Vec<Vec<u32>>) {
-    (Model::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())), support::tokens(&path.join("tokens.json")))
+    (
+        Model::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+        support::tokens(&path.join("tokens.json")),
+    )
 }
 
 fn options(sparsity: f64, orientation: Orientation) -> Options {
@@ -56,8 +62,8 @@ fn sliced(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> Sli
     let target = temporary.path().join("sliced");
     let directory = OutputDirectory::create(&target, false).expect("an output directory");
     let plan = Plan::new(model.config(), options, "").expect("a plan");
-    let sites =
-        slice(gpu, model, rows, options, &plan, &directory, &Silent).unwrap_or_else(|error| panic!("{}: {error}", model.directory().display()));
+    let sites = slice(gpu, model, rows, options, &plan, &directory, &Silent)
+        .unwrap_or_else(|error| panic!("{}: {error}", model.directory().display()));
     directory.write("config.json", &serde_json::to_vec(&plan.config.raw).expect("JSON")).expect("config.json");
     directory.finish().expect("a finished directory");
     let model = Model::open(&target).unwrap_or_else(|error| panic!("{}, sliced: {error}", model.directory().display()));
@@ -77,7 +83,9 @@ fn logits(gpu: &Gpu, model: &Model, rows: &[Vec<u32>]) -> Vec<f32> {
 
 /// The same by a network in f64.
 fn reference_logits(network: &slicegpt_gpu::reference::Network, rows: &[Vec<u32>]) -> Vec<f64> {
-    rows.iter().flat_map(|row| network.logits(row).expect("logits").transpose().iter().copied().collect::<Vec<_>>()).collect()
+    rows.iter()
+        .flat_map(|row| network.logits(row).expect("logits").transpose().iter().copied().collect::<Vec<_>>())
+        .collect()
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -88,7 +96,8 @@ fn wide(values: &[f32]) -> Vec<f64> {
 fn relative(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     let most = b.iter().fold(0.0f64, |most, value| most.max(value.abs()));
-    a.iter().zip(b).fold(0.0f64, |worst, (a, b)| if a.is_finite() { worst.max((a - b).abs()) } else { f64::INFINITY }) / most
+    a.iter().zip(b).fold(0.0f64, |worst, (a, b)| if a.is_finite() { worst.max((a - b).abs()) } else { f64::INFINITY })
+        / most
 }
 
 /// Collects what is too large, so that one run tells of all fixtures.

@@ -28,7 +28,9 @@ use super::{
 fn stacked(parts: impl Iterator<Item = DMatrix<f64>>) -> DMatrix<f64> {
     parts
         .reduce(|all, part| {
-            DMatrix::from_fn(all.nrows() + part.nrows(), all.ncols(), |t, i| if t < all.nrows() { all[(t, i)] } else { part[(t - all.nrows(), i)] })
+            DMatrix::from_fn(all.nrows() + part.nrows(), all.ncols(), |t, i| {
+                if t < all.nrows() { all[(t, i)] } else { part[(t - all.nrows(), i)] }
+            })
         })
         .expect("signals")
 }
@@ -61,7 +63,9 @@ fn fitted_reads_and_writes_err_less_on_the_calibration_than_projected_ones() {
         }
 
         // Both read alike up to the first write.
-        let behind = |network: &Network| stacked(rows.iter().map(|row| network.step(0, 0, &network.embed(row)).expect("a signal")));
+        let behind = |network: &Network| {
+            stacked(rows.iter().map(|row| network.step(0, 0, &network.embed(row)).expect("a signal")))
+        };
         let (x, target) = (behind(&dense), behind(&dense) * &basis);
         let error = |network: &Network| -> f64 {
             let off = behind(network) - &target;
@@ -77,8 +81,11 @@ fn fitted_reads_and_writes_err_less_on_the_calibration_than_projected_ones() {
 fn distance(a: &Model, b: &Model) -> f64 {
     let (mut off, mut all) = (0.0, 0.0);
     for spec in b.config().tensors() {
-        let [a, b] = [a, b].map(|model| model.store.checkpoint.tensor(&spec.name).expect("a tensor").read().expect("bytes").to_vec());
-        let values = |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect::<Vec<_>>();
+        let [a, b] = [a, b]
+            .map(|model| model.store.checkpoint.tensor(&spec.name).expect("a tensor").read().expect("bytes").to_vec());
+        let values = |bytes: &[u8]| {
+            bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect::<Vec<_>>()
+        };
         for (a, b) in values(&a).into_iter().zip(values(&b)) {
             off += (a - b).powi(2);
             all += b * b;
@@ -95,14 +102,18 @@ fn with_four_times_fewer_tokens_than_unknowns_refitted_weights_stay_near_the_pro
     let files = TokenizerFiles::read(&demo).expect("its files");
     let tokenizer = files.build(SERIALIZED_CLASS).expect("its tokenizer").tokenizer;
     let no_chats = || unreachable!("a .txt has no conversations");
-    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt"), &no_chats, &Silent).expect("a text") else { panic!("heldout.txt holds text") };
+    let Tokens::Text(text) = Tokens::read(&demo.join("heldout.txt"), &no_chats, &Silent).expect("a text") else {
+        panic!("heldout.txt holds text")
+    };
     let text = text.windows(&tokenizer, 64).expect("windows");
     let eval_rows = &text[4..12];
-    let perplexity = |model: &Model| eval::perplexity(&gpu, model, eval_rows, "test", &Silent).expect("a perplexity").perplexity;
+    let perplexity =
+        |model: &Model| eval::perplexity(&gpu, model, eval_rows, "test", &Silent).expect("a perplexity").perplexity;
     for (basis, sparsity) in [(Basis::SHARED, 0.2), (Basis::PerBlock, 0.2), (Basis::Segments(2), 0.2)] {
         // The MLP's activations are 256 wide, the residual 128.
         let rows = vec![text[0][..24].to_vec()];
-        let [projected, fitted] = [Refit::None, Refit::Full].map(|refit| sliced(&gpu, &model, &rows, &options(sparsity, basis, refit)));
+        let [projected, fitted] =
+            [Refit::None, Refit::Full].map(|refit| sliced(&gpu, &model, &rows, &options(sparsity, basis, refit)));
         let (before, after) = (perplexity(&projected.model), perplexity(&fitted.model));
         let moved = if basis == Basis::PerBlock { 0.0 } else { distance(&fitted.model, &projected.model) };
         println!("{basis}: perplexity {before:.1} projected, {after:.1} fitted; weights off by {moved:.3}");
@@ -124,13 +135,21 @@ fn odd(model_type: &str, layers: usize, scale: impl Fn(&str) -> f32) -> (TempDir
     let config = Config::from_fields(fields.clone(), Path::new("config.json")).expect("a config");
     let directory = TempDir::new().expect("a temporary directory");
     let specs = config.tensors();
-    let plans = specs.iter().map(|spec| TensorPlan { name: spec.name.clone(), shape: spec.shape.clone(), dtype: Dtype::F32 }).collect();
-    let mut file = TensorFile::create(FileTarget::new(&directory.path().join("model.safetensors"), false).expect("a name"), plans).expect("a file");
+    let plans = specs
+        .iter()
+        .map(|spec| TensorPlan { name: spec.name.clone(), shape: spec.shape.clone(), dtype: Dtype::F32 })
+        .collect();
+    let mut file =
+        TensorFile::create(FileTarget::new(&directory.path().join("model.safetensors"), false).expect("a name"), plans)
+            .expect("a file");
     let mut random = Random::new(77);
     for spec in &specs {
         let norm = spec.shape.len() == 1 && spec.name.ends_with("weight");
-        let values: Vec<f32> =
-            random.values(spec.parameters() as usize, 0.3).iter().map(|value| (value + f32::from(norm)) * scale(&spec.name)).collect();
+        let values: Vec<f32> = random
+            .values(spec.parameters() as usize, 0.3)
+            .iter()
+            .map(|value| (value + f32::from(norm)) * scale(&spec.name))
+            .collect();
         file.write(&spec.name, bytemuck::cast_slice(&values)).expect("a tensor");
     }
     file.finish().expect("a file");
@@ -148,9 +167,12 @@ fn odd_widths_one_layer_and_sequences_longer_than_a_sum_agree_with_f64() {
     let (long, short) = (vec![row(2100), row(3)], vec![row(70), row(41), row(1)]);
     for (model_type, rows) in [("llama", &long), ("llama", &short), ("phi", &short), ("opt", &short)] {
         let (_directory, model) = odd(model_type, 1, |_| 1.0);
-        for (basis, refit) in
-            [(Basis::SHARED, Refit::None), (Basis::SHARED, Refit::Full), (Basis::PerBlock, Refit::Full), (Basis::PerBlock, Refit::Reads)]
-        {
+        for (basis, refit) in [
+            (Basis::SHARED, Refit::None),
+            (Basis::SHARED, Refit::Full),
+            (Basis::PerBlock, Refit::Full),
+            (Basis::PerBlock, Refit::Reads),
+        ] {
             let options = options(0.2, basis, refit);
             let found = sliced(&gpu, &model, rows, &options);
             let expected = fused(&model).refitted(rows, found.width, &options).expect("a network");
@@ -165,9 +187,11 @@ fn odd_widths_one_layer_and_sequences_longer_than_a_sum_agree_with_f64() {
 fn tokens_that_tell_nothing_leave_weights_finite() {
     let gpu = support::gpu();
     // Tokens that are all alike give Gram matrices that are nothing but rounding once their means are taken off.
-    for (claim, rows) in
-        [("one token", vec![vec![5]]), ("one token again and again", vec![vec![7; 40]; 3]), ("many sequences of one token", vec![vec![9]; 70])]
-    {
+    for (claim, rows) in [
+        ("one token", vec![vec![5]]),
+        ("one token again and again", vec![vec![7; 40]; 3]),
+        ("many sequences of one token", vec![vec![9]; 70]),
+    ] {
         // Where positions are learned, tokens of one id differ all the same.
         let alike = if rows[0].len() > 1 { &["llama", "phi"][..] } else { &["llama", "phi", "opt"] };
         for &model_type in alike {
@@ -180,7 +204,10 @@ fn tokens_that_tell_nothing_leave_weights_finite() {
                     println!("{claim}, {model_type}, {basis}, ridge {ridge:.0e}: {error:.1e} off where it was fitted");
                     assert!(error < 0.1, "{claim}, {model_type}, {basis}, ridge {ridge:.0e}: {error:.1e}");
                     let others = gpu_logits(&gpu, &found, &[(0..37).collect()]);
-                    assert!(others.iter().all(|value| value.is_finite() && value.abs() < 1e3), "{claim}, {model_type}, {basis}, ridge {ridge:.0e}");
+                    assert!(
+                        others.iter().all(|value| value.is_finite() && value.abs() < 1e3),
+                        "{claim}, {model_type}, {basis}, ridge {ridge:.0e}"
+                    );
                 }
             }
         }
@@ -193,7 +220,8 @@ fn a_signal_without_energy_keeps_the_projected_weights() {
     // Nothing comes out of the attention's values, so that its output weight reads zeros.
     let (_directory, model) = odd("llama", 2, |name| if name.contains("v_proj") { 0.0 } else { 1.0 });
     let rows = vec![(0..37).collect::<Vec<u32>>(); 2];
-    let [none, full] = [Refit::None, Refit::Full].map(|refit| sliced(&gpu, &model, &rows, &options(0.2, Basis::Segments(2), refit)));
+    let [none, full] =
+        [Refit::None, Refit::Full].map(|refit| sliced(&gpu, &model, &rows, &options(0.2, Basis::Segments(2), refit)));
     for name in ["model.layers.0.self_attn.o_proj.weight", "model.layers.1.self_attn.o_proj.weight"] {
         let [projected, kept] = [&none, &full].map(|found| support::tensor(found.model.directory(), name));
         assert!(support::relative_error(&kept, &projected) < 1e-6, "{name} changed");
@@ -216,8 +244,13 @@ fn signals_that_overflow_are_refused_wherever_they_do() {
                 1.0
             }
         });
-        for options in [(Basis::SHARED, Refit::None), (Basis::SHARED, Refit::Full), (Basis::Segments(2), Refit::None), (Basis::PerBlock, Refit::Full)]
-            .map(|(basis, refit)| options(0.2, basis, refit))
+        for options in [
+            (Basis::SHARED, Refit::None),
+            (Basis::SHARED, Refit::Full),
+            (Basis::Segments(2), Refit::None),
+            (Basis::PerBlock, Refit::Full),
+        ]
+        .map(|(basis, refit)| options(0.2, basis, refit))
         {
             let what = format!("{model_type}, layer {layer}, {}, refit {}", options.basis, options.refit);
             let directory = TempDir::new().expect("a temporary directory");

@@ -36,13 +36,18 @@ fn the_final_orientation_does_not_change_what_a_sliced_model_computes() {
     let mut failures = Failures::default();
     for path in fixtures() {
         let (model, rows) = open(&path);
-        let [pca, random] = [Orientation::Pca, Orientation::Random].map(|orientation| sliced(&gpu, &model, &rows, &options(0.25, orientation)));
+        let [pca, random] = [Orientation::Pca, Orientation::Random]
+            .map(|orientation| sliced(&gpu, &model, &rows, &options(0.25, orientation)));
         assert!(pca.width < model.config().hidden_size);
         let error = relative(&wide(&logits(&gpu, &random.model, &rows)), &wide(&logits(&gpu, &pca.model, &rows)));
         // Gaps between eigenvalues at the cut are small in models this random, and rounding turns the axes by its ratio to them.
         failures.check(&name(&path), error, 2e-4);
         for (a, b) in pca.sites.iter().zip(&random.sites) {
-            failures.check(&format!("{}, energy kept at {:?}", name(&path), a.layer), (a.kept_energy - b.kept_energy).abs(), 1e-5);
+            failures.check(
+                &format!("{}, energy kept at {:?}", name(&path), a.layer),
+                (a.kept_energy - b.kept_energy).abs(),
+                1e-5,
+            );
         }
     }
     failures.finish("random against pca");
@@ -67,7 +72,12 @@ fn confined(name: &str, width: usize) -> (TempDir, Model) {
     for tensor in model.store.checkpoint.names().map(str::to_owned) {
         let stored = model.store.checkpoint.tensor(&tensor).expect("a tensor");
         assert_eq!(stored.dtype, Dtype::F32);
-        let values: Vec<f32> = stored.read().expect("its bytes").chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<f32> = stored
+            .read()
+            .expect("its bytes")
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
         let matrix = || slicegpt_gpu::reference::matrix(stored.shape[0], stored.shape[1], &values);
         let row_major = |matrix: DMatrix<f64>| matrix.transpose().iter().map(|&value| value as f32).collect();
         let values: Vec<f32> = match &tensor {
@@ -78,8 +88,13 @@ fn confined(name: &str, width: usize) -> (TempDir, Model) {
         tensors.insert(tensor, (stored.shape.to_vec(), values));
     }
     let directory = TempDir::new().expect("a temporary directory");
-    let plans = tensors.iter().map(|(name, (shape, _))| TensorPlan { name: name.clone(), shape: shape.clone(), dtype: Dtype::F32 }).collect();
-    let mut file = TensorFile::create(FileTarget::new(&directory.path().join("model.safetensors"), false).expect("a name"), plans).expect("a file");
+    let plans = tensors
+        .iter()
+        .map(|(name, (shape, _))| TensorPlan { name: name.clone(), shape: shape.clone(), dtype: Dtype::F32 })
+        .collect();
+    let mut file =
+        TensorFile::create(FileTarget::new(&directory.path().join("model.safetensors"), false).expect("a name"), plans)
+            .expect("a file");
     for (name, (_, values)) in &tensors {
         file.write(name, bytemuck::cast_slice(values)).expect("a tensor");
     }
@@ -109,5 +124,8 @@ fn a_signal_confined_to_a_subspace_is_sliced_to_its_dimension_without_loss() {
 
     let narrower = to(12);
     let error = relative(&wide(&logits(&gpu, &narrower.model, &rows)), &dense);
-    assert!(error > 1e-2, "slicing below the dimension of the signal lost nothing ({error:.1e}): the test proves nothing");
+    assert!(
+        error > 1e-2,
+        "slicing below the dimension of the signal lost nothing ({error:.1e}): the test proves nothing"
+    );
 }

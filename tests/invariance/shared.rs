@@ -46,7 +46,9 @@ fn bases_and_refits_agree_with_least_squares_in_f64() {
     for (fixture, reason) in KINDS {
         let (model, rows) = open(&support::fixture("parity").join(fixture));
         let dense = wide(&logits(&gpu, &model, &rows));
-        for (basis, slice_head) in [(Basis::PerBlock, false), (Basis::PerBlock, true), (Basis::Segments(2), true), (Basis::SHARED, true)] {
+        for (basis, slice_head) in
+            [(Basis::PerBlock, false), (Basis::PerBlock, true), (Basis::Segments(2), true), (Basis::SHARED, true)]
+        {
             for (refit, signal) in REFITS.iter().flat_map(|&refit| [(refit, Signal::Raw), (refit, Signal::Normed)]) {
                 let options = Options { signal, slice_head, ..options(0.25, basis, refit) };
                 let what = format!("{fixture} ({reason}), {basis}, head sliced {slice_head}, refit {refit}, {signal}");
@@ -56,13 +58,24 @@ fn bases_and_refits_agree_with_least_squares_in_f64() {
                 let expected = fused(&model).refitted(&rows, found.width, &options).expect("a sliced network");
                 assert_eq!(found.sites.len(), expected.kept_energies.len(), "{what}");
                 for (site, kept) in found.sites.iter().zip(&expected.kept_energies) {
-                    failures.check(&format!("{what}, energy kept at {:?}", site.layer), (site.kept_energy - kept).abs(), 1e-6);
+                    failures.check(
+                        &format!("{what}, energy kept at {:?}", site.layer),
+                        (site.kept_energy - kept).abs(),
+                        1e-6,
+                    );
                 }
                 let found_logits = gpu_logits(&gpu, &found, &rows);
                 // Gram matrices are rounded by about 2^-22 of their trace, and the ridge is 2^-12 of it and more (a hundredth of a mean over up
                 // to 90 unknowns): so are the weights in the directions that hold least, and the logits far less, 1e-5 at most where measured.
-                failures.check(&format!("{what}, logits"), relative(&found_logits, &reference_logits(&expected.network, &rows)), 5e-5);
-                assert!(relative(&found_logits, &dense) > 1e-2, "{what}: slicing changed nothing, so the test proves nothing");
+                failures.check(
+                    &format!("{what}, logits"),
+                    relative(&found_logits, &reference_logits(&expected.network, &rows)),
+                    5e-5,
+                );
+                assert!(
+                    relative(&found_logits, &dense) > 1e-2,
+                    "{what}: slicing changed nothing, so the test proves nothing"
+                );
             }
         }
     }
@@ -76,12 +89,19 @@ fn at_full_width_every_basis_and_refit_leaves_the_logits_of_every_fixture_unchan
     for path in fixtures() {
         let (model, rows) = open(&path);
         let (config, dense) = (model.config(), wide(&logits(&gpu, &model, &rows)));
-        for (basis, refit) in [Basis::SHARED, Basis::Segments(2)].into_iter().flat_map(|basis| REFITS.map(|refit| (basis, refit))) {
+        for (basis, refit) in
+            [Basis::SHARED, Basis::Segments(2)].into_iter().flat_map(|basis| REFITS.map(|refit| (basis, refit)))
+        {
             let found = sliced(&gpu, &model, &rows, &options(0.0, basis, refit));
             // A residual whose mean is zero has no more dimensions.
-            let stock_of_layer_norm = basis == Basis::SHARED && config.has_stock_form() && config.architecture.norm.kind == Norm::Layer;
+            let stock_of_layer_norm =
+                basis == Basis::SHARED && config.has_stock_form() && config.architecture.norm.kind == Norm::Layer;
             assert_eq!(found.width, config.hidden_size - usize::from(stock_of_layer_norm));
-            failures.check(&format!("{}, {basis}, refit {refit}", name(&path)), relative(&gpu_logits(&gpu, &found, &rows), &dense), 2e-5);
+            failures.check(
+                &format!("{}, {basis}, refit {refit}", name(&path)),
+                relative(&gpu_logits(&gpu, &found, &rows), &dense),
+                2e-5,
+            );
         }
     }
     failures.finish("full width against dense");
@@ -93,12 +113,17 @@ fn the_final_orientation_does_not_change_what_a_refitted_model_computes() {
     let mut failures = Failures::default();
     for (fixture, _) in KINDS {
         let (model, rows) = open(&support::fixture("parity").join(fixture));
-        for (basis, refit) in
-            [(Basis::SHARED, Refit::None), (Basis::SHARED, Refit::Full), (Basis::Segments(2), Refit::Full), (Basis::PerBlock, Refit::Full)]
-        {
-            let [pca, random] = [Orientation::Pca, Orientation::Random]
-                .map(|orientation| sliced(&gpu, &model, &rows, &Options { orientation, ..options(0.25, basis, refit) }));
-            let tables = [&pca, &random].map(|found| found.model.store.ends().expect("ends").embedding.to_f32().expect("values"));
+        for (basis, refit) in [
+            (Basis::SHARED, Refit::None),
+            (Basis::SHARED, Refit::Full),
+            (Basis::Segments(2), Refit::Full),
+            (Basis::PerBlock, Refit::Full),
+        ] {
+            let [pca, random] = [Orientation::Pca, Orientation::Random].map(|orientation| {
+                sliced(&gpu, &model, &rows, &Options { orientation, ..options(0.25, basis, refit) })
+            });
+            let tables = [&pca, &random]
+                .map(|found| found.model.store.ends().expect("ends").embedding.to_f32().expect("values"));
             assert!(tables[0] != tables[1], "{fixture}, {basis}: nothing was turned");
             let [pca, random] = [pca, random].map(|found| gpu_logits(&gpu, &found, &rows));
             failures.check(&format!("{fixture}, {basis}, refit {refit}"), relative(&random, &pca), 1e-4);
@@ -122,7 +147,10 @@ fn mean_covariance(network: &Network, rows: &[Vec<u32>]) -> DMatrix<f64> {
             points[2 * layer + 2] += reference::covariance(&x);
         }
     }
-    points.into_iter().filter(|point| point.trace() > 0.0).fold(DMatrix::zeros(full, full), |sum, point| sum + &point / point.trace())
+    points
+        .into_iter()
+        .filter(|point| point.trace() > 0.0)
+        .fold(DMatrix::zeros(full, full), |sum, point| sum + &point / point.trace())
 }
 
 #[test]
@@ -134,7 +162,8 @@ fn the_energy_that_a_shared_basis_keeps_is_what_its_columns_hold_of_the_mean_cov
         let network = fused(&model);
         let covariance = mean_covariance(&network, &rows);
         let (values, _) = reference::principal_axes(&covariance);
-        let found = sliced(&gpu, &model, &rows, &Options { signal: Signal::Raw, ..options(0.25, Basis::SHARED, Refit::None) });
+        let found =
+            sliced(&gpu, &model, &rows, &Options { signal: Signal::Raw, ..options(0.25, Basis::SHARED, Refit::None) });
         // The embedding E became E·S, or E·S·Uᵀ, whose columns span another space of the same d dimensions.
         let table = Network::load(&found.model.store).expect("a network").embedding;
         let basis = network.embedding.clone().svd(true, true).solve(&table, 1e-6).expect("the basis");

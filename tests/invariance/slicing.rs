@@ -35,7 +35,11 @@ fn slicing_agrees_with_the_naive_algorithm_in_f64() {
                 .expect("a sliced network");
             assert_eq!(found.sites.len(), expected.kept_energies.len());
             for (site, kept) in found.sites.iter().zip(&expected.kept_energies) {
-                failures.check(&format!("{what}, energy kept at {:?}", site.layer), (site.kept_energy - kept).abs(), 1e-6);
+                failures.check(
+                    &format!("{what}, energy kept at {:?}", site.layer),
+                    (site.kept_energy - kept).abs(),
+                    1e-6,
+                );
             }
             let found_logits = wide(&logits(&gpu, &found.model, &rows));
             let expected_logits = reference_logits(&expected.network, &rows);
@@ -47,7 +51,8 @@ fn slicing_agrees_with_the_naive_algorithm_in_f64() {
             assert!(change > 1e-2, "{what}: slicing changed nothing ({change:.1e}), so the test proves nothing");
 
             let windows: Vec<Vec<u32>> = rows.iter().filter(|row| row.len() > 1).cloned().collect();
-            let perplexity = eval::perplexity(&gpu, &found.model, &windows, "test", &Silent).expect("a perplexity").perplexity;
+            let perplexity =
+                eval::perplexity(&gpu, &found.model, &windows, "test", &Silent).expect("a perplexity").perplexity;
             let expected = expected.network.perplexity(&windows).expect("a perplexity");
             failures.check(&format!("{what}, perplexity"), (perplexity / expected - 1.0).abs(), 1e-5);
         }
@@ -60,11 +65,18 @@ fn kept_energies_are_shares_that_fall_with_the_width() {
     let gpu = support::gpu();
     let (model, rows) = open(&support::fixture("parity/llama_gqa_tied"));
     let kept = |sparsity| -> Vec<f64> {
-        sliced(&gpu, &model, &rows, &options(sparsity, Orientation::Pca)).sites.iter().map(|site| site.kept_energy).collect()
+        sliced(&gpu, &model, &rows, &options(sparsity, Orientation::Pca))
+            .sites
+            .iter()
+            .map(|site| site.kept_energy)
+            .collect()
     };
     let (all, most, half) = (kept(0.0), kept(0.2), kept(0.5));
     for site in 0..all.len() {
-        assert!((all[site] - 1.0).abs() < 1e-12 && all[site] > most[site] && most[site] > half[site] && half[site] > 0.5, "site {site}");
+        assert!(
+            (all[site] - 1.0).abs() < 1e-12 && all[site] > most[site] && most[site] > half[site] && half[site] > 0.5,
+            "site {site}"
+        );
     }
 }
 

@@ -37,7 +37,8 @@ fn with_eps(fixture: &str, eps: f64) -> (tempfile::TempDir, Model, Vec<Vec<u32>>
     let from = support::fixture("parity").join(fixture);
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::copy(from.join("model.safetensors"), directory.path().join("model.safetensors")).expect("the weights");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).expect("config.json")).expect("JSON");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(from.join("config.json")).expect("config.json")).expect("JSON");
     for field in ["rms_norm_eps", "layer_norm_eps"] {
         if let Some(value) = config.get_mut(field) {
             *value = eps.into();
@@ -53,7 +54,9 @@ fn with_eps(fixture: &str, eps: f64) -> (tempfile::TempDir, Model, Vec<Vec<u32>>
 fn the_stock_form_is_exact_however_large_eps_is() {
     let gpu = support::gpu();
     let mut failures = Failures::default();
-    for fixture in ["llama_gqa_tied", "mistral_no_window", "qwen2_gqa_tied", "qwen3_bias", "qwen3_tied", "phi3_gqa", "phi_gqa"] {
+    for fixture in
+        ["llama_gqa_tied", "mistral_no_window", "qwen2_gqa_tied", "qwen3_bias", "qwen3_tied", "phi3_gqa", "phi_gqa"]
+    {
         // So large that an ε of the wrong width shows, in norms of queries and keys as well.
         let (_directory, model, rows) = with_eps(fixture, 0.2);
         for refit in REFITS {
@@ -75,10 +78,13 @@ fn bias_of_reads(narrow: &Model, exact: &Model) -> f64 {
         let (layer, ends) = (model.store.layer(0).expect("a layer"), model.store.ends().expect("ends"));
         let attention = layer.blocks().next().expect("a block").norm.as_ref().expect("a norm").weight[0];
         let last = ends.final_norm.as_ref().expect("a norm").weight[0];
-        let reads = layer.linears().filter(|linear| linear.spec.reads == slicegpt_gpu::model::architecture::Space::Residual);
+        let reads =
+            layer.linears().filter(|linear| linear.spec.reads == slicegpt_gpu::model::architecture::Space::Residual);
         let mut all: Vec<f64> = Vec::new();
         for linear in reads {
-            all.extend(linear.matrix.to_f32().expect("values").iter().map(|&value| f64::from(value) * f64::from(attention)));
+            all.extend(
+                linear.matrix.to_f32().expect("values").iter().map(|&value| f64::from(value) * f64::from(attention)),
+            );
         }
         all.extend(ends.head.to_f32().expect("values").iter().map(|&value| f64::from(value) * f64::from(last)));
         all
@@ -94,9 +100,16 @@ fn the_weights_behind_a_norm_make_up_for_its_rounding_to_16_bits() {
     for fixture in ["llama_gqa_tied", "mistral_no_window", "qwen2_gqa_tied", "phi3_gqa", "phi_gqa"] {
         let (model, rows) = open(&support::fixture("parity").join(fixture));
         for sparsity in [0.15, 0.34, 0.5] {
-            let [exact, narrow] = [Dtype::F32, Dtype::BF16]
-                .map(|dtype| sliced(&gpu, &model, &rows, &Options { dtype: dtype.into(), ..options(sparsity, Basis::SHARED, Refit::None) }));
-            let weight = |model: &Model| f64::from(model.store.ends().expect("ends").final_norm.expect("a norm").weight[0]);
+            let [exact, narrow] = [Dtype::F32, Dtype::BF16].map(|dtype| {
+                sliced(
+                    &gpu,
+                    &model,
+                    &rows,
+                    &Options { dtype: dtype.into(), ..options(sparsity, Basis::SHARED, Refit::None) },
+                )
+            });
+            let weight =
+                |model: &Model| f64::from(model.store.ends().expect("ends").final_norm.expect("a norm").weight[0]);
             let rounding = (weight(&narrow.model) / weight(&exact.model) - 1.0).abs();
             let found = bias_of_reads(&narrow.model, &exact.model).abs();
             println!("{fixture} at {sparsity}: the norm is off by {rounding:.1e}, with its weights by {found:.1e}");
@@ -115,13 +128,23 @@ fn the_stock_form_in_16_bits_is_as_near_as_its_weights_are() {
     for fixture in ["llama_gqa_tied", "qwen3_bias", "phi_gqa", "phi3_gqa"] {
         let (model, rows) = open(&support::fixture("parity").join(fixture));
         for (dtype, allowed) in [(Dtype::F16, 4e-3), (Dtype::BF16, 3e-2)] {
-            let [exact, narrow] = [Dtype::F32, dtype]
-                .map(|dtype| sliced(&gpu, &model, &rows, &Options { dtype: dtype.into(), ..options(0.34, Basis::SHARED, Refit::Full) }));
+            let [exact, narrow] = [Dtype::F32, dtype].map(|dtype| {
+                sliced(
+                    &gpu,
+                    &model,
+                    &rows,
+                    &Options { dtype: dtype.into(), ..options(0.34, Basis::SHARED, Refit::Full) },
+                )
+            });
             let narrow_logits = gpu_logits(&gpu, &narrow, &rows);
             // The same weights, widened: nothing but f32's own rounding.
             let widened = reference_logits(&Network::load(&narrow.model.store).expect("a network"), &rows);
             failures.check(&format!("{fixture}, {dtype:?}, in f64"), relative(&narrow_logits, &widened), 1e-5);
-            failures.check(&format!("{fixture}, {dtype:?}, against f32"), relative(&narrow_logits, &gpu_logits(&gpu, &exact, &rows)), allowed);
+            failures.check(
+                &format!("{fixture}, {dtype:?}, against f32"),
+                relative(&narrow_logits, &gpu_logits(&gpu, &exact, &rows)),
+                allowed,
+            );
         }
     }
     failures.finish("16 bits against f32");
@@ -140,19 +163,44 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
         }
         count += 1;
         for sparsity in [0.0, 0.2, 0.5] {
-            let plan = Plan::new(config, &Options { round_interval: None, ..options(sparsity, Basis::SHARED, Refit::Full) }, "").expect("a plan");
-            let again = slicegpt_gpu::model::Config::from_fields(plan.config.raw.clone(), std::path::Path::new("config.json")).expect("a config");
+            let plan = Plan::new(
+                config,
+                &Options { round_interval: None, ..options(sparsity, Basis::SHARED, Refit::Full) },
+                "",
+            )
+            .expect("a plan");
+            let again =
+                slicegpt_gpu::model::Config::from_fields(plan.config.raw.clone(), std::path::Path::new("config.json"))
+                    .expect("a config");
             assert!(plan.stock && !again.fused() && !again.tie_word_embeddings, "{}", name(&path));
-            assert_eq!((again.hidden_size, again.layers[0].head_dim), (plan.stored_width, config.layers[0].head_dim), "{}", name(&path));
+            assert_eq!(
+                (again.hidden_size, again.layers[0].head_dim),
+                (plan.stored_width, config.layers[0].head_dim),
+                "{}",
+                name(&path)
+            );
             assert_eq!(again.architecture.model_type, config.architecture.model_type);
-            assert_eq!(plan.stored_width - plan.width, usize::from(config.architecture.norm.kind == Norm::Layer), "{}", name(&path));
+            assert_eq!(
+                plan.stored_width - plan.width,
+                usize::from(config.architecture.norm.kind == Norm::Layer),
+                "{}",
+                name(&path)
+            );
             let eps = f64::from(config.norm_eps) * config.hidden_size as f64 / plan.stored_width as f64;
             assert!((f64::from(again.norm_eps) / eps - 1.0).abs() < 1e-6, "{}: eps {}", name(&path), again.norm_eps);
             if config.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads) {
-                assert!(plan.stored_width.is_multiple_of(config.layers[0].heads), "{}: width {}", name(&path), plan.stored_width);
+                assert!(
+                    plan.stored_width.is_multiple_of(config.layers[0].heads),
+                    "{}: width {}",
+                    name(&path),
+                    plan.stored_width
+                );
             }
-            let shapes = |tensors: Vec<slicegpt_gpu::model::TensorSpec>| tensors.into_iter().map(|spec| (spec.name, spec.shape)).collect::<Vec<_>>();
-            let planned: Vec<_> = plan.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+            let shapes = |tensors: Vec<slicegpt_gpu::model::TensorSpec>| {
+                tensors.into_iter().map(|spec| (spec.name, spec.shape)).collect::<Vec<_>>()
+            };
+            let planned: Vec<_> =
+                plan.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
             assert_eq!(shapes(again.tensors()), planned, "{}", name(&path));
             // Everything else stays as it was.
             let changed = [
@@ -162,8 +210,13 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
                 "tie_word_embeddings",
             ];
             for (field, value) in &config.raw {
-                let value = if field == "dtype" || field == "torch_dtype" { &serde_json::json!("float32") } else { value };
-                assert!(changed.contains(&field.as_str()) || plan.config.raw[field] == *value, "{}: {field}", name(&path));
+                let value =
+                    if field == "dtype" || field == "torch_dtype" { &serde_json::json!("float32") } else { value };
+                assert!(
+                    changed.contains(&field.as_str()) || plan.config.raw[field] == *value,
+                    "{}: {field}",
+                    name(&path)
+                );
             }
         }
     }

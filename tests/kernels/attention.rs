@@ -31,7 +31,14 @@ fn tolerance(head_dim: usize) -> f64 {
     2.0 * (head_dim as f64 + 64.0) * ROUNDOFF
 }
 
-fn compare(gpu: &Gpu, shape: &AttentionShape, (q_rows, q_cols): (usize, usize), kv: Option<(usize, usize)>, sequences: &[Sequence], reason: &str) {
+fn compare(
+    gpu: &Gpu,
+    shape: &AttentionShape,
+    (q_rows, q_cols): (usize, usize),
+    kv: Option<(usize, usize)>,
+    sequences: &[Sequence],
+    reason: &str,
+) {
     let mut random = Random::new((q_rows * 1000 + q_cols) as u64);
     let q = random.values(q_rows * q_cols, 1.5);
     let gpu_q = upload(gpu, &q, q_rows, q_cols);
@@ -94,10 +101,20 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
     ] {
         let head_dim = 20;
         let span = |column, heads| HeadSpan { column, heads };
-        let shape = AttentionShape { head_dim, q: span(0, heads), k: span(0, kv_heads), v: span(kv_heads * head_dim, kv_heads), scale: 0.2, window };
+        let shape = AttentionShape {
+            head_dim,
+            q: span(0, heads),
+            k: span(0, kv_heads),
+            v: span(kv_heads * head_dim, kv_heads),
+            scale: 0.2,
+            window,
+        };
         // Room for 100 positions a sequence; each is somewhere else.
-        let sequences: Vec<Sequence> =
-            [0, 64, 63, 40].iter().enumerate().map(|(i, &position)| Sequence { first: i * tokens, tokens, kv_row: i * 100, position }).collect();
+        let sequences: Vec<Sequence> = [0, 64, 63, 40]
+            .iter()
+            .enumerate()
+            .map(|(i, &position)| Sequence { first: i * tokens, tokens, kv_row: i * 100, position })
+            .collect();
         compare(&gpu, &shape, (4 * tokens, heads * head_dim), Some((400, 2 * kv_heads * head_dim)), &sequences, reason);
     }
 }
@@ -106,7 +123,14 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
 fn attention_reaches_every_block_of_a_folded_grid() {
     let gpu = support::gpu_unlimited();
     let shape = side_by_side(1, 8, 1, None);
-    compare(&gpu, &shape, (66_000, 10), None, &sequences(vec![2; 33_000]), "more blocks than one dimension has workgroups");
+    compare(
+        &gpu,
+        &shape,
+        (66_000, 10),
+        None,
+        &sequences(vec![2; 33_000]),
+        "more blocks than one dimension has workgroups",
+    );
 }
 
 #[test]

@@ -71,10 +71,18 @@ fn linear(gpu: &Gpu, (m, n, k): (usize, usize, usize), element: ElementType, rea
     inside += reference::linear(&a, &w, Some(&bias));
     // Columns beside the result must not change at all: their scale is nothing.
     let scale = |i: usize, j: usize| {
-        if (column..column + n).contains(&j) { magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs() } else { 0.0 }
+        if (column..column + n).contains(&j) {
+            magnitudes[(i, j - column)] + bias[j - column].abs() + before[(i, j)].abs()
+        } else {
+            0.0
+        }
     };
     let accumulated = error(&download(gpu, &c), &expected, scale);
-    check(&format!("linear [{m}, {n}, {k}] {element:?} with bias, onto column {column} ({reason})"), accumulated, tolerance(k));
+    check(
+        &format!("linear [{m}, {n}, {k}] {element:?} with bias, onto column {column} ({reason})"),
+        accumulated,
+        tolerance(k),
+    );
 }
 
 #[test]
@@ -126,8 +134,14 @@ fn the_fastest_configuration_is_measured_once_and_remembered() {
     let measuring = Gpu::new(&options).expect("an adapter");
     assert!(products(&measuring, (130, 131, 66)) == products(&default, (130, 131, 66)), "measuring changes the result");
     let chosen = measuring.choices();
-    assert_eq!(chosen.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["covariance 256x256", "linear 256x256", "matmul 256x256"]);
-    assert!(chosen.iter().all(|(_, name)| name.parse::<ProductConfig>().is_ok_and(|config| config.to_string() == *name)), "{chosen:?}");
+    assert_eq!(
+        chosen.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
+        ["covariance 256x256", "linear 256x256", "matmul 256x256"]
+    );
+    assert!(
+        chosen.iter().all(|(_, name)| name.parse::<ProductConfig>().is_ok_and(|config| config.to_string() == *name)),
+        "{chosen:?}"
+    );
     let again = Gpu::new(&GpuOptions { measure_at_once: false, ..options.clone() }).expect("an adapter");
     assert_eq!(again.choices(), chosen);
 
@@ -177,9 +191,11 @@ fn matmul_matches_reference_at_awkward_shapes() {
 #[test]
 fn matmul_is_split_where_a_binding_is_too_small() {
     let gpu = support::gpu_with(Some(1 << 16));
-    for (m, n, k, reason) in
-        [(60, 200, 250, "rows of b in parts, whose products are added"), (200, 90, 201, "rows of a, b and c in parts"), (1, 250, 130, "one row")]
-    {
+    for (m, n, k, reason) in [
+        (60, 200, 250, "rows of b in parts, whose products are added"),
+        (200, 90, 201, "rows of a, b and c in parts"),
+        (1, 250, 130, "one row"),
+    ] {
         matmul(&gpu, (m, n, k), reason);
     }
 }
@@ -224,7 +240,14 @@ fn cross_covariance_matches_reference_for_any_columns_of_either_factor() {
         let gpu = if a == 200 { &split } else { &whole };
         let mut random = Random::new((tokens * 1000 + a) as u64);
         let (x, y) = (random.values(tokens * a, 1.0), random.values(tokens * b, 1.0));
-        let c = gpu.cross_covariance(&upload(gpu, &x, tokens, a), a_columns.clone(), &upload(gpu, &y, tokens, b), b_columns.clone()).expect("sums");
+        let c = gpu
+            .cross_covariance(
+                &upload(gpu, &x, tokens, a),
+                a_columns.clone(),
+                &upload(gpu, &y, tokens, b),
+                b_columns.clone(),
+            )
+            .expect("sums");
         let (x, y) = (reference::matrix(tokens, a, &x), reference::matrix(tokens, b, &y));
         let (x, y) = (x.columns_range(a_columns).into_owned(), y.columns_range(b_columns).into_owned());
         let magnitudes = reference::cross_covariance(&x.abs(), &y.abs());
@@ -251,9 +274,12 @@ fn sums_over_tokens_are_taken_in_short_chunks() {
 fn cross_covariance_refuses_columns_that_are_not_there_and_signals_of_other_tokens() {
     let gpu = support::gpu_unlimited();
     let zeros = |tokens| gpu.zeros(tokens, 8).expect("zeros");
-    for (a, a_columns, b, b_columns) in
-        [(zeros(3), 0..9, zeros(3), 0..8), (zeros(3), 2..8, zeros(3), 0..8), (zeros(3), 0..8, zeros(4), 0..8), (zeros(2049), 0..8, zeros(2049), 0..8)]
-    {
+    for (a, a_columns, b, b_columns) in [
+        (zeros(3), 0..9, zeros(3), 0..8),
+        (zeros(3), 2..8, zeros(3), 0..8),
+        (zeros(3), 0..8, zeros(4), 0..8),
+        (zeros(2049), 0..8, zeros(2049), 0..8),
+    ] {
         assert!(gpu.cross_covariance(&a, a_columns, &b, b_columns).is_err());
     }
 }

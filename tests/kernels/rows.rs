@@ -28,7 +28,9 @@ fn embed_matches_reference_in_every_type_and_in_parts() {
                 };
                 let table = gpu.upload_bytes(&bytes, rows, width, element).expect("a table");
                 let twin = download(&gpu, &table);
-                let ids: Vec<u32> = (0..tokens).map(|token| if token == 0 { rows as u32 - 1 } else { random.below(rows as u32) }).collect();
+                let ids: Vec<u32> = (0..tokens)
+                    .map(|token| if token == 0 { rows as u32 - 1 } else { random.below(rows as u32) })
+                    .collect();
                 let gpu_ids = gpu.upload_u32(&ids).expect("ids");
                 let x = gpu.zeros(tokens, width).expect("zeros");
                 gpu.embed(&gpu_ids, 0, &table, &x, false).expect("embed");
@@ -60,7 +62,12 @@ fn every_finite_f16_value_is_widened_to_the_same_bits_as_on_the_cpu() {
         gpu.embed(&gpu.upload_u32(&ids).expect("ids"), 0, &table, &x, false).expect("embed");
         for (found, value) in gpu.download(&x).expect("values").into_iter().zip(&values) {
             let unpacks = gpu.unpacks_f16();
-            assert_eq!(found.to_bits(), value.to_f32().to_bits(), "{:#06x} became {found:e} (unpacked by the driver: {unpacks})", value.to_bits());
+            assert_eq!(
+                found.to_bits(),
+                value.to_f32().to_bits(),
+                "{:#06x} became {found:e} (unpacked by the driver: {unpacks})",
+                value.to_bits()
+            );
         }
     }
 }
@@ -87,11 +94,23 @@ fn positions_are_added_from_the_row_of_position_zero() {
         let (values, before) = (random.values(rows * width, 1.0), random.values(6 * width, 1.0));
         let positions = [0, 1, 257, 100, 130, 131];
         let x = upload(&gpu, &before, 6, width);
-        gpu.embed_positions(&gpu.upload_u32(&positions).expect("positions"), 0, 2, &upload(&gpu, &values, rows, width), &x).expect("positions");
-        let expected = reference::matrix(6, width, &before) + reference::embed_positions(&positions, 2, &reference::matrix(rows, width, &values));
+        gpu.embed_positions(
+            &gpu.upload_u32(&positions).expect("positions"),
+            0,
+            2,
+            &upload(&gpu, &values, rows, width),
+            &x,
+        )
+        .expect("positions");
+        let expected = reference::matrix(6, width, &before)
+            + reference::embed_positions(&positions, 2, &reference::matrix(rows, width, &values));
         // One sum is rounded.
         let most = expected.amax();
-        check(&format!("embed_positions with bindings of {binding:?}"), error(&download(&gpu, &x), &expected, |_, _| most), ROUNDOFF);
+        check(
+            &format!("embed_positions with bindings of {binding:?}"),
+            error(&download(&gpu, &x), &expected, |_, _| most),
+            ROUNDOFF,
+        );
     }
 }
 
@@ -135,7 +154,11 @@ fn transpose_turns_tokens_and_fills_up_with_zeros() {
         // What lay in the buffer before must be overwritten.
         drop(upload(&gpu, &vec![7.0; expected.len()], size[0], size[1]));
         let turned = gpu.transpose(&x, columns).expect("transpose");
-        check(&format!("transpose [{tokens}, {width}] ({reason})"), error(&download(&gpu, &turned), &expected, |_, _| 1.0), 0.0);
+        check(
+            &format!("transpose [{tokens}, {width}] ({reason})"),
+            error(&download(&gpu, &turned), &expected, |_, _| 1.0),
+            0.0,
+        );
     }
     for (rows, cols) in [(1, 1), (3, 8), (33, 65), (128, 6)] {
         let values = Random::new((rows * 1000 + cols) as u64).values(rows * cols, 1.0);

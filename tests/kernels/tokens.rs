@@ -38,7 +38,8 @@ fn norms_match_reference_at_awkward_widths_and_scales() {
     ] {
         for scale in [1.0, 1e4, 1e-4] {
             let mut random = Random::new(width as u64);
-            let values: Vec<f32> = random.values(tokens * width, 1.0).iter().map(|value| scale * (value + 0.5)).collect();
+            let values: Vec<f32> =
+                random.values(tokens * width, 1.0).iter().map(|value| scale * (value + 0.5)).collect();
             let (weight, bias) = (random.values(width, 1.0), random.values(width, 1.0));
             let x = upload(&gpu, &values, tokens, width);
             let twin = reference::matrix(tokens, width, &values);
@@ -52,7 +53,9 @@ fn norms_match_reference_at_awkward_widths_and_scales() {
                     let expected = reference::norm(*kind, &twin, weight, bias, norm_width, f64::from(1e-5f32));
                     let most = expected.amax().max(1.0);
                     check(
-                        &format!("norm {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters {parameters} ({reason})"),
+                        &format!(
+                            "norm {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters {parameters} ({reason})"
+                        ),
                         error(&download(&gpu, &y), &expected, |_, _| most),
                         norm_tolerance(width),
                     );
@@ -69,7 +72,11 @@ fn norm_reaches_every_token_of_a_folded_grid() {
     let values = Random::new(7).values(tokens * width, 1.0);
     let y = gpu.norm(Norm::Rms, &upload(&gpu, &values, tokens, width), None, None, width, 1e-6).expect("norm");
     let expected = reference::norm(Norm::Rms, &reference::matrix(tokens, width, &values), None, None, width, 1e-6);
-    check("norm of 70000 tokens, more than one dimension has workgroups", error(&download(&gpu, &y), &expected, |_, _| 2.0), norm_tolerance(width));
+    check(
+        "norm of 70000 tokens, more than one dimension has workgroups",
+        error(&download(&gpu, &y), &expected, |_, _| 2.0),
+        norm_tolerance(width),
+    );
 }
 
 #[test]
@@ -92,14 +99,27 @@ fn head_norms_match_reference_and_leave_the_rest_alone() {
     ] {
         let span = HeadSpan { column, heads };
         let mut random = Random::new(head_dim as u64);
-        let (values, weight, bias) = (random.values(tokens * width, 3.0), random.values(head_dim, 1.0), random.values(head_dim, 1.0));
+        let (values, weight, bias) =
+            (random.values(tokens * width, 3.0), random.values(head_dim, 1.0), random.values(head_dim, 1.0));
         for (kind, bias) in [(Norm::Rms, None), (Norm::Layer, Some(bias))] {
             let x = upload(&gpu, &values, tokens, width);
             let gpu_bias = bias.as_ref().map(|bias| upload(&gpu, bias, 1, head_dim));
-            gpu.head_norm(kind, &x, span, &upload(&gpu, &weight, 1, head_dim), gpu_bias.as_ref(), 1e-5).expect("head_norm");
+            gpu.head_norm(kind, &x, span, &upload(&gpu, &weight, 1, head_dim), gpu_bias.as_ref(), 1e-5)
+                .expect("head_norm");
             let mut expected = reference::matrix(tokens, width, &values);
-            reference::head_norm(kind, &mut expected, span, &wide(&weight), bias.as_deref().map(wide).as_deref(), f64::from(1e-5f32));
-            let error = error(&download(&gpu, &x), &expected, |_, column| if inside(span, head_dim, column) { 4.0 } else { 0.0 });
+            reference::head_norm(
+                kind,
+                &mut expected,
+                span,
+                &wide(&weight),
+                bias.as_deref().map(wide).as_deref(),
+                f64::from(1e-5f32),
+            );
+            let error = error(
+                &download(&gpu, &x),
+                &expected,
+                |_, column| if inside(span, head_dim, column) { 4.0 } else { 0.0 },
+            );
             check(&format!("head_norm {kind:?} {span:?} of {head_dim} ({reason})"), error, norm_tolerance(head_dim));
         }
     }
@@ -137,9 +157,7 @@ fn rope_matches_reference_up_to_far_positions_and_leaves_the_rest_alone() {
         reference::rope(&mut expected, span, head_dim, &positions, &rope.inverse_frequencies, f64::from(factor));
         // Two entries of the table, two products and a sum are rounded; nothing else may change.
         let most = 2.0 * expected.amax();
-        let rotated = |column: usize| {
-            inside(span, head_dim, column) && (column - span.column) % head_dim < 2 * pairs
-        };
+        let rotated = |column: usize| inside(span, head_dim, column) && (column - span.column) % head_dim < 2 * pairs;
         let error = error(&download(&gpu, &x), &expected, |_, column| if rotated(column) { most } else { 0.0 });
         check(&format!("rope {pairs} pairs of {head_dim}, {span:?} ({reason})"), error, 3.0 * ROUNDOFF);
     }
@@ -152,7 +170,8 @@ fn activations_match_reference_plain_and_gated() {
     for scale in [0.01, 1.0, 10.0, 100.0] {
         let mut random = Random::new(3);
         let gate = random.values(tokens * width, scale);
-        let both: Vec<f32> = gate.chunks(width).flat_map(|row| [row.to_vec(), random.values(width, 2.0)].concat()).collect();
+        let both: Vec<f32> =
+            gate.chunks(width).flat_map(|row| [row.to_vec(), random.values(width, 2.0)].concat()).collect();
         let x = reference::matrix(tokens, width, &gate);
         let up = DMatrix::from_fn(tokens, width, |i, j| f64::from(both[i * 2 * width + width + j]));
         for kind in [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
@@ -173,27 +192,38 @@ fn activations_match_reference_plain_and_gated() {
 #[test]
 fn energies_match_reference_at_awkward_widths() {
     let gpu = support::gpu_unlimited();
-    for (tokens, width, reason) in
-        [(1, 1, "the smallest"), (3, 63, "below the workgroup"), (2, 65, "above it"), (2048, 6, "a whole batch"), (5, 1001, "far from a multiple")]
-    {
+    for (tokens, width, reason) in [
+        (1, 1, "the smallest"),
+        (3, 63, "below the workgroup"),
+        (2, 65, "above it"),
+        (2048, 6, "a whole batch"),
+        (5, 1001, "far from a multiple"),
+    ] {
         let values = Random::new(width as u64).values(tokens * width, 1.0);
         let found = download(&gpu, &gpu.energy(&upload(&gpu, &values, tokens, width)).expect("energy"));
         let twin = reference::energy(&reference::matrix(tokens, width, &values));
         let expected = DMatrix::from_row_slice(1, tokens, &twin);
         // A thread sums every 64th square, then the threads are summed in a tree.
-        check(&format!("energy [{tokens}, {width}] ({reason})"), error(&found, &expected, |i, j| expected[(i, j)]), norm_tolerance(width));
+        check(
+            &format!("energy [{tokens}, {width}] ({reason})"),
+            error(&found, &expected, |i, j| expected[(i, j)]),
+            norm_tolerance(width),
+        );
     }
 }
 
 #[test]
 fn subtract_matches_reference_at_awkward_widths() {
     let gpu = support::gpu_unlimited();
-    for (tokens, width, reason) in [(1, 1, "the smallest"), (3, 65, "padded rows"), (70, 300, "many workgroups, the last not full")] {
+    for (tokens, width, reason) in
+        [(1, 1, "the smallest"), (3, 65, "padded rows"), (70, 300, "many workgroups, the last not full")]
+    {
         let mut random = Random::new((tokens * width) as u64);
         let (y, x) = (random.values(tokens * width, 3.0), random.values(tokens * width, 3.0));
         let (difference, other) = (upload(&gpu, &y, tokens, width), upload(&gpu, &x, tokens, width));
         gpu.subtract(&difference, &other).expect("subtract");
-        let expected = reference::subtract(&reference::matrix(tokens, width, &y), &reference::matrix(tokens, width, &x));
+        let expected =
+            reference::subtract(&reference::matrix(tokens, width, &y), &reference::matrix(tokens, width, &x));
         check(
             &format!("subtract [{tokens}, {width}] ({reason})"),
             error(&download(&gpu, &difference), &expected, |i, j| expected[(i, j)].abs()),
@@ -214,7 +244,8 @@ fn scale_tokens_matches_reference_at_awkward_widths() {
         let e: Vec<f32> = random.values(tokens, 100.0).into_iter().map(|value| value * value).collect();
         let scaled = upload(&gpu, &y, tokens, width);
         gpu.scale_tokens(&scaled, &upload(&gpu, &e, 1, tokens), norm_width, 1e-5).expect("scale_tokens");
-        let expected = reference::scale_tokens(&reference::matrix(tokens, width, &y), &wide(&e), norm_width, f64::from(1e-5f32));
+        let expected =
+            reference::scale_tokens(&reference::matrix(tokens, width, &y), &wide(&e), norm_width, f64::from(1e-5f32));
         // A division, a sum, a root, a division and a product.
         check(
             &format!("scale_tokens [{tokens}, {width}] ({reason})"),

@@ -19,7 +19,8 @@ fn losses(gpu: &Gpu, logits: &[f32], vocab: usize, targets: &[u32], widths: &[us
     let targets = gpu.upload_u32(targets).expect("targets");
     let mut first = 0;
     for &width in widths {
-        gpu.loss(&upload(gpu, &slice(logits, vocab, first, width), tokens, width), first, &targets, &state).expect("loss");
+        gpu.loss(&upload(gpu, &slice(logits, vocab, first, width), tokens, width), first, &targets, &state)
+            .expect("loss");
         first += width;
     }
     assert_eq!(first, vocab);
@@ -40,19 +41,26 @@ fn losses_match_reference_whatever_the_slices_and_the_size_of_the_logits() {
         let tokens = 9;
         for scale in [1.0, 27.0] {
             let mut random = Random::new(vocab as u64);
-            let mut logits: Vec<f32> = random.values(tokens * vocab, scale).iter().map(|logit| logit.clamp(-80.0, 80.0)).collect();
+            let mut logits: Vec<f32> =
+                random.values(tokens * vocab, scale).iter().map(|logit| logit.clamp(-80.0, 80.0)).collect();
             // The largest first, last, and all alike.
             logits[0] = 80.0;
             logits[2 * vocab - 1] = 80.0;
             logits[2 * vocab..3 * vocab].fill(-80.0);
-            let targets: Vec<u32> = (0..tokens).map(|token| if token < 2 { vocab as u32 - 1 } else { random.below(vocab as u32) }).collect();
+            let targets: Vec<u32> = (0..tokens)
+                .map(|token| if token < 2 { vocab as u32 - 1 } else { random.below(vocab as u32) })
+                .collect();
             let expected = reference::loss(&reference::matrix(tokens, vocab, &logits), &targets);
             let found = losses(&gpu, &logits, vocab, &targets, widths);
             let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             // Maximum and target are exact; the sum has terms exp(−x) good to (3 + 2x) ulps, those with large x being small, and rounds once every
             // 64 entries: a relative error of 16 + vocabulary / 64 roundings, which the logarithm makes an absolute one.
             let tolerance = (16.0 + vocab as f64 / 64.0) * support::ROUNDOFF;
-            check(&format!("loss of {tokens} tokens, slices {widths:?}, logits around {scale} ({reason})"), worst, tolerance);
+            check(
+                &format!("loss of {tokens} tokens, slices {widths:?}, logits around {scale} ({reason})"),
+                worst,
+                tolerance,
+            );
         }
     }
 }
@@ -74,7 +82,8 @@ fn draws(gpu: &Gpu, logits: &[f32], vocab: usize, options: &SampleOptions, width
     let (best, ids) = gpu.sample_state(tokens).expect("a state");
     let mut first = 0;
     for &width in widths {
-        gpu.sample(&upload(gpu, &slice(logits, vocab, first, width), tokens, width), first, options, &best, &ids).expect("sample");
+        gpu.sample(&upload(gpu, &slice(logits, vocab, first, width), tokens, width), first, options, &best, &ids)
+            .expect("sample");
         first += width;
     }
     assert_eq!(first, vocab);
@@ -88,7 +97,8 @@ fn draws_are_distributed_as_the_softmax_and_equal_those_of_reference() {
     // No token is so rare that its count is far from normally distributed.
     let row = Random::new(11).values(vocab, 0.5);
     let logits = row.repeat(tokens);
-    for (seed, step, first_row, temperature) in [(1, 0, 0, 1.0), (2, 7, 4000, 1.0), (3, 1, 0, 2.0), (4, 0, 9, 0.5), (5, 1, 1, 1.0), (6, 100, 0, 1.0)]
+    for (seed, step, first_row, temperature) in
+        [(1, 0, 0, 1.0), (2, 7, 4000, 1.0), (3, 1, 0, 2.0), (4, 0, 9, 0.5), (5, 1, 1, 1.0), (6, 100, 0, 1.0)]
     {
         let options = SampleOptions { seed, step, first_row, temperature };
         let ids = draws(&gpu, &logits, vocab, &options, &[vocab]);
@@ -139,7 +149,8 @@ fn no_uniform_number_makes_an_impossible_token_win() {
             u == smallest || u == 1.0 - smallest
         };
         if (1..vocab as u32).any(extreme) {
-            let ids = draws(&gpu, &logits, vocab, &SampleOptions { seed, step: 0, first_row: 0, temperature: 1.0 }, &[vocab]);
+            let ids =
+                draws(&gpu, &logits, vocab, &SampleOptions { seed, step: 0, first_row: 0, temperature: 1.0 }, &[vocab]);
             assert_eq!(ids, [0], "seed {seed}");
             found += 1;
         }

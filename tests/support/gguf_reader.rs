@@ -113,7 +113,10 @@ pub fn read(path: &Path) -> Read {
             1 => 2 * values,
             _ => values / 32 * 34,
         };
-        assert!(offset.is_multiple_of(32) && data + offset == end.next_multiple_of(32), "{name} lies at {offset}, before it ends {end}");
+        assert!(
+            offset.is_multiple_of(32) && data + offset == end.next_multiple_of(32),
+            "{name} lies at {offset}, before it ends {end}"
+        );
         end = data + offset + len;
         read.names.push(name.clone());
         read.tensors.insert(name, Tensor { dimensions, kind, data: bytes[data + offset..end].to_vec() });

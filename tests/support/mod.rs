@@ -84,7 +84,11 @@ pub fn write_tensors(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) 
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     header.insert(
         "__metadata__".into(),
-        metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect::<serde_json::Map<_, _>>().into(),
+        metadata
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     );
     for (name, (dtype, shape, bytes)) in tensors {
         let offsets = [data.len(), data.len() + bytes.len()];
@@ -99,7 +103,8 @@ pub fn write_tensors(path: &Path, tensors: &Tensors, metadata: &[(&str, &str)]) 
 /// Changes some fields of the config.json in a directory; null takes a field out.
 pub fn set_fields(directory: &Path, fields: &[(&str, serde_json::Value)]) {
     let path = directory.join("config.json");
-    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
+    let mut config: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
     for (name, value) in fields {
         if value.is_null() { drop(config.remove(*name)) } else { drop(config.insert((*name).into(), value.clone())) }
     }
@@ -120,7 +125,10 @@ pub fn copy_of(name: &str) -> tempfile::TempDir {
 pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0f64, |most, &value| most.max(f64::from(value.abs())));
-    let error = a.iter().zip(b).fold(0.0f64, |most, (&a, &b)| if a.is_nan() { f64::INFINITY } else { most.max(f64::from((a - b).abs())) });
+    let error = a
+        .iter()
+        .zip(b)
+        .fold(0.0f64, |most, (&a, &b)| if a.is_nan() { f64::INFINITY } else { most.max(f64::from((a - b).abs())) });
     error / largest.max(f64::MIN_POSITIVE)
 }
 

@@ -47,7 +47,11 @@ pub fn gemm(gpu: &Gpu, kernel: Product, [m, n, k]: [usize; 3], element: ElementT
         sizes: sizes([("m", m), ("n", n), ("k", k), ("weight_bytes", element.size())]),
         unit: if decodes { Unit::Gbytes } else { Unit::Gflops },
         bound: if decodes { Bound::Bandwidth } else { Bound::Compute },
-        work: Work { flops: 2.0 * (m * n) as f64 * k as f64, bytes: (4 * m * k + element.size() * n * k + 4 * m * n) as f64, items: m as f64 },
+        work: Work {
+            flops: 2.0 * (m * n) as f64 * k as f64,
+            bytes: (4 * m * k + element.size() * n * k + 4 * m * n) as f64,
+            items: m as f64,
+        },
         check,
         configuration: best.map(|best| best.to_string()),
         on_gpu: true,
@@ -82,7 +86,11 @@ pub fn covariance(gpu: &Gpu, width: usize, tokens: usize) -> Result<Job<'_>> {
         let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), term| (sum + term, magnitude + term.abs()));
         (f64::from(actual[i * width + j]), sum, magnitude)
     });
-    let check = compare("sampled results of the upper triangle, by the sum of the magnitudes of their terms", tolerance(tokens), triples);
+    let check = compare(
+        "sampled results of the upper triangle, by the sum of the magnitudes of their terms",
+        tolerance(tokens),
+        triples,
+    );
     Ok(Job {
         sizes: sizes([("width", width), ("tokens", tokens)]),
         unit: Unit::Gflops,
@@ -158,7 +166,13 @@ pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usi
     let seen = tokens * past + tokens * (tokens + 1) / 2;
     let decodes = tokens == 1;
     Ok(Job {
-        sizes: sizes([("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim), ("tokens", tokens), ("past", past)]),
+        sizes: sizes([
+            ("heads", heads),
+            ("kv_heads", kv_heads),
+            ("head_dim", head_dim),
+            ("tokens", tokens),
+            ("past", past),
+        ]),
         unit: if decodes { Unit::Gbytes } else { Unit::Gflops },
         bound: if decodes { Bound::Bandwidth } else { Bound::Compute },
         work: Work {

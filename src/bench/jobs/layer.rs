@@ -13,8 +13,8 @@ use crate::{
     error::{Error, Result},
     gpu::{ElementType, Gpu},
     model::{
-        BlockWeights, Config, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights, Rope, Shape, Slicing,
-        StepWeights,
+        BlockWeights, Config, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights, Rope, Shape,
+        Slicing, StepWeights,
         architecture::{BlockKind, Role, Weight},
     },
     ops::{AttentionShape, HeadSpan, Norm, Sequence},
@@ -39,20 +39,20 @@ pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing:
     let (x, cached) = (Values::signal(1, tokens, layer.width), Values::signal(2, past + tokens, kv_width));
     let weights = layer.upload(gpu)?;
     let positions = gpu.upload_u32(&(past..past + tokens).map(|position| position as u32).collect::<Vec<_>>())?;
-    let table = |rope: &Rope| {
-        gpu.upload(&rope.table(past + tokens), past + tokens, 2 * rope.inverse_frequencies.len())
-    };
+    let table = |rope: &Rope| gpu.upload(&rope.table(past + tokens), past + tokens, 2 * rope.inverse_frequencies.len());
     let rope_tables = config.ropes.iter().map(table).collect::<Result<Vec<_>>>()?;
     let cache = if past > 0 { Some(cached.upload(gpu)?) } else { None };
     let sequences = [Sequence { first: 0, tokens, kv_row: 0, position: past }];
-    let sizes = sizes([("tokens", tokens), ("past", past), ("width", layer.width), ("hidden_size", config.hidden_size)]);
+    let sizes =
+        sizes([("tokens", tokens), ("past", past), ("width", layer.width), ("hidden_size", config.hidden_size)]);
     let work = layer.work(tokens, past);
     let input = x.upload(gpu)?;
     let inner = layer.spec().intermediate_size;
     // Where there are no shortcuts, the result takes the place of the input. The norm bounds what the weights see, however often that happens.
     let execute = move || {
         let (positions, rope_tables, cache) = (&positions, rope_tables.as_slice(), cache.as_ref());
-        let context = LayerContext { gpu, config: &config, layer: 0, positions, rope_tables, sequences: &sequences, cache };
+        let context =
+            LayerContext { gpu, config: &config, layer: 0, positions, rope_tables, sequences: &sequences, cache };
         context.forward(&weights, input.clone())
     };
     let actual = gpu.download(&execute()?)?;
@@ -61,7 +61,8 @@ pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing:
     let expected = layer.twin(&x, &cached, past, &chosen)?;
     let scale = expected.norm() / (expected.len() as f64).sqrt();
     let triples = (0..expected.nrows()).flat_map(|row| (0..expected.ncols()).map(move |col| (row, col)));
-    let triples = triples.map(|(row, col)| (f64::from(actual[chosen[row] * layer.width + col]), expected[(row, col)], scale));
+    let triples =
+        triples.map(|(row, col)| (f64::from(actual[chosen[row] * layer.width + col]), expected[(row, col)], scale));
     // Each of about eight stages adds the rounding of its sums; results a few times larger than their root mean square have a few times more.
     let allowed = 32.0 * ROUNDOFF * (inner as f64).sqrt();
     let check = compare("sampled tokens, by the root mean square of the results", allowed, triples);
@@ -110,9 +111,10 @@ impl Layer {
             (spec, role, weight, config.linear_bias(spec).then(|| row(next(), rows, 0.1)))
         });
         let linears = linears.collect();
-        let norm =
-            (!config.fused() && config.norm_affine).then(|| (row(next(), whole, 2.0), config.norm_has_bias().then(|| row(next(), whole, 0.1))));
-        let shortcut = |seed| (slicing == LayerSlicing::Sliced).then(|| Values::weight(seed, width, width, ElementType::F16));
+        let norm = (!config.fused() && config.norm_affine)
+            .then(|| (row(next(), whole, 2.0), config.norm_has_bias().then(|| row(next(), whole, 0.1))));
+        let shortcut =
+            |seed| (slicing == LayerSlicing::Sliced).then(|| Values::weight(seed, width, width, ElementType::F16));
         let shortcuts = [shortcut(next()), shortcut(next())];
         Ok(Self { linears, norm, shortcuts, width, config })
     }
@@ -120,7 +122,9 @@ impl Layer {
     fn upload(&self, gpu: &Gpu) -> Result<LayerWeights> {
         let optional = |values: &Option<Values>| values.as_ref().map(|values| values.upload(gpu)).transpose();
         let norm = || match &self.norm {
-            Some((weight, bias)) => Ok::<_, Error>(Some(NormWeights { weight: weight.upload(gpu)?, bias: optional(bias)? })),
+            Some((weight, bias)) => {
+                Ok::<_, Error>(Some(NormWeights { weight: weight.upload(gpu)?, bias: optional(bias)? }))
+            }
             None => Ok(None),
         };
         let linear = |(spec, role, weight, bias): &(&'static Weight, Role, Values, Option<Values>)| {
@@ -176,20 +180,29 @@ impl Layer {
         let mut queries = self.role(Role::Query, &pick(&input))?;
         self.rotate(&mut queries, span(0, heads), &chosen.iter().map(|&token| positions[token]).collect::<Vec<_>>());
         let width = kv_heads * h;
-        let kv = DMatrix::from_fn(past + x.rows, 2 * width, |row, col| match (row.checked_sub(past), col.checked_sub(width)) {
-            (None, _) => f64::from(cached.at(row, col)),
-            (Some(token), None) => keys[(token, col)],
-            (Some(token), Some(col)) => values[(token, col)],
+        let kv = DMatrix::from_fn(past + x.rows, 2 * width, |row, col| {
+            match (row.checked_sub(past), col.checked_sub(width)) {
+                (None, _) => f64::from(cached.at(row, col)),
+                (Some(token), None) => keys[(token, col)],
+                (Some(token), Some(col)) => values[(token, col)],
+            }
         });
-        let shape = AttentionShape { q: span(0, heads), k: span(0, kv_heads), v: span(width, kv_heads), ..spec.attention_shape() };
-        let alone = |(row, &token): (usize, &usize)| Sequence { first: row, tokens: 1, kv_row: 0, position: past + token };
+        let shape = AttentionShape {
+            q: span(0, heads),
+            k: span(0, kv_heads),
+            v: span(width, kv_heads),
+            ..spec.attention_shape()
+        };
+        let alone =
+            |(row, &token): (usize, &usize)| Sequence { first: row, tokens: 1, kv_row: 0, position: past + token };
         let blocks: Vec<Sequence> = chosen.iter().enumerate().map(alone).collect();
         let attended = reference::attention(&shape, &queries, &kv, &blocks);
         let middle = self.carried(0, pick(&all)) + self.role(Role::Output, &attended)?;
 
         let input = self.norm(&middle);
         let mut inner = self.role(Role::Up, &input)?;
-        let gated = config.steps().any(|step| step.blocks.iter().any(|block| block.kind == BlockKind::Mlp { gated: true }));
+        let gated =
+            config.steps().any(|step| step.blocks.iter().any(|block| block.kind == BlockKind::Mlp { gated: true }));
         if gated {
             let gate = self.role(Role::Gate, &input)?;
             inner = DMatrix::from_fn(gate.nrows(), 2 * gate.ncols(), |row, col| match col.checked_sub(gate.ncols()) {
@@ -221,7 +234,8 @@ impl Layer {
 
     fn role(&self, role: Role, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
         let found = self.linears.iter().find(|(_, held, ..)| *held == role);
-        let (_, _, weight, bias) = found.ok_or_else(|| Error::shape("bench", format!("no {role:?} in {}", self.config.architecture.model_type)))?;
+        let (_, _, weight, bias) = found
+            .ok_or_else(|| Error::shape("bench", format!("no {role:?} in {}", self.config.architecture.model_type)))?;
         let mut y = applied(weight, x);
         for (col, mut column) in y.column_iter_mut().enumerate() {
             column.add_scalar_mut(bias.as_ref().map_or(0.0, |bias| f64::from(bias.at(0, col))));

@@ -43,7 +43,9 @@ impl<'a> Job<'a> {
             Case::Gemm { kernel, m, n, k, weights } => kernels::gemm(gpu, kernel, [m, n, k], weights),
             Case::Covariance { width, tokens } => kernels::covariance(gpu, width, tokens),
             Case::Eigh { width } => kernels::eigenproblem(width),
-            Case::Attention { heads, kv_heads, head_dim, tokens, past } => kernels::attention(gpu, [heads, kv_heads, head_dim], tokens, past),
+            Case::Attention { heads, kv_heads, head_dim, tokens, past } => {
+                kernels::attention(gpu, [heads, kv_heads, head_dim], tokens, past)
+            }
             Case::Layer { tokens, past, slicing } => layer::layer(gpu, workload.shape(), tokens, past, slicing),
             Case::Run { sequences, seqlen } => run::run(gpu, workload.shape(), sequences, seqlen, progress),
         }

@@ -43,7 +43,10 @@ pub fn copy(gpu: &Gpu) -> Result<Job<'_>> {
     let (x, y) = (values.upload(gpu)?, gpu.zeros(rows, cols)?);
     gpu.probe_copy(&x, &y)?;
     let actual = gpu.download(&y)?;
-    let triples = actual.iter().enumerate().map(|(i, &actual)| (f64::from(actual), f64::from(values.at(i / cols, i % cols)), 1.0));
+    let triples = actual
+        .iter()
+        .enumerate()
+        .map(|(i, &actual)| (f64::from(actual), f64::from(values.at(i / cols, i % cols)), 1.0));
     let check = compare("all values, exactly", 0.0, triples);
     Ok(Job {
         sizes: sizes([("bytes", 4 * rows * cols)]),

@@ -49,7 +49,13 @@ impl Progress for Interruptible<'_> {
 
 const SPARSITY: f64 = 0.25;
 
-pub fn run<'a>(gpu: &'a Gpu, shape: &str, sequences: usize, seqlen: usize, progress: &'a dyn Progress) -> Result<Job<'a>> {
+pub fn run<'a>(
+    gpu: &'a Gpu,
+    shape: &str,
+    sequences: usize,
+    seqlen: usize,
+    progress: &'a dyn Progress,
+) -> Result<Job<'a>> {
     let temporary = Temporary::new()?;
     let directory = OutputDirectory::create(&temporary.0.join("model"), false)?;
     let tokens = TokenRows { rows: sequences, len: seqlen };
@@ -57,7 +63,9 @@ pub fn run<'a>(gpu: &'a Gpu, shape: &str, sequences: usize, seqlen: usize, progr
     directory.finish()?;
     let model = Model::open(&temporary.0.join("model"))?;
     let rows: Vec<Vec<u32>> = (0..sequences as u32)
-        .map(|row| (0..seqlen as u32).map(|i| (7919 * (row * seqlen as u32 + i)) % model.config().vocab_size as u32).collect())
+        .map(|row| {
+            (0..seqlen as u32).map(|i| (7919 * (row * seqlen as u32 + i)) % model.config().vocab_size as u32).collect()
+        })
         .collect();
     let options = Options { cut: Cut::Sparsity(SPARSITY), dtype: Dtype::F16.into(), ..Options::default() };
     let plan = Plan::new(model.config(), &options, "")?;
@@ -78,7 +86,15 @@ pub fn run<'a>(gpu: &'a Gpu, shape: &str, sequences: usize, seqlen: usize, progr
 }
 
 /// Slices into a directory that is gone afterwards.
-fn execute(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, plan: &Plan, place: &Path, progress: &dyn Progress) -> Result<Vec<Site>> {
+fn execute(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    options: &Options,
+    plan: &Plan,
+    place: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<Site>> {
     let directory = OutputDirectory::create(&place.join("sliced"), true)?;
     let sites = slice(gpu, model, rows, options, plan, &directory, &Interruptible(progress))?;
     gpu.finish()?;
@@ -98,7 +114,10 @@ fn kept_energy(model: &Model, rows: &[Vec<u32>], plan: &Plan, sites: &[Site]) ->
     for (position, &id) in rows.iter().flat_map(|row| row.iter().enumerate()) {
         let mut token: Vec<f64> = row(&ends.embedding, id as usize)?.into_iter().map(f64::from).collect();
         if let Some(table) = &ends.positions {
-            token.iter_mut().zip(row(table, position + offset)?).for_each(|(value, position)| *value += f64::from(position));
+            token
+                .iter_mut()
+                .zip(row(table, position + offset)?)
+                .for_each(|(value, position)| *value += f64::from(position));
         }
         signal.push(token);
     }

@@ -80,13 +80,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    const fn linear(
-        name: &'static str,
-        holds: &'static [Role],
-        reads: Space,
-        writes: Space,
-        bias: Bias,
-    ) -> Self {
+    const fn linear(name: &'static str, holds: &'static [Role], reads: Space, writes: Space, bias: Bias) -> Self {
         Self { name, holds, order: Order::Concatenated, reads, writes, layout: Layout::Linear, bias }
     }
 
@@ -101,7 +95,9 @@ impl Weight {
 pub enum BlockKind {
     Attention,
     /// `gated`: activation(gate) · up instead of activation(up).
-    Mlp { gated: bool },
+    Mlp {
+        gated: bool,
+    },
 }
 
 /// A part of a layer that reads the residual stream once and adds to it once.
@@ -140,7 +136,10 @@ pub enum RotaryPart {
 pub enum RopeLayers {
     All,
     /// Those with a 1 in the `list`; without one, all but every n-th, n by `interval` or its default.
-    Listed { list: &'static str, interval: (&'static str, usize) },
+    Listed {
+        list: &'static str,
+        interval: (&'static str, usize),
+    },
 }
 
 /// Where the model knows positions from.

@@ -1,8 +1,8 @@
 //! The rows of the table.
 
 use super::{
-    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order, Position,
-    QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
+    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
+    Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
 };
 use crate::{
     model::{
@@ -17,9 +17,8 @@ use Role::{Down, Gate, Key, Output, Query, Up, Value};
 use Space::{Heads, Hidden, Residual};
 
 /// Every row.
-pub const ARCHITECTURES: &[Architecture] = &[
-    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX,
-];
+pub const ARCHITECTURES: &[Architecture] =
+    &[LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX];
 
 const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
 
@@ -200,7 +199,12 @@ const PHI3: Architecture = Architecture {
     model_type: "phi3",
     fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..GROUPED },
     defaults: defaults::PHI3,
-    attention: AttentionSpec { position: rope(RotaryPart::Share(1.0)), rope_types: &["default"], window: Window::All, ..EXPLICIT },
+    attention: AttentionSpec {
+        position: rope(RotaryPart::Share(1.0)),
+        rope_types: &["default"],
+        window: Window::All,
+        ..EXPLICIT
+    },
     blocks: &gated_blocks(
         &[
             Weight::linear("self_attn.qkv_proj", &[Query, Key, Value], Residual, Heads, Never),
@@ -254,10 +258,7 @@ const OPT: Architecture = Architecture {
     defaults: defaults::OPT,
     names: Stems { prefix: "model.decoder.", final_norm: "final_layer_norm", ..BASE.names },
     norm: NormSpec { kind: Norm::Layer, affine: Some("layer_norm_elementwise_affine") },
-    attention: AttentionSpec {
-        position: Position::Learned { name: "embed_positions", offset: 2 },
-        ..BASE.attention
-    },
+    attention: AttentionSpec { position: Position::Learned { name: "embed_positions", offset: 2 }, ..BASE.attention },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
         attention("self_attn_layer_norm", &heads("self_attn.out_proj", ENABLE_BIAS, ENABLE_BIAS)),

@@ -18,9 +18,11 @@ use crate::{
 /// [`Error::Usage`] with the reason if it cannot.
 pub fn target(config: &Config) -> Result<Gguf> {
     let architecture = config.architecture;
-    let refuse = |reason: String| Err(Error::Usage(format!("{} cannot be exported as gguf: {reason}", architecture.model_type)));
+    let refuse =
+        |reason: String| Err(Error::Usage(format!("{} cannot be exported as gguf: {reason}", architecture.model_type)));
     let Some(target) = architecture.forms.gguf else {
-        let known: Vec<_> = ARCHITECTURES.iter().filter(|row| row.forms.gguf.is_some()).map(|row| row.model_type).collect();
+        let known: Vec<_> =
+            ARCHITECTURES.iter().filter(|row| row.forms.gguf.is_some()).map(|row| row.model_type).collect();
         return refuse(format!("only {} can", known.join(", ")));
     };
     if config.slicing.is_some() {
@@ -58,7 +60,13 @@ pub fn frequency_factors(config: &Config) -> Option<Vec<f32>> {
 ///
 /// # Errors
 /// [`Error::Usage`] for rotary embeddings that llama.cpp cannot compute.
-pub fn metadata(config: &Config, target: Gguf, name: &str, kind: GgufType, notes: &mut Vec<String>) -> Result<Metadata> {
+pub fn metadata(
+    config: &Config,
+    target: Gguf,
+    name: &str,
+    kind: GgufType,
+    notes: &mut Vec<String>,
+) -> Result<Metadata> {
     let size = |number: usize| GgufValue::U32(number as u32);
     let text = |text: &str| GgufValue::Text(text.to_owned());
     let mut list = vec![

@@ -68,9 +68,12 @@ impl<'a> GgufExport<'a> {
         let entries = tensors::entries(model.config(), target, kind)?;
         let mut metadata = metadata::metadata(model.config(), target, name, kind, &mut notes)?;
         metadata.extend(vocabulary::vocabulary(model.config(), vocabulary, &mut notes)?);
-        let narrow = entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
+        let narrow =
+            entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
         if narrow > 0 {
-            notes.push(format!("{narrow} tensors stay in f16: their rows are no multiple of 32 values, which q8_0 needs"));
+            notes.push(format!(
+                "{narrow} tensors stay in f16: their rows are no multiple of 32 values, which q8_0 needs"
+            ));
         }
         Ok(Self { model, target, entries, metadata, notes })
     }
@@ -101,7 +104,9 @@ impl<'a> GgufExport<'a> {
                 layer = number.map(|number| Ok::<_, Error>((number, self.model.store.layer(number)?))).transpose()?;
             }
             let weights = layer.as_ref().map(|(_, weights)| weights);
-            entry.each_rows(self.model.config(), self.target, &ends, weights, |rows| file.write(&entry.tensor.name, rows))?;
+            entry.each_rows(self.model.config(), self.target, &ends, weights, |rows| {
+                file.write(&entry.tensor.name, rows)
+            })?;
             progress.advance(1)?;
         }
         file.finish()

@@ -41,7 +41,9 @@ impl Pieces {
     pub fn of(file: &File) -> Result<Self, String> {
         let normalizers = steps(&file.normalizer, "normalizers");
         let cutters = steps(&file.pre_tokenizer, "pretokenizers");
-        let odd = |step: &&Value| format!("prepares text by {}", step.get("type").and_then(Value::as_str).unwrap_or("an unnamed step"));
+        let odd = |step: &&Value| {
+            format!("prepares text by {}", step.get("type").and_then(Value::as_str).unwrap_or("an unnamed step"))
+        };
         if cutters.iter().any(|step| is(step, "ByteLevel")) {
             return match normalizers.iter().find(|step| !is(step, "NFC")) {
                 Some(step) => Err(odd(step)),
@@ -79,9 +81,21 @@ impl Pieces {
 
 /// Expressions that cut words, as tokenizer.json has them, whether tokens may be taken whole without merges, and the name.
 const WORDS: &[(&str, bool, &str)] = &[
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", true, "llama-bpe"),
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", false, "smaug-bpe"),
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", false, "qwen2"),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        true,
+        "llama-bpe",
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        false,
+        "smaug-bpe",
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        false,
+        "qwen2",
+    ),
     (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         true,
@@ -99,11 +113,16 @@ pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
     let (own_words, whole) = (flag(bytes, "use_regex", true), file.model.ignore_merges);
     match before {
         [] if own_words && !whole => Some("gpt-2"),
-        [digits] if own_words && !whole && is(digits, "Digits") && flag(digits, "individual_digits", false) => Some("smollm"),
+        [digits] if own_words && !whole && is(digits, "Digits") && flag(digits, "individual_digits", false) => {
+            Some("smollm")
+        }
         [split] if !own_words && is(split, "Split") && !flag(split, "invert", false) => {
             let isolated = split.get("behavior").is_some_and(|behavior| behavior == "Isolated");
             let words = split.get("pattern")?.get("Regex")?.as_str()?;
-            WORDS.iter().find(|(known, known_whole, _)| isolated && *known == words && *known_whole == whole).map(|(_, _, name)| *name)
+            WORDS
+                .iter()
+                .find(|(known, known_whole, _)| isolated && *known == words && *known_whole == whole)
+                .map(|(_, _, name)| *name)
         }
         _ => None,
     }

@@ -86,7 +86,9 @@ impl Entry {
     /// The layer it belongs to.
     pub fn layer(&self) -> Option<usize> {
         match self.source {
-            Source::Norm(layer, _) | Source::HeadNorm(layer, _) | Source::Weight(layer, _) | Source::Bias(layer, _) => Some(layer),
+            Source::Norm(layer, _) | Source::HeadNorm(layer, _) | Source::Weight(layer, _) | Source::Bias(layer, _) => {
+                Some(layer)
+            }
             Source::Embedding | Source::Head | Source::FinalNorm | Source::FrequencyFactors => None,
         }
     }
@@ -142,7 +144,9 @@ impl Entry {
 
 fn in_order(matrix: &HostMatrix, mut each: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
     let together = (PIECE_BYTES / (4 * matrix.cols)).max(1);
-    (0..matrix.rows).step_by(together).try_for_each(|first| each(&matrix.rows_f32(first..(first + together).min(matrix.rows))?))
+    (0..matrix.rows)
+        .step_by(together)
+        .try_for_each(|first| each(&matrix.rows_f32(first..(first + together).min(matrix.rows))?))
 }
 
 /// The rows of one head, `[head_dim, any]`, with the coordinates that turn together side by side.

@@ -108,7 +108,9 @@ impl Reader<'_> {
 
     /// What llama.cpp would do otherwise than the file says.
     fn refused(&self, what: &str) -> Error {
-        self.bad(format!("{what}, which llama.cpp does not; --no-tokenizer leaves the vocabulary out, for token ids alone"))
+        self.bad(format!(
+            "{what}, which llama.cpp does not; --no-tokenizer leaves the vocabulary out, for token ids alone"
+        ))
     }
 
     fn metadata(&self, pre: Option<&str>, notes: &mut Vec<String>) -> Result<Metadata> {
@@ -117,11 +119,15 @@ impl Reader<'_> {
         if kind != "BPE" {
             return Err(self.refused(&format!("splits words by a {kind} model")));
         }
-        let vocab = model.vocab.as_object().ok_or_else(|| self.bad("model.vocab: expected an object of tokens and ids"))?;
+        let vocab =
+            model.vocab.as_object().ok_or_else(|| self.bad("model.vocab: expected an object of tokens and ids"))?;
         let ids = self.ids(vocab)?;
         let pieces = Pieces::of(&self.file).map_err(|what| self.refused(&what))?;
         let (tokens, mut types) = self.tokens(&ids)?;
-        let merges = model.merges.iter().map(|merge| merge.pair().ok_or_else(|| self.bad("model.merges: expected two pieces in each")));
+        let merges = model
+            .merges
+            .iter()
+            .map(|merge| merge.pair().ok_or_else(|| self.bad("model.merges: expected two pieces in each")));
         let merges = merges.collect::<Result<Vec<_>>>()?;
         let mut list: Metadata = Vec::new();
         let mut add = |key: &str, value| list.push((format!("tokenizer.ggml.{key}"), value));
@@ -143,10 +149,11 @@ impl Reader<'_> {
                 })?;
                 add("model", text("gpt2"));
                 add("pre", text(pre));
-                let lines = merges.iter().map(|(left, right)| match [left, right].iter().any(|piece| piece.contains(' ')) {
-                    true => Err(self.refused("merges pieces with a space in them")),
-                    false => Ok(format!("{left} {right}")),
-                });
+                let lines =
+                    merges.iter().map(|(left, right)| match [left, right].iter().any(|piece| piece.contains(' ')) {
+                        true => Err(self.refused("merges pieces with a space in them")),
+                        false => Ok(format!("{left} {right}")),
+                    });
                 add("merges", GgufValue::Texts(lines.collect::<Result<_>>()?));
             }
             Pieces::Sentence { prefix } => {
@@ -182,12 +189,19 @@ impl Reader<'_> {
         let mut ids = HashMap::new();
         let mut taken = vec![false; self.config.vocab_size];
         let listed = vocab.iter().map(|(token, id)| (token.as_str(), id.as_u64()));
-        for (token, id) in listed.chain(self.file.added_tokens.iter().map(|token| (token.content.as_str(), Some(token.id)))) {
+        for (token, id) in
+            listed.chain(self.file.added_tokens.iter().map(|token| (token.content.as_str(), Some(token.id))))
+        {
             let id = id.filter(|&id| id < taken.len() as u64).ok_or_else(|| {
-                self.bad(format!("token {token:?} has no id below vocab_size {}; --no-tokenizer leaves the vocabulary out", taken.len()))
+                self.bad(format!(
+                    "token {token:?} has no id below vocab_size {}; --no-tokenizer leaves the vocabulary out",
+                    taken.len()
+                ))
             })?;
             let before = ids.insert(token, id as u32);
-            if before.is_none() && std::mem::replace(&mut taken[id as usize], true) || before.is_some_and(|before| before != id as u32) {
+            if before.is_none() && std::mem::replace(&mut taken[id as usize], true)
+                || before.is_some_and(|before| before != id as u32)
+            {
                 return Err(self.bad(format!("token {token:?} and another share an id, or it has two")));
             }
         }
@@ -221,7 +235,12 @@ impl Reader<'_> {
     }
 
     /// The tokens with a part to play, and which of them are put around every text.
-    fn special(&self, ids: &HashMap<&str, u32>, notes: &mut Vec<String>, add: &mut impl FnMut(&str, GgufValue)) -> Result<()> {
+    fn special(
+        &self,
+        ids: &HashMap<&str, u32>,
+        notes: &mut Vec<String>,
+        add: &mut impl FnMut(&str, GgufValue),
+    ) -> Result<()> {
         let (before, after) = self.around(ids)?;
         let ends = &self.tokenizer.eos;
         let eos = after.or(ends.first().copied());
@@ -265,12 +284,20 @@ impl Reader<'_> {
             match kind {
                 "ByteLevel" => {}
                 "TemplateProcessing" => {
-                    let token = |part: &Value| part.get("SpecialToken")?.get("id")?.as_str().and_then(|token| ids.get(token).copied());
+                    let token = |part: &Value| {
+                        part.get("SpecialToken")?.get("id")?.as_str().and_then(|token| ids.get(token).copied())
+                    };
                     around = match step.get("single").and_then(Value::as_array).map(Vec::as_slice) {
                         Some([text]) if text.get("Sequence").is_some() => (None, None),
-                        Some([first, text]) if text.get("Sequence").is_some() && token(first).is_some() => (token(first), None),
-                        Some([text, last]) if text.get("Sequence").is_some() && token(last).is_some() => (None, token(last)),
-                        Some([first, text, last]) if text.get("Sequence").is_some() && token(first).is_some() && token(last).is_some() => {
+                        Some([first, text]) if text.get("Sequence").is_some() && token(first).is_some() => {
+                            (token(first), None)
+                        }
+                        Some([text, last]) if text.get("Sequence").is_some() && token(last).is_some() => {
+                            (None, token(last))
+                        }
+                        Some([first, text, last])
+                            if text.get("Sequence").is_some() && token(first).is_some() && token(last).is_some() =>
+                        {
                             (token(first), token(last))
                         }
                         _ => return Err(self.refused("puts more around a text than one token before and one after it")),
@@ -319,7 +346,10 @@ fn scores(merges: &[(&str, &str)], ids: &HashMap<&str, u32>, tokens: usize) -> (
     let splits = |token: &&str| {
         let token: &str = token;
         let cuts = token.char_indices().skip(1).map(move |(at, _)| token.split_at(at));
-        cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right) && !known.contains(&(*left, *right))).count()
+        cuts.filter(|(left, right)| {
+            ids.contains_key(left) && ids.contains_key(right) && !known.contains(&(*left, *right))
+        })
+        .count()
     };
     // No word is so long; special tokens may be.
     let other = ids.keys().filter(|token| token.len() <= 64).map(splits).sum();
