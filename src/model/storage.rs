@@ -44,7 +44,7 @@ impl Rows {
     /// The stored rows of some rows of the weight, in runs of consecutive ones.
     pub fn runs(&self, rows: Range<usize>) -> Vec<Range<usize>> {
         match self {
-            Self::Run(range) => vec![range.start + rows.start..range.start + rows.end],
+            Self::Run(range) => Vec::from([range.start + rows.start..range.start + rows.end]),
             Self::Listed(listed) => {
                 let mut runs: Vec<Range<usize>> = Vec::new();
                 for &row in &listed[rows] {

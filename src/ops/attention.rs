@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{HeadSpan, shader};
+use super::{HeadSpan, Sequence, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -55,48 +55,6 @@ struct Grid {
     /// The queries of a workgroup are `tokens` of a block times `group_part` heads of a group.
     group_part: usize,
     tokens: usize,
-}
-
-/// A run of tokens of one sequence, and where the keys and values of that sequence begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sequence {
-    /// Row of the first token in the queries.
-    pub first: usize,
-    pub tokens: usize,
-    /// Row of the sequence's position 0 in the keys and values.
-    pub kv_row: usize,
-    /// Position of the first token in its sequence.
-    pub position: usize,
-}
-
-impl Sequence {
-    /// The rows of its tokens in the queries, and of their keys and values in a cache.
-    pub fn cache_rows(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.tokens).map(move |token| (self.first + token, self.kv_row + self.position + token))
-    }
-
-    /// This run in shorter ones, of up to `tokens` each.
-    fn pieces(self, tokens: usize) -> impl Iterator<Item = Self> {
-        (0..self.tokens).step_by(tokens).map(move |skip| Self {
-            first: self.first + skip,
-            tokens: tokens.min(self.tokens - skip),
-            position: self.position + skip,
-            ..self
-        })
-    }
-}
-
-/// Whole sequences that follow one another, keys beside queries.
-pub fn sequences(lengths: impl IntoIterator<Item = usize>) -> Vec<Sequence> {
-    let mut first = 0;
-    lengths
-        .into_iter()
-        .map(|tokens| {
-            let sequence = Sequence { first, tokens, kv_row: first, position: 0 };
-            first += tokens;
-            sequence
-        })
-        .collect()
 }
 
 #[repr(C)]

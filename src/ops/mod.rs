@@ -13,19 +13,22 @@ mod gemm_f16_matrix;
 mod gemm_naive;
 mod gemv;
 mod head_norm;
+mod linear;
 mod loss;
 mod norm;
+mod operands;
 mod probe;
 mod product;
 mod rope;
 mod sample;
 mod scale_tokens;
+mod sequence;
 mod subtract;
 mod transpose;
 mod tuning;
 
 pub use activation::Activation;
-pub use attention::{AttentionShape, MAX_HEAD_DIM, Sequence, sequences};
+pub use attention::{AttentionShape, MAX_HEAD_DIM};
 #[doc(hidden)]
 pub use catalog::kernels;
 pub use copy_rows::RowCopy;
@@ -35,6 +38,7 @@ pub use norm::Norm;
 pub use probe::PROBE_CHAINS;
 pub use product::ProductConfig;
 pub use sample::SampleOptions;
+pub use sequence::{Sequence, sequences};
 pub use transpose::transposed_columns;
 
 use crate::gpu::{ElementType, Gpu, Matrix};

@@ -181,7 +181,9 @@ impl<'a> Find<'a> {
         let segment = |layer: &usize| self.points.options.basis.segment(*layer, layers);
         let layer = (0..layers).find(|layer| segment(layer) == Some(self.bases.values.len()));
         let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
-        let kept_energy = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
+        let share = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
+        // Rounding may leave it a little above.
+        let kept_energy = share.min(1.0);
         let site = Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality };
         self.points.sites.push(site);
         let rotation = self.points.rotation(pass.gpu, axes.as_ref(), kept, self.bases.values.len())?;

@@ -2,11 +2,13 @@
 
 mod bases;
 mod companions;
+mod devices;
 mod export;
 mod export_tokenizers;
 mod files;
 #[path = "../support/gguf_reader.rs"]
 mod gguf_reader;
+mod memory;
 mod refusals;
 mod resume;
 mod runs;
