@@ -10,6 +10,12 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Sizes beyond these are not models but mistakes or attacks.
+pub(super) const MAX_WIDTH: u64 = 1 << 20;
+pub(super) const MAX_LAYERS: u64 = 4096;
+pub(super) const MAX_VOCABULARY: u64 = 1 << 24;
+pub(super) const MAX_POSITIONS: u64 = 1 << 28;
+
 /// Reads a `config.json`. NaN and Infinity, which JSON has no numbers for, become what transformers writes for them, `{"__float__": "NaN"}`.
 ///
 /// # Errors

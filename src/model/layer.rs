@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::{
     architecture::{Block, BlockKind, Role, Space, Weight},
-    config::{Config, LayerSpec},
+    config::Config,
     host::{HostBlock, HostLayer, HostLinear, HostNorm},
+    layer_spec::LayerSpec,
 };
 use crate::{
     error::{Error, Result},

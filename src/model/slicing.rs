@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::config::Step;
+use super::layer_spec::Step;
 use crate::error::{Error, Result};
 
 /// The widths of the residual stream around one layer.

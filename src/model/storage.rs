@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::{
     architecture::{Order, Role, Weight},
-    config::LayerSpec,
+    layer_spec::LayerSpec,
 };
 
 /// Rows of a stored tensor, in the order of the weight that they hold.
@@ -43,19 +43,19 @@ impl Rows {
 
     /// The stored rows of some rows of the weight, in runs of consecutive ones.
     pub fn runs(&self, rows: Range<usize>) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
         match self {
-            Self::Run(range) => Vec::from([range.start + rows.start..range.start + rows.end]),
+            Self::Run(range) => runs.push(range.start + rows.start..range.start + rows.end),
             Self::Listed(listed) => {
-                let mut runs: Vec<Range<usize>> = Vec::new();
                 for &row in &listed[rows] {
                     match runs.last_mut() {
                         Some(last) if last.end == row => last.end += 1,
                         _ => runs.push(row..row + 1),
                     }
                 }
-                runs
             }
         }
+        runs
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::{
     architecture::{Block, BlockKind, Layout, Position, QkNorm, Role, Space, Weight},
-    config::{Config, Step},
+    config::Config,
     host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep},
+    layer_spec::Step,
     slicing::LayerWidths,
     storage::{self, Rows},
 };

@@ -44,11 +44,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] for a cut that leaves nothing or cannot be reached, options that contradict each other, or a model that is sliced already.
     pub fn new(config: &Config, options: &Options, calibration_sha256: &str) -> Result<Self> {
-        if config.fused() {
-            return Err(Error::Usage(
-                "this model is sliced already; slice the original to another sparsity instead".into(),
-            ));
-        }
+        config.can_slice()?;
         check(config, options)?;
         let stock = options.basis == Basis::SHARED && config.has_stock_form();
         let interval = round_interval(config, options, stock);

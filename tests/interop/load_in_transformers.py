@@ -34,12 +34,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 # Of the largest magnitude among the logits.
 TOLERANCE = 2e-4
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
-STOCK = {"llama", "mistral", "qwen2", "qwen3", "phi3", "phi"}
+STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi"}
 LORA_TARGETS = {
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
     "opt": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "gpt2": ["c_attn", "c_fc", "c_proj"],
+    "gptj": ["q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"],
+    "starcoder2": ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"],
     "gpt_neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 }
 GATED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -94,7 +96,8 @@ def check_logits(subject, rows):
     """All logits are the program's, with either implementation of attention."""
     ours = subject.program.logits(subject.directory, rows)
     worst = 0.0
-    for attention in ("eager", "sdpa"):
+    # transformers has one implementation for gptj.
+    for attention in ("eager",) if subject.kind == "gptj" else ("eager", "sdpa"):
         model = subject.load(attn_implementation=attention)
         worst = max(worst, close(ours, logits(model, rows), attention))
     return model, worst
@@ -219,7 +222,7 @@ def check_signals(subject, model, rows):
         return
     layers = subject.config["slicing"]["layers"]
     expected = [layer["attention_input"] for layer in layers] + [layers[-1]["output"]]
-    if subject.kind == "gpt2":
+    if subject.kind in ("gpt2", "gptj"):
         expected[0] = max(expected[0], expected[-1])
     assert [state.shape[-1] for state in states] == expected
 

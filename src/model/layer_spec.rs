@@ -1,0 +1,214 @@
+//! The sizes and the kind of each layer, as a config gives them.
+
+use serde_json::Value;
+
+use super::{
+    architecture::{Architecture, Block, BlockKind, Position, Role, RopeLayers, RotaryPart, Weight, Window},
+    fields::{MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
+    rope::Rope,
+};
+use crate::{
+    error::{Error, Result},
+    ops::{AttentionShape, HeadSpan},
+};
+
+/// The sizes of one layer, which may differ from those of others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// Query heads.
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Between the two linear layers of the MLP.
+    pub intermediate_size: usize,
+    /// Which of [`Config::ropes`](super::Config::ropes); `None` where the layer does not know positions from it.
+    pub rope: Option<usize>,
+    /// A token sees itself and the `window - 1` tokens before it; all of them if `None`.
+    pub window: Option<usize>,
+    /// What q·k is multiplied by.
+    pub attention_scale: f32,
+}
+
+/// A part of a layer between two points of the residual stream: one block, or all of them where they read the same
+/// point. A shortcut may carry the residual past it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Which one of its layer.
+    pub index: usize,
+    /// Whether the layer ends with it.
+    pub last: bool,
+    /// The row's blocks that belong to it.
+    pub blocks: &'static [Block],
+}
+
+impl Step {
+    /// The stored weights of its blocks.
+    pub fn weights(self) -> impl Iterator<Item = &'static Weight> {
+        self.blocks.iter().flat_map(|block| block.weights)
+    }
+
+    /// The linear weights that they hold, in the order in which they are read and written.
+    pub fn linears(self) -> impl Iterator<Item = (&'static Weight, Role)> {
+        self.weights().flat_map(|weight| weight.holds.iter().map(move |role| (weight, *role)))
+    }
+
+    /// Its blocks of this kind.
+    pub fn has(self, attention: bool) -> bool {
+        self.blocks.iter().any(|block| (block.kind == BlockKind::Attention) == attention)
+    }
+}
+
+impl LayerSpec {
+    /// Rows of a weight that does not write the residual stream; 0 of one that does.
+    pub fn rows(&self, role: Role) -> usize {
+        match role {
+            Role::Query => self.heads * self.head_dim,
+            Role::Key | Role::Value => self.kv_heads * self.head_dim,
+            Role::Gate | Role::Up => self.intermediate_size,
+            Role::Output | Role::Down => 0,
+        }
+    }
+
+    /// Columns of the attention's result, and of the queries.
+    pub fn heads_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Columns of the queries, keys and values of a token side by side.
+    pub fn qkv_width(&self) -> usize {
+        self.heads_width() + self.kv_width()
+    }
+
+    /// Columns of the keys and values of a token side by side.
+    pub fn kv_width(&self) -> usize {
+        2 * self.kv_heads * self.head_dim
+    }
+
+    /// Where queries, keys and values lie in rows of [`LayerSpec::qkv_width`].
+    pub fn attention_shape(&self) -> AttentionShape {
+        let (q, kv) = (self.heads_width(), self.kv_heads * self.head_dim);
+        AttentionShape {
+            head_dim: self.head_dim,
+            q: HeadSpan { column: 0, heads: self.heads },
+            k: HeadSpan { column: q, heads: self.kv_heads },
+            v: HeadSpan { column: q + kv, heads: self.kv_heads },
+            scale: self.attention_scale,
+            window: self.window,
+        }
+    }
+}
+
+/// The angles that the architecture takes from its config, if it has any.
+pub(super) fn rope(
+    reader: &Reader,
+    architecture: &Architecture,
+    head_dim: usize,
+    max_positions: usize,
+) -> Result<Option<Rope>> {
+    let Position::Rope { part, theta, .. } = architecture.attention.position else { return Ok(None) };
+    if let RotaryPart::Count(name, default) = part {
+        let dim = reader.size_or(name, MAX_WIDTH, default)?;
+        let fits = (dim <= head_dim && dim.is_multiple_of(2)).then(|| Rope::plain(dim, theta));
+        let expected = format!("an even number up to the head width of {head_dim}, or {default} by default");
+        return fits.map(Some).ok_or_else(|| reader.wrong(name, &expected));
+    }
+    Rope::from_fields(reader.fields, reader.path, architecture, head_dim, max_positions).map(Some)
+}
+
+/// Whether each layer has rotary embeddings.
+pub(super) fn roped_layers(reader: &Reader, architecture: &Architecture, layers: usize) -> Result<Vec<bool>> {
+    let Position::Rope { layers: RopeLayers::Listed { list, interval: (name, default) }, .. } =
+        architecture.attention.position
+    else {
+        return Ok(vec![true; layers]);
+    };
+    let Some(value) = reader.get(list) else {
+        let interval = reader.size_or(name, MAX_LAYERS, default)?;
+        return Ok((1..=layers).map(|number| !number.is_multiple_of(interval)).collect());
+    };
+    let flags = value.as_array().filter(|flags| flags.len() >= layers).map(|flags| &flags[..layers]);
+    let flag = |flag: &Value| match flag.as_u64().or(flag.as_bool().map(u64::from)) {
+        Some(0) => Some(false),
+        Some(1) => Some(true),
+        _ => None,
+    };
+    let flags = flags.and_then(|flags| flags.iter().map(flag).collect::<Option<Vec<_>>>());
+    flags.ok_or_else(|| reader.wrong(list, &format!("0 or 1 for each of {layers} layers")))
+}
+
+/// The sliding window of each layer; `roped` says which have rotary embeddings.
+pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[bool]) -> Result<Vec<Option<usize>>> {
+    let layers = roped.len();
+    let types = match reader.get("layer_types") {
+        None => None,
+        Some(value) => Some(layer_types(reader, value, layers)?),
+    };
+    // Read where it counts: elsewhere it may be whatever switches it off.
+    let window = || match reader.get("sliding_window") {
+        Some(_) => reader.size("sliding_window", MAX_POSITIONS).map(Some),
+        None if reader.fields.contains_key("sliding_window") => Ok(None),
+        None => Ok(architecture.attention.default_window),
+    };
+    let slides: Vec<bool> = match architecture.attention.window {
+        Window::None => match types {
+            Some(types) if types.contains(&true) => {
+                let reason = format!("layer_types: {} has no sliding attention", architecture.model_type);
+                return Err(Error::bad_file(reader.path, reason));
+            }
+            _ => vec![false; layers],
+        },
+        // transformers gives these rows one mask for all layers, and fails on other lists.
+        Window::All if types.as_ref().is_some_and(|types| types.contains(&false)) && window()?.is_some() => {
+            let reason = format!("layer_types: every layer of {} has the sliding window", architecture.model_type);
+            return Err(Error::bad_file(reader.path, reason));
+        }
+        Window::All => vec![true; layers],
+        Window::FromLayer | Window::WithoutRope if !reader.flag("use_sliding_window", false)? => vec![false; layers],
+        Window::WithoutRope => types.unwrap_or_else(|| roped.iter().map(|roped| !roped).collect()),
+        Window::FromLayer => match types {
+            Some(types) => types,
+            None => {
+                let first = reader.get("max_window_layers").map_or(Some(28), Value::as_u64);
+                let first = first.ok_or_else(|| reader.wrong("max_window_layers", "a number"))?;
+                (0..layers).map(|layer| layer as u64 >= first).collect()
+            }
+        },
+    };
+    if !slides.contains(&true) {
+        return Ok(vec![None; layers]);
+    }
+    let window = window()?;
+    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool>> {
+    let names = value.as_array().filter(|names| names.len() == layers);
+    let names = names.ok_or_else(|| reader.wrong("layer_types", "a name for each layer"))?;
+    names
+        .iter()
+        .map(|name| match name.as_str() {
+            // The latter is what files of before had.
+            Some("full_attention" | "attention") => Ok(false),
+            Some("sliding_attention") => Ok(true),
+            _ => Err(reader.unsupported("layer_types", name, "known: full_attention, sliding_attention")),
+        })
+        .collect()
+}
+
+/// What q·k of each layer is multiplied by.
+pub(super) fn attention_scales(
+    reader: &Reader,
+    row: &Architecture,
+    head_dim: usize,
+    layers: usize,
+) -> Result<Vec<f32>> {
+    let base = if row.multipliers.attention.is_some() {
+        reader.multiplier(row.multipliers.attention)?
+    } else if reader.flag("scale_attn_weights", true)? {
+        1.0 / (head_dim as f64).sqrt()
+    } else {
+        1.0
+    };
+    let by_layer = reader.flag("scale_attn_by_inverse_layer_idx", false)?;
+    Ok((0..layers).map(|layer| (if by_layer { base / (layer + 1) as f64 } else { base }) as f32).collect())
+}

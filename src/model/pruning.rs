@@ -1,0 +1,56 @@
+//! The `pruning` section that config.json has where layers differ in their heads or in the width of their MLPs.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::layer_spec::LayerSpec;
+use crate::error::{Error, Result};
+
+/// What is left of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerSizes {
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub intermediate_size: usize,
+}
+
+/// The sizes of every layer; those beside the section are the dense model's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pruning {
+    pub layers: Vec<LayerSizes>,
+}
+
+impl Pruning {
+    /// Reads the section, and gives the layers its sizes.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if it is missing, or does not fit the `layers` of the dense model.
+    pub(super) fn apply(fields: &Map<String, Value>, path: &Path, layers: &mut [LayerSpec]) -> Result<()> {
+        let bad = |reason: String| Error::bad_file(path, format!("pruning: {reason}"));
+        let section = fields.get("pruning").ok_or_else(|| bad("a pruned model without this section".into()))?;
+        let pruning: Self = serde_json::from_value(section.clone()).map_err(|error| bad(error.to_string()))?;
+        if pruning.layers.len() != layers.len() {
+            return Err(bad(format!("expected the sizes of {} layers, found {}", layers.len(), pruning.layers.len())));
+        }
+        for (index, (layer, sizes)) in layers.iter_mut().zip(&pruning.layers).enumerate() {
+            let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = *sizes;
+            let whole = (layer.heads, layer.kv_heads, layer.intermediate_size);
+            let fits = (1..=whole.0).contains(&heads)
+                && (1..=whole.1).contains(&kv_heads)
+                && (1..=whole.2).contains(&intermediate_size);
+            if !fits || !heads.is_multiple_of(kv_heads) {
+                let found = (heads, kv_heads, intermediate_size);
+                return Err(bad(format!(
+                    "layer {index} has {found:?} attention heads, key-value heads and MLP channels, of {whole:?}; \
+                     expected at least one of each, and as many queries for every key"
+                )));
+            }
+            (layer.heads, layer.kv_heads, layer.intermediate_size) = (heads, kv_heads, intermediate_size);
+        }
+        Ok(())
+    }
+}
