@@ -5,9 +5,12 @@ from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2Decoder
 from .configuration_sliced_starcoder2 import SlicedStarcoder2Config
 from .modeling_sliced_common import SlicedGatedLayer, SlicedNorm, end_widths
 
+ATTENTION = SlicedGatedLayer.ATTENTION
+MLP = ("post_attention_layernorm", ["mlp.c_fc"], "mlp.c_proj")
+
 
 class SlicedStarcoder2DecoderLayer(SlicedGatedLayer, Starcoder2DecoderLayer):
-    MLP = ("post_attention_layernorm", ["mlp.c_fc"], "mlp.c_proj")
+    MLP = MLP
 
 
 class SlicedStarcoder2ForCausalLM(Starcoder2ForCausalLM):
