@@ -1,9 +1,11 @@
 //! slicegpt-gpu makes large language models smaller on any GPU: SliceGPT (arXiv 2401.15024) as WGSL compute shaders on wgpu.
 //!
 //! # The way of the data
-//! [`checkpoint`] (tensors read from files) → [`model`] (architecture table, config, weights) → [`slice::fuse`] → for each layer: forward pass on the
-//! GPU ([`model::LayerContext`], [`ops`], [`gpu`]) → covariance (GPU) → [`linalg::eigh()`] (CPU, f64) → rotation (GPU) → [`checkpoint`] again →
-//! [`eval`], [`generate`]. One direction, no back and forth; the weights of half a layer on the GPU at a time.
+//! [`checkpoint`] (tensors read from files) → [`model`] (architecture table, config, weights, fused norms) → [`stream`] (for
+//! each layer: its weights to the GPU, its steps over all calibration tokens, its changed weights to the output) → [`checkpoint`]
+//! again → [`eval`], [`generate`]. What happens to a step is a [`stream::Method`]: [`mod@slice`] has the paper's, and that of
+//! bases for several layers with weights fitted again. Products, sums and rotations are [`ops`] on the [`gpu`];
+//! eigenproblems and least squares are [`linalg`] (CPU, f64). The weights of one step are on the GPU at a time.
 //!
 //! # Why it works
 //! With the norms' parameters fused into the weights beside them, RMSNorm(x·Q) = RMSNorm(x)·Q for every orthogonal Q. So the residual stream may
@@ -11,8 +13,10 @@
 //! two bases carries x·(QᵀQ'). In the basis of the signal's principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → report → memory → {slice, eval, generate} → model → ops → gpu → error`; `record` imports `eval`; `linalg` imports only `error`; `wgpu` appears in `gpu` alone, `clap` in
-//! `cli` alone, tensor names and `model_type`s in `model` alone. The library never prints, outside of `cli`, and never panics on user data.
+//! `cli → report → memory → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow. [`eval`] and
+//! [`generate`] stand on `model`; [`record`] on `eval`; [`bench`] on all that is measured; [`data`], [`progress`] and `linalg`
+//! on `error` alone. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and `model_type`s in `model` only. The
+//! library never prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;
 pub mod checkpoint;
