@@ -1,5 +1,5 @@
-//! Kernels at the shapes of real models, and the parts between them that run on the CPU, for developers: `cargo bench`. To compare machines, use
-//! `slicegpt-gpu bench`.
+//! Kernels at the shapes of real models, and the parts between them that run on the CPU, for developers: `cargo bench`.
+//! To compare machines, use `slicegpt-gpu bench`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use slicegpt_gpu::{

@@ -1,4 +1,5 @@
-//! What can go wrong, one variant for each thing that the caller can act on, and the exit code that tells scripts which.
+//! What can go wrong, one variant for each thing that the caller can act on, and the exit code that tells scripts
+//! which.
 
 use std::path::{Path, PathBuf};
 
@@ -60,13 +61,14 @@ pub enum Error {
     /// Stopped by Ctrl-C.
     #[error("interrupted")]
     Interrupted,
-    /// Stopped by `source`, but what was done before can be gone on with.
+    /// Stopped by `source`, but what was done before can be resumed.
     #[error("stopped; what is done is kept in {path}, and the same command with --resume goes on")]
     Kept { path: PathBuf, source: Box<Error> },
 }
 
 impl Error {
-    /// The exit code of the program: 1 runtime, 2 usage, 3 bad input file, 4 no adapter, 5 out of memory, 6 device lost, 7 disk, 130 interrupted.
+    /// The exit code of the program: 1 runtime, 2 usage, 3 bad input file, 4 no adapter, 5 out of memory, 6 device
+    /// lost, 7 disk, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Shape { .. } | Self::Numerical(_) | Self::Gpu(_) => 1,
@@ -86,7 +88,8 @@ impl Error {
         }
     }
 
-    /// Whether the same run may go further at another time, or with more memory: nothing is wrong with what it is asked to do.
+    /// Whether the same run may go further at another time, or with more memory: nothing is wrong with what it is asked
+    /// to do.
     pub fn can_go_on(&self) -> bool {
         matches!(
             self,
@@ -113,7 +116,7 @@ impl Error {
         |source| Self::Read { path: path.to_owned(), source }
     }
 
-    /// For `map_err` on whatever opens `path` of an unfinished run: where it is gone, there is nothing to go on with.
+    /// For `map_err` on whatever opens `path` of an unfinished run: where it is gone, there is nothing to resume.
     pub(crate) fn kept<F: FnOnce(std::io::Error) -> Self>(
         path: &Path,
         otherwise: F,

@@ -1,4 +1,5 @@
-//! Perplexity and logits of a model, dense or sliced: one layer's weights on the GPU at a time, all sequences through each.
+//! Perplexity and logits of a model, dense or sliced: one layer's weights on the GPU at a time, all sequences through
+//! each.
 
 use std::ops::Range;
 
@@ -25,9 +26,10 @@ pub struct Perplexity {
 /// How much of everything is on the GPU at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct EvalMemory {
-    /// About so many tokens run together, and one sequence at least.
+    /// About this many tokens run together, and one sequence at least.
     pub batch_tokens: usize,
-    /// Residuals of so many bytes are held at once, and one batch at least; more sequences take another pass over the layers.
+    /// Residuals of up to this many bytes are held at once, and one batch at least; more sequences take another pass
+    /// over the layers.
     pub residual_bytes: u64,
     /// The most bytes of a run of rows of the embedding or the head.
     pub part_bytes: u64,
@@ -83,7 +85,8 @@ impl EvalMemory {
         (self.residual_bytes > 0).then_some(Self { residual_bytes: 0, ..smaller })
     }
 
-    /// The most bytes that measuring sequences of up to `longest` tokens holds on the GPU; `element_size` is that of the stored weights.
+    /// The most bytes that measuring sequences of up to `longest` tokens holds on the GPU; `element_size` is that of
+    /// the stored weights.
     pub fn gpu_bytes(&self, config: &Config, longest: usize, element_size: usize) -> u64 {
         let d = config.hidden_size;
         let tokens = self.batch_tokens.max(longest);
@@ -254,7 +257,8 @@ fn each_part(
     Ok(())
 }
 
-/// Runs all rows through all layers, and hands over the batches with their last residuals, `[tokens, width]`, a group at a time.
+/// Runs all rows through all layers, and yields the batches with their last residuals, `[tokens, width]`, a group at a
+/// time.
 fn each_group(
     gpu: &Gpu,
     model: &Model,

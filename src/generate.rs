@@ -72,7 +72,8 @@ impl<'a> Session<'a> {
         Ok(Self { gpu, model, weights, caches, sequences, capacity, length: 0 })
     }
 
-    /// Runs `tokens` more of each sequence (sequence 0's, then sequence 1's, …) and hands over the residual of each one's last.
+    /// Runs `tokens` more of each sequence (sequence 0's, then sequence 1's, …) and returns the residual of each one's
+    /// last.
     ///
     /// # Errors
     /// [`Error::Shape`] if the capacity is exceeded; [`Error::OutOfMemory`].
@@ -232,12 +233,13 @@ fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32
 
 /// Keys and values of the sequences sampled together take at most this many bytes.
 const CACHE_BYTES: usize = 1 << 30;
-/// After so many tokens the time that is left can be told.
+/// After this many tokens the time that is left can be told.
 const PROBE_STEPS: usize = 16;
 /// Longer than this is worth a word.
 const PATIENCE: f64 = 60.0;
 
-/// About how many bytes of GPU memory [`sample_sequences`] takes: all weights, and the keys and values of the sequences sampled together.
+/// About how many bytes of GPU memory [`sample_sequences`] takes: all weights, and the keys and values of the sequences
+/// sampled together.
 pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
     let sequence = length * token_bytes(model);
     model.store.checkpoint.byte_len() + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64

@@ -1,22 +1,25 @@
-//! slicegpt-gpu makes large language models smaller on any GPU: SliceGPT (arXiv 2401.15024) as WGSL compute shaders on wgpu.
+//! slicegpt-gpu makes large language models smaller on any GPU: SliceGPT (arXiv 2401.15024) as WGSL compute shaders on
+//! wgpu.
 //!
 //! # The way of the data
-//! [`checkpoint`] (tensors read from files) → [`model`] (architecture table, config, weights, fused norms) → [`stream`] (for
-//! each layer: its weights to the GPU, its steps over all calibration tokens, its changed weights to the output) → [`checkpoint`]
-//! again → [`eval`], [`generate`]. What happens to a step is a [`stream::Method`]: [`mod@slice`] has the paper's, and that of
-//! bases for several layers with weights fitted again. Products, sums and rotations are [`ops`] on the [`gpu`];
-//! eigenproblems and least squares are [`linalg`] (CPU, f64). The weights of one step are on the GPU at a time.
+//! [`checkpoint`] (tensors read from files) → [`model`] (architecture table, config, weights, fused norms) → [`stream`]
+//! (for each layer: its weights to the GPU, its steps over all calibration tokens, its changed weights to the output) →
+//! [`checkpoint`] again → [`eval`], [`generate`]. What happens to a step is a [`stream::Method`]: [`mod@slice`] has the
+//! paper's, and that of bases for several layers with weights fitted again. Products, sums and rotations are [`ops`] on
+//! the [`gpu`]; eigenproblems and least squares are [`linalg`] (CPU, f64). The weights of one step are on the GPU at a
+//! time.
 //!
 //! # Why it works
-//! With the norms' parameters fused into the weights beside them, RMSNorm(x·Q) = RMSNorm(x)·Q for every orthogonal Q. So the residual stream may
-//! live in any orthonormal basis, provided that each weight that reads it becomes W·Q, each that writes it Qᵀ·W, and a skip connection between
-//! two bases carries x·(QᵀQ'). In the basis of the signal's principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
+//! With the norms' parameters fused into the weights beside them, RMSNorm(x·Q) = RMSNorm(x)·Q for every orthogonal Q.
+//! So the residual stream may live in any orthonormal basis, provided that each weight that reads it becomes W·Q, each
+//! that writes it Qᵀ·W, and a skip connection between two bases carries x·(QᵀQ'). In the basis of the signal's
+//! principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → report → memory → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow. [`eval`] and
-//! [`generate`] stand on `model`; [`record`] on `eval`; [`bench`] on all that is measured; [`data`], [`progress`] and `linalg`
-//! on `error` alone. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and `model_type`s in `model` only. The
-//! library never prints, outside of `cli`, and never panics on user data.
+//! `cli → report → memory → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow.
+//! [`eval`] and [`generate`] stand on `model`; [`record`] on `eval`; [`mod@bench`] on all that is measured; [`data`],
+//! [`progress`] and `linalg` on `error` alone. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and
+//! `model_type`s in `model` only. The library never prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;
 pub mod checkpoint;

@@ -90,8 +90,8 @@ pub struct Workload<'a> {
 }
 
 impl Workload<'_> {
-    /// The plan with the largest pieces that fit, the residual as near to the GPU as there is room, but not on it if `spare_gpu`; with `pieces`, no
-    /// others.
+    /// The plan with the largest pieces that fit, the residual as near to the GPU as there is room, but not on it if
+    /// `spare_gpu`; with `pieces`, no others.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] that says which ceiling is too low, and by how much.
@@ -219,7 +219,8 @@ impl RunPlan {
     }
 }
 
-/// What the system has to spare now, less a tenth: of its memory, or of what it grants a container; `None` where it does not tell.
+/// What the system has to spare now, less a tenth: of its memory, or of what it grants a container; `None` where it
+/// does not tell.
 pub fn host_available() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());

@@ -12,7 +12,7 @@ pub trait Progress {
     /// Some steps of the phase are done.
     ///
     /// # Errors
-    /// [`crate::Error::Interrupted`] to stop the work, which keeps what is finished where it can be gone on with.
+    /// [`crate::Error::Interrupted`] to stop the work, which keeps what is finished where it can be resumed.
     fn advance(&self, steps: u64) -> Result<()>;
 
     /// Something the user should know.

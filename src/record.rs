@@ -1,12 +1,13 @@
-//! What a finished run notes about its output, `slicegpt.json` beside it: how it was made, and a few of its logits, so that anybody can find out
-//! later whether the files still compute them.
+//! What a finished run notes about its output, `slicegpt.json` beside it: how it was made, and a few of its logits, so
+//! that anybody can find out later whether the files still compute them.
 //!
 //! # How much may logits differ?
-//! Another adapter sums the same products in another order. A sum of K terms in f32 (unit roundoff u = 2⁻²⁴) then moves by about √K·u of its size;
-//! the moves of the P products that a token passes one after the other are independent, so the logits move by about √(K·P)·u of the largest of them.
-//! Sixteen times that is allowed, for norms and softmax, which make some of it larger. Where one of the two computed with factors rounded to f16,
-//! each factor moves by 2⁻¹¹ and the mean of many moves by less: √P·2⁻¹¹, sixteen times. A flipped byte may do less than that to the logits, so the
-//! files are held against their sha256 as well.
+//! Another adapter sums the same products in another order. A sum of K terms in f32 (unit roundoff u = 2⁻²⁴) then moves
+//! by about √K·u of its size; the moves of the P products that a token passes one after the other are independent, so
+//! the logits move by about √(K·P)·u of the largest of them. Sixteen times that is allowed, for norms and softmax,
+//! which make some of it larger. Where one of the two computed with factors rounded to f16, each factor moves by 2⁻¹¹
+//! and the mean of many moves by less: √P·2⁻¹¹, sixteen times. A flipped byte may do less than that to the logits, so
+//! the files are held against their sha256 as well.
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
@@ -133,8 +134,8 @@ impl RunRecord {
         directory.write(FILE, format!("{text}\n").as_bytes())
     }
 
-    /// Reads the record beside a model and checks that it can be one of this model; `None` if there is none, or only the list of files that is
-    /// written beside random weights.
+    /// Reads the record beside a model and checks that it can be one of this model; `None` if there is none, or only
+    /// the list of files that is written beside random weights.
     ///
     /// # Errors
     /// [`Error::Read`]; [`Error::BadFile`] if it is damaged, or speaks of another model.

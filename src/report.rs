@@ -22,7 +22,7 @@ pub struct Report {
     pub schema_version: u32,
     pub tool_version: &'static str,
     pub dry_run: bool,
-    /// False if it was asked to stop before the end, and can be gone on with.
+    /// False if it was asked to stop before the end, and can be resumed.
     pub finished: bool,
     pub layers_done: usize,
     /// The options in force, defaults included.

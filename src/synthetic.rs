@@ -1,4 +1,5 @@
-//! Checkpoints of random weights in the shape of a real model: what a run costs depends on shapes alone, so this measures it without a download.
+//! Checkpoints of random weights in the shape of a real model: what a run costs depends on shapes alone, so this
+//! measures it without a download.
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rand_chacha::{
@@ -15,7 +16,8 @@ use crate::{
     progress::Progress,
 };
 
-/// The standard deviation that transformers initialises these models with: signals stay far from the limits of f16 in all of them.
+/// The standard deviation that transformers initialises these models with: signals stay far from the limits of f16 in
+/// all of them.
 const DEVIATION: f32 = 0.02;
 /// Values in memory at a time.
 const PIECE: usize = 1 << 20;
@@ -28,8 +30,9 @@ pub struct TokenRows {
     pub len: usize,
 }
 
-/// Writes `config.json`, the weights in `dtype`, a token file `tokens.json` and the list of these files into `directory`, a piece at a time: memory does not grow with the
-/// model. Matrices and biases are normal with a deviation of 0.02, the weights of norms are 1; the same seed gives the same files.
+/// Writes `config.json`, the weights in `dtype`, a token file `tokens.json` and the list of these files into
+/// `directory`, a piece at a time: memory does not grow with the model. Matrices and biases are normal with a deviation
+/// of 0.02, the weights of norms are 1; the same seed gives the same files.
 ///
 /// # Errors
 /// [`Error::Usage`] if `dtype` is not f16, bf16 or f32; [`Error::Write`], [`Error::Interrupted`].

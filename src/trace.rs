@@ -1,4 +1,5 @@
-//! Where the time went: phases, steps on the CPU and dispatches on the GPU on one clock, as a file that chrome://tracing and Perfetto open.
+//! Where the time went: phases, steps on the CPU and dispatches on the GPU on one clock, as a file that
+//! chrome://tracing and Perfetto open.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! Are fields that config.json leaves out, spells otherwise or switches off what the config classes of transformers make of them?
+//! Are fields that config.json leaves out, spells otherwise or switches off what the config classes of transformers
+//! make of them?
 
 mod support;
 

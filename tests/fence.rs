@@ -1,4 +1,5 @@
-//! Is a panic inside of a fence silent, and one outside still told? Alone in its process, because the panic hook is the process's.
+//! Is a panic inside of a fence silent, and one outside still told? Alone in its process, because the panic hook is the
+//! process's.
 
 use std::{
     panic::set_hook,

@@ -1,4 +1,5 @@
-//! Does a GGUF file hold what the checkpoint holds, where and how llama.cpp looks for it? It is read again by a reader of the tests' own.
+//! Does a GGUF file hold what the checkpoint holds, where and how llama.cpp looks for it? It is read again by a reader
+//! of the tests' own.
 
 #[path = "support/gguf_reader.rs"]
 mod gguf_reader;

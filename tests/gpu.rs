@@ -1,4 +1,5 @@
-//! Is GPU memory used again without anyone noticing, counted to the byte and held below its ceiling; are dispatches timed?
+//! Is GPU memory used again without anyone noticing, counted to the byte and held below its ceiling; are dispatches
+//! timed?
 
 mod support;
 

@@ -14,7 +14,8 @@ fn with_spectrum(values: &[f64], seed: u64) -> Mat<f64> {
     &scaled * q.transpose()
 }
 
-/// Eigenvalues within n·ε of the largest, of those that went in (Weyl: an error E in the matrix moves none by more than ‖E‖).
+/// Eigenvalues within n·ε of the largest, of those that went in (Weyl: an error E in the matrix moves none by more than
+/// ‖E‖).
 fn check_spectrum(name: &str, values: &[f64]) {
     let n = values.len();
     let solution = eigh(with_spectrum(values, n as u64).as_ref()).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -120,7 +121,8 @@ fn random_rotations_are_orthogonal_and_differ_by_seed_and_stream() {
 
 #[test]
 fn random_rotations_are_uniform() {
-    // Of a uniform rotation, each entry has mean 0 and variance 1/n: over 400 draws, the mean of n·q² is within 5 of its deviations (about 0.07).
+    // Of a uniform rotation, each entry has mean 0 and variance 1/n: over 400 draws, the mean of n·q² is within 5 of
+    // its deviations (about 0.07).
     let mut random = Random::new(5);
     let (n, draws) = (6, 400);
     let (i, j) = (random.values(1, 1.0)[0].abs() as usize % n, 2);
@@ -131,7 +133,8 @@ fn random_rotations_are_uniform() {
     assert!((square - 1.0).abs() < 0.35, "n times the variance {square}");
 }
 
-/// The residual of the normal equations, relative to what goes into them, of a problem with so many samples and unknowns.
+/// The residual of the normal equations, relative to what goes into them, of a problem with this many samples and
+/// unknowns.
 fn check_ridge(name: &str, samples: usize, unknowns: usize, targets: usize, scales: impl Fn(usize) -> f64) {
     let mut random = Random::new((samples * 1000 + unknowns) as u64);
     let mut matrix = |rows, cols| Mat::from_fn(rows, cols, |_, _| f64::from(random.values(1, 1.0)[0]));

@@ -1,4 +1,5 @@
-//! Are linear layers on matrix units as good as factors rounded to f16 allow, is all else as it was, and is a clear error what other adapters give?
+//! Are linear layers on matrix units as good as factors rounded to f16 allow, is all else as it was, and is a clear
+//! error what other adapters give?
 //!
 //! Where the adapter has no matrix units, every test here asserts that asking for them is refused.
 
@@ -50,7 +51,8 @@ const SHAPES: &[(usize, usize, usize, &str)] = &[
     (129, 67, 1000, "long sums"),
 ];
 
-/// Every addition may be truncated instead of rounded on matrix units, in the same direction: twice the roundoff for each of K.
+/// Every addition may be truncated instead of rounded on matrix units, in the same direction: twice the roundoff for
+/// each of K.
 fn tolerance(k: usize) -> f64 {
     2.0 * (k + 2) as f64 * ROUNDOFF
 }
@@ -213,7 +215,8 @@ fn matrix_units_are_refused_where_no_more_than_every_adapter_has_is_asked_for() 
     assert!(matches!(Gpu::new(&options), Err(Error::Usage(message)) if message.contains("cooperative-matrix")));
 }
 
-/// What stands in for matrix units: a fragment of factors is where it lies, one of results has a row in each thread of the subgroup.
+/// What stands in for matrix units: a fragment of factors is where it lies, one of results has a row in each thread of
+/// the subgroup.
 const EMULATION: &str = "
 alias Fragment = array<f32, SIZE>;
 var<private> lane: u32;
@@ -237,7 +240,7 @@ fn multiply_add(left: u32, right: vec2<u32>, sums: Fragment) -> Fragment {
 }
 ";
 
-/// The kernel with emulated matrix units, in subgroups of so many threads.
+/// The kernel with emulated matrix units, in subgroups of this many threads.
 fn emulated(kernel: &Kernel, size: u32, subgroup: u32) -> Kernel {
     let matrix = format!("coop_mat{size}x{size}");
     let source = [

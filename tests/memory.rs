@@ -1,4 +1,5 @@
-//! Does the memory that is planned suffice, and is it not far from what is needed; and does it grow with nothing that it should not?
+//! Does the memory that is planned suffice, and is it not far from what is needed; and does it grow with nothing that
+//! it should not?
 
 mod support;
 
@@ -88,7 +89,7 @@ impl Scene {
         }
     }
 
-    /// Slices with so much GPU memory; hands over the peak.
+    /// Slices with this much GPU memory; returns the peak.
     fn slice(&self, memory: MemoryPlan, ceiling: u64) -> Result<u64> {
         let directory = tempfile::tempdir().expect("a directory");
         let output = OutputDirectory::create(&directory.path().join("out"), false)?;

@@ -1,4 +1,4 @@
-//! Is what we write whole or absent, and kept where it can be gone on with?
+//! Is what we write whole or absent, and kept where it can be resumed?
 
 use std::{
     fs,
@@ -83,7 +83,7 @@ fn a_sharded_output_reads_back_as_it_was_written() {
     reads_back(24, &files);
 }
 
-/// Writes tensors into files of at most so many bytes, and reads them.
+/// Writes tensors into files of up to this many bytes, and reads them.
 fn reads_back(most: u64, files: &[&str]) {
     let parent = temporary();
     let target = parent.path().join("deep/er/out");
@@ -333,7 +333,7 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
 
     let error = OutputDirectory::create(&target, false).err().expect("an unfinished run");
     assert!(
-        error.exit_code() == 2 && error.to_string().contains("--resume goes on with it, --force starts over"),
+        error.exit_code() == 2 && error.to_string().contains("--resume continues it, --force starts over"),
         "{error}"
     );
     let (output, state) = OutputDirectory::resume(&target, false).expect("an unfinished run");

@@ -43,7 +43,8 @@ fn logits_agree_with_transformers_for_every_fixture() {
 
 #[test]
 fn logits_do_not_depend_on_how_an_mlp_is_cut_to_fit_a_binding() {
-    // Of 40 KiB, a binding holds 128 tokens of these models' widest activation outside of the MLP, but 64 of those inside.
+    // Of 40 KiB, a binding holds 128 tokens of these models' widest activation outside of the MLP, but 64 of those
+    // inside.
     let (whole, cut) = (support::gpu(), support::gpu_with(Some(40 << 10)));
     for (fixture, reason) in [("gpt_neox_tied", "parallel blocks"), ("opt_gelu", "sequential blocks")] {
         let path = support::fixture("parity").join(fixture);

@@ -101,7 +101,8 @@ fn the_stock_form_is_rounded_to_what_other_programs_demand_and_to_nothing_else_w
         let plan = Plan::new(&config, &options(basis, Cut::Sparsity(0.2), interval), "").expect("a plan");
         (plan.stored_width, plan.round_interval)
     };
-    // 8 heads divide 8; of 12 heads and 8 the least common multiple is 24; 160 of 20 heads and 8 would be coarse for 640, so the heads alone.
+    // 8 heads divide 8; of 12 heads and 8 the least common multiple is 24; 160 of 20 heads and 8 would be coarse for
+    // 640, so the heads alone.
     assert_eq!(width("llama", 512, 8, None, Basis::SHARED), (408, 8));
     assert_eq!(width("llama", 768, 12, None, Basis::SHARED), (600, 24));
     assert_eq!(width("llama", 300, 12, None, Basis::SHARED), (240, 12));

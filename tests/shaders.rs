@@ -1,4 +1,5 @@
-//! Is every kernel, with every combination of constants that can be chosen, right for Vulkan, Metal and Direct3D, and within what every adapter has?
+//! Is every kernel, with every combination of constants that can be chosen, right for Vulkan, Metal and Direct3D, and
+//! within what every adapter has?
 
 #[path = "support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! Do synthetic checkpoints have the shape of the models that they are named after, and the weights that their seed says?
+//! Do synthetic checkpoints have the shape of the models that they are named after, and the weights that their seed
+//! says?
 
 #[path = "support/mod.rs"]
 mod support;

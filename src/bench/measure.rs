@@ -12,7 +12,7 @@ pub struct Budget {
     pub least: usize,
     /// More tell nothing new.
     pub most: usize,
-    /// Between the two, repetitions go on for so many seconds.
+    /// Between the two, repetitions go on for this many seconds.
     pub seconds: f64,
 }
 
@@ -36,7 +36,8 @@ pub struct Series {
 }
 
 impl Series {
-    /// Begins with something that has been executed before: finds out how many executions make a sample. `gpu` is where it runs, if it does.
+    /// Begins with something that has been executed before: finds out how many executions make a sample. `gpu` is where
+    /// it runs, if it does.
     ///
     /// # Errors
     /// Whatever `execute` and the device report.

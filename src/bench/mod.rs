@@ -1,14 +1,18 @@
-//! `bench`: how fast this adapter is at what slicing and running models is made of; measured, checked, and comparable across machines.
+//! `bench`: how fast this adapter is at what slicing and running models is made of; measured, checked, and comparable
+//! across machines.
 //!
-//! Every [`Workload`] has a fixed name and fixed sizes. A row of results comes about so: operands of reproducible random values are put in place;
-//! the workload is executed once, and the results of that very kernel on that very adapter are compared with an f64 computation on the CPU; if they
-//! are wrong, the row is invalid and nothing is measured. Otherwise that execution was the warm-up, and three to twenty repetitions follow, each
-//! of so many executions that it takes 5 ms at least, and in turns with the rows it is compared with below the table. What is reported is their median; the *spread* is half the distance between their quartiles,
-//! as a share of the median. A spread of more than 5 %, or a last third that is more than 5 % slower than the first, is flagged.
+//! Every [`Workload`] has a fixed name and fixed sizes. A row of results comes about so: operands of reproducible
+//! random values are put in place; the workload is executed once, and the results of that very kernel on that very
+//! adapter are compared with an f64 computation on the CPU; if they are wrong, the row is invalid and nothing is
+//! measured. Otherwise that execution was the warm-up, and three to twenty repetitions follow, each of enough
+//! executions to take 5 ms at least, and in turns with the rows it is compared with below the table. What is reported
+//! is their median; the *spread* is half the distance between their quartiles, as a share of the median. A spread of
+//! more than 5 %, or a last third that is more than 5 % slower than the first, is flagged.
 //!
-//! Percentages are of two probes measured in the same call: rows bound by arithmetic of `probe/fma`, rows bound by memory (decoding) of
-//! `probe/copy`. A kernel that mostly reads may exceed 100 % of the latter, which also writes. Operations are counted by the formula: causal attention
-//! counts the tokens that are seen, a covariance its upper triangle.
+//! Percentages are of two probes measured in the same call: rows bound by arithmetic of `probe/fma`, rows bound by
+//! memory (decoding) of `probe/copy`. A kernel that mostly reads may exceed 100 % of the latter, which also writes.
+//! Operations are counted by the formula: causal attention counts the tokens that are seen, a covariance its upper
+//! triangle.
 //!
 //! Software adapters run the same rows on the CPU, and are labelled wherever their figures appear.
 
@@ -42,7 +46,8 @@ use crate::{
     progress::Progress,
 };
 
-/// The workloads in groups that are measured in turns: a ratio of two rows should not depend on what else the machine did during one of them.
+/// The workloads in groups that are measured in turns: a ratio of two rows should not depend on what else the machine
+/// did during one of them.
 pub fn groups(workloads: &[&'static Workload]) -> Vec<Vec<&'static Workload>> {
     let mut groups: Vec<Vec<&Workload>> = Vec::new();
     for &workload in workloads {

@@ -1,4 +1,5 @@
-//! What follows from several rows, with the goals of this project: how much better than a naive kernel, how much of what slicing promises.
+//! What follows from several rows, with the goals of this project: how much better than a naive kernel, how much of
+//! what slicing promises.
 
 use serde::Serialize;
 

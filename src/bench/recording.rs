@@ -132,7 +132,8 @@ impl Recording {
     /// Reads a recording, and works out anew what follows from its samples.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::BadFile`] if it is not a recording of this schema, or holds what cannot have been measured.
+    /// [`Error::Read`]; [`Error::BadFile`] if it is not a recording of this schema, or holds what cannot have been
+    /// measured.
     pub fn read(path: &Path) -> Result<Self> {
         let mut text = Vec::new();
         let file = std::fs::File::open(path).map_err(Error::read(path))?;

@@ -102,7 +102,8 @@ pub struct Row {
     pub check: Option<Check>,
     /// Why nothing was measured.
     pub problem: Option<String>,
-    /// Whether the row is a result. What follows from the rest is written for readers, and worked out again when a file is read.
+    /// Whether the row is a result. What follows from the rest is written for readers, and worked out again when a file
+    /// is read.
     #[serde(skip_deserializing)]
     pub valid: bool,
     #[serde(skip_deserializing)]

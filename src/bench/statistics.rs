@@ -32,8 +32,8 @@ pub fn spread(samples: &[f64]) -> f64 {
     (quantile(&sorted, 0.75) - quantile(&sorted, 0.25)) / 2.0 / quantile(&sorted, 0.5).max(f64::MIN_POSITIVE)
 }
 
-/// Whether a series gets slower while it runs, as of a device that heats up: the median of its last third exceeds that of its first by more than
-/// 5 %. Series of fewer than six have no thirds worth the name.
+/// Whether a series gets slower while it runs, as of a device that heats up: the median of its last third exceeds that
+/// of its first by more than 5 %. Series of fewer than six have no thirds worth the name.
 pub fn throttles(samples: &[f64]) -> bool {
     let third = samples.len() / 3;
     third >= 2 && median(&samples[samples.len() - third..]) > (1.0 + THROTTLING) * median(&samples[..third])

@@ -1,4 +1,5 @@
-//! Matrices of reproducible random values, of which any element can be told without making the rest: a check needs no copy of a large operand.
+//! Matrices of reproducible random values, of which any element can be told without making the rest: a check needs no
+//! copy of a large operand.
 
 use faer::Mat;
 use half::f16;

@@ -186,7 +186,8 @@ pub const WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// The workloads that a call asks for. The two probes are always among them, since all others are told in percent of those.
+/// The workloads that a call asks for. The two probes are always among them, since all others are told in percent of
+/// those.
 ///
 /// # Errors
 /// [`Error::Usage`] if a filter is part of no name.

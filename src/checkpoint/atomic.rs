@@ -13,8 +13,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// A file that is written under another name beside it, gets its own at the end, and is removed if the end is not reached. Pipes and devices are
-/// written to as it comes.
+/// A file that is written under another name beside it, gets its own at the end, and is removed if the end is not
+/// reached. Pipes and devices are written to as it comes.
 pub struct AtomicFile {
     target: FileTarget,
     out: BufWriter<File>,
@@ -68,7 +68,8 @@ impl AtomicFile {
         Error::shape("write", format!("{} is not complete", self.target.path().display()))
     }
 
-    /// Makes the file durable and gives it its name; returns how many bytes it has. If that may not be done any more, what was written is kept under another.
+    /// Makes the file durable and gives it its name; returns how many bytes it has. If that may not be done any more,
+    /// what was written is kept under another.
     ///
     /// # Errors
     /// [`Error::Write`]; [`Error::Usage`] if something has come to stand there that may not be replaced.

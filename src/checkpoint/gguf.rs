@@ -1,8 +1,10 @@
-//! GGUF, the file that llama.cpp and what is built on it load: one file with metadata, vocabulary and tensors. Version 3, little-endian.
+//! GGUF, the file that llama.cpp and what is built on it load: one file with metadata, vocabulary and tensors. Version
+//! 3, little-endian.
 //!
-//! `"GGUF"`, version u32, number of tensors u64, number of metadata entries u64; for each entry its key, the type of its value u32 and the value;
-//! for each tensor its name, number of dimensions u32, dimensions u64 (the innermost first), element type u32 and the offset u64 of its data;
-//! then, from the next multiple of 32 on, the data, each tensor at a multiple of 32. Strings are a length u64 and UTF-8.
+//! `"GGUF"`, version u32, number of tensors u64, number of metadata entries u64; for each entry its key, the type of
+//! its value u32 and the value; for each tensor its name, number of dimensions u32, dimensions u64 (the innermost
+//! first), element type u32 and the offset u64 of its data; then, from the next multiple of 32 on, the data, each
+//! tensor at a multiple of 32. Strings are a length u64 and UTF-8.
 
 use half::f16;
 
@@ -201,8 +203,8 @@ impl GgufFile {
     /// Appends whole rows to the tensor `name`, which must be the one under way or the next planned one, in its type.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Shape`] if the name or the number of values is not as planned, or no whole rows; [`Error::Usage`] if a value is
-    /// beyond what the type holds.
+    /// [`Error::Write`]; [`Error::Shape`] if the name or the number of values is not as planned, or no whole rows;
+    /// [`Error::Usage`] if a value is beyond what the type holds.
     pub fn write(&mut self, name: &str, rows: &[f32]) -> Result<()> {
         if self.current.is_none() {
             self.current = self.tensors.next().map(|tensor| (tensor.clone(), tensor.values()));

@@ -1,7 +1,8 @@
 //! What this program has made itself: only that may be removed to make room, and only if nothing else lies in it.
 //!
-//! A directory is an output if `slicegpt.json` in it lists the files that were written. Earlier versions wrote no list: their outputs are told by
-//! that file, by the model card or by the form of what `synthesize` writes, and hold no other names than those below.
+//! A directory is an output if `slicegpt.json` in it lists the files that were written. Earlier versions wrote no list:
+//! their outputs are told by that file, by the model card or by the form of what `synthesize` writes, and hold no other
+//! names than those below.
 
 use std::{
     collections::BTreeSet,
@@ -77,7 +78,8 @@ pub fn check_replaceable(directory: &Path) -> Result<()> {
     }
 }
 
-/// The files below a directory, by their paths in it with `/` between names, in order; of a directory without files its own, ending in `/`.
+/// The files below a directory, by their paths in it with `/` between names, in order; of a directory without files its
+/// own, ending in `/`.
 ///
 /// # Errors
 /// [`Error::Read`].
@@ -136,7 +138,8 @@ impl Written {
         if config["slicing"]["method"] == "slicegpt" {
             return Some(Self::Earlier);
         }
-        // Never downloaded, nor written by transformers, which says its version: in the form in which this program writes JSON.
+        // Never downloaded, nor written by transformers, which says its version: in the form in which this program
+        // writes JSON.
         let own = text("config.json")? == format!("{config:#}\n")
             && config["transformers_version"].is_null()
             && config["torch_dtype"].is_string();

@@ -1,4 +1,5 @@
-//! Checkpoints on disk: safetensors files, one or many, read tensor by tensor and written whole or not at all; GGUF files, written only.
+//! Checkpoints on disk: safetensors files, one or many, read tensor by tensor and written whole or not at all; GGUF
+//! files, written only.
 
 mod atomic;
 mod diagnose;

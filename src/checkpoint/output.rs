@@ -11,9 +11,10 @@ use std::{
 use super::made::{RECORD, check_replaceable, files};
 use crate::error::{Error, Result};
 
-/// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in `.NAME.partial`, is what
-/// the run needs to go on after an interruption, once [`OutputDirectory::commit`] has said that there is something to go on from; until then,
-/// and at the end, all of it is removed. One process at a time works on it.
+/// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in
+/// `.NAME.partial`, is what the run needs to go on after an interruption, once [`OutputDirectory::commit`] has said
+/// that there is something to go on from; until then, and at the end, all of it is removed. One process at a time works
+/// on it.
 pub struct OutputDirectory {
     partial: PathBuf,
     output: PathBuf,
@@ -37,14 +38,15 @@ impl OutputDirectory {
     /// Begins anew.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file, or a directory that is neither empty nor
-    /// an output of this program and nothing else, or if another run works on it or, unless `force`, has left it unfinished; [`Error::Write`].
+    /// [`Error::OutputExists`] if `target` is there and `force` is false; [`Error::Usage`] if it is a file, or a
+    /// directory that is neither empty nor an output of this program and nothing else, or if another run works on it
+    /// or, unless `force`, has left it unfinished; [`Error::Write`].
     pub fn create(target: &Path, force: bool) -> Result<Self> {
         let this = Self::open(&resolved(target)?, force)?;
         if this.partial.join(STATE).symlink_metadata().is_ok() && !force {
             this.kept.set(true);
             return Err(Error::Usage(format!(
-                "{} holds an unfinished run to {}: --resume goes on with it, --force starts over",
+                "{} holds an unfinished run to {}: --resume continues it, --force starts over",
                 this.partial.display(),
                 target.display()
             )));
@@ -57,7 +59,7 @@ impl OutputDirectory {
     /// Goes on with what an earlier run has committed, which is handed over.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is nothing to go on with; as [`OutputDirectory::create`] otherwise.
+    /// [`Error::Usage`] if there is nothing to resume; as [`OutputDirectory::create`] otherwise.
     pub fn resume(target: &Path, force: bool) -> Result<(Self, Vec<u8>)> {
         let target = &resolved(target)?;
         let partial = partial(target)?;
@@ -122,7 +124,8 @@ impl OutputDirectory {
             )));
         }
         let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
-        // Made first, so that whatever fails from here on is cleaned up; but what is there already is not ours before it is locked.
+        // Made first, so that whatever fails from here on is cleaned up; but what is there already is not ours before
+        // it is locked.
         let mut this = Self {
             output: partial.join(OUTPUT),
             partial,
@@ -190,7 +193,8 @@ impl OutputDirectory {
         write_durably(&self.beside(name), bytes)
     }
 
-    /// Says how to go on from here: from now on, everything is kept if the run stops. What `state` speaks of must be durable already.
+    /// Says how to go on from here: from now on, everything is kept if the run stops. What `state` speaks of must be
+    /// durable already.
     ///
     /// # Errors
     /// [`Error::Write`]; the state before is still there then.
@@ -218,8 +222,8 @@ impl OutputDirectory {
         self.kept.set(false);
     }
 
-    /// Gives the directory its final name; what was there before is removed only once the new one is in place, and only if nothing has come into
-    /// it that is not ours.
+    /// Gives the directory its final name; what was there before is removed only once the new one is in place, and only
+    /// if nothing has come into it that is not ours.
     ///
     /// # Errors
     /// [`Error::Usage`] if something has, [`Error::OutputExists`] if the name has been taken; [`Error::Write`].

@@ -103,7 +103,8 @@ impl Checkpoint {
     /// Opens a `.safetensors` file, or a directory, whose files count as in transformers.
     ///
     /// # Errors
-    /// [`Error::Read`], or [`Error::BadFile`] for headers that lie, shards outside of the directory, or files that are something else.
+    /// [`Error::Read`], or [`Error::BadFile`] for headers that lie, shards outside of the directory, or files that are
+    /// something else.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_named(path, None)
     }
@@ -138,9 +139,10 @@ impl Checkpoint {
             return Err(Error::bad_file(&path, "not a regular file"));
         }
         let file = File::open(&path).map_err(Error::read(&path))?;
-        // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the file in that moment could
-        // make a read fault, as with any mapped file. Tensors are read, not mapped: pages of a map that were touched count as memory of this
-        // process until it ends, and a model is larger than what a run may take.
+        // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the
+        // file in that moment could make a read fault, as with any mapped file. Tensors are read, not mapped: pages of
+        // a map that were touched count as memory of this process until it ends, and a model is larger than what a run
+        // may take.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::read(&path))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             let reason = diagnose::tensors(&map).unwrap_or_else(|| error.to_string());

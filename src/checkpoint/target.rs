@@ -1,7 +1,8 @@
 //! A name for a file to write: what stands there decides how it is written, and keeps its kind.
 //!
-//! Nothing there: a new file. A regular file: replaced, if that was asked for. A link: what it leads to, and the link stays. A pipe, a device such
-//! as the null device, standard output: written to. Anything else (a directory, a socket, a disk) is refused by name.
+//! Nothing there: a new file. A regular file: replaced, if that was asked for. A link: what it leads to, and the link
+//! stays. A pipe, a device such as the null device, standard output: written to. Anything else (a directory, a socket,
+//! a disk) is refused by name.
 
 use std::{
     fs::{self, File, FileType, Metadata, OpenOptions},

@@ -31,7 +31,8 @@ impl TensorPlan {
 /// The size above which checkpoints are split: 5 GB, as transformers does.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Which tensors go into which file: one `model.safetensors`, or shards of at most `most` bytes (or one tensor, where that is larger).
+/// Which tensors go into which file: one `model.safetensors`, or shards of at most `most` bytes (or one tensor, where
+/// that is larger).
 pub fn shards(tensors: &[TensorPlan], most: u64) -> Vec<(String, Vec<TensorPlan>)> {
     let mut groups: Vec<Vec<TensorPlan>> = vec![Vec::new()];
     let mut bytes = 0;
@@ -53,7 +54,7 @@ pub fn shards(tensors: &[TensorPlan], most: u64) -> Vec<(String, Vec<TensorPlan>
     groups.into_iter().enumerate().map(|(index, group)| (name(index), group)).collect()
 }
 
-/// What stands before the data of a file with these tensors, one behind the other.
+/// What stands before the data of a file with these tensors, one after the other.
 fn header(tensors: &[TensorPlan]) -> Vec<u8> {
     let mut fields = Map::new();
     fields.insert("__metadata__".into(), json!({ "format": "pt" }));
@@ -74,8 +75,8 @@ fn header(tensors: &[TensorPlan]) -> Vec<u8> {
     header
 }
 
-/// Writes planned tensors into the files of a checkpoint, each to its place: in any order, and piece by piece, so that no tensor need be in memory
-/// whole. What is finished stays on disk when the work is interrupted.
+/// Writes planned tensors into the files of a checkpoint, each to its place: in any order, and piece by piece, so that
+/// no tensor need be in memory whole. What is finished stays on disk when the work is interrupted.
 pub struct TensorWriter {
     files: Vec<(PathBuf, File)>,
     places: HashMap<String, Place>,
@@ -111,8 +112,8 @@ impl TensorWriter {
         })
     }
 
-    /// Goes on with the files that an earlier writer of the same tensors has left: those that `finished` names are there, the others will be
-    /// written anew.
+    /// Goes on with the files that an earlier writer of the same tensors has left: those that `finished` names are
+    /// there, the others will be written anew.
     ///
     /// # Errors
     /// [`Error::BadFile`] if a file is not as it was left; [`Error::Write`].

@@ -1,5 +1,6 @@
-//! The rule for everything that is written, whichever option names it: what one invocation reads is never written, nor anything twice; a file that
-//! is there is replaced by `--force` alone, a directory only if it is empty or an output of this program.
+//! The rule for everything that is written, whichever option names it: what one invocation reads is never written, nor
+//! anything twice; a file that is there is replaced by `--force` alone, a directory only if it is empty or an output of
+//! this program.
 //!
 //! Files are the same if they are one file on the disk, through whatever links, hard links or spellings they are named.
 
@@ -106,7 +107,8 @@ impl Writes {
     /// The file that `option` names.
     ///
     /// # Errors
-    /// [`Error::Usage`] if it is read, is written already or can be no file; [`Error::OutputExists`]; [`Error::Write`] if it cannot be written.
+    /// [`Error::Usage`] if it is read, is written already or can be no file; [`Error::OutputExists`]; [`Error::Write`]
+    /// if it cannot be written.
     pub fn file(&mut self, option: &'static str, path: &Path) -> Result<FileTarget> {
         let target = FileTarget {
             option,
@@ -126,7 +128,8 @@ impl Writes {
     /// Checks the directory that `option` names.
     ///
     /// # Errors
-    /// [`Error::Usage`] if something in it is read or is written already, or it may not be replaced; [`Error::OutputExists`].
+    /// [`Error::Usage`] if something in it is read or is written already, or it may not be replaced;
+    /// [`Error::OutputExists`].
     pub fn directory(&mut self, option: &'static str, path: &Path) -> Result<()> {
         let this = Known::at(path);
         // What a model's directory has in an earlier output is that output's; a link to a file in one is the model's.

@@ -17,10 +17,12 @@ pub struct Args {
     /// The quick part of the workloads, in less than a minute on a laptop's GPU
     #[arg(long)]
     quick: bool,
-    /// Only workloads with this in their name, and the two probes that all are compared with; may be given several times
+    /// Only workloads with this in their name, and the two probes that all are compared with; may be given several
+    /// times
     #[arg(long, value_name = "SUBSTRING")]
     filter: Vec<String>,
-    /// The GPU to measure: its number or a part of its name, as `slicegpt-gpu devices` lists them, or `all` in turn [default: the best]
+    /// The GPU to measure: its number or a part of its name, as `slicegpt-gpu devices` lists them, or `all` in turn
+    /// [default: the best]
     #[arg(long, visible_alias = "device", value_name = "all|N|NAME")]
     adapter: Option<String>,
     /// Print JSON; or write it to FILE, and print the table

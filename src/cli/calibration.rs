@@ -18,9 +18,9 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct CalibrationArgs {
-    /// What to calibrate on: `self` samples from the model; or a file: plain text; JSON or JSON lines of strings or of objects with text,
-    /// content, messages, conversations (by the model's chat template), instruction and output, or prompt and completion; token ids
-    /// {"input_ids": [[...], ...]}. Also compressed, as .gz or .zst
+    /// What to calibrate on: `self` samples from the model; or a file: plain text; JSON or JSON lines of strings or of
+    /// objects with text, content, messages, conversations (by the model's chat template), instruction and output, or
+    /// prompt and completion; token ids {"input_ids": [[...], ...]}. Also compressed, as .gz or .zst
     #[arg(long, default_value = "self", value_name = "self|FILE")]
     pub calibration: PathBuf,
     /// Calibration sequences; of a token file the first N rows [default: 128, all rows of a token file]
@@ -41,7 +41,7 @@ pub struct Sequences {
     pub held_out: Vec<Vec<u32>>,
 }
 
-/// At most so many held-out sequences are evaluated on.
+/// At most this many held-out sequences are evaluated on.
 const HELD_OUT: usize = 64;
 /// Windows of a held-out end that is too short for the usual ones.
 const SHORT_WINDOW: usize = 64;
@@ -86,7 +86,8 @@ impl CalibrationArgs {
         }
     }
 
-    /// How many calibration tokens there will be, and held-out ones if these are evaluated on in windows of so many: as many, or fewer.
+    /// How many calibration tokens there will be, and held-out ones if these are evaluated on in windows of this
+    /// length: as many, or fewer.
     pub fn extent(
         &self,
         model: &Model,

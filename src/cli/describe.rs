@@ -155,8 +155,9 @@ pub fn named(path: &Path) -> PathBuf {
     }
 }
 
-/// The name of an output that was given none: the model's and an ending, beside the model. A snapshot in a Hugging Face cache is named by a hash, and
-/// nothing should be written there: its output is called after the repository, in the current directory.
+/// The name of an output that was given none: the model's and an ending, beside the model. A snapshot in a Hugging Face
+/// cache is named by a hash, and nothing should be written there: its output is called after the repository, in the
+/// current directory.
 pub fn beside(model: &Path, ending: &str) -> PathBuf {
     let named = named(model);
     let directory = named.parent().and_then(|parent| fs::canonicalize(parent).ok());
@@ -169,7 +170,8 @@ pub fn beside(model: &Path, ending: &str) -> PathBuf {
     named.with_file_name(format!("{stem}{ending}"))
 }
 
-/// The name of the repository that a path into a Hugging Face cache, `models--ORGANISATION--NAME/snapshots/HASH`, speaks of.
+/// The name of the repository that a path into a Hugging Face cache, `models--ORGANISATION--NAME/snapshots/HASH`,
+/// speaks of.
 fn repository(path: &Path) -> Option<String> {
     let path = std::path::absolute(path).ok()?;
     let names: Vec<_> = path.components().map(|component| component.as_os_str().to_string_lossy()).collect();

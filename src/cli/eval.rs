@@ -23,8 +23,9 @@ use crate::{
 pub struct Args {
     /// The model: a .safetensors file with its config.json beside it, or a directory
     model: PathBuf,
-    /// Text to evaluate on: plain text; JSON or JSON lines of strings or of objects with text, content, messages, conversations (by the
-    /// model's chat template), instruction and output, or prompt and completion; also compressed, as .gz or .zst
+    /// Text to evaluate on: plain text; JSON or JSON lines of strings or of objects with text, content, messages,
+    /// conversations (by the model's chat template), instruction and output, or prompt and completion; also compressed,
+    /// as .gz or .zst
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Token ids to evaluate on, {"input_ids": [[...], ...]} or a row on each line: each row is one window
@@ -33,7 +34,8 @@ pub struct Args {
     /// Tokens of a window of text, at most the model's own maximum
     #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     seqlen: u32,
-    /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; what the host has free where the GPU shares that]
+    /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; what the host has free where
+    /// the GPU shares that]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     max_gpu_memory: Option<u64>,
     /// Print one JSON object
@@ -68,7 +70,7 @@ impl Args {
             match (perplexity_within(&gpu, &model, &rows, &memory, "perplexity", &progress), memory.halved()) {
                 (Err(error @ Error::OutOfMemory(_)), Some(smaller)) => {
                     progress.end();
-                    progress.warn(&format!("{error}; going on with less at a time"));
+                    progress.warn(&format!("{error}; trying again with less at a time"));
                     memory = smaller;
                 }
                 (result, _) => break result?,

@@ -27,7 +27,8 @@ pub struct Args {
     /// The text to continue; empty to start from nothing
     #[arg(long)]
     prompt: String,
-    /// Take the prompt as a user's message: the model's chat template makes a conversation of it, and the answer is printed alone
+    /// Take the prompt as a user's message: the model's chat template makes a conversation of it, and the answer is
+    /// printed alone
     #[arg(long)]
     chat: bool,
     /// A system message before that of the user

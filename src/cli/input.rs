@@ -104,7 +104,8 @@ pub fn stop_tokens(model: &Model, generation: &GenerationConfig, tokenizer: &Bui
     StopTokens::new(model.config(), generation, tokenizer.role("bos"), tokenizer.role("eos"))
 }
 
-/// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with the same.
+/// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with
+/// the same.
 pub fn check_readable_again(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => Err(Error::bad_file(

@@ -61,8 +61,8 @@ enum Command {
 /// Whether what is there may be replaced: the same rule for everything that is written.
 #[derive(Debug, clap::Args)]
 struct ForceArgs {
-    /// Replace what is there: a file, or a directory that is empty or an output of this program and nothing else; start over an unfinished run.
-    /// What is read is never replaced
+    /// Replace what is there: a file, or a directory that is empty or an output of this program and nothing else; start
+    /// over an unfinished run. What is read is never replaced
     #[arg(long)]
     force: bool,
 }
@@ -73,14 +73,15 @@ struct DeviceArgs {
     /// The GPU to use: its number or a part of its name, as `slicegpt-gpu devices` lists them [default: the best]
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
-    /// What linear layers are computed in: f16-matrix rounds their factors to f16 and multiplies on the GPU's matrix units, where it has them.
-    /// Covariances, rotations and all else stay f32
+    /// What linear layers are computed in: f16-matrix rounds their factors to f16 and multiplies on the GPU's matrix
+    /// units, where it has them. Covariances, rotations and all else stay f32
     #[arg(long, value_enum, default_value = "f32")]
     precision: PrecisionArg,
-    /// Write a trace of where the time went, for chrome://tracing or Perfetto; a file that is there is replaced with --force alone
+    /// Write a trace of where the time went, for chrome://tracing or Perfetto; a file that is there is replaced with
+    /// --force alone
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Lose the device after so many dispatches, the next one after so many, …: for tests of what happens then.
+    /// Lose the device after N dispatches, the next one after the second N, …: for tests of what happens then.
     #[arg(long, hide = true, value_name = "N", value_delimiter = ',')]
     lose_device_after: Vec<u64>,
     /// Have so much less memory on the device than was planned with: for tests of what happens then.
@@ -117,7 +118,7 @@ impl DeviceArgs {
         self.open_again(progress, 0)
     }
 
-    /// Opens the device after it was lost so many times: then, work is handed to it in shorter pieces.
+    /// Opens the device after it was lost this many times: then, work is handed to it in shorter pieces.
     fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
         let options = GpuOptions {
             adapter: self.device.clone(),

@@ -41,8 +41,8 @@ pub struct Args {
     /// Seed of everything drawn at random
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u64,
-    /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration [default: the held-out end of the
-    /// calibration]
+    /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration [default: the
+    /// held-out end of the calibration]
     #[arg(long, value_name = "FILE")]
     pub eval: Option<PathBuf>,
     /// Tokens of a window of text for perplexity, at most the model's own maximum
@@ -51,7 +51,8 @@ pub struct Args {
     /// Type of the written tensors [default: each tensor's own]
     #[arg(long)]
     dtype: Option<DtypeArg>,
-    /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where the GPU shares it]
+    /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where
+    /// the GPU shares it]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_gpu_memory: Option<u64>,
     /// The most memory to take of the host, the GPU's included where it shares it [default: what is free, less a tenth]
@@ -65,7 +66,7 @@ pub struct Args {
     /// Go on with an unfinished run to the same output
     #[arg(long)]
     pub resume: bool,
-    /// Stop after so many layers, each of which counts twice where a basis is found first; --resume goes on
+    /// Stop after N layers, each of which counts twice where a basis is found first; --resume continues
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub stop_after: Option<u32>,
     /// Print one JSON object instead of the table

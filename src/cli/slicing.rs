@@ -12,30 +12,35 @@ pub struct SlicingArgs {
     /// The share of the model's width to cut
     #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
     pub sparsity: f64,
-    /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted, such as -20%
+    /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted,
+    /// such as -20%
     #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, conflicts_with = "sparsity", value_parser = parse_share)]
     target_parameters: Option<f64>,
     /// Round the width down to a multiple of this [default: 8, and what other programs demand of it]
     #[arg(long, value_name = "N")]
     round_interval: Option<usize>,
-    /// The bases that the residual stream is moved into: per-block, the paper's, with a shortcut past every block; shared, one for the whole model,
-    /// without shortcuts: an ordinary checkpoint where the architecture allows; segments=K, one for each of K runs of layers
+    /// The bases that the residual stream is moved into: per-block, the paper's, with a shortcut past every block;
+    /// shared, one for the whole model, without shortcuts: an ordinary checkpoint where the architecture allows;
+    /// segments=K, one for each of K runs of layers
     #[arg(long, default_value = "per-block", value_name = "BASIS")]
     pub basis: Basis,
-    /// What is fitted again to the dense model: nothing, the weights that read the residual stream, or those that write it, too
-    /// [default: none with per-block, else full]
+    /// What is fitted again to the dense model: nothing, the weights that read the residual stream, or those that write
+    /// it, too [default: none with per-block, else full]
     #[arg(long)]
     refit: Option<RefitArg>,
-    /// What a basis is found from: the residual as it is, or every token scaled to the same size [default: raw for the paper's method, else normed]
+    /// What a basis is found from: the residual as it is, or every token scaled to the same size [default: raw for the
+    /// paper's method, else normed]
     #[arg(long)]
     covariance: Option<SignalArg>,
-    /// How strongly re-fitted weights are pulled towards the projected ones, as a share of the mean energy of what they read
+    /// How strongly re-fitted weights are pulled towards the projected ones, as a share of the mean energy of what they
+    /// read
     #[arg(long, default_value_t = 0.01, value_name = "LAMBDA")]
     ridge: f64,
     /// Slice what the head reads, too, with --basis per-block; the others always do
     #[arg(long)]
     slice_head: bool,
-    /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers spread)
+    /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers
+    /// spread)
     #[arg(long, default_value = "pca")]
     final_orientation: OrientationArg,
 }

@@ -110,7 +110,7 @@ impl State {
         }
     }
 
-    /// Checks that the work goes on with the kernels that it began with, or notes them down.
+    /// Checks that the work continues with the kernels that it began with, or records them.
     ///
     /// # Errors
     /// [`Error::Usage`] if they are others.

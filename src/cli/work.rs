@@ -41,7 +41,7 @@ impl Work<'_> {
     /// Does the work, or the rest of it, and completes the report.
     ///
     /// # Errors
-    /// Whatever stops it; [`Error::Kept`] if it can be gone on with.
+    /// Whatever stops it; [`Error::Kept`] if it can be resumed.
     pub fn execute(&self, output: &Path, report: &mut Report) -> Result<()> {
         let identity = self.identity(report)?;
         // Before anything of an earlier run is given up: what finds no GPU, or no room, finds it out now.
@@ -63,7 +63,7 @@ impl Work<'_> {
             match result.as_ref().err().and_then(|error| attempt.after(error, &mut state)) {
                 Some(next) => {
                     if let Err(error) = result {
-                        self.progress.warn(&format!("{error}; going on {}", next.change));
+                        self.progress.warn(&format!("{error}; trying again {}", next.change));
                     }
                     attempt = next;
                 }
@@ -338,7 +338,7 @@ struct Attempt {
     change: &'static str,
 }
 
-/// Memory that runs out is answered by smaller pieces so many times.
+/// Memory that runs out is answered by smaller pieces up to this many times.
 const SQUEEZES: usize = 3;
 
 impl Attempt {

@@ -161,7 +161,8 @@ fn completed(message: &Map<String, Value>) -> Map<String, Value> {
     message
 }
 
-/// Writes `{% generation %}` … `{% endgeneration %}`, which marks what a model is trained on, as a block that prints what is in it.
+/// Writes `{% generation %}` … `{% endgeneration %}`, which marks what a model is trained on, as a block that prints
+/// what is in it.
 fn without_generation(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -37,8 +37,8 @@ pub enum Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Finds out whether a text is JSON. A file that is named like JSON has to be; any other one is if it parses, or if its first line is an
-    /// object and each other line begins like one: then it is damaged, and no text.
+    /// Finds out whether a text is JSON. A file that is named like JSON has to be; any other one is if it parses, or if
+    /// its first line is an object and each other line begins like one: then it is damaged, and no text.
     ///
     /// # Errors
     /// [`Error::BadFile`] where JSON is named or begun, and does not parse.
@@ -115,7 +115,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Whether a text begins with one object, and goes on with another.
+/// Whether a text begins with one object, and continues with another.
 fn second_object(text: &str) -> bool {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
     values.next().is_some_and(|first| first.is_ok()) && text[values.byte_offset()..].trim_start().starts_with('{')

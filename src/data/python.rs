@@ -1,4 +1,5 @@
-//! What chat templates expect of Python where minijinja differs: `json.dumps`, how floats are written, string methods, and what is a sequence.
+//! What chat templates expect of Python where minijinja differs: `json.dumps`, how floats are written, string methods,
+//! and what is a sequence.
 
 use minijinja::{
     Error, ErrorKind, Output, State, Value,

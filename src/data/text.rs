@@ -32,8 +32,9 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    /// Reads a file: token ids, texts or conversations in JSON, or plain text; what it is, its content decides. Texts are joined by blank
-    /// lines; conversations follow one another as the chat template writes them, which is only asked for where there are such.
+    /// Reads a file: token ids, texts or conversations in JSON, or plain text; what it is, its content decides. Texts
+    /// are joined by blank lines; conversations follow one another as the chat template writes them, which is only
+    /// asked for where there are such.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::BadFile`].
@@ -67,7 +68,8 @@ impl Tokens {
 pub struct Text {
     path: PathBuf,
     text: String,
-    /// Where conversations begin, if it is made of such: each is tokenised by itself, and has its special tokens written out.
+    /// Where conversations begin, if it is made of such: each is tokenised by itself, and has its special tokens
+    /// written out.
     chats: Option<Vec<usize>>,
 }
 
@@ -75,7 +77,8 @@ pub struct Text {
 const HELD_OUT: f64 = 0.1;
 
 impl Text {
-    /// The beginning, for calibration, and about the last tenth, which calibration never sees. Cut between conversations, lines, or words.
+    /// The beginning, for calibration, and about the last tenth, which calibration never sees. Cut between
+    /// conversations, lines, or words.
     pub fn split_tail(&self) -> (Self, Option<Self>) {
         let target = self.text.floor_char_boundary(((1.0 - HELD_OUT) * self.text.len() as f64) as usize);
         let between_chats =
@@ -115,7 +118,7 @@ impl Text {
         Ok(ids)
     }
 
-    /// Windows of `seqlen` tokens one behind the other, for perplexity: the text tokenised once, the tail dropped.
+    /// Windows of `seqlen` tokens one after the other, for perplexity: the text tokenised once, the tail dropped.
     ///
     /// # Errors
     /// [`Error::BadTokens`] if the text has fewer tokens than one window.
@@ -131,8 +134,8 @@ impl Text {
         Ok(ids.chunks_exact(seqlen).map(<[u32]>::to_vec).collect())
     }
 
-    /// `count` sequences of `seqlen` tokens, each from the beginning of a random conversation or line on, or of a random word where there are few.
-    /// A text that is shorter than one sequence is one sequence.
+    /// `count` sequences of `seqlen` tokens, each from the beginning of a random conversation or line on, or of a
+    /// random word where there are few. A text that is shorter than one sequence is one sequence.
     ///
     /// # Errors
     /// [`Error::BadTokens`] if the text has no tokens.
@@ -179,7 +182,7 @@ impl Text {
         if starts.is_empty() { vec![0] } else { starts }
     }
 
-    /// At least `seqlen` tokens from an offset on, if there are so many.
+    /// At least `seqlen` tokens from an offset on, if there are as many.
     fn tokens_from(&self, tokenizer: &Tokenizer, start: usize, seqlen: usize) -> Result<Vec<u32>> {
         // A token is rarely longer than eight bytes; where it is, twice as much text is tried.
         let mut wanted = 8 * seqlen;

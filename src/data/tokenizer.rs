@@ -4,8 +4,8 @@ use tokenizers::Tokenizer;
 
 use super::fence::fence;
 
-/// The ids of a text, or the reason why there are none. `special_tokens` says whether those that begin or end a text are added; a rendered
-/// conversation has its own.
+/// The ids of a text, or the reason why there are none. `special_tokens` says whether those that begin or end a text
+/// are added; a rendered conversation has its own.
 pub fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> std::result::Result<Vec<u32>, String> {
     fenced(|| Ok(tokenizer.encode(text, special_tokens)?.get_ids().to_vec()))
 }

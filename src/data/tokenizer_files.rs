@@ -55,7 +55,8 @@ impl TokenizerFiles {
     /// Reads what lies beside a model. A directory without any tokenizer is no error yet.
     ///
     /// # Errors
-    /// [`Error::Read`]; [`Error::BadFile`] for a file that is not a JSON object, or a setting that is not followed here.
+    /// [`Error::Read`]; [`Error::BadFile`] for a file that is not a JSON object, or a setting that is not followed
+    /// here.
     pub fn read(directory: &Path) -> Result<Self> {
         let settings = object(&directory.join("tokenizer_config.json"))?;
         let file = |name: &str| directory.join(name);

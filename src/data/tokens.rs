@@ -43,7 +43,8 @@ const DESCRIPTIVE: &[&str] = &[
 /// Reads a token file: one object, an array of them, or one a line. Rows may differ in length.
 ///
 /// # Errors
-/// [`Error::Read`], [`Error::BadFile`] if it is not of this form, holds no tokens, or has a field that would change what they mean.
+/// [`Error::Read`], [`Error::BadFile`] if it is not of this form, holds no tokens, or has a field that would change
+/// what they mean.
 pub fn read_token_file(path: &Path, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let expected = |reason: String| Error::bad_file(path, format!("{EXPECTED}: {reason}"));
     let text = read_text(path)?;
@@ -208,8 +209,8 @@ fn numbers(rows: Vec<Value>, lengths: &[usize]) -> std::result::Result<Vec<Vec<i
     rows.into_iter().zip(lengths).enumerate().map(row).collect()
 }
 
-/// Checks that a model can take these tokens: ids below `vocab_size`, rows of at most `positions` tokens if these are learned; `source` is for
-/// messages.
+/// Checks that a model can take these tokens: ids below `vocab_size`, rows of at most `positions` tokens if these are
+/// learned; `source` is for messages.
 ///
 /// # Errors
 /// [`Error::BadTokens`] that says where.

@@ -26,7 +26,8 @@ struct State {
 }
 
 impl Choices {
-    /// Those of earlier runs on this adapter with this driver. A file that cannot be read or understood counts as none: it only costs time.
+    /// Those of earlier runs on this adapter with this driver. A file that cannot be read or understood counts as none:
+    /// it only costs time.
     pub fn load(adapter: &AdapterDescription, directory: Option<PathBuf>, at_once: bool) -> Self {
         let file = directory.or_else(default_directory).map(|directory| directory.join(file_name(adapter)));
         let text = file.as_ref().and_then(|file| fs::read(file).ok()).unwrap_or_default();

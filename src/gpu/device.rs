@@ -28,14 +28,15 @@ pub struct GpuOptions {
     pub adapter: Option<String>,
     /// An upper bound on the bytes that one binding may span, below the adapter's own.
     pub max_binding_size: Option<u64>,
-    /// Ask for no more than the limits that every adapter has (WebGPU's downlevel defaults), whatever this one can do: for testing that nothing
-    /// depends on more. So does the environment variable `SLICEGPT_GPU_LIMITS=downlevel`.
+    /// Ask for no more than the limits that every adapter has (WebGPU's downlevel defaults), whatever this one can do:
+    /// for testing that nothing depends on more. So does the environment variable `SLICEGPT_GPU_LIMITS=downlevel`.
     pub downlevel_limits: bool,
     /// What linear layers are computed in.
     pub precision: Precision,
     /// A ceiling on the bytes that the device may hold; none but the adapter's own if `None`.
     pub max_memory: Option<u64>,
-    /// Hand work over in pieces a quarter as long as usual, for a device that was lost for working too long at once. Changes no result.
+    /// Hand work over in pieces a quarter as long as usual, for a device that was lost for working too long at once.
+    /// Changes no result.
     pub short_submits: bool,
     /// Where choices of kernels are remembered, instead of `SLICEGPT_GPU_CACHE` or the platform's cache directory.
     pub cache: Option<PathBuf>,
@@ -73,7 +74,8 @@ impl Gpu {
     /// Opens the adapter that `options` names, with all the limits it has, and timestamps where it has them.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Usage`] if it has not what the precision needs.
+    /// [`Error::NoAdapter`] if there is none, or none of that name; [`Error::Usage`] if it has not what the precision
+    /// needs.
     pub fn new(options: &GpuOptions) -> Result<Self> {
         let (index, adapter) = choose(enumerate(), options.adapter.as_deref())?;
         let downlevel =
@@ -145,7 +147,8 @@ impl Gpu {
         self.planned_memory = bytes;
     }
 
-    /// Loses the device after so many dispatches more, as a driver that resets does: for tests of what happens then.
+    /// Loses the device after `dispatches` more dispatches, as a driver that resets does: for tests of what happens
+    /// then.
     #[doc(hidden)]
     pub fn lose_after(&self, dispatches: u64) {
         self.until_lost.store(dispatches, Ordering::Relaxed);
@@ -203,12 +206,14 @@ impl Gpu {
         self.choices.set_for_now(key, choice);
     }
 
-    /// Adds to the work (multiply-adds) done under `key`, and says whether that is enough to measure what would be fastest.
+    /// Adds to the work (multiply-adds) done under `key`, and says whether that is enough to measure what would be
+    /// fastest.
     pub fn is_worth_measuring(&self, key: &str, work: u64, enough: u64) -> bool {
         self.choices.work(key, work) >= enough
     }
 
-    /// The most bytes that one binding may span. Below 4 GiB everywhere: sizes of bindings are 32-bit numbers in translated shaders.
+    /// The most bytes that one binding may span. Below 4 GiB everywhere: sizes of bindings are 32-bit numbers in
+    /// translated shaders.
     pub fn max_binding_size(&self) -> u64 {
         self.adapter.max_storage_buffer_binding_size.min(self.adapter.max_buffer_size).min((1 << 32) - 256)
     }

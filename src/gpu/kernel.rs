@@ -19,8 +19,9 @@ pub enum Need {
 
 /// A WGSL program and the constants that it is compiled with.
 ///
-/// The constants are put before the source as `const NAME: u32 = value;` (WGSL's `override` cannot size the private arrays that hold
-/// a thread's block of results). Binding 0 is the `Params` uniform, the matrices follow from binding 1.
+/// The constants are put before the source as `const NAME: u32 = value;` (WGSL's `override` cannot size the private
+/// arrays that hold a thread's block of results). Binding 0 is the `Params` uniform, the matrices follow from binding
+/// 1.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub name: &'static str,
@@ -77,12 +78,14 @@ impl<'a> From<Option<&'a Matrix>> for Binding<'a> {
 }
 
 impl Gpu {
-    /// Records one dispatch of `workgroups` groups: `params` at binding 0, `bindings` from 1. `work` is its cost in multiply-adds.
+    /// Records one dispatch of `workgroups` groups: `params` at binding 0, `bindings` from 1. `work` is its cost in
+    /// multiply-adds.
     ///
     /// Nothing bound may alias a matrix that the kernel writes to.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a binding or the grid is larger than the adapter allows (callers tile, so this is a defect of theirs).
+    /// [`Error::Shape`] if a binding or the grid is larger than the adapter allows (callers tile, so this is a defect
+    /// of theirs).
     pub fn dispatch<P: Pod>(
         &self,
         kernel: &Kernel,

@@ -8,7 +8,8 @@ use half::{bf16, f16};
 use super::{Gpu, pool::Pooled, queue::Mapping};
 use crate::error::{Error, Result};
 
-/// How an element is stored on the GPU. Arithmetic is always f32: 16-bit elements are widened by the kernel that reads them.
+/// How an element is stored on the GPU. Arithmetic is always f32: 16-bit elements are widened by the kernel that reads
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
     F32,
@@ -30,8 +31,8 @@ impl ElementType {
 
 /// A row-major matrix on the GPU, or a run of rows of one.
 ///
-/// Rows start at multiples of [`Matrix::stride`] elements, a multiple of 4, so that kernels read four elements at a time at any width.
-/// The padding is zero and stays zero: no kernel writes to it. Cloning shares the buffer.
+/// Rows start at multiples of [`Matrix::stride`] elements, a multiple of 4, so that kernels read four elements at a
+/// time at any width. The padding is zero and stays zero: no kernel writes to it. Cloning shares the buffer.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     pub(super) buffer: Arc<Pooled>,
@@ -41,7 +42,8 @@ pub struct Matrix {
     element: ElementType,
 }
 
-/// Views must start at an offset that every adapter can bind (256 bytes): so many rows do, whatever the width (4 elements of 2 bytes a row at least).
+/// Views must start at an offset that every adapter can bind (256 bytes): this many rows do, whatever the width (4
+/// elements of 2 bytes a row at least).
 pub const ROW_ALIGNMENT: usize = 64;
 
 impl Matrix {
@@ -176,12 +178,14 @@ impl Gpu {
     /// Reads a f32 matrix back, row-major, without its padding.
     ///
     /// # Errors
-    /// Whatever went wrong on the device since the last readback: [`Error::DeviceLost`], [`Error::OutOfMemory`], [`Error::Gpu`].
+    /// Whatever went wrong on the device since the last readback: [`Error::DeviceLost`], [`Error::OutOfMemory`],
+    /// [`Error::Gpu`].
     pub fn download(&self, matrix: &Matrix) -> Result<Vec<f32>> {
         self.download_later(matrix)?.wait(self)
     }
 
-    /// Begins to read a f32 matrix back, as it is after all work recorded so far; work recorded later goes on meanwhile.
+    /// Begins to read a f32 matrix back, as it is after all work recorded so far; work recorded later goes on
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`Gpu::download`].

@@ -1,4 +1,5 @@
-//! Buffers that are used again: an op's result costs neither an allocation nor a clearing, and what the device holds is known to the byte.
+//! Buffers that are used again: an op's result costs neither an allocation nor a clearing, and what the device holds is
+//! known to the byte.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,7 @@ pub struct MemoryUse {
     pub peak: u64,
 }
 
-/// A free buffer is given up once so many others were asked for and it was not.
+/// A free buffer is given up once this many others were asked for and it was not.
 const PATIENCE: u64 = 1024;
 
 /// The buffers that nobody uses at the moment, and the account of all of them.
@@ -87,7 +88,7 @@ impl Pool {
         Pooled { buffer, size, usage, recycled: false, pool: self.clone() }
     }
 
-    /// Gives up free buffers, the longest unused first, until that makes up for so many bytes; says whether there were any.
+    /// Gives up free buffers, the longest unused first, until that makes up for `bytes`; says whether there were any.
     pub fn give_up_oldest(&self, bytes: u64) -> bool {
         if bytes == 0 {
             return false;
@@ -125,7 +126,8 @@ impl State {
     }
 }
 
-/// A buffer that goes back to the pool when it is dropped. Work recorded before may still use it: whatever uses it next is recorded later.
+/// A buffer that goes back to the pool when it is dropped. Work recorded before may still use it: whatever uses it next
+/// is recorded later.
 #[derive(Debug)]
 pub(super) struct Pooled {
     buffer: wgpu::Buffer,

@@ -4,7 +4,8 @@ use wgpu::{CooperativeMatrixProperties, CooperativeScalarType, DownlevelFlags, F
 
 use crate::error::{Error, Result};
 
-/// What the linear layers of a forward pass are computed in. All else is f32 always: covariances, rotations, shortcuts, attention, norms.
+/// What the linear layers of a forward pass are computed in. All else is f32 always: covariances, rotations, shortcuts,
+/// attention, norms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -74,10 +75,11 @@ fn size_of(properties: &[CooperativeMatrixProperties]) -> Option<u32> {
     })
 }
 
-/// The token that wgpu wants for features that it calls experimental: the only way to matrix units. For users who ask for them.
+/// The token that wgpu wants for features that it calls experimental: the only way to matrix units. For users who ask
+/// for them.
 pub(super) fn experimental() -> wgpu::ExperimentalFeatures {
-    // SAFETY: the token's condition is to know that wgpu may have defects there. The kernels that use it index within what they declare,
-    // and take cooperative operations in uniform control flow.
+    // SAFETY: the token's condition is to know that wgpu may have defects there. The kernels that use it index within
+    // what they declare, and take cooperative operations in uniform control flow.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

@@ -30,12 +30,13 @@ pub(super) struct Pending {
     pub timestamps: Option<Timestamps>,
 }
 
-/// Work is handed to the GPU in pieces of about this many multiply-adds, so that no submission holds a display driver for long.
+/// Work is handed to the GPU in pieces of about this many multiply-adds, so that no submission holds a display driver
+/// for long.
 const WORK_PER_SUBMIT: u64 = 4 << 30;
 pub(super) const DISPATCHES_PER_SUBMIT: u32 = 64;
-/// Staging memory is given back at a submission: force one after so many bytes of uploads.
+/// Staging memory is given back at a submission: force one after this many bytes of uploads.
 const WRITES_PER_SUBMIT: u64 = 256 << 20;
-/// Uploads of at most so many bytes are recorded among the dispatches: the tables of an attention, of rows to copy.
+/// Uploads of up to this many bytes are recorded among the dispatches: the tables of an attention, of rows to copy.
 const SMALL: usize = 64 << 10;
 /// What every adapter can begin a uniform binding at.
 const PARAMS_ALIGNMENT: usize = 256;
@@ -57,7 +58,8 @@ impl Drop for Mapping {
 }
 
 impl Gpu {
-    /// The most multiply-adds of one dispatch: about 100 ms of a small integrated GPU, far from the 2 s after which display drivers reset.
+    /// The most multiply-adds of one dispatch: about 100 ms of a small integrated GPU, far from the 2 s after which
+    /// display drivers reset.
     pub fn work_per_dispatch(&self) -> usize {
         (WORK_PER_SUBMIT / self.haste()) as usize
     }
@@ -70,8 +72,8 @@ impl Gpu {
     pub(super) fn write(&self, buffer: &Pooled, offset: u64, bytes: &[u8]) -> Result<()> {
         self.make_room(bytes.len() as u64)?;
         let mut pending = lock(&self.pending);
-        // Uploads overtake the work that is not submitted, which may still use what was in the buffer before. Copies are in units of 4 bytes; the
-        // strides of matrices make sure of that.
+        // Uploads overtake the work that is not submitted, which may still use what was in the buffer before. Copies
+        // are in units of 4 bytes; the strides of matrices make sure of that.
         match &mut pending.encoder {
             Some(encoder) if buffer.recycled && bytes.len() <= SMALL => {
                 self.write_in_turn(encoder, buffer, offset, bytes)
@@ -115,7 +117,8 @@ impl Gpu {
         encode(pending.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default())));
     }
 
-    /// Records a compute pass of one dispatch whose cost is `work` multiply-adds. `encode` is given the place of its `Params`.
+    /// Records a compute pass of one dispatch whose cost is `work` multiply-adds. `encode` is given the place of its
+    /// `Params`.
     pub(super) fn record_pass(
         &self,
         name: &'static str,
@@ -149,7 +152,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Submits what is pending and waits for the submission before: so the GPU is always busy, and memory is freed one submission behind.
+    /// Submits what is pending and waits for the submission before: so the GPU is always busy, and memory is freed one
+    /// submission behind.
     fn submit(&self, pending: &mut Pending) -> Result<SubmissionIndex> {
         self.check()?;
         if !pending.params.is_empty() {
@@ -247,8 +251,8 @@ impl Gpu {
         Ok(self.pool.adopt(buffer, usage))
     }
 
-    /// Gives up buffers that are free if so many bytes more would exceed what the work was planned to take, or the ceiling; waits for all work
-    /// and uploads under way, too, if they would exceed the ceiling.
+    /// Gives up buffers that are free if `bytes` more would exceed what the work was planned to take, or the ceiling;
+    /// waits for all work and uploads under way, too, if they would exceed the ceiling.
     fn make_room(&self, bytes: u64) -> Result<()> {
         let beyond =
             |limit: Option<u64>| limit.map_or(0, |most| (self.pool.memory().held + bytes).saturating_sub(most));

@@ -116,7 +116,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Waits for all work, and takes the times of the dispatches since the trace began or they were last taken. None where nothing is timed.
+    /// Waits for all work, and takes the times of the dispatches since the trace began or they were last taken. None
+    /// where nothing is timed.
     ///
     /// # Errors
     /// Whatever went wrong on the device meanwhile.

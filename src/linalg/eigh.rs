@@ -1,7 +1,8 @@
 //! Symmetric eigendecomposition.
 //!
-//! For symmetric C there are orthonormal columns Q and real Λ with C = Q·Λ·Qᵀ. The solver (faer, f64) is checked at every call by
-//! ‖C·Q − Q·Λ‖ / ‖C‖ and ‖Qᵀ·Q − I‖, largest entries: backward stability promises a small multiple of n·ε for both.
+//! For symmetric C there are orthonormal columns Q and real Λ with C = Q·Λ·Qᵀ. The solver (faer, f64) is checked at
+//! every call by ‖C·Q − Q·Λ‖ / ‖C‖ and ‖Qᵀ·Q − I‖, largest entries: backward stability promises a small multiple of n·ε
+//! for both.
 
 use faer::{Mat, MatRef, Side};
 
@@ -74,8 +75,8 @@ impl Eigen {
         )))
     }
 
-    /// The share of the trace that the first `width` eigenvalues hold; 1 for a zero matrix, and at most 1, though rounding leaves eigenvalues of
-    /// zero a little below it.
+    /// The share of the trace that the first `width` eigenvalues hold; 1 for a zero matrix, and at most 1, though
+    /// rounding leaves eigenvalues of zero a little below it.
     pub fn kept_energy(&self, width: usize) -> f64 {
         let total: f64 = self.values.iter().sum();
         if total > 0.0 { (self.values[..width].iter().sum::<f64>() / total).min(1.0) } else { 1.0 }

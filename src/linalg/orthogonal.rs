@@ -4,7 +4,8 @@ use faer::Mat;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-/// A random orthogonal `[n, n]` matrix, uniform over all of them (Haar): the Q of a Gaussian matrix's QR, with R's diagonal made positive.
+/// A random orthogonal `[n, n]` matrix, uniform over all of them (Haar): the Q of a Gaussian matrix's QR, with R's
+/// diagonal made positive.
 ///
 /// `stream` picks one of many independent matrices of the same seed.
 pub fn random_orthogonal(n: usize, seed: u64, stream: u64) -> Mat<f64> {

@@ -1,8 +1,8 @@
 //! Least squares with a ridge that pulls towards a prior.
 //!
-//! The W `[m, n]` that minimises Σ_tokens ‖t − W·a‖² + Σ_j μ_j·‖w_j − p_j‖², w_j and p_j columns of W and of the prior P, solves
-//! W·(G + diag μ) = C + P·diag μ with G = Σ a·aᵀ and C = Σ t·aᵀ. For μ > 0 the matrix on the left is positive definite however few the tokens
-//! are, so Cholesky's factors exist; what no token has told about keeps the prior.
+//! The W `[m, n]` that minimises Σ_tokens ‖t − W·a‖² + Σ_j μ_j·‖w_j − p_j‖², w_j and p_j columns of W and of the prior
+//! P, solves W·(G + diag μ) = C + P·diag μ with G = Σ a·aᵀ and C = Σ t·aᵀ. For μ > 0 the matrix on the left is positive
+//! definite however few the tokens are, so Cholesky's factors exist; what no token has told about keeps the prior.
 
 use faer::{
     Conj, MatMut,
@@ -18,11 +18,12 @@ use crate::error::{Error, Result};
 
 /// Solves `W·(G + diag μ) = C + P·diag μ` for W.
 ///
-/// `gram` is G `[n, n]`, row-major, of which the upper triangle is read; Cholesky's factors are left there. `right` is C + P·diag μ `[m, n]`,
-/// row-major, and becomes W.
+/// `gram` is G `[n, n]`, row-major, of which the upper triangle is read; Cholesky's factors are left there. `right` is
+/// C + P·diag μ `[m, n]`, row-major, and becomes W.
 ///
 /// # Errors
-/// [`Error::Numerical`] if a sum is not finite, or G + diag μ is not positive definite; [`Error::Shape`] if the sizes do not fit.
+/// [`Error::Numerical`] if a sum is not finite, or G + diag μ is not positive definite; [`Error::Shape`] if the sizes
+/// do not fit.
 pub fn solve_ridge(gram: &mut [f64], ridge: &[f64], right: &mut [f64]) -> Result<()> {
     let n = ridge.len();
     if n == 0 || gram.len() != n * n || !right.len().is_multiple_of(n) {

@@ -56,9 +56,9 @@ pub const BATCH_TOKENS: usize = 2048;
 /// How many sequences run together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BatchSize {
-    /// About so many tokens, and one sequence at least.
+    /// About this many tokens, and one sequence at least.
     pub tokens: usize,
-    /// At most so many sequences; then, the number of tokens does not matter.
+    /// Up to this many sequences; then, the number of tokens does not matter.
     pub rows: Option<usize>,
 }
 
@@ -68,7 +68,7 @@ impl Default for BatchSize {
     }
 }
 
-/// Bytes of f32 rows of so many values on the GPU.
+/// Bytes of f32 rows of `width` values on the GPU.
 pub fn row_bytes(width: usize) -> u64 {
     4 * width.next_multiple_of(4) as u64
 }
@@ -98,7 +98,8 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
     row_bytes(input) + attention.max(heads + row_bytes(output) + mlp)
 }
 
-/// Ranges of consecutive rows that make a batch each, never more than the widest activation of a layer lets one binding hold.
+/// Ranges of consecutive rows that make a batch each, never more than the widest activation of a layer lets one binding
+/// hold.
 ///
 /// # Errors
 /// [`Error::Usage`] if one sequence alone is too long for the adapter.

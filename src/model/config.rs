@@ -64,8 +64,8 @@ impl Config {
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
-    /// [`Error::Read`], [`Error::BadFile`] (not JSON, a field of the wrong kind or an absurd size), [`Error::UnknownArchitecture`],
-    /// [`Error::UnsupportedField`].
+    /// [`Error::Read`], [`Error::BadFile`] (not JSON, a field of the wrong kind or an absurd size),
+    /// [`Error::UnknownArchitecture`], [`Error::UnsupportedField`].
     pub fn load(path: &Path) -> Result<Self> {
         Self::from_fields(fields::read(path)?, path)
     }

@@ -1,4 +1,5 @@
-//! The two ends of a model: embedding tokens, and turning the last residual into logits, a slice of the vocabulary at a time.
+//! The two ends of a model: embedding tokens, and turning the last residual into logits, a slice of the vocabulary at a
+//! time.
 
 use std::ops::Range;
 
@@ -74,7 +75,8 @@ impl Readout {
         gpu.norm(kind, x, parameters.0, parameters.1, config.hidden_size, config.norm_eps)
     }
 
-    /// The logits of each slice of the rows from `first` on of the head, `table`, in turn: `each(first entry, [tokens, entries])`.
+    /// The logits of each slice of the rows from `first` on of the head, `table`, in turn: `each(first entry, [tokens,
+    /// entries])`.
     ///
     /// # Errors
     /// Those of `each`; [`crate::Error::OutOfMemory`].
@@ -105,7 +107,8 @@ impl Readout {
 /// The most vocabulary entries of one slice.
 const SLICE: usize = 8192;
 
-/// Entries of a slice of the vocabulary, such that the logits of so many tokens fit a binding, in steps that views can start at.
+/// Entries of a slice of the vocabulary, such that the logits of `tokens` tokens fit a binding, in steps that views can
+/// start at.
 pub fn logit_entries(max_binding_size: u64, tokens: usize) -> usize {
     ((max_binding_size / (4 * tokens.max(1) as u64)) as usize / 64 * 64).clamp(64, SLICE)
 }

@@ -1,5 +1,5 @@
-//! The text of a config.json → its fields, as Python reads it: NaN and Infinity are numbers, and a key that is there twice
-//! counts as the last. And what a field has to be.
+//! The text of a config.json → its fields, as Python reads it: NaN and Infinity are numbers, and a key that is there
+//! twice counts as the last. And what a field has to be.
 
 use std::{borrow::Cow, path::Path};
 
@@ -16,7 +16,8 @@ pub(super) const MAX_LAYERS: u64 = 4096;
 pub(super) const MAX_VOCABULARY: u64 = 1 << 24;
 pub(super) const MAX_POSITIONS: u64 = 1 << 28;
 
-/// Reads a `config.json`. NaN and Infinity, which JSON has no numbers for, become what transformers writes for them, `{"__float__": "NaN"}`.
+/// Reads a `config.json`. NaN and Infinity, which JSON has no numbers for, become what transformers writes for them,
+/// `{"__float__": "NaN"}`.
 ///
 /// # Errors
 /// [`Error::Read`]; [`Error::BadFile`] that says what the file is instead.
@@ -126,7 +127,8 @@ impl Reader<'_> {
             .ok_or_else(|| self.wrong(name, &format!("a whole number from 1 to {most}")))
     }
 
-    /// The name of a size in this file: `general`, if it is there, counts more than that of the row, as transformers maps one to the other.
+    /// The name of a size in this file: `general`, if it is there, counts more than that of the row, as transformers
+    /// maps one to the other.
     pub fn name<'a>(&self, general: &'a str, own: &'a str) -> &'a str {
         if self.fields.contains_key(general) { general } else { own }
     }

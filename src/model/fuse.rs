@@ -1,8 +1,9 @@
 //! Fusing norms into the weights beside them; exact, no approximation.
 //!
-//! A norm's weight α scales the columns of what reads it, W·diag(α); its bias β becomes part of the reader's, b + W·β. A layer norm also
-//! subtracts the mean over the hidden axis: with M = I − 11ᵀ/D that is x·M, and since M·M = M every writer of the residual may do it in
-//! advance. Models with RMS norm do not subtract a mean, and neither may their writers: RMSNorm(x·M) ≠ RMSNorm(x).
+//! A norm's weight α scales the columns of what reads it, W·diag(α); its bias β becomes part of the reader's, b + W·β.
+//! A layer norm also subtracts the mean over the hidden axis: with M = I − 11ᵀ/D that is x·M, and since M·M = M every
+//! writer of the residual may do it in advance. Models with RMS norm do not subtract a mean, and neither may their
+//! writers: RMSNorm(x·M) ≠ RMSNorm(x).
 
 use std::ops::Range;
 

@@ -44,7 +44,8 @@ impl<'a> HostMatrix<'a> {
         HostMatrix { rows, cols, element: ElementType::F32, source: Source::Memory(values) }
     }
 
-    /// Rows of the tensor `name` of a checkpoint, whose shape has been checked; columns of it where it has the transpose.
+    /// Rows of the tensor `name` of a checkpoint, whose shape has been checked; columns of it where it has the
+    /// transpose.
     pub(super) fn stored(
         name: String,
         tensor: Tensor<'a>,

@@ -196,8 +196,8 @@ pub struct LayerContext<'a> {
     /// As [`super::Model::rope_tables`] makes them.
     pub rope_tables: &'a [Matrix],
     pub sequences: &'a [Sequence],
-    /// Keys and values of earlier tokens, `[rows, 2 · kv_heads · head_dim]`, to be added to; `None` if the sequences are
-    /// complete.
+    /// Keys and values of earlier tokens, `[rows, 2 · kv_heads · head_dim]`, to be added to; `None` if the sequences
+    /// are complete.
     pub cache: Option<&'a Matrix>,
 }
 
@@ -229,8 +229,8 @@ impl LayerContext<'_> {
         Ok(y)
     }
 
-    /// What the weights that write the residual read, without writing it: `tap` gets it of some tokens at a time. `x` is
-    /// `[tokens, width before]`; those of its tokens that were handed out are not read again.
+    /// What the weights that write the residual read, without writing it: `tap` gets it of some tokens at a time. `x`
+    /// is `[tokens, width before]`; those of its tokens that were handed out are not read again.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `tap`.

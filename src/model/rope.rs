@@ -1,4 +1,5 @@
-//! Rotary position embeddings as config.json states them: frequencies, their scaling, and the table that the kernel reads.
+//! Rotary position embeddings as config.json states them: frequencies, their scaling, and the table that the kernel
+//! reads.
 
 use std::{f64::consts::TAU, path::Path};
 
@@ -48,8 +49,8 @@ impl Rope {
         Self { inverse_frequencies, attention_factor: 1.0, theta, scaling: Scaling::None, dynamic: false }
     }
 
-    /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it, which counts more) and the part
-    /// of each head that turns.
+    /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it, which counts more) and the
+    /// part of each head that turns.
     ///
     /// # Errors
     /// [`Error::UnsupportedField`] for scalings that are not implemented; [`Error::BadFile`] for numbers that make no
@@ -224,7 +225,8 @@ impl Numbers<'_> {
         }
     }
 
-    /// The length that the model was trained for before its context was extended; beside the section it counts more than in it.
+    /// The length that the model was trained for before its context was extended; beside the section it counts more
+    /// than in it.
     fn original(&self, max_positions: usize) -> Result<f64> {
         const NAME: &str = "original_max_position_embeddings";
         let given = self.number(NAME, self.fields.get(NAME))?.or(self.optional(NAME)?);
@@ -271,8 +273,8 @@ impl Numbers<'_> {
         Ok(plain.iter().map(scale).collect())
     }
 
-    /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than once stretched, a ramp
-    /// between; cosines and sines are multiplied by 0.1 ln(factor) + 1.
+    /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than
+    /// once stretched, a ramp between; cosines and sines are multiplied by 0.1 ln(factor) + 1.
     fn yarn(&self, plain: &[f32], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f32>, f64, Scaling)> {
         let original = self.original(max_positions)?;
         let factor = match self.optional("factor")? {

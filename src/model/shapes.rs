@@ -37,7 +37,7 @@ impl Shape {
     /// Its config, with another number of layers if `layers` says so.
     ///
     /// # Errors
-    /// [`Error::BadFile`] if a model cannot have so many layers.
+    /// [`Error::BadFile`] if a model cannot have that many layers.
     pub fn config(&self, layers: Option<usize>) -> Result<Config> {
         let path = Path::new(self.name);
         let raw: Map<String, Value> =

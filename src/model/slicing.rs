@@ -1,4 +1,5 @@
-//! The `slicing` section that a sliced checkpoint's config.json has: how wide the residual stream is at each point, and how that came about.
+//! The `slicing` section that a sliced checkpoint's config.json has: how wide the residual stream is at each point, and
+//! how that came about.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ pub struct LayerWidths {
     pub mlp_input: usize,
     /// What the layer hands on.
     pub output: usize,
-    /// Whether a shortcut carries the residual past the attention (past both, in parallel blocks); where not, it goes on as it is.
+    /// Whether a shortcut carries the residual past the attention (past both, in parallel blocks); where not, it goes
+    /// on as it is.
     #[serde(default = "always")]
     pub attn_shortcut: bool,
     /// The same past the MLP; means nothing in parallel blocks.

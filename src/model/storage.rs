@@ -1,9 +1,9 @@
 //! How checkpoints store what the model knows in one layout only: which rows of a stored tensor hold a weight.
 //!
 //! The model has q | k | v and gate | up as weights of their own, `[out, in]`, and the coordinates of a head that turn
-//! together half of what turns apart. Checkpoints fuse some of them, one after the other or group by group, store GPT-2's
-//! transposed, or have coordinates that turn together side by side. [`rows`] undoes the order of rows when a weight is
-//! read, and [`scatter`] redoes it when one is written; they are inverse to each other.
+//! together half of what turns apart. Checkpoints fuse some of them, one after the other or group by group, store
+//! GPT-2's transposed, or have coordinates that turn together side by side. [`rows`] undoes the order of rows when a
+//! weight is read, and [`scatter`] redoes it when one is written; they are inverse to each other.
 
 use std::ops::Range;
 
@@ -59,8 +59,8 @@ impl Rows {
     }
 }
 
-/// The rows of `weight` that hold `role` in a layer; `pairs` of each head's coordinates turn, and are stored side by side
-/// where it is given.
+/// The rows of `weight` that hold `role` in a layer; `pairs` of each head's coordinates turn, and are stored side by
+/// side where it is given.
 pub fn rows(weight: &Weight, role: Role, layer: &LayerSpec, pairs: Option<usize>) -> Rows {
     let before = weight.holds.iter().take_while(|held| **held != role);
     let first: usize = before.map(|held| layer.rows(*held)).sum();

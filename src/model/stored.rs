@@ -1,4 +1,5 @@
-//! Which tensor of a checkpoint is which of a model: names with or without their first part, heads of their own or the embedding's.
+//! Which tensor of a checkpoint is which of a model: names with or without their first part, heads of their own or the
+//! embedding's.
 
 use super::{
     host::HostMatrix,
@@ -12,8 +13,8 @@ use crate::{
 };
 
 impl WeightStore {
-    /// The names under which transformers finds the tensor `name`: its own, and that with the first part of the decoder's names before it, or
-    /// without it, as checkpoints of the bare decoder have them.
+    /// The names under which transformers finds the tensor `name`: its own, and that with the first part of the
+    /// decoder's names before it, or without it, as checkpoints of the bare decoder have them.
     fn candidates(&self, name: &str) -> Vec<String> {
         let architecture = self.config.architecture;
         let base = architecture.names.prefix.split_inclusive('.').next().unwrap_or_default();
@@ -67,8 +68,9 @@ impl WeightStore {
         Ok(())
     }
 
-    /// Finds out whether the head is the embedding. As in transformers, a head that is stored beside a tied embedding counts if its values differ;
-    /// and one that safetensors has left out as the same tensor is tied, whatever the config says.
+    /// Finds out whether the head is the embedding. As in transformers, a head that is stored beside a tied embedding
+    /// counts if its values differ; and one that safetensors has left out as the same tensor is tied, whatever the
+    /// config says.
     pub(super) fn resolve_head(&mut self) -> Result<()> {
         if self.config.fused() {
             return Ok(());

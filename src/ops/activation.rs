@@ -48,7 +48,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// `y[t, i] = f(x[t, i])` for `x` `[tokens, width]`; or, gated, `y[t, i] = f(x[t, i]) · x[t, width + i]` for `x` `[tokens, 2 · width]`.
+    /// `y[t, i] = f(x[t, i])` for `x` `[tokens, width]`; or, gated, `y[t, i] = f(x[t, i]) · x[t, width + i]` for `x`
+    /// `[tokens, 2 · width]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if a gated `x` has an odd width; [`Error::OutOfMemory`].

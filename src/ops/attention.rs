@@ -43,14 +43,15 @@ impl AttentionShape {
     }
 }
 
-/// The most queries of a workgroup: decoding where each head has its own keys; decoding otherwise, and wide heads; all else.
+/// The most queries of a workgroup: decoding where each head has its own keys; decoding otherwise, and wide heads; all
+/// else.
 const ONE: usize = 1;
 const FEW: usize = 4;
 const MANY: usize = 64;
 
 /// How queries are dealt out to workgroups.
 struct Grid {
-    /// Which kernel: the one for so many.
+    /// Which kernel: the one for this many.
     queries: usize,
     /// The queries of a workgroup are `tokens` of a block times `group_part` heads of a group.
     group_part: usize,
@@ -95,10 +96,11 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Causal attention with grouped queries: `out[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j, h / group]) · v[j, h / group]`.
+    /// Causal attention with grouped queries: `out[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j, h / group]) · v[j, h /
+    /// group]`.
     ///
-    /// `q` is `[tokens, *]`, `kv` holds keys and values `[rows, *]` (it may be `q`: the output of one projection), `sequences` says which tokens
-    /// belong together. The result is `[tokens, heads · head_dim]`.
+    /// `q` is `[tokens, *]`, `kv` holds keys and values `[rows, *]` (it may be `q`: the output of one projection),
+    /// `sequences` says which tokens belong together. The result is `[tokens, heads · head_dim]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if heads or sequences lie outside of the matrices.

@@ -52,8 +52,9 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// The upper triangle of `xᵀ · x` for at most [`COVARIANCE_TOKENS`] tokens `x` `[tokens, width]`, as a `[width, width]` matrix whose
-    /// lower triangle means nothing. Chunks of 64 tokens are summed in f32, then runs of [`COVARIANCE_RUN`], then all.
+    /// The upper triangle of `xᵀ · x` for at most [`COVARIANCE_TOKENS`] tokens `x` `[tokens, width]`, as a `[width,
+    /// width]` matrix whose lower triangle means nothing. Chunks of 64 tokens are summed in f32, then runs of
+    /// [`COVARIANCE_RUN`], then all.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are more tokens; [`Error::OutOfMemory`].
@@ -61,12 +62,12 @@ impl Gpu {
         self.sum_of_products("covariance", (x, 0..x.cols()), None)
     }
 
-    /// The columns `a_columns` of `a` `[tokens, …]` against the columns `b_columns` of `b` `[tokens, …]`, `aᵀ · b`, for at most
-    /// [`COVARIANCE_TOKENS`] tokens, summed like [`Self::covariance`].
+    /// The columns `a_columns` of `a` `[tokens, …]` against the columns `b_columns` of `b` `[tokens, …]`, `aᵀ · b`, for
+    /// at most [`COVARIANCE_TOKENS`] tokens, summed like [`Self::covariance`].
     ///
     /// # Errors
-    /// [`Error::Shape`] if there are more tokens, not the same of both, or columns that are not there or begin at no multiple of 4;
-    /// [`Error::OutOfMemory`].
+    /// [`Error::Shape`] if there are more tokens, not the same of both, or columns that are not there or begin at no
+    /// multiple of 4; [`Error::OutOfMemory`].
     pub fn cross_covariance(
         &self,
         a: &Matrix,

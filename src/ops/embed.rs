@@ -30,8 +30,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// `x[t] (+)= table[ids[t] - first]`: `ids` has one u32 a token, `table` holds the entries from `first` on, `[*, width]` (f32, f16 or bf16),
-    /// `x` is `[tokens, width]`. Other ids leave their token as it is.
+    /// `x[t] (+)= table[ids[t] - first]`: `ids` has one u32 a token, `table` holds the entries from `first` on, `[*,
+    /// width]` (f32, f16 or bf16), `x` is `[tokens, width]`. Other ids leave their token as it is.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.

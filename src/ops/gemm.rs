@@ -45,7 +45,8 @@ impl GemmParams {
     }
 }
 
-/// Steps of one dispatch of a plain product, each of which reads another row of `b`: more rows would fall out of the caches.
+/// Steps of one dispatch of a plain product, each of which reads another row of `b`: more rows would fall out of the
+/// caches.
 const STEPS: usize = 512;
 impl Gpu {
     /// The plain product `a · b` of `a` `[M, K]` and `b` `[K, N]`, both f32.

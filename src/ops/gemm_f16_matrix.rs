@@ -27,8 +27,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 impl Gpu {
     /// One dispatch of [`Gpu::linear_layer`] on matrix units: f16 products, f32 sums.
     ///
-    /// `a` and `w` are rounded to f16 on the way. What is beyond its range becomes ±65504, its largest number, and what is below 6e-8 becomes zero
-    /// (below 6e-5 where the hardware has no subnormal numbers).
+    /// `a` and `w` are rounded to f16 on the way. What is beyond its range becomes ±65504, its largest number, and what
+    /// is below 6e-8 becomes zero (below 6e-5 where the hardware has no subnormal numbers).
     pub(super) fn gemm_f16_matrix(&self, units: MatrixUnits, operands: Operands) -> Result<()> {
         let Operands { a, w, .. } = operands;
         let grid = [w.rows().div_ceil(TILE) as u32, a.rows().div_ceil(TILE) as u32, 1];

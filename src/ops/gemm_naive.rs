@@ -33,7 +33,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// `c = a · wᵀ` with one result a thread: `a` `[M, K]`, `w` `[N, K]`, `c` `[M, N]`, all f32. [`Gpu::linear`] is what to use.
+    /// `c = a · wᵀ` with one result a thread: `a` `[M, K]`, `w` `[N, K]`, `c` `[M, N]`, all f32. [`Gpu::linear`] is
+    /// what to use.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit, or `w` is not f32.

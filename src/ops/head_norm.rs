@@ -47,7 +47,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` have head_dim values.
+    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` have head_dim
+    /// values.
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`.

@@ -32,8 +32,8 @@ impl Gpu {
 
     /// The product of a linear layer in f32: `c[:, column..column + N] (+)= a · wᵀ + bias`.
     ///
-    /// `a` is `[M, K]`, `w` is `[N, K]` (f32, f16 or bf16), `bias` has N values, `c` has M rows. With `accumulate` the product is added to what
-    /// `c` holds: a residual connection costs no pass of its own.
+    /// `a` is `[M, K]`, `w` is `[N, K]` (f32, f16 or bf16), `bias` has N values, `c` has M rows. With `accumulate` the
+    /// product is added to what `c` holds: a residual connection costs no pass of its own.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.

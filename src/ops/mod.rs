@@ -1,5 +1,5 @@
-//! One file for each kernel family, with the stem of its shader: methods on [`crate::gpu::Gpu`] that check shapes and encode, nothing else.
-//! Each has an f64 twin of the same name in [`crate::reference`].
+//! One file for each kernel family, with the stem of its shader: methods on [`crate::gpu::Gpu`] that check shapes and
+//! encode, nothing else. Each has an f64 twin of the same name in [`crate::reference`].
 
 mod activation;
 mod attention;
@@ -46,7 +46,8 @@ use crate::gpu::{ElementType, Gpu, Matrix};
 /// Threads of a workgroup, in every kernel.
 const WORKGROUP: usize = 64;
 
-/// How many threads share a token where its values are summed: a narrow one would leave most of a workgroup idle, so several tokens share that.
+/// How many threads share a token where its values are summed: a narrow one would leave most of a workgroup idle, so
+/// several tokens share that.
 const ROW_LANES: [usize; 2] = [8, WORKGROUP];
 
 fn row_lanes(width: usize) -> usize {
@@ -59,7 +60,7 @@ fn folded(count: usize) -> [u32; 3] {
     [count.div_ceil(rows) as u32, rows as u32, u32::from(count > 0)]
 }
 
-/// A grid of so many parts of each of `rows` rows, which are folded into two dimensions.
+/// A grid of this many parts of each of `rows` rows, which are folded into two dimensions.
 fn folded_rows(parts: usize, rows: usize) -> [u32; 3] {
     let [y, z, _] = folded(rows);
     [parts as u32, y, if rows > 0 { z } else { 0 }]

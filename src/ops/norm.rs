@@ -42,13 +42,15 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Scales every token of `x` to unit root mean square: `y[t, i] = x[t, i] / sqrt(Σ_j x[t, j]² / norm_width + eps) · weight[i] + bias[i]`;
-    /// with [`Norm::Layer`], after subtracting the token's mean.
+    /// Scales every token of `x` to unit root mean square: `y[t, i] = x[t, i] / sqrt(Σ_j x[t, j]² / norm_width + eps) ·
+    /// weight[i] + bias[i]`; with [`Norm::Layer`], after subtracting the token's mean.
     ///
-    /// `x` is `[tokens, width]`; the result has the same shape. `norm_width` is the model's `hidden_size` before slicing.
+    /// `x` is `[tokens, width]`; the result has the same shape. `norm_width` is the model's `hidden_size` before
+    /// slicing.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `width > norm_width`, or a layer norm is asked of a sliced token, or the parameters have another width.
+    /// [`Error::Shape`] if `width > norm_width`, or a layer norm is asked of a sliced token, or the parameters have
+    /// another width.
     pub fn norm(
         &self,
         kind: Norm,

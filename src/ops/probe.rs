@@ -27,7 +27,7 @@ struct CopyParams {
 /// Independent multiply-adds of each thread and step of [`Gpu::probe_fma`].
 pub const PROBE_CHAINS: usize = 12;
 
-/// Steps are taken so many at a time.
+/// Steps are taken this many at a time.
 const UNROLLED: u32 = 32;
 
 fn fma() -> Kernel {
@@ -44,11 +44,12 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Every thread t < `y.cols()` takes [`PROBE_CHAINS`] numbers that begin at `t % 16`, `t % 16 + 1`, …, puts each through `z ← z·factor + summand`
-    /// `steps` times, and writes their sum into `y` `[1, threads]`.
+    /// Every thread t < `y.cols()` takes [`PROBE_CHAINS`] numbers that begin at `t % 16`, `t % 16 + 1`, …, puts each
+    /// through `z ← z·factor + summand` `steps` times, and writes their sum into `y` `[1, threads]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `steps` is not a multiple of 32, or there are more threads than one dimension of a grid holds.
+    /// [`Error::Shape`] if `steps` is not a multiple of 32, or there are more threads than one dimension of a grid
+    /// holds.
     pub fn probe_fma(&self, y: &Matrix, steps: u32, factor: f32, summand: f32) -> Result<()> {
         if !steps.is_multiple_of(UNROLLED) || y.rows() != 1 {
             return Err(Error::shape(

@@ -51,8 +51,8 @@ impl ProductConfig {
         CANDIDATES.into_iter().filter(|config| config.fits(gpu))
     }
 
-    /// What to use where nothing was measured. Published comparisons find small tiles best over GPUs of all vendors; on CPUs, measured here,
-    /// workgroup memory is no faster than any other and its copies only cost.
+    /// What to use where nothing was measured. Published comparisons find small tiles best over GPUs of all vendors; on
+    /// CPUs, measured here, workgroup memory is no faster than any other and its copies only cost.
     pub fn default_of(gpu: &Gpu) -> Self {
         if gpu.adapter().software { CANDIDATES[1] } else { CANDIDATES[0] }
     }

@@ -38,10 +38,11 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Turns the pairs (i, i + pairs) of each head of `x` `[tokens, *]` in `span` by the angles of its position, in place.
+    /// Turns the pairs (i, i + pairs) of each head of `x` `[tokens, *]` in `span` by the angles of its position, in
+    /// place.
     ///
-    /// `positions` has one u32 a token; row p of `table` holds (cos, sin) of each pair's angle at position p, `[positions, 2 · pairs]`.
-    /// Coordinates from 2 · pairs on stay as they are (partial rotary).
+    /// `positions` has one u32 a token; row p of `table` holds (cos, sin) of each pair's angle at position p,
+    /// `[positions, 2 · pairs]`. Coordinates from 2 · pairs on stay as they are (partial rotary).
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`, or there is not one position a token.

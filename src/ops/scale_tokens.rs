@@ -27,8 +27,9 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Divides every token of `y` `[tokens, width]`, in place, by the root mean square of another signal's token:
-    /// `y[t, i] ← y[t, i] / sqrt(e[t] / norm_width + eps)` with the squared lengths `e` `[1, tokens]` that [`Gpu::energy`] gives.
+    /// Divides every token of `y` `[tokens, width]`, in place, by the root mean square of another signal's token: `y[t,
+    /// i] ← y[t, i] / sqrt(e[t] / norm_width + eps)` with the squared lengths `e` `[1, tokens]` that [`Gpu::energy`]
+    /// gives.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are not as many lengths as tokens.

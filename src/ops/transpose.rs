@@ -33,15 +33,16 @@ pub(super) fn kernels() -> Vec<Kernel> {
     vec![kernel()]
 }
 
-/// The columns of what [`Gpu::transpose`] makes of `tokens` tokens: an odd number of 64 bytes, which spreads the rows over the sets of a cache.
+/// The columns of what [`Gpu::transpose`] makes of `tokens` tokens: an odd number of 64 bytes, which spreads the rows
+/// over the sets of a cache.
 pub fn transposed_columns(tokens: usize) -> usize {
     (tokens.div_ceil(16) | 1) * 16
 }
 
 impl Gpu {
-    /// The columns `columns` of `x` `[tokens, width]`, transposed: `y[i, t] = x[t, columns.start + i]`, zero beyond the last
-    /// token. `y` is `[columns to a multiple of 4, transposed_columns(tokens)]`; the rows beyond `columns` hold the next
-    /// columns of `x`, if any.
+    /// The columns `columns` of `x` `[tokens, width]`, transposed: `y[i, t] = x[t, columns.start + i]`, zero beyond the
+    /// last token. `y` is `[columns to a multiple of 4, transposed_columns(tokens)]`; the rows beyond `columns` hold
+    /// the next columns of `x`, if any.
     ///
     /// # Errors
     /// [`Error::Shape`] if the columns are not there or begin at no multiple of 4; [`Error::OutOfMemory`].

@@ -1,4 +1,5 @@
-//! Which configuration of a matrix product is fastest here: measured once for each kind and size of product, on the product at hand.
+//! Which configuration of a matrix product is fastest here: measured once for each kind and size of product, on the
+//! product at hand.
 
 use std::time::Instant;
 
@@ -8,7 +9,8 @@ use crate::{
     gpu::Gpu,
 };
 
-/// Measuring waits until a kind of product has done so many multiply-adds: a run that is over sooner would gain nothing.
+/// Measuring waits until a kind of product has done this many multiply-adds: a run that is over sooner would gain
+/// nothing.
 const WORK_OF_HARDWARE: u64 = 1 << 36;
 /// On software adapters compiling the candidates takes seconds, and the default is known to be good.
 const WORK_OF_SOFTWARE: u64 = 1 << 40;
@@ -16,7 +18,8 @@ const WORK_OF_SOFTWARE: u64 = 1 << 40;
 const REPEATS: usize = 3;
 
 impl Gpu {
-    /// The configuration for a product of `[m, n]` results and `k` steps; `run` computes that product with a configuration, for measuring.
+    /// The configuration for a product of `[m, n]` results and `k` steps; `run` computes that product with a
+    /// configuration, for measuring.
     ///
     /// # Errors
     /// Whatever `run` or the device reports.
@@ -94,7 +97,8 @@ impl Gpu {
         result
     }
 
-    /// What products run with on this device: by kernel and size, in results, where something was measured, and the default elsewhere.
+    /// What products run with on this device: by kernel and size, in results, where something was measured, and the
+    /// default elsewhere.
     pub fn tuning(&self) -> Vec<(String, String)> {
         let mut list = self.choices();
         list.push(("default".into(), ProductConfig::default_of(self).to_string()));

@@ -28,7 +28,8 @@ pub fn gemm_naive(a: &DMatrix<f64>, w: &DMatrix<f64>) -> DMatrix<f64> {
     linear(a, w, None)
 }
 
-/// For every thread, the sum of [`PROBE_CHAINS`] numbers from `t % 16` on, each put through `z ← z·factor + summand` so many times.
+/// For every thread, the sum of [`PROBE_CHAINS`] numbers from `t % 16` on, each put through `z ← z·factor + summand`
+/// `steps` times.
 pub fn probe_fma(threads: usize, steps: u32, factor: f64, summand: f64) -> Vec<f64> {
     let chain = |start: usize| (0..steps).fold(start as f64, |z, _| z * factor + summand);
     (0..threads).map(|thread| (0..PROBE_CHAINS).map(|i| chain(thread % 16 + i)).sum()).collect()
@@ -149,7 +150,8 @@ pub fn rope(
     }
 }
 
-/// Causal attention: for every token and head, the scores of all that the token sees, their softmax, the mean of the values by it.
+/// Causal attention: for every token and head, the scores of all that the token sees, their softmax, the mean of the
+/// values by it.
 pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, sequences: &[Sequence]) -> DMatrix<f64> {
     let head_dim = shape.head_dim;
     let mut out = DMatrix::zeros(q.nrows(), shape.q.heads * head_dim);

@@ -1,8 +1,9 @@
 //! f64 twins on the CPU, for tests and for bisecting; never a fallback.
 //!
-//! Each kernel has a twin of the same name here, written from its formula. [`Network`] is the whole forward pass of any architecture, dense, fused
-//! or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the paper has it, nothing batched;
-//! [`Network::refitted`] is slicing with one basis for several layers, and with weights fitted again.
+//! Each kernel has a twin of the same name here, written from its formula. [`Network`] is the whole forward pass of any
+//! architecture, dense, fused or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the
+//! paper has it, nothing batched; [`Network::refitted`] is slicing with one basis for several layers, and with weights
+//! fitted again.
 
 mod forward;
 mod kernels;

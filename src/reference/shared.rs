@@ -1,5 +1,6 @@
-//! Slicing with one basis for several layers, and with least-squares re-fits, from their formulas: all signals of the dense model are kept, and
-//! every fit is one least-squares problem over tokens and ridge, solved by orthogonal factors, without Gram matrices.
+//! Slicing with one basis for several layers, and with least-squares re-fits, from their formulas: all signals of the
+//! dense model are kept, and every fit is one least-squares problem over tokens and ridge, solved by orthogonal
+//! factors, without Gram matrices.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
@@ -47,10 +48,11 @@ fn side_by_side(parts: &[DMatrix<f64>]) -> DMatrix<f64> {
     stacked(&parts.iter().map(DMatrix::transpose).collect::<Vec<_>>()).transpose()
 }
 
-/// The W, and b where one is asked for, that minimise Σ_t w_t²·‖target_t − W·a_t − b‖² + Σ_j μ_j·‖w_j − p_j‖², a the `parts` side by side.
+/// The W, and b where one is asked for, that minimise Σ_t w_t²·‖target_t − W·a_t − b‖² + Σ_j μ_j·‖w_j − p_j‖², a the
+/// `parts` side by side.
 ///
-/// μ is `share` of the mean energy of a part's weighted coordinates, their means taken off where there is a bias; and no less than what sums in
-/// f32 can tell. A part without energy keeps its prior.
+/// μ is `share` of the mean energy of a part's weighted coordinates, their means taken off where there is a bias; and
+/// no less than what sums in f32 can tell. A part without energy keeps its prior.
 fn least_squares(
     parts: &[DMatrix<f64>],
     target: &DMatrix<f64>,
@@ -97,8 +99,8 @@ fn least_squares(
     }
 }
 
-/// The basis of points with the covariances C and the sums A of WᵀW: orthonormal columns that span B^½·U, U the axes of B^½·C̄·B^½, with
-/// B = ½·Ā/tr Ā + ½·I/D, turned into the axes of what is in them.
+/// The basis of points with the covariances C and the sums A of WᵀW: orthonormal columns that span B^½·U, U the axes of
+/// B^½·C̄·B^½, with B = ½·Ā/tr Ā + ½·I/D, turned into the axes of what is in them.
 fn segment_basis(covariances: &[DMatrix<f64>], reads: &[DMatrix<f64>], width: usize) -> (DMatrix<f64>, f64) {
     let full = covariances.first().map_or(0, DMatrix::nrows);
     let mean = |all: &[DMatrix<f64>]| all.iter().fold(DMatrix::zeros(full, full), |sum, one| sum + one / one.trace());

@@ -70,8 +70,8 @@ fn rotate_writes(step: &mut Step, q: &DMatrix<f64>, width: usize) {
 }
 
 impl<'a> Network<'a> {
-    /// This fused network sliced to `width`, by the signals of the calibration sequences `rows`. The last layer hands on
-    /// the whole width unless the head is to be sliced, too.
+    /// This fused network sliced to `width`, by the signals of the calibration sequences `rows`. The last layer hands
+    /// on the whole width unless the head is to be sliced, too.
     ///
     /// # Errors
     /// As [`Network::logits`].

@@ -1,15 +1,17 @@
 //! One basis for several layers, found before any of them is sliced.
 //!
-//! The dense model runs once over the calibration. At each point of the residual stream that a weight W reads, C = Σ x·xᵀ / tr Σ x·xᵀ is what is
-//! there, and A = Σ_W Wᵀ·W / Σ_W ‖W‖² says how much is made of each direction. With the means C̄ and Ā over the points of a segment of layers and
-//! B = ½·Ā/tr Ā + ½·I/D, a d-dimensional subspace S, read through weights that are free to be fitted again, loses
+//! The dense model runs once over the calibration. At each point of the residual stream that a weight W reads, C = Σ
+//! x·xᵀ / tr Σ x·xᵀ is what is there, and A = Σ_W Wᵀ·W / Σ_W ‖W‖² says how much is made of each direction. With the
+//! means C̄ and Ā over the points of a segment of layers and B = ½·Ā/tr Ā + ½·I/D, a d-dimensional subspace S, read
+//! through weights that are free to be fitted again, loses
 //!
 //! ```text
 //!     min_R E‖B^½·(x − R·Sᵀx)‖²,     least for S = B^½·U,  U the first d principal axes of B^½·C̄·B^½
 //! ```
 //!
-//! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts less here. S is made
-//! orthonormal, so that the norm of what is kept approximates that of the token, and turned into its own principal axes.
+//! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts
+//! less here. S is made orthonormal, so that the norm of what is kept approximates that of the token, and turned into
+//! its own principal axes.
 
 use std::{fs, time::Instant};
 
@@ -100,8 +102,8 @@ impl Sums {
         Ok(())
     }
 
-    /// Adds the Σ WᵀW of a point: of W·M where signals have no mean, as layer norm's have not once it is fused. They are read alike, and the
-    /// direction of the mean would tilt the basis out of theirs.
+    /// Adds the Σ WᵀW of a point: of W·M where signals have no mean, as layer norm's have not once it is fused. They
+    /// are read alike, and the direction of the mean would tilt the basis out of theirs.
     fn add_reads(&mut self, config: &Config, mut sum: Vec<f64>) {
         let width = config.hidden_size;
         if config.architecture.norm.kind == Norm::Layer {
@@ -260,8 +262,8 @@ impl Method for Find<'_> {
     }
 }
 
-/// The orthonormal S `[D, kept]` of the module's doc for C̄ and Ā, ordered by the energy of their columns, with what was kept in them: the
-/// eigenvalues of Sᵀ·C̄·S.
+/// The orthonormal S `[D, kept]` of the module's doc for C̄ and Ā, ordered by the energy of their columns, with what
+/// was kept in them: the eigenvalues of Sᵀ·C̄·S.
 ///
 /// # Errors
 /// [`Error::Numerical`].

@@ -12,9 +12,10 @@ use crate::{
     ops::{COVARIANCE_TOKENS, Norm, RowCopy},
 };
 
-/// C = Σ_tokens x·xᵀ, not centred. Chunks of 64 tokens and batches of 2048 are summed in f32 on the GPU, batches in f64 here: with one running
-/// f32 sum, the few tokens of huge norm that models have would swamp the small eigenvalues. Even the rounding of a single product with such a
-/// token does, so these few are left out of the sum on the GPU and added here in f64.
+/// C = Σ_tokens x·xᵀ, not centred. Chunks of 64 tokens and batches of 2048 are summed in f32 on the GPU, batches in f64
+/// here: with one running f32 sum, the few tokens of huge norm that models have would swamp the small eigenvalues. Even
+/// the rounding of a single product with such a token does, so these few are left out of the sum on the GPU and added
+/// here in f64.
 pub struct Covariance {
     width: usize,
     /// Row-major; only the upper triangle means anything.
@@ -113,7 +114,7 @@ pub fn signal(gpu: &Gpu, config: &Config, which: Signal, x: Matrix) -> Result<Ma
 
 /// A token whose energy is this many times the median is massive.
 const MASSIVE: f32 = 64.0;
-/// At most so many of a batch: where there are more, they are no exception.
+/// Up to this many of a batch: where there are more, they are no exception.
 const MASSIVE_TOKENS: usize = 16;
 
 /// The massive tokens of a batch, in order.

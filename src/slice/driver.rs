@@ -33,8 +33,8 @@ pub struct Job<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Slices `model` as planned, from the signals of the calibration sequences `rows`, into tensors in `directory`, in one go and with all
-/// residuals on the GPU.
+/// Slices `model` as planned, from the signals of the calibration sequences `rows`, into tensors in `directory`, in one
+/// go and with all residuals on the GPU.
 ///
 /// # Errors
 /// As [`Job::run`].
@@ -55,9 +55,9 @@ impl Job<'_> {
     /// Slices all layers, or those after `from`. Called at each commit point, `commit` returns false to stop there.
     ///
     /// # Errors
-    /// [`Error::BadTensor`], [`Error::Numerical`] if a signal is not finite or a solve fails its check, [`Error::Write`],
-    /// [`Error::Interrupted`], [`Error::BadFile`] if what was committed is damaged, those of `commit`, and whatever the GPU
-    /// reports.
+    /// [`Error::BadTensor`], [`Error::Numerical`] if a signal is not finite or a solve fails its check,
+    /// [`Error::Write`], [`Error::Interrupted`], [`Error::BadFile`] if what was committed is damaged, those of
+    /// `commit`, and whatever the GPU reports.
     pub fn run(
         &self,
         gpu: &Gpu,

@@ -51,7 +51,7 @@ impl Speed {
         Ok(Self { multiply_adds, eigen_seconds: began.elapsed().as_secs_f64() })
     }
 
-    /// Seconds of slicing with so many calibration tokens.
+    /// Seconds of slicing with `tokens` calibration tokens.
     pub fn slice_seconds(&self, config: &Config, plan: &Plan, options: &Options, tokens: usize) -> f64 {
         let points = 1 + config.points();
         let cubic = |width: usize| (width as f64 / EIGEN_WIDTH as f64).powi(3) * self.eigen_seconds;
@@ -72,7 +72,7 @@ impl Speed {
         multiply_adds_refitted(config, plan, options, tokens) / self.multiply_adds + eigen + solves
     }
 
-    /// Seconds of running so many tokens through a whole model, head included.
+    /// Seconds of running `tokens` tokens through a whole model, head included.
     pub fn forward_seconds(&self, config: &Config, tokens: usize) -> f64 {
         let layers: u64 = (0..config.layers.len()).map(|layer| config.layer_parameters(layer)).sum();
         let head = (config.vocab_size * config.hidden_size) as u64;

@@ -69,7 +69,8 @@ impl Map {
     }
 }
 
-/// What writes the residual after a step: the shortcut `[before, after]` past it, where there is one, and the weights that write.
+/// What writes the residual after a step: the shortcut `[before, after]` past it, where there is one, and the weights
+/// that write.
 pub struct Writes {
     pub shortcut: Option<Matrix>,
     pub linears: Vec<Linear>,
@@ -103,7 +104,8 @@ impl Writes {
             .collect())
     }
 
-    /// These as they were fitted side by side to a residual of `width`. One bias holds what is to be added; the others are zero.
+    /// These as they were fitted side by side to a residual of `width`. One bias holds what is to be added; the others
+    /// are zero.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; whatever the readback reports.

@@ -102,7 +102,8 @@ impl MemoryPlan {
             fused = fused.max(together);
         }
         let matrix = MATRICES_AHEAD * largest + largest + (largest / 4 * element_size as u64).max(largest) + 2 * fused;
-        // Sums in f64, and a few copies of what is fitted in f32; of a basis, its sums and the matrices of three eigenproblems.
+        // Sums in f64, and a few copies of what is fitted in f32; of a basis, its sums and the matrices of three
+        // eigenproblems.
         let fit =
             if options.refits() { 8 * unknowns * unknowns + 5 * 4 * kept * unknowns + 6 * 4 * d * kept } else { 0 };
         let basis = if options.passes() > 1 { 16 * 8 * d * d } else { 10 * 8 * d * d };
@@ -132,7 +133,8 @@ impl MemoryPlan {
         let rotation = d * full + d * full.max(width);
         let held = if self.placement == Placement::Gpu { residual } else { tokens * full };
         let table = self.part_bytes.min(config.vocab_size as u64 * full);
-        // Beside the residual of a batch where that is not on the GPU anyway: uploaded and added, or rotated and read back.
+        // Beside the residual of a batch where that is not on the GPU anyway: uploaded and added, or rotated and read
+        // back.
         let signal = if self.placement == Placement::Gpu { 0 } else { staging_bytes(tokens * full) };
         let ends = table + (staging_bytes(table).max(tokens * full + signal)).max(rotation / 2 + 2 * table);
         // The covariance of a batch is read back while the next one runs, from tokens that are turned beside them.

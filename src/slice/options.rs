@@ -19,7 +19,8 @@ pub enum Cut {
 pub enum Basis {
     /// One at each point, as the paper has it: a shortcut past every half of a layer.
     PerBlock,
-    /// One for each of so many runs of layers: shortcuts at the borders between them. One basis for the whole model needs none.
+    /// One for each of K runs of layers: shortcuts at the borders between them. One basis for the whole model needs
+    /// none.
     Segments(usize),
 }
 
@@ -87,7 +88,8 @@ impl fmt::Display for Refit {
 pub enum Signal {
     /// The residual as it is.
     Raw,
-    /// Every token scaled to unit root mean square, as the norms see it: a few tokens of enormous norm count no more than others.
+    /// Every token scaled to unit root mean square, as the norms see it: a few tokens of enormous norm count no more
+    /// than others.
     Normed,
 }
 
@@ -169,7 +171,8 @@ impl Options {
         self.refit != Refit::None
     }
 
-    /// Whether this is the paper's method: each basis is found from what the sliced layers before it have made of the signals.
+    /// Whether this is the paper's method: each basis is found from what the sliced layers before it have made of the
+    /// signals.
     pub(super) fn is_paper(&self) -> bool {
         self.basis == Basis::PerBlock && self.refit == Refit::None
     }

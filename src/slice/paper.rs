@@ -1,8 +1,8 @@
 //! SliceGPT as the paper has it: a basis for each point, found from what the sliced layers before it have made of the
 //! signals.
 //!
-//! The weights of one step are on the GPU at a time, and written out as soon as they are done. The residual stays in the
-//! original basis.
+//! The weights of one step are on the GPU at a time, and written out as soon as they are done. The residual stays in
+//! the original basis.
 
 use std::time::Instant;
 

@@ -42,7 +42,8 @@ impl Plan {
     /// Plans slicing a model with this config.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a cut that leaves nothing or cannot be reached, options that contradict each other, or a model that is sliced already.
+    /// [`Error::Usage`] for a cut that leaves nothing or cannot be reached, options that contradict each other, or a
+    /// model that is sliced already.
     pub fn new(config: &Config, options: &Options, calibration_sha256: &str) -> Result<Self> {
         config.can_slice()?;
         check(config, options)?;
@@ -143,7 +144,8 @@ fn widest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<Option<us
     Ok((fit > 0).then_some(fit))
 }
 
-/// The config of the model sliced to `width`: all its fields kept, `model_type` changed, a `slicing` section and the classes for transformers added.
+/// The config of the model sliced to `width`: all its fields kept, `model_type` changed, a `slicing` section and the
+/// classes for transformers added.
 fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha256: &str) -> Result<Config> {
     let slicing = Slicing {
         method: "slicegpt".into(),

@@ -26,8 +26,8 @@ pub struct Points<'a> {
 }
 
 impl Points<'_> {
-    /// The rotation into the first `width` of some orthonormal columns, rotated at random if that is asked for; `stream`
-    /// tells it from others.
+    /// The rotation into the first `width` of some orthonormal columns, rotated at random if that is asked for;
+    /// `stream` tells it from others.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].

@@ -1,17 +1,19 @@
-//! Slicing with the dense model beside the sliced one, step by step: what reads the residual stream is re-fitted to what
-//! it gave, and what writes it to where the stream was, so that each step also makes up for what the ones before it have
-//! lost.
+//! Slicing with the dense model beside the sliced one, step by step: what reads the residual stream is re-fitted to
+//! what it gave, and what writes it to where the stream was, so that each step also makes up for what the ones before
+//! it have lost.
 //!
-//! With x the dense residual and z the sliced one, n(·) the norm without parameters, S and S' the bases before and after a step, a' what
-//! the sliced model's own weights read, and each token of a write's error divided by the root mean square of x_new, as the next norm will do:
+//! With x the dense residual and z the sliced one, n(·) the norm without parameters, S and S' the bases before and
+//! after a step, a' what the sliced model's own weights read, and each token of a write's error divided by the root
+//! mean square of x_new, as the next norm will do:
 //!
 //! ```text
 //!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − S‖²                   W' = W·T
 //!     writes:  [K, W'] = argmin Σ ‖S'ᵀ·x_new − [K, W']·[z, a']‖² / ms(x_new) + Σ μ‖[K, W'] − [S'ᵀ·S, S'ᵀ·W]‖²
 //! ```
 //!
-//! K is the shortcut, and the identity where there is none: then z is taken off the target. All reads of a step share T, since
-//! ‖W·n(x) − W·T·n(z)‖ is least for the same T whatever W. Where weights have biases, means are taken off, and the biases hold what they leave.
+//! K is the shortcut, and the identity where there is none: then z is taken off the target. All reads of a step share
+//! T, since ‖W·n(x) − W·T·n(z)‖ is least for the same T whatever W. Where weights have biases, means are taken off, and
+//! the biases hold what they leave.
 
 use std::{ops::Range, time::Instant};
 
@@ -179,8 +181,8 @@ impl<'a> Refitted<'a> {
         Ok(())
     }
 
-    /// Runs a step of the dense model; returns the map that its reads are fitted with, and the covariance after it where
-    /// that is needed.
+    /// Runs a step of the dense model; returns the map that its reads are fitted with, and the covariance after it
+    /// where that is needed.
     fn run_dense(
         &mut self,
         pass: &Pass,

@@ -1,15 +1,17 @@
 //! Linear maps fitted to signals by least squares, and pulled towards what projection would give.
 //!
-//! With regressors a (some signals side by side), targets t and, where there is a bias, their means taken off, the map is
+//! With regressors a (some signals side by side), targets t and, where there is a bias, their means taken off, the map
+//! is
 //!
 //! ```text
 //!     W = argmin Σ_tokens ‖t − W·a‖² + Σ_j μ_j·‖w_j − p_j‖²  =  (Σ t·aᵀ + P·diag μ) · (Σ a·aᵀ + diag μ)⁻¹
 //! ```
 //!
-//! P the projected weights and μ_j a share λ of the mean energy, tr(G)/n, of the signal that j belongs to. So however few the tokens are, the map
-//! stays near the projected one where they tell nothing. The sums are rounded to f32, so that what they tell of a signal is lost below some 2^-20 of
-//! its energy: μ_j is never less than that. Where means are to be taken off, those of the first tokens are before anything is summed, for that
-//! energy to be little more than the one around the means.
+//! P the projected weights and μ_j a share λ of the mean energy, tr(G)/n, of the signal that j belongs to. So however
+//! few the tokens are, the map stays near the projected one where they tell nothing. The sums are rounded to f32, so
+//! that what they tell of a signal is lost below some 2^-20 of its energy: μ_j is never less than that. Where means are
+//! to be taken off, those of the first tokens are before anything is summed, for that energy to be little more than the
+//! one around the means.
 
 use std::ops::Range;
 
@@ -22,11 +24,12 @@ use crate::{
     ops::COVARIANCE_TOKENS,
 };
 
-/// Columns of a Gram matrix that are summed at a time, a multiple of 4: what is on the GPU of it is never more than this squared, twice.
+/// Columns of a Gram matrix that are summed at a time, a multiple of 4: what is on the GPU of it is never more than
+/// this squared, twice.
 pub const TILE: usize = 2048;
 
-/// The share of a signal's energy below which its Gram matrix is rounding: that of sums of 64 terms in f32, 2^-24 some sixteen times where the
-/// terms are alike.
+/// The share of a signal's energy below which its Gram matrix is rounding: that of sums of 64 terms in f32, 2^-24 some
+/// sixteen times where the terms are alike.
 const ROUNDED: f64 = 1.0 / 1_048_576.0;
 
 /// The sums over tokens that a map is fitted from: on the GPU over a batch, in f64 here over batches.
@@ -116,8 +119,9 @@ impl Regression {
         self.parts.iter().sum()
     }
 
-    /// Takes in tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the weight of each token's
-    /// error, `[tokens, 1]`, by which regressors and targets are multiplied already. These are changed where there is a bias.
+    /// Takes in tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the
+    /// weight of each token's error, `[tokens, 1]`, by which regressors and targets are multiplied already. These are
+    /// changed where there is a bias.
     ///
     /// # Errors
     /// [`Error::Shape`] if a width differs; whatever the GPU reports.
@@ -206,7 +210,8 @@ impl Regression {
         })
     }
 
-    /// The map, with a ridge of `share` of each part's mean energy that pulls it towards `prior` `[targets, unknowns]`, row-major.
+    /// The map, with a ridge of `share` of each part's mean energy that pulls it towards `prior` `[targets, unknowns]`,
+    /// row-major.
     ///
     /// # Errors
     /// [`Error::Numerical`] if a signal was not finite; whatever the readback reports.

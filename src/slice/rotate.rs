@@ -51,7 +51,8 @@ impl Rotation {
         self.forward.cols()
     }
 
-    /// `x·Q[:, :width]`: signals `[tokens, D]`, weights that read the residual `[out, D]`, embeddings `[vocab_size, D]`, biases `[1, D]`.
+    /// `x·Q[:, :width]`: signals `[tokens, D]`, weights that read the residual `[out, D]`, embeddings `[vocab_size,
+    /// D]`, biases `[1, D]`.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
@@ -67,7 +68,8 @@ impl Rotation {
         gpu.matmul(&self.backward, w)
     }
 
-    /// What carries a signal in these coordinates back into the original basis, as the weight `[D, width]` of a linear layer.
+    /// What carries a signal in these coordinates back into the original basis, as the weight `[D, width]` of a linear
+    /// layer.
     pub fn back(&self) -> &Matrix {
         &self.forward
     }

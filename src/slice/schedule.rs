@@ -32,8 +32,8 @@ pub fn sliced_width(hidden_size: usize, sparsity: f64, round_interval: usize) ->
     Ok(rounded)
 }
 
-/// What widths are rounded to: what is asked for; or 8, and what other programs demand of the stock form. Where both together would be coarse, the
-/// latter alone.
+/// What widths are rounded to: what is asked for; or 8, and what other programs demand of the stock form. Where both
+/// together would be coarse, the latter alone.
 pub fn round_interval(config: &Config, options: &Options, stock: bool) -> usize {
     let demanded = if stock { config.stock_interval() } else { 1 };
     options.round_interval.unwrap_or_else(|| {
@@ -43,7 +43,8 @@ pub fn round_interval(config: &Config, options: &Options, stock: bool) -> usize 
     })
 }
 
-/// The widths around each layer: `width` everywhere, but the last layer hands on the whole hidden_size to the head unless that is sliced, too.
+/// The widths around each layer: `width` everywhere, but the last layer hands on the whole hidden_size to the head
+/// unless that is sliced, too.
 pub fn layer_widths(config: &Config, width: usize, options: &Options) -> Vec<LayerWidths> {
     let layers = config.layers.len();
     (0..layers)

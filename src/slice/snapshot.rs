@@ -16,8 +16,8 @@ use crate::{
 pub struct Site {
     /// `None` for the embeddings.
     pub layer: Option<usize>,
-    /// The share of the signal's energy in the coordinates that slicing keeps: Σ_{i<d} λ_i / Σ λ_i. The last layer's output is not sliced;
-    /// the share is given all the same.
+    /// The share of the signal's energy in the coordinates that slicing keeps: Σ_{i<d} λ_i / Σ λ_i. The last layer's
+    /// output is not sliced; the share is given all the same.
     #[serde(with = "exact")]
     pub kept_energy: f64,
     /// max |C·Q − Q·Λ| / max |C|.
@@ -36,7 +36,8 @@ pub enum Stage {
     Slice,
 }
 
-/// A stage up to the end of some layer: the tensors are in the output; residuals, each followed by its tail, in files beside it.
+/// A stage up to the end of some layer: the tensors are in the output; residuals, each followed by its tail, in files
+/// beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
@@ -80,7 +81,8 @@ impl Snapshot {
             && (segments > 0 || self.stage == Stage::Slice)
     }
 
-    /// Layers that have been gone through, in a model of so many: where bases are found first, each is gone through twice.
+    /// Layers that have been gone through, in a model of this many: where bases are found first, each is gone through
+    /// twice.
     pub fn passed(&self, layers: usize) -> usize {
         self.layers + if self.stage == Stage::Slice && !self.bases.is_empty() { layers } else { 0 }
     }

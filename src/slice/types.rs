@@ -12,8 +12,9 @@ use crate::{
 pub enum Types {
     /// All in one.
     One(Dtype),
-    /// Each in that of the original, by the name that the architecture gives it. What the original has not is written in the type of what it is
-    /// made of: a bias in that of its weight, a head in that of the embedding, a shortcut in that of the weights that write past it.
+    /// Each in that of the original, by the name that the architecture gives it. What the original has not is written
+    /// in the type of what it is made of: a bias in that of its weight, a head in that of the embedding, a shortcut in
+    /// that of the weights that write past it.
     Own(Arc<HashMap<String, Dtype>>),
 }
 

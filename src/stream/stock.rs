@@ -25,8 +25,8 @@ pub struct StockForm {
     pub norm_bias: bool,
     /// What weights that read a norm are multiplied by, to make up for that rounding.
     pub gain: f32,
-    /// What queries and keys are multiplied by, with their biases, where they go through norms of their own: these share
-    /// the changed ε, and give what they gave for signals as much larger.
+    /// What queries and keys are multiplied by, with their biases, where they go through norms of their own: these
+    /// share the changed ε, and give what they gave for signals as much larger.
     pub query_gain: Option<f32>,
 }
 
@@ -36,7 +36,8 @@ impl StockForm {
         Self { width, embedding: None, norm: None, norm_bias: false, gain: 1.0, query_gain: None }
     }
 
-    /// The stock form of a residual stream of `width` coordinates in tensors `stored` wide; `config` is the dense model's.
+    /// The stock form of a residual stream of `width` coordinates in tensors `stored` wide; `config` is the dense
+    /// model's.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
@@ -68,7 +69,8 @@ impl StockForm {
         })
     }
 
-    /// Signals, biases or weights that read the residual stream, `[rows, width in memory]`, in the tensors' coordinates.
+    /// Signals, biases or weights that read the residual stream, `[rows, width in memory]`, in the tensors'
+    /// coordinates.
     pub(super) fn rows(&self, gpu: &Gpu, x: &Matrix) -> Result<Matrix> {
         self.embedding.as_ref().map_or_else(|| Ok(x.clone()), |u| gpu.product(x, u))
     }

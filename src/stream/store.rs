@@ -25,8 +25,9 @@ pub enum Placement {
 
 /// A residual, `[tokens, width]` for each batch.
 ///
-/// Two files alternate: one holds the state that was committed last and is only read, the other one takes what comes. On the GPU or in host
-/// memory, the residual only goes to the file when it is to be committed; on the disk it always does.
+/// Two files alternate: one holds the state that was committed last and is only read, the other one takes what comes.
+/// On the GPU or in host memory, the residual only goes to the file when it is to be committed; on the disk it always
+/// does.
 pub struct Residual {
     placement: Placement,
     width: usize,
@@ -171,7 +172,8 @@ impl Residual {
         self.checksum = Checksum::default();
     }
 
-    /// Makes what was stored durable, with a `tail` after it, and writes to the other file from now on. Returns where it is.
+    /// Makes what was stored durable, with a `tail` after it, and writes to the other file from now on. Returns where
+    /// it is.
     ///
     /// # Errors
     /// [`Error::Write`].

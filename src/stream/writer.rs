@@ -159,7 +159,8 @@ impl<'a> Writer<'a> {
         if self.form.norm_bias { self.write(&format!("{name}.bias"), &vec![0.0; self.form.width]) } else { Ok(()) }
     }
 
-    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, and those of queries and keys.
+    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, and
+    /// those of queries and keys.
     ///
     /// # Errors
     /// As [`Writer::write`].
@@ -196,7 +197,8 @@ impl<'a> Writer<'a> {
     /// Appends values to a tensor, in its planned type.
     ///
     /// # Errors
-    /// [`Error::Numerical`] if a value is not finite or beyond what the type holds; [`Error::Write`]; [`Error::Shape`] if it is not planned.
+    /// [`Error::Numerical`] if a value is not finite or beyond what the type holds; [`Error::Write`]; [`Error::Shape`]
+    /// if it is not planned.
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let dtype = self.types.get(name).copied().unwrap_or(Dtype::F32);
         let most = match dtype {

@@ -12,7 +12,7 @@ use slicegpt_gpu::bench::{
     Adapter, AdapterRun, Bound, Check, Clock, Machine, Recording, Row, SCHEMA_VERSION, Tool, Unit, Work,
 };
 
-/// A row of ten repetitions of a gigaflop and a gigabyte in so many seconds.
+/// A row of ten repetitions of a gigaflop and a gigabyte in `seconds`.
 fn row(name: &str, seconds: f64) -> Row {
     Row {
         name: name.into(),

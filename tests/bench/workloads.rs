@@ -98,7 +98,8 @@ fn work_is_counted_by_the_formula() {
     // Three tokens that see two, three and four; two products of eight multiply-adds each.
     let attention = work("attention", Case::Attention { heads: 2, kv_heads: 1, head_dim: 4, tokens: 3, past: 1 });
     assert_eq!(attention.flops, (2 + 3 + 4) as f64 * 2.0 * 2.0 * 8.0);
-    // Four matrices of width², two of width by four widths, as OPT has them; a quarter of the residual's coordinates less, and two shortcuts more.
+    // Four matrices of width², two of width by four widths, as OPT has them; a quarter of the residual's coordinates
+    // less, and two shortcuts more.
     let (dense, sliced) =
         [Dense, Sliced].map(|slicing| work("layer/opt-125m", Case::Layer { tokens: 2, past: 0, slicing })).into();
     let attended = 4.0 * 3.0 * 768.0;

@@ -1,4 +1,5 @@
-//! The same for runs that find a basis for several layers first, or run the dense model beside the sliced one: stopped, they go on to the same bytes.
+//! The same for runs that find a basis for several layers first, or run the dense model beside the sliced one: stopped,
+//! they go on to the same bytes.
 
 use super::{
     resume::{Runs, quietly},
@@ -12,7 +13,8 @@ const METHODS: [&[&str]; 4] = [
     &["--basis", "segments=3", "--refit", "reads", "--covariance", "raw", "--final-orientation", "random"],
 ];
 
-/// Commits of slicing: layers of the dense model, then embeddings and layers of the sliced one; none if nothing of it is done.
+/// Commits of slicing: layers of the dense model, then embeddings and layers of the sliced one; none if nothing of it
+/// is done.
 fn commits(runs: &Runs, out: &str) -> usize {
     let Some(state) = runs.state(out) else { return 0 };
     let Some(layers) = state["slicing"]["layers"].as_u64() else { return 0 };

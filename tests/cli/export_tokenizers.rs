@@ -1,5 +1,5 @@
-//! What a GGUF file holds of a tokenizer and its chat templates. The values are those of AutoTokenizer and of llama.cpp's
-//! converter for the same files: see `special_tokens` in tests/interop/gguf.py.
+//! What a GGUF file holds of a tokenizer and its chat templates. The values are those of AutoTokenizer and of
+//! llama.cpp's converter for the same files: see `special_tokens` in tests/interop/gguf.py.
 
 use super::{
     gguf_reader::{Value as Stored, read},

@@ -1,4 +1,5 @@
-//! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left behind?
+//! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left
+//! behind?
 
 mod bases;
 mod companions;
@@ -84,7 +85,7 @@ impl Scene {
         scene
     }
 
-    /// The same of a llama with so many tokens, of other weights.
+    /// The same of a llama with this many tokens, of other weights.
     fn with_vocabulary(size: u32) -> Self {
         use slicegpt_gpu::{
             checkpoint::{Dtype, OutputDirectory},

@@ -29,7 +29,10 @@ fn memory_that_runs_out_is_answered_by_smaller_pieces_and_then_by_the_flags() {
     assert!(whole["peak_gpu_bytes"].as_u64().is_some_and(|bytes| bytes <= 12 << 20), "{whole}");
     let tokens = |report: &Value| report["plan"]["slice"]["batch"]["tokens"].as_u64().expect("tokens");
     let squeezed = command("squeezed", 3 << 20, &[]);
-    assert!(squeezed.err.contains("going on with fewer tokens at a time and the residual off the GPU"), "{squeezed:?}");
+    assert!(
+        squeezed.err.contains("trying again with fewer tokens at a time and the residual off the GPU"),
+        "{squeezed:?}"
+    );
     let report = squeezed.json();
     assert!(tokens(&report) < tokens(&whole), "{report}");
     assert!(report["peak_gpu_bytes"].as_u64().is_some_and(|bytes| bytes <= 9 << 20), "{report}");

@@ -265,8 +265,8 @@ fn flags_that_make_no_sense_are_usage_errors() {
     assert!(!out.exists());
 }
 
-/// The program under a limit on the size of files, 4 or 8 MiB as the shell counts, whose violation fails writes as a full disk does. A lower one
-/// would hit SwiftShader, which keeps the code that it compiles in unnamed files.
+/// The program under a limit on the size of files, 4 or 8 MiB as the shell counts, whose violation fails writes as a
+/// full disk does. A lower one would hit SwiftShader, which keeps the code that it compiles in unnamed files.
 #[cfg(target_os = "linux")]
 pub fn with_small_files(arguments: &[&OsStr]) -> Command {
     let mut command = Command::new("sh");

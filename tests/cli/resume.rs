@@ -1,4 +1,4 @@
-//! Is a run that was stopped, in whatever way, gone on with to the same bytes, and refused where that could not be?
+//! Is a run that was stopped, in whatever way, resumed to the same bytes, and refused where that could not be?
 
 use sha2::{Digest, Sha256};
 
@@ -407,7 +407,7 @@ fn a_lost_device_is_opened_once_more_and_then_the_state_is_kept() {
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(
         said.err.contains(
-            "warning: the GPU device was lost: on purpose, for a test; going on on the same device opened again"
+            "warning: the GPU device was lost: on purpose, for a test; trying again on the same device opened again"
         ),
         "{said:?}"
     );

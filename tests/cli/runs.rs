@@ -445,7 +445,7 @@ fn eval_keeps_below_a_ceiling_does_with_less_where_that_fails_and_says_what_it_t
     let squeezed = eval(&["--max-gpu-memory", "40MiB", "--withhold-gpu-memory", "36000000"]).json();
     assert!(
         squeezed["perplexity"] == free["perplexity"]
-            && squeezed["warnings"].to_string().contains("going on with less at a time"),
+            && squeezed["warnings"].to_string().contains("trying again with less at a time"),
         "{squeezed}"
     );
     let refused = eval(&["--max-gpu-memory", "1MiB"]);

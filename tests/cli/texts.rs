@@ -106,7 +106,8 @@ fn texts_in_json_and_archives_are_measured_as_the_text_in_them() {
     }
 }
 
-/// A template that writes a conversation in words of the tokenizer, and a tokenizer that begins other texts with a word.
+/// A template that writes a conversation in words of the tokenizer, and a tokenizer that begins other texts with a
+/// word.
 fn words_of_conversations(scene: &Scene) {
     scene.tokenizer(json!({
         "post_processor": {

@@ -1,4 +1,5 @@
-//! The rule for everything that is written, held against every option of every subcommand that names something to write.
+//! The rule for everything that is written, held against every option of every subcommand that names something to
+//! write.
 
 use std::{any::TypeId, collections::BTreeSet};
 

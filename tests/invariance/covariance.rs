@@ -24,7 +24,8 @@ enum Massive {
     Anywhere,
 }
 
-/// Tokens with a spectrum that falls by `fall` in energy, in a random basis; eight of them have norms 100 to 1000 times the rest.
+/// Tokens with a spectrum that falls by `fall` in energy, in a random basis; eight of them have norms 100 to 1000 times
+/// the rest.
 fn tokens_with_massive_activations(massive: Massive, fall: f64) -> Vec<f32> {
     let mut random = Random::new(31);
     let basis = reference::matrix(WIDTH, WIDTH, &random.values(WIDTH * WIDTH, 1.0)).qr().q();

@@ -1,4 +1,5 @@
-//! Do the theorems hold? Fusing and rotating leave a model as it is, slicing loses what it says and no more, and it agrees with f64.
+//! Do the theorems hold? Fusing and rotating leave a model as it is, slicing loses what it says and no more, and it
+//! agrees with f64.
 
 mod covariance;
 mod fusing;
@@ -70,7 +71,7 @@ fn sliced(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> Sli
     Sliced { model, sites, width: plan.width, _directory: temporary }
 }
 
-/// The logits of all rows, one behind the other, by the GPU.
+/// The logits of all rows, one after the other, by the GPU.
 fn logits(gpu: &Gpu, model: &Model, rows: &[Vec<u32>]) -> Vec<f32> {
     let mut all = Vec::new();
     eval::logits(gpu, model, rows, &Silent, |_, values| {

@@ -40,7 +40,8 @@ fn the_final_orientation_does_not_change_what_a_sliced_model_computes() {
             .map(|orientation| sliced(&gpu, &model, &rows, &options(0.25, orientation)));
         assert!(pca.width < model.config().hidden_size);
         let error = relative(&wide(&logits(&gpu, &random.model, &rows)), &wide(&logits(&gpu, &pca.model, &rows)));
-        // Gaps between eigenvalues at the cut are small in models this random, and rounding turns the axes by its ratio to them.
+        // Gaps between eigenvalues at the cut are small in models this random, and rounding turns the axes by its ratio
+        // to them.
         failures.check(&name(&path), error, 2e-4);
         for (a, b) in pca.sites.iter().zip(&random.sites) {
             failures.check(

@@ -1,4 +1,5 @@
-//! One basis for several layers, and weights fitted again: does the driver do it as the formulas say, and do they hold what they promise?
+//! One basis for several layers, and weights fitted again: does the driver do it as the formulas say, and do they hold
+//! what they promise?
 
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
@@ -65,8 +66,9 @@ fn bases_and_refits_agree_with_least_squares_in_f64() {
                     );
                 }
                 let found_logits = gpu_logits(&gpu, &found, &rows);
-                // Gram matrices are rounded by about 2^-22 of their trace, and the ridge is 2^-12 of it and more (a hundredth of a mean over up
-                // to 90 unknowns): so are the weights in the directions that hold least, and the logits far less, 1e-5 at most where measured.
+                // Gram matrices are rounded by about 2^-22 of their trace, and the ridge is 2^-12 of it and more (a
+                // hundredth of a mean over up to 90 unknowns): so are the weights in the directions that hold least,
+                // and the logits far less, 1e-5 at most where measured.
                 failures.check(
                     &format!("{what}, logits"),
                     relative(&found_logits, &reference_logits(&expected.network, &rows)),

@@ -71,8 +71,9 @@ fn the_stock_form_is_exact_however_large_eps_is() {
     failures.finish("stock form against the sliced model");
 }
 
-/// What a norm and the weights behind it do together, f32 against a narrower type: Σ a·b / Σ b² − 1 over all products of the norm's weight and
-/// a weight, in which the rounding of the many weights averages out, and that of the one number in the norm does not.
+/// What a norm and the weights behind it do together, f32 against a narrower type: Σ a·b / Σ b² − 1 over all products
+/// of the norm's weight and a weight, in which the rounding of the many weights averages out, and that of the one
+/// number in the norm does not.
 fn bias_of_reads(narrow: &Model, exact: &Model) -> f64 {
     let products = |model: &Model| -> Vec<f64> {
         let (layer, ends) = (model.store.layer(0).expect("a layer"), model.store.ends().expect("ends"));

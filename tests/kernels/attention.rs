@@ -25,8 +25,9 @@ fn side_by_side(head_dim: usize, heads: usize, kv_heads: usize, window: Option<u
     }
 }
 
-/// A score is a sum of head_dim products with magnitudes around √head_dim in all, after scaling; its error multiplies a weight. Weights and their
-/// sum come out of exp and up to a hundred sums. All errors are on the scale of the largest value.
+/// A score is a sum of head_dim products with magnitudes around √head_dim in all, after scaling; its error multiplies a
+/// weight. Weights and their sum come out of exp and up to a hundred sums. All errors are on the scale of the largest
+/// value.
 fn tolerance(head_dim: usize) -> f64 {
     2.0 * (head_dim as f64 + 64.0) * ROUNDOFF
 }

@@ -1,8 +1,9 @@
 //! Does every kernel compute what its f64 twin computes, at awkward shapes?
 //!
-//! Errors are measured in units of what rounding can explain: each comparison has a scale (the sum of the magnitudes that went into a value) and a
-//! tolerance relative to it, a small multiple of the unit roundoff 2^-24 times the square root of the number of roundings in a chain (they are as
-//! good as independent), or of their number where that is small.
+//! Errors are measured in units of what rounding can explain: each comparison has a scale (the sum of the magnitudes
+//! that went into a value) and a tolerance relative to it, a small multiple of the unit roundoff 2^-24 times the square
+//! root of the number of roundings in a chain (they are as good as independent), or of their number where that is
+//! small.
 
 mod attention;
 mod bench;

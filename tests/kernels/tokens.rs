@@ -17,8 +17,8 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-/// Chains of width / 64 sums, six more between threads, and about 20 for a mean taken off, a division, a root and the parameters. Signals have a
-/// mean no larger than their spread, so that taking it off cancels little.
+/// Chains of width / 64 sums, six more between threads, and about 20 for a mean taken off, a division, a root and the
+/// parameters. Signals have a mean no larger than their spread, so that taking it off cancels little.
 fn norm_tolerance(width: usize) -> f64 {
     (20.0 + width as f64 / 64.0) * ROUNDOFF
 }

@@ -53,8 +53,9 @@ fn losses_match_reference_whatever_the_slices_and_the_size_of_the_logits() {
             let expected = reference::loss(&reference::matrix(tokens, vocab, &logits), &targets);
             let found = losses(&gpu, &logits, vocab, &targets, widths);
             let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            // Maximum and target are exact; the sum has terms exp(−x) good to (3 + 2x) ulps, those with large x being small, and rounds once every
-            // 64 entries: a relative error of 16 + vocabulary / 64 roundings, which the logarithm makes an absolute one.
+            // Maximum and target are exact; the sum has terms exp(−x) good to (3 + 2x) ulps, those with large x being
+            // small, and rounds once every 64 entries: a relative error of 16 + vocabulary / 64 roundings, which the
+            // logarithm makes an absolute one.
             let tolerance = (16.0 + vocab as f64 / 64.0) * support::ROUNDOFF;
             check(
                 &format!("loss of {tokens} tokens, slices {widths:?}, logits around {scale} ({reason})"),
@@ -139,7 +140,8 @@ fn no_uniform_number_makes_an_impossible_token_win() {
     let gpu = support::gpu_unlimited();
     let smallest = 0.5 / f64::from(1 << 23);
     let vocab = 64;
-    // Token 0 is 100 above the others; noise is at most −ln(smallest) = 16.6, were it not for a number that rounds to 1.
+    // Token 0 is 100 above the others; noise is at most −ln(smallest) = 16.6, were it not for a number that rounds to
+    // 1.
     let mut logits = vec![-100.0; vocab];
     logits[0] = 0.0;
     let mut found = 0;

@@ -121,6 +121,6 @@ pub fn read(path: &Path) -> Read {
         read.names.push(name.clone());
         read.tensors.insert(name, Tensor { dimensions, kind, data: bytes[data + offset..end].to_vec() });
     }
-    assert_eq!(bytes.len(), end.next_multiple_of(32), "nothing behind the last tensor but padding");
+    assert_eq!(bytes.len(), end.next_multiple_of(32), "nothing after the last tensor but padding");
     read
 }

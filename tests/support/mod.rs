@@ -25,7 +25,7 @@ pub fn gpu() -> Gpu {
     gpu_with(None)
 }
 
-/// The device with bindings of at most so many bytes.
+/// The device with bindings of up to this many bytes.
 pub fn gpu_with(max_binding_size: Option<u64>) -> Gpu {
     let forced = std::env::var("SLICEGPT_GPU_TEST_BINDING").ok().and_then(|bytes| bytes.parse().ok());
     let options = GpuOptions { max_binding_size: max_binding_size.or(forced), ..GpuOptions::default() };

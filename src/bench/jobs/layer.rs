@@ -48,7 +48,8 @@ pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing:
     let work = layer.work(tokens, past);
     let input = x.upload(gpu)?;
     let inner = layer.spec().intermediate_size;
-    // Where there are no shortcuts, the result takes the place of the input. The norm bounds what the weights see, however often that happens.
+    // Where there are no shortcuts, the result takes the place of the input. The norm bounds what the weights see,
+    // however often that happens.
     let execute = move || {
         let (positions, rope_tables, cache) = (&positions, rope_tables.as_slice(), cache.as_ref());
         let context =
@@ -63,7 +64,8 @@ pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing:
     let triples = (0..expected.nrows()).flat_map(|row| (0..expected.ncols()).map(move |col| (row, col)));
     let triples =
         triples.map(|(row, col)| (f64::from(actual[chosen[row] * layer.width + col]), expected[(row, col)], scale));
-    // Each of about eight stages adds the rounding of its sums; results a few times larger than their root mean square have a few times more.
+    // Each of about eight stages adds the rounding of its sums; results a few times larger than their root mean square
+    // have a few times more.
     let allowed = 32.0 * ROUNDOFF * (inner as f64).sqrt();
     let check = compare("sampled tokens, by the root mean square of the results", allowed, triples);
     let decodes = tokens == 1;
@@ -164,7 +166,8 @@ impl Layer {
         }
     }
 
-    /// What the layer makes of the `chosen` tokens of `x`, in f64: keys and values of all tokens, the rest of those alone.
+    /// What the layer makes of the `chosen` tokens of `x`, in f64: keys and values of all tokens, the rest of those
+    /// alone.
     fn twin(&self, x: &Values, cached: &Values, past: usize, chosen: &[usize]) -> Result<DMatrix<f64>> {
         let config = &self.config;
         let spec = self.spec();

@@ -35,7 +35,8 @@ impl<'a> Job<'a> {
     /// Makes a workload ready.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`], [`crate::Error::Shape`] if a binding of this adapter cannot hold an operand, and whatever the device reports.
+    /// [`crate::Error::OutOfMemory`], [`crate::Error::Shape`] if a binding of this adapter cannot hold an operand, and
+    /// whatever the device reports.
     pub fn prepare(gpu: &'a Gpu, workload: &Workload, progress: &'a dyn Progress) -> Result<Self> {
         match workload.case {
             Case::Fma => probes::fma(gpu),
@@ -56,7 +57,8 @@ fn sizes<const N: usize>(sizes: [(&str, usize); N]) -> BTreeMap<String, u64> {
     sizes.into_iter().map(|(name, size)| (name.to_owned(), size as u64)).collect()
 }
 
-/// The largest of |actual − expected| / scale, and whether it is within the tolerance. `triples` are (actual, expected, scale).
+/// The largest of |actual − expected| / scale, and whether it is within the tolerance. `triples` are (actual, expected,
+/// scale).
 fn compare(what: &str, tolerance: f64, triples: impl Iterator<Item = (f64, f64, f64)>) -> Check {
     let mut check = Check { what: what.into(), values: 0, error: Some(0.0), tolerance };
     for (actual, expected, scale) in triples {
@@ -67,7 +69,8 @@ fn compare(what: &str, tolerance: f64, triples: impl Iterator<Item = (f64, f64, 
     check
 }
 
-/// What rounding can do to a sum of `terms` products, relative to the sum of their magnitudes: the roundings are as good as independent.
+/// What rounding can do to a sum of `terms` products, relative to the sum of their magnitudes: the roundings are as
+/// good as independent.
 fn tolerance(terms: usize) -> f64 {
     ROUNDOFF * (4.0 + 4.0 * (terms as f64).sqrt())
 }

@@ -101,8 +101,8 @@ fn execute(
     Ok(sites)
 }
 
-/// The share of the embeddings' energy in the coordinates that are kept, worked out again in f64. (Each solve of the run passes its own check, or
-/// the run fails.)
+/// The share of the embeddings' energy in the coordinates that are kept, worked out again in f64. (Each solve of the
+/// run passes its own check, or the run fails.)
 fn kept_energy(model: &Model, rows: &[Vec<u32>], plan: &Plan, sites: &[Site]) -> Result<Check> {
     let (config, ends) = (model.config(), model.store.ends()?);
     let row = |table, index: usize| fuse::embedding_rows(config, table, index..index + 1);

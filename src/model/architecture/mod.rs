@@ -4,7 +4,8 @@
 //! to fuse, rotate and slice it: what reads the residual stream gets W·Q, what writes it gets Qᵀ·W, everything else
 //! stays. There is no `if model_type ==` anywhere.
 //!
-//! Rows start from [`BASE`], which is no model: what a row forgets is refused or left out, never taken from another row.
+//! Rows start from [`BASE`], which is no model: what a row forgets is refused or left out, never taken from another
+//! row.
 
 mod rows;
 
@@ -149,7 +150,8 @@ pub enum Position {
     Learned { name: &'static str, offset: usize },
     /// Rotary embeddings.
     Rope {
-        /// Whether stored heads have the coordinates that turn together side by side, instead of half of what turns apart.
+        /// Whether stored heads have the coordinates that turn together side by side, instead of half of what turns
+        /// apart.
         interleaved: bool,
         part: RotaryPart,
         /// The base of the frequencies where the config does not give it.

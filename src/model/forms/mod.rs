@@ -23,7 +23,8 @@ pub struct Forms {
 /// width of the residual stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Stock {
-    /// Whether transformers refuses a hidden_size that num_attention_heads does not divide, though head_dim is explicit.
+    /// Whether transformers refuses a hidden_size that num_attention_heads does not divide, though head_dim is
+    /// explicit.
     pub width_by_heads: bool,
 }
 

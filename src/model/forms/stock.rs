@@ -1,14 +1,16 @@
 //! An ordinary checkpoint of the original `model_type` from a model whose residual stream has one basis throughout.
 //!
-//! Without shortcuts, only two things tell a sliced model from a stock one: its norms divide by the width before slicing, and a layer norm would
-//! subtract a mean that is not there. With D the width before and d after:
+//! Without shortcuts, only two things tell a sliced model from a stock one: its norms divide by the width before
+//! slicing, and a layer norm would subtract a mean that is not there. With D the width before and d after:
 //!
-//! - RMS norm: x / sqrt(‖x‖²/D + ε) = sqrt(D/d) · x / sqrt(‖x‖²/d + ε·D/d), a stock norm with weights sqrt(D/d) and its own ε.
-//! - Layer norm: the d coordinates are embedded into d + 1 by a U `[d + 1, d]` with orthonormal columns and 1ᵀ·U = 0. Then u = U·x has no mean
-//!   to subtract and ‖u‖ = ‖x‖, so a stock norm of width d + 1 with weights sqrt(D/(d + 1)), ε·D/(d + 1) and no bias gives U·x / sqrt(‖x‖²/D + ε).
+//! - RMS norm: x / sqrt(‖x‖²/D + ε) = sqrt(D/d) · x / sqrt(‖x‖²/d + ε·D/d), a stock norm with weights sqrt(D/d) and its
+//!   own ε.
+//! - Layer norm: the d coordinates are embedded into d + 1 by a U `[d + 1, d]` with orthonormal columns and 1ᵀ·U = 0.
+//!   Then u = U·x has no mean to subtract and ‖u‖ = ‖x‖, so a stock norm of width d + 1 with weights sqrt(D/(d + 1)),
+//!   ε·D/(d + 1) and no bias gives U·x / sqrt(‖x‖²/D + ε).
 //!
-//! Norms of queries and keys have the same ε in the config, though their width stays: for queries and keys sqrt(D/d) times as large (d + 1 for layer
-//! norm), ε·D/d gives what ε gave.
+//! Norms of queries and keys have the same ε in the config, though their width stays: for queries and keys sqrt(D/d)
+//! times as large (d + 1 for layer norm), ε·D/d gives what ε gave.
 //!
 //! The stock classes of some architectures take heads times head_dim for the width of the residual stream, others have
 //! layer norms that add something to what a linear layer without a bias reads: these have no stock form.
@@ -50,7 +52,8 @@ impl Config {
         (self.hidden_size as f64 / stored as f64).sqrt()
     }
 
-    /// The config of the stock form, whose tensors are `stored` wide. Everything else stays as it was, but the head is not tied.
+    /// The config of the stock form, whose tensors are `stored` wide. Everything else stays as it was, but the head is
+    /// not tied.
     ///
     /// # Errors
     /// As [`Config::from_fields`].
@@ -71,8 +74,8 @@ impl Config {
     }
 }
 
-/// The U `[d + 1, d]`, row-major, whose orthonormal columns span what is orthogonal to 1: all but the first column of the reflection that takes
-/// the first axis to 1/√(d + 1).
+/// The U `[d + 1, d]`, row-major, whose orthonormal columns span what is orthogonal to 1: all but the first column of
+/// the reflection that takes the first axis to 1/√(d + 1).
 pub fn without_mean(d: usize) -> Vec<f64> {
     let n = d + 1;
     let each = 1.0 / (n as f64).sqrt();

@@ -130,7 +130,8 @@ fn file_type(kind: GgufType) -> u32 {
     }
 }
 
-/// The positions that llama.cpp is told of. It has no sliding windows for these architectures: within the smallest one, there is no difference.
+/// The positions that llama.cpp is told of. It has no sliding windows for these architectures: within the smallest one,
+/// there is no difference.
 fn context_length(config: &Config, notes: &mut Vec<String>) -> usize {
     let window = config.layers.iter().filter_map(|layer| layer.window).min().unwrap_or(usize::MAX);
     if window < config.max_position_embeddings {

@@ -1,4 +1,5 @@
-//! A dense checkpoint as a GGUF file: the names, the order of rows, the metadata and the vocabulary that llama.cpp expects.
+//! A dense checkpoint as a GGUF file: the names, the order of rows, the metadata and the vocabulary that llama.cpp
+//! expects.
 
 mod metadata;
 mod pieces;
@@ -60,8 +61,8 @@ impl<'a> GgufExport<'a> {
     /// Plans the file: matrices in `kind`, everything else in f32; `name` is what the model is called in it.
     ///
     /// # Errors
-    /// [`Error::Usage`] for models that llama.cpp cannot compute, with the reason; [`Error::BadFile`] for a tokenizer.json that is damaged or that
-    /// GGUF has no form for; [`Error::Read`].
+    /// [`Error::Usage`] for models that llama.cpp cannot compute, with the reason; [`Error::BadFile`] for a
+    /// tokenizer.json that is damaged or that GGUF has no form for; [`Error::Read`].
     pub fn plan(model: &'a Model, name: &str, kind: GgufType, vocabulary: Vocabulary) -> Result<Self> {
         let target = metadata::target(model.config())?;
         let mut notes = Vec::new();
@@ -91,8 +92,8 @@ impl<'a> GgufExport<'a> {
     /// Writes the file, a few rows at a time; returns how many bytes it has.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Usage`] if one is too large for the type; [`Error::Read`], [`Error::Write`];
-    /// whatever `progress` returns.
+    /// [`Error::BadTensor`] if a value is NaN or infinite; [`Error::Usage`] if one is too large for the type;
+    /// [`Error::Read`], [`Error::Write`]; whatever `progress` returns.
     pub fn write(&self, target: FileTarget, progress: &dyn Progress) -> Result<u64> {
         progress.begin("writing tensors", self.entries.len() as u64);
         let mut file = GgufFile::create(target, &self.metadata, self.tensors().cloned().collect())?;

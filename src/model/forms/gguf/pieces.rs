@@ -12,7 +12,8 @@ pub enum Pieces {
         /// Characters are composed first (NFC).
         composed: bool,
     },
-    /// Characters, with "▁" for a space and tokens for the bytes of those that are unknown, merged across the whole text.
+    /// Characters, with "▁" for a space and tokens for the bytes of those that are unknown, merged across the whole
+    /// text.
     Sentence {
         /// A space is put before the text.
         prefix: bool,
@@ -79,7 +80,8 @@ impl Pieces {
     }
 }
 
-/// Expressions that cut words, as tokenizer.json has them, whether tokens may be taken whole without merges, and the name.
+/// Expressions that cut words, as tokenizer.json has them, whether tokens may be taken whole without merges, and the
+/// name.
 const WORDS: &[(&str, bool, &str)] = &[
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -103,7 +105,8 @@ const WORDS: &[(&str, bool, &str)] = &[
     ),
 ];
 
-/// llama.cpp's name for how a tokenizer of bytes cuts text into words; `None` if it is none of those that are known here.
+/// llama.cpp's name for how a tokenizer of bytes cuts text into words; `None` if it is none of those that are known
+/// here.
 pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
     let cutters = steps(&file.pre_tokenizer, "pretokenizers");
     let (bytes, before) = cutters.split_last().filter(|(last, _)| is(last, "ByteLevel"))?;

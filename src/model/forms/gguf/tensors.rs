@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// About so many bytes of a matrix are in memory at a time.
+/// About this many bytes of a matrix are in memory at a time.
 const PIECE_BYTES: usize = 4 << 20;
 
 /// A tensor of the file and where its values are.
@@ -93,7 +93,8 @@ impl Entry {
         }
     }
 
-    /// Hands over the rows of the tensor in their order in the file, a few at a time. `layer` has the weights of [`Entry::layer`].
+    /// Hands over the rows of the tensor in their order in the file, a few at a time. `layer` has the weights of
+    /// [`Entry::layer`].
     pub fn each_rows(
         &self,
         config: &Config,

@@ -1,4 +1,5 @@
-//! `tokenizer.json` as the vocabulary of a GGUF file. llama.cpp has tokenizers of its own: what it does not do as the file says is refused.
+//! `tokenizer.json` as the vocabulary of a GGUF file. llama.cpp has tokenizers of its own: what it does not do as the
+//! file says is refused.
 
 use std::{collections::HashMap, path::Path};
 
@@ -333,8 +334,8 @@ fn chat_templates(templates: &[(String, String)], notes: &mut Vec<String>) -> Me
     list
 }
 
-/// A score for each token, such that the best pair by score is the one with the earliest merge; and how many pairs llama.cpp would merge although
-/// no merge says so.
+/// A score for each token, such that the best pair by score is the one with the earliest merge; and how many pairs
+/// llama.cpp would merge although no merge says so.
 fn scores(merges: &[(&str, &str)], ids: &HashMap<&str, u32>, tokens: usize) -> (Vec<f32>, usize) {
     let mut scores = vec![0.0; tokens];
     for (rank, (left, right)) in merges.iter().enumerate().rev() {
