@@ -29,6 +29,7 @@ pub mod error;
 pub mod eval;
 pub mod generate;
 pub mod gpu;
+pub mod json;
 pub mod linalg;
 pub mod memory;
 pub mod model;

@@ -281,3 +281,58 @@ fn conversations_that_no_template_takes_are_refused_with_the_row() {
         assert!(error.contains("rows.jsonl: line 3: ") && error.contains(reason), "{row}: {error}");
     }
 }
+
+#[test]
+fn templates_see_what_python_sees() {
+    for (template, expected) in [
+        ("{% if tools is iterable and tools | length > 0 %}tools{% endif %}{{ messages[0].content }}", "hello"),
+        ("{% set all = (tools or []) + [{'name': 'x'}] %}{{ all | tojson }}", "[{\"name\": \"x\"}]"),
+        ("{{ ([1] + [2]) is sequence }}{{ 'ab' is iterable }}{{ none is iterable }}", "TrueTrueFalse"),
+    ] {
+        let directory = with_template(template);
+        let text = find(directory.path()).expect("a template").render(&messages("hello"), false);
+        assert_eq!(text.as_deref(), Ok(expected), "{template}");
+    }
+}
+
+#[test]
+fn tokens_that_only_some_models_have_are_known_to_templates() {
+    let config = json!({
+        "chat_template": "{{ image_token }}{{ boi_token }}{{ messages[0].content }}",
+        "image_token": "<s>", "extra_special_tokens": { "boi_token": "</s>" }, "model_max_length": 1
+    });
+    let text = config.to_string().replace("\"model_max_length\":1", "\"model_max_length\":Infinity");
+    assert!(text.contains("Infinity"));
+    let directory = model(&[("tokenizer_config.json", &text)]);
+    let text = find(directory.path()).expect("a template").render(&messages("hello"), false);
+    assert_eq!(text.as_deref(), Ok("<s></s>hello"));
+}
+
+#[test]
+fn of_templates_with_one_name_the_last_counts_and_a_pointer_is_none() {
+    let directory = model(&[
+        ("chat_template.jinja", "first"),
+        ("additional_chat_templates/default.jinja", "last\r\n{{ messages[0].content }}"),
+    ]);
+    let templates = slicegpt_gpu::data::chat_templates(directory.path()).expect("templates");
+    assert_eq!(templates, [("default".to_owned(), "last\n{{ messages[0].content }}".to_owned())]);
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    let directory = model(&[("chat_template.jinja", pointer)]);
+    let error = find(directory.path()).err().expect("no template").to_string();
+    assert!(error.contains("chat_template.jinja") && error.contains("a Git LFS pointer"), "{error}");
+}
+
+#[test]
+fn fields_that_say_what_is_trained_on_are_refused() {
+    let directory = with_template("{% for m in messages %}{{ m.content }}{% endfor %}");
+    for (row, reason) in [
+        (r#"{"messages": [{"role": "user", "content": "a", "weight": 0}]}"#, "message 0: \"weight\""),
+        (r#"{"messages": [{"role": "user", "content": "a"}], "tools": "[]"}"#, "\"tools\" is a string"),
+        (r#"{"messages": [{"role": "user", "content": "a"}], "chat_template": "x"}"#, "\"chat_template\""),
+    ] {
+        let path = directory.path().join("rows.jsonl");
+        fs::write(&path, row).expect("a file");
+        let error = read_rows(&path).err().expect("a refusal").to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}

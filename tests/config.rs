@@ -363,3 +363,26 @@ fn absent_windows_and_key_value_heads_are_those_of_the_architecture() {
     assert_eq!((config.layers[0].kv_heads, config.layers[0].window), (8, Some(4096)));
     assert_eq!(parse(with(fields, json!({ "sliding_window": null }))).expect("a config").layers[0].window, None);
 }
+
+#[test]
+fn fields_that_only_gpt2_reads_change_no_other_model() {
+    let off = json!({ "scale_attn_weights": false, "scale_attn_by_inverse_layer_idx": true });
+    let scales = |fields: Value| {
+        parse(fields).expect("a config").layers.iter().map(|layer| layer.attention_scale).collect::<Vec<_>>()
+    };
+    for base in [llama(), opt(), qwen2(), with(llama(), json!({ "model_type": "starcoder2" }))] {
+        assert_eq!(scales(with(base.clone(), off.clone())), scales(base));
+    }
+    let gpt2 = json!({ "model_type": "gpt2", "n_embd": 24, "n_layer": 2, "n_head": 4, "vocab_size": 67 });
+    assert_eq!(scales(with(gpt2, off)), [1.0, 0.5]);
+}
+
+#[test]
+fn windows_of_listed_layers_count_for_smollm3_whatever_switches_them_off() {
+    let base = with(llama(), json!({ "model_type": "smollm3", "sliding_window": 5, "use_sliding_window": false }));
+    let windows =
+        |fields: Value| parse(fields).expect("a config").layers.iter().map(|layer| layer.window).collect::<Vec<_>>();
+    assert_eq!(windows(base.clone()), [None, None]);
+    let listed = json!({ "layer_types": ["sliding_attention", "full_attention"] });
+    assert_eq!(windows(with(base, listed)), [Some(5), None]);
+}

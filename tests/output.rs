@@ -191,7 +191,11 @@ fn a_directory_is_replaced_if_it_is_empty_or_an_output_and_nothing_else() {
         ),
         (&[("slicegpt.json", r#"{"tool_version": "0.1.0"}"#), ("LICENSE", "mine")], Some("holds LICENSE")),
         (&[("README.md", card), ("config.json", "{}"), ("vocab.json", "{}")], None),
-        (&[("config.json", r#"{"slicing": {"method": "slicegpt"}}"#), ("model.safetensors", "")], None),
+        // What transformers saves of an output that was trained on.
+        (
+            &[("config.json", r#"{"slicing": {"method": "slicegpt"}}"#), ("model.safetensors", "")],
+            Some("neither empty nor an output"),
+        ),
         (&[("config.json", synthesized), ("tokens.json", rows), ("model.safetensors", "")], None),
         (
             &[("config.json", saved), ("tokens.json", rows), ("model.safetensors", "")],
@@ -409,4 +413,27 @@ fn an_index_goes_with_several_shards() {
         index["weight_map"],
         json!({ "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors" })
     );
+}
+
+#[test]
+fn what_a_user_has_put_beside_an_unfinished_output_is_never_removed() {
+    for force in [false, true] {
+        let parent = temporary();
+        let target = parent.path().join("out");
+        let output = OutputDirectory::create(&target, force).expect("a directory");
+        output.write_beside(OutputDirectory::TOKENS, b"[]").expect("a file");
+        output.write_beside("sliced.whole.0", b"").expect("a file");
+        output.commit(b"{}").expect("a state");
+        drop(output);
+        let kept = parent.path().join(".out.partial/notes.txt");
+        fs::write(&kept, "mine").expect("a file");
+        let again = OutputDirectory::create(&target, force).err().map(|error| error.to_string());
+        let resumed = OutputDirectory::resume(&target, force).err().map(|error| error.to_string());
+        for reason in [again, resumed] {
+            assert!(reason.as_ref().is_some_and(|reason| reason.contains("holds notes.txt")), "{reason:?}");
+            assert_eq!(fs::read(&kept).expect("the file"), b"mine");
+        }
+        fs::remove_file(&kept).expect("removed");
+        OutputDirectory::resume(&target, force).expect("an unfinished run");
+    }
 }

@@ -185,7 +185,7 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
         ("{\"text\": \"a\", \"text\": \"b\"}", "the key \"text\" is there twice"),
         ("{\"text\": \"\\ud800\"}", "half of a surrogate pair"),
         ("{\"text\": \"a\"", "EOF"),
-        ("{\"text\": NaN}", "expected value"),
+        ("{\"text\": NaN}", "\"text\" is an object, expected a string"),
         ("{'text': 'a'}", "key must be a string"),
         ("{\"text\": \"a\"} {\"text\": \"b\"}", "trailing characters"),
         ("{\"content\": \"a\"}", "a row with \"content\" where the first (line 1) has \"text\""),
@@ -380,7 +380,7 @@ fn token_rows_are_read_in_each_form_and_what_says_the_same_is_no_hindrance() {
         ("tokens.json", "[{\"input_ids\": [1, 2, 3]}, {\"input_ids\": [4, 5]}]"),
         (
             "tokens.json",
-            "{\"input_ids\": [[1, 2, 3], [4, 5]], \"attention_mask\": [[1, 1, 1], [1, 1]], \"token_type_ids\": [[0, 0, 0], [0, 0]], \
+            "{\"input_ids\": [[1, 2, 3], [4, 5]], \"attention_mask\": [[1, 1, 1], [1, 1]], \
              \"position_ids\": [[0, 1, 2], [0, 1]], \"labels\": [[-100, 2, 3], [4, 5]], \"text\": [\"x\", \"y\"], \"source\": \"here\", \"seed\": 1}",
         ),
         (
@@ -419,7 +419,7 @@ fn token_files_whose_other_fields_change_their_meaning_are_refused_by_field() {
         ("\"labels\": [[1, -100, 3], [4, 5]]", "labels of token 1 of row 0 is -100"),
         ("\"labels\": [[2, 3, 9], [4, 5]]", "labels of token 1 of row 0 is 3"),
         ("\"position_ids\": [[0, 1, 0], [0, 1]]", "position_ids of token 2 of row 0 is 0"),
-        ("\"token_type_ids\": [[0, 0, 0], [0, 1]]", "token_type_ids of token 1 of row 1 is 1"),
+        ("\"token_type_ids\": [[0, 0, 0], [0, 0]]", "token_type_ids are not known"),
         (
             "\"vocab_size\": 100",
             "the field \"vocab_size\" beside input_ids is not known and may change what they mean; remove it",
@@ -465,4 +465,16 @@ fn token_files_whose_other_fields_change_their_meaning_are_refused_by_field() {
             .expect_err("below 0")
             .contains("line 2: ")
     );
+}
+
+#[test]
+fn rows_with_floats_that_only_python_writes_are_rows() {
+    let scene = Scene::new();
+    let rows = "{\"text\": \"one\", \"score\": NaN}\n{\"text\": \"two\", \"score\": -Infinity}\n";
+    for name in ["rows.txt", "rows.jsonl"] {
+        assert_eq!(scene.text(name, rows), "one\n\ntwo", "{name}");
+    }
+    // Without a byte-order mark, in an alphabet whose letters have no zero byte.
+    let utf16: Vec<u8> = "привет мир, это текст".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(scene.refusal("cyrillic.txt", utf16).contains("UTF-16 without a byte-order mark"));
 }

@@ -98,3 +98,37 @@ fn a_replaced_file_keeps_its_permissions_and_a_new_one_has_the_usual_ones() {
     write(FileTarget::new(&path, true).expect("a name"), || ()).expect("a file");
     assert_eq!(mode(&path), 0o640);
 }
+
+#[test]
+fn an_input_in_the_way_of_an_unfinished_run_is_protected() {
+    let scene = tempfile::TempDir::new().expect("a directory");
+    let aside = scene.path().join(".out.partial");
+    fs::create_dir(&aside).expect("a directory");
+    let text = aside.join("calibration.txt");
+    fs::write(&text, "mine").expect("a file");
+    let mut writes = Writes::new(true);
+    writes.reads(&text);
+    let refused = writes.directory("--output", &scene.path().join("out")).expect_err("an input is lost");
+    assert!(refused.to_string().contains("calibration.txt, which would be overwritten"), "{refused}");
+}
+
+#[test]
+fn nothing_is_written_that_would_become_a_part_of_the_model_that_is_read() {
+    let model = tempfile::TempDir::new().expect("a directory");
+    fs::write(model.path().join("config.json"), "{}").expect("a file");
+    fs::write(model.path().join("other.gguf"), b"GGUF\x03\0\0\0").expect("a file");
+    for (name, reason) in [
+        ("model.safetensors", Some("would become a part of the model")),
+        ("adapter_config.json", Some("would become a part of the model")),
+        ("other.gguf", Some("is a file of the model")),
+        ("logits.safetensors", None),
+    ] {
+        let mut writes = Writes::new(true);
+        writes.reads_model(model.path(), std::iter::empty());
+        let result = writes.file("--output", &model.path().join(name)).map_err(|error| error.to_string());
+        match reason {
+            Some(reason) => assert!(result.is_err_and(|error| error.contains(reason)), "{name}"),
+            None => assert!(result.is_ok(), "{name}"),
+        }
+    }
+}

@@ -44,9 +44,9 @@ const EARLIER_SYNTHESIZED: &[&str] =
 /// What operating systems put into any directory.
 const OF_THE_SYSTEM: &[&str] = &[".DS_Store", "Thumbs.db", "desktop.ini"];
 
-/// How files begin that only this program writes, or that it never reads: traces, logits, GGUF.
+/// How files begin that only this program writes: traces, logits.
 const BEGINNINGS: &[(usize, &[u8])] =
-    &[(0, b"{\"traceEvents\": ["), (8, b"{\"__metadata__\":{\"format\":\"pt\"},\"logits.0\":{"), (0, b"GGUF")];
+    &[(0, b"{\"traceEvents\": ["), (8, b"{\"__metadata__\":{\"format\":\"pt\"},\"logits.0\":{")];
 
 /// Whether a file is an output, and no part of the model in whose directory it lies.
 pub fn is_output_file(path: &Path) -> bool {
@@ -135,9 +135,6 @@ impl Written {
             return Some(Self::Earlier);
         }
         let config: Value = serde_json::from_str(&text("config.json")?).ok()?;
-        if config["slicing"]["method"] == "slicegpt" {
-            return Some(Self::Earlier);
-        }
         // Never downloaded, nor written by transformers, which says its version: in the form in which this program
         // writes JSON.
         let own = text("config.json")? == format!("{config:#}\n")

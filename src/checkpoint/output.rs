@@ -29,12 +29,17 @@ pub struct OutputDirectory {
 
 /// What a run needs to know to go on.
 const STATE: &str = "state";
+/// The next one, until it is whole.
+const STATE_NEW: &str = "state.new";
 const LOCK: &str = "lock";
 const OUTPUT: &str = "output";
 /// What had the output's name before, for the moment between two renamings.
 const REPLACED: &str = "replaced";
 
 impl OutputDirectory {
+    /// The file beside the output with the tokens that a run calibrates on.
+    pub const TOKENS: &str = "tokens.json";
+
     /// Begins anew.
     ///
     /// # Errors
@@ -123,6 +128,12 @@ impl OutputDirectory {
                 partial.display()
             )));
         }
+        if let Some(foreign) = there.then(|| foreign(&partial)).transpose()?.flatten() {
+            return Err(Error::Usage(format!(
+                "{} holds {foreign}, which this program has not written and would be lost; move it elsewhere",
+                partial.display()
+            )));
+        }
         let parents = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
         // Made first, so that whatever fails from here on is cleaned up; but what is there already is not ours before
         // it is locked.
@@ -199,7 +210,7 @@ impl OutputDirectory {
     /// # Errors
     /// [`Error::Write`]; the state before is still there then.
     pub fn commit(&self, state: &[u8]) -> Result<()> {
-        let temporary = self.beside("state.new");
+        let temporary = self.beside(STATE_NEW);
         write_durably(&temporary, state)?;
         // The names in the output, of files that were made since.
         sync(&self.output)?;
@@ -267,6 +278,24 @@ pub(super) fn partial(target: &Path) -> Result<PathBuf> {
     hidden.push(name);
     hidden.push(".partial");
     Ok(target.with_file_name(hidden))
+}
+
+/// Something that no run has put beside its output, if there is any.
+fn foreign(partial: &Path) -> Result<Option<String>> {
+    let numbered = |name: &str| {
+        name.rsplit_once('.').is_some_and(|(stem, number)| {
+            stem.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'.'))
+                && !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    let own = |name: &str| {
+        [STATE, STATE_NEW, LOCK, OUTPUT, REPLACED, OutputDirectory::TOKENS].contains(&name) || numbered(name)
+    };
+    let entries = fs::read_dir(partial).map_err(Error::read(partial))?;
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let names = names.collect::<std::io::Result<Vec<_>>>().map_err(Error::read(partial))?;
+    Ok(names.into_iter().find(|name| !own(name)))
 }
 
 /// Where an output goes: a link stays, and the directory that it leads to is written.

@@ -17,6 +17,24 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// Names by which a file in a model's directory counts for the model.
+const MODEL_FILES: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+];
+
 /// What one invocation reads and writes.
 #[derive(Debug, Default)]
 pub struct Writes {
@@ -136,17 +154,23 @@ impl Writes {
         let own = |file: &&Known| !file.path.parent().is_some_and(|parent| this.holds(&Known::at(parent)));
         let models =
             self.inputs.models.iter().flat_map(|(directory, files)| files.iter().filter(own).chain([directory]));
-        if let Some(lost) = self.inputs.files.iter().chain(models).find(|input| this.holds(input)) {
+        let inputs: Vec<&Known> = self.inputs.files.iter().chain(models).collect();
+        let held_by = |place: &Known| inputs.iter().find(|input| place.holds(input)).copied();
+        let lost = match held_by(&this) {
+            Some(lost) => Some(lost),
+            // Removed at the end, with all that lies in it.
+            None => held_by(&Known::at(&partial(&resolved(path)?)?)),
+        };
+        if let Some(lost) = lost {
             return Err(Error::Usage(format!(
                 "{option} {} holds the input {}, which would be overwritten; give another directory",
                 path.display(),
                 lost.path.display()
             )));
         }
-        let kept = place(&partial(&resolved(path)?)?);
         check_target(path, self.force)?;
         self.claim(option, place(path))?;
-        // Removed at the end, with all that lies in it.
+        let kept = place(&partial(&resolved(path)?)?);
         self.claim(option, kept)
     }
 
@@ -225,9 +249,25 @@ impl FileTarget {
         Ok(now.place)
     }
 
+    /// Refuses names that would make the model that is read another one.
+    fn check_new(&self) -> Result<()> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = Known::at(parent);
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        match self.inputs.models.iter().find(|(directory, _)| directory.is(&parent)) {
+            Some((directory, _)) if MODEL_FILES.contains(&name.as_str()) => Err(Error::Usage(format!(
+                "{} {} would become a part of the model in {}; give another name",
+                self.option,
+                self.path.display(),
+                directory.path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<()> {
         if let Place::New(_) = self.place {
-            return Ok(());
+            return self.check_new();
         }
         let this = Known::at(&self.path);
         let shown = || format!("{} {}", self.option, self.path.display());

@@ -12,6 +12,7 @@ use super::progress::Bars;
 use crate::{
     data::{ADDITIONAL_TEMPLATES, TokenizerFiles, is_foreign_vocabulary},
     error::{Error, Result},
+    json::with_tagged_floats,
     model::{Config, Model},
 };
 
@@ -30,8 +31,12 @@ const NAMED: &[&str] = &[
     "processor_config.json",
 ];
 
-/// How the names of files begin, in whatever case, that say what the model may be used for.
-const TERMS: &[&str] = &["license", "licence", "notice", "use_policy", "copying", "copyright"];
+/// What the names of files hold, in whatever case, that say what the model may be used for.
+const TERMS: &[&str] =
+    &["license", "licence", "notice", "use_policy", "copying", "copyright", "terms", "eula", "legal"];
+
+/// How texts end, if they do; others with such names are programs or data.
+const TEXTS: &[&str] = &["txt", "md", "rst", "pdf", "html", "htm", "rtf"];
 
 /// How weights end, which never go along, whatever they are called.
 const WEIGHTS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "onnx", "index.json"];
@@ -132,7 +137,7 @@ impl Companions {
     fn add_named(&mut self, directory: &Path) {
         let text = fs::read(directory.join(SETTINGS)).unwrap_or_default();
         // What is wrong with the file is said where it is used.
-        let settings: Map<String, Value> = serde_json::from_slice(&text).unwrap_or_default();
+        let settings: Map<String, Value> = serde_json::from_slice(&with_tagged_floats(&text)).unwrap_or_default();
         for (field, value) in &settings {
             let Some(name) = value.as_str() else { continue };
             let is_template = field == "chat_template" && name.len() < 256 && directory.join(name).is_file();
@@ -195,8 +200,17 @@ fn is_word(name: &str) -> bool {
 }
 
 fn is_terms(name: &str) -> bool {
-    let name = name.to_lowercase();
-    TERMS.iter().any(|terms| name.starts_with(terms)) && !is_weights(&name)
+    let lower = name.to_ascii_lowercase();
+    // Where a word begins: at the start, after a separator, or in a name of ThisKind.
+    let begins = |at: usize| {
+        let before = name[..at].chars().next_back();
+        before.is_none_or(|before| {
+            !before.is_alphabetic() || (before.is_lowercase() && name[at..].starts_with(char::is_uppercase))
+        })
+    };
+    let is_text = lower.rsplit_once('.').is_none_or(|(_, ending)| TEXTS.contains(&ending));
+    let named = |terms: &&str| lower.match_indices(*terms).any(|(at, _)| begins(at) && (at == 0 || is_text));
+    TERMS.iter().any(named) && !is_weights(name)
 }
 
 fn is_weights(name: &str) -> bool {

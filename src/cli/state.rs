@@ -23,7 +23,6 @@ use crate::{
 
 /// The version of this form: other ones are refused.
 const FORMAT: u32 = 1;
-const TOKENS: &str = "tokens.json";
 
 /// Everything that is done and durable.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,7 +131,7 @@ impl State {
     /// [`Error::Write`].
     pub fn keep_sequences(&mut self, sequences: &Sequences, directory: &OutputDirectory) -> Result<()> {
         let text = serde_json::to_vec(sequences).map_err(|error| Error::Usage(error.to_string()))?;
-        directory.write_beside(TOKENS, &text)?;
+        directory.write_beside(OutputDirectory::TOKENS, &text)?;
         self.tokens = Some([data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)]);
         Ok(())
     }
@@ -143,7 +142,7 @@ impl State {
     /// [`Error::BadFile`] if they are not what was kept.
     pub fn sequences(&self, directory: &OutputDirectory) -> Result<Option<Sequences>> {
         let Some(expected) = &self.tokens else { return Ok(None) };
-        let path = directory.beside(TOKENS);
+        let path = directory.beside(OutputDirectory::TOKENS);
         let text = std::fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
         let bad = |reason: String| Error::bad_file(&path, format!("{reason}; --force starts over"));
         let sequences: Sequences = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;

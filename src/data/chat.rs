@@ -62,7 +62,7 @@ impl ChatTemplate {
         }
         let mut environment = environment();
         for (name, source) in templates {
-            let source = without_generation(&source.replace("\r\n", "\n"));
+            let source = without_generation(&source);
             let added = fence(|| environment.add_template_owned(name.clone(), source)).map_err(bad)?;
             added
                 .map_err(|error| bad(format!("the chat template {name:?} is not understood: {}", explained(&error))))?;
@@ -120,6 +120,7 @@ fn environment() -> Environment<'static> {
     environment.set_unknown_method_callback(python::method);
     environment.add_filter("tojson", python::tojson);
     environment.add_test("sequence", python::is_sequence);
+    environment.add_test("iterable", python::is_iterable);
     environment.add_function("raise_exception", |reason: String| -> std::result::Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
     });
@@ -135,7 +136,7 @@ fn explained(error: &minijinja::Error) -> String {
     error.line().map_or(reason.clone(), |line| format!("{reason} (line {line} of the template)"))
 }
 
-/// The special tokens that every tokenizer may have, as templates see them.
+/// The special tokens with a role, as templates see them.
 fn special_tokens(tokenizer: &BuiltTokenizer) -> Map<String, Value> {
     let token = |name: &&str| {
         Some((
@@ -143,7 +144,11 @@ fn special_tokens(tokenizer: &BuiltTokenizer) -> Map<String, Value> {
             tokenizer.tokenizer.id_to_token(tokenizer.role(name.strip_suffix("_token")?)?)?.into(),
         ))
     };
-    ROLES.iter().filter_map(token).collect()
+    // Those that only some models have, too.
+    let own = tokenizer.roles.iter().filter(|(role, _)| !ROLES.contains(&format!("{role}_token").as_str()));
+    let own =
+        own.filter_map(|(role, id)| Some((format!("{role}_token"), tokenizer.tokenizer.id_to_token(*id)?.into())));
+    ROLES.iter().filter_map(token).chain(own).collect()
 }
 
 /// A message as transformers hands it over: without what is null, and reasoning under each of its names.

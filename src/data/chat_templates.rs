@@ -36,8 +36,17 @@ pub fn chat_templates(directory: &Path) -> Result<Vec<(String, String)>> {
             found = named(&path, object(&path)?.get("chat_template").unwrap_or(&Value::Null))?;
         }
     }
-    found.sort_by_key(|(name, _)| name != "default");
-    Ok(found)
+    // The last of a name counts, at the place of the first.
+    let mut templates: Vec<(String, String)> = Vec::new();
+    for (name, source) in found {
+        let source = source.replace("\r\n", "\n");
+        match templates.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, earlier)) => *earlier = source,
+            None => templates.push((name, source)),
+        }
+    }
+    templates.sort_by_key(|(name, _)| name != "default");
+    Ok(templates)
 }
 
 /// What a JSON file has for templates: one, a list of objects with `name` and `template`, or one object by name.

@@ -59,7 +59,8 @@ fn decode(bytes: Vec<u8>) -> std::result::Result<String, String> {
         [0xef, 0xbb, 0xbf, ref text @ ..] => utf8(text.to_vec(), 3),
         _ => {
             let zeros = bytes.iter().filter(|&&byte| byte == 0).count();
-            if 4 * zeros > bytes.len() {
+            // Latin text has half of its bytes zero, that of other alphabets those of spaces and line ends.
+            if 50 * zeros > bytes.len() {
                 return Err("not text, or UTF-16 without a byte-order mark; convert it to UTF-8, for example with iconv -f UTF-16LE -t UTF-8".into());
             }
             utf8(bytes, 0)

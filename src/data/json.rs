@@ -6,7 +6,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Value, error::Category};
 
 use super::foreign::named;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json::with_tagged_floats,
+};
 
 /// Where in a file a value stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +149,8 @@ pub fn described(value: &Value) -> String {
 
 /// Parses one value; a key that an object has twice is an error, since either value may be meant.
 pub fn parse(text: &str) -> serde_json::Result<Value> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let tagged = with_tagged_floats(text.as_bytes());
+    let mut deserializer = serde_json::Deserializer::from_slice(&tagged);
     let value = Strict.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)

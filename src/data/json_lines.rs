@@ -48,7 +48,11 @@ impl Form {
 }
 
 /// Keys that would change what a dialogue says, or which part of a row counts, and that are not honoured.
-const MEANINGFUL: &[&str] = &["functions", "history", "loss_mask", "system", "system_prompt"];
+const MEANINGFUL: &[&str] =
+    &["chat_template", "enable_thinking", "functions", "history", "loss_mask", "suffix", "system", "system_prompt"];
+
+/// Keys of a message that say how much of it a model is trained on; here, all of it counts.
+const WEIGHING: &[&str] = &["weight", "train", "loss"];
 
 /// The rows of a file.
 pub enum Rows {
@@ -266,10 +270,18 @@ fn conversation(form: Form, mut fields: Map<String, Value>) -> std::result::Resu
         let Value::Object(message) = message else {
             return Err(format!("message {index} is {}, expected an object", described(&message)));
         };
+        if let Some(name) = WEIGHING.iter().find(|name| message.get(**name).is_some_and(|value| !value.is_null())) {
+            return Err(format!(
+                "message {index}: {name:?} says whether it counts for training, which is not read; remove it"
+            ));
+        }
         chat.messages.push(named_by_role(message).map_err(|reason| format!("message {index}: {reason}"))?);
     }
     let mut given = |key: &str| fields.shift_remove(key).filter(|value| !value.is_null());
     chat.tools = given("tools");
+    if let Some(tools) = chat.tools.as_ref().filter(|tools| !tools.is_array()) {
+        return Err(format!("\"tools\" is {}, expected a list of objects", described(tools)));
+    }
     chat.documents = given("documents");
     match given("chat_template_kwargs") {
         None => {}

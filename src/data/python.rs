@@ -64,7 +64,8 @@ impl Style {
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&number(value).replace("inf", "Infinity").replace("nan", "NaN")),
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq => {
+            // What `+` makes of two lists.
+            ValueKind::Seq | ValueKind::Iterable => {
                 self.list('[', ']', value.try_iter()?, depth, out, |element, out| self.write(&element, depth + 1, out))?
             }
             ValueKind::Map => {
@@ -166,7 +167,12 @@ pub fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), E
 
 /// The test `sequence`: whatever has a length and an order of keys, which strings and dictionaries have, too.
 pub fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String | ValueKind::Map)
+}
+
+/// The test `iterable`: what can be gone through, which nothing cannot.
+pub fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 /// Methods of Python's strings: those that `pycompat` has, and others that templates use.

@@ -8,7 +8,11 @@ use std::{
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use crate::error::{Error, Result};
+use super::foreign::recognise;
+use crate::{
+    error::{Error, Result},
+    json::with_tagged_floats,
+};
 
 /// Everything beside a model that tokenizes, as it was read.
 pub struct TokenizerFiles {
@@ -300,13 +304,17 @@ pub(super) fn convert(directory: &Path) -> String {
 
 pub(super) fn text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::read(path))?;
+    if let Some(reason) = recognise(&bytes, path) {
+        return Err(Error::bad_file(path, reason));
+    }
     String::from_utf8(bytes).map_err(|error| Error::bad_file(path, format!("not UTF-8: {error}")))
 }
 
 /// A JSON object; empty if there is no such file.
 pub(super) fn object(path: &Path) -> Result<Map<String, Value>> {
     match path.exists() {
-        true => serde_json::from_str(&text(path)?).map_err(|error| Error::bad_file(path, error.to_string())),
+        true => serde_json::from_slice(&with_tagged_floats(text(path)?.as_bytes()))
+            .map_err(|error| Error::bad_file(path, error.to_string())),
         false => Ok(Map::new()),
     }
 }

@@ -115,8 +115,12 @@ impl TokenRows {
             let meant: fn(usize, u32) -> i64 = match &*name {
                 "attention_mask" => |_, _| 1,
                 "position_ids" => |position, _| position as i64,
-                "token_type_ids" => |_, _| 0,
                 "labels" => |_, id| i64::from(id),
+                "token_type_ids" => {
+                    return Err(format!(
+                        "{place}token_type_ids are not known: GPT-2 and GPT-J add the embedding of the token of that number, the others ignore them; remove the field"
+                    ));
+                }
                 _ => {
                     return Err(format!(
                         "{place}the field {name:?} beside input_ids is not known and may change what they mean; remove it"
@@ -174,10 +178,7 @@ fn refused(name: &str, row: usize, position: usize, value: i64) -> String {
             "only ones are known, and zeros at the end of a row, which are padding and left out; write each row without its padding"
         }
         "labels" => "a loss over other tokens than input_ids is not known; remove labels if all tokens count",
-        "position_ids" => {
-            "positions other than 0, 1, 2, ... are not known; write sequences that are packed into one row as rows"
-        }
-        _ => "types other than 0 are not known",
+        _ => "positions other than 0, 1, 2, ... are not known; write sequences that are packed into one row as rows",
     };
     format!("{name} of token {position} of row {row} is {value}: {advice}")
 }

@@ -1,13 +1,14 @@
 //! The text of a config.json → its fields, as Python reads it: NaN and Infinity are numbers, and a key that is there
 //! twice counts as the last. And what a field has to be.
 
-use std::{borrow::Cow, path::Path};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::{
     checkpoint::content,
     error::{Error, Result},
+    json::{LITERALS, TAG, with_tagged_floats},
 };
 
 /// Sizes beyond these are not models but mistakes or attacks.
@@ -28,37 +29,6 @@ pub fn read(path: &Path) -> Result<Map<String, Value>> {
         let found = content(&bytes).map_or(String::new(), |found| format!("; the file is {found}"));
         Error::bad_file(path, format!("{error}{found}"))
     })
-}
-
-const TAG: &str = "__float__";
-
-/// The literals that Python writes for floats that are no numbers, the longest first.
-const LITERALS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
-
-/// JSON with every such literal outside of strings replaced by an object.
-fn with_tagged_floats(text: &[u8]) -> Cow<'_, [u8]> {
-    let (mut out, mut copied, mut at, mut quoted) = (Vec::new(), 0, 0, false);
-    while let Some(&byte) = text.get(at) {
-        match byte {
-            b'\\' if quoted => at += 1,
-            b'"' => quoted = !quoted,
-            b'-' | b'I' | b'N' if !quoted => {
-                if let Some(literal) = LITERALS.iter().find(|literal| text[at..].starts_with(literal.as_bytes())) {
-                    out.extend_from_slice(&text[copied..at]);
-                    out.extend_from_slice(format!("{{\"{TAG}\":\"{literal}\"}}").as_bytes());
-                    copied = at + literal.len();
-                    at = copied - 1;
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    if copied == 0 {
-        return Cow::Borrowed(text);
-    }
-    out.extend_from_slice(&text[copied..]);
-    Cow::Owned(out)
 }
 
 /// The literal that stood in the place of this value, where it is a float that is no number.

@@ -6,7 +6,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Config, Model, fields::brief};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json::with_tagged_floats,
+};
 
 /// What a `generation_config.json` asks for; everything is optional.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -100,8 +103,8 @@ impl GenerationConfig {
             return Ok(Self::default());
         }
         let text = std::fs::read(path).map_err(Error::read(path))?;
-        let fields: Map<String, Value> =
-            serde_json::from_slice(&text).map_err(|error| Error::bad_file(path, error.to_string()))?;
+        let fields: Map<String, Value> = serde_json::from_slice(&with_tagged_floats(&text))
+            .map_err(|error| Error::bad_file(path, error.to_string()))?;
         let get = |name: &str| fields.get(name).filter(|value| !value.is_null());
         let wrong = |name: &str, expected: &str| {
             let found = fields.get(name).map_or_else(String::new, brief);
@@ -173,7 +176,9 @@ impl StopTokens {
     pub fn new(config: &Config, generation: &GenerationConfig, bos: Option<u32>, eos: Option<u32>) -> Self {
         let mut stops = Self::default();
         let by_config = |ids: &[u32]| ids.iter().copied().map(i64::from).collect::<Vec<_>>();
-        let configured = by_config(config.bos_token_id.as_slice());
+        // Those that the config's class would fill in are no stop tokens in transformers either.
+        let written = |name: &str, ids: &[u32]| if config.raw.contains_key(name) { by_config(ids) } else { Vec::new() };
+        let configured = written("bos_token_id", config.bos_token_id.as_slice());
         let bos = by_config(bos.as_slice());
         let eos = by_config(eos.as_slice());
         let files = ["generation_config.json", "config.json", "the tokenizer"];
@@ -181,7 +186,9 @@ impl StopTokens {
             let within = stops.within(config, file, "BOS", ids);
             stops.bos = stops.bos.or(within.first().copied());
         }
-        for (file, ids) in files.iter().zip([&generation.eos_token_ids, &by_config(&config.eos_token_ids), &eos]) {
+        for (file, ids) in
+            files.iter().zip([&generation.eos_token_ids, &written("eos_token_id", &config.eos_token_ids), &eos])
+        {
             for id in stops.within(config, file, "EOS", ids) {
                 if !stops.eos.contains(&id) {
                     stops.eos.push(id);

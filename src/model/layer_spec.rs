@@ -163,8 +163,15 @@ pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[boo
             return Err(Error::bad_file(reader.path, reason));
         }
         Window::All => vec![true; layers],
-        Window::FromLayer | Window::WithoutRope if !reader.flag("use_sliding_window", false)? => vec![false; layers],
-        Window::WithoutRope => types.unwrap_or_else(|| roped.iter().map(|roped| !roped).collect()),
+        Window::FromLayer if !reader.flag("use_sliding_window", false)? => vec![false; layers],
+        // Types that are listed count whatever use_sliding_window says.
+        Window::WithoutRope => match types {
+            Some(types) => types,
+            None => {
+                let slides = reader.flag("use_sliding_window", false)?;
+                roped.iter().map(|roped| slides && !roped).collect()
+            }
+        },
         Window::FromLayer => match types {
             Some(types) => types,
             None => {
@@ -204,11 +211,11 @@ pub(super) fn attention_scales(
 ) -> Result<Vec<f32>> {
     let base = if row.multipliers.attention.is_some() {
         reader.multiplier(row.multipliers.attention)?
-    } else if reader.flag("scale_attn_weights", true)? {
-        1.0 / (head_dim as f64).sqrt()
-    } else {
+    } else if row.attention.scale_fields && !reader.flag("scale_attn_weights", true)? {
         1.0
+    } else {
+        1.0 / (head_dim as f64).sqrt()
     };
-    let by_layer = reader.flag("scale_attn_by_inverse_layer_idx", false)?;
+    let by_layer = row.attention.scale_fields && reader.flag("scale_attn_by_inverse_layer_idx", false)?;
     Ok((0..layers).map(|layer| (if by_layer { base / (layer + 1) as f64 } else { base }) as f32).collect())
 }

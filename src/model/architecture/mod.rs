@@ -230,6 +230,8 @@ pub struct AttentionSpec {
     /// The rotary scalings that transformers computes for it.
     pub rope_types: &'static [&'static str],
     pub window: Window,
+    /// Whether scale_attn_weights and scale_attn_by_inverse_layer_idx count.
+    pub scale_fields: bool,
     /// The window where the config does not mention it; `null` means none.
     pub default_window: Option<usize>,
     pub qk_norm: Option<QkNorm>,
@@ -327,6 +329,7 @@ pub const BASE: Architecture = Architecture {
         },
         rope_types: &["default", "linear", "dynamic", "llama3", "yarn"],
         window: Window::None,
+        scale_fields: false,
         default_window: None,
         qk_norm: None,
         head_dim: None,

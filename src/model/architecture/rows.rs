@@ -293,7 +293,11 @@ const GPT2: Architecture = Architecture {
     defaults: defaults::GPT2,
     names: GPT2_NAMES,
     norm: NormSpec { kind: Norm::Layer, affine: None },
-    attention: AttentionSpec { position: Position::Learned { name: "wpe", offset: 0 }, ..BASE.attention },
+    attention: AttentionSpec {
+        position: Position::Learned { name: "wpe", offset: 0 },
+        scale_fields: true,
+        ..BASE.attention
+    },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
         attention(
