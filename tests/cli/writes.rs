@@ -201,7 +201,7 @@ fn a_file_that_is_there_is_replaced_by_force_alone() {
 #[test]
 fn what_this_program_put_into_the_models_directory_may_be_replaced_again() {
     let scene = scene();
-    for (subcommand, option) in [("logits", "output"), ("logits", "trace"), ("export", "output")] {
+    for (subcommand, option) in [("logits", "output"), ("logits", "trace")] {
         let path = scene.path("model/made");
         for force in [false, true] {
             let mut command = writing(&scene, subcommand, option, &path);
@@ -211,6 +211,11 @@ fn what_this_program_put_into_the_models_directory_may_be_replaced_again() {
         }
         fs::remove_file(path).expect("a file");
     }
+    // But for GGUF, which others write, too.
+    let gguf = scene.path("model/made.gguf");
+    assert_eq!(said(&mut writing(&scene, "export", "output", &gguf)).code, Some(0));
+    scene.refused_with(writing(&scene, "export", "output", &gguf).arg("--force"), 2, "is a file of the model in");
+    fs::remove_file(gguf).expect("a file");
     for force in [false, true] {
         let mut command = writing(&scene, "run", "output", scene.path("model/sliced"));
         command.args(force.then_some("--force"));
