@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
-    model::Config,
+    model::{Config, StopTokens},
     slice::{Cut, Options, Plan},
 };
 
@@ -385,4 +385,14 @@ fn windows_of_listed_layers_count_for_smollm3_whatever_switches_them_off() {
     assert_eq!(windows(base.clone()), [None, None]);
     let listed = json!({ "layer_types": ["sliding_attention", "full_attention"] });
     assert_eq!(windows(with(base, listed)), [Some(5), None]);
+}
+
+#[test]
+fn ids_that_only_the_class_of_a_config_has_end_no_text() {
+    let stops = |fields: Value| StopTokens::new(&parse(fields).expect("a config"), &Default::default(), None, None);
+    let silent = parse(llama()).expect("a config");
+    assert_eq!((silent.bos_token_id, silent.eos_token_ids), (Some(1), vec![2]), "the class has some");
+    assert_eq!(stops(llama()), StopTokens::default());
+    let named = stops(with(llama(), json!({ "bos_token_id": 1, "eos_token_id": 2 })));
+    assert_eq!((named.bos, named.eos), (Some(1), vec![2]));
 }
