@@ -24,9 +24,11 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;
+pub mod compress;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod fit;
 pub mod generate;
 pub mod gpu;
 pub mod json;

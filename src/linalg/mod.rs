@@ -3,7 +3,9 @@
 mod eigh;
 mod orthogonal;
 mod solve;
+mod subset;
 
 pub use eigh::{Eigen, eigh};
 pub use orthogonal::random_orthogonal;
 pub use solve::solve_ridge;
+pub use subset::{Group, Subset, subset};

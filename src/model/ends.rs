@@ -88,20 +88,37 @@ impl Readout {
         table: &Matrix,
         mut each: impl FnMut(usize, &Matrix) -> Result<()>,
     ) -> Result<()> {
-        let entries = logit_entries(gpu.max_binding_size(), input.rows());
-        for start in (0..table.rows()).step_by(entries) {
-            let slice = table.view(start..table.rows().min(start + entries))?;
-            let begin = first + start;
-            let bias = match &self.head_bias {
-                Some(bias) => Some(gpu.upload(&bias[begin..begin + slice.rows()], 1, slice.rows())?),
-                None => None,
-            };
-            let logits = gpu.unfilled(input.rows(), slice.rows())?;
-            gpu.linear_layer(input, &slice, bias.as_ref(), &logits, 0, false)?;
-            each(begin, &logits)?;
-        }
-        Ok(())
+        let bias = self.head_bias.as_ref().map(|bias| &bias[first..first + table.rows()]);
+        logit_slices(gpu, [input], table, bias, |start, [logits]| each(first + start, logits))
     }
+}
+
+/// The logits of each slice of the rows of a head, `table`, with a `bias` for each of them or none, from what N models
+/// hand to it, `[tokens, width]`: `each(first row of the slice, [tokens, entries] of each model)`.
+///
+/// # Errors
+/// Those of `each`; [`crate::Error::OutOfMemory`].
+pub fn logit_slices<const N: usize>(
+    gpu: &Gpu,
+    inputs: [&Matrix; N],
+    table: &Matrix,
+    bias: Option<&[f32]>,
+    mut each: impl FnMut(usize, [&Matrix; N]) -> Result<()>,
+) -> Result<()> {
+    let tokens = inputs.iter().map(|input| input.rows()).max().unwrap_or(0);
+    let entries = logit_entries(gpu.max_binding_size(), tokens);
+    for start in (0..table.rows()).step_by(entries) {
+        let slice = table.view(start..table.rows().min(start + entries))?;
+        let bias = bias.map(|bias| gpu.upload(&bias[start..start + slice.rows()], 1, slice.rows())).transpose()?;
+        let mut logits = Vec::with_capacity(N);
+        for input in inputs {
+            let of = gpu.unfilled(input.rows(), slice.rows())?;
+            gpu.linear_layer(input, &slice, bias.as_ref(), &of, 0, false)?;
+            logits.push(of);
+        }
+        each(start, std::array::from_fn(|model| &logits[model]))?;
+    }
+    Ok(())
 }
 
 /// The most vocabulary entries of one slice.

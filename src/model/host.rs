@@ -215,6 +215,17 @@ pub struct HostLinear<'a> {
     pub bias: Option<Vec<f32>>,
 }
 
+impl HostLinear<'_> {
+    /// The weight in f32.
+    ///
+    /// # Errors
+    /// As [`HostMatrix::row_bytes`].
+    pub fn widened(&self) -> Result<HostLinear<'static>> {
+        let matrix = HostMatrix::from_f32(self.matrix.rows, self.matrix.cols, self.matrix.to_f32()?);
+        Ok(HostLinear { spec: self.spec, role: self.role, matrix, bias: self.bias.clone() })
+    }
+}
+
 /// The parameters of a norm.
 #[derive(Debug, Clone)]
 pub struct HostNorm {

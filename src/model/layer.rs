@@ -105,10 +105,20 @@ impl StepWeights {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn fused(gpu: &Gpu, host: &[HostBlock], linears: Vec<Linear>) -> Result<Self> {
+        Self::of(gpu, host, linears, true)
+    }
+
+    /// Weights that are on the GPU already, `fused` or not, with the norms that `host` has.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn of(gpu: &Gpu, host: &[HostBlock], linears: Vec<Linear>, fused: bool) -> Result<Self> {
         let mut blocks = Vec::with_capacity(host.len());
         for block in host {
+            let norm = block.norm.as_ref().filter(|_| !fused);
+            let norm = norm.map(|norm| NormWeights::upload(gpu, norm)).transpose()?;
             let head_norms = upload_head_norms(gpu, block)?;
-            blocks.push(BlockWeights { spec: block.spec, fused: true, norm: None, head_norms, linears: Vec::new() });
+            blocks.push(BlockWeights { spec: block.spec, fused, norm, head_norms, linears: Vec::new() });
         }
         let mut this = Self { blocks, shortcut: None };
         linears.into_iter().for_each(|linear| this.add(linear));

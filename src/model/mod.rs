@@ -1,5 +1,6 @@
 //! Transformers as data: the architecture table, configs, weights, and the forward pass of one layer.
 
+mod agreement;
 pub mod architecture;
 mod batch;
 mod config;
@@ -24,10 +25,11 @@ mod weights;
 
 use std::path::Path;
 
+pub use agreement::{Agreement, Agreements};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
-pub use ends::{Ends, PART_BYTES, Readout, logit_entries, parts};
-pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Vocabulary, without_mean};
+pub use ends::{Ends, PART_BYTES, Readout, logit_entries, logit_slices, parts};
+pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, without_mean};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};

@@ -327,6 +327,14 @@ impl WeightStore {
         Ok(())
     }
 
+    /// A tensor as it is stored, by the name that the architecture gives it.
+    ///
+    /// # Errors
+    /// [`crate::Error::BadTensor`] if it is not there, or of another shape.
+    pub fn whole(&self, TensorSpec { name, shape }: &TensorSpec) -> Result<HostMatrix<'_>> {
+        self.find(name, shape)
+    }
+
     /// A whole tensor of this name and shape.
     fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
         let (stored, tensor, element) = self.stored(name, shape)?;

@@ -1,8 +1,8 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, attention, copy_rows, covariance, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    loss, norm, probe, rope, sample, scale_tokens, subtract, transpose,
+    activation, attention, copy_rows, covariance, divergence, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv,
+    head_norm, loss, norm, probe, rope, sample, scale_tokens, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -14,6 +14,7 @@ pub fn kernels() -> Vec<Kernel> {
         attention::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),
+        divergence::kernels(),
         embed::kernels(),
         energy::kernels(),
         gemm::kernels(),

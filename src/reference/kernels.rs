@@ -2,7 +2,9 @@
 
 use nalgebra::DMatrix;
 
-use crate::ops::{Activation, AttentionShape, HeadSpan, Norm, PROBE_CHAINS, RowCopy, SampleOptions, Sequence};
+use crate::ops::{
+    Activation, AttentionShape, Divergence, HeadSpan, Norm, PROBE_CHAINS, RowCopy, SampleOptions, Sequence,
+};
 
 /// A matrix from row-major values.
 pub fn matrix(rows: usize, cols: usize, values: &[f32]) -> DMatrix<f64> {
@@ -232,6 +234,24 @@ pub fn loss(logits: &DMatrix<f64>, targets: &[u32]) -> Vec<f64> {
         highest + row.iter().map(|logit| (logit - highest).exp()).sum::<f64>().ln() - row[target as usize]
     };
     logits.row_iter().zip(targets).map(of).collect()
+}
+
+/// For each row of p's and q's logits, KL(p ‖ q), whether their largest entries, the first ones, are the same, and −log
+/// of both at the target.
+pub fn divergence(p: &DMatrix<f64>, q: &DMatrix<f64>, targets: &[u32]) -> Vec<Divergence> {
+    let log_softmax = |logits: &DMatrix<f64>, row: usize| -> Vec<f64> {
+        let highest = logits.row(row).max();
+        let sum = logits.row(row).iter().map(|logit| (logit - highest).exp()).sum::<f64>().ln();
+        logits.row(row).iter().map(|logit| logit - highest - sum).collect()
+    };
+    let largest = |values: &[f64]| (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b]).then(b.cmp(&a)));
+    (0..p.nrows())
+        .map(|row| {
+            let (p, q, target) = (log_softmax(p, row), log_softmax(q, row), targets[row] as usize);
+            let kl = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+            Divergence { kl, agrees: largest(&p) == largest(&q), losses: [-p[target], -q[target]] }
+        })
+        .collect()
 }
 
 /// 23 bits that depend on what they are for (PCG3D of Jarzynski and Olano), as a number strictly between 0 and 1.

@@ -1,34 +1,21 @@
 //! One basis for several layers, found before any of them is sliced.
 //!
-//! The dense model runs once over the calibration. At each point of the residual stream that a weight W reads, C = Σ
-//! x·xᵀ / tr Σ x·xᵀ is what is there, and A = Σ_W Wᵀ·W / Σ_W ‖W‖² says how much is made of each direction. With the
-//! means C̄ and Ā over the points of a segment of layers and B = ½·Ā/tr Ā + ½·I/D, a d-dimensional subspace S, read
-//! through weights that are free to be fitted again, loses
-//!
-//! ```text
-//!     min_R E‖B^½·(x − R·Sᵀx)‖²,     least for S = B^½·U,  U the first d principal axes of B^½·C̄·B^½
-//! ```
-//!
-//! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts
-//! less here. S is made orthonormal, so that the norm of what is kept approximates that of the token, and turned into
-//! its own principal axes.
+//! The dense model runs once over the calibration; what is summed on the way, and the basis that follows from it, is in
+//! [`crate::fit::axes`].
 
 use std::{fs, time::Instant};
 
-use faer::{Mat, MatRef};
+use faer::Mat;
 
 use super::{
-    covariance::{Covariance, signal},
     plan::Plan,
     points::Points,
-    rotate::Rotation,
     snapshot::{Site, Snapshot, Stage},
 };
 use crate::{
     error::{Error, Result},
-    linalg::{Eigen, eigh},
-    model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
-    ops::Norm,
+    fit::{Covariance, PointSums, Rotation, axes, signal, weighting},
+    model::{HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
     stream::{At, Checksum, Method, Pass, Residual},
 };
 
@@ -82,69 +69,12 @@ fn file_name(number: usize) -> String {
     format!("basis.{number}")
 }
 
-/// Means over the points of a segment, times their number; the upper triangles mean something.
-struct Sums {
-    signal: Vec<f64>,
-    reads: Vec<f64>,
-}
-
-impl Sums {
-    fn new(width: usize) -> Self {
-        Self { signal: vec![0.0; width * width], reads: vec![0.0; width * width] }
-    }
-
-    /// Adds the covariance of a point, whose upper triangle means something.
-    fn add_signal(&mut self, config: &Config, covariance: &[f64]) -> std::result::Result<(), &'static str> {
-        if covariance.iter().any(|value| !value.is_finite()) {
-            return Err("a signal is not finite");
-        }
-        Self::add(&mut self.signal, covariance, config.hidden_size);
-        Ok(())
-    }
-
-    /// Adds the Σ WᵀW of a point: of W·M where signals have no mean, as layer norm's have not once it is fused. They
-    /// are read alike, and the direction of the mean would tilt the basis out of theirs.
-    fn add_reads(&mut self, config: &Config, mut sum: Vec<f64>) {
-        let width = config.hidden_size;
-        if config.architecture.norm.kind == Norm::Layer {
-            let mean = |i: usize| (0..width).map(|j| sum[i.min(j) * width + i.max(j)]).sum::<f64>() / width as f64;
-            let means: Vec<f64> = (0..width).map(mean).collect();
-            let whole = means.iter().sum::<f64>() / width as f64;
-            sum.iter_mut().enumerate().for_each(|(at, value)| *value += whole - means[at / width] - means[at % width]);
-        }
-        Self::add(&mut self.reads, &sum, width);
-    }
-
-    fn add(sums: &mut [f64], covariance: &[f64], width: usize) {
-        let trace: f64 = covariance.iter().step_by(width + 1).sum();
-        if trace > 0.0 {
-            sums.iter_mut().zip(covariance).for_each(|(sum, value)| *sum += value / trace);
-        }
-    }
-
-    /// As the tail of a residual's file.
-    fn bits(&self) -> Vec<f32> {
-        [&self.signal, &self.reads]
-            .into_iter()
-            .flatten()
-            .flat_map(|value| bytemuck::cast::<f64, [f32; 2]>(*value))
-            .collect()
-    }
-
-    fn from_bits(bits: &[f32], width: usize) -> Self {
-        let values: Vec<f64> =
-            bits.chunks_exact(2).map(|pair| bytemuck::cast::<[f32; 2], f64>([pair[0], pair[1]])).collect();
-        let (signal, reads) = values.split_at((width * width).min(values.len()));
-        Self { signal: signal.to_vec(), reads: reads.to_vec() }
-    }
-}
-
 /// Finding the bases of all segments, in a pass of the dense model.
 pub struct Find<'a> {
     points: Points<'a>,
     residual: Residual,
     bases: Bases,
-    sums: Sums,
+    sums: PointSums,
 }
 
 impl<'a> Find<'a> {
@@ -155,10 +85,10 @@ impl<'a> Find<'a> {
     pub fn new(pass: &Pass, points: Points<'a>, from: Option<&Snapshot>) -> Result<Self> {
         let width = pass.config.hidden_size;
         let mut residual = pass.residual("residual", width);
-        let (mut bases, mut sums) = (Bases { values: Vec::new(), checksums: Vec::new() }, Sums::new(width));
+        let (mut bases, mut sums) = (Bases { values: Vec::new(), checksums: Vec::new() }, PointSums::new(width));
         if let Some(from) = from {
             let bits = residual.resume(pass.gpu, from.residuals[0], 4 * width * width)?;
-            (bases, sums) = (Bases::restore(pass, points.plan, &from.bases)?, Sums::from_bits(&bits, width));
+            (bases, sums) = (Bases::restore(pass, points.plan, &from.bases)?, PointSums::from_bits(&bits, width));
         }
         let left = pass.config.layers.len() - from.map_or(0, |from| from.layers);
         let steps = left * pass.config.steps().len() * pass.batches.len();
@@ -175,9 +105,10 @@ impl<'a> Find<'a> {
     fn finish_segment(&mut self, pass: &Pass) -> Result<()> {
         let began = Instant::now();
         let (width, kept) = (pass.config.hidden_size, self.points.plan.width);
-        let sums = std::mem::replace(&mut self.sums, Sums::new(width));
+        let sums = std::mem::replace(&mut self.sums, PointSums::new(width));
         let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
-        let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), symmetric(&sums.reads).as_ref(), kept)?;
+        let weighting = weighting(symmetric(&sums.reads).as_ref());
+        let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), weighting.as_ref(), kept)?;
         pass.timed("eigensolve", began);
         let layers = pass.config.layers.len();
         let segment = |layer: &usize| self.points.options.basis.segment(*layer, layers);
@@ -260,26 +191,4 @@ impl Method for Find<'_> {
         self.sums.add_reads(config, reads.sums(gpu)?);
         self.finish_segment(pass)
     }
-}
-
-/// The orthonormal S `[D, kept]` of the module's doc for C̄ and Ā, ordered by the energy of their columns, with what
-/// was kept in them: the eigenvalues of Sᵀ·C̄·S.
-///
-/// # Errors
-/// [`Error::Numerical`].
-pub fn axes(signal: MatRef<'_, f64>, reads: MatRef<'_, f64>, kept: usize) -> Result<(Mat<f64>, Eigen)> {
-    let width = signal.nrows();
-    let trace: f64 = (0..width).map(|i| reads[(i, i)]).sum();
-    let weight = |i: usize, j: usize| {
-        let read = if trace > 0.0 { 0.5 * reads[(i, j)] / trace } else { 0.0 };
-        read + if i == j { 0.5 / width as f64 } else { 0.0 }
-    };
-    let weighting = eigh(Mat::from_fn(width, width, weight).as_ref())?;
-    let scaled = Mat::from_fn(width, width, |i, j| weighting.vectors[(i, j)] * weighting.values[j].max(0.0).sqrt());
-    let root = &scaled * weighting.vectors.transpose();
-    let seen = eigh((&root * signal * &root).as_ref())?;
-    let q = (&root * seen.vectors.subcols(0, kept)).qr().compute_thin_Q();
-    let turned = eigh((q.transpose() * signal * &q).as_ref())?;
-    let (residual, orthogonality) = (seen.residual.max(turned.residual), seen.orthogonality.max(turned.orthogonality));
-    Ok((&q * &turned.vectors, Eigen { residual, orthogonality, ..turned }))
 }

@@ -3,9 +3,9 @@
 use super::{
     options::{Options, Refit},
     plan::Plan,
-    regression::TILE,
 };
 use crate::{
+    fit::TILE,
     model::{
         Config, Step,
         architecture::{Role, Space},

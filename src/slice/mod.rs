@@ -21,32 +21,28 @@
 //! Where several layers share a basis, no shortcut is needed between them; one basis for the whole model leaves an
 //! ordinary model, only narrower. The basis is found from the dense model's signals and weights first (`basis`). What
 //! that costs comes back by least squares: the dense model runs beside the sliced one, and the weights are fitted to
-//! what it does (`refit`, `regression`). For every basis but the paper's way with the paper's bases, a layer's inner
+//! what it does (`refit`, [`crate::fit`]). For every basis but the paper's way with the paper's bases, a layer's inner
 //! signals are worked out twice, for the sums and for the result: kept, they would be several times the residual.
 
 mod basis;
-mod covariance;
 mod driver;
 mod estimate;
-mod maps;
 mod memory;
 mod options;
 mod paper;
 mod plan;
 mod points;
 mod refit;
-mod regression;
-mod rotate;
 mod schedule;
 mod snapshot;
-mod types;
 
-pub use covariance::Covariance;
+pub use crate::{
+    fit::{Covariance, Rotation, Signal},
+    stream::Types,
+};
 pub use driver::{Job, slice};
 pub use estimate::{Speed, multiply_adds};
-pub use options::{Basis, Cut, Options, Orientation, Refit, Signal};
+pub use options::{Basis, Cut, Options, Orientation, Refit};
 pub use plan::Plan;
-pub use rotate::Rotation;
 pub use schedule::sliced_width;
 pub use snapshot::{Site, Snapshot, Stage};
-pub use types::Types;

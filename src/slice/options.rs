@@ -2,8 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::types::Types;
-use crate::checkpoint::Dtype;
+use crate::{checkpoint::Dtype, fit::Signal, stream::Types};
 
 /// How much to cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,25 +78,6 @@ impl fmt::Display for Refit {
             Self::None => "none",
             Self::Reads => "reads",
             Self::Full => "full",
-        })
-    }
-}
-
-/// What the covariances sum that a basis is found from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// The residual as it is.
-    Raw,
-    /// Every token scaled to unit root mean square, as the norms see it: a few tokens of enormous norm count no more
-    /// than others.
-    Normed,
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Raw => "raw",
-            Self::Normed => "normed",
         })
     }
 }

@@ -7,13 +7,12 @@
 use std::time::Instant;
 
 use super::{
-    covariance::{Covariance, signal},
     points::Points,
-    rotate::Rotation,
     snapshot::{Snapshot, Stage},
 };
 use crate::{
     error::{Error, Result},
+    fit::{Covariance, Rotation, signal},
     gpu::Gpu,
     model::{HostEnds, HostLayer, HostStep, Names, NoTap, Step, StepWeights, architecture::Space},
     stream::{At, Method, Pass, Residual},

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::{
     options::{Basis, Cut, Options},
     schedule::{layer_widths, round_interval, sliced_width},
-    types::Types,
 };
 use crate::{
     checkpoint::{Dtype, TensorPlan},
     error::{Error, Result},
     model::{Config, RemoteCode, SLICED_PREFIX, Slicing},
+    stream::Types,
 };
 
 /// The sliced model before it exists.
@@ -52,7 +52,7 @@ impl Plan {
         let padding = if stock { config.stock_padding() } else { 0 };
         let form = |stored: usize| {
             if stock {
-                with_dtype(config.stock(stored)?, &options.dtype)
+                with_dtype(config.stock(stored, false)?, &options.dtype)
             } else {
                 with_widths(config, stored, options, calibration_sha256)
             }

@@ -5,14 +5,13 @@ use std::time::Instant;
 use faer::{Mat, MatRef};
 
 use super::{
-    covariance::Covariance,
     options::{Options, Orientation},
     plan::Plan,
-    rotate::Rotation,
     snapshot::Site,
 };
 use crate::{
     error::Result,
+    fit::{Covariance, Rotation},
     gpu::Gpu,
     linalg::random_orthogonal,
     stream::{Pass, located},

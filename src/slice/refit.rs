@@ -19,16 +19,13 @@ use std::{ops::Range, time::Instant};
 
 use super::{
     basis::Bases,
-    covariance::{Covariance, signal},
-    maps::{Map, Writes, copied, project_write},
     options::Refit,
     points::Points,
-    regression::Regression,
-    rotate::Rotation,
     snapshot::{Snapshot, Stage},
 };
 use crate::{
     error::{Error, Result},
+    fit::{Covariance, Map, Regression, Rotation, Writes, copied, project_write, signal},
     gpu::Matrix,
     model::{HostEnds, HostLayer, HostStep, InnerTap, Linear, Names, NoTap, StepWeights, architecture::Space},
     ops::Norm,
@@ -262,7 +259,8 @@ impl<'a> Refitted<'a> {
         let began = Instant::now();
         let fit = regression.fit(gpu, &prior, self.points.options.ridge)?;
         pass.timed("solve", began);
-        let Writes { shortcut, linears } = writes.fitted(gpu, fit, to.width())?;
+        let widths = writes.widths();
+        let Writes { shortcut, linears } = writes.fitted(gpu, fit, to.width(), &widths)?;
         Ok((linears, shortcut))
     }
 

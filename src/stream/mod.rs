@@ -12,6 +12,7 @@ mod read_ahead;
 mod run;
 mod stock;
 mod store;
+mod types;
 mod writer;
 
 pub use commit::{Checksum, Saved, exact};
@@ -21,4 +22,5 @@ pub use read_ahead::MATRICES_AHEAD;
 pub use run::{At, Method, run};
 pub use stock::StockForm;
 pub use store::{Placement, Residual};
+pub use types::Types;
 pub use writer::Writer;

@@ -8,10 +8,14 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        Batch, Config, HostEnds, HostMatrix, Linear, Model, Names, Step, architecture::Position, fuse, plan_batches,
+        Batch, Config, HostEnds, HostMatrix, Linear, Model, Names, Step, TensorSpec, architecture::Position, fuse,
+        plan_batches,
     },
     progress::Progress,
 };
+
+/// The most values of a tensor that are copied at a time.
+const COPIED: usize = 1 << 22;
 
 /// A model, the sequences that run through it, and where the result goes.
 #[derive(Clone, Copy)]
@@ -19,8 +23,12 @@ pub struct Job<'a> {
     pub model: &'a Model,
     /// The calibration sequences.
     pub rows: &'a [Vec<u32>],
+    /// How many of them, at the end, only run along: nothing is fitted to them.
+    pub watched: usize,
     pub memory: MemoryPlan,
-    /// Every tensor of the output.
+    /// The config of the output: its sizes are those that are written.
+    pub output: &'a Config,
+    /// Every tensor of the output; nothing is written if there are none.
     pub tensors: &'a [TensorPlan],
     /// Where the tensors go, and, beside them, what is needed to resume.
     pub directory: &'a OutputDirectory,
@@ -35,6 +43,8 @@ pub struct Pass<'a> {
     pub config: &'a Config,
     /// Sequences of each batch.
     pub batches: Vec<Range<usize>>,
+    /// How many of the batches count: those after them only run along.
+    pub counted: usize,
     pub writer: Writer<'a>,
     ahead: Option<ReadAhead>,
 }
@@ -46,9 +56,13 @@ impl<'a> Pass<'a> {
     /// As [`Writer::new`]; [`crate::Error::Usage`] if a sequence is too long for the GPU.
     pub fn new(gpu: &'a Gpu, job: Job<'a>, form: StockForm, layers: Option<usize>) -> Result<Self> {
         let config = job.model.config();
-        let batches = plan_batches(gpu, config, job.rows, job.memory.batch)?;
-        let writer = Writer::new(gpu, config, job.tensors, job.directory, form, layers)?;
-        Ok(Self { gpu, job, config, batches, writer, ahead: None })
+        let (counted, watched) = job.rows.split_at(job.rows.len().saturating_sub(job.watched));
+        let mut batches = plan_batches(gpu, config, counted, job.memory.batch)?;
+        let count = batches.len();
+        let along = plan_batches(gpu, config, watched, job.memory.batch)?;
+        batches.extend(along.into_iter().map(|rows| rows.start + counted.len()..rows.end + counted.len()));
+        let writer = Writer::new(gpu, job.output, job.tensors, job.directory, form, layers)?;
+        Ok(Self { gpu, job, config, batches, counted: count, writer, ahead: None })
     }
 
     /// An empty residual of all sequences, `width` wide.
@@ -112,6 +126,9 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// As [`Writer::write`]; those of `map`.
     pub fn write_tables(&mut self, ends: &HostEnds, map: impl Fn(&Gpu, &Matrix) -> Result<Matrix>) -> Result<()> {
+        if self.writer.is_idle() {
+            return Ok(());
+        }
         let names = Names::of(self.config);
         let tables = [(Some(names.embedding()), Some(&ends.embedding)), (names.positions(), ends.positions.as_ref())];
         for (name, table) in tables.into_iter().filter_map(|(name, table)| Some((name?, table?))) {
@@ -151,6 +168,26 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// Goes through the head's rows and biases, with the final norm in them if `fused`, as many at a time as planned.
+    ///
+    /// # Errors
+    /// As [`Pass::each_head_part`].
+    pub fn each_head(
+        &mut self,
+        ends: &HostEnds,
+        fused: bool,
+        mut each: impl FnMut(&mut Self, &Matrix, Option<Vec<f32>>) -> Result<()>,
+    ) -> Result<()> {
+        if fused {
+            return self.each_head_part(ends, each);
+        }
+        for rows in self.job.memory.parts(self.gpu, &ends.head) {
+            let part = self.gpu.upload(&ends.head.rows_f32(rows.clone())?, rows.len(), ends.head.cols)?;
+            each(self, &part, ends.head_bias.as_ref().map(|bias| bias[rows].to_vec()))?;
+        }
+        Ok(())
+    }
+
     /// Writes the head as `map` makes it of its rows and biases, and the final norm where the output has one.
     ///
     /// # Errors
@@ -173,18 +210,34 @@ impl<'a> Pass<'a> {
     }
 
     /// Begins to read the weights of some layers, ahead of [`Pass::linears`], which takes them in this order.
-    pub fn read_ahead<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, layers: Range<usize>)
+    pub fn read_ahead<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, layers: Range<usize>, fused: bool)
     where
         'a: 'scope,
     {
-        self.ahead = Some(ReadAhead::start(scope, self.job.model, layers));
+        self.ahead = Some(ReadAhead::start(scope, self.job.model, layers, fused));
     }
 
-    /// The fused weights of the next step, one after the other.
+    /// The weights of the next step, one after the other, with the norms in them where the method wants that.
     pub fn linears(&self, step: Step) -> impl Iterator<Item = Result<Linear>> {
         step.linears().map(|_| {
             let ahead = self.ahead.as_ref().ok_or_else(|| Error::shape("read ahead", "not begun"))?;
             Linear::upload(self.gpu, &ahead.next()?)
+        })
+    }
+
+    /// Writes a tensor of the output as another of the model is stored.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`], [`Error::Read`], [`Error::Write`].
+    pub fn copy(&mut self, from: &TensorSpec, name: &str) -> Result<()> {
+        if self.writer.is_idle() {
+            return Ok(());
+        }
+        let stored = self.job.model.store.whole(from)?;
+        let together = (COPIED / stored.cols.max(1)).max(1);
+        (0..stored.rows).step_by(together).try_for_each(|first| {
+            let rows = first..stored.rows.min(first + together);
+            self.writer.write(name, &stored.rows_f32(rows)?)
         })
     }
 

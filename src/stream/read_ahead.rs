@@ -16,15 +16,20 @@ const WAITING: usize = 1;
 /// Matrices in host memory, beside the one that is being uploaded.
 pub const MATRICES_AHEAD: u64 = WAITING as u64 + 1;
 
-/// The fused linear weights of some layers, step by step.
+/// The linear weights of some layers, step by step, in f32.
 pub struct ReadAhead {
     weights: Receiver<Result<HostLinear<'static>>>,
 }
 
 impl ReadAhead {
-    /// Begins to read. An error is returned where the weight would be; the thread ends with the last one, or when
-    /// nobody waits for more.
-    pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, model: &'scope Model, layers: Range<usize>) -> Self {
+    /// Begins to read; norms are fused into the weights if `fused`. An error is returned where the weight would be; the
+    /// thread ends with the last one, or when nobody waits for more.
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        model: &'scope Model,
+        layers: Range<usize>,
+        fused: bool,
+    ) -> Self {
         let (sender, weights) = sync_channel(WAITING);
         scope.spawn(move || {
             let config = model.config();
@@ -32,7 +37,8 @@ impl ReadAhead {
                 let host = model.store.layer(layer)?;
                 for block in host.blocks() {
                     for stored in &block.linears {
-                        if sender.send(fuse::linear(config, block, stored)).is_err() {
+                        let weight = if fused { fuse::linear(config, block, stored) } else { stored.widened() };
+                        if sender.send(weight).is_err() {
                             return Ok(false);
                         }
                     }

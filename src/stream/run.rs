@@ -22,6 +22,11 @@ pub trait Method {
     /// What resuming needs.
     type State;
 
+    /// Whether the weights that it gets have the norms in them.
+    fn fused(&self) -> bool {
+        true
+    }
+
     /// What comes before the first layer.
     ///
     /// # Errors
@@ -77,7 +82,7 @@ pub fn run<'scope, 'a: 'scope, M: Method>(
     }
     let first = done.unwrap_or(0);
     let rope_tables = model.rope_tables(pass.gpu, pass.job.rows.iter().map(Vec::len).max().unwrap_or(0))?;
-    pass.read_ahead(scope, first..layers);
+    pass.read_ahead(scope, first..layers, method.fused());
     for layer in first..layers {
         let host = model.store.layer(layer)?;
         for (step, weights) in pass.config.steps().zip(&host.steps) {

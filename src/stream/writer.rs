@@ -22,11 +22,12 @@ const PIECE: usize = 1 << 20;
 /// Writes the planned tensors.
 pub struct Writer<'a> {
     gpu: &'a Gpu,
-    /// Of the dense model.
+    /// Of the output.
     config: &'a Config,
     types: HashMap<String, Dtype>,
     form: StockForm,
-    file: TensorWriter,
+    /// `None` where nothing is written.
+    file: Option<TensorWriter>,
     /// Stored tensors that hold several weights, until all of these are there.
     partial: HashMap<String, Partial>,
 }
@@ -52,17 +53,23 @@ impl<'a> Writer<'a> {
     ) -> Result<Self> {
         let names = Names::of(config);
         let file = match layers {
-            None => TensorWriter::new(directory, tensors, SHARD_BYTES)?,
+            _ if tensors.is_empty() => None,
+            None => Some(TensorWriter::new(directory, tensors, SHARD_BYTES)?),
             Some(layers) => {
                 let mut done: Vec<String> = (0..layers).map(|layer| names.layer(layer, "")).collect();
                 done.push(names.embedding());
                 done.extend(names.positions());
                 let is_done = |name: &str| done.iter().any(|start| name.starts_with(start));
-                TensorWriter::resume(directory, tensors, SHARD_BYTES, is_done)?
+                Some(TensorWriter::resume(directory, tensors, SHARD_BYTES, is_done)?)
             }
         };
         let types = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype)).collect();
         Ok(Self { gpu, config, types, form, file, partial: HashMap::new() })
+    }
+
+    /// Whether nothing is written.
+    pub fn is_idle(&self) -> bool {
+        self.file.is_none()
     }
 
     /// Writes a weight of a layer, and its bias.
@@ -70,6 +77,9 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// As [`Writer::write`].
     pub fn linear(&mut self, layer: usize, linear: &Linear) -> Result<()> {
+        if self.is_idle() {
+            return Ok(());
+        }
         let Linear { spec, role, weight, bias } = linear;
         let (reads, writes) = (spec.reads == Space::Residual, spec.writes == Space::Residual);
         let lifted = match (reads, writes) {
@@ -200,6 +210,7 @@ impl<'a> Writer<'a> {
     /// [`Error::Numerical`] if a value is not finite or beyond what the type holds; [`Error::Write`]; [`Error::Shape`]
     /// if it is not planned.
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         let dtype = self.types.get(name).copied().unwrap_or(Dtype::F32);
         let most = match dtype {
             Dtype::F16 => f16::MAX.to_f32(),
@@ -214,7 +225,7 @@ impl<'a> Writer<'a> {
             return Err(Error::Numerical(format!("{name} holds {value}, which {dtype:?} cannot{way_out}")));
         }
         if values.is_empty() {
-            return self.file.write(name, &[]);
+            return file.write(name, &[]);
         }
         for piece in values.chunks(PIECE) {
             let bytes: Vec<u8> = match dtype {
@@ -222,7 +233,7 @@ impl<'a> Writer<'a> {
                 Dtype::BF16 => piece.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
                 _ => piece.iter().flat_map(|value| value.to_le_bytes()).collect(),
             };
-            self.file.write(name, &bytes)?;
+            file.write(name, &bytes)?;
         }
         Ok(())
     }
@@ -232,7 +243,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// [`Error::Write`].
     pub fn sync(&self) -> Result<()> {
-        self.file.sync()
+        self.file.as_ref().map_or(Ok(()), TensorWriter::sync)
     }
 
     /// Checks that everything planned was written, and makes it durable.
@@ -240,7 +251,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// As [`TensorWriter::finish`].
     pub fn finish(self) -> Result<()> {
-        self.file.finish()
+        self.file.map_or(Ok(()), TensorWriter::finish)
     }
 }
 

@@ -3,10 +3,12 @@
 
 mod gguf;
 mod python;
+mod resize;
 mod stock;
 
 pub use gguf::{GgufExport, GgufTokenizer, Vocabulary};
 pub use python::RemoteCode;
+pub use resize::Resize;
 pub use stock::without_mean;
 
 use super::architecture::Role;

@@ -17,7 +17,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     error::Result,
@@ -52,25 +52,44 @@ impl Config {
         (self.hidden_size as f64 / stored as f64).sqrt()
     }
 
-    /// The config of the stock form, whose tensors are `stored` wide. Everything else stays as it was, but the head is
-    /// not tied.
+    /// Whether a narrower model of this `model_type` can have the embedding for its head. Where a layer norm subtracts
+    /// a mean, or a bias is added after it, the two would not be the same matrix.
+    pub fn can_stay_tied(&self) -> bool {
+        self.tie_word_embeddings && self.architecture.norm.kind == Norm::Rms && self.norm_affine
+    }
+
+    /// The config of the stock form, whose tensors are `stored` wide, with a `tied` head or another. Everything else
+    /// stays as it was.
     ///
     /// # Errors
     /// As [`Config::from_fields`].
-    pub fn stock(&self, stored: usize) -> Result<Self> {
-        let fields = &self.architecture.fields;
+    pub fn stock(&self, stored: usize, tied: bool) -> Result<Self> {
         let mut raw = self.raw.clone();
+        self.narrow(&mut raw, stored, tied);
+        Self::from_fields(raw, Path::new("config.json of the sliced model"))
+    }
+
+    /// Makes fields those of a stock form.
+    pub(super) fn narrow(&self, raw: &mut Map<String, Value>, stored: usize, tied: bool) {
+        let fields = &self.architecture.fields;
         let (name, default) = fields.norm_eps;
         if let Some(name) = name {
             let eps = raw.get(name).and_then(Value::as_f64).unwrap_or(default);
             raw.insert(name.into(), json!(eps * self.hidden_size as f64 / stored as f64));
         }
         raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
-        raw.insert(fields.hidden_size.into(), json!(stored));
-        raw.insert("tie_word_embeddings".into(), json!(false));
+        set(raw, "hidden_size", fields.hidden_size, stored);
+        raw.insert("tie_word_embeddings".into(), json!(tied));
         // Code that may have come with the model is not written, and not needed.
         raw.remove("auto_map");
-        Self::from_fields(raw, Path::new("config.json of the sliced model"))
+    }
+}
+
+/// Sets a size under the name that a row gives it, and under the `general` one where the file has that.
+pub(super) fn set(raw: &mut Map<String, Value>, general: &str, own: &str, size: usize) {
+    raw.insert(own.into(), json!(size));
+    if let Some(value) = raw.get_mut(general) {
+        *value = json!(size);
     }
 }
 

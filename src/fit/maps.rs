@@ -1,6 +1,6 @@
 //! From fitted maps to weights.
 
-use super::{regression::Fit, rotate::Rotation};
+use super::{regression::Fit, rotation::Rotation};
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
@@ -34,6 +34,18 @@ impl Map {
 
     fn weight(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
         gpu.product(w, &self.transposed)
+    }
+
+    /// What a signal `[tokens, width]` of the smaller model is in the dense one's terms, `T·z + c`, `[tokens,
+    /// hidden_size]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn signal(&self, gpu: &Gpu, z: &Matrix) -> Result<Matrix> {
+        let map = gpu.transposed(&self.transposed)?;
+        let moved = gpu.unfilled(z.rows(), map.rows())?;
+        gpu.linear_layer(z, &map, self.offset.as_ref(), &moved, 0, false)?;
+        Ok(moved)
     }
 
     /// A weight that reads the residual, with its bias.
@@ -104,13 +116,14 @@ impl Writes {
             .collect())
     }
 
-    /// These as they were fitted side by side to a residual of `width`. One bias holds what is to be added; the others
-    /// are zero.
+    /// These as they were fitted side by side to a residual of `width`, with `widths` columns each. One bias holds what is
+    /// to be added; the others are zero.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; whatever the readback reports.
-    pub fn fitted(self, gpu: &Gpu, fit: Fit, width: usize) -> Result<Self> {
-        let unknowns: usize = self.widths().iter().sum();
+    pub fn fitted(self, gpu: &Gpu, fit: Fit, width: usize, widths: &[usize]) -> Result<Self> {
+        let unknowns: usize = widths.iter().sum();
+        let mut widths = widths.iter().copied();
         let mut first = 0;
         let mut columns = |cols: usize| {
             let range = first..first + cols;
@@ -124,13 +137,13 @@ impl Writes {
             gpu.upload(&values, width, cols)
         };
         let shortcut = match self.shortcut {
-            Some(shortcut) => Some(gpu.transposed(&columns(shortcut.rows())?)?),
+            Some(_) => Some(gpu.transposed(&columns(widths.next().unwrap_or(0))?)?),
             None => None,
         };
         let mut bias = fit.bias.as_ref().map(|bias| bias.iter().map(|&value| value as f32).collect::<Vec<_>>());
         let mut linears = Vec::new();
-        for Linear { spec, role, weight, bias: before } in self.linears {
-            let weight = columns(weight.cols())?;
+        for Linear { spec, role, bias: before, .. } in self.linears {
+            let weight = columns(widths.next().unwrap_or(0))?;
             let bias = match before {
                 Some(_) => Some(gpu.upload(&bias.take().unwrap_or_else(|| vec![0.0; width]), 1, width)?),
                 None => None,

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix, Readback},
-    linalg::solve_ridge,
+    linalg::{Group, Subset, solve_ridge, subset},
     ops::COVARIANCE_TOKENS,
 };
 
@@ -85,6 +85,57 @@ enum Place {
     Count,
     Regressors(usize),
     Targets,
+}
+
+/// The normal equations of a map: W·(gram + diag ridge) = cross.
+pub struct System {
+    /// Σ a·aᵀ, `[unknowns, unknowns]`, row-major, of which the upper triangle means something.
+    gram: Vec<f64>,
+    ridge: Vec<f64>,
+    /// Σ t·aᵀ + P·diag μ, `[targets, unknowns]`, row-major.
+    cross: Vec<f64>,
+    means: Option<Centre>,
+}
+
+/// The means of regressors and targets, where there is a bias.
+struct Centre {
+    regressors: Vec<f64>,
+    targets: Vec<f64>,
+}
+
+impl System {
+    /// The map of all regressors.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] if a sum is not finite, or the ridge too small.
+    pub fn solve(self) -> Result<Fit> {
+        let Self { mut gram, ridge, mut cross, means } = self;
+        solve_ridge(&mut gram, &ridge, &mut cross)?;
+        Ok(Fit::new(cross, means.as_ref(), &(0..ridge.len()).collect::<Vec<_>>()))
+    }
+
+    /// The map of those regressors that are left once the groups are out whose absence costs least: as [`subset`], which
+    /// of the groups stay, and the map.
+    ///
+    /// # Errors
+    /// As [`System::solve`].
+    pub fn subset(self, groups: &[Group], remove: &[usize]) -> Result<(Vec<usize>, Fit)> {
+        let Self { gram, ridge, cross, means } = self;
+        let Subset { groups: kept, weights } = subset(gram, &ridge, cross, groups, remove)?;
+        let columns: Vec<usize> = kept.iter().flat_map(|&group| groups[group].columns.clone()).collect();
+        Ok((kept, Fit::new(weights, means.as_ref(), &columns)))
+    }
+}
+
+impl Fit {
+    /// The `weights` `[targets, kept]` of the regressors that are `kept`, with the bias that goes with them.
+    fn new(weights: Vec<f64>, means: Option<&Centre>, kept: &[usize]) -> Self {
+        let bias = means.map(|Centre { regressors, targets }| {
+            let offset = |row: &[f64]| row.iter().zip(kept).map(|(w, &at)| w * regressors[at]).sum::<f64>();
+            weights.par_chunks(kept.len().max(1)).zip(targets).map(|(row, target)| target - offset(row)).collect()
+        });
+        Self { weights, bias }
+    }
 }
 
 /// A fitted map.
@@ -215,7 +266,15 @@ impl Regression {
     ///
     /// # Errors
     /// [`Error::Numerical`] if a signal was not finite; whatever the readback reports.
-    pub fn fit(mut self, gpu: &Gpu, prior: &[f32], share: f64) -> Result<Fit> {
+    pub fn fit(self, gpu: &Gpu, prior: &[f32], share: f64) -> Result<Fit> {
+        self.system(gpu, prior, share)?.solve()
+    }
+
+    /// The equations of [`Regression::fit`].
+    ///
+    /// # Errors
+    /// Whatever the readback reports.
+    pub fn system(mut self, gpu: &Gpu, prior: &[f32], share: f64) -> Result<System> {
         if let Some((readback, place)) = self.pending.take() {
             self.receive(gpu, readback, place)?;
         }
@@ -247,17 +306,14 @@ impl Regression {
         cross.par_chunks_mut(unknowns).zip(prior.par_chunks(unknowns)).for_each(|(row, prior)| {
             row.iter_mut().zip(prior).zip(&ridge).for_each(|((value, &prior), mu)| *value += f64::from(prior) * mu);
         });
-        solve_ridge(&mut gram, &ridge, &mut cross)?;
-        let bias = means.map(|Means { count, regressors, targets, shifts }| {
+        let means = means.map(|Means { count, regressors, targets, shifts }| {
             let mut taken = shifts.into_iter().flat_map(|shift| shift.values);
-            let regressors: Vec<f64> =
-                regressors.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
-            let targets: Vec<f64> =
-                targets.iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect();
-            let offset = |row: &[f64]| row.iter().zip(&regressors).map(|(w, a)| w * a).sum::<f64>();
-            cross.par_chunks(unknowns).zip(&targets).map(|(row, target)| target - offset(row)).collect()
+            let mut centre = |sums: Vec<f64>| -> Vec<f64> {
+                sums.into_iter().map(|sum| sum / count).zip(&mut taken).map(|(mean, shift)| mean + shift).collect()
+            };
+            Centre { regressors: centre(regressors), targets: centre(targets) }
         });
-        Ok(Fit { weights: cross, bias })
+        Ok(System { gram, ridge, cross, means })
     }
 }
 

@@ -1,9 +1,10 @@
 //! The covariance of a signal over all calibration tokens, and its principal axes.
 
+use std::fmt;
+
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::options::Signal;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix, Readback},
@@ -98,6 +99,25 @@ impl Covariance {
         let full = Mat::from_fn(self.width, self.width, |i, j| self.sum[i.min(j) * self.width + i.max(j)]);
         drop(self);
         eigh(full.as_ref())
+    }
+}
+
+/// What the covariances sum that a basis is found from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// The residual as it is.
+    Raw,
+    /// Every token scaled to unit root mean square, as the norms see it: a few tokens of enormous norm count no more
+    /// than others.
+    Normed,
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Normed => "normed",
+        })
     }
 }
 

@@ -47,6 +47,11 @@ impl Types {
 
     /// The type of each tensor of `sliced`, in the order of [`Config::tensors`], where `config` is the original.
     pub fn of_tensors(&self, config: &Config, sliced: &Config) -> Vec<Dtype> {
+        self.named(config, sliced, str::to_owned)
+    }
+
+    /// The same where the original has them under the names that `original` gives.
+    pub fn named(&self, config: &Config, sliced: &Config, original: impl Fn(&str) -> String) -> Vec<Dtype> {
         let specs = sliced.tensors();
         let own = match self {
             Self::One(dtype) => return vec![*dtype; specs.len()],
@@ -59,7 +64,7 @@ impl Types {
             let weight = || own.get(&format!("{}.weight", name.strip_suffix(".bias")?));
             own.get(name).or_else(weight).or_else(|| shortcuts.get(name)).copied().unwrap_or(embedding)
         };
-        specs.iter().map(|spec| of(&spec.name)).collect()
+        specs.iter().map(|spec| of(&original(&spec.name))).collect()
     }
 }
 

@@ -7,12 +7,13 @@ use crate::{
     gpu::{Gpu, Matrix},
 };
 
-/// The first `width` columns of an orthogonal Q `[D, D]`.
+/// Into `width` coordinates of the residual stream, z = x·A·S, with A `[D, D]` diagonal and S `[D, width]` orthonormal,
+/// and back, x ≈ z·Sᵀ·A⁻¹. Without an A, S is the first columns of an orthogonal Q.
 #[derive(Clone)]
 pub struct Rotation {
-    /// Q[:, :width], `[D, width]`.
+    /// A⁻¹·S, `[D, width]`: what carries z back.
     forward: Matrix,
-    /// Its transpose, `[width, D]`.
+    /// (A·S)ᵀ, `[width, D]`.
     backward: Matrix,
 }
 
@@ -28,6 +29,20 @@ impl Rotation {
         Ok(Self { forward: gpu.upload(&forward, rows, width)?, backward: gpu.upload(&backward, width, rows)? })
     }
 
+    /// Uploads S `[rows, width]`, row-major, with the diagonal of an A.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Shape`] if there are not `rows · width` values.
+    pub fn scaled(gpu: &Gpu, s: &[f32], scale: &[f64], width: usize) -> Result<Self> {
+        let rows = scale.len();
+        let forward: Vec<f32> =
+            s.iter().enumerate().map(|(at, &value)| (f64::from(value) / scale[at / width.max(1)]) as f32).collect();
+        let backward: Vec<f32> = (0..width)
+            .flat_map(|j| scale.iter().enumerate().map(move |(i, &a)| (f64::from(s[i * width + j]) * a) as f32))
+            .collect();
+        Ok(Self { forward: gpu.upload(&forward, rows, width)?, backward: gpu.upload(&backward, width, rows)? })
+    }
+
     /// Uploads what [`Rotation::values`] has handed over.
     ///
     /// # Errors
@@ -38,7 +53,7 @@ impl Rotation {
         Ok(Self { forward: matrix, backward: gpu.upload(&backward, width, rows)? })
     }
 
-    /// Q[:, :width], row-major.
+    /// A⁻¹·S, or Q[:, :width], row-major.
     ///
     /// # Errors
     /// Whatever the readback reports.
@@ -51,8 +66,8 @@ impl Rotation {
         self.forward.cols()
     }
 
-    /// `x·Q[:, :width]`: signals `[tokens, D]`, weights that read the residual `[out, D]`, embeddings `[vocab_size,
-    /// D]`, biases `[1, D]`.
+    /// `x·A·S`, or `x·Q[:, :width]`: signals `[tokens, D]`, embeddings `[vocab_size, D]`, biases `[1, D]`; without an
+    /// A, weights that read the residual `[out, D]`, too.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
@@ -60,12 +75,20 @@ impl Rotation {
         gpu.product(x, &self.backward)
     }
 
-    /// `Qᵀ[:width, :]·W`: weights that write the residual, `[D, in]`.
+    /// `Sᵀ·A·W`, or `Qᵀ[:width, :]·W`: weights that write the residual, `[D, in]`.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn columns(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
         gpu.matmul(&self.backward, w)
+    }
+
+    /// `u·(A·S)ᵀ` for a u `[tokens, width]`: the transpose of [`Rotation::rows`].
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn rows_transposed(&self, gpu: &Gpu, u: &Matrix) -> Result<Matrix> {
+        gpu.matmul(u, &self.backward)
     }
 
     /// What carries a signal in these coordinates back into the original basis, as the weight `[D, width]` of a linear

@@ -1,0 +1,353 @@
+//! How much of each axis to cut: curves fitted to probes, and the sizes of least predicted loss within the budget.
+//!
+//! What an axis costs, cut to a depth x (the share of its heads, channels, layers or coordinates that leaves), is
+//! taken for KL(x) = c·xᵖ, fitted to measured probes; what several cost together, for the sum.
+
+use std::{collections::HashMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Plan, Width};
+use crate::{
+    error::{Error, Result},
+    model::{Config, Resize},
+    stream::Types,
+};
+
+/// What can be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Axis {
+    /// Coordinates of the residual stream.
+    Width,
+    /// Channels of the MLPs.
+    Mlp,
+    /// Query heads, as many of each group that shares a key and a value.
+    Heads,
+    /// Key-value heads with their queries.
+    KvHeads,
+    /// Whole layers.
+    Layers,
+}
+
+impl Axis {
+    pub const ALL: [Self; 5] = [Self::Width, Self::Mlp, Self::Heads, Self::KvHeads, Self::Layers];
+
+    /// The share of it that sizes have lost.
+    pub fn depth(self, config: &Config, sizes: &Resize) -> f64 {
+        let whole = Resize::whole(config);
+        let (left, all) = match self {
+            Self::Width => (sizes.width.unwrap_or(config.hidden_size), config.hidden_size),
+            Self::Mlp => (sizes.intermediate_size, whole.intermediate_size),
+            Self::Heads => (sizes.heads / sizes.kv_heads, whole.heads / whole.kv_heads),
+            Self::KvHeads => (sizes.kv_heads, whole.kv_heads),
+            Self::Layers => (sizes.layers.len(), whole.layers.len()),
+        };
+        1.0 - left as f64 / all as f64
+    }
+}
+
+impl fmt::Display for Axis {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Width => "width",
+            Self::Mlp => "mlp",
+            Self::Heads => "heads",
+            Self::KvHeads => "kv-heads",
+            Self::Layers => "layers",
+        })
+    }
+}
+
+impl FromStr for Axis {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        Self::ALL.into_iter().find(|axis| axis.to_string() == text).ok_or_else(|| {
+            format!("expected some of width, mlp, heads, kv-heads and layers, separated by commas, found {text:?}")
+        })
+    }
+}
+
+/// How small the result is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Goal {
+    /// This share of the stored parameters is to be removed, 0 < p < 1.
+    Parameters(f64),
+    /// The tensors are to take at most so many bytes.
+    Bytes(u64),
+}
+
+/// What was measured of one axis, or of sizes that are cut on several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Curve {
+    pub axis: Axis,
+    /// Depths and the mean KL divergence there.
+    pub points: Vec<(f64, f64)>,
+    /// c and p of KL(x) = c·xᵖ.
+    pub coefficient: f64,
+    pub exponent: f64,
+}
+
+impl Curve {
+    /// Where one point alone does not tell.
+    const EXPONENT: f64 = 2.0;
+    /// Curves that noise makes steeper or flatter than this are not believed.
+    const EXPONENTS: [f64; 2] = [0.75, 5.0];
+
+    /// Fits log KL to log x by least squares.
+    pub fn fit(axis: Axis, points: &[(f64, f64)]) -> Self {
+        let logs: Vec<(f64, f64)> = points.iter().map(|(x, kl)| (x.ln(), kl.max(1e-9).ln())).collect();
+        let count = logs.len().max(1) as f64;
+        let (x, y) = logs.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / count, y + point.1 / count));
+        let (across, own) = logs.iter().fold((0.0, 0.0), |(across, own), point| {
+            (across + (point.0 - x) * (point.1 - y), own + (point.0 - x).powi(2))
+        });
+        let [least, most] = Self::EXPONENTS;
+        let exponent = if own > 1e-6 { (across / own).clamp(least, most) } else { Self::EXPONENT };
+        // The deepest point counts most: that is where the budget will be.
+        let deepest = points.iter().copied().fold((1.0, 0.0), |a, b| if a.1 == 0.0 || b.0 > a.0 { b } else { a });
+        Self { axis, points: points.to_vec(), coefficient: deepest.1 / deepest.0.powf(exponent), exponent }
+    }
+
+    /// The predicted divergence at a depth.
+    pub fn at(&self, depth: f64) -> f64 {
+        if depth > 0.0 { self.coefficient * depth.powf(self.exponent) } else { 0.0 }
+    }
+}
+
+/// Every combination of sizes that loaders take, and what it would weigh.
+pub struct Space<'a> {
+    config: &'a Config,
+    types: &'a Types,
+    goal: Goal,
+    /// Which layers stay when so many leave, from none on.
+    stay: Vec<Vec<usize>>,
+}
+
+/// What a model weighs, by its layers and channels: `ends + layers · (layer + channel · channels)`.
+#[derive(Clone, Copy)]
+struct Weight {
+    ends: f64,
+    layer: f64,
+    channel: f64,
+}
+
+impl<'a> Space<'a> {
+    /// Of a model of which `stay[n]` are left when n layers leave.
+    pub fn new(config: &'a Config, types: &'a Types, goal: Goal, stay: Vec<Vec<usize>>) -> Self {
+        Self { config, types, goal, stay }
+    }
+
+    /// What the result may weigh.
+    fn most(&self) -> f64 {
+        match self.goal {
+            Goal::Parameters(share) => (1.0 - share) * self.config.parameters() as f64,
+            Goal::Bytes(bytes) => bytes as f64,
+        }
+    }
+
+    fn weigh(&self, sizes: Resize) -> Result<f64> {
+        let plan = Plan::new(self.config, sizes, Width::default(), self.types)?;
+        Ok(match self.goal {
+            Goal::Parameters(_) => plan.parameters as f64,
+            Goal::Bytes(_) => plan.byte_len() as f64,
+        })
+    }
+
+    /// Of models of this width and these heads; an error where loaders do not take them.
+    fn weight(&self, sizes: &Resize) -> Result<Weight> {
+        let half = (sizes.intermediate_size / 2).max(1);
+        let all = self.weigh(sizes.clone())?;
+        let fewer = self.weigh(Resize { intermediate_size: half, ..sizes.clone() })?;
+        let count = sizes.layers.len() as f64;
+        let removed = (sizes.intermediate_size - half) as f64;
+        let channel = if removed > 0.0 { (all - fewer) / count / removed } else { 0.0 };
+        let layer = if sizes.layers.len() > 1 {
+            let layers = sizes.layers[..sizes.layers.len() - 1].to_vec();
+            // Not every model can lose its last layer; a fraction of all of them will do.
+            self.weigh(Resize { layers, ..sizes.clone() }).map_or(0.0, |without| all - without)
+        } else {
+            0.0
+        };
+        let own = layer - channel * sizes.intermediate_size as f64;
+        Ok(Weight { ends: all - count * layer, layer: own, channel })
+    }
+
+    /// The sizes that an axis can have, whole first.
+    fn sizes(&self, axis: Axis) -> Vec<usize> {
+        let whole = Resize::whole(self.config);
+        match axis {
+            Axis::Width => {
+                let interval = width_interval(self.config);
+                let widths = (1..).map(|steps| steps * interval).take_while(|&width| width < self.config.hidden_size);
+                let mut widths: Vec<usize> = widths.filter(|width| 4 * width >= self.config.hidden_size).collect();
+                widths.push(self.config.hidden_size);
+                widths.reverse();
+                widths
+            }
+            Axis::Mlp => {
+                let all = whole.intermediate_size;
+                let grid = channel_interval(all);
+                let mut sizes: Vec<usize> = (1..).map(|steps| steps * grid).take_while(|&size| size < all).collect();
+                sizes.retain(|size| 16 * size >= all);
+                sizes.push(all);
+                sizes.reverse();
+                sizes
+            }
+            Axis::Heads => (1..=whole.heads / whole.kv_heads).rev().collect(),
+            Axis::KvHeads => (1..=whole.kv_heads).rev().collect(),
+            Axis::Layers => self.stay.iter().map(Vec::len).collect(),
+        }
+    }
+
+    /// All sizes within the budget that are cut on some of these axes, each with as many channels as the budget leaves.
+    pub fn within(&self, axes: &[Axis]) -> Vec<Resize> {
+        let whole = Resize::whole(self.config);
+        let of = |axis: Axis| {
+            let sizes = self.sizes(axis);
+            if axes.contains(&axis) { sizes } else { sizes.into_iter().take(1).collect() }
+        };
+        let (channels, most) = (of(Axis::Mlp), self.most());
+        let mut found = Vec::new();
+        for width in of(Axis::Width) {
+            for kv_heads in of(Axis::KvHeads) {
+                for queries in of(Axis::Heads) {
+                    let sizes = Resize {
+                        width: (width != self.config.hidden_size).then_some(width),
+                        heads: queries * kv_heads,
+                        kv_heads,
+                        ..whole.clone()
+                    };
+                    let Ok(weight) = self.weight(&sizes) else { continue };
+                    for (left_out, count) in of(Axis::Layers).into_iter().enumerate() {
+                        let of_channels = |channels: usize| {
+                            weight.ends + count as f64 * (weight.layer + weight.channel * channels as f64)
+                        };
+                        // Rounding of the differences above is far below a parameter.
+                        let fits = channels.iter().find(|&&channels| of_channels(channels) <= most + 0.5);
+                        if let Some(&intermediate_size) = fits {
+                            let layers = self.stay[left_out].clone();
+                            found.push(Resize { intermediate_size, layers, ..sizes.clone() });
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The sizes of one axis alone that come nearest to removing `share` of what the goal asks to be removed.
+    pub fn alone(&self, axis: Axis, share: f64) -> Option<Resize> {
+        let whole = Resize::whole(self.config);
+        let all = self.weigh(whole.clone()).ok()?;
+        let wanted = all - share * (all - self.most());
+        let candidates = self.sizes(axis).into_iter().enumerate().skip(1).filter_map(|(number, size)| {
+            let queries = whole.heads / whole.kv_heads;
+            let sizes = match axis {
+                Axis::Width => Resize { width: Some(size), ..whole.clone() },
+                Axis::Mlp => Resize { intermediate_size: size, ..whole.clone() },
+                Axis::Heads => Resize { heads: size * whole.kv_heads, ..whole.clone() },
+                Axis::KvHeads => Resize { heads: size * queries, kv_heads: size, ..whole.clone() },
+                Axis::Layers => Resize { layers: self.stay[number].clone(), ..whole.clone() },
+            };
+            let off = (self.weigh(sizes.clone()).ok()? - wanted).abs();
+            Some((off, sizes))
+        });
+        candidates.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, sizes)| sizes)
+    }
+
+    /// Whether an axis can be cut at all.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that says why not.
+    pub fn can_cut(&self, axis: Axis) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::Usage(format!("--axes {axis}: {reason}")));
+        let whole = Resize::whole(self.config);
+        let queries = whole.heads / whole.kv_heads;
+        if axis == Axis::Width && self.config.tie_word_embeddings && !self.config.can_stay_tied() {
+            return refuse(
+                "the head is the embedding, and with a layer norm before it the two would be different matrices in a \
+                 narrower model; run --basis shared unties them",
+            );
+        }
+        if axis == Axis::Heads && queries < 2 {
+            return refuse("no two query heads share a key and a value; kv-heads cuts these heads");
+        }
+        let first = self.sizes(axis).into_iter().enumerate().skip(1).map(|(number, size)| match axis {
+            Axis::Width => Resize { width: Some(size), ..whole.clone() },
+            Axis::Mlp => Resize { intermediate_size: size, ..whole.clone() },
+            Axis::Heads => Resize { heads: size * whole.kv_heads, ..whole.clone() },
+            Axis::KvHeads => Resize { heads: size * queries, kv_heads: size, ..whole.clone() },
+            Axis::Layers => Resize { layers: self.stay[number].clone(), ..whole.clone() },
+        });
+        let mut reason = None;
+        for sizes in first {
+            match self.weigh(sizes) {
+                Ok(_) => return Ok(()),
+                Err(Error::Usage(why)) => reason = Some(why),
+                Err(other) => return Err(other),
+            }
+        }
+        refuse(&reason.unwrap_or_else(|| "there is only one".into()))
+    }
+
+    /// Of the sizes within the budget, those of least predicted loss for each set of axes that is cut, best first.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if no sizes are within the budget.
+    pub fn allocate(&self, axes: &[Axis], curves: &[Curve]) -> Result<Vec<(f64, Resize)>> {
+        let mut best: HashMap<Vec<Axis>, (f64, Resize)> = HashMap::new();
+        for sizes in self.within(axes) {
+            let depths = axes.iter().map(|&axis| (axis, axis.depth(self.config, &sizes)));
+            let cut: Vec<(Axis, f64)> = depths.filter(|(_, depth)| *depth > 0.0).collect();
+            let of = |(axis, depth): &(Axis, f64)| {
+                curves.iter().find(|curve| curve.axis == *axis).map(|curve| curve.at(*depth))
+            };
+            let Some(loss) = cut.iter().map(of).sum::<Option<f64>>() else { continue };
+            let key = cut.iter().map(|(axis, _)| *axis).collect();
+            let better = best.get(&key).is_none_or(|(least, other)| {
+                loss < *least || (loss == *least && weight_order(&sizes) > weight_order(other))
+            });
+            if better {
+                best.insert(key, (loss, sizes));
+            }
+        }
+        let mut found: Vec<(f64, Resize)> = best.into_values().collect();
+        found.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| weight_order(&a.1).cmp(&weight_order(&b.1))));
+        if found.is_empty() { Err(self.unreachable(axes)) } else { Ok(found) }
+    }
+
+    fn unreachable(&self, axes: &[Axis]) -> Error {
+        let names: Vec<String> = axes.iter().map(Axis::to_string).collect();
+        let asked = match self.goal {
+            Goal::Parameters(share) => format!("{:+.1} % of the parameters", -100.0 * share),
+            Goal::Bytes(bytes) => format!("{bytes} bytes"),
+        };
+        Error::Usage(format!(
+            "no sizes within {asked} by cutting {}; ask for less, or allow more --axes",
+            names.join(", ")
+        ))
+    }
+}
+
+/// Ties are broken by the sizes, never by chance.
+fn weight_order(sizes: &Resize) -> (Option<usize>, usize, usize, usize, Vec<usize>) {
+    (sizes.width, sizes.kv_heads, sizes.heads, sizes.intermediate_size, sizes.layers.clone())
+}
+
+/// What the width must be a multiple of, for other programs to take it, and better is for kernels.
+fn width_interval(config: &Config) -> usize {
+    let demanded = config.stock_interval();
+    let common = (1..=demanded).map(|factor| 8 * factor).find(|multiple| multiple.is_multiple_of(demanded));
+    match common {
+        Some(common) if 32 * common <= config.hidden_size => common,
+        _ => demanded,
+    }
+}
+
+/// What the channels of an MLP are a multiple of, fine enough to meet a budget.
+fn channel_interval(all: usize) -> usize {
+    [64, 32, 16, 8, 4, 2].into_iter().find(|&grid| all >= 48 * grid).unwrap_or(1)
+}

@@ -1,0 +1,159 @@
+//! Which heads and channels of a step are to go, and what goes with them.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Result,
+    gpu::{Gpu, Matrix},
+    linalg::Group,
+    model::{LayerSpec, Linear, Step, architecture::Role},
+    ops::RowCopy,
+};
+
+/// What is left of a layer, by numbers in the original.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    pub layer: usize,
+    pub query_heads: Vec<usize>,
+    pub key_value_heads: Vec<usize>,
+    pub mlp_channels: Vec<usize>,
+}
+
+impl Kept {
+    /// All of a layer.
+    pub fn all(layer: usize, spec: &LayerSpec) -> Self {
+        Self {
+            layer,
+            query_heads: (0..spec.heads).collect(),
+            key_value_heads: (0..spec.kv_heads).collect(),
+            mlp_channels: (0..spec.intermediate_size).collect(),
+        }
+    }
+
+    /// Leaves those that `rows` has of a layer that has become of sizes `spec`, whose step has these `writes`.
+    pub fn choose(&mut self, rows: &Rows, spec: &LayerSpec, writes: &[Linear]) {
+        let of = |before: &[usize], kept: &[usize]| kept.iter().map(|&at| before[at]).collect();
+        let numbers = |rows: &[usize]| -> Vec<usize> {
+            rows.iter().step_by(spec.head_dim).map(|row| row / spec.head_dim).collect()
+        };
+        if writes.iter().any(|linear| linear.role == Role::Output) {
+            self.query_heads = of(&self.query_heads, &numbers(&rows.query));
+            self.key_value_heads = of(&self.key_value_heads, &numbers(&rows.key));
+        }
+        if writes.iter().any(|linear| linear.role == Role::Down) {
+            self.mlp_channels = of(&self.mlp_channels, &rows.channel);
+        }
+    }
+}
+
+/// The sizes that a selection leaves.
+pub struct Cut {
+    heads: usize,
+    kv_heads: usize,
+    /// MLP channels that leave.
+    channels: usize,
+}
+
+impl Cut {
+    /// What is to leave a step of a layer of sizes `whole` for `left`, one selection after the other: whole groups of
+    /// heads before queries of those that stay.
+    pub fn of_step(whole: &LayerSpec, left: &LayerSpec, step: Step) -> Vec<Self> {
+        let (attention, queries) = (step.has(true), whole.heads / whole.kv_heads);
+        let channels = if step.has(false) { whole.intermediate_size - left.intermediate_size } else { 0 };
+        let mut cuts = Vec::new();
+        if attention && whole.kv_heads != left.kv_heads {
+            cuts.push(Self { heads: queries * left.kv_heads, kv_heads: left.kv_heads, channels });
+        }
+        let within = attention && queries != left.heads / left.kv_heads;
+        if within || (cuts.is_empty() && channels > 0) {
+            let channels = if cuts.is_empty() { channels } else { 0 };
+            cuts.push(Self { heads: left.heads, kv_heads: left.kv_heads, channels });
+        }
+        cuts
+    }
+
+    /// The groups of columns of the writes, side by side, and how many of each kind leave a layer of sizes `spec`.
+    pub fn groups(&self, spec: &LayerSpec, writes: &[Linear]) -> (Vec<Group>, Vec<usize>) {
+        let queries = spec.heads / spec.kv_heads;
+        let (mut groups, mut remove, mut start) = (Vec::new(), Vec::new(), 0);
+        for linear in writes {
+            let first = remove.len();
+            // The width of a group, how many share a kind, and how many of them leave.
+            let (width, together, leave) = match linear.role {
+                Role::Output if self.kv_heads < spec.kv_heads => {
+                    (queries * spec.head_dim, spec.kv_heads, spec.kv_heads - self.kv_heads)
+                }
+                Role::Output => (spec.head_dim, queries, queries - self.heads / self.kv_heads),
+                _ => (1, spec.intermediate_size, self.channels),
+            };
+            let count = linear.weight.cols() / width;
+            for number in 0..count {
+                let columns = start + number * width..start + (number + 1) * width;
+                groups.push(Group { columns, kind: first + number / together });
+            }
+            remove.resize(first + count.div_ceil(together), leave);
+            start += linear.weight.cols();
+        }
+        (groups, remove)
+    }
+}
+
+/// Rows of the reads that stay.
+pub struct Rows {
+    pub query: Vec<usize>,
+    pub key: Vec<usize>,
+    pub channel: Vec<usize>,
+}
+
+impl Rows {
+    /// Those that go with the columns of the `writes`, side by side, that are `kept` of a layer of sizes `spec`: all of
+    /// what the step does not write.
+    pub fn of_columns(spec: &LayerSpec, writes: &[Linear], kept: &[Range<usize>]) -> Self {
+        let mut query: Vec<usize> = (0..spec.heads_width()).collect();
+        let mut channel: Vec<usize> = (0..spec.intermediate_size).collect();
+        let mut start = 0;
+        for linear in writes {
+            let end = start + linear.weight.cols();
+            let columns = kept.iter().filter(|columns| (start..end).contains(&columns.start));
+            let columns = columns.flat_map(|columns| columns.start - start..columns.end - start).collect();
+            *(if linear.role == Role::Output { &mut query } else { &mut channel }) = columns;
+            start = end;
+        }
+        let (width, group) = (spec.head_dim, spec.head_dim * spec.heads / spec.kv_heads);
+        let mut groups: Vec<usize> = query.iter().step_by(width).map(|row| row / group).collect();
+        groups.dedup();
+        let key = groups.iter().flat_map(|group| group * width..(group + 1) * width).collect();
+        Self { query, key, channel }
+    }
+
+    /// Those of a weight that reads, or the columns of one that writes.
+    pub fn of(&self, role: Role) -> &[usize] {
+        match role {
+            Role::Query | Role::Output => &self.query,
+            Role::Key | Role::Value => &self.key,
+            Role::Gate | Role::Up | Role::Down => &self.channel,
+        }
+    }
+}
+
+/// Some rows of a weight, and of its bias.
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`]; whatever the readback reports.
+pub fn pick(gpu: &Gpu, linear: &Linear, rows: &[usize]) -> Result<Linear> {
+    let weight: &Matrix = &linear.weight;
+    let picked = gpu.unfilled(rows.len(), weight.cols())?;
+    let pairs: Vec<(usize, usize)> = rows.iter().copied().zip(0..).collect();
+    gpu.copy_rows(weight, &picked, &pairs, RowCopy::whole(weight.cols()))?;
+    let bias = match &linear.bias {
+        Some(bias) => {
+            let all = gpu.download(bias)?;
+            let values: Vec<f32> = rows.iter().map(|&row| all[row]).collect();
+            Some(gpu.upload(&values, 1, values.len())?)
+        }
+        None => None,
+    };
+    Ok(Linear { spec: linear.spec, role: linear.role, weight: picked, bias })
+}

@@ -1,0 +1,435 @@
+//! The stages of a compression: survey, probes, candidates; in one go, or resumed where it was stopped.
+
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    budget::{Axis, Curve, Space},
+    cut::Kept,
+    plan::{Effort, Options, Plan, Width},
+    refit::{Refit, Refitted},
+    survey::{Facts, Survey, Surveyed},
+};
+use crate::{
+    checkpoint::OutputDirectory,
+    error::{Error, Result},
+    gpu::Gpu,
+    model::{Agreement, Config, Model, Resize},
+    progress::Progress,
+    stream::{self, MemoryPlan, Pass, StockForm, run},
+};
+
+/// What to compress, and how.
+pub struct Job<'a> {
+    pub model: &'a Model,
+    /// The calibration sequences, and after them those that nothing is fitted to.
+    pub rows: &'a [Vec<u32>],
+    /// How many of the latter there are, at least one.
+    pub watched: usize,
+    pub options: &'a Options,
+    pub memory: MemoryPlan,
+    /// Where the tensors go, and, beside them, what is needed to resume.
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
+}
+
+/// An axis that was cut alone, on part of the tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    pub axis: Axis,
+    pub depth: f64,
+    pub basis: Width,
+    pub parameters: u64,
+    pub agreement: Agreement,
+}
+
+/// Sizes that were cut, fitted and measured on all tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Candidate {
+    /// Depth by axis, of those that are cut.
+    pub depths: Vec<(Axis, f64)>,
+    pub predicted: f64,
+    pub parameters: u64,
+    pub agreement: Agreement,
+    pub kept: Vec<Kept>,
+}
+
+/// What is done and durable.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    surveying: Option<Surveyed>,
+    /// Checksum of what the survey found.
+    survey: Option<u64>,
+    pub probes: Vec<Probe>,
+    pub candidates: Vec<Candidate>,
+    /// The candidate that is being fitted.
+    fitting: Option<Refitted>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Of the model that was written.
+    pub plan: Plan,
+    pub curves: Vec<Curve>,
+    pub probes: Vec<Probe>,
+    pub candidates: Vec<Candidate>,
+    /// Which of the candidates was written.
+    pub best: usize,
+    /// Axes that this model cannot be cut on, and why.
+    pub refused: Vec<(Axis, String)>,
+}
+
+impl Effort {
+    /// The share of the calibration that probes see, as one part in so many.
+    fn share(self) -> usize {
+        match self {
+            Self::Quick => 16,
+            Self::Normal => 8,
+            Self::Thorough => 4,
+        }
+    }
+
+    /// What is removed by an axis alone in its probes, as shares of what is asked for, the most first.
+    fn depths(self) -> &'static [f64] {
+        match self {
+            Self::Quick => &[0.75],
+            Self::Normal => &[1.0, 0.5],
+            Self::Thorough => &[1.0, 0.6, 0.3],
+        }
+    }
+
+    fn candidates(self) -> usize {
+        match self {
+            Self::Quick => 1,
+            Self::Normal => 2,
+            Self::Thorough => 4,
+        }
+    }
+}
+
+/// Probes see at least so many tokens, where there are as many.
+const PROBE_TOKENS: usize = 2048;
+
+/// The ways in which layers can be left out that are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gaps {
+    Contiguous,
+    Single,
+}
+
+impl Job<'_> {
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    /// Surveys, probes, and fits the candidates, or goes on after `from`. Called at each commit point, `commit` returns
+    /// false to stop there; then there is no outcome.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the goal cannot be met; [`Error::BadTensor`], [`Error::Numerical`], [`Error::Write`],
+    /// [`Error::Interrupted`], [`Error::BadFile`] if what was committed is damaged, those of `commit`, and whatever the
+    /// GPU reports.
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        from: Option<&Snapshot>,
+        mut commit: impl FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<Option<Outcome>> {
+        let mut state = from.cloned().unwrap_or_default();
+        let (axes, refused) = self.axes()?;
+        let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(None) };
+        let mut work = Work { job: self, gpu, facts, axes, state };
+        let Some((curves, basis, gaps)) = work.probe(&mut commit)? else { return Ok(None) };
+        let Some((plan, best)) = work.fit(&curves, basis, gaps, &mut commit)? else { return Ok(None) };
+        let Snapshot { probes, candidates, .. } = work.state;
+        Ok(Some(Outcome { plan, curves, probes, candidates, best, refused }))
+    }
+
+    /// The axes that can be cut, and why others cannot; an error if none can.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn axes(&self) -> Result<(Vec<Axis>, Vec<(Axis, String)>)> {
+        let config = self.config();
+        // Which layers would leave is not known yet, and makes no difference here.
+        let stay = (0..config.layers.len()).map(|count| (0..config.layers.len() - count).collect()).collect();
+        let space = Space::new(config, &self.options.dtype, self.options.goal, stay);
+        let (mut axes, mut refused) = (Vec::new(), Vec::new());
+        for &axis in &self.options.axes {
+            match space.can_cut(axis) {
+                Ok(()) => axes.push(axis),
+                Err(Error::Usage(reason)) => refused.push((axis, reason)),
+                Err(other) => return Err(other),
+            }
+        }
+        match refused.first() {
+            Some((_, reason)) if axes.is_empty() => Err(Error::Usage(reason.clone())),
+            _ => Ok((axes, refused)),
+        }
+    }
+
+    fn survey(
+        &self,
+        gpu: &Gpu,
+        state: &mut Snapshot,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<Option<Facts>> {
+        let rows = &self.rows[..self.rows.len() - self.watched];
+        let job = stream::Job {
+            model: self.model,
+            rows,
+            watched: 0,
+            memory: self.memory,
+            output: self.config(),
+            tensors: &[],
+            directory: self.directory,
+            progress: self.progress,
+        };
+        thread::scope(|scope| {
+            let mut pass = Pass::new(gpu, job, StockForm::fused(self.config().hidden_size), None)?;
+            if let Some(checksum) = state.survey {
+                return Facts::restore(&pass, checksum).map(Some);
+            }
+            let from = state.surveying;
+            let mut survey = Survey::new(&pass, from.as_ref())?;
+            let done = from.map(|from| from.layers);
+            let mut each = |surveyed: &Surveyed| {
+                state.surveying = Some(*surveyed);
+                commit(state)
+            };
+            if !run(scope, &mut pass, &mut survey, done, &mut each)? {
+                return Ok(None);
+            }
+            let facts = survey.found();
+            (state.surveying, state.survey) = (None, Some(facts.save(&pass)?));
+            Ok(if commit(state)? { Some(facts) } else { None })
+        })
+    }
+}
+
+/// What is known once the model has been surveyed.
+struct Work<'a> {
+    job: &'a Job<'a>,
+    gpu: &'a Gpu,
+    facts: Facts,
+    axes: Vec<Axis>,
+    state: Snapshot,
+}
+
+impl Work<'_> {
+    fn config(&self) -> &Config {
+        self.job.config()
+    }
+
+    /// Which layers stay when 0, 1, 2 … leave.
+    fn stay(&self, gaps: Gaps) -> Vec<Vec<usize>> {
+        let count = self.config().layers.len();
+        let most = count / 2;
+        let all: Vec<usize> = (0..count).collect();
+        let mut stay = vec![all.clone()];
+        for leave in 1..=most {
+            let out: Vec<usize> = match gaps {
+                // The first layer stays.
+                Gaps::Contiguous => {
+                    let distance = |first: &usize| self.facts.distance(*first, first + leave);
+                    let first = (1..=count - leave).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(1);
+                    (first..first + leave).collect()
+                }
+                Gaps::Single => {
+                    let distance = |layer: &usize| self.facts.distance(*layer, layer + 1);
+                    let mut order: Vec<usize> = (1..count).collect();
+                    order.sort_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.cmp(b)));
+                    order.truncate(leave);
+                    order
+                }
+            };
+            stay.push(all.iter().copied().filter(|layer| !out.contains(layer)).collect());
+        }
+        stay
+    }
+
+    fn space(&self, gaps: Gaps) -> Space<'_> {
+        Space::new(self.config(), &self.job.options.dtype, self.job.options.goal, self.stay(gaps))
+    }
+
+    /// Cuts, fits and measures, on `rows`, of which the last are watched; writes the model if `from` says where it goes
+    /// on.
+    fn refit(
+        &self,
+        plan: &Plan,
+        rows: &[Vec<u32>],
+        writes: bool,
+        from: Option<&Refitted>,
+        commit: &mut dyn FnMut(&Refitted) -> Result<bool>,
+    ) -> Result<Option<(Agreement, Vec<Kept>)>> {
+        let Job { model, watched, memory, directory, progress, options, .. } = *self.job;
+        let tensors = if writes { plan.tensors.as_slice() } else { &[] };
+        let job = stream::Job { model, rows, watched, memory, output: &plan.config, tensors, directory, progress };
+        let form = match plan.sizes.width {
+            Some(stored) => StockForm::new(self.gpu, self.config(), plan.width, stored, tensors)?,
+            None => StockForm::fused(plan.stored_width),
+        };
+        let done = from.map(|from| from.layers);
+        let written = done.map(|done| plan.sizes.layers.iter().filter(|&&layer| layer < done).count());
+        thread::scope(|scope| {
+            let mut pass = Pass::new(self.gpu, job, form, written)?;
+            let mut refit = Refit::new(&pass, plan, &self.facts, options.ridge, from)?;
+            if !run(scope, &mut pass, &mut refit, done, commit)? {
+                return Ok(None);
+            }
+            pass.writer.finish()?;
+            Ok(refit.outcome())
+        })
+    }
+
+    /// The rows that probes see: the first of the calibration, and all that are watched.
+    fn probe_rows(&self) -> Vec<Vec<u32>> {
+        let Job { rows, watched, options, .. } = self.job;
+        let (calibration, along) = rows.split_at(rows.len() - watched);
+        let tokens = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).sum::<usize>();
+        let wanted = (tokens(calibration) / options.effort.share()).max(PROBE_TOKENS);
+        let mut seen = 0;
+        let enough = calibration.iter().take_while(|row| {
+            let before = seen;
+            seen += row.len();
+            before < wanted
+        });
+        enough.chain(along).cloned().collect()
+    }
+
+    /// Cuts each axis alone, and fits its curve; which basis and which gaps won.
+    fn probe(
+        &mut self,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<Option<(Vec<Curve>, Width, Gaps)>> {
+        let (rows, effort) = (self.probe_rows(), self.job.options.effort);
+        let (mut basis, mut gaps) = (Width::default(), Gaps::Contiguous);
+        let (mut curves, mut next) = (Vec::new(), 0);
+        for axis in self.axes.clone() {
+            let mut points = Vec::new();
+            for (number, &share) in effort.depths().iter().enumerate() {
+                // What is chosen among is tried at the deepest point.
+                let ways: Vec<(Width, Gaps)> = match axis {
+                    Axis::Width if number == 0 => bases(self.config(), effort).map(|basis| (basis, gaps)).collect(),
+                    Axis::Layers if number == 0 => vec![(basis, Gaps::Contiguous), (basis, Gaps::Single)],
+                    _ => vec![(basis, gaps)],
+                };
+                let mut best: Option<(f64, f64, (Width, Gaps))> = None;
+                let mut tried: Vec<Resize> = Vec::new();
+                for (basis, gaps) in ways {
+                    let Some(sizes) = self.space(gaps).alone(axis, share) else { continue };
+                    let depth = axis.depth(self.config(), &sizes);
+                    let again = axis != Axis::Width && tried.contains(&sizes);
+                    if again || points.iter().any(|(other, _)| *other == depth) {
+                        continue;
+                    }
+                    tried.push(sizes.clone());
+                    let plan = Plan::new(self.config(), sizes, basis, &self.job.options.dtype)?;
+                    let kl = match self.state.probes.get(next) {
+                        Some(probe) => probe.agreement.kl,
+                        None => {
+                            let found = self.refit(&plan, &rows, false, None, &mut |_| Ok(true))?;
+                            let (agreement, _) = found.ok_or_else(|| Error::shape("probe", "no end"))?;
+                            let parameters = plan.parameters;
+                            self.state.probes.push(Probe { axis, depth, basis, parameters, agreement });
+                            if !commit(&self.state)? {
+                                return Ok(None);
+                            }
+                            agreement.kl
+                        }
+                    };
+                    next += 1;
+                    if best.is_none_or(|(least, ..)| kl < least) {
+                        best = Some((kl, depth, (basis, gaps)));
+                    }
+                }
+                if let Some((kl, depth, way)) = best {
+                    points.push((depth, kl));
+                    (basis, gaps) = way;
+                }
+            }
+            if !points.is_empty() {
+                curves.push(Curve::fit(axis, &points));
+            }
+        }
+        Ok(Some((curves, basis, gaps)))
+    }
+
+    /// Fits the best candidates, and leaves the best of them in the output.
+    fn fit(
+        &mut self,
+        curves: &[Curve],
+        basis: Width,
+        gaps: Gaps,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<Option<(Plan, usize)>> {
+        let mut allocated = self.space(gaps).allocate(&self.axes, curves)?;
+        allocated.truncate(self.job.options.effort.candidates());
+        let count = allocated.len();
+        let mut plans = Vec::new();
+        for (_, sizes) in &allocated {
+            plans.push(Plan::new(self.config(), sizes.clone(), basis, &self.job.options.dtype)?);
+        }
+        for number in self.state.candidates.len()..count {
+            let from = self.state.fitting.clone();
+            if from.is_some() {
+                // It may have been put aside just before the run was stopped.
+                self.job.directory.take_back(&aside(number))?;
+            }
+            let mut state = self.state.clone();
+            let mut each = |refitted: &Refitted| {
+                state.fitting = Some(refitted.clone());
+                commit(&state)
+            };
+            let found = self.refit(&plans[number], self.job.rows, true, from.as_ref(), &mut each)?;
+            let Some((agreement, kept)) = found else { return Ok(None) };
+            let depths = self.axes.iter().map(|axis| (*axis, axis.depth(self.config(), &plans[number].sizes)));
+            let depths = depths.filter(|(_, depth)| *depth > 0.0).collect();
+            let (predicted, parameters) = (allocated[number].0, plans[number].parameters);
+            if count > 1 {
+                self.job.directory.set_aside(&aside(number))?;
+            }
+            self.state.fitting = None;
+            self.state.candidates.push(Candidate { depths, predicted, parameters, agreement, kept });
+            if !commit(&self.state)? {
+                return Ok(None);
+            }
+            let best = self.best();
+            (0..=number)
+                .filter(|&other| other != best)
+                .try_for_each(|other| self.job.directory.drop_aside(&aside(other)))?;
+        }
+        let best = self.best();
+        if count > 1 {
+            self.job.directory.take_back(&aside(best))?;
+        }
+        Ok(Some((plans.swap_remove(best), best)))
+    }
+
+    /// The candidate that agrees best with the dense model.
+    fn best(&self) -> usize {
+        let kl = |at: &usize| self.state.candidates[*at].agreement.kl;
+        (0..self.state.candidates.len()).min_by(|a, b| kl(a).total_cmp(&kl(b))).unwrap_or(0)
+    }
+}
+
+/// Where a candidate waits.
+fn aside(number: usize) -> String {
+    format!("candidate.{number}")
+}
+
+/// The ways of finding coordinates that are tried.
+fn bases(config: &Config, effort: Effort) -> impl Iterator<Item = Width> {
+    let tolerances: &[f64] = match effort {
+        _ if !config.can_stay_tied() => &[0.25],
+        Effort::Thorough => &[0.25, 0.4],
+        _ => &[0.25],
+    };
+    let weighted: &[bool] = if effort == Effort::Quick { &[true] } else { &[true, false] };
+    tolerances.iter().flat_map(|&tolerance| weighted.iter().map(move |&by_reads| Width { by_reads, tolerance }))
+}

@@ -1,0 +1,24 @@
+//! The best smaller model for a size: what a cut removes is what costs least, on whichever axis that is.
+//!
+//! The dense model runs once, and what is needed of it is summed (`survey`). A few probes, each axis alone, are really
+//! cut and fitted on part of the tokens, and the KL divergence from the dense model is measured on tokens that nothing
+//! is fitted to; that gives each axis a curve, and the curves an allocation of the budget (`budget`). The best few
+//! candidates are cut, fitted and measured on all tokens, and the best of them is the output (`driver`).
+//!
+//! Cutting is one pass (`refit`): the dense model runs beside the smaller one, layer by layer; what reads the residual
+//! stream is fitted to what it gave, what writes it to where the stream was, and the same sums say which heads and
+//! channels cost least to leave out ([`crate::linalg::subset`]).
+
+mod budget;
+mod cut;
+mod driver;
+mod head;
+mod plan;
+mod refit;
+mod survey;
+mod watch;
+
+pub use budget::{Axis, Curve, Goal};
+pub use cut::Kept;
+pub use driver::{Candidate, Job, Outcome, Probe, Snapshot};
+pub use plan::{Effort, Options, Plan, Width};

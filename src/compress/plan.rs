@@ -1,0 +1,111 @@
+//! What will be written, known before any work is done.
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::{Axis, Goal};
+use crate::{
+    checkpoint::TensorPlan,
+    error::{Error, Result},
+    model::{Config, Names, Resize},
+    stream::Types,
+};
+
+/// How much is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effort {
+    Quick,
+    Normal,
+    Thorough,
+}
+
+/// How to compress.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub goal: Goal,
+    /// The axes that may be cut.
+    pub axes: Vec<Axis>,
+    pub effort: Effort,
+    /// The ridge of the least squares, as a share of the regressors' mean energy.
+    pub ridge: f64,
+    /// Types of the written tensors.
+    pub dtype: Types,
+}
+
+/// How the coordinates of a narrower residual stream are found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Width {
+    /// Whether directions count by what the weights read of them, or all alike.
+    pub by_reads: bool,
+    /// How far from the median a weight of the final norm may be for its coordinate to be rotated, where the head is the
+    /// embedding.
+    pub tolerance: f64,
+}
+
+impl Default for Width {
+    fn default() -> Self {
+        Self { by_reads: true, tolerance: 0.25 }
+    }
+}
+
+/// A smaller model before it exists.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub sizes: Resize,
+    pub basis: Width,
+    /// The config of the smaller model.
+    pub config: Config,
+    /// Coordinates of the residual stream.
+    pub width: usize,
+    /// Coordinates of the tensors: one more where a layer norm would subtract a mean that is not there.
+    pub stored_width: usize,
+    /// Every tensor, in the order of writing.
+    pub tensors: Vec<TensorPlan>,
+    pub parameters: u64,
+}
+
+impl Plan {
+    /// Plans a model of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no ordinary checkpoint of them.
+    pub fn new(config: &Config, sizes: Resize, basis: Width, types: &Types) -> Result<Self> {
+        if config.fused() || config.pruned {
+            let reason = "this model is cut already; compress the original to another size instead";
+            return Err(Error::Usage(reason.into()));
+        }
+        if sizes.layers.first() != Some(&0) {
+            return Err(Error::Usage(
+                "the first layer cannot be left out: nothing before it could make up for it".into(),
+            ));
+        }
+        let smaller = config.resized(&sizes)?;
+        let stored_width = sizes.width.unwrap_or(config.hidden_size);
+        let width = stored_width - if sizes.width.is_some() { config.stock_padding() } else { 0 };
+        if width == 0 {
+            return Err(Error::Usage(format!("a width of {stored_width} leaves nothing; cut less")));
+        }
+        let names = Names::of(config);
+        let original = |name: &str| {
+            let layer = (0..smaller.layers.len()).find_map(|at| {
+                let rest = name.strip_prefix(&names.layer(at, ""))?;
+                Some(names.layer(sizes.layers[at], rest))
+            });
+            layer.unwrap_or_else(|| name.to_owned())
+        };
+        let dtypes = types.named(config, &smaller, original);
+        let specs = smaller.tensors().into_iter().zip(dtypes);
+        let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();
+        let parameters = smaller.parameters();
+        Ok(Self { sizes, basis, config: smaller, width, stored_width, tensors, parameters })
+    }
+
+    /// Bytes of all tensors.
+    pub fn byte_len(&self) -> u64 {
+        self.tensors.iter().map(TensorPlan::byte_len).sum()
+    }
+
+    /// Where a layer stands in the smaller model, if it stays.
+    pub fn place(&self, layer: usize) -> Option<usize> {
+        self.sizes.layers.binary_search(&layer).ok()
+    }
+}

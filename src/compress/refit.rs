@@ -1,0 +1,448 @@
+//! One pass that makes the smaller model: the dense one runs beside it, step by step, and everything is fitted to that.
+//!
+//! With x the dense residual and z the smaller model's, T₀ and S' the ways from z's coordinates and into them
+//! ([`crate::fit::axes`]; both the identity where the width is whole), n(·) the norm before a block as each model has
+//! it, a' what the smaller model's own weights read, and each token of a write's error divided by the root mean square
+//! of x_new, as the next norm will do:
+//!
+//! ```text
+//!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − T₀‖²              W' = W·T
+//!     writes:  W' = argmin Σ ‖S'·x_new − z − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²
+//! ```
+//!
+//! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]), and
+//! then what wrote them. Where layers are left out, the dense model runs through them alone, and the write before the
+//! gap is fitted to the residual after it. Until the first cut both residuals are the same: nothing is fitted there, and
+//! what is written is what was read. Where the width is whole, norms stay as they are, and n includes their weights.
+
+use std::{ops::Range, time::Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    cut::{Cut, Kept, Rows, pick},
+    head::{Head, Ways},
+    plan::Plan,
+    survey::Facts,
+    watch::agreement,
+};
+use crate::{
+    error::{Error, Result},
+    fit::{Map, Regression, Rotation, System, Writes, copied, project_write},
+    gpu::Matrix,
+    model::{
+        Agreement, BlockWeights, Config, HostEnds, HostLayer, HostStep, InnerTap, LayerSpec, Linear, Names, NoTap,
+        Step, StepWeights, TensorSpec,
+        architecture::{Block, Space},
+    },
+    stream::{At, Method, Pass, Residual, Saved, located},
+};
+
+/// What resuming needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refitted {
+    /// Layers of the dense model that are done.
+    pub layers: usize,
+    /// The dense model's residual, and the smaller one's once they differ.
+    residuals: Vec<Saved>,
+    kept: Vec<Kept>,
+}
+
+/// Both models, one step at a time.
+pub struct Refit<'a> {
+    plan: &'a Plan,
+    ridge: f64,
+    /// Into the narrower residual stream, with the final norm where the head is the embedding.
+    coordinates: Option<(Rotation, Option<Vec<f64>>)>,
+    dense: Residual,
+    small: Residual,
+    /// Whether the two differ.
+    apart: bool,
+    /// The dense model's config with the heads and channels that are left.
+    cut: Config,
+    /// A step that is finished once the dense model is through the layers that are left out after it.
+    waiting: Option<Waiting>,
+    kept: Vec<Kept>,
+    agreement: Option<Agreement>,
+}
+
+/// A step of the smaller model whose reads are there.
+struct Waiting {
+    layer: usize,
+    step: Step,
+    weights: StepWeights,
+    /// Projected, to be fitted.
+    writes: Vec<Linear>,
+}
+
+impl<'a> Refit<'a> {
+    /// Starts, or restores what was committed.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if what was committed is damaged; [`Error::Read`]; [`Error::Numerical`]; whatever the upload
+    /// reports.
+    pub fn new(pass: &Pass, plan: &'a Plan, facts: &Facts, ridge: f64, from: Option<&Refitted>) -> Result<Self> {
+        let config = pass.config;
+        let coordinates = match plan.sizes.width {
+            Some(_) => Some(facts.coordinates(pass, plan, &pass.job.model.store.ends()?)?),
+            None => None,
+        };
+        let mut cut = config.clone();
+        for (place, &layer) in plan.sizes.layers.iter().enumerate() {
+            cut.layers[layer] = plan.config.layers[place].clone();
+        }
+        let dense = pass.residual("residual", config.hidden_size);
+        let small = pass.residual("small", plan.width);
+        let apart = coordinates.is_some();
+        let mut this = Self {
+            plan,
+            ridge,
+            coordinates,
+            dense,
+            small,
+            apart,
+            cut,
+            waiting: None,
+            kept: Vec::new(),
+            agreement: None,
+        };
+        let done = from.map_or(0, |from| from.layers);
+        if let Some(from) = from {
+            this.kept = from.kept.clone();
+            let mut residuals = from.residuals.iter();
+            if let Some(saved) = residuals.next() {
+                this.dense.resume(pass.gpu, *saved, 0)?;
+            }
+            if let Some(saved) = residuals.next() {
+                this.small.resume(pass.gpu, *saved, 0)?;
+                this.apart = true;
+            }
+        }
+        let steps = config.steps().len();
+        let stay = plan.sizes.layers.iter().filter(|&&layer| layer >= done).count();
+        let passes = (config.layers.len() - done + 2 * stay) * steps * pass.batches.len();
+        pass.job.progress.begin("fit", (passes + pass.batches.len() - pass.counted) as u64);
+        Ok(this)
+    }
+
+    /// What came of it, once the end was reached.
+    pub fn outcome(self) -> Option<(Agreement, Vec<Kept>)> {
+        Some((self.agreement?, self.kept))
+    }
+
+    fn narrower(&self) -> bool {
+        self.coordinates.is_some()
+    }
+
+    fn rotation(&self) -> Option<&Rotation> {
+        self.coordinates.as_ref().map(|(rotation, _)| rotation)
+    }
+
+    /// A signal of the dense model in the smaller one's coordinates, in memory of its own.
+    fn moved(&self, pass: &Pass, x: &Matrix) -> Result<Matrix> {
+        match self.rotation() {
+            Some(rotation) => rotation.rows(pass.gpu, x),
+            None => copied(pass.gpu, x),
+        }
+    }
+
+    /// T₀, row-major.
+    fn prior(&self, pass: &Pass) -> Result<Vec<f32>> {
+        match self.rotation() {
+            Some(rotation) => rotation.values(pass.gpu),
+            None => {
+                let width = pass.config.hidden_size;
+                Ok((0..width * width).map(|at| f32::from(u8::from(at % width == at / width))).collect())
+            }
+        }
+    }
+
+    /// Runs a step of the dense model, and fits what reads the residual: the map before each block.
+    fn run_dense(
+        &mut self,
+        pass: &Pass,
+        At { layer, step, rope_tables }: At,
+        weights: &StepWeights,
+        fits: bool,
+    ) -> Result<Vec<(&'static str, Map)>> {
+        let (gpu, config) = (pass.gpu, pass.config);
+        let mut regressions: Vec<(&'static str, &BlockWeights, Regression)> = Vec::new();
+        for block in weights.blocks.iter().filter(|_| fits) {
+            let norm = self.norm(block.spec);
+            if regressions.iter().all(|(other, ..)| *other != norm) {
+                let reads = step.blocks.iter().filter(|block| self.norm(block) == norm);
+                let mut reads = reads.flat_map(|block| block.weights).filter(|weight| weight.reads == Space::Residual);
+                let bias = reads.all(|weight| self.plan.config.linear_bias(weight));
+                let regression = Regression::new(vec![self.small.width()], config.hidden_size, bias);
+                regressions.push((norm, block, regression));
+            }
+        }
+        for index in 0..pass.batches.len() {
+            let batch = pass.batch(index)?;
+            let x = self.dense.load(gpu, index)?;
+            let context = batch.context(gpu, config, layer, rope_tables);
+            if index < pass.counted && fits {
+                let z = self.small.load(gpu, index)?;
+                let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
+                for (_, block, regression) in &mut regressions {
+                    regression.add(gpu, &[context.norm(block, &z)?], &context.norm(block, &x)?, &ones)?;
+                }
+            }
+            let y = context.step(weights, x, &mut NoTap)?;
+            self.dense.store(gpu, index, y, step.last)?;
+            pass.job.progress.advance(1)?;
+        }
+        self.dense.finish_pass();
+        let began = Instant::now();
+        let prior = if fits { self.prior(pass)? } else { Vec::new() };
+        let mut maps = Vec::new();
+        for (norm, _, regression) in regressions {
+            let fit = located(format_args!("layer {layer}"), regression.fit(gpu, &prior, self.ridge))?;
+            maps.push((norm, Map::upload(gpu, &fit, config.hidden_size, self.small.width())?));
+        }
+        pass.timed("solve", began);
+        Ok(maps)
+    }
+
+    /// Which norm is before a block; once fused, all are the same.
+    fn norm(&self, block: &Block) -> &'static str {
+        if self.narrower() { "" } else { block.norm }
+    }
+
+    /// Begins the smaller residual where it leaves the dense one.
+    fn part(&mut self, pass: &Pass) -> Result<()> {
+        for index in 0..pass.batches.len() {
+            let x = self.dense.load(pass.gpu, index)?;
+            let z = self.moved(pass, &x)?;
+            self.small.store(pass.gpu, index, z, false)?;
+        }
+        self.small.finish_pass();
+        self.apart = true;
+        Ok(())
+    }
+
+    /// Fits what writes the residual after a step to the dense one as it is now, chooses what leaves, writes the step
+    /// and runs it.
+    fn finish(&mut self, pass: &mut Pass, waiting: Waiting, rope_tables: &[Matrix]) -> Result<()> {
+        let Waiting { layer, step, mut weights, mut writes } = waiting;
+        let cuts = Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step);
+        let mut now = pass.config.clone();
+        let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;
+        let fits = cuts.len().max(1);
+        for round in 0..fits {
+            let prior_of = Writes { shortcut: None, linears: writes };
+            let system = self.sums(pass, &now, layer, &weights, &prior_of, rope_tables)?;
+            let began = Instant::now();
+            let (kept, fit) = match cuts.get(round) {
+                None => (None, located(format_args!("layer {layer}"), system.solve())?),
+                Some(cut) => {
+                    let (groups, remove) = cut.groups(&now.layers[layer], &prior_of.linears);
+                    let (kept, fit) = located(format_args!("layer {layer}"), system.subset(&groups, &remove))?;
+                    (Some(kept.into_iter().map(|group| groups[group].columns.clone()).collect::<Vec<_>>()), fit)
+                }
+            };
+            pass.timed("solve", began);
+            let mut widths = prior_of.widths();
+            if let Some(kept) = kept {
+                let spec = now.layers[layer].clone();
+                let rows = Rows::of_columns(&spec, &prior_of.linears, &kept);
+                self.record(layer, &spec).choose(&rows, &spec, &prior_of.linears);
+                widths = prior_of.linears.iter().map(|linear| rows.of(linear.role).len()).collect();
+                for block in &mut weights.blocks {
+                    for linear in &mut block.linears {
+                        *linear = pick(pass.gpu, linear, rows.of(linear.role))?;
+                    }
+                }
+                let LayerSpec { heads, kv_heads, intermediate_size, .. } = &mut now.layers[layer];
+                *heads = rows.query.len() / spec.head_dim;
+                *kv_heads = rows.key.len() / spec.head_dim;
+                *intermediate_size = rows.channel.len();
+            }
+            writes = prior_of.fitted(pass.gpu, fit, self.small.width(), &widths)?.linears;
+        }
+        for linear in weights.blocks.iter().flat_map(|block| &block.linears).chain(&writes) {
+            pass.writer.linear(place, linear)?;
+        }
+        writes.into_iter().for_each(|linear| weights.add(linear));
+        for index in 0..pass.batches.len() {
+            let batch = pass.batch(index)?;
+            let z = self.small.load(pass.gpu, index)?;
+            let z = batch.context(pass.gpu, &now, layer, rope_tables).step(&weights, z, &mut NoTap)?;
+            self.small.store(pass.gpu, index, z, step.last)?;
+            pass.job.progress.advance(1)?;
+        }
+        self.small.finish_pass();
+        Ok(())
+    }
+
+    /// The equations of the writes of a step.
+    fn sums(
+        &self,
+        pass: &Pass,
+        now: &Config,
+        layer: usize,
+        weights: &StepWeights,
+        writes: &Writes,
+        rope_tables: &[Matrix],
+    ) -> Result<System> {
+        let (gpu, config) = (pass.gpu, pass.config);
+        let mut regression = Regression::new(writes.widths(), self.small.width(), writes.has_bias());
+        for index in 0..pass.counted {
+            let batch = pass.batch(index)?;
+            let (x, z) = (self.dense.load(gpu, index)?, self.small.load(gpu, index)?);
+            let target = self.moved(pass, &x)?;
+            gpu.subtract(&target, &z)?;
+            let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
+            let mut tap = InnerTap(|tokens: Range<usize>, inner: &[Matrix]| {
+                let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);
+                let energy = gpu.energy(&x.view(tokens)?)?;
+                for signal in inner.iter().chain([&target, &ones]) {
+                    gpu.scale_tokens(signal, &energy, config.hidden_size, config.norm_eps)?;
+                }
+                regression.add(gpu, inner, &target, &ones)
+            });
+            batch.context(gpu, now, layer, rope_tables).inner(weights, &z, &mut tap)?;
+            pass.job.progress.advance(1)?;
+        }
+        regression.system(gpu, &writes.prior(gpu, self.small.width())?, self.ridge)
+    }
+
+    /// What is left of a layer so far.
+    fn record(&mut self, layer: usize, spec: &LayerSpec) -> &mut Kept {
+        let at = self.kept.iter().position(|kept| kept.layer == layer).unwrap_or(self.kept.len());
+        if at == self.kept.len() {
+            self.kept.push(Kept::all(layer, spec));
+        }
+        &mut self.kept[at]
+    }
+
+    /// Copies tensors of the dense model that the smaller one has as they are.
+    fn copy(&self, pass: &mut Pass, specs: impl Iterator<Item = (TensorSpec, String)>) -> Result<()> {
+        specs.into_iter().try_for_each(|(from, to)| pass.copy(&from, &to))
+    }
+
+    /// The tensors of a layer whose names go on with one of `starts`, with the names that they get.
+    fn of_layer(&self, pass: &Pass, layer: usize, starts: &[&str]) -> Vec<(TensorSpec, String)> {
+        let names = Names::of(pass.config);
+        let Some(place) = self.plan.place(layer) else { return Vec::new() };
+        let tensors = pass.config.tensors().into_iter();
+        tensors
+            .filter_map(|spec| {
+                let rest = spec.name.strip_prefix(&names.layer(layer, ""))?;
+                let stem = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias"))?;
+                let name = names.layer(place, rest);
+                starts.contains(&stem).then_some((spec, name))
+            })
+            .collect()
+    }
+}
+
+impl Method for Refit<'_> {
+    type State = Refitted;
+
+    fn fused(&self) -> bool {
+        self.narrower()
+    }
+
+    fn begin(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
+        pass.embed(ends, &mut self.dense)?;
+        if let Some(rotation) = self.rotation().cloned() {
+            self.part(pass)?;
+            return pass.write_tables(ends, |gpu, part| rotation.rows(gpu, part));
+        }
+        let names = Names::of(pass.config);
+        let tables = [Some(names.embedding()), names.positions()];
+        let tables: Vec<TensorSpec> = pass
+            .config
+            .tensors()
+            .into_iter()
+            .filter(|spec| tables.iter().flatten().any(|name| *name == spec.name))
+            .collect();
+        self.copy(pass, tables.into_iter().map(|spec| (spec.clone(), spec.name)))
+    }
+
+    fn step(&mut self, pass: &mut Pass, at: At, host: &HostStep) -> Result<()> {
+        let (gpu, At { layer, step, rope_tables }) = (pass.gpu, at);
+        let linears = pass.linears(step).collect::<Result<Vec<_>>>()?;
+        let mut dense = StepWeights::of(gpu, &host.blocks, linears, self.narrower())?;
+        let stays = self.plan.place(layer).is_some();
+        let gap = step.last && layer + 1 < pass.config.layers.len() && self.plan.place(layer + 1).is_none();
+        if !stays {
+            self.run_dense(pass, at, &dense, false)?;
+            return match self.waiting.take_if(|_| step.last && !gap) {
+                Some(waiting) => self.finish(pass, waiting, rope_tables),
+                None => Ok(()),
+            };
+        }
+        if !self.apart && !gap && Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step).is_empty() {
+            self.run_dense(pass, at, &dense, false)?;
+            let stems: Vec<&str> = step.weights().map(|weight| weight.name).collect();
+            return self.copy(pass, self.of_layer(pass, layer, &stems).into_iter());
+        }
+        let fits = self.apart;
+        if !fits {
+            self.part(pass)?;
+        }
+        let maps = self.run_dense(pass, at, &dense, fits)?;
+        let mut weights = StepWeights::of(gpu, &host.blocks, Vec::new(), self.narrower())?;
+        let mut writes = Vec::new();
+        let (reads, wrote) = dense.take_linears();
+        for linear in reads {
+            let block =
+                step.blocks.iter().find(|block| block.weights.iter().any(|weight| weight.name == linear.spec.name));
+            let map = block.and_then(|block| maps.iter().find(|(norm, _)| *norm == self.norm(block)));
+            weights.add(map.map_or(Ok(linear.clone()), |(_, map)| map.read(gpu, linear))?);
+        }
+        for linear in wrote {
+            writes.push(self.rotation().map_or(Ok(linear.clone()), |rotation| project_write(gpu, rotation, linear))?);
+        }
+        drop(dense);
+        let waiting = Waiting { layer, step, weights, writes };
+        if gap {
+            self.waiting = Some(waiting);
+            return Ok(());
+        }
+        self.finish(pass, waiting, rope_tables)
+    }
+
+    fn layer(&mut self, pass: &mut Pass, layer: usize, host: &HostLayer) -> Result<()> {
+        let Some(place) = self.plan.place(layer) else { return Ok(()) };
+        if self.narrower() {
+            return pass.writer.norms(place, host);
+        }
+        let mut stems: Vec<&str> = pass.config.architecture.blocks.iter().map(|block| block.norm).collect();
+        stems.dedup();
+        stems.extend(pass.config.qk_norm().iter().flat_map(|norm| [norm.q, norm.k]));
+        self.copy(pass, self.of_layer(pass, layer, &stems).into_iter())
+    }
+
+    fn state(&mut self, pass: &mut Pass, layers: usize) -> Result<Option<Refitted>> {
+        if self.waiting.is_some() || layers == 0 {
+            return Ok(None);
+        }
+        pass.writer.sync()?;
+        let mut residuals = vec![self.dense.save(&[])?];
+        if self.apart {
+            residuals.push(self.small.save(&[])?);
+        }
+        Ok(Some(Refitted { layers, residuals, kept: self.kept.clone() }))
+    }
+
+    /// The head, and how the two models agree.
+    fn end(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
+        let ways = Ways {
+            config: &self.plan.config,
+            coordinates: self.coordinates.as_ref(),
+            stored_width: self.plan.stored_width,
+            ridge: self.ridge,
+            dense: &self.dense,
+            small: self.apart.then_some(&self.small),
+        };
+        let head = ways.head(pass, ends)?;
+        ways.write(pass, ends, &head)?;
+        let fused = matches!(head, Head::Fused(_));
+        self.agreement = Some(agreement(pass, ends, fused, |pass, index| ways.inputs(pass, ends, &head, index))?);
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! One pass of the dense model: what its residual stream holds, what is read of it, and what each run of layers changes.
+
+use std::{fs, time::Instant};
+
+use faer::Mat;
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Plan, Width};
+use crate::{
+    error::{Error, Result},
+    fit::{Covariance, PointSums, Rotation, Signal, axes, signal, tied_axes, weighting},
+    model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
+    stream::{At, Checksum, Method, Pass, Residual, Saved},
+};
+
+/// What the survey keeps of a token: so many tokens say how similar the residual is before and after some layers.
+const SAMPLED: usize = 256;
+
+/// What was found.
+pub struct Facts {
+    /// Signals and reads of all points, as [`crate::fit::axes`] has them.
+    sums: PointSums,
+    /// The residual of a few tokens before each layer and after the last, `[layers + 1][tokens · hidden_size]`.
+    samples: Vec<Vec<f32>>,
+    hidden_size: usize,
+}
+
+impl Facts {
+    const FILE: &str = "survey";
+
+    /// Keeps the facts beside the output, and returns their checksum.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn save(&self, pass: &Pass) -> Result<u64> {
+        let values = tail(&self.sums, &self.samples);
+        pass.job.directory.write_beside(Self::FILE, bytemuck::cast_slice(&values))?;
+        Ok(checksum(&values))
+    }
+
+    /// Reads what was kept.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if it is damaged; [`Error::Read`].
+    pub fn restore(pass: &Pass, expected: u64) -> Result<Self> {
+        let path = pass.job.directory.beside(Self::FILE);
+        let bytes = fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
+        let width = pass.config.hidden_size;
+        if checksum(&values) != expected || values.len() < 4 * width * width {
+            return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
+        }
+        let (sums, samples) = parts(&values, width, pass.config.layers.len() + 1);
+        Ok(Self { sums, samples, hidden_size: width })
+    }
+
+    /// The coordinates of a narrower residual stream, and the weights of the final norm where the head stays the
+    /// embedding.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`]; [`Error::OutOfMemory`].
+    pub fn coordinates(&self, pass: &Pass, plan: &Plan, ends: &HostEnds) -> Result<(Rotation, Option<Vec<f64>>)> {
+        let began = Instant::now();
+        let (gpu, width, kept) = (pass.gpu, self.hidden_size, plan.width);
+        let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
+        let Width { by_reads, tolerance } = plan.basis;
+        let signal = symmetric(&self.sums.signal);
+        let weighting =
+            if by_reads { weighting(symmetric(&self.sums.reads).as_ref()) } else { Mat::identity(width, width) };
+        let found = if let (true, Some(norm)) = (plan.config.tie_word_embeddings, &ends.final_norm) {
+            let alpha: Vec<f64> = norm.weight.iter().map(|&alpha| f64::from(alpha)).collect();
+            // With fewer that stay as they are, where these are too many.
+            let wider = [tolerance, 0.5, 0.75, 0.95].into_iter().filter(|wider| *wider >= tolerance);
+            let mut tied = Err(Error::Numerical("no coordinates".into()));
+            for tolerance in wider {
+                tied = tied_axes(signal.as_ref(), weighting.as_ref(), &alpha, tolerance, kept);
+                if tied.is_ok() {
+                    break;
+                }
+            }
+            let tied = tied?;
+            let s: Vec<f32> =
+                (0..width).flat_map(|i| (0..kept).map(move |j| (i, j))).map(|at| tied.axes[at] as f32).collect();
+            (Rotation::scaled(gpu, &s, &tied.scale, kept)?, Some(tied.final_norm))
+        } else {
+            let (axes, _) = axes(signal.as_ref(), weighting.as_ref(), kept)?;
+            (Rotation::upload(gpu, axes.as_ref(), kept)?, None)
+        };
+        pass.timed("eigensolve", began);
+        Ok(found)
+    }
+
+    /// 1 − E cos(x, y) of the residual x before a run of layers and y after it.
+    pub fn distance(&self, first: usize, end: usize) -> f64 {
+        let pairs =
+            self.samples[first].chunks_exact(self.hidden_size).zip(self.samples[end].chunks_exact(self.hidden_size));
+        let count = pairs.len().max(1) as f64;
+        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+        let cosine = |(x, y): (&[f32], &[f32])| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt().max(f64::MIN_POSITIVE);
+        1.0 - pairs.map(cosine).sum::<f64>() / count
+    }
+}
+
+fn checksum(values: &[f32]) -> u64 {
+    let mut checksum = Checksum::default();
+    checksum.add(values);
+    checksum.value()
+}
+
+fn tail(sums: &PointSums, samples: &[Vec<f32>]) -> Vec<f32> {
+    sums.bits().into_iter().chain(samples.iter().flatten().copied()).collect()
+}
+
+fn parts(values: &[f32], width: usize, samples: usize) -> (PointSums, Vec<Vec<f32>>) {
+    let (bits, sampled) = values.split_at((4 * width * width).min(values.len()));
+    let each = sampled.len() / samples.max(1);
+    (PointSums::from_bits(bits, width), sampled.chunks(each.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+/// What resuming a survey needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Surveyed {
+    pub layers: usize,
+    residual: Saved,
+    /// Values of a sample.
+    sampled: usize,
+}
+
+/// The pass.
+pub struct Survey {
+    residual: Residual,
+    facts: Facts,
+}
+
+impl Survey {
+    /// Starts, or restores what was committed.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if what was committed is damaged; [`Error::Read`]; whatever the upload reports.
+    pub fn new(pass: &Pass, from: Option<&Surveyed>) -> Result<Self> {
+        let width = pass.config.hidden_size;
+        let mut residual = pass.residual("residual", width);
+        let (mut sums, mut samples) = (PointSums::new(width), Vec::new());
+        if let Some(from) = from {
+            let count = from.layers + 1;
+            let values = residual.resume(pass.gpu, from.residual, 4 * width * width + count * from.sampled)?;
+            (sums, samples) = parts(&values, width, count);
+        }
+        let left = pass.config.layers.len() - from.map_or(0, |from| from.layers);
+        let steps = left * pass.config.steps().len() * pass.batches.len();
+        pass.job.progress.begin("survey", steps as u64);
+        Ok(Self { residual, facts: Facts { sums, samples, hidden_size: width } })
+    }
+
+    /// What was found, once the end was reached.
+    pub fn found(self) -> Facts {
+        self.facts
+    }
+
+    fn sample(&mut self, pass: &Pass) -> Result<()> {
+        let x = self.residual.load(pass.gpu, 0)?;
+        self.facts.samples.push(pass.gpu.download(&x.view(0..x.rows().min(SAMPLED))?)?);
+        Ok(())
+    }
+
+    fn signals(&mut self, pass: &Pass, x: &crate::gpu::Matrix, covariance: &mut Covariance) -> Result<()> {
+        covariance.add(pass.gpu, &signal(pass.gpu, pass.config, Signal::Normed, x.clone())?)
+    }
+
+    fn add(&mut self, config: &Config, sums: &[f64], place: std::fmt::Arguments) -> Result<()> {
+        self.facts.sums.add_signal(config, sums).map_err(|reason| Error::Numerical(format!("{place}: {reason}")))
+    }
+}
+
+impl Method for Survey {
+    type State = Surveyed;
+
+    fn begin(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
+        pass.embed(ends, &mut self.residual)?;
+        self.sample(pass)
+    }
+
+    fn step(&mut self, pass: &mut Pass, At { layer, step, rope_tables }: At, host: &HostStep) -> Result<()> {
+        let (gpu, config) = (pass.gpu, pass.config);
+        let linears = pass.linears(step).collect::<Result<Vec<_>>>()?;
+        let mut reads = Covariance::new(config.hidden_size);
+        for linear in linears.iter().filter(|linear| linear.spec.reads == Space::Residual) {
+            reads.add(gpu, &linear.weight)?;
+        }
+        self.facts.sums.add_reads(config, reads.sums(gpu)?);
+        let weights = StepWeights::fused(gpu, &host.blocks, linears)?;
+        let mut covariance = Covariance::new(config.hidden_size);
+        let saved = step.last && layer + 1 < config.layers.len();
+        for index in 0..pass.batches.len() {
+            let batch = pass.batch(index)?;
+            let x = self.residual.load(gpu, index)?;
+            self.signals(pass, &x, &mut covariance)?;
+            let y = batch.context(gpu, config, layer, rope_tables).step(&weights, x, &mut NoTap)?;
+            self.residual.store(gpu, index, y, saved)?;
+            pass.job.progress.advance(1)?;
+        }
+        self.residual.finish_pass();
+        self.add(config, &covariance.sums(gpu)?, format_args!("layer {layer}"))
+    }
+
+    fn layer(&mut self, pass: &mut Pass, _: usize, _: &HostLayer) -> Result<()> {
+        self.sample(pass)
+    }
+
+    fn state(&mut self, pass: &mut Pass, layers: usize) -> Result<Option<Surveyed>> {
+        if layers == 0 || layers == pass.config.layers.len() {
+            return Ok(None);
+        }
+        let residual = self.residual.save(&tail(&self.facts.sums, &self.facts.samples))?;
+        let sampled = self.facts.samples.first().map_or(0, Vec::len);
+        Ok(Some(Surveyed { layers, residual, sampled }))
+    }
+
+    fn end(&mut self, pass: &mut Pass, _: &HostEnds) -> Result<()> {
+        let (gpu, config) = (pass.gpu, pass.config);
+        let mut covariance = Covariance::new(config.hidden_size);
+        for index in 0..pass.batches.len() {
+            let x = self.residual.load(gpu, index)?;
+            self.signals(pass, &x, &mut covariance)?;
+        }
+        self.add(config, &covariance.sums(gpu)?, format_args!("after the last layer"))
+    }
+}

@@ -1,0 +1,116 @@
+//! The config of a smaller model of the same `model_type`, whose layers have the same sizes: narrower, with fewer heads,
+//! MLP channels or layers. What its classes cannot tell is refused.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::stock::set;
+use crate::{
+    error::{Error, Result},
+    model::{
+        Config, LayerSpec,
+        architecture::{Position, RopeLayers, Window},
+    },
+};
+
+/// The sizes of a smaller model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Resize {
+    /// Coordinates of the tensors, if there are to be fewer.
+    pub width: Option<usize>,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub intermediate_size: usize,
+    /// The layers that stay, ascending.
+    pub layers: Vec<usize>,
+}
+
+impl Resize {
+    /// The sizes that a model has.
+    pub fn whole(config: &Config) -> Self {
+        let LayerSpec { heads, kv_heads, intermediate_size, .. } = config.layers[0];
+        Self { width: None, heads, kv_heads, intermediate_size, layers: (0..config.layers.len()).collect() }
+    }
+}
+
+impl Config {
+    /// The config of a model of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that says what the classes of this `model_type` cannot tell; as [`Config::from_fields`].
+    pub fn resized(&self, sizes: &Resize) -> Result<Self> {
+        let refuse =
+            |reason: String| Err(Error::Usage(format!("an ordinary {} cannot {reason}", self.architecture.model_type)));
+        let whole = Resize::whole(self);
+        let fields = &self.architecture.fields;
+        let mut raw = self.raw.clone();
+        if let Some(width) = sizes.width {
+            if !self.has_stock_form() {
+                return refuse("be narrower: its classes have no form for that".into());
+            }
+            self.narrow(&mut raw, width, self.can_stay_tied());
+        }
+        if (sizes.heads, sizes.kv_heads) != (whole.heads, whole.kv_heads) {
+            if !self.architecture.attention.explicit_head_dim {
+                return refuse("have fewer heads: its classes take hidden_size / heads for the width of a head".into());
+            }
+            let width = sizes.width.unwrap_or(self.hidden_size);
+            let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
+            if by_heads && !width.is_multiple_of(sizes.heads) {
+                return refuse(format!("be {width} wide with {} heads: transformers refuses that", sizes.heads));
+            }
+            raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
+            set(&mut raw, "num_attention_heads", fields.num_attention_heads, sizes.heads);
+            match fields.num_key_value_heads {
+                Some(name) => {
+                    raw.insert(name.into(), json!(sizes.kv_heads));
+                }
+                None if sizes.heads != sizes.kv_heads => return refuse("share key-value heads".into()),
+                None => {}
+            }
+        }
+        if sizes.intermediate_size != whole.intermediate_size {
+            raw.insert(fields.intermediate_size.into(), json!(sizes.intermediate_size));
+        }
+        if sizes.layers != whole.layers {
+            set(&mut raw, "num_hidden_layers", fields.num_hidden_layers, sizes.layers.len());
+            self.keep_layers(&mut raw, &sizes.layers);
+        }
+        let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
+        let same = config.layers.len() == sizes.layers.len()
+            && sizes.layers.iter().zip(&config.layers).all(|(&layer, found)| {
+                let Resize { heads, kv_heads, intermediate_size, .. } = *sizes;
+                *found == LayerSpec { heads, kv_heads, intermediate_size, ..self.layers[layer].clone() }
+            });
+        if same {
+            Ok(config)
+        } else {
+            refuse("leave out these layers: what they do depends on where they stand".into())
+        }
+    }
+
+    /// Makes what a config says of each layer that of the layers that stay.
+    fn keep_layers(&self, raw: &mut serde_json::Map<String, Value>, stay: &[usize]) {
+        let count = self.layers.len();
+        let mut lists = vec!["layer_types"];
+        if let Position::Rope { layers: RopeLayers::Listed { list, .. }, .. } = self.architecture.attention.position {
+            let flags: Vec<u8> = self.layers.iter().map(|layer| u8::from(layer.rope.is_some())).collect();
+            raw.insert(list.into(), json!(flags));
+            lists.push(list);
+        }
+        for name in lists {
+            if let Some(Value::Array(values)) = raw.get_mut(name)
+                && values.len() >= count
+            {
+                *values = stay.iter().map(|&layer| values[layer].clone()).collect();
+            }
+        }
+        if self.architecture.attention.window == Window::FromLayer
+            && self.layers.iter().any(|layer| layer.window.is_some())
+        {
+            let full = stay.iter().filter(|&&layer| self.layers[layer].window.is_none()).count();
+            raw.insert("max_window_layers".into(), json!(full));
+        }
+    }
+}
