@@ -16,8 +16,8 @@
 //! principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → report → memory → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow.
-//! [`eval`] and [`generate`] stand on `model`; [`record`] on `eval`; [`mod@bench`] on all that is measured; [`data`],
+//! `cli → run → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow.
+//! [`eval`] and [`generate`] stand on `model`; [`mod@bench`] on all that is measured; [`data`],
 //! [`progress`] and `linalg` on `error` alone. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and
 //! `model_type`s in `model` only. The library never prints, outside of `cli`, and never panics on user data.
 
@@ -31,14 +31,12 @@ pub mod generate;
 pub mod gpu;
 pub mod json;
 pub mod linalg;
-pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod progress;
-pub mod record;
 #[doc(hidden)]
 pub mod reference;
-pub mod report;
+pub mod run;
 pub mod slice;
 pub mod stream;
 pub mod synthetic;

@@ -3,15 +3,15 @@
 use clap::ValueEnum;
 
 use crate::{
-    model::Model,
-    slice::{Basis, Cut, Options, Orientation, Plan, Refit, Signal},
+    run::SliceRequest,
+    slice::{Basis, Cut, Orientation, Refit, Signal},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct SlicingArgs {
     /// The share of the model's width to cut
     #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
-    pub sparsity: f64,
+    sparsity: f64,
     /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted,
     /// such as -20%
     #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, conflicts_with = "sparsity", value_parser = parse_share)]
@@ -23,7 +23,7 @@ pub struct SlicingArgs {
     /// shared, one for the whole model, without shortcuts: an ordinary checkpoint where the architecture allows;
     /// segments=K, one for each of K runs of layers
     #[arg(long, default_value = "per-block", value_name = "BASIS")]
-    pub basis: Basis,
+    basis: Basis,
     /// What is fitted again to the dense model: nothing, the weights that read the residual stream, or those that write
     /// it, too [default: none with per-block, else full]
     #[arg(long)]
@@ -65,34 +65,26 @@ enum SignalArg {
 }
 
 impl SlicingArgs {
-    /// How to slice; seed, type and batches are left as they are by default.
-    pub fn options(&self) -> Options {
-        let per_block = self.basis == Basis::PerBlock;
-        let refit = match self.refit {
-            Some(RefitArg::None) => Refit::None,
-            Some(RefitArg::Reads) => Refit::Reads,
-            Some(RefitArg::Full) => Refit::Full,
-            None if per_block => Refit::None,
-            None => Refit::Full,
-        };
-        Options {
+    pub fn request(&self) -> SliceRequest {
+        SliceRequest {
             cut: self.target_parameters.map_or(Cut::Sparsity(self.sparsity), Cut::Parameters),
-            round_interval: self.round_interval,
             basis: self.basis,
-            refit,
-            signal: match self.covariance {
-                Some(SignalArg::Raw) => Signal::Raw,
-                Some(SignalArg::Normed) => Signal::Normed,
-                None if per_block && refit == Refit::None => Signal::Raw,
-                None => Signal::Normed,
-            },
+            refit: self.refit.map(|refit| match refit {
+                RefitArg::None => Refit::None,
+                RefitArg::Reads => Refit::Reads,
+                RefitArg::Full => Refit::Full,
+            }),
+            signal: self.covariance.map(|signal| match signal {
+                SignalArg::Raw => Signal::Raw,
+                SignalArg::Normed => Signal::Normed,
+            }),
             ridge: self.ridge,
-            slice_head: self.slice_head || !per_block,
+            slice_head: self.slice_head,
+            round_interval: self.round_interval,
             orientation: match self.final_orientation {
                 OrientationArg::Pca => Orientation::Pca,
                 OrientationArg::Random => Orientation::Random,
             },
-            ..Options::default()
         }
     }
 
@@ -108,23 +100,6 @@ impl SlicingArgs {
             Some(share) => format!("{method}-minus-{}", percent(share)),
             None => format!("{method}-{}", percent(self.sparsity)),
         }
-    }
-}
-
-/// What a user should know of the width that was asked for and what other programs demand of it.
-pub fn demanded(model: &Model, options: &Options, plan: &Plan) -> Option<String> {
-    let interval = if plan.stock { model.config().stock_interval() } else { 1 };
-    match options.round_interval {
-        Some(_) if !plan.stored_width.is_multiple_of(interval) => Some(format!(
-            "transformers refuses a {} of width {}, which is no multiple of its {interval} attention heads; leave out --round-interval",
-            model.config().architecture.model_type,
-            plan.stored_width
-        )),
-        None if interval > 1 && plan.round_interval != 8 => Some(format!(
-            "the width is rounded to a multiple of {}: transformers demands one of the {interval} attention heads",
-            plan.round_interval
-        )),
-        _ => None,
     }
 }
 

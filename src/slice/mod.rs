@@ -39,14 +39,12 @@ mod regression;
 mod rotate;
 mod schedule;
 mod snapshot;
-mod types;
 
 pub use covariance::Covariance;
 pub use driver::{Job, slice};
-pub use estimate::{Speed, multiply_adds};
+pub use estimate::multiply_adds;
 pub use options::{Basis, Cut, Options, Orientation, Refit, Signal};
 pub use plan::Plan;
 pub use rotate::Rotation;
 pub use schedule::sliced_width;
 pub use snapshot::{Site, Snapshot, Stage};
-pub use types::Types;

@@ -2,8 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::types::Types;
-use crate::checkpoint::Dtype;
+use crate::{checkpoint::Dtype, stream::Types};
 
 /// How much to cut.
 #[derive(Debug, Clone, Copy, PartialEq)]

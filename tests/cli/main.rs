@@ -11,6 +11,7 @@ mod files;
 mod gguf_reader;
 mod memory;
 mod refusals;
+mod requests;
 mod resume;
 mod runs;
 mod stops;

@@ -1,24 +1,24 @@
-//! What the subcommands read: models, and files of text or tokens.
+//! What is read: models, and files of text or tokens.
 
 use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use super::progress::Bars;
 use crate::{
     checkpoint::Writes,
     data::{self, BuiltTokenizer, ChatTemplate, TokenizerFiles, Tokens},
     error::{Error, Result},
     model::{GenerationConfig, Model, StopTokens},
+    progress::Progress,
 };
 
 /// Opens a model, and says what is unusual about its files and tensors.
-pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
+pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Model> {
     let model = Model::open(path)?;
-    model.store.notes().for_each(|note| progress.warn(note));
+    model.store.notes().for_each(|note| progress.note(note));
     let unexpected = model.store.unexpected();
     if let Some(first) = unexpected.first() {
-        progress.warn(&format!(
+        progress.note(&format!(
             "{} tensors of {} are not part of its architecture and are left out, {first:?} first",
             unexpected.len(),
             path.display()
@@ -40,28 +40,28 @@ pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()
 }
 
 /// Builds the tokenizer of a model as transformers does, and says what is odd about it.
-pub fn open_tokenizer(model: &Model, progress: &Bars) -> Result<BuiltTokenizer> {
+pub fn open_tokenizer(model: &Model, progress: &dyn Progress) -> Result<BuiltTokenizer> {
     build_tokenizer(model, &TokenizerFiles::read(model.directory())?, progress)
 }
 
 /// Builds the tokenizer of a model from its files.
-pub fn build_tokenizer(model: &Model, files: &TokenizerFiles, progress: &Bars) -> Result<BuiltTokenizer> {
+pub fn build_tokenizer(model: &Model, files: &TokenizerFiles, progress: &dyn Progress) -> Result<BuiltTokenizer> {
     let class = model.config().tokenizer_class(files.named_class(), files.of_bytes());
     let built = files.build(&class)?;
-    built.notes.iter().for_each(|note| progress.warn(note));
+    built.notes.iter().for_each(|note| progress.note(note));
     Ok(built)
 }
 
 /// The tokenizer of a model, read when it is first needed.
 pub struct Tokenizers<'a> {
     model: &'a Model,
-    progress: &'a Bars,
+    progress: &'a dyn Progress,
     loaded: std::cell::OnceCell<BuiltTokenizer>,
 }
 
 impl<'a> Tokenizers<'a> {
     /// Of this model.
-    pub fn new(model: &'a Model, progress: &'a Bars) -> Self {
+    pub fn new(model: &'a Model, progress: &'a dyn Progress) -> Self {
         Self { model, progress, loaded: std::cell::OnceCell::new() }
     }
 
@@ -88,7 +88,7 @@ impl<'a> Tokenizers<'a> {
         if stops.bos.is_none() && TokenizerFiles::read(self.model.directory())?.any() {
             stops = stop_tokens(self.model, &generation, self.built()?);
         }
-        stops.notes.iter().for_each(|note| self.progress.warn(note));
+        stops.notes.iter().for_each(|note| self.progress.note(note));
         stops.start.ok_or_else(|| {
             Error::BadTokens(
                 "neither generation_config.json nor config.json nor the tokenizer names a BOS or EOS token within the \
