@@ -15,7 +15,7 @@ use crate::{
 pub struct WorkArgs {
     /// The model: a .safetensors file with its config.json beside it, or a directory
     model: PathBuf,
-    /// The directory to write [default: MODEL-sliced-25 beside the model]
+    /// The directory to write [default: beside the model, such as MODEL-sliced-25]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     #[command(flatten)]
