@@ -13,6 +13,9 @@ use crate::{
 };
 
 /// Opens a model, and says what is unusual about its files and tensors.
+///
+/// # Errors
+/// As [`Model::open`].
 pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Model> {
     let model = Model::open(path)?;
     model.store.notes().for_each(|note| progress.note(note));
@@ -35,16 +38,25 @@ pub fn writes_beside(model: &Model, force: bool) -> Writes {
 }
 
 /// Checks that a model can take these tokens; `source` is for messages.
+///
+/// # Errors
+/// [`Error::BadTokens`].
 pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()> {
     data::check(rows, model.config().vocab_size, model.config().position_limit(), source)
 }
 
 /// Builds the tokenizer of a model as transformers does, and says what is odd about it.
+///
+/// # Errors
+/// [`Error::BadFile`], [`Error::Read`].
 pub fn open_tokenizer(model: &Model, progress: &dyn Progress) -> Result<BuiltTokenizer> {
     build_tokenizer(model, &TokenizerFiles::read(model.directory())?, progress)
 }
 
 /// Builds the tokenizer of a model from its files.
+///
+/// # Errors
+/// [`Error::BadFile`].
 pub fn build_tokenizer(model: &Model, files: &TokenizerFiles, progress: &dyn Progress) -> Result<BuiltTokenizer> {
     let class = model.config().tokenizer_class(files.named_class(), files.of_bytes());
     let built = files.build(&class)?;
@@ -65,6 +77,10 @@ impl<'a> Tokenizers<'a> {
         Self { model, progress, loaded: std::cell::OnceCell::new() }
     }
 
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// As [`open_tokenizer`].
     pub fn get(&self) -> Result<&Tokenizer> {
         Ok(&self.built()?.tokenizer)
     }
@@ -77,11 +93,17 @@ impl<'a> Tokenizers<'a> {
     }
 
     /// Reads a file of text or token ids; conversations by the model's chat template.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`], [`Error::Read`], [`Error::BadTokens`] for what is no text or tokens; as [`open_tokenizer`].
     pub fn read(&self, path: &Path) -> Result<Tokens> {
         Tokens::read(path, &|| ChatTemplate::find(self.model.directory(), self.built()?), self.progress)
     }
 
     /// The token that sampling starts from. The tokenizer is only asked where the configs name no BOS token.
+    ///
+    /// # Errors
+    /// [`Error::BadTokens`] if nothing names one; as [`open_tokenizer`].
     pub fn start_token(&self) -> Result<u32> {
         let generation = self.model.generation_config()?;
         let mut stops = StopTokens::new(self.model.config(), &generation, None, None);
@@ -106,6 +128,9 @@ pub fn stop_tokens(model: &Model, generation: &GenerationConfig, tokenizer: &Bui
 
 /// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with
 /// the same.
+///
+/// # Errors
+/// [`Error::BadFile`].
 pub fn check_readable_again(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => Err(Error::bad_file(
@@ -117,6 +142,9 @@ pub fn check_readable_again(path: &Path) -> Result<()> {
 }
 
 /// The sequences of a file to evaluate on: rows of a token file as they stand, windows of a text.
+///
+/// # Errors
+/// As [`Tokenizers::read`]; [`Error::BadTokens`] if the model cannot take them.
 pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize) -> Result<Vec<Vec<u32>>> {
     let rows = match tokenizers.read(path)? {
         Tokens::Rows(rows) => rows,

@@ -242,6 +242,9 @@ pub fn host_peak() -> Option<u64> {
 }
 
 /// Bytes of a size such as `3GiB`, `500 MB` or `4294967296`.
+///
+/// # Errors
+/// What was expected and what was found.
 pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let text = text.trim();
     let split = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
