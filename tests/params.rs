@@ -1,5 +1,5 @@
-//! Is what each op hands to its kernel laid out as the kernel reads it: the same members, of the same types, in the same
-//! places?
+//! Is what each op hands to its kernel laid out as the kernel reads it: the same members, of the same types, in the
+//! same places?
 
 use std::{fs, path::Path};
 

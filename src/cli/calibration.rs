@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::TEXTS;
 use crate::run::CalibrationRequest;
 
 #[derive(Debug, clap::Args)]
@@ -12,13 +13,14 @@ pub struct CalibrationArgs {
     #[arg(long, default_value = "self", value_name = "self|FILE")]
     calibration: PathBuf,
     /// Calibration sequences; of a token file the first N rows [default: 128, all rows of a token file]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, help_heading = TEXTS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cal_nsamples: Option<u32>,
     /// Tokens of a calibration sequence, at most the model's own maximum
-    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, help_heading = TEXTS, default_value_t = 2048, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..))]
     cal_max_seqlen: u32,
     /// Sequences at a time [default: what makes about 2048 tokens; when sampling, what fits]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, help_heading = TEXTS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cal_batch_size: Option<u32>,
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{DeviceArgs, ForceArgs, print, print_json, progress::Bars};
+use super::{DeviceArgs, ForceArgs, MACHINE, print, print_json, progress::Bars};
 use crate::{
     data::read_token_file,
     error::{Error, Result},
@@ -35,7 +35,7 @@ pub struct Args {
     seqlen: u32,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; what the host has free where
     /// the GPU shares that]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
     max_gpu_memory: Option<u64>,
     /// Print one JSON object
     #[arg(long)]

@@ -55,6 +55,10 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// Headings of `--help` that several groups of options share; the most common options have none, and come first.
+const TEXTS: &str = "Calibration and evaluation";
+const MACHINE: &str = "Memory and device";
+
 /// Whether what is there may be replaced: the same rule for everything that is written.
 #[derive(Debug, clap::Args)]
 struct ForceArgs {
@@ -68,15 +72,15 @@ struct ForceArgs {
 #[derive(Debug, clap::Args)]
 struct DeviceArgs {
     /// The GPU to use: its number or a part of its name, as `slicegpt-gpu devices` lists them [default: the best]
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, help_heading = MACHINE, value_name = "N|NAME")]
     device: Option<String>,
     /// What linear layers are computed in: f16-matrix rounds their factors to f16 and multiplies on the GPU's matrix
     /// units, where it has them. Covariances, rotations and all else stay f32
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, help_heading = MACHINE, value_enum, default_value = "f32")]
     precision: PrecisionArg,
     /// Write a trace of where the time went, for chrome://tracing or Perfetto; a file that is there is replaced with
     /// --force alone
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = MACHINE, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Lose the device after N dispatches, the next one after the second N, …: for tests of what happens then.
     #[arg(long, hide = true, value_name = "N", value_delimiter = ',')]

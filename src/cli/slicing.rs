@@ -7,6 +7,8 @@ use crate::{
     slice::{Basis, Cut, Orientation, Refit, Signal},
 };
 
+const METHOD: &str = "How to slice";
+
 #[derive(Debug, clap::Args)]
 pub struct SlicingArgs {
     /// The share of the model's width to cut
@@ -14,10 +16,11 @@ pub struct SlicingArgs {
     sparsity: f64,
     /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted,
     /// such as -20%
-    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, conflicts_with = "sparsity", value_parser = parse_share)]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
+    #[arg(allow_hyphen_values = true, conflicts_with = "sparsity")]
     target_parameters: Option<f64>,
     /// Round the width down to a multiple of this [default: 8, and what other programs demand of it]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = METHOD, value_name = "N")]
     round_interval: Option<usize>,
     /// The bases that the residual stream is moved into: per-block, the paper's, with a shortcut past every block;
     /// shared, one for the whole model, without shortcuts: an ordinary checkpoint where the architecture allows;
@@ -26,22 +29,22 @@ pub struct SlicingArgs {
     basis: Basis,
     /// What is fitted again to the dense model: nothing, the weights that read the residual stream, or those that write
     /// it, too [default: none with per-block, else full]
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     refit: Option<RefitArg>,
     /// What a basis is found from: the residual as it is, or every token scaled to the same size [default: raw for the
     /// paper's method, else normed]
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     covariance: Option<SignalArg>,
     /// How strongly re-fitted weights are pulled towards the projected ones, as a share of the mean energy of what they
     /// read
-    #[arg(long, default_value_t = 0.01, value_name = "LAMBDA")]
+    #[arg(long, help_heading = METHOD, default_value_t = 0.01, value_name = "LAMBDA")]
     ridge: f64,
     /// Slice what the head reads, too, with --basis per-block; the others always do
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     slice_head: bool,
     /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers
     /// spread)
-    #[arg(long, default_value = "pca")]
+    #[arg(long, help_heading = METHOD, default_value = "pca")]
     final_orientation: OrientationArg,
 }
 

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{DeviceArgs, ForceArgs, calibration::CalibrationArgs, print, print_json, progress::Bars};
+use super::{DeviceArgs, ForceArgs, MACHINE, TEXTS, calibration::CalibrationArgs, print, print_json, progress::Bars};
 use crate::{
     checkpoint::Dtype,
     error::Result,
     run::{Method, Request, Task, beside, memory::parse_bytes, open_model},
 };
+
+const RESULT: &str = "What is written";
+const LONG: &str = "Long runs";
 
 #[derive(Debug, clap::Args)]
 pub struct WorkArgs {
@@ -21,24 +24,25 @@ pub struct WorkArgs {
     #[command(flatten)]
     calibration: CalibrationArgs,
     /// Seed of everything drawn at random
-    #[arg(long, default_value_t = 42, value_name = "N")]
+    #[arg(long, help_heading = RESULT, default_value_t = 42, value_name = "N")]
     seed: u64,
     /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration [default: the
     /// held-out end of the calibration]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = TEXTS, value_name = "FILE")]
     eval: Option<PathBuf>,
     /// Tokens of a window of text for perplexity, at most the model's own maximum
-    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, help_heading = TEXTS, default_value_t = 2048, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..))]
     ppl_eval_seqlen: u32,
     /// Type of the written tensors [default: each tensor's own]
-    #[arg(long)]
+    #[arg(long, help_heading = RESULT)]
     dtype: Option<DtypeArg>,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where
     /// the GPU shares it]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
     max_gpu_memory: Option<u64>,
     /// The most memory to take of the host, the GPU's included where it shares it [default: what is free, less a tenth]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
     max_host_memory: Option<u64>,
     /// Say what would be done, what it would take and how long, and do nothing
     #[arg(long, conflicts_with = "resume")]
@@ -46,10 +50,10 @@ pub struct WorkArgs {
     #[command(flatten)]
     force: ForceArgs,
     /// Go on with an unfinished run to the same output
-    #[arg(long)]
+    #[arg(long, help_heading = LONG)]
     resume: bool,
     /// Stop after N layers, each of which counts twice where a basis is found first; --resume continues
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, help_heading = LONG, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     stop_after: Option<u32>,
     /// Print one JSON object instead of the table
     #[arg(long)]

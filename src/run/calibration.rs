@@ -215,7 +215,8 @@ impl<'a> Calibration<'a> {
         let (tokens, width) = (Extent::of(&sequences.calibration).tokens, self.model.config().hidden_size);
         if tokens < width {
             progress.note(&format!(
-                "{tokens} calibration tokens cannot tell {width} directions apart; the kept energies will look better than they are"
+                "{tokens} calibration tokens cannot tell {width} directions apart; the kept energies will look better \
+                 than they are"
             ));
         }
         if sequences.held_out.is_empty() && self.window.is_some() {

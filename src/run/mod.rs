@@ -1,9 +1,9 @@
 //! Runs: what the command line does with a model, for whoever calls it from Rust.
 //!
-//! A [`Request`] says what is asked. [`Task::plan`] opens nothing but files and works out once what will be written;
-//! [`Task::foresee`] says what that would take, [`Task::work`] does it, in stages that are committed one by one, so that
-//! any of them can be resumed. Both return an [`Outcome`], of which [`Task::report`] makes one object for programs, a
-//! table and a model card. What differs between methods is a [`Method`].
+//! A [`Request`] says what is asked. [`Task::plan`] reads what is small and works out once what will be written;
+//! [`Task::foresee`] says what that would take, [`Task::work`] does it, in stages that are committed one by one, so
+//! that any of them can be resumed. Both return an [`Outcome`], of which [`Task::report`] makes one object for
+//! programs, a table and a model card. What differs between methods is a [`Method`].
 //!
 //! Nothing here prints: a [`Log`] keeps times and warnings, and passes them on to a
 //! [`Progress`](crate::progress::Progress), which shows them and may stop the work.

@@ -9,6 +9,7 @@ mod export_tokenizers;
 mod files;
 #[path = "../support/gguf_reader.rs"]
 mod gguf_reader;
+mod help;
 mod memory;
 mod refusals;
 mod requests;

@@ -79,7 +79,8 @@ impl Method for Slice {
         let Plan { original_parameters, sliced_parameters, .. } = self.plan;
         let larger = match self.options.cut {
             Cut::Sparsity(sparsity) if sliced_parameters >= original_parameters => Some(format!(
-                "the result is larger than the original: {sliced_parameters} parameters instead of {original_parameters}; shortcuts and an untied head cost more than --sparsity {sparsity} saves"
+                "the result is larger than the original: {sliced_parameters} parameters instead of \
+                 {original_parameters}; shortcuts and an untied head cost more than --sparsity {sparsity} saves"
             )),
             _ => None,
         };
@@ -125,7 +126,8 @@ impl Slice {
         let interval = if plan.stock { config.stock_interval() } else { 1 };
         match self.options.round_interval {
             Some(_) if !plan.stored_width.is_multiple_of(interval) => Some(format!(
-                "transformers refuses a {} of width {}, which is no multiple of its {interval} attention heads; leave out --round-interval",
+                "transformers refuses a {} of width {}, which is no multiple of its {interval} attention heads; leave \
+                 out --round-interval",
                 config.architecture.model_type, plan.stored_width
             )),
             None if interval > 1 && plan.round_interval != 8 => Some(format!(
