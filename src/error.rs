@@ -58,6 +58,9 @@ pub enum Error {
     /// A file is whole, but could not be given its name because of `source`.
     #[error("what was written is kept in {kept}")]
     Displaced { kept: PathBuf, source: Box<Error> },
+    /// A mistake in this program; nothing that was asked for is wrong.
+    #[error("this should not happen, please report it: {0}")]
+    Internal(String),
     /// Stopped by Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -71,7 +74,7 @@ impl Error {
     /// lost, 7 disk, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Shape { .. } | Self::Numerical(_) | Self::Gpu(_) => 1,
+            Self::Shape { .. } | Self::Numerical(_) | Self::Gpu(_) | Self::Internal(_) => 1,
             Self::Usage(_) | Self::OutputExists { .. } => 2,
             Self::Read { .. }
             | Self::BadFile { .. }
@@ -105,6 +108,11 @@ impl Error {
 
     pub(crate) fn bad_file(path: &Path, reason: impl Into<String>) -> Self {
         Self::BadFile { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// For `map_err` on what can only fail by a mistake here, such as serialising our own types.
+    pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
+        Self::Internal(error.to_string())
     }
 
     pub(crate) fn shape(op: &'static str, reason: impl Into<String>) -> Self {

@@ -9,6 +9,32 @@
 //! the [`gpu`]; eigenproblems and least squares are [`linalg`] (CPU, f64). The weights of one step are on the GPU at a
 //! time.
 //!
+//! # A run from Rust
+//! What `slicegpt-gpu run` does, without a command line; see [`run`] for its parts.
+//! ```
+//! use slicegpt_gpu::{
+//!     progress::Silent,
+//!     run::{Log, Request, Slice, SliceRequest, Task, open_model},
+//!     slice::Cut,
+//! };
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let output = directory.path().join("smaller");
+//! let method = SliceRequest { cut: Cut::Sparsity(0.25), ..SliceRequest::default() };
+//! let mut request = Request::new("assets/demo", output, method);
+//! request.calibration.calibration = "assets/demo/calibration.txt".into();
+//! # (request.calibration.cal_nsamples, request.calibration.cal_max_seqlen) = (Some(2), 64);
+//! # request.eval = Some(directory.path().join("eval.json"));
+//! # std::fs::write(directory.path().join("eval.json"), r#"{"input_ids": [[1, 2, 3, 4]]}"#)?;
+//! let log = Log::new(Silent);
+//! let model = open_model(&request.model, &log)?;
+//! let task = Task::<Slice>::plan(&model, &request, &log)?;
+//! let outcome = task.work()?;
+//! print!("{}", task.report(&outcome)?.table());
+//! # assert!(outcome.finished && outcome.perplexity.is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Why it works
 //! With the norms' parameters fused into the weights beside them, RMSNorm(x·Q) = RMSNorm(x)·Q for every orthogonal Q.
 //! So the residual stream may live in any orthonormal basis, provided that each weight that reads it becomes W·Q, each
@@ -16,9 +42,10 @@
 //! principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → report → memory → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow.
-//! [`eval`] and [`generate`] stand on `model`; [`record`] on `eval`; [`mod@bench`] on all that is measured; [`data`],
-//! [`progress`] and `linalg` on `error` alone. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and
+//! `cli → run → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow. [`run`] is the
+//! application without a terminal; [`eval`] and [`generate`] stand on `model`; [`mod@bench`] on all that is measured;
+//! [`data`], [`progress`] and `linalg` on `error`. The list is `ROOMS` of tests/layout.rs, which holds it, and that no
+//! files import each other in a circle. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and
 //! `model_type`s in `model` only. The library never prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;
@@ -33,14 +60,12 @@ pub mod generate;
 pub mod gpu;
 pub mod json;
 pub mod linalg;
-pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod progress;
-pub mod record;
 #[doc(hidden)]
 pub mod reference;
-pub mod report;
+pub mod run;
 pub mod slice;
 pub mod stream;
 pub mod synthetic;

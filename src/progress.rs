@@ -15,8 +15,14 @@ pub trait Progress {
     /// [`crate::Error::Interrupted`] to stop the work, which keeps what is finished where it can be resumed.
     fn advance(&self, steps: u64) -> Result<()>;
 
-    /// Something the user should know.
+    /// Something the user should know: a warning.
     fn note(&self, message: &str);
+
+    /// Something the user may like to know.
+    fn say(&self, _message: &str) {}
+
+    /// The phase under way is over.
+    fn end(&self) {}
 
     /// A step on the CPU that began then is done: for traces.
     fn timed(&self, _step: &'static str, _began: Instant) {}

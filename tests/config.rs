@@ -275,9 +275,8 @@ fn rotary_numbers_that_make_no_angles_are_refused() {
 /// The fields of `config` sliced at 50 %, with changes in its slicing section.
 fn sliced(changes: Value) -> Value {
     let config = parse(with(llama(), json!({ "num_hidden_layers": 3 }))).expect("a config");
-    let plan =
-        Plan::new(&config, &Options { cut: Cut::Sparsity(0.5), round_interval: Some(8), ..Options::default() }, "0123")
-            .expect("a plan");
+    let plan = Plan::new(&config, &Options { cut: Cut::Sparsity(0.5), round_interval: Some(8), ..Options::default() })
+        .expect("a plan");
     let mut fields = Value::Object(plan.config.raw);
     fields["slicing"] = with(fields["slicing"].clone(), changes);
     fields

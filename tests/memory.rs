@@ -11,9 +11,12 @@ use slicegpt_gpu::{
     checkpoint::{Dtype, OutputDirectory},
     eval::{EvalMemory, perplexity_within},
     gpu::{Gpu, GpuOptions},
-    memory::{Ceilings, Pieces, RunPlan, Workload, parse_bytes},
     model::{BatchSize, Config, Model},
     progress::Silent,
+    run::{
+        Slice,
+        memory::{Ceilings, Pieces, RunPlan, Workload, parse_bytes},
+    },
     slice::{Basis, Job, Options, Plan, Refit, Signal},
     stream::{Extent, MemoryPlan, Placement},
     synthetic::{self, TokenRows},
@@ -25,8 +28,7 @@ struct Scene {
     _directory: TempDir,
     model: Model,
     rows: Vec<Vec<u32>>,
-    options: Options,
-    plan: Plan,
+    method: Slice,
 }
 
 /// hidden_size, intermediate_size, layers, vocab_size.
@@ -69,20 +71,17 @@ fn scene_with(
     let model = Model::open(&directory.path().join("model")).expect("a model");
     let rows = support::tokens(&directory.path().join("model/tokens.json"));
     let options = Options { seed: 1, dtype: Dtype::F16.into(), ..options };
-    let plan = Plan::new(model.config(), &options, "").expect("a plan");
-    Scene { _directory: directory, model, rows, options, plan }
+    let plan = Plan::new(model.config(), &options).expect("a plan");
+    Scene { _directory: directory, model, rows, method: Slice { options, plan } }
 }
 
 impl Scene {
-    fn workload(&self) -> Workload<'_> {
-        let calibration = Extent {
-            tokens: self.rows.iter().map(Vec::len).sum(),
-            longest: self.rows.iter().map(Vec::len).max().unwrap_or(0),
-        };
+    fn workload(&self) -> Workload<'_, Slice> {
+        let calibration = Extent::of(&self.rows);
         Workload {
             model: &self.model,
-            options: &self.options,
-            plan: &self.plan,
+            method: &self.method,
+            rows_per_batch: self.method.options.rows_per_batch,
             calibration,
             eval: Some(calibration),
             sampling: None,
@@ -97,8 +96,8 @@ impl Scene {
         let job = Job {
             model: &self.model,
             rows: &self.rows,
-            options: &self.options,
-            plan: &self.plan,
+            options: &self.method.options,
+            plan: &self.method.plan,
             memory,
             directory: &output,
             progress: &Silent,
@@ -151,9 +150,9 @@ fn planned_gpu_memory_suffices_and_two_thirds_of_it_do_not() {
             let ceilings = Ceilings { host_bytes: Some(host - MIB), ..Ceilings::default() };
             plan = scene.workload().fit(ceilings, Some(pieces), true).expect("a plan");
         }
-        assert_eq!(plan.slice.placement, placement, "{reason}");
+        assert_eq!(plan.layers.placement, placement, "{reason}");
         check(&format!("{model_type} {shape:?}, {reason}, slice"), planned(&plan, "slice"), |ceiling| {
-            scene.slice(plan.slice, ceiling)
+            scene.slice(plan.layers, ceiling)
         });
         check(&format!("{model_type} {shape:?}, {reason}, perplexity"), planned(&plan, "perplexity"), |ceiling| {
             scene.perplexity(&plan.eval, ceiling)
@@ -176,8 +175,11 @@ fn planned_gpu_memory_suffices_for_every_basis_and_refit() {
         let pieces = Pieces { batch: BatchSize { tokens, rows: None }, eval_tokens: tokens, part_bytes: 8 * MIB };
         let plan =
             scene.workload().fit(Ceilings::default(), Some(pieces), placement != Placement::Gpu).expect("a plan");
-        let what = format!("{model_type} {shape:?}, {placement:?}, {} {}", scene.options.basis, scene.options.refit);
-        check(&what, planned(&plan, "slice"), |ceiling| scene.slice(plan.slice, ceiling));
+        let what = format!(
+            "{model_type} {shape:?}, {placement:?}, {} {}",
+            scene.method.options.basis, scene.method.options.refit
+        );
+        check(&what, planned(&plan, "slice"), |ceiling| scene.slice(plan.layers, ceiling));
     }
 }
 
@@ -187,7 +189,7 @@ fn peaks_grow_neither_with_layers_nor_with_sequences() {
         let scene = scene("llama", [256, 704, layers, 1000], rows, 128);
         let small = Ceilings { gpu_bytes: Some(24 * MIB), ..Ceilings::default() };
         let plan = scene.workload().fit(small, None, true).expect("a plan");
-        let measured = scene.slice(plan.slice, planned(&plan, "slice")).expect("within the plan");
+        let measured = scene.slice(plan.layers, planned(&plan, "slice")).expect("within the plan");
         assert!(measured <= 24 * MIB);
         (planned(&plan, "slice"), planned(&plan, "perplexity"))
     };
@@ -205,18 +207,18 @@ fn the_residual_moves_away_and_pieces_shrink_as_ceilings_fall() {
         scene.workload().fit(Ceilings { gpu_bytes: Some(gpu), host_bytes: host, shared: false }, None, false)
     };
     let largest = fit(1 << 30, None).expect("a plan");
-    assert_eq!((largest.slice.placement, largest.slice.batch.tokens), (Placement::Gpu, 2048));
+    assert_eq!((largest.layers.placement, largest.layers.batch.tokens), (Placement::Gpu, 2048));
     let whole = planned(&largest, "slice");
     // 8192 tokens of 256 values are 8 MiB.
     let less = fit(whole - MIB, None).expect("a plan");
-    assert_eq!((less.slice.placement, less.slice.batch.tokens), (Placement::Host, 2048));
+    assert_eq!((less.layers.placement, less.layers.batch.tokens), (Placement::Host, 2048));
     let spilled =
         fit(whole - MIB, Some(less.peaks.iter().map(|peak| peak.host_bytes).max().unwrap_or(0) - MIB)).expect("a plan");
-    assert_eq!((spilled.slice.placement, spilled.slice.batch.tokens), (Placement::Disk, 2048));
+    assert_eq!((spilled.layers.placement, spilled.layers.batch.tokens), (Placement::Disk, 2048));
     assert!(spilled.peaks.iter().any(|peak| peak.disk_bytes > 8 * MIB));
     let small = fit(20 * MIB, None).expect("a plan");
-    assert!(small.slice.batch.tokens < 2048 && planned(&small, "slice") <= 20 * MIB, "{small:?}");
-    scene.slice(small.slice, 20 * MIB).expect("it runs in what was planned");
+    assert!(small.layers.batch.tokens < 2048 && planned(&small, "slice") <= 20 * MIB, "{small:?}");
+    scene.slice(small.layers, 20 * MIB).expect("it runs in what was planned");
     let error = fit(2 * MIB, None).expect_err("too little");
     assert!(error.exit_code() == 5 && error.to_string().contains("--max-gpu-memory is too low by "), "{error}");
     let error = fit(1 << 30, Some(MIB)).expect_err("too little");
@@ -234,10 +236,9 @@ fn one_sequence_at_a_time_leaves_perplexity_to_shrink() {
     let scene = scene("llama", [128, 352, 2, 2000], 32, 128);
     let ceilings = |gpu: u64| Ceilings { gpu_bytes: Some(gpu), ..Ceilings::default() };
     let free = scene.workload().fit(ceilings(8 * MIB), None, false).expect("a plan");
-    let options = Options { rows_per_batch: Some(1), ..scene.options.clone() };
-    let fixed = Workload { options: &options, ..scene.workload() };
+    let fixed = Workload { rows_per_batch: Some(1), ..scene.workload() };
     let plan = fixed.fit(ceilings(8 * MIB), None, false).expect("as with batches by size");
-    assert_eq!(plan.slice.batch.rows, Some(1));
+    assert_eq!(plan.layers.batch.rows, Some(1));
     assert!(
         plan.eval.batch_tokens < EvalMemory::default().batch_tokens && planned(&free, "perplexity") <= 8 * MIB,
         "{plan:?}"
@@ -254,8 +255,8 @@ fn placements_and_lost_devices_change_no_bit() {
         let job = Job {
             model: &scene.model,
             rows: &scene.rows,
-            options: &scene.options,
-            plan: &scene.plan,
+            options: &scene.method.options,
+            plan: &scene.method.plan,
             memory,
             directory: &output,
             progress: &Silent,
@@ -283,7 +284,7 @@ fn placements_and_lost_devices_change_no_bit() {
     let of = |placement| MemoryPlan {
         placement,
         batch: BatchSize { tokens: 128, rows: None },
-        ..MemoryPlan::unlimited(scene.options.rows_per_batch)
+        ..MemoryPlan::unlimited(scene.method.options.rows_per_batch)
     };
     let (expected, _) = files(of(Placement::Gpu), None);
     for placement in [Placement::Host, Placement::Disk] {

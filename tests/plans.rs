@@ -56,8 +56,7 @@ fn target_parameters_picks_the_widest_width_that_removes_the_share() {
             for basis in BASES {
                 for slice_head in [true, false].into_iter().filter(|sliced| *sliced || basis == Basis::PerBlock) {
                     for interval in [None, Some(1), Some(8), Some(32)] {
-                        let plan =
-                            |cut| Plan::new(&config, &Options { slice_head, ..options(basis, cut, interval) }, "");
+                        let plan = |cut| Plan::new(&config, &Options { slice_head, ..options(basis, cut, interval) });
                         for share in [0.01, 0.05, 0.2, 0.25, 0.5, 0.8] {
                             let what = format!(
                                 "{model_type} of {hidden_size}, tied {tied}, {basis}, head {slice_head}, {interval:?}, -{share}"
@@ -98,7 +97,7 @@ fn target_parameters_picks_the_widest_width_that_removes_the_share() {
 fn the_stock_form_is_rounded_to_what_other_programs_demand_and_to_nothing_else_when_told() {
     let width = |model_type: &str, hidden_size, heads, interval, basis| {
         let config = parse(&fields(model_type, hidden_size, heads, 2, false)).expect("a config");
-        let plan = Plan::new(&config, &options(basis, Cut::Sparsity(0.2), interval), "").expect("a plan");
+        let plan = Plan::new(&config, &options(basis, Cut::Sparsity(0.2), interval)).expect("a plan");
         (plan.stored_width, plan.round_interval)
     };
     // 8 heads divide 8; of 12 heads and 8 the least common multiple is 24; 160 of 20 heads and 8 would be coarse for
@@ -121,7 +120,7 @@ fn the_stock_form_is_rounded_to_what_other_programs_demand_and_to_nothing_else_w
 }
 
 fn refused(config: &Config, options: &Options, expected: &str) {
-    let error = Plan::new(config, options, "").err().unwrap_or_else(|| panic!("accepted: {options:?}"));
+    let error = Plan::new(config, options).err().unwrap_or_else(|| panic!("accepted: {options:?}"));
     assert_eq!(error.exit_code(), 2, "{error}");
     assert!(error.to_string().contains(expected), "{error}: expected {expected:?}");
 }
@@ -134,7 +133,7 @@ fn plans_that_contradict_themselves_are_usage_errors() {
         refused(&config, &options(basis, quarter, None), "the model has 3 layers");
     }
     for basis in BASES {
-        Plan::new(&config, &options(basis, quarter, None), "").expect("a plan");
+        Plan::new(&config, &options(basis, quarter, None)).expect("a plan");
         refused(&config, &options(basis, quarter, Some(0)), "--round-interval");
         refused(&config, &options(basis, Cut::Parameters(0.2), Some(0)), "--round-interval");
         for share in [0.0, 1.0, -0.2, 1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
@@ -165,7 +164,7 @@ fn plans_that_contradict_themselves_are_usage_errors() {
         "leaves nothing of hidden_size 96",
     );
     assert_eq!(
-        Plan::new(&phi, &options(Basis::SHARED, Cut::Sparsity(1.0 - 2.0 / 96.0), Some(1)), "").expect("a plan").width,
+        Plan::new(&phi, &options(Basis::SHARED, Cut::Sparsity(1.0 - 2.0 / 96.0), Some(1))).expect("a plan").width,
         1
     );
 }
@@ -216,7 +215,7 @@ fn shortcuts_are_where_bases_change_and_nowhere_else() {
     for (model_type, parallel) in [("llama", false), ("opt", false), ("gpt_neox", true)] {
         let config = parse(&fields(model_type, 96, 4, 5, false)).expect("a config");
         let shortcuts = |basis: Basis, slice_head: bool| -> Vec<String> {
-            let plan = Plan::new(&config, &Options { slice_head, ..options(basis, Cut::Sparsity(0.25), None) }, "")
+            let plan = Plan::new(&config, &Options { slice_head, ..options(basis, Cut::Sparsity(0.25), None) })
                 .expect("a plan");
             plan.tensors
                 .iter()

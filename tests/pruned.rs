@@ -256,7 +256,7 @@ fn sections_that_do_not_fit_are_refused_and_the_width_is_not_cut() {
     let dense = Model::open(&support::fixture("parity").join(stored.fixture)).expect("a model");
     let (directory, _silent) = stored.prune(&kept(dense.config()));
     let model = Model::open(directory.path()).expect("a model");
-    let error = Plan::new(model.config(), &Options::default(), "").expect_err("sizes that differ");
+    let error = Plan::new(model.config(), &Options::default()).expect_err("sizes that differ");
     assert!(error.exit_code() == 2 && error.to_string().contains("differ in size"), "{error}");
     let layer = json!({ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 26 });
     let with = |name: &str, value: u64| {

@@ -37,7 +37,7 @@ fn options(sparsity: f64) -> Options {
 }
 
 fn plan(fields: &Value, sparsity: f64) -> Plan {
-    Plan::new(&parse(fields.clone()), &options(sparsity), "").expect("a plan")
+    Plan::new(&parse(fields.clone()), &options(sparsity)).expect("a plan")
 }
 
 fn opt_125m() -> Value {
@@ -136,7 +136,7 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
         };
         assert_eq!(plan.config.raw[&name], expected, "{name}");
     }
-    let error = Plan::new(&plan.config, &options(0.1), "").expect_err("sliced already");
+    let error = Plan::new(&plan.config, &options(0.1)).expect_err("sliced already");
     assert!(error.exit_code() == 2 && error.to_string().contains("sliced already"), "{error}");
     let again = Config::from_fields(plan.config.raw.clone(), Path::new("config.json")).expect("its own config");
     assert_eq!(again.tensors(), plan.config.tensors());

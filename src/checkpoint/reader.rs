@@ -139,6 +139,7 @@ impl Checkpoint {
             return Err(Error::bad_file(&path, "not a regular file"));
         }
         let file = File::open(&path).map_err(Error::read(&path))?;
+        #[expect(unsafe_code, reason = "a map is the way to read a header without its tensors")]
         // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the
         // file in that moment could make a read fault, as with any mapped file. Tensors are read, not mapped: pages of
         // a map that were touched count as memory of this process until it ends, and a model is larger than what a run

@@ -10,6 +10,7 @@ use crate::{
     gpu::{self, Gpu, GpuOptions},
     ops::ProductConfig,
     progress::Progress,
+    run::Log,
 };
 
 #[derive(Debug, clap::Args)]
@@ -67,8 +68,7 @@ impl Args {
             None => self.measure()?,
         };
         if let Some(target) = target {
-            let text = serde_json::to_string_pretty(&recording)
-                .map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
+            let text = serde_json::to_string_pretty(&recording).map_err(Error::internal)?;
             let mut file = AtomicFile::create(target)?;
             file.append(format!("{text}\n").as_bytes())?;
             file.finish()?;
@@ -94,7 +94,7 @@ impl Args {
     }
 
     fn measure(&self) -> Result<Recording> {
-        let progress = Bars::new();
+        let progress = Bars::log();
         let wanted: Vec<Option<String>> = match self.adapter.as_deref() {
             Some("all") => gpu::adapters().iter().map(|adapter| Some(adapter.index.to_string())).collect(),
             one => vec![one.map(str::to_owned)],
@@ -110,7 +110,7 @@ impl Args {
             if software {
                 // Their default is known, and measuring alternatives in the middle of a series would disturb it.
                 gpu.pin_products(ProductConfig::default_of(&gpu));
-                progress.warn(&format!(
+                progress.note(&format!(
                     "{} is a software renderer on the CPU: its figures are not a GPU's",
                     gpu.adapter().name
                 ));
@@ -132,7 +132,7 @@ impl Args {
         })
     }
 
-    fn rows(&self, gpu: &Gpu, workloads: &[&'static Workload], progress: &Bars) -> Result<AdapterRun> {
+    fn rows(&self, gpu: &Gpu, workloads: &[&'static Workload], progress: &Log) -> Result<AdapterRun> {
         progress.begin("bench", workloads.len() as u64);
         let mut run = AdapterRun {
             adapter: gpu.adapter().into(),

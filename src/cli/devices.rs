@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{print, print_json};
-use crate::{error::Result, gpu, report::bytes};
+use crate::{error::Result, gpu, run::bytes};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

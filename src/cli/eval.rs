@@ -4,18 +4,17 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{
-    DeviceArgs, ForceArgs,
-    input::{Tokenizers, check_tokens, evaluation_rows, open_model, writes_beside},
-    print, print_json,
-    progress::Bars,
-};
+use super::{DeviceArgs, ForceArgs, MACHINE, print, print_json, progress::Bars};
 use crate::{
     data::read_token_file,
     error::{Error, Result},
     eval::{EvalMemory, perplexity_within},
-    memory::{host_available, parse_bytes},
-    report::SCHEMA_VERSION,
+    progress::Progress,
+    run::{
+        SCHEMA_VERSION, Tokenizers, check_tokens, evaluation_rows,
+        memory::{host_available, parse_bytes},
+        open_model, writes_beside,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -36,7 +35,7 @@ pub struct Args {
     seqlen: u32,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; what the host has free where
     /// the GPU shares that]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
     max_gpu_memory: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
@@ -49,28 +48,28 @@ pub struct Args {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        let progress = Bars::new();
+        let (progress, device) = (Bars::log(), self.device.request());
         let model = open_model(&self.model, &progress)?;
         let tokenizers = Tokenizers::new(&model, &progress);
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
         let mut writes = writes_beside(&model, self.force.force);
         writes.reads(file);
-        self.device.plan_trace(&mut writes, &progress)?;
+        device.plan_trace(&mut writes, &progress)?;
         let rows = match &self.tokens {
             Some(tokens) => read_token_file(tokens, &progress)?,
             None => evaluation_rows(file, &model, &tokenizers, self.seqlen as usize)?,
         };
         check_tokens(&model, &rows, &file.display().to_string())?;
-        let mut gpu = self.device.open(&progress)?;
+        let mut gpu = device.open(&progress)?;
         let most = self.max_gpu_memory.or_else(|| host_available().filter(|_| gpu.adapter().shares_host_memory()));
         let (mut memory, planned) = EvalMemory::fit(model.config(), &rows, model.store.element_size(), most)?;
         gpu.set_planned_memory(Some(planned));
-        gpu.set_max_memory(most.map(|most| most.saturating_sub(self.device.withhold_gpu_memory)));
+        device.limit(&mut gpu, most);
         let result = loop {
             match (perplexity_within(&gpu, &model, &rows, &memory, "perplexity", &progress), memory.halved()) {
                 (Err(error @ Error::OutOfMemory(_)), Some(smaller)) => {
                     progress.end();
-                    progress.warn(&format!("{error}; trying again with less at a time"));
+                    progress.note(&format!("{error}; trying again with less at a time"));
                     memory = smaller;
                 }
                 (result, _) => break result?,
@@ -101,6 +100,6 @@ impl Args {
                 result.tokens
             ))
         };
-        shown.and(self.device.close(&gpu, &progress))
+        shown.and(device.close(&gpu, &progress))
     }
 }

@@ -5,19 +5,14 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{
-    ForceArgs,
-    describe::{beside, name_of},
-    input::{build_tokenizer, open_model, stop_tokens, writes_beside},
-    print_json,
-    progress::Bars,
-};
+use super::{ForceArgs, print_json, progress::Bars};
 use crate::{
     checkpoint::{GgufTensor, GgufType},
     data::{TokenizerFiles, chat_templates},
     error::Result,
     model::{GgufExport, GgufTokenizer, Model, Vocabulary},
-    report::SCHEMA_VERSION,
+    progress::Progress,
+    run::{Log, SCHEMA_VERSION, beside, build_tokenizer, name_of, open_model, stop_tokens, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +68,7 @@ impl From<Kind> for GgufType {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        let progress = Bars::new();
+        let progress = Bars::log();
         let Format::Gguf = self.format;
         let model = open_model(&self.model, &progress)?;
         let output = self.output.clone().unwrap_or_else(|| {
@@ -86,7 +81,7 @@ impl Args {
         let vocabulary =
             tokenizer.as_ref().map_or(Vocabulary::None, |tokenizer| Vocabulary::Tokenizer { pre, tokenizer });
         let export = GgufExport::plan(&model, &name_of(&self.model), self.kind.into(), vocabulary)?;
-        export.notes.iter().for_each(|note| progress.warn(note));
+        export.notes.iter().for_each(|note| progress.note(note));
         let bytes = export.write(target, &progress)?;
         progress.end();
         if self.json {
@@ -108,16 +103,16 @@ impl Args {
 }
 
 /// The tokenizer of a model, for a GGUF file; `None` if it has none.
-fn tokenizer(model: &Model, progress: &Bars) -> Result<Option<GgufTokenizer>> {
+fn tokenizer(model: &Model, progress: &Log) -> Result<Option<GgufTokenizer>> {
     let directory = model.directory();
     let files = TokenizerFiles::read(directory)?;
     if files.is_empty() {
-        progress.warn("no tokenizer beside the model: the file has no vocabulary, takes token ids and gives them");
+        progress.note("no tokenizer beside the model: the file has no vocabulary, takes token ids and gives them");
         return Ok(None);
     }
     let built = build_tokenizer(model, &files, progress)?;
     let stops = stop_tokens(model, &model.generation_config()?, &built);
-    stops.notes.iter().for_each(|note| progress.warn(note));
+    stops.notes.iter().for_each(|note| progress.note(note));
     let (json, path) = (files.json(&built)?, files.source());
     // llama.cpp's converter asks the tokenizer first, then the configs.
     let own = |role: &str| built.role(role).filter(|&id| (id as usize) < model.config().vocab_size);

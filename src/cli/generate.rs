@@ -2,17 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{
-    DeviceArgs, ForceArgs,
-    input::{check_tokens, open_model, open_tokenizer, stop_tokens, writes_beside},
-    print,
-    progress::Bars,
-};
+use super::{DeviceArgs, ForceArgs, print, progress::Bars};
 use crate::{
     data::{BuiltTokenizer, Chat, ChatTemplate, encode, fenced},
     error::{Error, Result},
     generate::{Sampling, generate},
     model::{GenerationConfig, Model},
+    progress::Progress,
+    run::{check_tokens, open_model, open_tokenizer, stop_tokens, writes_beside},
 };
 
 /// Tokens that are generated where neither an option nor generation_config.json says how many.
@@ -59,18 +56,18 @@ impl Args {
         if !(temperature >= 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
             return Err(Error::Usage("expected --temperature of at least 0 and --top-p in 0 < p <= 1".into()));
         }
-        let progress = Bars::new();
+        let (progress, device) = (Bars::log(), self.device.request());
         let model = open_model(&self.model, &progress)?;
-        self.device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
+        device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
         let built = open_tokenizer(&model, &progress)?;
         let tokenizer = &built.tokenizer;
         let generation = model.generation_config()?;
         let stops = stop_tokens(&model, &generation, &built);
-        stops.notes.iter().for_each(|note| progress.warn(note));
+        stops.notes.iter().for_each(|note| progress.note(note));
         let sampling = self.sampling(&generation);
         if !generation.not_applied.is_empty() {
             let fields = generation.not_applied.join(", ");
-            progress.warn(&format!("generation_config.json asks for {fields}, which is not applied"));
+            progress.note(&format!("generation_config.json asks for {fields}, which is not applied"));
         }
         let chat = self.chat.then(|| self.rendered(&model, &built)).transpose()?;
         // A conversation has its special tokens written out.
@@ -80,7 +77,7 @@ impl Args {
             ids.extend(stops.start);
         }
         check_tokens(&model, std::slice::from_ref(&ids), "--prompt")?;
-        let gpu = self.device.open(&progress)?;
+        let gpu = device.open(&progress)?;
         if chat.is_none() {
             print(&self.prompt)?;
         }
@@ -98,11 +95,11 @@ impl Args {
             {
                 print(&text)?;
             }
-            crate::progress::Progress::advance(&progress, 0)?;
+            progress.advance(0)?;
             Ok(true)
         })?;
         print("\n")?;
-        self.device.close(&gpu, &progress)
+        device.close(&gpu, &progress)
     }
 
     /// The prompt as a conversation that waits for its answer.

@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{
-    DeviceArgs, ForceArgs,
-    input::{check_tokens, open_model, writes_beside},
-    progress::Bars,
-};
+use super::{DeviceArgs, ForceArgs, progress::Bars};
 use crate::{
     checkpoint::{Dtype, TensorFile, TensorPlan},
     data::read_token_file,
     error::Result,
     eval,
+    progress::Progress,
+    run::{check_tokens, open_model, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
@@ -32,15 +30,15 @@ pub struct Args {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        let progress = Bars::new();
+        let (progress, device) = (Bars::log(), self.device.request());
         let model = open_model(&self.model, &progress)?;
         let mut writes = writes_beside(&model, self.force.force);
         writes.reads(&self.tokens);
         let output = writes.file("--output", &self.output)?;
-        self.device.plan_trace(&mut writes, &progress)?;
+        device.plan_trace(&mut writes, &progress)?;
         let rows = read_token_file(&self.tokens, &progress)?;
         check_tokens(&model, &rows, &self.tokens.display().to_string())?;
-        let gpu = self.device.open(&progress)?;
+        let gpu = device.open(&progress)?;
         let vocab = model.config().vocab_size;
         let name = |row: usize| format!("logits.{row}");
         let plan = rows.iter().enumerate().map(|(row, ids)| TensorPlan {
@@ -54,6 +52,6 @@ impl Args {
         })?;
         file.finish()?;
         progress.end();
-        self.device.close(&gpu, &progress)
+        device.close(&gpu, &progress)
     }
 }

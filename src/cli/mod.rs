@@ -2,18 +2,14 @@
 
 mod bench;
 mod calibration;
-mod companions;
-mod describe;
 mod devices;
 mod eval;
 mod export;
 mod generate;
-mod input;
 mod logits;
 mod progress;
 mod run;
 mod slicing;
-mod state;
 mod synthesize;
 mod verify;
 mod work;
@@ -21,11 +17,12 @@ mod work;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::Writes,
     error::{Error, Result},
-    gpu::{Gpu, GpuOptions, Precision},
+    gpu::Precision,
+    run::DeviceRequest,
 };
 
 /// Make large language models smaller on any GPU.
@@ -58,6 +55,10 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// Headings of `--help` that several groups of options share; the most common options have none, and come first.
+const TEXTS: &str = "Calibration and evaluation";
+const MACHINE: &str = "Memory and device";
+
 /// Whether what is there may be replaced: the same rule for everything that is written.
 #[derive(Debug, clap::Args)]
 struct ForceArgs {
@@ -71,15 +72,15 @@ struct ForceArgs {
 #[derive(Debug, clap::Args)]
 struct DeviceArgs {
     /// The GPU to use: its number or a part of its name, as `slicegpt-gpu devices` lists them [default: the best]
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, help_heading = MACHINE, value_name = "N|NAME")]
     device: Option<String>,
     /// What linear layers are computed in: f16-matrix rounds their factors to f16 and multiplies on the GPU's matrix
     /// units, where it has them. Covariances, rotations and all else stay f32
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, help_heading = MACHINE, value_enum, default_value = "f32")]
     precision: PrecisionArg,
     /// Write a trace of where the time went, for chrome://tracing or Perfetto; a file that is there is replaced with
     /// --force alone
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = MACHINE, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Lose the device after N dispatches, the next one after the second N, …: for tests of what happens then.
     #[arg(long, hide = true, value_name = "N", value_delimiter = ',')]
@@ -105,46 +106,29 @@ impl From<PrecisionArg> for Precision {
 }
 
 impl DeviceArgs {
-    /// Finds out whether the trace can be written, before the work, which a mistyped name should not cost.
-    fn plan_trace(&self, writes: &mut Writes, progress: &progress::Bars) -> Result<()> {
-        if let Some(path) = &self.trace {
-            progress.trace_into(writes.file("--trace", path)?);
-        }
-        Ok(())
-    }
-
-    /// Opens the device, and says so if it is a slow one.
-    fn open(&self, progress: &progress::Bars) -> Result<Gpu> {
-        self.open_again(progress, 0)
-    }
-
-    /// Opens the device after it was lost this many times: then, work is handed to it in shorter pieces.
-    fn open_again(&self, progress: &progress::Bars, lost: usize) -> Result<Gpu> {
-        let options = GpuOptions {
-            adapter: self.device.clone(),
+    fn request(&self) -> DeviceRequest {
+        DeviceRequest {
+            device: self.device.clone(),
             precision: self.precision.into(),
-            short_submits: lost > 0,
-            ..GpuOptions::default()
-        };
-        let gpu = Gpu::new(&options)?;
-        if let Some(dispatches) = self.lose_device_after.get(lost) {
-            gpu.lose_after(*dispatches);
+            trace: self.trace.clone(),
+            lose_device_after: self.lose_device_after.clone(),
+            withhold_gpu_memory: self.withhold_gpu_memory,
         }
-        if gpu.adapter().software {
-            progress.warn(&format!("{} is a software renderer on the CPU: right, but slow", gpu.adapter().name));
-        }
-        progress.start_trace(&gpu)?;
-        Ok(gpu)
-    }
-
-    /// Writes the trace, if one was asked for: after the results, which it must not cost.
-    fn close(&self, gpu: &Gpu, progress: &progress::Bars) -> Result<()> {
-        progress.take_trace(gpu)?;
-        progress.write_trace()
     }
 }
 
 impl Cli {
+    /// What a run would be asked, by the names of the flags, where this is one that `--resume` can continue.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub fn request(&self) -> Result<Option<Map<String, Value>>> {
+        match &self.command {
+            Command::Run(args) => args.request().fields().map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Does what was asked.
     ///
     /// # Errors
@@ -178,7 +162,6 @@ fn print(text: &str) -> Result<()> {
 
 /// Prints one JSON object.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::Usage(format!("cannot be told as JSON: {error}")))?;
+    let text = serde_json::to_string_pretty(value).map_err(Error::internal)?;
     print(&format!("{text}\n"))
 }

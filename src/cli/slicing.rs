@@ -3,45 +3,48 @@
 use clap::ValueEnum;
 
 use crate::{
-    model::Model,
-    slice::{Basis, Cut, Options, Orientation, Plan, Refit, Signal},
+    run::SliceRequest,
+    slice::{Basis, Cut, Orientation, Refit, Signal},
 };
+
+const METHOD: &str = "How to slice";
 
 #[derive(Debug, clap::Args)]
 pub struct SlicingArgs {
     /// The share of the model's width to cut
     #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
-    pub sparsity: f64,
+    sparsity: f64,
     /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted,
     /// such as -20%
-    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, conflicts_with = "sparsity", value_parser = parse_share)]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
+    #[arg(allow_hyphen_values = true, conflicts_with = "sparsity")]
     target_parameters: Option<f64>,
     /// Round the width down to a multiple of this [default: 8, and what other programs demand of it]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = METHOD, value_name = "N")]
     round_interval: Option<usize>,
     /// The bases that the residual stream is moved into: per-block, the paper's, with a shortcut past every block;
     /// shared, one for the whole model, without shortcuts: an ordinary checkpoint where the architecture allows;
     /// segments=K, one for each of K runs of layers
     #[arg(long, default_value = "per-block", value_name = "BASIS")]
-    pub basis: Basis,
+    basis: Basis,
     /// What is fitted again to the dense model: nothing, the weights that read the residual stream, or those that write
     /// it, too [default: none with per-block, else full]
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     refit: Option<RefitArg>,
     /// What a basis is found from: the residual as it is, or every token scaled to the same size [default: raw for the
     /// paper's method, else normed]
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     covariance: Option<SignalArg>,
     /// How strongly re-fitted weights are pulled towards the projected ones, as a share of the mean energy of what they
     /// read
-    #[arg(long, default_value_t = 0.01, value_name = "LAMBDA")]
+    #[arg(long, help_heading = METHOD, default_value_t = 0.01, value_name = "LAMBDA")]
     ridge: f64,
     /// Slice what the head reads, too, with --basis per-block; the others always do
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     slice_head: bool,
     /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers
     /// spread)
-    #[arg(long, default_value = "pca")]
+    #[arg(long, help_heading = METHOD, default_value = "pca")]
     final_orientation: OrientationArg,
 }
 
@@ -65,34 +68,26 @@ enum SignalArg {
 }
 
 impl SlicingArgs {
-    /// How to slice; seed, type and batches are left as they are by default.
-    pub fn options(&self) -> Options {
-        let per_block = self.basis == Basis::PerBlock;
-        let refit = match self.refit {
-            Some(RefitArg::None) => Refit::None,
-            Some(RefitArg::Reads) => Refit::Reads,
-            Some(RefitArg::Full) => Refit::Full,
-            None if per_block => Refit::None,
-            None => Refit::Full,
-        };
-        Options {
+    pub fn request(&self) -> SliceRequest {
+        SliceRequest {
             cut: self.target_parameters.map_or(Cut::Sparsity(self.sparsity), Cut::Parameters),
-            round_interval: self.round_interval,
             basis: self.basis,
-            refit,
-            signal: match self.covariance {
-                Some(SignalArg::Raw) => Signal::Raw,
-                Some(SignalArg::Normed) => Signal::Normed,
-                None if per_block && refit == Refit::None => Signal::Raw,
-                None => Signal::Normed,
-            },
+            refit: self.refit.map(|refit| match refit {
+                RefitArg::None => Refit::None,
+                RefitArg::Reads => Refit::Reads,
+                RefitArg::Full => Refit::Full,
+            }),
+            signal: self.covariance.map(|signal| match signal {
+                SignalArg::Raw => Signal::Raw,
+                SignalArg::Normed => Signal::Normed,
+            }),
             ridge: self.ridge,
-            slice_head: self.slice_head || !per_block,
+            slice_head: self.slice_head,
+            round_interval: self.round_interval,
             orientation: match self.final_orientation {
                 OrientationArg::Pca => Orientation::Pca,
                 OrientationArg::Random => Orientation::Random,
             },
-            ..Options::default()
         }
     }
 
@@ -108,23 +103,6 @@ impl SlicingArgs {
             Some(share) => format!("{method}-minus-{}", percent(share)),
             None => format!("{method}-{}", percent(self.sparsity)),
         }
-    }
-}
-
-/// What a user should know of the width that was asked for and what other programs demand of it.
-pub fn demanded(model: &Model, options: &Options, plan: &Plan) -> Option<String> {
-    let interval = if plan.stock { model.config().stock_interval() } else { 1 };
-    match options.round_interval {
-        Some(_) if !plan.stored_width.is_multiple_of(interval) => Some(format!(
-            "transformers refuses a {} of width {}, which is no multiple of its {interval} attention heads; leave out --round-interval",
-            model.config().architecture.model_type,
-            plan.stored_width
-        )),
-        None if interval > 1 && plan.round_interval != 8 => Some(format!(
-            "the width is rounded to a multiple of {}: transformers demands one of the {interval} attention heads",
-            plan.round_interval
-        )),
-        _ => None,
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{ForceArgs, progress::Bars, run::DtypeArg};
+use super::{ForceArgs, progress::Bars, work::DtypeArg};
 use crate::{
     checkpoint::{OutputDirectory, Writes},
     error::{Error, Result},
     model::{SHAPES, Shape},
-    report::grouped,
+    progress::Progress,
+    run::grouped,
     synthetic::{self, TokenRows},
 };
 
@@ -40,7 +41,7 @@ pub struct Args {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        let progress = Bars::new();
+        let progress = Bars::log();
         let config = Shape::named(&self.shape)?.config(self.layers.map(|layers| layers as usize))?;
         let longest = config.max_position_embeddings;
         if self.cal_max_seqlen as usize > longest {

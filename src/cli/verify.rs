@@ -4,18 +4,12 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{
-    DeviceArgs, ForceArgs,
-    input::{Tokenizers, open_model, writes_beside},
-    print, print_json,
-    progress::Bars,
-};
+use super::{DeviceArgs, ForceArgs, print, print_json, progress::Bars};
 use crate::{
     data::TokenizerFiles,
     error::{Error, Result},
     progress::Progress,
-    record::{FILE, RunRecord},
-    report::{SCHEMA_VERSION, grouped},
+    run::{FILE, RunRecord, SCHEMA_VERSION, Tokenizers, grouped, open_model, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
@@ -33,10 +27,10 @@ pub struct Args {
 
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        let progress = Bars::new();
+        let (progress, device) = (Bars::log(), self.device.request());
         // Config, names, shapes and widths.
         let model = open_model(&self.model, &progress)?;
-        self.device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
+        device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
         let (config, tensors) = (model.config(), model.config().tensors().len());
         let record = RunRecord::load(model.directory(), config)?;
         if record.is_none() && config.slicing.is_some() {
@@ -56,10 +50,10 @@ impl Args {
         }
         let (mut compared, mut traced) = (None, Ok(()));
         if let Some(record) = &record {
-            let gpu = self.device.open(&progress)?;
+            let gpu = device.open(&progress)?;
             let agreement = record.record.compare(&gpu, &model, &progress)?;
             progress.end();
-            traced = self.device.close(&gpu, &progress);
+            traced = device.close(&gpu, &progress);
             if !agreement.holds() {
                 return Err(Error::bad_file(
                     model.directory(),

@@ -6,12 +6,18 @@ use super::fence::fence;
 
 /// The ids of a text, or the reason why there are none. `special_tokens` says whether those that begin or end a text
 /// are added; a rendered conversation has its own.
-pub fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> std::result::Result<Vec<u32>, String> {
+///
+/// # Errors
+/// The reason.
+pub fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> Result<Vec<u32>, String> {
     fenced(|| Ok(tokenizer.encode(text, special_tokens)?.get_ids().to_vec()))
 }
 
 /// Does something with a tokenizer; a panic becomes a reason.
-pub fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+///
+/// # Errors
+/// The reason, of an error or a panic.
+pub fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match fence(work) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(format!("tokenizer.json contradicts itself: {panic}")),

@@ -77,6 +77,7 @@ fn size_of(properties: &[CooperativeMatrixProperties]) -> Option<u32> {
 
 /// The token that wgpu wants for features that it calls experimental: the only way to matrix units. For users who ask
 /// for them.
+#[expect(unsafe_code, reason = "wgpu makes it so")]
 pub(super) fn experimental() -> wgpu::ExperimentalFeatures {
     // SAFETY: the token's condition is to know that wgpu may have defects there. The kernels that use it index within
     // what they declare, and take cooperative operations in uniform control flow.

@@ -41,7 +41,7 @@ pub use crate::{
     stream::Types,
 };
 pub use driver::{Job, slice};
-pub use estimate::{Speed, multiply_adds};
+pub use estimate::multiply_adds;
 pub use options::{Basis, Cut, Options, Orientation, Refit};
 pub use plan::Plan;
 pub use schedule::sliced_width;

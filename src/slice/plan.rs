@@ -44,7 +44,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] for a cut that leaves nothing or cannot be reached, options that contradict each other, or a
     /// model that is sliced already.
-    pub fn new(config: &Config, options: &Options, calibration_sha256: &str) -> Result<Self> {
+    pub fn new(config: &Config, options: &Options) -> Result<Self> {
         config.can_slice()?;
         check(config, options)?;
         let stock = options.basis == Basis::SHARED && config.has_stock_form();
@@ -54,7 +54,7 @@ impl Plan {
             if stock {
                 with_dtype(config.stock(stored, false)?, &options.dtype)
             } else {
-                with_widths(config, stored, options, calibration_sha256)
+                with_widths(config, stored, options)
             }
         };
         let original_parameters = config.parameters();
@@ -75,7 +75,7 @@ impl Plan {
             )));
         }
         let sliced = form(stored_width)?;
-        let whole = with_widths(config, config.hidden_size, options, calibration_sha256)?;
+        let whole = with_widths(config, config.hidden_size, options)?;
         let types = sliced.tensors().into_iter().zip(options.dtype.of_tensors(config, &sliced));
         Ok(Self {
             width,
@@ -90,9 +90,16 @@ impl Plan {
         })
     }
 
-    /// Bytes of a value of the widest type.
-    pub fn element_size(&self) -> usize {
-        self.tensors.iter().map(|tensor| tensor.dtype.bitsize() / 8).max().unwrap_or(4)
+    /// The text of config.json, with the sha256 of the tokens that were calibrated on.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub fn config_json(&self, calibration_sha256: &str) -> Result<String> {
+        let mut fields = self.config.raw.clone();
+        if let Some(Value::Object(slicing)) = fields.get_mut("slicing") {
+            slicing.insert("calibration_sha256".into(), calibration_sha256.into());
+        }
+        Ok(format!("{}\n", serde_json::to_string_pretty(&fields).map_err(Error::internal)?))
     }
 
     /// Bytes of all tensors.
@@ -146,7 +153,7 @@ fn widest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<Option<us
 
 /// The config of the model sliced to `width`: all its fields kept, `model_type` changed, a `slicing` section and the
 /// classes for transformers added.
-fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha256: &str) -> Result<Config> {
+fn with_widths(config: &Config, width: usize, options: &Options) -> Result<Config> {
     let slicing = Slicing {
         method: "slicegpt".into(),
         norm_width: config.hidden_size,
@@ -160,11 +167,12 @@ fn with_widths(config: &Config, width: usize, options: &Options, calibration_sha
         refit: options.refit.to_string(),
         final_orientation: options.orientation.to_string(),
         seed: options.seed,
-        calibration_sha256: calibration_sha256.into(),
+        // Known once there are sequences to calibrate on: see `Plan::config_json`.
+        calibration_sha256: String::new(),
     };
     let mut raw = config.raw.clone();
     raw.insert("model_type".into(), json!(format!("{SLICED_PREFIX}{}", config.architecture.model_type)));
-    let section = serde_json::to_value(slicing).map_err(|error| Error::Usage(error.to_string()))?;
+    let section = serde_json::to_value(slicing).map_err(Error::internal)?;
     raw.insert("slicing".into(), section);
     for (name, value) in config.architecture.forms.code.iter().flat_map(RemoteCode::fields) {
         raw.insert(name.into(), value);

@@ -25,6 +25,13 @@ pub struct Extent {
     pub longest: usize,
 }
 
+impl Extent {
+    /// Of these sequences.
+    pub fn of(rows: &[Vec<u32>]) -> Self {
+        Self { tokens: rows.iter().map(Vec::len).sum(), longest: rows.iter().map(Vec::len).max().unwrap_or(0) }
+    }
+}
+
 /// The most bytes that something takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Peak {

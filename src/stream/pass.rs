@@ -248,6 +248,9 @@ impl<'a> Pass<'a> {
 }
 
 /// Says in an error of numbers which part of the model it came from.
+///
+/// # Errors
+/// That of `result`.
 pub fn located<T>(place: impl Display, result: Result<T>) -> Result<T> {
     result.map_err(|error| {
         if let Error::Numerical(reason) = error { Error::Numerical(format!("{place}: {reason}")) } else { error }

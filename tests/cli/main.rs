@@ -9,8 +9,10 @@ mod export_tokenizers;
 mod files;
 #[path = "../support/gguf_reader.rs"]
 mod gguf_reader;
+mod help;
 mod memory;
 mod refusals;
+mod requests;
 mod resume;
 mod runs;
 mod stops;

@@ -62,7 +62,7 @@ fn sliced(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> Sli
     let temporary = TempDir::new().expect("a temporary directory");
     let target = temporary.path().join("sliced");
     let directory = OutputDirectory::create(&target, false).expect("an output directory");
-    let plan = Plan::new(model.config(), options, "").expect("a plan");
+    let plan = Plan::new(model.config(), options).expect("a plan");
     let sites = slice(gpu, model, rows, options, &plan, &directory, &Silent)
         .unwrap_or_else(|error| panic!("{}: {error}", model.directory().display()));
     directory.write("config.json", &serde_json::to_vec(&plan.config.raw).expect("JSON")).expect("config.json");

@@ -255,7 +255,7 @@ fn signals_that_overflow_are_refused_wherever_they_do() {
             let what = format!("{model_type}, layer {layer}, {}, refit {}", options.basis, options.refit);
             let directory = TempDir::new().expect("a temporary directory");
             let output = OutputDirectory::create(&directory.path().join("out"), false).expect("an output directory");
-            let plan = Plan::new(model.config(), &options, "").expect("a plan");
+            let plan = Plan::new(model.config(), &options).expect("a plan");
             let error = slice(&gpu, &model, &rows, &options, &plan, &output, &Silent).expect_err(&what);
             assert!(matches!(&error, Error::Numerical(reason) if reason.contains("finite")), "{what}: {error}");
         }

@@ -164,12 +164,9 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
         }
         count += 1;
         for sparsity in [0.0, 0.2, 0.5] {
-            let plan = Plan::new(
-                config,
-                &Options { round_interval: None, ..options(sparsity, Basis::SHARED, Refit::Full) },
-                "",
-            )
-            .expect("a plan");
+            let plan =
+                Plan::new(config, &Options { round_interval: None, ..options(sparsity, Basis::SHARED, Refit::Full) })
+                    .expect("a plan");
             let again =
                 slicegpt_gpu::model::Config::from_fields(plan.config.raw.clone(), std::path::Path::new("config.json"))
                     .expect("a config");

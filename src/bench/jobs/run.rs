@@ -68,7 +68,7 @@ pub fn run<'a>(
         })
         .collect();
     let options = Options { cut: Cut::Sparsity(SPARSITY), dtype: Dtype::F16.into(), ..Options::default() };
-    let plan = Plan::new(model.config(), &options, "")?;
+    let plan = Plan::new(model.config(), &options)?;
     let parameters = plan.original_parameters;
 
     let sites = execute(gpu, &model, &rows, &options, &plan, &temporary.0, progress)?;

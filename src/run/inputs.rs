@@ -1,24 +1,27 @@
-//! What the subcommands read: models, and files of text or tokens.
+//! What is read: models, and files of text or tokens.
 
 use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use super::progress::Bars;
 use crate::{
     checkpoint::Writes,
     data::{self, BuiltTokenizer, ChatTemplate, TokenizerFiles, Tokens},
     error::{Error, Result},
     model::{GenerationConfig, Model, StopTokens},
+    progress::Progress,
 };
 
 /// Opens a model, and says what is unusual about its files and tensors.
-pub fn open_model(path: &Path, progress: &Bars) -> Result<Model> {
+///
+/// # Errors
+/// As [`Model::open`].
+pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Model> {
     let model = Model::open(path)?;
-    model.store.notes().for_each(|note| progress.warn(note));
+    model.store.notes().for_each(|note| progress.note(note));
     let unexpected = model.store.unexpected();
     if let Some(first) = unexpected.first() {
-        progress.warn(&format!(
+        progress.note(&format!(
             "{} tensors of {} are not part of its architecture and are left out, {first:?} first",
             unexpected.len(),
             path.display()
@@ -35,36 +38,49 @@ pub fn writes_beside(model: &Model, force: bool) -> Writes {
 }
 
 /// Checks that a model can take these tokens; `source` is for messages.
+///
+/// # Errors
+/// [`Error::BadTokens`].
 pub fn check_tokens(model: &Model, rows: &[Vec<u32>], source: &str) -> Result<()> {
     data::check(rows, model.config().vocab_size, model.config().position_limit(), source)
 }
 
 /// Builds the tokenizer of a model as transformers does, and says what is odd about it.
-pub fn open_tokenizer(model: &Model, progress: &Bars) -> Result<BuiltTokenizer> {
+///
+/// # Errors
+/// [`Error::BadFile`], [`Error::Read`].
+pub fn open_tokenizer(model: &Model, progress: &dyn Progress) -> Result<BuiltTokenizer> {
     build_tokenizer(model, &TokenizerFiles::read(model.directory())?, progress)
 }
 
 /// Builds the tokenizer of a model from its files.
-pub fn build_tokenizer(model: &Model, files: &TokenizerFiles, progress: &Bars) -> Result<BuiltTokenizer> {
+///
+/// # Errors
+/// [`Error::BadFile`].
+pub fn build_tokenizer(model: &Model, files: &TokenizerFiles, progress: &dyn Progress) -> Result<BuiltTokenizer> {
     let class = model.config().tokenizer_class(files.named_class(), files.of_bytes());
     let built = files.build(&class)?;
-    built.notes.iter().for_each(|note| progress.warn(note));
+    built.notes.iter().for_each(|note| progress.note(note));
     Ok(built)
 }
 
 /// The tokenizer of a model, read when it is first needed.
 pub struct Tokenizers<'a> {
     model: &'a Model,
-    progress: &'a Bars,
+    progress: &'a dyn Progress,
     loaded: std::cell::OnceCell<BuiltTokenizer>,
 }
 
 impl<'a> Tokenizers<'a> {
     /// Of this model.
-    pub fn new(model: &'a Model, progress: &'a Bars) -> Self {
+    pub fn new(model: &'a Model, progress: &'a dyn Progress) -> Self {
         Self { model, progress, loaded: std::cell::OnceCell::new() }
     }
 
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// As [`open_tokenizer`].
     pub fn get(&self) -> Result<&Tokenizer> {
         Ok(&self.built()?.tokenizer)
     }
@@ -77,18 +93,24 @@ impl<'a> Tokenizers<'a> {
     }
 
     /// Reads a file of text or token ids; conversations by the model's chat template.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`], [`Error::Read`], [`Error::BadTokens`] for what is no text or tokens; as [`open_tokenizer`].
     pub fn read(&self, path: &Path) -> Result<Tokens> {
         Tokens::read(path, &|| ChatTemplate::find(self.model.directory(), self.built()?), self.progress)
     }
 
     /// The token that sampling starts from. The tokenizer is only asked where the configs name no BOS token.
+    ///
+    /// # Errors
+    /// [`Error::BadTokens`] if nothing names one; as [`open_tokenizer`].
     pub fn start_token(&self) -> Result<u32> {
         let generation = self.model.generation_config()?;
         let mut stops = StopTokens::new(self.model.config(), &generation, None, None);
         if stops.bos.is_none() && TokenizerFiles::read(self.model.directory())?.any() {
             stops = stop_tokens(self.model, &generation, self.built()?);
         }
-        stops.notes.iter().for_each(|note| self.progress.warn(note));
+        stops.notes.iter().for_each(|note| self.progress.note(note));
         stops.start.ok_or_else(|| {
             Error::BadTokens(
                 "neither generation_config.json nor config.json nor the tokenizer names a BOS or EOS token within the \
@@ -106,6 +128,9 @@ pub fn stop_tokens(model: &Model, generation: &GenerationConfig, tokenizer: &Bui
 
 /// Refuses what can be read only once: a run reads its inputs to plan, to work, and to tell whether it is resumed with
 /// the same.
+///
+/// # Errors
+/// [`Error::BadFile`].
 pub fn check_readable_again(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => Err(Error::bad_file(
@@ -117,6 +142,9 @@ pub fn check_readable_again(path: &Path) -> Result<()> {
 }
 
 /// The sequences of a file to evaluate on: rows of a token file as they stand, windows of a text.
+///
+/// # Errors
+/// As [`Tokenizers::read`]; [`Error::BadTokens`] if the model cannot take them.
 pub fn evaluation_rows(path: &Path, model: &Model, tokenizers: &Tokenizers, seqlen: usize) -> Result<Vec<Vec<u32>>> {
     let rows = match tokenizers.read(path)? {
         Tokens::Rows(rows) => rows,

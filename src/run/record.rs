@@ -130,7 +130,7 @@ impl RunRecord {
     /// [`Error::Read`], [`Error::Write`].
     pub fn write(mut self, directory: &OutputDirectory) -> Result<()> {
         self.output = directory.files_with_record()?;
-        let text = serde_json::to_string(&self).map_err(|error| Error::Usage(error.to_string()))?;
+        let text = serde_json::to_string(&self).map_err(Error::internal)?;
         directory.write(FILE, format!("{text}\n").as_bytes())
     }
 

@@ -1,4 +1,4 @@
-//! What `run` needs to know to go on where it was stopped, and whether that would still be the same run.
+//! What a run needs to resume where it was stopped, and whether that would still be the same run.
 
 use std::{
     fs::File,
@@ -6,28 +6,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::calibration::Sequences;
+use super::{calibration::Sequences, memory::Pieces};
 use crate::{
     checkpoint::OutputDirectory,
     data,
     error::{Error, Result},
     eval::Perplexity,
-    memory::Pieces,
-    slice::Snapshot,
     stream::exact,
 };
 
 /// The version of this form: other ones are refused.
 const FORMAT: u32 = 1;
 
-/// Everything that is done and durable.
+/// Everything that is done and durable; `S` is the method's part of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub struct State<S> {
     format: u32,
     /// What the result depends on, by name, and the adapter once it is known.
     identity: Map<String, Value>,
@@ -37,7 +35,8 @@ pub struct State {
     pub before: Option<Before>,
     /// What the sums over the signals are cut into: other pieces would round otherwise.
     pub pieces: Option<Pieces>,
-    pub slicing: Option<Snapshot>,
+    #[serde(rename = "slicing")]
+    pub layers: Option<S>,
     pub seconds: Map<String, Value>,
     pub warnings: Vec<String>,
 }
@@ -64,7 +63,7 @@ impl From<Before> for Perplexity {
     }
 }
 
-impl State {
+impl<S: Serialize + DeserializeOwned> State<S> {
     /// Nothing is done.
     pub fn new(identity: Map<String, Value>) -> Self {
         Self {
@@ -74,7 +73,7 @@ impl State {
             tokens: None,
             before: None,
             pieces: None,
-            slicing: None,
+            layers: None,
             seconds: Map::new(),
             warnings: Vec::new(),
         }
@@ -130,7 +129,7 @@ impl State {
     /// # Errors
     /// [`Error::Write`].
     pub fn keep_sequences(&mut self, sequences: &Sequences, directory: &OutputDirectory) -> Result<()> {
-        let text = serde_json::to_vec(sequences).map_err(|error| Error::Usage(error.to_string()))?;
+        let text = serde_json::to_vec(sequences).map_err(Error::internal)?;
         directory.write_beside(OutputDirectory::TOKENS, &text)?;
         self.tokens = Some([data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)]);
         Ok(())
@@ -157,7 +156,7 @@ impl State {
     /// # Errors
     /// [`Error::Write`].
     pub fn commit(&self, directory: &OutputDirectory) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self).map_err(|error| Error::Usage(error.to_string()))?;
+        let text = serde_json::to_vec_pretty(self).map_err(Error::internal)?;
         directory.commit(&[hashed(&text).as_bytes(), &text].concat())
     }
 }

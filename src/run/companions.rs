@@ -8,12 +8,12 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::progress::Bars;
 use crate::{
     data::{ADDITIONAL_TEMPLATES, TokenizerFiles, is_foreign_vocabulary},
     error::{Error, Result},
     json::with_tagged_floats,
     model::{Config, Model},
+    progress::Progress,
 };
 
 /// Files by their names.
@@ -56,7 +56,7 @@ const SETTINGS: &str = "tokenizer_config.json";
 
 impl Companions {
     /// Collects what goes along from a model to an output with this config, and warns of what cannot.
-    pub fn of(model: &Model, output: &Config, progress: &Bars) -> Self {
+    pub fn of(model: &Model, output: &Config, progress: &dyn Progress) -> Self {
         let mut found = Self::within(model.directory());
         match pinned_settings(model, output) {
             Ok(settings) => found.settings = settings,
@@ -65,7 +65,7 @@ impl Companions {
                 found.warnings.push(format!("the tokenizer goes along as it is, but cannot be read: {error}"))
             }
         }
-        found.warnings.iter().for_each(|warning| progress.warn(warning));
+        found.warnings.iter().for_each(|warning| progress.note(warning));
         found
     }
 
@@ -232,6 +232,6 @@ fn pinned_settings(model: &Model, output: &Config) -> Result<Option<Vec<u8>>> {
     }
     let mut settings = files.settings().clone();
     settings.insert("tokenizer_class".into(), class.into());
-    let text = serde_json::to_string_pretty(&settings).map_err(|error| Error::Usage(error.to_string()))?;
+    let text = serde_json::to_string_pretty(&settings).map_err(Error::internal)?;
     Ok(Some(format!("{text}\n").into_bytes()))
 }

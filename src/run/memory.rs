@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, System};
 
+use super::method::Method;
 use crate::{
     error::{Error, Result, too_low},
     eval::{EvalMemory, rope_bytes},
     generate::sampling_bytes,
     model::{BatchSize, Config, Model, PART_BYTES, row_bytes, staging_bytes},
-    slice::{Options, Plan},
     stream::{Extent, MemoryPlan, Placement},
 };
 
@@ -33,8 +33,8 @@ pub struct Pieces {
 
 impl Pieces {
     /// The largest that are of use.
-    pub fn largest(options: &Options) -> Self {
-        let MemoryPlan { batch, part_bytes, .. } = MemoryPlan::unlimited(options.rows_per_batch);
+    pub fn largest(rows_per_batch: Option<usize>) -> Self {
+        let MemoryPlan { batch, part_bytes, .. } = MemoryPlan::unlimited(rows_per_batch);
         Self { batch, eval_tokens: EvalMemory::default().batch_tokens, part_bytes }
     }
 
@@ -68,7 +68,9 @@ pub struct PhasePeak {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunPlan {
     pub ceilings: Ceilings,
-    pub slice: MemoryPlan,
+    /// For the work of the method.
+    #[serde(rename = "slice")]
+    pub layers: MemoryPlan,
     pub eval: EvalMemory,
     /// Sequences that are sampled together; by size if `None`.
     pub sampled_rows: Option<usize>,
@@ -78,10 +80,11 @@ pub struct RunPlan {
 }
 
 /// What a run has to do, as far as memory goes.
-pub struct Workload<'a> {
+pub struct Workload<'a, M> {
     pub model: &'a Model,
-    pub options: &'a Options,
-    pub plan: &'a Plan,
+    pub method: &'a M,
+    /// Sequences at a time; by size if `None`.
+    pub rows_per_batch: Option<usize>,
     pub calibration: Extent,
     /// What perplexity is measured on.
     pub eval: Option<Extent>,
@@ -89,14 +92,14 @@ pub struct Workload<'a> {
     pub sampling: Option<(usize, usize)>,
 }
 
-impl Workload<'_> {
+impl<M: Method> Workload<'_, M> {
     /// The plan with the largest pieces that fit, the residual as near to the GPU as there is room, but not on it if
     /// `spare_gpu`; with `pieces`, no others.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] that says which ceiling is too low, and by how much.
     pub fn fit(&self, ceilings: Ceilings, pieces: Option<Pieces>, spare_gpu: bool) -> Result<RunPlan> {
-        let first = pieces.unwrap_or_else(|| Pieces::largest(self.options));
+        let first = pieces.unwrap_or_else(|| Pieces::largest(self.rows_per_batch));
         let mut candidates = vec![first];
         if pieces.is_none() {
             candidates.extend(std::iter::successors(first.halved(), |pieces| pieces.halved()));
@@ -120,8 +123,9 @@ impl Workload<'_> {
     }
 
     fn plan(&self, ceilings: Ceilings, pieces: Pieces, placement: Placement) -> RunPlan {
-        let (config, sliced) = (self.model.config(), &self.plan.config);
+        let (config, sliced) = (self.model.config(), self.method.config());
         let element_size = self.model.store.element_size();
+        let widest = self.method.tensors().iter().map(|tensor| tensor.dtype.bitsize() / 8).max().unwrap_or(4);
         let most = if ceilings.shared { ceilings.gpu_bytes.or(ceilings.host_bytes) } else { ceilings.gpu_bytes };
         let phase = |phase, gpu_bytes, upload: u64, host: u64, disk_bytes| {
             // Uploads wait in host memory; where that is the GPU's as well, they count there.
@@ -138,7 +142,7 @@ impl Workload<'_> {
             let bytes = match room.filter(|&room| whole > room) {
                 Some(room) => {
                     let rows = (room.saturating_sub(least) / one + 1).min(count as u64) as usize;
-                    sampled_rows = Some(rows.min(self.options.rows_per_batch.unwrap_or(rows)));
+                    sampled_rows = Some(rows.min(self.rows_per_batch.unwrap_or(rows)));
                     least + (rows as u64 - 1) * one
                 }
                 None => whole,
@@ -154,15 +158,15 @@ impl Workload<'_> {
             let upload = (config.largest_matrix() * element_size as u64).max(table);
             phase("perplexity", gpu, upload, upload, 0)
         };
-        let slice = MemoryPlan { batch: pieces.batch, placement, part_bytes: pieces.part_bytes };
+        let layers = MemoryPlan { batch: pieces.batch, placement, part_bytes: pieces.part_bytes };
         let rope = rope_bytes(config, self.calibration.longest);
-        let peak = slice.peak(config, self.plan, self.options, &self.calibration, rope, element_size);
-        let slicing = phase("slice", peak.gpu, peak.upload, peak.host, peak.disk);
+        let peak = self.method.peak(&layers, config, &self.calibration, rope, element_size);
+        let work = phase(M::PHASE, peak.gpu, peak.upload, peak.host, peak.disk);
         let mut residual_bytes = EvalMemory::default().residual_bytes;
         if let Some(measured) = self.eval {
             residual_bytes = residual_bytes.min(measured.tokens as u64 * row_bytes(config.hidden_size));
             let dense = eval(config, element_size);
-            let cut = eval(sliced, self.plan.element_size());
+            let cut = eval(sliced, widest);
             let mut measured = PhasePeak {
                 gpu_bytes: dense.gpu_bytes.max(cut.gpu_bytes),
                 host_bytes: dense.host_bytes.max(cut.host_bytes),
@@ -180,16 +184,16 @@ impl Workload<'_> {
             measured.gpu_bytes += residual_bytes;
             peaks.push(measured);
         }
-        peaks.push(slicing);
+        peaks.push(work);
         let eval = EvalMemory { residual_bytes, batch_tokens: pieces.eval_tokens, part_bytes: pieces.part_bytes };
-        RunPlan { ceilings, slice, eval, sampled_rows, peaks }
+        RunPlan { ceilings, layers, eval, sampled_rows, peaks }
     }
 }
 
 impl RunPlan {
     /// What this plan cuts the work into.
     pub fn pieces(&self) -> Pieces {
-        Pieces { batch: self.slice.batch, eval_tokens: self.eval.batch_tokens, part_bytes: self.slice.part_bytes }
+        Pieces { batch: self.layers.batch, eval_tokens: self.eval.batch_tokens, part_bytes: self.layers.part_bytes }
     }
 
     /// What the device may hold: where its memory is the host's, no more than the host can spare.
@@ -238,6 +242,9 @@ pub fn host_peak() -> Option<u64> {
 }
 
 /// Bytes of a size such as `3GiB`, `500 MB` or `4294967296`.
+///
+/// # Errors
+/// What was expected and what was found.
 pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let text = text.trim();
     let split = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());

@@ -1,0 +1,261 @@
+//! What is calibrated on, and what of it is kept for evaluation.
+
+use std::{
+    cell::{Cell, RefCell},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    inputs::{Tokenizers, check_tokens},
+    paths::as_shown,
+};
+use crate::{
+    data::{Text, Tokens},
+    error::{Error, Result},
+    generate::{Samples, sample_sequences},
+    gpu::Gpu,
+    model::Model,
+    progress::Progress,
+    stream::Extent,
+};
+
+/// What to calibrate on. The fields have the names of the flags.
+#[derive(Debug, Clone, Serialize)]
+pub struct CalibrationRequest {
+    /// `self` samples from the model; or a file of text or token ids.
+    #[serde(serialize_with = "as_shown")]
+    pub calibration: PathBuf,
+    /// How many sequences; 128, or all rows of a token file, if `None`.
+    pub cal_nsamples: Option<usize>,
+    /// Tokens of a sequence, at most the model's own maximum.
+    pub cal_max_seqlen: usize,
+    /// Sequences at a time; by size if `None`.
+    pub cal_batch_size: Option<usize>,
+}
+
+impl Default for CalibrationRequest {
+    fn default() -> Self {
+        Self { calibration: "self".into(), cal_nsamples: None, cal_max_seqlen: 2048, cal_batch_size: None }
+    }
+}
+
+/// Sequences to calibrate on, and others of the same kind to evaluate on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequences {
+    pub calibration: Vec<Vec<u32>>,
+    pub held_out: Vec<Vec<u32>>,
+}
+
+impl Sequences {
+    /// Checks that a model can take them; `source` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::BadTokens`].
+    pub fn check(&self, model: &Model, source: &str) -> Result<()> {
+        check_tokens(model, &self.calibration, source)?;
+        check_tokens(model, &self.held_out, source)
+    }
+}
+
+/// At most this many held-out sequences are evaluated on.
+const HELD_OUT: usize = 64;
+/// Windows of a held-out end that is too short for the usual ones.
+const SHORT_WINDOW: usize = 64;
+
+impl CalibrationRequest {
+    /// The file, unless the model writes its own calibration text.
+    pub fn file(&self) -> Option<&Path> {
+        (self.calibration.as_os_str() != "self").then_some(self.calibration.as_path())
+    }
+
+    /// What is calibrated on, for messages.
+    pub fn source(&self) -> String {
+        self.calibration.display().to_string()
+    }
+
+    /// How many sequences are drawn, from whatever is not a token file.
+    fn nsamples(&self) -> usize {
+        self.cal_nsamples.unwrap_or(128)
+    }
+
+    /// How many of the rows of a token file are calibrated on.
+    fn used_rows(&self, rows: usize) -> Result<usize> {
+        match self.cal_nsamples {
+            Some(count) if count > rows => {
+                Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.source())))
+            }
+            count => Ok(count.unwrap_or(rows)),
+        }
+    }
+}
+
+/// How many tokens there will be, or a few more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extents {
+    pub calibration: Extent,
+    /// Of the held-out sequences, where these are evaluated on.
+    pub held_out: Option<Extent>,
+}
+
+/// What a model is calibrated on: its file is read once, when it is first needed.
+pub struct Calibration<'a> {
+    pub request: &'a CalibrationRequest,
+    model: &'a Model,
+    tokenizers: Tokenizers<'a>,
+    seed: u64,
+    /// Tokens of a window of held-out text; `None` where something else is evaluated on.
+    window: Option<usize>,
+    tokens: RefCell<Option<Tokens>>,
+    extents: Cell<Option<Extents>>,
+}
+
+impl<'a> Calibration<'a> {
+    /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are.
+    pub fn new(
+        request: &'a CalibrationRequest,
+        model: &'a Model,
+        tokenizers: Tokenizers<'a>,
+        seed: u64,
+        window: Option<usize>,
+    ) -> Self {
+        let window = window.map(|window| window.min(model.config().max_position_embeddings));
+        Self { request, model, tokenizers, seed, window, tokens: RefCell::default(), extents: Cell::default() }
+    }
+
+    /// Tokens of a drawn sequence.
+    fn seqlen(&self) -> usize {
+        self.request.cal_max_seqlen.min(self.model.config().max_position_embeddings)
+    }
+
+    /// How many sequences the model writes itself, those held out included, and their length.
+    pub fn sampling(&self) -> Option<(usize, usize)> {
+        let count = self.request.nsamples();
+        let held_out = if self.window.is_some() { (count / 8).clamp(1, HELD_OUT) } else { 0 };
+        self.request.file().is_none().then(|| (count + held_out, self.seqlen()))
+    }
+
+    /// How much there will be to calibrate and to evaluate on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a token file has fewer rows than are asked for; as [`Tokenizers::read`].
+    pub fn extents(&self) -> Result<Extents> {
+        if self.extents.get().is_none() {
+            self.extents.set(Some(self.find_extents()?));
+        }
+        self.extents.get().ok_or_else(|| Error::internal("extents that were found are gone"))
+    }
+
+    fn find_extents(&self) -> Result<Extents> {
+        let Some(file) = self.request.file() else {
+            return Ok(self.drawn(self.window.map(|_| self.seqlen())));
+        };
+        let tokens = self.read(file)?;
+        let extents = match &tokens {
+            Tokens::Rows(rows) => {
+                check_tokens(self.model, rows, &self.request.source())?;
+                let (used, rest) = rows.split_at(self.request.used_rows(rows.len())?);
+                let held_out = self.window.filter(|_| !rest.is_empty());
+                Extents {
+                    calibration: Extent::of(used),
+                    held_out: held_out.map(|_| Extent::of(&rest[..rest.len().min(HELD_OUT)])),
+                }
+            }
+            Tokens::Text(_) => self.drawn(self.window),
+        };
+        self.tokens.replace(Some(tokens));
+        Ok(extents)
+    }
+
+    fn drawn(&self, window: Option<usize>) -> Extents {
+        let longest = self.seqlen();
+        Extents {
+            calibration: Extent { tokens: self.request.nsamples() * longest, longest },
+            held_out: window.map(|window| Extent { tokens: HELD_OUT * window, longest: window }),
+        }
+    }
+
+    /// Frees what was read, where it is not needed any more.
+    pub fn release(&self) {
+        self.tokens.take();
+    }
+
+    fn read(&self, file: &Path) -> Result<Tokens> {
+        if let Some(tokens) = self.tokens.take() {
+            return Ok(tokens);
+        }
+        self.tokenizers.read(file).map_err(|error| match error {
+            Error::Read { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::bad_file(&path, "no such file to calibrate on (`self` samples from the model)")
+            }
+            other => other,
+        })
+    }
+
+    /// The sequences, if sampled `together` at a time; those held out only where nothing else is evaluated on.
+    ///
+    /// # Errors
+    /// As [`Calibration::extents`]; [`Error::BadTokens`]; whatever sampling reports.
+    pub fn sequences(&self, gpu: &Gpu, together: Option<usize>, progress: &dyn Progress) -> Result<Sequences> {
+        let source = self.request.source();
+        let mut sequences = match self.request.file() {
+            None => self.sampled(gpu, together, progress)?,
+            Some(file) => match self.read(file)? {
+                Tokens::Rows(mut calibration) => {
+                    let mut held_out = calibration.split_off(self.request.used_rows(calibration.len())?);
+                    held_out.retain(|row| row.len() > 1);
+                    Sequences { calibration, held_out }
+                }
+                Tokens::Text(text) => self.of_text(&text, progress)?,
+            },
+        };
+        sequences.held_out.truncate(if self.window.is_some() { HELD_OUT } else { 0 });
+        sequences.check(self.model, &source)?;
+        let (tokens, width) = (Extent::of(&sequences.calibration).tokens, self.model.config().hidden_size);
+        if tokens < width {
+            progress.note(&format!(
+                "{tokens} calibration tokens cannot tell {width} directions apart; the kept energies will look better \
+                 than they are"
+            ));
+        }
+        if sequences.held_out.is_empty() && self.window.is_some() {
+            progress.note(&format!("nothing of {source} is left to measure perplexity on: give --eval FILE"));
+        }
+        progress.end();
+        Ok(sequences)
+    }
+
+    fn sampled(&self, gpu: &Gpu, together: Option<usize>, progress: &dyn Progress) -> Result<Sequences> {
+        let (count, length) = self.sampling().unwrap_or_default();
+        let samples = Samples { start: self.tokenizers.start_token()?, count, length, seed: self.seed };
+        let together = together.or(self.request.cal_batch_size);
+        let mut calibration = sample_sequences(gpu, self.model, samples, together, progress)?;
+        let held_out = calibration.split_off(self.request.nsamples());
+        Ok(Sequences { calibration, held_out })
+    }
+
+    fn of_text(&self, text: &Text, progress: &dyn Progress) -> Result<Sequences> {
+        let (tokenizer, source) = (self.tokenizers.get()?, self.request.source());
+        let (count, seqlen) = (self.request.nsamples(), self.seqlen());
+        let (beginning, tail) = text.split_tail();
+        let calibration = beginning.sequences(tokenizer, count, seqlen, self.seed)?;
+        if calibration.len() < count {
+            progress.note(&format!("{source} is shorter than one sequence of {seqlen} tokens; all of it makes one"));
+        }
+        let held_out = match (tail, self.window) {
+            (Some(tail), Some(window)) => tail.windows(tokenizer, window).or_else(|_| {
+                let short = SHORT_WINDOW.min(window);
+                let windows = tail.windows(tokenizer, short);
+                if windows.is_ok() && short < window {
+                    progress.note(&format!(
+                        "the held-out end of {source} is short: perplexity is measured in windows of {short} tokens"
+                    ));
+                }
+                windows
+            }),
+            _ => Ok(Vec::new()),
+        };
+        Ok(Sequences { calibration, held_out: held_out.unwrap_or_default() })
+    }
+}

@@ -1,0 +1,119 @@
+//! What differs between the ways to make a model smaller; everything else of a run is the same for all.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::request::Request;
+use crate::{
+    checkpoint::TensorPlan,
+    error::Result,
+    gpu::Gpu,
+    model::{Config, Model},
+    stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
+};
+
+/// A way to make a model smaller, planned for one model: what will be written is known, no work is done.
+pub trait Method: Sized {
+    /// How it is asked for. Its fields have the names of the flags, and `--resume` compares them.
+    type Options: Clone + Serialize;
+    /// What it needs to resume after a layer.
+    type Snapshot: Clone + Serialize + DeserializeOwned;
+    /// What it says of the result.
+    type Report: Section;
+
+    /// Its name in the record of an output.
+    const NAME: &'static str;
+    /// What its work is called in progress, times and ceilings.
+    const PHASE: &'static str;
+
+    /// Plans what is asked for.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] for options that contradict each other or the model.
+    fn plan(model: &Model, request: &Request<Self::Options>) -> Result<Self>;
+
+    /// The options in force: defaults resolved, also those that depend on the model.
+    fn options(&self) -> Self::Options;
+
+    /// In which types tensors are written.
+    fn types(&self) -> &Types;
+
+    /// The config of the result.
+    fn config(&self) -> &Config;
+
+    /// Every tensor of the result, in the order of writing.
+    fn tensors(&self) -> &[TensorPlan];
+
+    /// The text of config.json, given the sha256 of the tokens that were calibrated on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`].
+    fn config_json(&self, calibration_sha256: &str) -> Result<String>;
+
+    /// One line on what will be done.
+    fn summary(&self, model: &Model) -> String;
+
+    /// What a user should know before the work.
+    fn warnings(&self, model: &Model) -> Vec<String>;
+
+    /// How often it goes through the layers.
+    fn passes(&self) -> usize;
+
+    /// Layers that it has gone through, those of earlier passes included, in a model of `layers` layers.
+    fn passed(&self, snapshot: &Self::Snapshot, layers: usize) -> usize;
+
+    /// The most memory that [`Method::run`] takes with this plan; `rope` is the size of the table of rotary angles,
+    /// `element_size` that of a stored value, in bytes.
+    fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak;
+
+    /// How many seconds [`Method::run`] will take with so many tokens, about.
+    fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64;
+
+    /// Does the work, or what is left of it after `from`, and writes the tensors. `commit` is called where what is done
+    /// is durable, and returns false to stop there.
+    ///
+    /// # Errors
+    /// Those of `commit`; whatever the model, the GPU or the disk reports.
+    fn run(
+        &self,
+        gpu: &Gpu,
+        job: Job<'_>,
+        from: Option<&Self::Snapshot>,
+        commit: &mut dyn FnMut(&Self::Snapshot) -> Result<bool>,
+    ) -> Result<Self::Snapshot>;
+
+    /// What it says of the result, as far as it is known: `found` is the last snapshot, if there is one.
+    fn report(&self, model: &Model, found: Option<&Self::Snapshot>) -> Self::Report;
+}
+
+/// The part of a report that a method writes: its fields are fields of the whole report.
+pub trait Section: Serialize {
+    /// The first rows of the table: what, before, after, change.
+    fn rows(&self) -> Vec<Row>;
+
+    /// Lines of the table on what was found.
+    fn findings(&self) -> String {
+        String::new()
+    }
+
+    /// Lines after the table on what else could be asked for.
+    fn advice(&self) -> String {
+        String::new()
+    }
+
+    /// Sizes for the record of the output, by name.
+    fn sizes(&self) -> Vec<(&'static str, usize)>;
+
+    /// How the model card begins: a title, and what was done to `original` by this version.
+    fn introduction(&self, original: &str, version: &str) -> String;
+
+    /// Sentences of the model card on what was found.
+    fn card_findings(&self) -> String {
+        String::new()
+    }
+
+    /// How the result is loaded: the end of the model card, before the commands of this program.
+    fn loading(&self) -> &'static str;
+}
+
+/// What, before, after, change.
+pub type Row = [String; 4];

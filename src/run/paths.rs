@@ -1,0 +1,69 @@
+//! What paths are called: in reports, and where an output is given no name.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Serializer;
+
+/// Serialises a path as text, also where it is not UTF-8.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// Serialises a path as text, or nothing.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn as_shown_if_any<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => serializer.collect_str(&path.display()),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// The path with a name at its end: `.` and `..` are resolved, links are not.
+pub fn named(path: &Path) -> PathBuf {
+    match path.file_name() {
+        Some(_) => path.to_owned(),
+        None => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
+/// The name of an output that was given none: the model's and an ending, beside the model. A snapshot in a Hugging Face
+/// cache is named by a hash, and nothing should be written there: its output is called after the repository, in the
+/// current directory.
+pub fn beside(model: &Path, ending: &str) -> PathBuf {
+    let named = named(model);
+    let directory = named.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    if let Some(repository) = repository(&named).or_else(|| repository(&directory?)) {
+        return format!("{repository}{ending}").into();
+    }
+    // By the name as it was given: a file of a model may be a link to one with a meaningless name.
+    let stem = if model.is_dir() { named.file_name() } else { named.file_stem() };
+    let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
+    named.with_file_name(format!("{stem}{ending}"))
+}
+
+/// The name of the repository that a path into a Hugging Face cache, `models--ORGANISATION--NAME/snapshots/HASH`,
+/// speaks of.
+fn repository(path: &Path) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    let names: Vec<_> = path.components().map(|component| component.as_os_str().to_string_lossy()).collect();
+    let place = names.windows(3).rev().find(|names| names[0].starts_with("models--") && names[1] == "snapshots")?;
+    place[0].rsplit("--").next().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// What to call the model: its repository in a Hugging Face cache, or its directory.
+pub fn name_of(path: &Path) -> String {
+    if let Some(repository) = repository(&named(path)) {
+        return repository;
+    }
+    let path = std::path::absolute(named(path)).unwrap_or_else(|_| path.to_owned());
+    let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+    directory.and_then(Path::file_name).map_or("model".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,35 @@
+//! The model card, README.md of the output.
+
+use std::fmt::Write;
+
+use super::{super::method::Section, Report};
+
+impl<R: Section> Report<R> {
+    /// The model card of what was made of `original`.
+    pub fn model_card(&self, original: &str) -> String {
+        let mut text = self.method.introduction(original, self.tool_version);
+        text.push_str("| | before | after | change |\n|---|---|---|---|\n");
+        for row in self.rows() {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+        if let Some(perplexity) = &self.perplexity {
+            let _ = write!(
+                text,
+                "\nPerplexity was measured on {} ({} sequences, {} tokens).",
+                perplexity.text, perplexity.sequences, perplexity.tokens
+            );
+        }
+        if let Some(calibration) = &self.calibration {
+            let _ = write!(
+                text,
+                "\nCalibrated on {} sequences ({} tokens) of {}; sha256 of the token ids {}.",
+                calibration.sequences, calibration.tokens, calibration.source, calibration.sha256
+            );
+        }
+        text.push_str(&self.method.card_findings());
+        text.push_str("\nThe original's own card is not copied: it says what that was trained on, and for which use.");
+        text.push_str(self.method.loading());
+        text.push_str("\n```\nslicegpt-gpu generate . --prompt \"Once\"\nslicegpt-gpu verify .\n```\n");
+        text
+    }
+}

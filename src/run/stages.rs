@@ -1,0 +1,264 @@
+//! The work of a run, in stages that are committed one by one, so that any of them can be resumed.
+
+use super::{
+    attempt::Attempt,
+    calibration::Sequences,
+    log::Log,
+    memory::{RunPlan, host_peak},
+    method::Method,
+    outcome::{CalibrationReport, Outcome, PerplexityReport},
+    paths::name_of,
+    record::RunRecord,
+    state::State,
+    task::Task,
+};
+use crate::{
+    checkpoint::OutputDirectory,
+    data::sha256,
+    error::{Error, Result},
+    eval::perplexity_within,
+    gpu::Gpu,
+    model::Model,
+    progress::Progress,
+    stream::Job,
+};
+
+impl<M: Method> Task<'_, M> {
+    /// Does the work, or the rest of it.
+    ///
+    /// # Errors
+    /// Whatever stops it; [`Error::Kept`] if it can be resumed.
+    pub fn work(&self) -> Result<Outcome<M::Snapshot>> {
+        let identity = self.identity()?;
+        let (request, log) = (self.request, self.log);
+        // Before anything of an earlier run is given up: what finds no GPU, or no room, finds it out now.
+        let gpu = request.device.open(log)?;
+        let memory = if request.resume { None } else { Some(self.fit(Some(gpu.adapter()), None, false)?) };
+        let (directory, state) = if request.resume {
+            let (directory, bytes) = OutputDirectory::resume(&request.output, request.force)?;
+            let state = State::parse(&bytes, &directory.beside("state"), &identity)?;
+            log.restore(&state.seconds, &state.warnings);
+            (directory, state)
+        } else {
+            (OutputDirectory::create(&request.output, request.force)?, State::new(identity))
+        };
+        let mut work = Work { task: self, log, directory: &directory, state, outcome: Outcome::default() };
+        let result = work.attempts((gpu, memory));
+        let outcome = work.outcome;
+        let result = result.map(|()| outcome);
+        // Of work that failed, too; after the output, which it must not cost.
+        match (self.settle(directory, result), log.write_trace()) {
+            (Err(error), Err(untraced)) => {
+                log.note(&untraced.to_string());
+                Err(error)
+            }
+            (Ok(_), Err(untraced)) => Err(untraced),
+            (result, Ok(())) => result,
+        }
+    }
+
+    /// Gives the output its name, keeps what can be resumed, or removes what cannot.
+    fn settle(&self, directory: OutputDirectory, result: Result<Outcome<M::Snapshot>>) -> Result<Outcome<M::Snapshot>> {
+        let kept = directory.beside("");
+        match result {
+            Ok(outcome) if outcome.finished => match directory.finish() {
+                Ok(()) => Ok(outcome),
+                // Whatever has come in the way of the output, its work is done and stays.
+                Err(source) => Err(Error::Kept { path: kept, source: Box::new(source) }),
+            },
+            Ok(outcome) => {
+                self.log.say(&format!(
+                    "stopped as asked; what is done is kept in {}, and the same command with --resume goes on",
+                    kept.display()
+                ));
+                Ok(outcome)
+            }
+            Err(error) if error.can_go_on() && directory.is_committed() => {
+                Err(Error::Kept { path: kept, source: Box::new(error) })
+            }
+            Err(error) => {
+                if !self.request.resume {
+                    directory.abandon();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Work under way.
+struct Work<'a, M: Method> {
+    task: &'a Task<'a, M>,
+    log: &'a Log,
+    directory: &'a OutputDirectory,
+    state: State<M::Snapshot>,
+    outcome: Outcome<M::Snapshot>,
+}
+
+/// A device, and how the run keeps within its memory, where that is known.
+type Opened = (Gpu, Option<RunPlan>);
+
+impl<M: Method> Work<'_, M> {
+    /// Tries until it succeeds, or nothing is left to try.
+    fn attempts(&mut self, opened: Opened) -> Result<()> {
+        let mut attempt = Attempt::default();
+        let mut opened = Ok(opened);
+        loop {
+            let result = opened.and_then(|opened| self.attempt(opened, &attempt));
+            self.log.end();
+            let Err(error) = result else { return Ok(()) };
+            let Some(next) = attempt.after(&error, &mut self.state.pieces) else { return Err(error) };
+            self.log.note(&format!("{error}; trying again {}", next.change));
+            opened = self.task.request.device.open_again(next.lost, self.log).map(|gpu| (gpu, None));
+            attempt = next;
+        }
+    }
+
+    /// The stages that are not done yet, on a device.
+    fn attempt(&mut self, (mut gpu, memory): Opened, attempt: &Attempt) -> Result<()> {
+        self.outcome.adapter = Some(gpu.adapter().clone());
+        self.state.check_adapter(description(&gpu)?)?;
+        // Pieces that were kept are not made smaller for want of room: the result would be another one.
+        let pieces = if attempt.short == 0 { self.state.pieces.take() } else { self.state.pieces };
+        let fit = || self.task.fit(Some(gpu.adapter()), pieces, attempt.spare_gpu);
+        let memory = memory.map_or_else(fit, Ok)?;
+        self.state.pieces = Some(memory.pieces());
+        self.task.request.device.limit(&mut gpu, memory.gpu_ceiling());
+        gpu.set_planned_memory(memory.peaks.iter().map(|peak| peak.gpu_bytes).max());
+        self.outcome.plan = Some(memory.clone());
+        let result = self.stages(&gpu, &memory);
+        // What a lost device recorded is lost.
+        if !matches!(result, Err(Error::DeviceLost(_))) {
+            self.log.take_trace(&gpu).unwrap_or_else(|error| self.log.note(&error.to_string()));
+        }
+        self.outcome.peak_gpu_bytes = self.outcome.peak_gpu_bytes.max(Some(gpu.memory().peak));
+        self.outcome.peak_host_bytes = host_peak();
+        result
+    }
+
+    /// Sequences, perplexity before, the layers, and what else belongs to the output.
+    fn stages(&mut self, gpu: &Gpu, memory: &RunPlan) -> Result<()> {
+        let Sequences { calibration, held_out } = self.sequences(gpu, memory.sampled_rows)?;
+        let eval = self.task.eval.as_ref().unwrap_or(&held_out);
+        let sha256 = sha256(&calibration);
+        self.before(gpu, eval, memory)?;
+        self.layers(gpu, &calibration, memory)?;
+        self.outcome.calibration = Some(CalibrationReport {
+            source: self.task.calibration.request.source(),
+            sequences: calibration.len(),
+            tokens: calibration.iter().map(Vec::len).sum(),
+            sha256: sha256.clone(),
+        });
+        let mut record = None;
+        if self.outcome.finished {
+            let made = self.complete(&sha256)?;
+            let noted = calibration.first().map_or(&[][..], Vec::as_slice);
+            let section = self.task.method.report(self.task.model, self.outcome.found.as_ref());
+            let method = self.task.record(&section)?;
+            record = Some(RunRecord::of(gpu, &made, noted, &memory.eval, method, &sha256)?);
+            self.after(gpu, &made, eval, memory)?;
+        }
+        self.outcome.seconds = self.log.seconds();
+        self.outcome.warnings = self.log.warnings();
+        if let Some(record) = record {
+            let card = self.task.report(&self.outcome)?.model_card(&name_of(&self.task.request.model));
+            self.directory.write("README.md", card.as_bytes())?;
+            // The last of all, as it lists the others.
+            record.write(self.directory)?;
+        }
+        Ok(())
+    }
+
+    /// The sequences to calibrate on and those held out: kept ones, or new ones that are kept.
+    fn sequences(&mut self, gpu: &Gpu, together: Option<usize>) -> Result<Sequences> {
+        let calibration = &self.task.calibration;
+        if let Some(sequences) = self.state.sequences(self.directory)? {
+            let source = self.directory.beside(OutputDirectory::TOKENS).display().to_string();
+            sequences.check(self.task.model, &source)?;
+            calibration.release();
+            return Ok(sequences);
+        }
+        let sequences = calibration.sequences(gpu, together, self.log)?;
+        self.state.keep_sequences(&sequences, self.directory)?;
+        // Reading a file again costs nothing.
+        if calibration.request.file().is_none() {
+            self.commit()?;
+        }
+        Ok(sequences)
+    }
+
+    /// Measures the model as it is, unless that is done or there is nothing to measure on.
+    fn before(&mut self, gpu: &Gpu, eval: &[Vec<u32>], memory: &RunPlan) -> Result<()> {
+        if self.state.before.is_none() && !eval.is_empty() {
+            let before = perplexity_within(gpu, self.task.model, eval, &memory.eval, "perplexity before", self.log)?;
+            self.state.before = Some(before.into());
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Goes through the layers that are not done, or as many as are asked for.
+    fn layers(&mut self, gpu: &Gpu, rows: &[Vec<u32>], memory: &RunPlan) -> Result<()> {
+        let Task { method, model, request, .. } = self.task;
+        let layers = model.config().layers.len();
+        let all = layers * method.passes();
+        let from = self.state.layers.clone();
+        let first = from.as_ref().map_or(0, |snapshot| method.passed(snapshot, layers));
+        let last = request.stop_after.map_or(all, |count| all.min(first + count));
+        let (directory, progress, tensors, output) = (self.directory, self.log, method.tensors(), method.config());
+        let job = Job { model, rows, watched: 0, memory: memory.layers, output, tensors, directory, progress };
+        let snapshot = method.run(gpu, job, from.as_ref(), &mut |snapshot| {
+            self.state.layers = Some(snapshot.clone());
+            self.commit()?;
+            Ok(method.passed(snapshot, layers) < last || last == all)
+        })?;
+        self.log.end();
+        self.outcome.finished = last == all;
+        self.outcome.layers_done = method.passed(&snapshot, layers);
+        self.outcome.found = Some(snapshot);
+        Ok(())
+    }
+
+    /// Writes what belongs to the tensors; returns the model that they make.
+    fn complete(&self, calibration_sha256: &str) -> Result<Model> {
+        let Task { method, model, companions, .. } = self.task;
+        self.directory.write("config.json", method.config_json(calibration_sha256)?.as_bytes())?;
+        for (name, text) in method.config().python_files() {
+            self.directory.write(name, text.as_bytes())?;
+        }
+        for name in companions.names() {
+            self.directory.write(&name, &companions.contents(model.directory(), &name)?)?;
+        }
+        Model::open(self.directory.path())
+    }
+
+    /// Measures what was made, if the model was measured before.
+    fn after(&mut self, gpu: &Gpu, made: &Model, eval: &[Vec<u32>], memory: &RunPlan) -> Result<()> {
+        let Some(before) = self.state.before.clone() else { return Ok(()) };
+        let after = perplexity_within(gpu, made, eval, &memory.eval, "perplexity after", self.log)?;
+        let request = self.task.request;
+        let text = request.eval.as_ref().map_or_else(
+            || format!("the held-out end of the calibration ({})", request.calibration.source()),
+            |path| path.display().to_string(),
+        );
+        self.outcome.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
+        Ok(())
+    }
+
+    /// Makes what is done so far what `--resume` continues from.
+    fn commit(&mut self) -> Result<()> {
+        self.state.seconds = self.log.seconds_so_far();
+        self.state.warnings = self.log.warnings();
+        self.state.commit(self.directory)
+    }
+}
+
+/// What of the GPU the last bits of a result depend on: the adapter, its driver and its limits.
+fn description(gpu: &Gpu) -> Result<String> {
+    let mut adapter = serde_json::to_value(gpu.adapter()).map_err(Error::internal)?;
+    if let Some(fields) = adapter.as_object_mut() {
+        // Where it stands in the list says nothing about it.
+        fields.retain(|name, _| name != "index" && name != "default");
+    }
+    Ok(adapter.to_string())
+}

@@ -1,0 +1,78 @@
+//! Does `--resume` compare every option that can change a result?
+
+use clap::{CommandFactory, Parser};
+use serde_json::{Map, Value};
+use slicegpt_gpu::{cli::Cli, run::HARMLESS};
+
+/// Options that no result depends on, beside those of [`HARMLESS`].
+const CHANGE_NOTHING: &[&str] =
+    &["dry_run", "json", "lose_device_after", "resume", "stop_after", "trace", "withhold_gpu_memory"];
+
+/// For every other option, a value that is not its default.
+const VALUES: &[(&str, &str)] = &[
+    ("basis", "segments=3"),
+    ("cal_batch_size", "3"),
+    ("cal_max_seqlen", "77"),
+    ("cal_nsamples", "9"),
+    ("calibration", "text.txt"),
+    ("covariance", "raw"),
+    ("dtype", "bf16"),
+    ("eval", "other.txt"),
+    ("final_orientation", "random"),
+    ("ppl_eval_seqlen", "33"),
+    ("precision", "f16-matrix"),
+    ("refit", "reads"),
+    ("ridge", "0.5"),
+    ("round_interval", "4"),
+    ("seed", "7"),
+    ("slice_head", ""),
+    ("sparsity", "0.125"),
+    ("target_parameters", "-10%"),
+];
+
+fn request(arguments: &[&str]) -> Option<Map<String, Value>> {
+    let arguments = [&["slicegpt-gpu"], arguments].concat();
+    Cli::try_parse_from(&arguments).unwrap_or_else(|error| panic!("{error}")).request().expect("fields")
+}
+
+#[test]
+fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
+    let resumed = Cli::command();
+    let resumed = resumed
+        .get_subcommands()
+        .filter(|command| command.get_arguments().any(|argument| argument.get_id() == "resume"));
+    let mut subcommands = 0;
+    for command in resumed {
+        subcommands += 1;
+        let name = command.get_name();
+        let plain = request(&[name, "model"]).unwrap_or_else(|| panic!("{name} can be resumed, and has no request"));
+        for argument in command.get_arguments() {
+            let id = argument.get_id().as_str();
+            if CHANGE_NOTHING.contains(&id) || ["help", "version"].contains(&id) {
+                assert!(!plain.contains_key(id), "{name} --{id} is compared, and is said to change nothing");
+                continue;
+            }
+            assert!(plain.contains_key(id), "{name} --{id}: is it compared, or does no result depend on it?");
+            if HARMLESS.contains(&id) {
+                continue;
+            }
+            let value = VALUES.iter().find(|(known, _)| *known == id).map(|(_, value)| *value);
+            let value = value.unwrap_or_else(|| panic!("{name} --{id}: what is a value that is not the default?"));
+            let flag = format!("--{}", argument.get_long().unwrap_or(id));
+            let given = if value.is_empty() { flag } else { format!("{flag}={value}") };
+            let asked = request(&[name, "model", &given]).expect("a request");
+            assert_ne!(asked[id], plain[id], "{name} {given} asks for nothing else");
+            // One way to say how much to cut takes the place of the other one; the output's name says it, too.
+            let others = |fields: &Map<String, Value>| {
+                let mut fields = fields.clone();
+                fields.retain(|name, _| name != id && name != "output" && name != "sparsity");
+                fields
+            };
+            assert_eq!(others(&asked), others(&plain), "{name} {given} asks for something else, too");
+        }
+    }
+    assert!(subcommands > 0, "nothing can be resumed, so the test proves nothing");
+    let fields = request(&["run", "model"]).expect("a request");
+    let spare: Vec<_> = HARMLESS.iter().filter(|name| !fields.contains_key(**name)).collect();
+    assert!(spare.is_empty(), "{spare:?} are called harmless, and are no fields");
+}
