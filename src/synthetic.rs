@@ -1,7 +1,6 @@
 //! Checkpoints of random weights in the shape of a real model: what a run costs depends on shapes alone, so this
 //! measures it without a download.
 
-use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     checkpoint::{Dtype, OutputDirectory, RECORD, SHARD_BYTES, TensorPlan, TensorWriter},
     error::{Error, Result},
-    model::Config,
+    model::{Config, element_type},
     progress::Progress,
 };
 
@@ -44,14 +43,11 @@ pub fn write(
     seed: u64,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let stored = match dtype {
-        Dtype::F16 => "float16",
-        Dtype::BF16 => "bfloat16",
-        Dtype::F32 => "float32",
-        other => return Err(Error::Usage(format!("weights of type {other:?} cannot be written"))),
+    let Some(element) = element_type(dtype) else {
+        return Err(Error::Usage(format!("weights of type {dtype:?} cannot be written")));
     };
     let mut fields = config.raw.clone();
-    fields.insert("torch_dtype".into(), stored.into());
+    fields.insert("torch_dtype".into(), element.name().into());
     directory.write("config.json", format!("{:#}\n", Value::Object(fields)).as_bytes())?;
 
     let specs = config.tensors();
@@ -71,7 +67,7 @@ pub fn write(
                     (&StandardNormal).sample_iter(&mut random).map(|value: f32| DEVIATION * value).take(count).collect()
                 }
             };
-            writer.write(&spec.name, &encoded(&values, dtype))?;
+            writer.write(&spec.name, &element.encode(&values))?;
             missing -= count;
             progress.advance(1)?;
         }
@@ -92,20 +88,4 @@ fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(stream);
     random
-}
-
-fn encoded(values: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::F16 => {
-            let mut stored = vec![f16::ZERO; values.len()];
-            stored.convert_from_f32_slice(values);
-            bytemuck::cast_slice(&stored).to_vec()
-        }
-        Dtype::BF16 => {
-            let mut stored = vec![bf16::ZERO; values.len()];
-            stored.convert_from_f32_slice(values);
-            bytemuck::cast_slice(&stored).to_vec()
-        }
-        _ => bytemuck::cast_slice(values).to_vec(),
-    }
 }

@@ -2,7 +2,6 @@
 //! copy of a large operand.
 
 use faer::Mat;
-use half::f16;
 
 use crate::{
     error::Result,
@@ -38,10 +37,7 @@ impl Values {
         x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
         x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
         let uniform = ((x ^ (x >> 16)) >> 8) as f32 / (1 << 23) as f32 - 1.0;
-        match self.element {
-            ElementType::F16 => f16::from_f32(self.scale * uniform).to_f32(),
-            _ => self.scale * uniform,
-        }
+        self.element.nearest(f64::from(self.scale * uniform))
     }
 
     /// All values of some rows, row-major.
@@ -55,13 +51,7 @@ impl Values {
     /// [`crate::Error::OutOfMemory`].
     pub fn upload(&self, gpu: &Gpu) -> Result<Matrix> {
         let values = self.rows(0..self.rows);
-        match self.element {
-            ElementType::F16 => {
-                let stored: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
-                gpu.upload_bytes(bytemuck::cast_slice(&stored), self.rows, self.cols, ElementType::F16)
-            }
-            _ => gpu.upload(&values, self.rows, self.cols),
-        }
+        gpu.upload_bytes(&self.element.encode(&values), self.rows, self.cols, self.element)
     }
 
     /// The matrix in f64.

@@ -3,31 +3,9 @@
 use std::{ops::Range, sync::Arc};
 
 use bytemuck::cast_slice;
-use half::{bf16, f16};
 
-use super::{Gpu, pool::Pooled, queue::Mapping};
+use super::{Gpu, element::ElementType, pool::Pooled, queue::Mapping};
 use crate::error::{Error, Result};
-
-/// How an element is stored on the GPU. Arithmetic is always f32: 16-bit elements are widened by the kernel that reads
-/// them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ElementType {
-    F32,
-    F16,
-    Bf16,
-    /// Token ids, positions and tables of rows.
-    U32,
-}
-
-impl ElementType {
-    /// Size in bytes.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
 
 /// A row-major matrix on the GPU, or a run of rows of one.
 ///
@@ -66,11 +44,11 @@ impl Matrix {
 
     /// Bytes that a binding of the whole matrix takes.
     pub fn byte_len(&self) -> u64 {
-        (self.rows * self.stride() * self.element.size()) as u64
+        self.rows as u64 * self.element.row_bytes(self.cols)
     }
 
     pub(super) fn byte_offset(&self) -> u64 {
-        (self.first_row * self.stride() * self.element.size()) as u64
+        self.first_row as u64 * self.element.row_bytes(self.cols)
     }
 
     /// The rows `range` of this matrix, sharing its memory. The first must be a multiple of 64.
@@ -119,7 +97,7 @@ impl Gpu {
     }
 
     fn allocate(&self, rows: usize, cols: usize, element: ElementType) -> Result<Matrix> {
-        let bytes = rows as u64 * cols.next_multiple_of(4) as u64 * element.size() as u64;
+        let bytes = rows as u64 * element.row_bytes(cols);
         Ok(Matrix { buffer: self.storage(bytes)?, first_row: 0, rows, cols, element })
     }
 
@@ -152,7 +130,7 @@ impl Gpu {
             ));
         }
         let matrix = self.allocate(rows, cols, element)?;
-        let padded = matrix.stride() * element.size();
+        let padded = element.row_bytes(cols) as usize;
         if rows == 0 || cols == 0 {
             return Ok(matrix);
         }
@@ -235,10 +213,7 @@ impl Readback {
         gpu.mapped(mapping, |bytes| {
             let widened: Vec<f32> = match self.element {
                 ElementType::F32 | ElementType::U32 => bytemuck::pod_collect_to_vec(bytes),
-                ElementType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-                ElementType::Bf16 => {
-                    bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-                }
+                narrow => narrow.decode(bytes).collect(),
             };
             unpad(widened, self.cols, self.stride)
         })

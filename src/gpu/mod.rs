@@ -3,6 +3,7 @@
 mod adapter;
 mod choices;
 mod device;
+mod element;
 mod kernel;
 mod matrix;
 mod pool;
@@ -12,8 +13,9 @@ mod trace;
 
 pub use adapter::{AdapterDescription, adapters, no_adapter};
 pub use device::{Gpu, GpuOptions};
+pub use element::ElementType;
 pub use kernel::{Binding, Kernel, Need};
-pub use matrix::{ElementType, Matrix, Readback};
+pub use matrix::{Matrix, Readback};
 pub use pool::MemoryUse;
 pub use precision::{MatrixUnits, Precision};
 pub use trace::Span;

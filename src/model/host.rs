@@ -2,8 +2,6 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use half::{bf16, f16};
-
 use super::{
     architecture::{Block, Role, Weight},
     storage::Rows,
@@ -87,7 +85,7 @@ impl<'a> HostMatrix<'a> {
                 if *scale == 1.0 {
                     return Ok(Cow::Owned(read));
                 }
-                let scaled = widen(&read, *element).map(|value| value * scale);
+                let scaled = element.decode(&read).map(|value| value * scale);
                 Ok(Cow::Owned(scaled.flat_map(f32::to_le_bytes).collect()))
             }
         }
@@ -173,29 +171,13 @@ impl<'a> HostMatrix<'a> {
     /// # Errors
     /// As [`HostMatrix::row_bytes`].
     pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
-        Ok(widen(&self.row_bytes(rows)?, self.element).collect())
+        Ok(self.element.decode(&self.row_bytes(rows)?).collect())
     }
-}
-
-/// Values as f32.
-fn widen(bytes: &[u8], element: ElementType) -> impl Iterator<Item = f32> {
-    bytes.chunks_exact(element.size()).map(move |b| match element {
-        ElementType::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
-        ElementType::Bf16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        ElementType::F32 | ElementType::U32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-    })
 }
 
 /// Refuses values that are not numbers; `first` is the number of the first one in the tensor.
 fn check(bytes: &[u8], element: ElementType, first: usize, name: &str, tensor: &Tensor) -> Result<()> {
-    let broken = match element {
-        ElementType::F32 | ElementType::U32 => {
-            bytes.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80)
-        }
-        ElementType::F16 => bytes.chunks_exact(2).position(|b| b[1] & 0x7c == 0x7c),
-        ElementType::Bf16 => bytes.chunks_exact(2).position(|b| b[1] & 0x7f == 0x7f && b[0] & 0x80 == 0x80),
-    };
-    match broken {
+    match element.first_not_finite(bytes) {
         Some(index) => Err(Error::BadTensor {
             name: name.into(),
             path: tensor.path.into(),

@@ -39,6 +39,7 @@ pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
 pub use storage::{Rows, scatter, side_by_side};
+pub use stored::element_type;
 pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{

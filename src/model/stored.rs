@@ -130,17 +130,14 @@ impl WeightStore {
 
     /// The type in which a stored tensor is read: its own, or f32 for f64.
     pub(super) fn element(&self, name: &str, tensor: &Tensor) -> Result<ElementType> {
-        Ok(match tensor.dtype {
-            Dtype::F32 | Dtype::F64 => ElementType::F32,
-            Dtype::F16 => ElementType::F16,
-            Dtype::BF16 => ElementType::Bf16,
-            other => {
-                let reason = format!(
-                    "expected F32, F16, BF16 or F64, found {other:?}; quantised checkpoints cannot be sliced: give the one \
-                     that this was made of, or dequantize() the model in transformers and save that"
-                );
-                return Err(self.bad(name, reason));
-            }
+        // What f32 cannot hold of an f64 is refused when it is read.
+        let dtype = if tensor.dtype == Dtype::F64 { Dtype::F32 } else { tensor.dtype };
+        element_type(dtype).ok_or_else(|| {
+            let reason = format!(
+                "expected F32, F16, BF16 or F64, found {dtype:?}; quantised checkpoints cannot be sliced: give the one \
+                 that this was made of, or dequantize() the model in transformers and save that"
+            );
+            self.bad(name, reason)
         })
     }
 
@@ -158,5 +155,15 @@ impl WeightStore {
 
     pub(super) fn bad(&self, name: &str, reason: String) -> Error {
         Error::BadTensor { name: name.into(), path: self.checkpoint.directory().into(), reason }
+    }
+}
+
+/// How weights of a checkpoint's type are stored here; `None` where they cannot be.
+pub fn element_type(dtype: Dtype) -> Option<ElementType> {
+    match dtype {
+        Dtype::F32 => Some(ElementType::F32),
+        Dtype::F16 => Some(ElementType::F16),
+        Dtype::BF16 => Some(ElementType::Bf16),
+        _ => None,
     }
 }

@@ -9,9 +9,10 @@ use super::{
     schedule::{layer_widths, round_interval, sliced_width},
 };
 use crate::{
-    checkpoint::{Dtype, TensorPlan},
+    checkpoint::TensorPlan,
     error::{Error, Result},
-    model::{Config, RemoteCode, SLICED_PREFIX, Slicing},
+    gpu::ElementType,
+    model::{Config, RemoteCode, SLICED_PREFIX, Slicing, element_type},
     stream::Types,
 };
 
@@ -183,11 +184,7 @@ fn with_widths(config: &Config, width: usize, options: &Options) -> Result<Confi
 /// The config with the type of the written tensors, where it names one and they have one.
 fn with_dtype(mut config: Config, types: &Types) -> Result<Config> {
     let Types::One(dtype) = types else { return Ok(config) };
-    let dtype = match dtype {
-        Dtype::F16 => "float16",
-        Dtype::BF16 => "bfloat16",
-        _ => "float32",
-    };
+    let dtype = element_type(*dtype).unwrap_or(ElementType::F32).name();
     for name in ["torch_dtype", "dtype"] {
         if let Some(Value::String(stored)) = config.raw.get_mut(name) {
             *stored = dtype.into();

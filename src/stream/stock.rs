@@ -3,13 +3,11 @@
 
 use std::collections::HashSet;
 
-use half::{bf16, f16};
-
 use crate::{
     checkpoint::{Dtype, TensorPlan},
     error::Result,
-    gpu::{Gpu, Matrix},
-    model::{Config, Names, without_mean},
+    gpu::{ElementType, Gpu, Matrix},
+    model::{Config, Names, element_type, without_mean},
 };
 
 /// What the written tensors have that those in memory have not.
@@ -48,11 +46,8 @@ impl StockForm {
         let norms: HashSet<String> = norms.map(|name| format!("{name}.weight")).collect();
         let written = |dtype| tensors.iter().any(|tensor| tensor.dtype == dtype && norms.contains(&tensor.name));
         // What bf16 holds of a number of this size, f16 and f32 hold, too.
-        let rounded = match () {
-            () if written(Dtype::BF16) => bf16::from_f64(exact).to_f32(),
-            () if written(Dtype::F16) => f16::from_f64(exact).to_f32(),
-            () => exact as f32,
-        };
+        let narrowest = [Dtype::BF16, Dtype::F16].into_iter().find(|dtype| written(*dtype)).and_then(element_type);
+        let rounded = narrowest.unwrap_or(ElementType::F32).nearest(exact);
         let embedding = if stored == width {
             None
         } else {

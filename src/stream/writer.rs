@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 
-use half::{bf16, f16};
-
 use super::stock::StockForm;
 use crate::{
     checkpoint::{Dtype, OutputDirectory, SHARD_BYTES, TensorPlan, TensorWriter},
     error::{Error, Result},
-    gpu::{Gpu, Matrix},
+    gpu::{ElementType, Gpu, Matrix},
     model::{
         Config, HostLayer, Linear, Names, Rows,
         architecture::{Layout, Role, Space},
-        scatter,
+        element_type, scatter,
     },
 };
 
@@ -212,11 +210,8 @@ impl<'a> Writer<'a> {
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let dtype = self.types.get(name).copied().unwrap_or(Dtype::F32);
-        let most = match dtype {
-            Dtype::F16 => f16::MAX.to_f32(),
-            _ => f32::MAX,
-        };
-        if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > most) {
+        let element = element_type(dtype).unwrap_or(ElementType::F32);
+        if let Some(value) = values.iter().find(|value| value.is_nan() || value.abs() > element.max()) {
             let way_out = if value.is_finite() {
                 "; use --dtype bf16 or f32"
             } else {
@@ -228,12 +223,7 @@ impl<'a> Writer<'a> {
             return file.write(name, &[]);
         }
         for piece in values.chunks(PIECE) {
-            let bytes: Vec<u8> = match dtype {
-                Dtype::F16 => piece.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-                Dtype::BF16 => piece.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-                _ => piece.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            };
-            file.write(name, &bytes)?;
+            file.write(name, &element.encode(piece))?;
         }
         Ok(())
     }
