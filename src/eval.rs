@@ -7,8 +7,9 @@ use crate::{
     error::{Error, Result, too_low},
     gpu::{Gpu, Matrix},
     model::{
-        BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout, architecture::Position,
-        logit_entries, parts, plan_batches, row_bytes, signal_bytes, staging_bytes,
+        Agreement, Agreements, BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout,
+        architecture::Position, logit_entries, logit_slices, parts, plan_batches, row_bytes, signal_bytes,
+        staging_bytes,
     },
     progress::Progress,
 };
@@ -144,12 +145,7 @@ pub fn perplexity_within(
     phase: &'static str,
     progress: &dyn Progress,
 ) -> Result<Perplexity> {
-    if rows.is_empty() {
-        return Err(Error::BadTokens("no tokens to evaluate on".into()));
-    }
-    if let Some(short) = rows.iter().position(|row| row.len() < 2) {
-        return Err(Error::BadTokens(format!("row {short} has fewer than two tokens: nothing to predict")));
-    }
+    check_rows(rows)?;
     let ends = model.store.ends()?;
     let readout = Readout::upload(gpu, &ends)?;
     let mut total = 0.0;
@@ -188,6 +184,17 @@ pub fn perplexity_within(
         return Err(Error::Numerical(format!("the loss is {mean}: the model's signals overflow")));
     }
     Ok(Perplexity { perplexity: mean.exp(), sequences: rows.len(), tokens: rows.iter().map(|row| row.len() - 1).sum() })
+}
+
+/// Refuses rows that nothing can be predicted of.
+fn check_rows(rows: &[Vec<u32>]) -> Result<()> {
+    if rows.is_empty() {
+        return Err(Error::BadTokens("no tokens to evaluate on".into()));
+    }
+    if let Some(short) = rows.iter().position(|row| row.len() < 2) {
+        return Err(Error::BadTokens(format!("row {short} has fewer than two tokens: nothing to predict")));
+    }
+    Ok(())
 }
 
 /// The logits of each row in turn: `each(row, [tokens · vocab_size] values)`.
@@ -271,8 +278,6 @@ fn each_group(
     let config = model.config();
     let ranges = plan_batches(gpu, config, rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
     progress.begin(phase, (ranges.len() * (config.layers.len() + 1)) as u64);
-    let rope_tables = model.rope_tables(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
-    let ends = model.store.ends()?;
     let bytes = |range: &Range<usize>| {
         rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size)
     };
@@ -285,33 +290,104 @@ fn each_group(
         });
         let (group, rest) = remaining.split_at(count.count().max(1));
         remaining = rest;
-        let mut states = Vec::new();
-        for range in group {
-            let batch = Batch::new(gpu, &rows[range.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-            let x = gpu.unfilled(batch.tokens, ends.embedding.cols)?;
-            states.push((range.clone(), batch, x));
-        }
-        each_part(gpu, &ends.embedding, memory, |first, part| {
-            states.iter().try_for_each(|(_, batch, x)| gpu.embed(&batch.ids, first, part, x, false))
-        })?;
-        if let (Some(positions), Position::Learned { offset, .. }) =
-            (&ends.positions, config.architecture.attention.position)
-        {
-            each_part(gpu, positions, memory, |first, part| {
-                states
-                    .iter()
-                    .try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
-            })?;
-        }
-        for layer in 0..config.layers.len() {
-            let weights = model.layer(gpu, layer)?;
-            for (_, batch, x) in &mut states {
-                let context = batch.context(gpu, config, layer, &rope_tables);
-                *x = context.forward(&weights, x.clone())?;
-                progress.advance(1)?;
-            }
-        }
-        each(states)?;
+        each(run_group(gpu, model, rows, group, memory, progress)?)?;
     }
     Ok(())
+}
+
+/// Runs some batches of the rows through all layers, and returns them with their last residuals, `[tokens, width]`.
+fn run_group(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    group: &[Range<usize>],
+    memory: &EvalMemory,
+    progress: &dyn Progress,
+) -> Result<Vec<(Range<usize>, Batch, Matrix)>> {
+    let config = model.config();
+    let rope_tables = model.rope_tables(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
+    let ends = model.store.ends()?;
+    let mut states = Vec::new();
+    for range in group {
+        let batch = Batch::new(gpu, &rows[range.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let x = gpu.unfilled(batch.tokens, ends.embedding.cols)?;
+        states.push((range.clone(), batch, x));
+    }
+    each_part(gpu, &ends.embedding, memory, |first, part| {
+        states.iter().try_for_each(|(_, batch, x)| gpu.embed(&batch.ids, first, part, x, false))
+    })?;
+    if let (Some(positions), Position::Learned { offset, .. }) =
+        (&ends.positions, config.architecture.attention.position)
+    {
+        each_part(gpu, positions, memory, |first, part| {
+            states.iter().try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
+        })?;
+    }
+    for layer in 0..config.layers.len() {
+        let weights = model.layer(gpu, layer)?;
+        for (_, batch, x) in &mut states {
+            let context = batch.context(gpu, config, layer, &rope_tables);
+            *x = context.forward(&weights, x.clone())?;
+            progress.advance(1)?;
+        }
+    }
+    Ok(states)
+}
+
+/// How the predictions of a model agree with those of the `dense` one that it was made of, on `rows`, each a window of
+/// its own; one batch of both at a time.
+///
+/// # Errors
+/// [`Error::BadTokens`] if there are no rows, or one has fewer than two tokens; [`Error::Usage`] if the vocabularies
+/// differ; whatever the models or the GPU report.
+pub fn agreement(
+    gpu: &Gpu,
+    model: &Model,
+    dense: &Model,
+    rows: &[Vec<u32>],
+    memory: &EvalMemory,
+    phase: &'static str,
+    progress: &dyn Progress,
+) -> Result<Agreement> {
+    check_rows(rows)?;
+    let vocabularies = [model, dense].map(|model| model.config().vocab_size);
+    if vocabularies[0] != vocabularies[1] {
+        return Err(Error::Usage(format!(
+            "--against: a vocabulary of {} entries cannot be compared with one of {}",
+            vocabularies[0], vocabularies[1]
+        )));
+    }
+    let models = [dense, model];
+    let ranges = plan_batches(gpu, dense.config(), rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
+    let layers: usize = models.iter().map(|model| model.config().layers.len()).sum();
+    progress.begin(phase, (ranges.len() * layers) as u64);
+    let ends = [dense.store.ends()?, model.store.ends()?];
+    let readouts = [Readout::upload(gpu, &ends[0])?, Readout::upload(gpu, &ends[1])?];
+    let wider = |head: &HostMatrix| head.cols * head.element.size();
+    let table = if wider(&ends[0].head) >= wider(&ends[1].head) { &ends[0].head } else { &ends[1].head };
+    let mut sums = Agreements::default();
+    for range in ranges {
+        let mut inputs = Vec::new();
+        for (model, readout) in models.iter().zip(&readouts) {
+            for (_, _, x) in run_group(gpu, model, rows, std::slice::from_ref(&range), memory, progress)? {
+                inputs.push(readout.norm(gpu, model.config(), &x)?);
+            }
+        }
+        let rows = &rows[range];
+        let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
+        let (targets, state) = (gpu.upload_u32(&targets)?, gpu.divergence_state(targets.len())?);
+        for part in parts(gpu, table, table.element.size(), memory.part_bytes) {
+            let heads = [ends[0].head.upload(gpu, part.clone())?, ends[1].head.upload(gpu, part.clone())?];
+            let of = |which: usize| (&inputs[which], &heads[which], readouts[which].bias(part.clone()));
+            logit_slices(gpu, [of(0), of(1)], |first, [p, q]| {
+                gpu.divergence(p, q, part.start + first, &targets, &state)
+            })?;
+        }
+        sums.add(rows.iter().map(Vec::len), &gpu.divergences(&state)?);
+    }
+    let means = sums.means();
+    if !means.kl.is_finite() || !means.perplexity.is_finite() {
+        return Err(Error::Numerical("the divergence is not finite: a model's signals overflow".into()));
+    }
+    Ok(means)
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibration;
+mod compress;
 mod devices;
 mod eval;
 mod export;
@@ -35,6 +36,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make the best smaller model for a size: cut whatever costs least.
+    Compress(compress::Args),
     /// Slice a model and write the smaller one.
     Run(run::Args),
     /// Measure the perplexity of a model, dense or sliced.
@@ -124,6 +127,7 @@ impl Cli {
     /// [`Error::Internal`].
     pub fn request(&self) -> Result<Option<Map<String, Value>>> {
         match &self.command {
+            Command::Compress(args) => args.request().fields().map(Some),
             Command::Run(args) => args.request().fields().map(Some),
             _ => Ok(None),
         }
@@ -135,6 +139,7 @@ impl Cli {
     /// Whatever went wrong; its exit code is [`crate::Error::exit_code`].
     pub fn execute(self) -> Result<()> {
         match self.command {
+            Command::Compress(args) => args.execute(),
             Command::Run(args) => args.execute(),
             Command::Eval(args) => args.execute(),
             Command::Generate(args) => args.execute(),

@@ -107,7 +107,7 @@ impl SlicingArgs {
 }
 
 /// The share of `-20%` or `20%`: 0.2.
-fn parse_share(text: &str) -> Result<f64, String> {
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     let expected = || format!("expected a percentage such as -20%, found {text:?}");
     let number: f64 = text.trim().strip_suffix('%').ok_or_else(expected)?.trim().parse().map_err(|_| expected())?;
     if number.is_finite() && number != 0.0 && number.abs() < 100.0 { Ok(number.abs() / 100.0) } else { Err(expected()) }

@@ -26,10 +26,10 @@ pub struct WorkArgs {
     /// Seed of everything drawn at random
     #[arg(long, help_heading = RESULT, default_value_t = 42, value_name = "N")]
     seed: u64,
-    /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration [default: the
-    /// held-out end of the calibration]
+    /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration; again for further
+    /// texts [default: the held-out end of the calibration]
     #[arg(long, help_heading = TEXTS, value_name = "FILE")]
-    eval: Option<PathBuf>,
+    eval: Vec<PathBuf>,
     /// Tokens of a window of text for perplexity, at most the model's own maximum
     #[arg(long, help_heading = TEXTS, default_value_t = 2048, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..))]

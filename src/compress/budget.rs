@@ -111,6 +111,18 @@ impl Curve {
         Self { axis, points: points.to_vec(), coefficient: deepest.1 / deepest.0.powf(exponent), exponent }
     }
 
+    /// What an axis has cost other models, about.
+    pub fn usual(axis: Axis) -> Self {
+        let (coefficient, exponent) = match axis {
+            Axis::Width => (11.0, 1.5),
+            Axis::Mlp => (3.0, 1.3),
+            Axis::Heads => (0.8, 2.0),
+            Axis::KvHeads => (2.5, 2.0),
+            Axis::Layers => (16.0, 2.0),
+        };
+        Self { axis, points: Vec::new(), coefficient, exponent }
+    }
+
     /// The predicted divergence at a depth.
     pub fn at(&self, depth: f64) -> f64 {
         if depth > 0.0 { self.coefficient * depth.powf(self.exponent) } else { 0.0 }

@@ -52,8 +52,11 @@ pub struct Candidate {
     /// Depth by axis, of those that are cut.
     pub depths: Vec<(Axis, f64)>,
     pub predicted: f64,
+    pub sizes: Resize,
+    pub basis: Width,
     pub parameters: u64,
     pub agreement: Agreement,
+    /// Of the layers that have lost heads or channels.
     pub kept: Vec<Kept>,
 }
 
@@ -66,27 +69,29 @@ pub struct Snapshot {
     survey: Option<u64>,
     pub probes: Vec<Probe>,
     pub candidates: Vec<Candidate>,
+    pub curves: Vec<Curve>,
     /// The candidate that is being fitted.
     fitting: Option<Refitted>,
+    best: Option<usize>,
 }
 
-/// What came of it.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// Of the model that was written.
-    pub plan: Plan,
-    pub curves: Vec<Curve>,
-    pub probes: Vec<Probe>,
-    pub candidates: Vec<Candidate>,
-    /// Which of the candidates was written.
-    pub best: usize,
-    /// Axes that this model cannot be cut on, and why.
-    pub refused: Vec<(Axis, String)>,
+impl Snapshot {
+    /// The candidate that was written; `None` until all are measured.
+    pub fn best(&self) -> Option<&Candidate> {
+        self.best.and_then(|best| self.candidates.get(best))
+    }
+
+    /// Layers that were gone through, of a model of so many.
+    pub fn passed(&self, layers: usize) -> usize {
+        let surveyed = self.surveying.map_or(usize::from(self.survey.is_some()) * layers, |surveyed| surveyed.layers);
+        let fitting = self.fitting.as_ref().map_or(0, |refitted| refitted.layers);
+        surveyed + (self.probes.len() + self.candidates.len()) * layers + fitting
+    }
 }
 
 impl Effort {
     /// The share of the calibration that probes see, as one part in so many.
-    fn share(self) -> usize {
+    pub(super) fn share(self) -> usize {
         match self {
             Self::Quick => 16,
             Self::Normal => 8,
@@ -95,7 +100,7 @@ impl Effort {
     }
 
     /// What is removed by an axis alone in its probes, as shares of what is asked for, the most first.
-    fn depths(self) -> &'static [f64] {
+    pub(super) fn depths(self) -> &'static [f64] {
         match self {
             Self::Quick => &[0.75],
             Self::Normal => &[1.0, 0.5],
@@ -103,7 +108,7 @@ impl Effort {
         }
     }
 
-    fn candidates(self) -> usize {
+    pub(super) fn candidates(self) -> usize {
         match self {
             Self::Quick => 1,
             Self::Normal => 2,
@@ -114,6 +119,48 @@ impl Effort {
 
 /// Probes see at least so many tokens, where there are as many.
 const PROBE_TOKENS: usize = 2048;
+
+/// The axes that can be cut, and why others cannot.
+///
+/// # Errors
+/// [`Error::Usage`] if none can, or one that was asked for by name.
+pub fn axes(config: &Config, options: &Options) -> Result<(Vec<Axis>, Vec<(Axis, String)>)> {
+    // Which layers would leave is not known yet, and makes no difference here.
+    let stay = (0..config.layers.len()).map(|count| (0..config.layers.len() - count).collect()).collect();
+    let space = Space::new(config, &options.dtype, options.goal, stay);
+    let (mut axes, mut refused) = (Vec::new(), Vec::new());
+    for &axis in &options.axes {
+        match space.can_cut(axis) {
+            Ok(()) => axes.push(axis),
+            Err(Error::Usage(reason)) => refused.push((axis, reason)),
+            Err(other) => return Err(other),
+        }
+    }
+    match refused.first() {
+        Some((_, reason)) if axes.is_empty() || options.chosen => Err(Error::Usage(reason.clone())),
+        _ => Ok((axes, refused)),
+    }
+}
+
+/// What would be cut by curves that other models have had: nothing of this one is measured.
+///
+/// # Errors
+/// As [`axes`]; [`Error::Usage`] if the goal is out of reach.
+pub fn guess(config: &Config, options: &Options) -> Result<Plan> {
+    let (axes, _) = axes(config, options)?;
+    let count = config.layers.len();
+    // Those in the middle change least, mostly.
+    let stay = (0..count.div_ceil(2)).map(|leave| {
+        let first = (count - leave) / 2 + 1;
+        (0..count)
+            .filter(|layer| !(first.min(count - leave)..first.min(count - leave) + leave).contains(layer))
+            .collect()
+    });
+    let space = Space::new(config, &options.dtype, options.goal, stay.collect());
+    let curves: Vec<Curve> = axes.iter().map(|&axis| Curve::usual(axis)).collect();
+    let (_, sizes) = space.allocate(&axes, &curves)?.swap_remove(0);
+    Plan::new(config, sizes, Width::default(), &options.dtype)
+}
 
 /// The ways in which layers can be left out that are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +175,7 @@ impl Job<'_> {
     }
 
     /// Surveys, probes, and fits the candidates, or goes on after `from`. Called at each commit point, `commit` returns
-    /// false to stop there; then there is no outcome.
+    /// false to stop there. Returns what is done.
     ///
     /// # Errors
     /// [`Error::Usage`] if the goal cannot be met; [`Error::BadTensor`], [`Error::Numerical`], [`Error::Write`],
@@ -139,38 +186,15 @@ impl Job<'_> {
         gpu: &Gpu,
         from: Option<&Snapshot>,
         mut commit: impl FnMut(&Snapshot) -> Result<bool>,
-    ) -> Result<Option<Outcome>> {
+    ) -> Result<Snapshot> {
         let mut state = from.cloned().unwrap_or_default();
-        let (axes, refused) = self.axes()?;
-        let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(None) };
+        let (axes, _) = axes(self.config(), self.options)?;
+        let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
         let mut work = Work { job: self, gpu, facts, axes, state };
-        let Some((curves, basis, gaps)) = work.probe(&mut commit)? else { return Ok(None) };
-        let Some((plan, best)) = work.fit(&curves, basis, gaps, &mut commit)? else { return Ok(None) };
-        let Snapshot { probes, candidates, .. } = work.state;
-        Ok(Some(Outcome { plan, curves, probes, candidates, best, refused }))
-    }
-
-    /// The axes that can be cut, and why others cannot; an error if none can.
-    ///
-    /// # Errors
-    /// [`Error::Usage`].
-    pub fn axes(&self) -> Result<(Vec<Axis>, Vec<(Axis, String)>)> {
-        let config = self.config();
-        // Which layers would leave is not known yet, and makes no difference here.
-        let stay = (0..config.layers.len()).map(|count| (0..config.layers.len() - count).collect()).collect();
-        let space = Space::new(config, &self.options.dtype, self.options.goal, stay);
-        let (mut axes, mut refused) = (Vec::new(), Vec::new());
-        for &axis in &self.options.axes {
-            match space.can_cut(axis) {
-                Ok(()) => axes.push(axis),
-                Err(Error::Usage(reason)) => refused.push((axis, reason)),
-                Err(other) => return Err(other),
-            }
+        if let Some((basis, gaps)) = work.probe(&mut commit)? {
+            work.fit(basis, gaps, &mut commit)?;
         }
-        match refused.first() {
-            Some((_, reason)) if axes.is_empty() => Err(Error::Usage(reason.clone())),
-            _ => Ok((axes, refused)),
-        }
+        Ok(work.state)
     }
 
     fn survey(
@@ -302,11 +326,8 @@ impl Work<'_> {
         enough.chain(along).cloned().collect()
     }
 
-    /// Cuts each axis alone, and fits its curve; which basis and which gaps won.
-    fn probe(
-        &mut self,
-        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
-    ) -> Result<Option<(Vec<Curve>, Width, Gaps)>> {
+    /// Cuts each axis alone, and fits its curve; returns which basis and which gaps won.
+    fn probe(&mut self, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<Option<(Width, Gaps)>> {
         let (rows, effort) = (self.probe_rows(), self.job.options.effort);
         let (mut basis, mut gaps) = (Width::default(), Gaps::Contiguous);
         let (mut curves, mut next) = (Vec::new(), 0);
@@ -357,18 +378,13 @@ impl Work<'_> {
                 curves.push(Curve::fit(axis, &points));
             }
         }
-        Ok(Some((curves, basis, gaps)))
+        self.state.curves = curves;
+        Ok(Some((basis, gaps)))
     }
 
     /// Fits the best candidates, and leaves the best of them in the output.
-    fn fit(
-        &mut self,
-        curves: &[Curve],
-        basis: Width,
-        gaps: Gaps,
-        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
-    ) -> Result<Option<(Plan, usize)>> {
-        let mut allocated = self.space(gaps).allocate(&self.axes, curves)?;
+    fn fit(&mut self, basis: Width, gaps: Gaps, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
+        let mut allocated = self.space(gaps).allocate(&self.axes, &self.state.curves)?;
         allocated.truncate(self.job.options.effort.candidates());
         let count = allocated.len();
         let mut plans = Vec::new();
@@ -387,7 +403,7 @@ impl Work<'_> {
                 commit(&state)
             };
             let found = self.refit(&plans[number], self.job.rows, true, from.as_ref(), &mut each)?;
-            let Some((agreement, kept)) = found else { return Ok(None) };
+            let Some((agreement, kept)) = found else { return Ok(()) };
             let depths = self.axes.iter().map(|axis| (*axis, axis.depth(self.config(), &plans[number].sizes)));
             let depths = depths.filter(|(_, depth)| *depth > 0.0).collect();
             let (predicted, parameters) = (allocated[number].0, plans[number].parameters);
@@ -395,20 +411,23 @@ impl Work<'_> {
                 self.job.directory.set_aside(&aside(number))?;
             }
             self.state.fitting = None;
-            self.state.candidates.push(Candidate { depths, predicted, parameters, agreement, kept });
-            if !commit(&self.state)? {
-                return Ok(None);
-            }
+            let sizes = plans[number].sizes.clone();
+            self.state.candidates.push(Candidate { depths, predicted, sizes, basis, parameters, agreement, kept });
+            let goes_on = commit(&self.state)?;
             let best = self.best();
             (0..=number)
                 .filter(|&other| other != best)
                 .try_for_each(|other| self.job.directory.drop_aside(&aside(other)))?;
+            if !goes_on && number + 1 < count {
+                return Ok(());
+            }
         }
         let best = self.best();
         if count > 1 {
             self.job.directory.take_back(&aside(best))?;
         }
-        Ok(Some((plans.swap_remove(best), best)))
+        self.state.best = Some(best);
+        commit(&self.state).map(drop)
     }
 
     /// The candidate that agrees best with the dense model.

@@ -12,7 +12,9 @@
 mod budget;
 mod cut;
 mod driver;
+mod estimate;
 mod head;
+mod memory;
 mod plan;
 mod refit;
 mod survey;
@@ -20,5 +22,6 @@ mod watch;
 
 pub use budget::{Axis, Curve, Goal};
 pub use cut::Kept;
-pub use driver::{Candidate, Job, Outcome, Probe, Snapshot};
+pub use driver::{Candidate, Job, Probe, Snapshot, axes, guess};
+pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};

@@ -12,6 +12,7 @@ use crate::{
 
 /// How much is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Effort {
     Quick,
     Normal,
@@ -24,11 +25,34 @@ pub struct Options {
     pub goal: Goal,
     /// The axes that may be cut.
     pub axes: Vec<Axis>,
+    /// Whether they were asked for by name: then one that cannot be cut is an error.
+    pub chosen: bool,
     pub effort: Effort,
     /// The ridge of the least squares, as a share of the regressors' mean energy.
     pub ridge: f64,
     /// Types of the written tensors.
     pub dtype: Types,
+}
+
+impl Options {
+    /// Checks that they make sense.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(&self) -> Result<()> {
+        let usage = |reason: String| Err(Error::Usage(reason));
+        match self.goal {
+            Goal::Parameters(share) if !(share > 0.0 && share < 1.0) => {
+                usage(format!("--target-parameters {:+}%: expected a share between 0 and -100 %", -100.0 * share))
+            }
+            Goal::Bytes(0) => usage("--target-size 0: nothing would be left".into()),
+            _ if self.axes.is_empty() => usage("--axes: expected at least one".into()),
+            _ if !(self.ridge > 0.0 && self.ridge.is_finite()) => {
+                usage(format!("--ridge {}: expected a number above 0", self.ridge))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How the coordinates of a narrower residual stream are found.

@@ -29,7 +29,8 @@ pub fn agreement(
         pass.each_head(ends, fused, |_, part, bias| {
             let begin = first;
             first += part.rows();
-            logit_slices(gpu, [&p, &q], part, bias.as_deref(), |start, [p, q]| {
+            let bias = bias.as_deref();
+            logit_slices(gpu, [(&p, part, bias), (&q, part, bias)], |start, [p, q]| {
                 gpu.divergence(p, q, begin + start, &targets, &state)
             })
         })?;

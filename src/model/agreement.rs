@@ -13,6 +13,9 @@ pub struct Agreement {
     pub top_1: f64,
     pub dense_perplexity: f64,
     pub perplexity: f64,
+    /// Mean over the tokens of the loss, in nats.
+    pub dense_loss: f64,
+    pub loss: f64,
     pub sequences: usize,
     /// Tokens that were predicted: all but the first of each sequence.
     pub tokens: usize,
@@ -24,6 +27,8 @@ pub struct Agreements {
     kl: f64,
     agrees: usize,
     losses: [f64; 2],
+    /// Of all tokens alike.
+    totals: [f64; 2],
     sequences: usize,
     tokens: usize,
 }
@@ -40,8 +45,10 @@ impl Agreements {
             }
             self.kl += predicted.iter().map(|token| token.kl).sum::<f64>();
             self.agrees += predicted.iter().filter(|token| token.agrees).count();
-            for (sum, of) in self.losses.iter_mut().zip([0, 1]) {
-                *sum += predicted.iter().map(|token| token.losses[of]).sum::<f64>() / predicted.len() as f64;
+            for of in [0, 1] {
+                let total = predicted.iter().map(|token| token.losses[of]).sum::<f64>();
+                self.totals[of] += total;
+                self.losses[of] += total / predicted.len() as f64;
             }
             self.sequences += 1;
             self.tokens += predicted.len();
@@ -57,6 +64,8 @@ impl Agreements {
             top_1: self.agrees as f64 / tokens,
             dense_perplexity: dense,
             perplexity: other,
+            dense_loss: self.totals[0] / tokens,
+            loss: self.totals[1] / tokens,
             sequences: self.sequences,
             tokens: self.tokens,
         }

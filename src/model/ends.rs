@@ -75,6 +75,11 @@ impl Readout {
         gpu.norm(kind, x, parameters.0, parameters.1, config.hidden_size, config.norm_eps)
     }
 
+    /// The biases of some rows of the head, if it has any.
+    pub fn bias(&self, rows: Range<usize>) -> Option<&[f32]> {
+        self.head_bias.as_ref().map(|bias| &bias[rows])
+    }
+
     /// The logits of each slice of the rows from `first` on of the head, `table`, in turn: `each(first entry, [tokens,
     /// entries])`.
     ///
@@ -88,30 +93,32 @@ impl Readout {
         table: &Matrix,
         mut each: impl FnMut(usize, &Matrix) -> Result<()>,
     ) -> Result<()> {
-        let bias = self.head_bias.as_ref().map(|bias| &bias[first..first + table.rows()]);
-        logit_slices(gpu, [input], table, bias, |start, [logits]| each(first + start, logits))
+        let bias = self.bias(first..first + table.rows());
+        logit_slices(gpu, [(input, table, bias)], |start, [logits]| each(first + start, logits))
     }
 }
 
-/// The logits of each slice of the rows of a head, `table`, with a `bias` for each of them or none, from what N models
-/// hand to it, `[tokens, width]`: `each(first row of the slice, [tokens, entries] of each model)`.
+/// What a model's head gets `[tokens, width]`, rows of it, and a bias for each of these or none.
+pub type HeadPart<'a> = (&'a Matrix, &'a Matrix, Option<&'a [f32]>);
+
+/// The logits of N models for each slice of the same rows of their heads: `each(first row of the slice, [tokens, entries]
+/// of each model)`.
 ///
 /// # Errors
 /// Those of `each`; [`crate::Error::OutOfMemory`].
 pub fn logit_slices<const N: usize>(
     gpu: &Gpu,
-    inputs: [&Matrix; N],
-    table: &Matrix,
-    bias: Option<&[f32]>,
+    models: [HeadPart; N],
     mut each: impl FnMut(usize, [&Matrix; N]) -> Result<()>,
 ) -> Result<()> {
-    let tokens = inputs.iter().map(|input| input.rows()).max().unwrap_or(0);
+    let tokens = models.iter().map(|(input, ..)| input.rows()).max().unwrap_or(0);
+    let rows = models.iter().map(|(_, table, _)| table.rows()).max().unwrap_or(0);
     let entries = logit_entries(gpu.max_binding_size(), tokens);
-    for start in (0..table.rows()).step_by(entries) {
-        let slice = table.view(start..table.rows().min(start + entries))?;
-        let bias = bias.map(|bias| gpu.upload(&bias[start..start + slice.rows()], 1, slice.rows())).transpose()?;
+    for start in (0..rows).step_by(entries) {
         let mut logits = Vec::with_capacity(N);
-        for input in inputs {
+        for (input, table, bias) in models {
+            let slice = table.view(start..table.rows().min(start + entries))?;
+            let bias = bias.map(|bias| gpu.upload(&bias[start..start + slice.rows()], 1, slice.rows())).transpose()?;
             let of = gpu.unfilled(input.rows(), slice.rows())?;
             gpu.linear_layer(input, &slice, bias.as_ref(), &of, 0, false)?;
             logits.push(of);

@@ -28,7 +28,7 @@ use std::path::Path;
 pub use agreement::{Agreement, Agreements};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
-pub use ends::{Ends, PART_BYTES, Readout, logit_entries, logit_slices, parts};
+pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};
 pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, without_mean};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};

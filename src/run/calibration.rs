@@ -181,6 +181,14 @@ impl<'a> Calibration<'a> {
         self.tokens.take();
     }
 
+    /// Bytes of the text that the predicted tokens of some sequences stand for, all but the first of each; `None`
+    /// without a tokenizer.
+    pub fn predicted_bytes(&self, rows: &[Vec<u32>]) -> Option<usize> {
+        let tokenizer = self.tokenizers.get().ok()?;
+        let text = |ids: &[u32]| tokenizer.decode(ids, false).ok().map(|text| text.len());
+        rows.iter().map(|row| Some(text(row)?.saturating_sub(text(row.get(..1)?)?))).sum()
+    }
+
     fn read(&self, file: &Path) -> Result<Tokens> {
         if let Some(tokens) = self.tokens.take() {
             return Ok(tokens);

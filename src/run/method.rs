@@ -24,6 +24,8 @@ pub trait Method: Sized {
     const NAME: &'static str;
     /// What its work is called in progress, times and ceilings.
     const PHASE: &'static str;
+    /// Whether the predictions of the result are compared with the original's.
+    const COMPARES: bool = false;
 
     /// Plans what is asked for.
     ///
@@ -55,8 +57,19 @@ pub trait Method: Sized {
     /// What a user should know before the work.
     fn warnings(&self, model: &Model) -> Vec<String>;
 
-    /// How often it goes through the layers.
+    /// This method with what only its work has told of the result.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`].
+    fn settled(&self, model: &Model, found: &Self::Snapshot) -> Result<Self>;
+
+    /// How often it goes through the layers, at most.
     fn passes(&self) -> usize;
+
+    /// Whether nothing is left to do.
+    fn is_done(&self, snapshot: &Self::Snapshot, layers: usize) -> bool {
+        self.passed(snapshot, layers) == layers * self.passes()
+    }
 
     /// Layers that it has gone through, those of earlier passes included, in a model of `layers` layers.
     fn passed(&self, snapshot: &Self::Snapshot, layers: usize) -> usize;
@@ -80,6 +93,11 @@ pub trait Method: Sized {
         from: Option<&Self::Snapshot>,
         commit: &mut dyn FnMut(&Self::Snapshot) -> Result<bool>,
     ) -> Result<Self::Snapshot>;
+
+    /// Files of pictures that belong to the model card.
+    fn pictures(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
 
     /// What it says of the result, as far as it is known: `found` is the last snapshot, if there is one.
     fn report(&self, model: &Model, found: Option<&Self::Snapshot>) -> Self::Report;
@@ -109,6 +127,11 @@ pub trait Section: Serialize {
     /// Sentences of the model card on what was found.
     fn card_findings(&self) -> String {
         String::new()
+    }
+
+    /// Pictures of the model card, by name.
+    fn drawings(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
     }
 
     /// How the result is loaded: the end of the model card, before the commands of this program.

@@ -11,6 +11,7 @@
 mod attempt;
 mod calibration;
 mod companions;
+mod compressing;
 mod device;
 mod inputs;
 mod log;
@@ -29,13 +30,14 @@ mod units;
 
 pub use calibration::{Calibration, CalibrationRequest, Extents, Sequences};
 pub use companions::Companions;
+pub use compressing::{Compress, CompressReport, CompressRequest};
 pub use device::DeviceRequest;
 pub use inputs::{
     Tokenizers, build_tokenizer, check_tokens, evaluation_rows, open_model, open_tokenizer, stop_tokens, writes_beside,
 };
 pub use log::Log;
 pub use method::{Method, Row, Section};
-pub use outcome::{CalibrationReport, Outcome, PerplexityReport};
+pub use outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport};
 pub use paths::{beside, name_of};
 pub use record::{Agreement, FILE, Record, RunRecord};
 pub use report::{Report, SCHEMA_VERSION};

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::memory::RunPlan;
-use crate::{eval::Perplexity, gpu::AdapterDescription};
+use crate::{eval::Perplexity, gpu::AdapterDescription, model::Agreement};
 
 /// What came of a run, so far or in the end. What a dry run cannot know is `None`; `S` is the method's part.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Outcome<S> {
     pub plan: Option<RunPlan>,
     pub calibration: Option<CalibrationReport>,
     pub perplexity: Option<PerplexityReport>,
+    /// On further texts.
+    pub perplexity_elsewhere: Vec<PerplexityReport>,
     /// What the method has found.
     pub found: Option<S>,
     /// Wall-clock seconds of each phase, in order.
@@ -43,6 +45,7 @@ impl<S> Default for Outcome<S> {
             plan: None,
             calibration: None,
             perplexity: None,
+            perplexity_elsewhere: Vec::new(),
             found: None,
             seconds: Map::new(),
             estimated_seconds: Map::new(),
@@ -62,13 +65,45 @@ pub struct PerplexityReport {
     pub text: String,
     pub sequences: usize,
     pub tokens: usize,
+    /// How the predictions agree, where that was measured.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementReport>,
+}
+
+/// How the predictions of the result agree with the original's.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgreementReport {
+    /// Mean KL divergence, in nats.
+    pub kl: f64,
+    /// The share of tokens of which both say the same.
+    pub top_1: f64,
+    /// Bits that either model takes for a byte of the text, where its tokenizer tells how many those are.
+    pub bits_per_byte: Option<[f64; 2]>,
 }
 
 impl PerplexityReport {
     /// Of the same sequences, before and after.
     pub fn new(original: &Perplexity, sliced: &Perplexity, text: &str) -> Self {
         let (sequences, tokens) = (original.sequences, original.tokens);
-        Self { original: original.perplexity, sliced: sliced.perplexity, text: text.into(), sequences, tokens }
+        let (text, agreement) = (text.into(), None);
+        Self { original: original.perplexity, sliced: sliced.perplexity, text, sequences, tokens, agreement }
+    }
+
+    /// Of predictions that were compared; the text has `bytes` bytes for its predicted tokens, where that is known.
+    pub fn compared(found: &Agreement, text: &str, bytes: Option<usize>) -> Self {
+        let Agreement { kl, top_1, sequences, tokens, .. } = *found;
+        let bits = |loss: f64| loss * tokens as f64 / std::f64::consts::LN_2;
+        let bits_per_byte = bytes
+            .filter(|&bytes| bytes > 0)
+            .map(|bytes| [found.dense_loss, found.loss].map(|loss| bits(loss) / bytes as f64));
+        Self {
+            original: found.dense_perplexity,
+            sliced: found.perplexity,
+            text: text.into(),
+            sequences,
+            tokens,
+            agreement: Some(AgreementReport { kl, top_1, bits_per_byte }),
+        }
     }
 }
 

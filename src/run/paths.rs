@@ -15,15 +15,12 @@ pub fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(&path.display())
 }
 
-/// Serialises a path as text, or nothing.
+/// Serialises paths as text.
 ///
 /// # Errors
 /// Those of the serialiser.
-pub fn as_shown_if_any<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-    match path {
-        Some(path) => serializer.collect_str(&path.display()),
-        None => serializer.serialize_none(),
-    }
+pub fn as_shown_all<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.display().to_string()))
 }
 
 /// The path with a name at its end: `.` and `..` are resolved, links are not.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     calibration::CalibrationRequest,
     device::DeviceRequest,
-    paths::{as_shown, as_shown_if_any},
+    paths::{as_shown, as_shown_all},
 };
 use crate::{
     checkpoint::Dtype,
@@ -32,9 +32,9 @@ pub struct Request<O> {
     pub calibration: CalibrationRequest,
     /// Of everything drawn at random.
     pub seed: u64,
-    /// What perplexity is measured on; the held-out end of the calibration if `None`.
-    #[serde(serialize_with = "as_shown_if_any")]
-    pub eval: Option<PathBuf>,
+    /// What perplexity is measured on; the held-out end of the calibration if there is nothing.
+    #[serde(serialize_with = "as_shown_all")]
+    pub eval: Vec<PathBuf>,
     /// Tokens of a window of text for perplexity, at most the model's own maximum.
     pub ppl_eval_seqlen: usize,
     /// Type of the written tensors; each tensor's own if `None`.
@@ -67,7 +67,7 @@ impl<O> Request<O> {
             method,
             calibration: CalibrationRequest::default(),
             seed: 42,
-            eval: None,
+            eval: Vec::new(),
             ppl_eval_seqlen: 2048,
             dtype: None,
             device: DeviceRequest::default(),
@@ -81,7 +81,7 @@ impl<O> Request<O> {
 
     /// The files that are read beside the model.
     pub fn inputs(&self) -> impl Iterator<Item = &Path> {
-        self.eval.as_deref().into_iter().chain(self.calibration.file())
+        self.eval.iter().map(PathBuf::as_path).chain(self.calibration.file())
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     calibration::Sequences,
     log::Log,
     memory::{RunPlan, host_peak},
-    method::Method,
+    method::{Method, Section},
     outcome::{CalibrationReport, Outcome, PerplexityReport},
     paths::name_of,
     record::RunRecord,
@@ -16,7 +16,7 @@ use crate::{
     checkpoint::OutputDirectory,
     data::sha256,
     error::{Error, Result},
-    eval::perplexity_within,
+    eval::{agreement, perplexity_within},
     gpu::Gpu,
     model::Model,
     progress::Progress,
@@ -139,7 +139,8 @@ impl<M: Method> Work<'_, M> {
     /// Sequences, perplexity before, the layers, and what else belongs to the output.
     fn stages(&mut self, gpu: &Gpu, memory: &RunPlan) -> Result<()> {
         let Sequences { calibration, held_out } = self.sequences(gpu, memory.sampled_rows)?;
-        let eval = self.task.eval.as_ref().unwrap_or(&held_out);
+        let held_out: Vec<Vec<Vec<u32>>> = if held_out.is_empty() { Vec::new() } else { vec![held_out] };
+        let eval = if self.task.eval.is_empty() { &held_out } else { &self.task.eval };
         let sha256 = sha256(&calibration);
         self.before(gpu, eval, memory)?;
         self.layers(gpu, &calibration, memory)?;
@@ -155,6 +156,9 @@ impl<M: Method> Work<'_, M> {
             let noted = calibration.first().map_or(&[][..], Vec::as_slice);
             let section = self.task.method.report(self.task.model, self.outcome.found.as_ref());
             let method = self.task.record(&section)?;
+            for (name, drawing) in section.drawings() {
+                self.directory.write(name, drawing.as_bytes())?;
+            }
             record = Some(RunRecord::of(gpu, &made, noted, &memory.eval, method, &sha256)?);
             self.after(gpu, &made, eval, memory)?;
         }
@@ -187,11 +191,12 @@ impl<M: Method> Work<'_, M> {
         Ok(sequences)
     }
 
-    /// Measures the model as it is, unless that is done or there is nothing to measure on.
-    fn before(&mut self, gpu: &Gpu, eval: &[Vec<u32>], memory: &RunPlan) -> Result<()> {
-        if self.state.before.is_none() && !eval.is_empty() {
-            let before = perplexity_within(gpu, self.task.model, eval, &memory.eval, "perplexity before", self.log)?;
-            self.state.before = Some(before.into());
+    /// Measures the model as it is on each text, unless that is done, or both models will be compared.
+    fn before(&mut self, gpu: &Gpu, eval: &[Vec<Vec<u32>>], memory: &RunPlan) -> Result<()> {
+        let texts = if M::COMPARES { &[] } else { eval };
+        for rows in texts.iter().skip(self.state.before.len()) {
+            let before = perplexity_within(gpu, self.task.model, rows, &memory.eval, "perplexity before", self.log)?;
+            self.state.before.push(before.into());
             self.commit()?;
         }
         Ok(())
@@ -213,7 +218,7 @@ impl<M: Method> Work<'_, M> {
             Ok(method.passed(snapshot, layers) < last || last == all)
         })?;
         self.log.end();
-        self.outcome.finished = last == all;
+        self.outcome.finished = method.is_done(&snapshot, layers);
         self.outcome.layers_done = method.passed(&snapshot, layers);
         self.outcome.found = Some(snapshot);
         Ok(())
@@ -222,6 +227,8 @@ impl<M: Method> Work<'_, M> {
     /// Writes what belongs to the tensors; returns the model that they make.
     fn complete(&self, calibration_sha256: &str) -> Result<Model> {
         let Task { method, model, companions, .. } = self.task;
+        let settled = self.outcome.found.as_ref().map(|found| method.settled(model, found)).transpose()?;
+        let method = settled.as_ref().unwrap_or(method);
         self.directory.write("config.json", method.config_json(calibration_sha256)?.as_bytes())?;
         for (name, text) in method.config().python_files() {
             self.directory.write(name, text.as_bytes())?;
@@ -232,16 +239,28 @@ impl<M: Method> Work<'_, M> {
         Model::open(self.directory.path())
     }
 
-    /// Measures what was made, if the model was measured before.
-    fn after(&mut self, gpu: &Gpu, made: &Model, eval: &[Vec<u32>], memory: &RunPlan) -> Result<()> {
-        let Some(before) = self.state.before.clone() else { return Ok(()) };
-        let after = perplexity_within(gpu, made, eval, &memory.eval, "perplexity after", self.log)?;
-        let request = self.task.request;
-        let text = request.eval.as_ref().map_or_else(
-            || format!("the held-out end of the calibration ({})", request.calibration.source()),
-            |path| path.display().to_string(),
-        );
-        self.outcome.perplexity = Some(PerplexityReport::new(&before.into(), &after, &text));
+    /// Measures what was made on each text.
+    fn after(&mut self, gpu: &Gpu, made: &Model, eval: &[Vec<Vec<u32>>], memory: &RunPlan) -> Result<()> {
+        let Task { model, request, calibration, .. } = self.task;
+        for (number, rows) in eval.iter().enumerate() {
+            let held_out = || format!("the held-out end of the calibration ({})", request.calibration.source());
+            let text = request.eval.get(number).map_or_else(held_out, |path| path.display().to_string());
+            let found = match self.state.before.get(number) {
+                _ if M::COMPARES => {
+                    let found = agreement(gpu, made, model, rows, &memory.eval, "agreement", self.log)?;
+                    PerplexityReport::compared(&found, &text, calibration.predicted_bytes(rows))
+                }
+                None => continue,
+                Some(before) => {
+                    let after = perplexity_within(gpu, made, rows, &memory.eval, "perplexity after", self.log)?;
+                    PerplexityReport::new(&before.clone().into(), &after, &text)
+                }
+            };
+            match &self.outcome.perplexity {
+                None => self.outcome.perplexity = Some(found),
+                Some(_) => self.outcome.perplexity_elsewhere.push(found),
+            }
+        }
         Ok(())
     }
 

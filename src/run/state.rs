@@ -32,7 +32,8 @@ pub struct State<S> {
     pub adapter: Option<String>,
     /// sha256 of the calibration's tokens and of the held-out ones, which lie in a file of their own.
     tokens: Option<[String; 2]>,
-    pub before: Option<Before>,
+    /// Text by text.
+    pub before: Vec<Before>,
     /// What the sums over the signals are cut into: other pieces would round otherwise.
     pub pieces: Option<Pieces>,
     #[serde(rename = "slicing")]
@@ -71,7 +72,7 @@ impl<S: Serialize + DeserializeOwned> State<S> {
             identity,
             adapter: None,
             tokens: None,
-            before: None,
+            before: Vec::new(),
             pieces: None,
             layers: None,
             seconds: Map::new(),

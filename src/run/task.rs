@@ -31,8 +31,8 @@ pub struct Task<'a, M: Method> {
     pub method: M,
     pub(super) request: &'a Request<M::Options>,
     pub(super) model: &'a Model,
-    /// What perplexity is measured on, unless it is the held-out end of the calibration.
-    pub(super) eval: Option<Vec<Vec<u32>>>,
+    /// What perplexity is measured on, text by text; nothing if it is the held-out end of the calibration.
+    pub(super) eval: Vec<Vec<Vec<u32>>>,
     pub(super) calibration: Calibration<'a>,
     pub(super) companions: Companions,
     pub(super) log: &'a Log,
@@ -55,9 +55,10 @@ impl<'a, M: Method> Task<'a, M> {
         // Before the work, which a mistyped name should not cost.
         request.inputs().try_for_each(check_readable_again)?;
         let window = request.ppl_eval_seqlen;
-        let eval = request.eval.as_ref().map(|path| evaluation_rows(path, model, &tokenizers, window)).transpose()?;
+        let eval = request.eval.iter().map(|path| evaluation_rows(path, model, &tokenizers, window));
+        let eval = eval.collect::<Result<Vec<_>>>()?;
         let companions = Companions::of(model, method.config(), log);
-        let window = eval.is_none().then_some(window);
+        let window = eval.is_empty().then_some(window);
         let calibration = Calibration::new(&request.calibration, model, tokenizers, request.seed, window);
         log.say(&method.summary(model));
         method.warnings(model).iter().for_each(|warning| log.note(warning));
@@ -108,8 +109,17 @@ impl<'a, M: Method> Task<'a, M> {
             method: &self.method,
             rows_per_batch: self.request.calibration.cal_batch_size,
             calibration: extents.calibration,
-            eval: self.eval.as_deref().map(Extent::of).or(extents.held_out),
+            eval: if self.eval.is_empty() { extents.held_out } else { Some(self.evaluated()) },
             sampling: self.calibration.sampling(),
+        })
+    }
+
+    /// All that is evaluated on.
+    fn evaluated(&self) -> Extent {
+        let extents = self.eval.iter().map(|rows| Extent::of(rows));
+        extents.fold(Extent { tokens: 0, longest: 0 }, |all, each| Extent {
+            tokens: all.tokens + each.tokens,
+            longest: all.longest.max(each.longest),
         })
     }
 
@@ -135,17 +145,23 @@ impl<'a, M: Method> Task<'a, M> {
     pub fn report(&self, outcome: &Outcome<M::Snapshot>) -> Result<Report<M::Report>> {
         let section = self.method.report(self.model, outcome.found.as_ref());
         let model_type = self.model.config().architecture.model_type;
-        Ok(Report::new(self.arguments()?, model_type, section, self.files(), outcome))
+        let settled = match &outcome.found {
+            Some(found) if outcome.finished => Some(self.method.settled(self.model, found)?),
+            _ => None,
+        };
+        let files = self.files(settled.as_ref().unwrap_or(&self.method));
+        Ok(Report::new(self.arguments()?, model_type, section, files, outcome))
     }
 
     /// Files that are or would be written.
-    fn files(&self) -> Vec<String> {
-        let mut files: Vec<_> = shards(self.method.tensors(), SHARD_BYTES).into_iter().map(|(name, _)| name).collect();
+    fn files(&self, method: &M) -> Vec<String> {
+        let mut files: Vec<_> = shards(method.tensors(), SHARD_BYTES).into_iter().map(|(name, _)| name).collect();
         if files.len() > 1 {
             files.push("model.safetensors.index.json".into());
         }
         files.extend(["config.json", FILE, "README.md"].map(String::from));
-        files.extend(self.method.config().python_files().iter().map(|(name, _)| (*name).into()));
+        files.extend(method.pictures().into_iter().map(String::from));
+        files.extend(method.config().python_files().iter().map(|(name, _)| (*name).into()));
         files.extend(self.companions.names());
         files
     }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::stock::set;
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// The sizes of a smaller model.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Resize {
     /// Coordinates of the tensors, if there are to be fewer.
     pub width: Option<usize>,

@@ -12,7 +12,7 @@ impl<R: Section> Report<R> {
         for row in self.rows() {
             let _ = writeln!(text, "| {} |", row.join(" | "));
         }
-        if let Some(perplexity) = &self.perplexity {
+        for perplexity in self.measured() {
             let _ = write!(
                 text,
                 "\nPerplexity was measured on {} ({} sequences, {} tokens).",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     memory::{PhasePeak, RunPlan},
     method::{Row, Section},
-    outcome::{CalibrationReport, Outcome, PerplexityReport},
+    outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport},
 };
 use crate::gpu::AdapterDescription;
 
@@ -35,6 +35,9 @@ pub struct Report<R> {
     #[serde(flatten)]
     pub method: R,
     pub perplexity: Option<PerplexityReport>,
+    /// On further texts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub perplexity_elsewhere: Vec<PerplexityReport>,
     pub calibration: Option<CalibrationReport>,
     /// How the run keeps within the memory there is.
     pub plan: Option<RunPlan>,
@@ -73,6 +76,7 @@ impl<R: Section> Report<R> {
             seconds: outcome.seconds.clone(),
             method,
             perplexity: outcome.perplexity.clone(),
+            perplexity_elsewhere: outcome.perplexity_elsewhere.clone(),
             calibration: outcome.calibration.clone(),
             memory: outcome.plan.as_ref().map_or_else(Vec::new, |plan| plan.peaks.clone()),
             plan: outcome.plan.clone(),
@@ -87,15 +91,29 @@ impl<R: Section> Report<R> {
     /// The rows of the table: what, before, after, change.
     fn rows(&self) -> Vec<Row> {
         let mut rows = self.method.rows();
-        if let Some(perplexity) = &self.perplexity {
+        for (number, perplexity) in self.measured().enumerate() {
             let ratio = 100.0 * (perplexity.sliced / perplexity.original - 1.0);
+            let elsewhere = if number == 0 { String::new() } else { format!(", text {}", number + 1) };
             rows.push([
-                "perplexity".into(),
+                format!("perplexity{elsewhere}"),
                 format!("{:.4}", perplexity.original),
                 format!("{:.4}", perplexity.sliced),
                 format!("{ratio:+.2} %"),
             ]);
+            let Some(AgreementReport { kl, top_1, bits_per_byte }) = &perplexity.agreement else { continue };
+            rows.push([format!("KL divergence{elsewhere}"), String::new(), format!("{kl:.4}"), String::new()]);
+            let share = format!("{:.2} %", 100.0 * top_1);
+            rows.push([format!("same top token{elsewhere}"), String::new(), share, String::new()]);
+            if let Some([before, after]) = bits_per_byte {
+                let ratio = format!("{:+.2} %", 100.0 * (after / before - 1.0));
+                rows.push([format!("bits per byte{elsewhere}"), format!("{before:.4}"), format!("{after:.4}"), ratio]);
+            }
         }
         rows
+    }
+
+    /// What was measured, text by text.
+    fn measured(&self) -> impl Iterator<Item = &PerplexityReport> {
+        self.perplexity.iter().chain(&self.perplexity_elsewhere)
     }
 }

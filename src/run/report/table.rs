@@ -22,7 +22,7 @@ impl<R: Section> Report<R> {
         for [what, before, after, change] in std::iter::once(header).chain(self.rows()) {
             let _ = writeln!(text, "{what:<24} {before:>16} {after:>16} {change:>10}");
         }
-        if let Some(perplexity) = &self.perplexity {
+        for perplexity in self.measured() {
             let (sequences, tokens) = (perplexity.sequences, grouped(perplexity.tokens as u64));
             let _ = writeln!(text, "  perplexity on {} ({sequences} sequences, {tokens} tokens)", perplexity.text);
         }

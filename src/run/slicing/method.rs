@@ -87,6 +87,10 @@ impl Method for Slice {
         larger.into_iter().chain(self.demanded(model.config())).collect()
     }
 
+    fn settled(&self, _: &Model, _: &Snapshot) -> Result<Self> {
+        Ok(self.clone())
+    }
+
     fn passes(&self) -> usize {
         self.options.passes()
     }

@@ -1,0 +1,74 @@
+//! `slicegpt-gpu compress`
+
+use clap::ValueEnum;
+
+use super::{slicing::parse_share, work::WorkArgs};
+use crate::{
+    compress::{Axis, Effort, Goal},
+    error::Result,
+    run::{Compress, CompressRequest, Request, memory::parse_bytes},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Remove this share of the stored parameters, such as -20% [default: -20%]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, value_parser = parse_share)]
+    #[arg(conflicts_with_all = ["target_size", "keep"])]
+    target_parameters: Option<f64>,
+    /// Let the tensors take at most so many bytes, such as 100MB, in the types that they are written in
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "keep")]
+    target_size: Option<u64>,
+    /// Keep this share of the stored parameters, such as 80%
+    #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
+    keep: Option<f64>,
+    /// What may be cut: some of width, mlp, heads, kv-heads and layers [default: all that the model can be cut on]
+    #[arg(long, value_name = "AXES", value_delimiter = ',')]
+    axes: Option<Vec<Axis>>,
+    /// How many probes and candidates are tried
+    #[arg(long, default_value = "normal")]
+    effort: EffortArg,
+    /// How strongly re-fitted weights are pulled towards the original ones, as a share of the mean energy of what they
+    /// read
+    #[arg(long, default_value_t = 0.03, value_name = "LAMBDA")]
+    ridge: f64,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EffortArg {
+    Quick,
+    Normal,
+    Thorough,
+}
+
+impl Args {
+    pub fn request(&self) -> Request<CompressRequest> {
+        let goal = match (self.target_parameters, self.target_size, self.keep) {
+            (Some(share), ..) => Goal::Parameters(share),
+            (_, Some(bytes), _) => Goal::Bytes(bytes),
+            (.., Some(share)) => Goal::Parameters(1.0 - share),
+            _ => CompressRequest::default().goal,
+        };
+        let effort = match self.effort {
+            EffortArg::Quick => Effort::Quick,
+            EffortArg::Normal => Effort::Normal,
+            EffortArg::Thorough => Effort::Thorough,
+        };
+        let mut axes = self.axes.clone();
+        if let Some(axes) = &mut axes {
+            axes.sort_by_key(|axis| Axis::ALL.iter().position(|other| other == axis));
+            axes.dedup();
+        }
+        let ending = match goal {
+            Goal::Parameters(share) => format!("minus-{}", (share * 1e6).round() / 1e4),
+            Goal::Bytes(bytes) => format!("{bytes}-bytes"),
+        };
+        let request = CompressRequest { goal, axes, effort, ridge: self.ridge };
+        self.work.request(request, &format!("compressed-{ending}"))
+    }
+
+    pub fn execute(&self) -> Result<()> {
+        self.work.execute::<Compress>(&self.request())
+    }
+}

@@ -1,0 +1,48 @@
+//! How long a compression will take, about.
+
+use super::plan::{Effort, Options};
+use crate::{model::Config, stream::Speed};
+
+impl Options {
+    /// How often the model is gone through, at most: the survey, the probes, the candidates.
+    pub fn passes(&self) -> usize {
+        1 + self.probes() + self.effort.candidates()
+    }
+
+    /// The most probes: several bases of a width and ways of leaving out layers are tried at one depth.
+    fn probes(&self) -> usize {
+        let tried = match self.effort {
+            Effort::Quick => 1,
+            Effort::Normal => 2,
+            Effort::Thorough => 4,
+        };
+        self.axes.len() * self.effort.depths().len() + tried
+    }
+
+    /// Seconds for so many tokens.
+    pub fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
+        // The dense model, the smaller one for the sums and for the result; and the sums of the regressions.
+        let inner = |layer: usize| {
+            let spec = &config.layers[layer];
+            let (d, heads, channels) = (config.hidden_size, spec.heads_width(), spec.intermediate_size);
+            2 * d * d + heads * (heads + d) + channels * (channels + d)
+        };
+        let sums: usize = (0..config.layers.len()).map(inner).sum();
+        let solves: f64 = (0..config.layers.len())
+            .map(|layer| {
+                let spec = &config.layers[layer];
+                [config.hidden_size, spec.heads_width(), spec.intermediate_size]
+                    .map(|width| speed.eigen_seconds(width) / 8.0)
+                    .iter()
+                    .sum::<f64>()
+            })
+            .sum();
+        let fit = |tokens: usize| {
+            3.0 * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
+        };
+        let probed = tokens / self.effort.share();
+        speed.forward_seconds(config, tokens)
+            + self.probes() as f64 * fit(probed)
+            + self.effort.candidates() as f64 * fit(tokens)
+    }
+}

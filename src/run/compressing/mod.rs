@@ -1,0 +1,10 @@
+//! Compression on every axis as a method of a run: how it is asked for, planned, done and reported.
+
+mod chart;
+mod method;
+mod report;
+mod request;
+
+pub use method::Compress;
+pub use report::CompressReport;
+pub use request::CompressRequest;

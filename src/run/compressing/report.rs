@@ -1,0 +1,278 @@
+//! What compression says of its result.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{
+    super::{
+        method::{Method, Row, Section},
+        units::{bytes, grouped, percent_removed},
+    },
+    chart,
+    method::Compress,
+};
+use crate::{
+    compress::{Axis, Candidate, Curve, Kept, Probe, Snapshot},
+    model::{Config, LayerSpec, Model},
+};
+
+/// The fields of a report that compression writes.
+#[derive(Debug, Clone, Serialize)]
+pub struct CompressReport {
+    #[serde(skip)]
+    model_type: &'static str,
+    pub before: Sizes,
+    /// By the curves of other models, before the work.
+    pub after: Sizes,
+    /// 1 − after / before of the parameters, in percent.
+    pub percent_removed: f64,
+    /// How much of each axis was cut: the share that left.
+    pub cut: Vec<AxisCut>,
+    /// What was measured of each axis alone, and the curve through it.
+    pub curves: Vec<Curve>,
+    pub probes: Vec<Probe>,
+    /// What was fitted on all tokens, the best of which was written; empty before.
+    pub candidates: Vec<Tried>,
+    /// One object for every layer of the original, cut or not: what was removed.
+    pub removed: Vec<Removed>,
+    /// The tensors of the original with as few bits for a weight take as many bytes.
+    pub same_size_bits: Option<f64>,
+}
+
+/// The sizes of a model.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sizes {
+    pub parameters: u64,
+    pub bytes: u64,
+    pub hidden_size: usize,
+    pub layers: usize,
+    pub query_heads: usize,
+    pub key_value_heads: usize,
+    pub intermediate_size: usize,
+    /// Bytes of keys and values that a token leaves in a cache of 16-bit numbers.
+    pub cache_bytes_per_token: usize,
+}
+
+/// One axis.
+#[derive(Debug, Clone, Serialize)]
+pub struct AxisCut {
+    pub axis: Axis,
+    /// The share that left.
+    pub depth: f64,
+    /// What its curve says that this costs, in nats.
+    pub predicted_kl: Option<f64>,
+}
+
+/// A candidate, without the lists of what it keeps.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tried {
+    pub depths: Vec<(Axis, f64)>,
+    pub parameters: u64,
+    pub predicted_kl: f64,
+    pub kl: f64,
+    pub written: bool,
+}
+
+/// What left a layer, by numbers in the original.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Removed {
+    pub layer: usize,
+    /// Whether the whole layer left.
+    pub whole: bool,
+    pub query_heads: Vec<usize>,
+    pub key_value_heads: Vec<usize>,
+    pub mlp_channels: Vec<usize>,
+}
+
+impl Sizes {
+    fn of(config: &Config, bytes: u64, parameters: u64, hidden_size: usize) -> Self {
+        let LayerSpec { heads, kv_heads, intermediate_size, .. } = config.layers[0];
+        Self {
+            parameters,
+            bytes,
+            hidden_size,
+            layers: config.layers.len(),
+            query_heads: heads,
+            key_value_heads: kv_heads,
+            intermediate_size,
+            cache_bytes_per_token: config.layers.iter().map(|layer| 2 * layer.kv_width()).sum(),
+        }
+    }
+}
+
+fn removed(config: &Config, best: Option<&Candidate>) -> Vec<Removed> {
+    let Some(best) = best else { return Vec::new() };
+    let missing = |all: usize, kept: &[usize]| (0..all).filter(|number| kept.binary_search(number).is_err()).collect();
+    let of = |(layer, spec): (usize, &LayerSpec)| {
+        let kept = if best.sizes.layers.contains(&layer) {
+            best.kept.iter().find(|kept| kept.layer == layer).cloned().unwrap_or_else(|| Kept::all(layer, spec))
+        } else {
+            return Removed { layer, whole: true, ..Removed::default() };
+        };
+        Removed {
+            layer,
+            whole: false,
+            query_heads: missing(spec.heads, &kept.query_heads),
+            key_value_heads: missing(spec.kv_heads, &kept.key_value_heads),
+            mlp_channels: missing(spec.intermediate_size, &kept.mlp_channels),
+        }
+    };
+    config.layers.iter().enumerate().map(of).collect()
+}
+
+impl CompressReport {
+    /// What is planned, and what came of it, as far as it is known.
+    pub(super) fn new(model: &Model, method: &Compress, found: Option<&Snapshot>) -> Self {
+        let config = model.config();
+        let settled = found.and_then(|found| method.settled(model, found).ok());
+        let plan = settled.as_ref().map_or(&method.plan, |settled| &settled.plan);
+        let parameters = config.parameters();
+        let (best, curves) = (found.and_then(Snapshot::best), found.map_or(&[][..], |found| &found.curves));
+        let sizes = best.map_or(&plan.sizes, |best| &best.sizes);
+        let cut = |&axis: &Axis| {
+            let depth = axis.depth(config, sizes);
+            let curve = curves.iter().find(|curve| curve.axis == axis);
+            AxisCut { axis, depth, predicted_kl: curve.map(|curve| curve.at(depth)) }
+        };
+        let tried = |candidate: &Candidate| Tried {
+            depths: candidate.depths.clone(),
+            parameters: candidate.parameters,
+            predicted_kl: candidate.predicted,
+            kl: candidate.agreement.kl,
+            written: best.is_some_and(|best| std::ptr::eq(best, candidate)),
+        };
+        let after = Sizes::of(&plan.config, plan.byte_len(), plan.parameters, plan.stored_width);
+        Self {
+            model_type: config.architecture.model_type,
+            before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, config.hidden_size),
+            percent_removed: percent_removed(parameters, plan.parameters),
+            cut: method.axes.iter().map(cut).collect(),
+            curves: curves.to_vec(),
+            probes: found.map_or_else(Vec::new, |found| found.probes.clone()),
+            candidates: found.map_or_else(Vec::new, |found| found.candidates.iter().map(tried).collect()),
+            removed: removed(config, best),
+            same_size_bits: (parameters > 0).then(|| 8.0 * after.bytes as f64 / parameters as f64),
+            after,
+        }
+    }
+}
+
+impl Section for CompressReport {
+    fn rows(&self) -> Vec<Row> {
+        let (before, after) = (&self.before, &self.after);
+        let row = |what: &str, before: u64, after: u64, shown: fn(u64) -> String| {
+            let change = format!("{:+.2} %", -percent_removed(before, after));
+            [what.into(), shown(before), shown(after), change]
+        };
+        let size =
+            |what: &str, before: usize, after: usize| row(what, before as u64, after as u64, |size| size.to_string());
+        let mut rows = vec![
+            row("parameters", before.parameters, after.parameters, grouped),
+            row("bytes", before.bytes, after.bytes, bytes),
+            size("width", before.hidden_size, after.hidden_size),
+            size("layers", before.layers, after.layers),
+            size("query heads", before.query_heads, after.query_heads),
+            size("key-value heads", before.key_value_heads, after.key_value_heads),
+            size("MLP channels", before.intermediate_size, after.intermediate_size),
+            size("cache bytes a token", before.cache_bytes_per_token, after.cache_bytes_per_token),
+        ];
+        // What stayed as it was need not be said, but for the first two.
+        let mut number = 0;
+        rows.retain(|row| {
+            number += 1;
+            number <= 2 || row[1] != row[2]
+        });
+        rows
+    }
+
+    fn findings(&self) -> String {
+        let mut text = String::new();
+        for AxisCut { axis, depth, predicted_kl } in &self.cut {
+            let curve = self.curves.iter().find(|curve| curve.axis == *axis);
+            let name = format!("cut of {axis}");
+            let cost = match (curve, predicted_kl) {
+                (Some(Curve { coefficient, exponent, .. }), Some(kl)) if *depth > 0.0 => {
+                    format!(", KL {kl:.4} by {coefficient:.3}·x^{exponent:.2}")
+                }
+                (Some(Curve { coefficient, exponent, .. }), _) => {
+                    format!(", for KL {coefficient:.3}·x^{exponent:.2} costs more than the others")
+                }
+                _ => String::new(),
+            };
+            let _ = writeln!(text, "{name:<24} {:.1} %{cost}", 100.0 * depth);
+        }
+        for (number, tried) in self.candidates.iter().enumerate() {
+            let depths: Vec<String> =
+                tried.depths.iter().map(|(axis, depth)| format!("{axis} {:.1} %", 100.0 * depth)).collect();
+            let written = if tried.written { ", written" } else { "" };
+            let name = format!("candidate {}", number + 1);
+            let (kl, predicted) = (tried.kl, tried.predicted_kl);
+            let _ = writeln!(text, "{name:<24} {}: KL {kl:.4} (predicted {predicted:.4}){written}", depths.join(", "));
+        }
+        text
+    }
+
+    fn advice(&self) -> String {
+        match self.same_size_bits {
+            // Quantising to 8 bits changes next to nothing, and no cut is that cheap.
+            Some(bits) if bits >= 8.5 && !self.candidates.is_empty() => format!(
+                "as small without a cut: the original in 8.5 bits a weight (export --format gguf --dtype q8_0) takes {}\n",
+                bytes((self.before.parameters as f64 * 8.5 / 8.0) as u64)
+            ),
+            _ => String::new(),
+        }
+    }
+
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let Sizes { hidden_size, layers, query_heads, key_value_heads, intermediate_size, .. } = self.after;
+        vec![
+            ("width", hidden_size),
+            ("layers", layers),
+            ("query_heads", query_heads),
+            ("key_value_heads", key_value_heads),
+            ("intermediate_size", intermediate_size),
+        ]
+    }
+
+    fn introduction(&self, original: &str, version: &str) -> String {
+        let cut: Vec<String> = self.cut.iter().filter(|cut| cut.depth > 0.0).map(|cut| cut.axis.to_string()).collect();
+        format!(
+            "# {original}, smaller\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} \
+             measured what each axis costs to cut, cut {}, and fitted the weights to the original by least squares.\n\n",
+            self.model_type,
+            self.percent_removed,
+            cut.join(", ")
+        )
+    }
+
+    fn card_findings(&self) -> String {
+        let name = chart::NAME;
+        format!(
+            "\n\n![What each axis costs to cut: KL divergence from the original by the share that leaves]({name})\n\nEach \
+             axis alone, on part of the calibration; the line is what was cut."
+        )
+    }
+
+    fn drawings(&self) -> Vec<(&'static str, String)> {
+        vec![(chart::NAME, chart::draw(&self.curves, &self.cut))]
+    }
+
+    fn loading(&self) -> &'static str {
+        ORDINARY
+    }
+}
+
+/// How the result is loaded.
+const ORDINARY: &str = "
+
+This is an ordinary checkpoint of its model type, only smaller. In transformers:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(\".\")
+tokenizer = AutoTokenizer.from_pretrained(\".\")
+```
+
+`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this program:
+";

@@ -1,0 +1,52 @@
+//! How compression is asked for.
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    compress::{Axis, Effort, Goal, Options},
+    stream::Types,
+};
+
+/// How to compress. Serialised, the fields have the names of the flags.
+#[derive(Debug, Clone, Serialize)]
+pub struct CompressRequest {
+    #[serde(flatten, serialize_with = "as_flags")]
+    pub goal: Goal,
+    /// The axes that may be cut: all that the model can be cut on, if `None`.
+    pub axes: Option<Vec<Axis>>,
+    pub effort: Effort,
+    /// A share of the mean energy of what re-fitted weights read.
+    pub ridge: f64,
+}
+
+impl Default for CompressRequest {
+    /// A fifth of the parameters, on whatever axes cost least.
+    fn default() -> Self {
+        Self { goal: Goal::Parameters(0.2), axes: None, effort: Effort::Normal, ridge: 0.03 }
+    }
+}
+
+impl CompressRequest {
+    /// The options that this comes to.
+    pub fn options(&self, dtype: Types) -> Options {
+        let axes = self.axes.clone().unwrap_or_else(|| Axis::ALL.to_vec());
+        Options { goal: self.goal, axes, chosen: self.axes.is_some(), effort: self.effort, ridge: self.ridge, dtype }
+    }
+}
+
+/// The flags that say how small the result is to be, one of which is given.
+fn as_flags<S: Serializer>(goal: &Goal, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Default, Serialize)]
+    struct Flags {
+        target_parameters: Option<String>,
+        target_size: Option<u64>,
+        keep: Option<String>,
+    }
+    let flags = match goal {
+        Goal::Parameters(share) => {
+            Flags { target_parameters: Some(format!("{:+}%", -100.0 * share)), ..Flags::default() }
+        }
+        Goal::Bytes(bytes) => Flags { target_size: Some(*bytes), ..Flags::default() },
+    };
+    flags.serialize(serializer)
+}
