@@ -3,7 +3,7 @@
 use std::{error::Error as _, io::Write, process::ExitCode};
 
 use clap::Parser;
-use slicegpt_gpu::{cli::Cli, data::is_fenced};
+use slicegpt_gpu::cli::{Cli, hush_caught_panics};
 
 fn main() -> ExitCode {
     hush_caught_panics();
@@ -17,14 +17,4 @@ fn main() -> ExitCode {
     // Not eprintln!, which panics where nobody reads.
     let _ = writeln!(std::io::stderr(), "error: {message}");
     ExitCode::from(error.exit_code())
-}
-
-/// What is caught and reported as an error is not printed as a panic, too.
-fn hush_caught_panics() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if !is_fenced() {
-            hook(panic);
-        }
-    }));
 }

@@ -8,6 +8,7 @@ mod eval;
 mod export;
 mod generate;
 mod logits;
+mod panics;
 mod print;
 mod progress;
 mod run;
@@ -17,6 +18,7 @@ mod verify;
 mod work;
 
 use clap::{Parser, Subcommand};
+pub use panics::hush_caught_panics;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
