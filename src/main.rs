@@ -3,9 +3,10 @@
 use std::{error::Error as _, io::Write, process::ExitCode};
 
 use clap::Parser;
-use slicegpt_gpu::cli::Cli;
+use slicegpt_gpu::cli::{Cli, hush_caught_panics};
 
 fn main() -> ExitCode {
+    hush_caught_panics();
     let Err(error) = Cli::parse().execute() else { return ExitCode::SUCCESS };
     let mut message = error.to_string();
     let mut source = error.source();

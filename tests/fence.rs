@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use slicegpt_gpu::data::fenced;
+use slicegpt_gpu::{cli::hush_caught_panics, data::fenced};
 
 #[test]
 fn only_panics_inside_of_the_fence_are_silent() {
@@ -15,6 +15,7 @@ fn only_panics_inside_of_the_fence_are_silent() {
     set_hook(Box::new(|_| {
         TOLD.fetch_add(1, Ordering::SeqCst);
     }));
+    hush_caught_panics();
     let elsewhere = || assert!(thread::spawn(|| panic!("elsewhere")).join().is_err());
     let inside = fenced(|| -> tokenizers::Result<()> {
         elsewhere();

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{ForceArgs, print, print_json, progress::Bars};
+use super::{
+    arguments::ForceArgs,
+    print::{print, print_json},
+    progress::Bars,
+};
 use crate::{
     bench::{self, AdapterRun, Budget, Machine, Recording, SCHEMA_VERSION, Tool, WORKLOADS, Workload},
     checkpoint::{AtomicFile, FileTarget, Writes},

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::TEXTS;
+use super::arguments::TEXTS;
 use crate::run::CalibrationRequest;
 
 #[derive(Debug, clap::Args)]

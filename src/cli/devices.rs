@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{print, print_json};
+use super::print::{print, print_json};
 use crate::{error::Result, gpu, run::bytes};
 
 #[derive(Debug, clap::Args)]

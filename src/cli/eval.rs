@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{DeviceArgs, ForceArgs, MACHINE, print, print_json, progress::Bars};
+use super::{
+    arguments::{DeviceArgs, ForceArgs, MACHINE},
+    print::{print, print_json},
+    progress::Bars,
+};
 use crate::{
     data::read_token_file,
     error::{Error, Result},

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{ForceArgs, print_json, progress::Bars};
+use super::{arguments::ForceArgs, print::print_json, progress::Bars};
 use crate::{
     checkpoint::{GgufTensor, GgufType},
     data::{TokenizerFiles, chat_templates},

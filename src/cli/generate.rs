@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{DeviceArgs, ForceArgs, print, progress::Bars};
+use super::{
+    arguments::{DeviceArgs, ForceArgs},
+    print::print,
+    progress::Bars,
+};
 use crate::{
     data::{BuiltTokenizer, Chat, ChatTemplate, encode, fenced},
     error::{Error, Result},

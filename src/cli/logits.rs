@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{DeviceArgs, ForceArgs, progress::Bars};
+use super::{
+    arguments::{DeviceArgs, ForceArgs},
+    progress::Bars,
+};
 use crate::{
     checkpoint::{Dtype, TensorFile, TensorPlan},
     data::read_token_file,

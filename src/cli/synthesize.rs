@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{ForceArgs, progress::Bars, work::DtypeArg};
+use super::{
+    arguments::{DtypeArg, ForceArgs},
+    progress::Bars,
+};
 use crate::{
     checkpoint::{OutputDirectory, Writes},
     error::{Error, Result},

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{DeviceArgs, ForceArgs, print, print_json, progress::Bars};
+use super::{
+    arguments::{DeviceArgs, ForceArgs},
+    print::{print, print_json},
+    progress::Bars,
+};
 use crate::{
     data::TokenizerFiles,
     error::{Error, Result},

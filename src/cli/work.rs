@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-
-use super::{DeviceArgs, ForceArgs, MACHINE, TEXTS, calibration::CalibrationArgs, print, print_json, progress::Bars};
+use super::{
+    arguments::{DeviceArgs, DtypeArg, ForceArgs, MACHINE, TEXTS},
+    calibration::CalibrationArgs,
+    print::{print, print_json},
+    progress::Bars,
+};
 use crate::{
     checkpoint::Dtype,
     error::Result,
@@ -60,23 +63,6 @@ pub struct WorkArgs {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum DtypeArg {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<DtypeArg> for Dtype {
-    fn from(dtype: DtypeArg) -> Self {
-        match dtype {
-            DtypeArg::F32 => Self::F32,
-            DtypeArg::F16 => Self::F16,
-            DtypeArg::Bf16 => Self::BF16,
-        }
-    }
 }
 
 impl WorkArgs {

@@ -1,10 +1,9 @@
-//! A fence around other people's code that may panic on user data: a panic becomes a reason, and is not printed.
+//! A fence around other people's code that may panic on user data: a panic becomes a reason.
 
 use std::{
     any::Any,
     cell::Cell,
-    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
-    sync::Once,
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 thread_local! {
@@ -12,21 +11,17 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether a panic of this thread will be caught and told as a reason. A program's panic hook, which is its own affair
+/// and not the library's, may then keep quiet.
+pub fn is_fenced() -> bool {
+    INSIDE.get()
+}
+
 /// Does something; where it panics, returns what the panic said.
 ///
 /// # Errors
 /// The panic's message.
 pub fn fence<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    // Once, and for good: a hook that is swapped for each call would also swallow what other threads panic about.
-    HOOK.call_once(|| {
-        let before = take_hook();
-        set_hook(Box::new(move |panic| {
-            if !INSIDE.get() {
-                before(panic);
-            }
-        }));
-    });
     let outer = INSIDE.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     INSIDE.set(outer);

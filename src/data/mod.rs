@@ -17,6 +17,7 @@ mod tokens;
 
 pub use chat::{Chat, ChatTemplate};
 pub use chat_templates::{ADDITIONAL_TEMPLATES, chat_templates};
+pub use fence::is_fenced;
 pub use text::{Text, Tokens};
 pub use tokenizer::{encode, fenced};
 pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS, is_foreign_vocabulary};

@@ -49,7 +49,7 @@ impl Imports {
             // A path that begins with an imported name goes on from there.
             let paths = file.paths.iter().filter_map(|path| match file.names.get(&path[0]) {
                 Some(target) => Some([target, &path[1..]].concat()),
-                None => is_relative(path).then(|| path.clone()),
+                None => self.begins_here(module, path).then(|| path.clone()),
             });
             let targets = used.chain(file.globs.iter().cloned()).chain(paths);
             let targets = targets.filter_map(|path| self.target(module, path)).filter(|target| target != module);
@@ -81,6 +81,12 @@ impl Imports {
         panic!("{path:?} in {module:?} has no end");
     }
 
+    /// Whether a path in code says by itself where it begins: the crate, or a module above or below.
+    fn begins_here(&self, module: &Module, path: &[String]) -> bool {
+        let below = || self.0.contains_key(&[module.as_slice(), &path[..1]].concat());
+        path.len() > 1 && (["crate", "self", "super"].contains(&path[0].as_str()) || below())
+    }
+
     /// A path from the crate; `None` for other crates.
     fn absolute(&self, module: &Module, path: Vec<String>) -> Option<Vec<String>> {
         let mut at = match path[0].as_str() {
@@ -98,10 +104,6 @@ impl Imports {
         }
         Some(at)
     }
-}
-
-fn is_relative(path: &[String]) -> bool {
-    ["crate", "self", "super"].contains(&path[0].as_str()) && path.len() > 1
 }
 
 impl File {

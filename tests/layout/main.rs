@@ -213,6 +213,8 @@ fn imports_are_seen_in_every_form() {
         circles(&Imports::of(files.into_iter()).edges()).len()
     };
     assert_eq!((circle("use crate::a::A;"), circle("use crate::c::C;")), (1, 0));
+    let files = [("src/room/mod.rs", "mod this; fn f() { this::g() }"), ("src/room/this.rs", "use super::f;")];
+    assert_eq!(circles(&Imports::of(files.into_iter()).edges()).len(), 1, "a module below");
 }
 
 #[test]
@@ -222,6 +224,11 @@ fn nothing_in_the_library_unwraps_or_is_unsafe_but_the_memory_map_and_matrix_uni
         Vec::<String>::new()
     );
     assert_eq!(offenders(&["unsafe "], &["src/checkpoint/reader.rs", "src/gpu/precision.rs"]), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_but_the_program_changes_what_panics_do() {
+    assert_eq!(offenders(&["set_hook(", "take_hook("], &["src/cli/panics.rs"]), Vec::<String>::new());
 }
 
 #[test]

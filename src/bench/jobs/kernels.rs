@@ -5,7 +5,7 @@ use std::time::Instant;
 use faer::Mat;
 use nalgebra::DMatrix;
 
-use super::{Job, ROUNDOFF, compare, sampled, sizes, tolerance};
+use super::job::{Job, ROUNDOFF, compare, sampled, sizes, tolerance};
 use crate::{
     bench::{
         row::{Bound, Check, Unit, Work},

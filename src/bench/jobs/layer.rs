@@ -3,7 +3,10 @@
 use faer::Mat;
 use nalgebra::DMatrix;
 
-use super::{Job, ROUNDOFF, compare, kernels::some_tokens, sizes};
+use super::{
+    job::{Job, ROUNDOFF, compare, sizes},
+    kernels::some_tokens,
+};
 use crate::{
     bench::{
         row::{Bound, Unit, Work},

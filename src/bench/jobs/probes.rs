@@ -1,6 +1,6 @@
 //! The two probes.
 
-use super::{Job, compare, sizes};
+use super::job::{Job, compare, sizes};
 use crate::{
     bench::{
         row::{Bound, Unit, Work},

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use faer::Mat;
 
-use super::{Job, compare, sizes};
+use super::job::{Job, compare, sizes};
 use crate::{
     bench::row::{Bound, Check, Unit, Work},
     checkpoint::{Dtype, OutputDirectory},

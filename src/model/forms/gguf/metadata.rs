@@ -1,6 +1,5 @@
 //! What a GGUF file says about the model before its tensors, and which models it can say it of.
 
-use super::Metadata;
 use crate::{
     checkpoint::{GgufType, GgufValue},
     error::{Error, Result},
@@ -11,6 +10,9 @@ use crate::{
     },
     ops::Activation,
 };
+
+/// Key and value of the metadata, in the order they are written.
+pub type Metadata = Vec<(String, GgufValue)>;
 
 /// How llama.cpp takes this model.
 ///

@@ -4,11 +4,12 @@
 mod metadata;
 mod pieces;
 mod tensors;
+mod tokenizer_json;
 mod vocabulary;
 
-use std::path::PathBuf;
-
+use metadata::Metadata;
 use tensors::Entry;
+pub use vocabulary::{GgufTokenizer, Vocabulary};
 
 use super::Gguf;
 use crate::{
@@ -17,35 +18,6 @@ use crate::{
     model::Model,
     progress::Progress,
 };
-
-/// Key and value of the metadata, in the order they are written.
-type Metadata = Vec<(String, GgufValue)>;
-
-/// Where the vocabulary of the file comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vocabulary<'a> {
-    /// This tokenizer; with llama.cpp's name for how it cuts text into words, where that is not to be found out.
-    Tokenizer { pre: Option<&'a str>, tokenizer: &'a GgufTokenizer },
-    /// None: the file takes and gives token ids.
-    None,
-}
-
-/// What a GGUF file holds of a tokenizer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GgufTokenizer {
-    /// It as a tokenizer.json.
-    pub json: String,
-    /// What to name in messages.
-    pub path: PathBuf,
-    /// Ids of its special tokens by their roles (`unk`, `pad`, `sep`, `mask`).
-    pub roles: Vec<(String, u32)>,
-    /// What a text begins with, where something names it.
-    pub bos: Option<u32>,
-    /// All that ends a text, the tokenizer's own first.
-    pub eos: Vec<u32>,
-    /// Chat templates by name, with `default` among them.
-    pub chat_templates: Vec<(String, String)>,
-}
 
 /// A checkpoint that can be written as GGUF, and how.
 pub struct GgufExport<'a> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::vocabulary::File;
+use super::tokenizer_json::File;
 
 /// The two families of merges that llama.cpp knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

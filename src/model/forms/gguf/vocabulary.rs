@@ -1,14 +1,17 @@
 //! `tokenizer.json` as the vocabulary of a GGUF file. llama.cpp has tokenizers of its own: what it does not do as the
 //! file says is refused.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    GgufTokenizer, Metadata, Vocabulary,
+    metadata::Metadata,
     pieces::{Pieces, pre_tokenizer, steps},
+    tokenizer_json::File,
 };
 use crate::{
     checkpoint::GgufValue,
@@ -16,59 +19,30 @@ use crate::{
     model::Config,
 };
 
-/// A `tokenizer.json`, as far as it matters here.
-#[derive(Deserialize)]
-pub(super) struct File {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    #[serde(default)]
-    pub normalizer: Value,
-    #[serde(default)]
-    pub pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    pub model: ModelSection,
+/// Where the vocabulary of the file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vocabulary<'a> {
+    /// This tokenizer; with llama.cpp's name for how it cuts text into words, where that is not to be found out.
+    Tokenizer { pre: Option<&'a str>, tokenizer: &'a GgufTokenizer },
+    /// None: the file takes and gives token ids.
+    None,
 }
 
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u64,
-    content: String,
-    #[serde(default)]
-    special: bool,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ModelSection {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default)]
-    vocab: Value,
-    #[serde(default)]
-    merges: Vec<Merge>,
-    #[serde(default)]
-    pub byte_fallback: bool,
-    #[serde(default)]
-    pub ignore_merges: bool,
-    #[serde(default)]
-    unk_token: Option<String>,
-}
-
-/// Two pieces that become one, in the older or the newer way of writing.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Line(String),
-    Pair(String, String),
-}
-
-impl Merge {
-    fn pair(&self) -> Option<(&str, &str)> {
-        match self {
-            Self::Line(line) => line.split_once(' ').filter(|(_, right)| !right.contains(' ')),
-            Self::Pair(left, right) => Some((left, right)),
-        }
-    }
+/// What a GGUF file holds of a tokenizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GgufTokenizer {
+    /// It as a tokenizer.json.
+    pub json: String,
+    /// What to name in messages.
+    pub path: PathBuf,
+    /// Ids of its special tokens by their roles (`unk`, `pad`, `sep`, `mask`).
+    pub roles: Vec<(String, u32)>,
+    /// What a text begins with, where something names it.
+    pub bos: Option<u32>,
+    /// All that ends a text, the tokenizer's own first.
+    pub eos: Vec<u32>,
+    /// Chat templates by name, with `default` among them.
+    pub chat_templates: Vec<(String, String)>,
 }
 
 /// What `tokenizer.ggml.token_type` calls tokens.
