@@ -330,6 +330,11 @@ fn archives_of_any_number_of_members_are_read_and_broken_ones_refused() {
     let mut changed = zstandard(text.as_bytes());
     *changed.last_mut().expect("a checksum") ^= 1;
     assert!(scene.refusal("checksum.zst", changed).contains("its checksum is that of another text"));
+    // Zeros after an archive, as tapes have them, are no damage.
+    let padded = [gzip(b"first "), vec![0; 3], gzip(b"second"), vec![0; 512]].concat();
+    assert_eq!(scene.text("padded.gz", padded), "first second");
+    let error = scene.refusal("damaged.gz", [gzip(b"first"), b"\0\0more than padding".to_vec()].concat());
+    assert!(error.contains("a gzip archive that is damaged"), "{error}");
 }
 
 #[test]
@@ -482,31 +487,13 @@ fn rows_with_floats_that_only_python_writes_are_rows() {
 
 #[test]
 fn a_stray_line_among_rows_is_refused_by_its_number_whatever_the_file_is_called() {
-    let scene = Scene::new();
-    let (first, second) = ("{\"text\": \"one\"}\n", "{\"text\": \"two\"}\n");
+    let (scene, row) = (Scene::new(), "{\"text\": \"one\"}\n");
     for name in ["rows.txt", "rows", "rows.jsonl"] {
-        for (text, line) in [
-            (format!("{first}stray\n{second}"), 2),
-            (format!("{first}{second}12 apples"), 3),
-            (format!("{first}\n{second}[broken\n"), 4),
-        ] {
+        for (text, line) in [(format!("{row}stray\n{row}"), 2), (format!("{row}\n{row}[broken"), 4)] {
             let error = scene.refusal(name, text);
             assert!(error.contains(&format!("line {line} is no JSON")) && error.contains("mend or remove"), "{error}");
         }
         let error = scene.refusal(name, "[1]\n[2]\n");
-        assert!(
-            error.contains("line 1: ") && error.contains("an array of numbers; if such lines are a text"),
-            "{error}"
-        );
+        assert!(error.contains("line 1: ") && error.contains("an array of numbers; if such lines are"), "{error}");
     }
-}
-
-#[test]
-fn zeros_after_an_archive_are_padding_and_anything_else_is_damage() {
-    let scene = Scene::new();
-    let padded = |zeros: usize| [gzip(b"first "), vec![0; zeros], gzip(b"second"), vec![0; 512]].concat();
-    assert_eq!(scene.text("padded.gz", padded(0)), "first second");
-    assert_eq!(scene.text("padded.gz", padded(3)), "first second");
-    let error = scene.refusal("damaged.gz", [gzip(b"first"), b"\0\0more than padding".to_vec()].concat());
-    assert!(error.contains("a gzip archive that is damaged"), "{error}");
 }

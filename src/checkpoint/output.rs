@@ -8,10 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    made::{RECORD, check_replaceable, files},
-    target::below_a_file,
-};
+use super::made::{RECORD, check_replaceable, files};
 use crate::error::{Error, Result};
 
 /// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in
@@ -323,9 +320,6 @@ pub(super) fn check_target(target: &Path, force: bool) -> Result<()> {
     let target = &resolved(target)?;
     match target.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            Err(Error::Usage(format!("--output {} {}", target.display(), below_a_file(target))))
-        }
         Err(source) => Err(Error::Write { path: target.clone(), source }),
         Ok(_) if !force => Err(Error::OutputExists { option: "--output", path: target.clone() }),
         Ok(metadata) if !metadata.is_dir() => Err(Error::Usage(format!(

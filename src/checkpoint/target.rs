@@ -33,7 +33,10 @@ impl Place {
         let refused = |reason: &str| Err(Error::Usage(format!("{option} {} {reason}", path.display())));
         let metadata = match path.symlink_metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) if error.kind() == ErrorKind::NotADirectory => return refused(&below_a_file(path)),
+            // Without the slash at its end, which asks for a directory.
+            Err(_) if path.components().collect::<PathBuf>().is_file() => {
+                return refused("names a file like a directory; leave out the slash at its end");
+            }
             Err(error) => return Err(Error::Write { path: path.into(), source: error }),
             Ok(metadata) if metadata.is_symlink() => match fs::metadata(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -83,19 +86,6 @@ impl Place {
                 temporary_beside(path).map(drop)
             }
         }
-    }
-}
-
-/// Why nothing can be at a path that takes a file for a directory, and what to do.
-pub(super) fn below_a_file(path: &Path) -> String {
-    // Without a slash at the end, which asks for a directory, too.
-    let path: PathBuf = path.components().collect();
-    match path.ancestors().find(|above| above.is_file()) {
-        Some(file) if file == path => {
-            "is a file, and a name that ends with a slash is a directory's; leave it out".into()
-        }
-        Some(file) => format!("would lie in {}, which is a file; give another name", file.display()),
-        None => "would lie in something that is no directory; give another name".into(),
     }
 }
 
