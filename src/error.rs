@@ -1,7 +1,10 @@
 //! What can go wrong, one variant for each thing that the caller can act on, and the exit code that tells scripts
 //! which.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 /// The result of everything here that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -121,7 +124,13 @@ impl Error {
 
     /// For `map_err` on whatever reads `path`.
     pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        |source| Self::Read { path: path.to_owned(), source }
+        move |source| match std::fs::read_link(path) {
+            Ok(to) if source.kind() == ErrorKind::NotFound => {
+                let reason = format!("it is a link to {}, which is not there; mend the link", to.display());
+                Self::Read { path: path.to_owned(), source: std::io::Error::new(ErrorKind::NotFound, reason) }
+            }
+            _ => Self::Read { path: path.to_owned(), source },
+        }
     }
 
     /// For `map_err` on whatever opens `path` of an unfinished run: where it is gone, there is nothing to resume.

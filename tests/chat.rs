@@ -273,6 +273,11 @@ fn conversations_that_no_template_takes_are_refused_with_the_row() {
         (odd(json!({ "messages": [{ "from": "alien", "value": "x" }] })), "\"from\" is \"alien\", expected human, gpt"),
         (odd(json!({ "system": "Be brief." })), "the field \"system\" is not read and may change what the row means"),
         (odd(json!({ "chat_template_kwargs": [] })), "\"chat_template_kwargs\" is an array, expected an object"),
+        (odd(json!({ "chat_template_kwargs": { "continue_final_message": true } })), "has \"continue_final_message\""),
+        (odd(json!({ "chat_template_kwargs": { "chat_template": "x" } })), "has \"chat_template\""),
+        (odd(json!({ "chat_template_kwargs": { "messages": [user] } })), "has \"messages\", which is no variable"),
+        (odd(json!({ "chat_template_kwargs": { "tools": [user] } })), "has \"tools\""),
+        (odd(json!({ "chat_template_kwargs": { "add_generation_prompt": true } })), "has \"add_generation_prompt\""),
         (user.clone(), "a message outside of a conversation"),
         (json!({ "text": "x" }), "a row with \"text\" where the first (line 1) has \"messages\""),
     ] {

@@ -107,7 +107,8 @@ fn every_default_and_spelling_is_as_in_transformers() {
             if folded.into_iter().chain([f64::from(config.logit_scale) * logits]).any(|one| (one - 1.0).abs() > 1e-6) {
                 failures.push(format!("{shown}: multipliers {folded:?}, logits {}", config.logit_scale));
             }
-            let Some(frequencies) = expected.get("inverse_frequencies").map(numbers) else {
+            let Some(frequencies) = expected.get("inverse_frequencies").filter(|found| !found.is_null()).map(numbers)
+            else {
                 assert!(config.ropes.is_empty(), "{shown}");
                 continue;
             };
@@ -259,6 +260,4 @@ fn models_that_are_no_decoders_are_told_what_they_are() {
     }
     let message = refusal(json!({ "model_type": "foo", "architectures": ["FooForCausalLM"] }));
     assert!(message.ends_with("gpt_neox"), "{message}");
-    let mixed = json!({ "model_type": "mistral", "num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"] });
-    assert!(refusal(mixed).contains("layer_types: every layer of mistral has the sliding window"));
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
     model::{Config, StopTokens},
-    slice::{Cut, Options, Plan},
+    slice::{Basis, Cut, Options, Plan},
 };
 
 fn object(value: Value) -> Map<String, Value> {
@@ -73,7 +73,9 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
         for field in
             ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings", middle]
         {
-            for value in &absurd {
+            // Rotary angles know no longest sequence.
+            let no_limit = |value: &&Value| field == "max_position_embeddings" && value.as_i64() <= Some(0);
+            for value in absurd.iter().filter(|value| base["model_type"] == "opt" || !no_limit(value)) {
                 let message = refusal(with(base.clone(), json!({ field: value })));
                 assert!(message.contains(&format!("{field}: expected a whole number")), "{value}: {message}");
             }
@@ -224,7 +226,10 @@ fn fields_that_change_the_maths_are_refused_by_name() {
     ));
     assert!(message.contains("unsupported layer_types = \"chunked_attention\""), "{message}");
     let message = refusal(with(llama(), json!({ "layer_types": ["full_attention", "sliding_attention"] })));
-    assert!(message.contains("layer_types: llama has no sliding attention"), "{message}");
+    assert!(
+        message.contains("unsupported layer_types = \"sliding_attention\"") && message.contains("every layer"),
+        "{message}"
+    );
     let message = refusal(with(qwen2(), json!({ "layer_types": ["full_attention"] })));
     assert!(message.contains("layer_types: expected a name for each layer"), "{message}");
     for neutral in [
@@ -248,7 +253,6 @@ fn rotary_numbers_that_make_no_angles_are_refused() {
         (json!({ "rope_theta": 0 }), "theta 0"),
         (json!({ "rope_theta": -1 }), "theta -1"),
         (json!({ "rope_theta": "10000" }), "rope_theta: expected a number"),
-        (json!({ "model_type": "phi3", "partial_rotary_factor": 0 }), "make no pairs"),
         (json!({ "model_type": "phi3", "partial_rotary_factor": 1.5 }), "make no pairs"),
         (json!({ "model_type": "phi3", "partial_rotary_factor": -0.5 }), "make no pairs"),
         (json!({ "head_dim": 5 }), "make no pairs"),
@@ -260,8 +264,12 @@ fn rotary_numbers_that_make_no_angles_are_refused() {
         (json!({ "rope_scaling": { "type": "linear", "factor": 1e-60 } }), "not finite"),
         (json!({ "rope_theta": 1e-300 }), "not finite"),
         (
-            json!({ "rope_parameters": with(llama3.clone(), json!({ "low_freq_factor": 4.0 })) }),
-            "low_freq_factor 4 is not below",
+            json!({ "rope_parameters": with(llama3.clone(), json!({ "low_freq_factor": 0 })) }),
+            "low_freq_factor: expected another number than 0",
+        ),
+        (
+            json!({ "rope_parameters": with(llama3.clone(), json!({ "high_freq_factor": "4" })) }),
+            "high_freq_factor: expected a number",
         ),
         (json!({ "rope_parameters": with(llama3, json!({ "factor": "8" })) }), "factor: expected a number"),
         (json!({ "rope_parameters": with(yarn.clone(), json!({ "factor": -1 })) }), "rope_parameters.factor"),
@@ -394,4 +402,41 @@ fn ids_that_only_the_class_of_a_config_has_end_no_text() {
     assert_eq!(stops(llama()), StopTokens::default());
     let named = stops(with(llama(), json!({ "bos_token_id": 1, "eos_token_id": 2 })));
     assert_eq!((named.bos, named.eos), (Some(1), vec![2]));
+}
+
+#[test]
+fn multipliers_that_the_signals_are_divided_by_are_refused_and_others_may_be_anything() {
+    let granite = |field: &str, value: Value| with(llama(), json!({ "model_type": "granite", field: value }));
+    for (field, value) in
+        [("residual_multiplier", json!(0)), ("residual_multiplier", json!(-2.0)), ("logits_scaling", json!(0))]
+    {
+        let message = refusal(granite(field, value));
+        assert!(message.contains(&format!("unsupported {field} = ")) && message.contains("divided"), "{message}");
+    }
+    for factor in [0.0f32, -2.0] {
+        let config = parse(granite("attention_multiplier", json!(factor))).expect("a config");
+        assert_eq!(config.layers[0].attention_scale, factor);
+        assert_eq!(parse(granite("embedding_multiplier", json!(factor))).expect("a config").embedding_scale, factor);
+    }
+    assert_eq!(parse(granite("logits_scaling", json!(-2))).expect("a config").logit_scale, -0.5);
+}
+
+#[test]
+fn windows_of_listed_layers_are_no_part_of_a_sliced_mistral() {
+    let mistral = |types: [&str; 2]| {
+        let types = types.map(|kind| format!("{kind}_attention"));
+        parse(with(llama(), json!({ "model_type": "mistral", "sliding_window": 8, "layer_types": types })))
+            .expect("a config")
+    };
+    let plan = |config: &Config, basis: Basis| {
+        let options =
+            Options { cut: Cut::Sparsity(0.5), round_interval: Some(8), basis, slice_head: true, ..Options::default() };
+        Plan::new(config, &options, "0123").map(|plan| plan.config.layers[1].window)
+    };
+    let (mixed, all) = (mistral(["full", "sliding"]), mistral(["sliding", "sliding"]));
+    assert_eq!(mixed.layers.iter().map(|layer| layer.window).collect::<Vec<_>>(), [None, Some(8)]);
+    let error = plan(&mixed, Basis::PerBlock).expect_err("the class gives every layer the window").to_string();
+    assert!(error.contains("layer_types") && error.contains("--basis shared"), "{error}");
+    assert_eq!(plan(&mixed, Basis::SHARED).expect("an ordinary checkpoint"), Some(8));
+    assert_eq!(plan(&all, Basis::PerBlock).expect("windows of the class"), Some(8));
 }

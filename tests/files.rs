@@ -230,7 +230,13 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
         (&tar, "it is a tar archive; unpack it"),
         (b"GGUF\x03\0\0\0", "it is a GGUF file for llama.cpp"),
         (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
-        (b"Access denied: log in first", "it is a text that begins with \"Access denied: log in first\""),
+        (
+            b"Access denied: log in first",
+            "it is a text that begins with \"Access denied: log in first\"; if a server said so",
+        ),
+        (b"Entry not found", "it is a text that begins with \"Entry not found\"; if a server said so, check the name"),
+        (b"no file", "it is a text that begins with \"no file\"; if a server"),
+        (b"\x40\0\0\0\0\0\0", "it has 7 bytes, fewer than any such file; download it again"),
         (&whole[..whole.len() - 1000], "1000 bytes at its end are missing: an unfinished download or copy"),
         (&whole[..100], "bytes of its header are missing; download it again"),
         (&[whole.as_slice(), &[0; 3]].concat(), "3 bytes more than its header tells of"),
@@ -258,6 +264,24 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
             message.contains("expected a .safetensors file or a directory with one; ") && message.contains(expected),
             "{message}"
         );
+    }
+}
+
+#[test]
+fn what_a_server_answered_in_the_place_of_json_is_named_with_what_to_do() {
+    for name in ["config.json", "tokenizer_config.json", "model.safetensors.index.json"] {
+        let directory = temporary();
+        let path = directory.path().join(name);
+        fs::write(&path, "Repository not found\n").expect("a file");
+        let error = match name {
+            "config.json" => slicegpt_gpu::model::Config::load(&path).err().map(|error| error.to_string()),
+            "tokenizer_config.json" => {
+                slicegpt_gpu::data::TokenizerFiles::read(directory.path()).err().map(|error| error.to_string())
+            }
+            _ => Some(refusal(directory.path())),
+        };
+        let error = error.unwrap_or_else(|| panic!("{name} is read"));
+        assert!(error.contains("begins with \"Repository not found\"; if a server said so, check the name"), "{error}");
     }
 }
 

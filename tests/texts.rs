@@ -154,7 +154,7 @@ fn what_only_begins_like_json_is_text() {
         "\"Hello,\" he said.\n\"Hello,\" said she.",
         "\"Hello.\"",
         "{\"a\": 1} is an object.",
-        "{\"a\": 1}\nis an object\n{\"b\"",
+        "{\"a\": 1}\nis an object, and so is\n{\"b\": 2}\nand this is none",
         "12\n13\n14",
         "null",
         "true\nfalse",
@@ -185,7 +185,8 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
         ("{\"text\": \"a\", \"text\": \"b\"}", "the key \"text\" is there twice"),
         ("{\"text\": \"\\ud800\"}", "half of a surrogate pair"),
         ("{\"text\": \"a\"", "EOF"),
-        ("{\"text\": NaN}", "\"text\" is an object, expected a string"),
+        ("{\"text\": NaN}", "\"text\" is NaN, expected a string"),
+        ("{\"text\": -1e400}", "\"text\" is -Infinity, expected a string"),
         ("{'text': 'a'}", "key must be a string"),
         ("{\"text\": \"a\"} {\"text\": \"b\"}", "trailing characters"),
         ("{\"content\": \"a\"}", "a row with \"content\" where the first (line 1) has \"text\""),
@@ -329,6 +330,11 @@ fn archives_of_any_number_of_members_are_read_and_broken_ones_refused() {
     let mut changed = zstandard(text.as_bytes());
     *changed.last_mut().expect("a checksum") ^= 1;
     assert!(scene.refusal("checksum.zst", changed).contains("its checksum is that of another text"));
+    // Zeros after an archive, as tapes have them, are no damage.
+    let padded = [gzip(b"first "), vec![0; 3], gzip(b"second"), vec![0; 512]].concat();
+    assert_eq!(scene.text("padded.gz", padded), "first second");
+    let error = scene.refusal("damaged.gz", [gzip(b"first"), b"\0\0more than padding".to_vec()].concat());
+    assert!(error.contains("a gzip archive that is damaged"), "{error}");
 }
 
 #[test]
@@ -470,11 +476,24 @@ fn token_files_whose_other_fields_change_their_meaning_are_refused_by_field() {
 #[test]
 fn rows_with_floats_that_only_python_writes_are_rows() {
     let scene = Scene::new();
-    let rows = "{\"text\": \"one\", \"score\": NaN}\n{\"text\": \"two\", \"score\": -Infinity}\n";
+    let rows = "{\"text\": \"one\", \"score\": NaN}\n{\"text\": \"two\", \"score\": [-Infinity, 1e400, -1e400, 2e3]}\n";
     for name in ["rows.txt", "rows.jsonl"] {
         assert_eq!(scene.text(name, rows), "one\n\ntwo", "{name}");
     }
     // Without a byte-order mark, in an alphabet whose letters have no zero byte.
     let utf16: Vec<u8> = "привет мир, это текст".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert!(scene.refusal("cyrillic.txt", utf16).contains("UTF-16 without a byte-order mark"));
+}
+
+#[test]
+fn a_stray_line_among_rows_is_refused_by_its_number_whatever_the_file_is_called() {
+    let (scene, row) = (Scene::new(), "{\"text\": \"one\"}\n");
+    for name in ["rows.txt", "rows", "rows.jsonl"] {
+        for (text, line) in [(format!("{row}stray\n{row}"), 2), (format!("{row}\n{row}[broken"), 4)] {
+            let error = scene.refusal(name, text);
+            assert!(error.contains(&format!("line {line} is no JSON")) && error.contains("mend or remove"), "{error}");
+        }
+        let error = scene.refusal(name, "[1]\n[2]\n");
+        assert!(error.contains("line 1: ") && error.contains("an array of numbers; if such lines are"), "{error}");
+    }
 }

@@ -128,3 +128,18 @@ fn chat_templates_are_those_of_transformers_and_of_older_processors() {
     }
     assert!(found >= 7, "{found} templates prove nothing");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_tokenizer_that_is_a_link_to_nothing_is_said_to_be_one() {
+    let directory = TempDir::new().expect("a directory");
+    std::os::unix::fs::symlink("../blobs/0123", directory.path().join("tokenizer.json")).expect("a link");
+    let files = TokenizerFiles::read(directory.path()).expect("files");
+    let error = files.build("GPT2Tokenizer").err().expect("nothing to build from").to_string();
+    assert!(error.contains("tokenizer.json: a link to ../blobs/0123, which is not there; mend the link"), "{error}");
+    let config = directory.path().join("config.json");
+    std::os::unix::fs::symlink("gone", &config).expect("a link");
+    let error = Config::load(&config).expect_err("nothing to read");
+    let cause = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(cause.contains("it is a link to gone, which is not there"), "{error}: {cause}");
+}

@@ -132,3 +132,13 @@ fn nothing_is_written_that_would_become_a_part_of_the_model_that_is_read() {
         }
     }
 }
+
+#[test]
+fn a_file_that_is_named_like_a_directory_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("file"), "x").expect("a file");
+    for force in [false, true] {
+        let error = Writes::new(force).file("--output", &directory.path().join("file/")).err().expect("no file's name");
+        assert!(error.exit_code() == 2 && error.to_string().contains("leave out the slash"), "{error}");
+    }
+}

@@ -95,18 +95,36 @@ fn text(bytes: &[u8]) -> Option<String> {
     None
 }
 
+/// What a file is that should have been another, after `before`; empty if that cannot be told.
+pub fn mistaken(bytes: &[u8], before: &str) -> String {
+    let found = content(bytes).or_else(|| (!bytes.trim_ascii_start().starts_with(b"{")).then(|| answer(bytes))?);
+    found.map_or(String::new(), |found| format!("{before}{found}"))
+}
+
+/// A text that is no file of a model: what servers answer where there is none, or none for this user.
+fn answer(bytes: &[u8]) -> Option<String> {
+    let beginning = &bytes[..bytes.len().min(64)];
+    let readable = beginning.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    let text = String::from_utf8_lossy(&beginning[..beginning.len().min(40)]);
+    let line = text.trim_start().lines().next().filter(|_| readable)?;
+    Some(format!(
+        "a text that begins with {line:?}; if a server said so, check the name and the access rights, and download the \
+         file again"
+    ))
+}
+
 /// Why the bytes of a file are not those of a whole safetensors file, where that can be told.
 pub fn tensors(bytes: &[u8]) -> Option<String> {
     if let Some(found) = content(bytes) {
         return Some(format!("it is {found}"));
     }
-    let header = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
-    let readable = bytes.iter().take(64).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
-    if readable && !bytes.is_empty() {
-        let beginning: String =
-            String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).lines().next().unwrap_or_default().into();
-        return Some(format!("it is a text that begins with {beginning:?}"));
+    if let Some(found) = answer(bytes) {
+        return Some(format!("it is {found}"));
     }
+    let Some(header) = bytes.first_chunk() else {
+        return Some(format!("it has {} bytes, fewer than any such file; download it again", bytes.len()));
+    };
+    let header = u64::from_le_bytes(*header);
     let rest = (bytes.len() - 8) as u64;
     if header > rest {
         // A length that no header has says nothing about how much is missing.

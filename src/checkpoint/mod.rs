@@ -13,11 +13,11 @@ mod writer;
 mod writes;
 
 pub use atomic::AtomicFile;
-pub use diagnose::{adapter, content, shard_of};
+pub use diagnose::{adapter, mistaken, shard_of};
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use made::RECORD;
 pub use output::OutputDirectory;
 pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};
-pub use writes::{FileTarget, Writes};
+pub use writes::{COMPANION_FILES, FileTarget, Writes};

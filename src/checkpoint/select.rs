@@ -90,7 +90,7 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let text = std::fs::read(index).map_err(Error::read(index))?;
     // As a value, since of a key that is there twice the last one counts.
     let fields: Value = serde_json::from_slice(&text).map_err(|error| {
-        let found = diagnose::content(&text).map_or(String::new(), |found| format!("; the file is {found}"));
+        let found = diagnose::mistaken(&text, "; the file is ");
         bad(format!("{error}{found}"))
     })?;
     let fields = fields.as_object().ok_or_else(|| bad("expected an object with a weight_map".into()))?;

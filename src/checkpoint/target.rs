@@ -33,6 +33,10 @@ impl Place {
         let refused = |reason: &str| Err(Error::Usage(format!("{option} {} {reason}", path.display())));
         let metadata = match path.symlink_metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
+            // Without the slash at its end, which asks for a directory.
+            Err(_) if path.components().collect::<PathBuf>().is_file() => {
+                return refused("names a file like a directory; leave out the slash at its end");
+            }
             Err(error) => return Err(Error::Write { path: path.into(), source: error }),
             Ok(metadata) if metadata.is_symlink() => match fs::metadata(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {

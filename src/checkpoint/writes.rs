@@ -17,14 +17,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Names by which a file in a model's directory counts for the model.
-const MODEL_FILES: &[&str] = &[
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
+/// Names of files that belong to a model beside its config and its weights, in the order in which they are listed.
+pub const COMPANION_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -33,6 +27,18 @@ const MODEL_FILES: &[&str] = &[
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+];
+
+/// Names by which a file in a model's directory is the model, or an addition to it.
+const MODEL_FILES: &[&str] = &[
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
 ];
 
 /// What one invocation reads and writes.
@@ -255,12 +261,14 @@ impl FileTarget {
         let parent = Known::at(parent);
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         match self.inputs.models.iter().find(|(directory, _)| directory.is(&parent)) {
-            Some((directory, _)) if MODEL_FILES.contains(&name.as_str()) => Err(Error::Usage(format!(
-                "{} {} would become a part of the model in {}; give another name",
-                self.option,
-                self.path.display(),
-                directory.path.display()
-            ))),
+            Some((directory, _)) if [MODEL_FILES, COMPANION_FILES].concat().contains(&name.as_str()) => {
+                Err(Error::Usage(format!(
+                    "{} {} would become a part of the model in {}; give another name",
+                    self.option,
+                    self.path.display(),
+                    directory.path.display()
+                )))
+            }
             _ => Ok(()),
         }
     }

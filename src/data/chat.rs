@@ -6,7 +6,8 @@ use minijinja::{Environment, ErrorKind, context, syntax::SyntaxConfig, value::Se
 use serde_json::{Map, Value};
 
 use super::{
-    chat_templates::chat_templates, fence::fence, python, tokenizer_build::BuiltTokenizer, tokenizer_files::ROLES,
+    chat_templates::chat_templates, clock::strftime, fence::fence, python, python_methods, template_filters,
+    template_source::translated, tokenizer_build::BuiltTokenizer, tokenizer_files::ROLES,
 };
 use crate::error::{Error, Result};
 
@@ -62,10 +63,10 @@ impl ChatTemplate {
         }
         let mut environment = environment();
         for (name, source) in templates {
-            let source = without_generation(&source);
+            let unclear = |reason: String| bad(format!("the chat template {name:?} is not understood: {reason}"));
+            let source = translated(&source).map_err(unclear)?;
             let added = fence(|| environment.add_template_owned(name.clone(), source)).map_err(bad)?;
-            added
-                .map_err(|error| bad(format!("the chat template {name:?} is not understood: {}", explained(&error))))?;
+            added.map_err(|error| unclear(explained(&error)))?;
         }
         Ok(Self { environment, directory: directory.to_owned(), special_tokens: special_tokens(tokenizer) })
     }
@@ -117,7 +118,8 @@ fn environment() -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_formatter(python::print);
-    environment.set_unknown_method_callback(python::method);
+    environment.set_unknown_method_callback(python_methods::method);
+    template_filters::add_to(&mut environment);
     environment.add_filter("tojson", python::tojson);
     environment.add_test("sequence", python::is_sequence);
     environment.add_test("iterable", python::is_iterable);
@@ -125,8 +127,8 @@ fn environment() -> Environment<'static> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
     });
     environment.add_function("strftime_now", |format: String| {
-        jiff::fmt::strtime::format(&format, &jiff::ZonedDateTime::now())
-            .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
+        strftime(&format, &jiff::ZonedDateTime::now())
+            .map_err(|reason| minijinja::Error::new(ErrorKind::InvalidOperation, reason))
     });
     environment
 }
@@ -164,25 +166,4 @@ fn completed(message: &Map<String, Value>) -> Map<String, Value> {
         message.insert("reasoning_content".into(), reasoning);
     }
     message
-}
-
-/// Writes `{% generation %}` … `{% endgeneration %}`, which marks what a model is trained on, as a block that prints
-/// what is in it.
-fn without_generation(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        let (tag, after) = tag.split_at(end);
-        let word = tag.trim_matches(['{', '%', '}']).trim_matches(['-', '+']).trim();
-        match word {
-            "generation" => out.push_str(&tag.replacen(word, "with", 1)),
-            "endgeneration" => out.push_str(&tag.replacen(word, "endwith", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out + rest
 }

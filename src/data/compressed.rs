@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::{
     StreamingDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
@@ -41,7 +41,7 @@ impl Compression {
     pub fn decompress(self, bytes: &[u8], limit: usize) -> Result<Vec<u8>, String> {
         let mut text = Vec::new();
         match self {
-            Self::Gzip => MultiGzDecoder::new(bytes).take(limit as u64 + 1).read_to_end(&mut text).map(drop),
+            Self::Gzip => gzip(bytes, limit, &mut text),
             Self::Zstandard => zstandard(bytes, limit, &mut text),
         }
         .map_err(|error| {
@@ -57,6 +57,17 @@ impl Compression {
         }
         Ok(text)
     }
+}
+
+/// Decodes one member after the other until there is more than `limit`; zeros after one are padding, as gzip has it.
+fn gzip(mut rest: &[u8], limit: usize, text: &mut Vec<u8>) -> io::Result<()> {
+    while !rest.is_empty() && text.len() <= limit {
+        let mut decoder = GzDecoder::new(rest);
+        (&mut decoder).take((limit + 1 - text.len()) as u64).read_to_end(text)?;
+        rest = decoder.into_inner();
+        rest = &rest[rest.iter().take_while(|&&byte| byte == 0).count()..];
+    }
+    Ok(())
 }
 
 /// Decodes one frame after the other until there is more than `limit`.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, error::Category};
 use super::foreign::named;
 use crate::{
     error::{Error, Result},
-    json::with_tagged_floats,
+    json::{not_a_number, with_tagged_floats},
 };
 
 /// Where in a file a value stands.
@@ -41,7 +41,7 @@ pub enum Values<'a> {
 
 impl<'a> Values<'a> {
     /// Finds out whether a text is JSON. A file that is named like JSON has to be; any other one is if it parses, or if
-    /// its first line is an object and each other line begins like one: then it is damaged, and no text.
+    /// its first line is an object and most other lines begin like one: then it is damaged, and no text.
     ///
     /// # Errors
     /// [`Error::BadFile`] where JSON is named or begun, and does not parse.
@@ -62,9 +62,13 @@ impl<'a> Values<'a> {
             return Ok(Some(Self::Lines(lines)));
         }
         if lines.len() > 1 && parse(lines[0].1).is_ok() {
-            let all = |parses: fn(&str) -> bool| lines.iter().all(|(_, line)| parses(line));
-            let is =
-                must || if first == '{' { all(|line| line.starts_with('{')) } else { all(|line| parse(line).is_ok()) };
+            let objects = lines.iter().filter(|(_, line)| line.starts_with('{')).count();
+            let is = must
+                || if first == '{' {
+                    2 * objects > lines.len()
+                } else {
+                    lines.iter().all(|(_, line)| parse(line).is_ok())
+                };
             return Ok(is.then_some(Self::Lines(lines)));
         }
         match parse(text) {
@@ -109,7 +113,11 @@ impl<'a> Values<'a> {
                 let value = parse(text).map_err(|error| {
                     Error::bad_file(
                         path,
-                        format!("line {line} is no JSON: column {}: {}", error.column(), reason(&error)),
+                        format!(
+                            "line {line} is no JSON: column {}: {}; mend or remove the line",
+                            error.column(),
+                            reason(&error)
+                        ),
                     )
                 })?;
                 each(Place::Line(line), value)
@@ -138,6 +146,9 @@ fn reason(error: &serde_json::Error) -> String {
 
 /// A value for messages.
 pub fn described(value: &Value) -> String {
+    if let Some(literal) = not_a_number(value) {
+        return literal.to_owned();
+    }
     match value {
         Value::Array(array) if !array.is_empty() && array.iter().all(Value::is_number) => "an array of numbers".into(),
         Value::Array(_) => "an array".into(),

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    json::is_falsy,
     progress::Progress,
 };
 
@@ -50,6 +51,25 @@ impl Form {
 /// Keys that would change what a dialogue says, or which part of a row counts, and that are not honoured.
 const MEANINGFUL: &[&str] =
     &["chat_template", "enable_thinking", "functions", "history", "loss_mask", "suffix", "system", "system_prompt"];
+
+/// Parameters of transformers' apply_chat_template, which take what is given by these names before a template sees it.
+const ARGUMENTS: &[&str] = &[
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "documents",
+    "max_length",
+    "messages",
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
+];
 
 /// Keys of a message that say how much of it a model is trained on; here, all of it counts.
 const WEIGHING: &[&str] = &["weight", "train", "loss"];
@@ -127,7 +147,12 @@ impl Reader<'_> {
                 Map::from_iter([("messages".to_owned(), messages.into())])
             }
             Value::Object(fields) => fields,
-            other => return Err(format!("{place}expected {KNOWN}; found {}", described(&other)).into()),
+            other => {
+                let found = described(&other);
+                let way = "; if such lines are a text of their own, give it as {\"text\": \"...\"}";
+                let way = if other.is_array() || other.is_number() { way } else { "" };
+                return Err(format!("{place}expected {KNOWN}; found {found}{way}").into());
+            }
         };
         let form = self.form(&fields, place)?;
         if form == Form::InputIds {
@@ -285,7 +310,16 @@ fn conversation(form: Form, mut fields: Map<String, Value>) -> std::result::Resu
     chat.documents = given("documents");
     match given("chat_template_kwargs") {
         None => {}
-        Some(Value::Object(variables)) => chat.variables = variables,
+        Some(Value::Object(variables)) => {
+            let asks = |name: &&&str| variables.get(**name).is_some_and(|value| !is_falsy(value));
+            if let Some(name) = ARGUMENTS.iter().find(asks) {
+                return Err(format!(
+                    "\"chat_template_kwargs\" has {name:?}, which is no variable of the template but changes how \
+                     transformers renders, and is not applied; remove it"
+                ));
+            }
+            chat.variables = variables;
+        }
         Some(other) => return Err(format!("\"chat_template_kwargs\" is {}, expected an object", described(&other))),
     }
     Ok(chat)

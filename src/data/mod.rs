@@ -2,6 +2,7 @@
 
 mod chat;
 mod chat_templates;
+mod clock;
 mod compressed;
 mod fence;
 mod file;
@@ -9,6 +10,10 @@ mod foreign;
 mod json;
 mod json_lines;
 mod python;
+mod python_methods;
+mod python_objects;
+mod template_filters;
+mod template_source;
 mod text;
 mod tokenizer;
 mod tokenizer_build;

@@ -1,12 +1,13 @@
-//! What chat templates expect of Python where minijinja differs: `json.dumps`, how floats are written, string methods,
-//! and what is a sequence.
+//! What chat templates expect of Python where minijinja differs: `json.dumps`, how floats are written, and what is a
+//! sequence.
 
 use minijinja::{
     Error, ErrorKind, Output, State, Value,
     formatting::{self},
-    value::{Kwargs, Tuple, ValueKind, from_args},
+    value::{Kwargs, ValueKind},
 };
-use minijinja_contrib::pycompat::unknown_method_callback;
+
+use super::python_objects::{Range, View};
 
 /// How `json.dumps` is asked to write.
 struct Style {
@@ -53,12 +54,15 @@ pub fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Resu
     Ok(out.into())
 }
 
-fn invalid(reason: impl Into<String>) -> Error {
+pub(super) fn invalid(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
 impl Style {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        if value.downcast_object_ref::<Range>().is_some() || value.downcast_object_ref::<View>().is_some() {
+            return Err(invalid(format!("{value} cannot be written as JSON; make a list of it first")));
+        }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -167,86 +171,11 @@ pub fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), E
 
 /// The test `sequence`: whatever has a length and an order of keys, which strings and dictionaries have, too.
 pub fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String | ValueKind::Map)
+    value.downcast_object_ref::<View>().is_none()
+        && matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::String | ValueKind::Map)
 }
 
 /// The test `iterable`: what can be gone through, which nothing cannot.
 pub fn is_iterable(value: &Value) -> bool {
     !value.is_none() && value.try_iter().is_ok()
-}
-
-/// Methods of Python's strings: those that `pycompat` has, and others that templates use.
-pub fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let Some(text) = value.as_str() else { return unknown_method_callback(state, value, name, args) };
-    let three = |parts: Option<(&str, &str)>, separator: &str, otherwise: [&str; 3]| {
-        let parts = parts.map_or(otherwise, |(before, after)| [before, separator, after]);
-        Value::from(Tuple::from(parts.map(Value::from)))
-    };
-    match name {
-        "partition" | "rpartition" => {
-            let (separator,): (&str,) = from_args(args)?;
-            if separator.is_empty() {
-                return Err(invalid("empty separator"));
-            }
-            Ok(match name {
-                "partition" => three(text.split_once(separator), separator, [text, "", ""]),
-                _ => three(text.rsplit_once(separator), separator, ["", "", text]),
-            })
-        }
-        "rsplit" => match from_args(args)? {
-            (Some(separator), Some(count)) if count >= 0 && !separator.is_empty() => {
-                let mut parts: Vec<&str> = text.rsplitn(count as usize + 1, separator).collect();
-                parts.reverse();
-                Ok(parts.into_iter().map(Value::from).collect())
-            }
-            (None::<&str>, Some(0i64..)) => Err(invalid("rsplit with a limit wants a separator")),
-            _ => unknown_method_callback(state, value, "split", args),
-        },
-        "removeprefix" | "removesuffix" => {
-            let (part,): (&str,) = from_args(args)?;
-            let rest = if name == "removeprefix" { text.strip_prefix(part) } else { text.strip_suffix(part) };
-            Ok(rest.unwrap_or(text).into())
-        }
-        // Unlike the filter of this name: every letter after anything but a letter.
-        "title" => {
-            let () = from_args(args)?;
-            let mut inside = false;
-            let mut titled = String::with_capacity(text.len());
-            for char in text.chars() {
-                match inside {
-                    true => titled.extend(char.to_lowercase()),
-                    false => titled.extend(char.to_uppercase()),
-                }
-                inside = char.is_alphabetic();
-            }
-            Ok(titled.into())
-        }
-        "splitlines" => {
-            let (keep,): (Option<bool>,) = from_args(args)?;
-            Ok(lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect())
-        }
-        "index" => match unknown_method_callback(state, value, "find", args)? {
-            place if place.as_i64() == Some(-1) => Err(invalid("substring not found")),
-            place => Ok(place),
-        },
-        _ => unknown_method_callback(state, value, name, args),
-    }
-}
-
-/// The lines of a text, which end wherever Python sees an end.
-fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    const ENDS: [char; 10] =
-        ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
-    let mut lines = Vec::new();
-    let mut rest = text;
-    while let Some(end) = rest.find(ENDS) {
-        let (line, after) = rest.split_at(end);
-        let length = if after.starts_with("\r\n") { 2 } else { after.chars().next().map_or(0, char::len_utf8) };
-        lines.push(if keep_ends { &rest[..end + length] } else { line });
-        rest = &after[length..];
-    }
-    if !rest.is_empty() {
-        lines.push(rest);
-    }
-    lines
 }

@@ -304,12 +304,16 @@ impl TokenizerFiles {
     fn nothing_for(&self, class: &str) -> Error {
         let has = |name: &str| self.directory.join(name).exists();
         let ids = "or give token ids in a .json file instead of text";
-        let reason = if has("vocab.json") && !has("merges.txt") {
+        let linked = std::fs::read_link(self.directory.join("tokenizer.json"));
+        let reason = if let Ok(to) = linked {
+            format!("a link to {}, which is not there; mend the link, or download the file again, {ids}", to.display())
+        } else if has("vocab.json") && !has("merges.txt") {
             format!("vocab.json is there, but not the merges.txt that belongs to it; add it, {ids}")
         } else if has("vocab.json") && !CLASSES.iter().any(|known| known.name == class) {
             format!(
-                "no tokenizer.json, and transformers builds none from vocab.json and merges.txt for the class {class}; \
-                 if they are of the byte-level kind, put \"tokenizer_class\": \"GPT2Tokenizer\" into tokenizer_config.json, {ids}"
+                "no tokenizer.json, and what the class {class} makes of vocab.json and merges.txt is not implemented; \
+                 {}, {ids}",
+                convert(&self.directory)
             )
         } else if let Some(name) = self.foreign() {
             format!("no tokenizer.json, only {name}, which is not read; {}, {ids}", convert(&self.directory))

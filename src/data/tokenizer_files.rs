@@ -10,6 +10,7 @@ use tokenizers::AddedToken;
 
 use super::foreign::recognise;
 use crate::{
+    checkpoint::mistaken,
     error::{Error, Result},
     json::with_tagged_floats,
 };
@@ -313,8 +314,12 @@ pub(super) fn text(path: &Path) -> Result<String> {
 /// A JSON object; empty if there is no such file.
 pub(super) fn object(path: &Path) -> Result<Map<String, Value>> {
     match path.exists() {
-        true => serde_json::from_slice(&with_tagged_floats(text(path)?.as_bytes()))
-            .map_err(|error| Error::bad_file(path, error.to_string())),
+        true => {
+            let text = text(path)?;
+            serde_json::from_slice(&with_tagged_floats(text.as_bytes())).map_err(|error| {
+                Error::bad_file(path, format!("{error}{}", mistaken(text.as_bytes(), "; the file is ")))
+            })
+        }
         false => Ok(Map::new()),
     }
 }

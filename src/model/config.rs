@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    architecture::{ARCHITECTURES, Architecture, Bias, REFUSED, Wiring},
-    fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader, is_falsy, not_a_number},
+    architecture::{ARCHITECTURES, Architecture, Bias, Position, REFUSED, Window, Wiring},
+    fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     layer_spec::{LayerSpec, Step, attention_scales, rope, roped_layers, windows},
     missing,
     pruning::Pruning,
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    json::{is_falsy, not_a_number},
     ops::{Activation, MAX_HEAD_DIM},
 };
 
@@ -120,7 +121,8 @@ impl Config {
             ));
         }
         let attention = &architecture.attention;
-        let explicit = if attention.explicit_head_dim { reader.get("head_dim") } else { None };
+        let none = |value: &Value| attention.zero_head_dim && is_falsy(value);
+        let explicit = reader.get("head_dim").filter(|value| attention.explicit_head_dim && !none(value));
         let head_dim = match (explicit, attention.head_dim) {
             (Some(_), _) => reader.size("head_dim", MAX_WIDTH)?,
             (None, Some(head_dim)) => head_dim,
@@ -143,7 +145,12 @@ impl Config {
             return Err(Error::bad_file(path, format!("{num_attention_heads} heads of {head_dim} are absurd")));
         }
         let positions = reader.name("max_position_embeddings", fields.max_position_embeddings);
-        let max_position_embeddings = reader.size_or(positions, MAX_POSITIONS, defaults.max_position_embeddings)?;
+        // Where no angle depends on it, transformers takes 0 and less, too.
+        let unstated = reader.get(positions).and_then(Value::as_i64).is_some_and(|most| most <= 0);
+        let max_position_embeddings = match unstated {
+            true => defaults.max_position_embeddings,
+            false => reader.size_or(positions, MAX_POSITIONS, defaults.max_position_embeddings)?,
+        };
         let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str).unwrap_or_default();
         let activation = activation(name).ok_or_else(|| {
             let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
@@ -159,6 +166,10 @@ impl Config {
         };
         let ropes = rope(&reader, architecture, head_dim, max_position_embeddings)?;
         let ropes: Vec<Rope> = ropes.into_iter().collect();
+        let counts = matches!(attention.position, Position::Learned { .. }) || ropes.iter().any(Rope::knows_length);
+        if unstated && counts {
+            reader.size(positions, MAX_POSITIONS)?;
+        }
         let known = roped_layers(&reader, architecture, num_hidden_layers)?;
         let windows = windows(&reader, architecture, &known)?;
         let scales = attention_scales(&reader, architecture, head_dim, num_hidden_layers)?;
@@ -176,7 +187,7 @@ impl Config {
             Pruning::apply(&raw, path, &mut layers)?;
         }
         let multipliers = &architecture.multipliers;
-        let residual = reader.multiplier(multipliers.residual)?;
+        let residual = reader.multiplier(multipliers.residual, |factor| factor > 0.0)?;
         let config = Self {
             architecture,
             hidden_size,
@@ -197,8 +208,8 @@ impl Config {
                 Wiring::Field(name, default) => reader.flag(name, default)?,
             },
             ropes,
-            embedding_scale: (reader.multiplier(multipliers.embedding)? / residual) as f32,
-            logit_scale: (1.0 / reader.multiplier(multipliers.logits)?) as f32,
+            embedding_scale: (reader.multiplier(multipliers.embedding, |_| true)? / residual) as f32,
+            logit_scale: (1.0 / reader.multiplier(multipliers.logits, |factor| factor != 0.0)?) as f32,
             tie_word_embeddings: reader.flag("tie_word_embeddings", architecture.ends.tied_head)? && !sliced,
             bos_token_id: reader.ids("bos_token_id", defaults.bos_token_id)?.first().copied(),
             eos_token_ids: reader.ids("eos_token_id", defaults.eos_token_id)?,
@@ -247,6 +258,13 @@ impl Config {
         .map_err(|reason| Error::Usage(reason.into()))
     }
 
+    /// Whether the windows of the layers are those that transformers' class of this `model_type` gives them; where the
+    /// list in config.json says otherwise, transformers takes another class.
+    pub(crate) fn has_windows_of_class(&self) -> bool {
+        let listed = self.architecture.attention.window == Window::Listed && self.raw.contains_key("layer_types");
+        !listed || self.layers.iter().all(|layer| layer.window.is_some())
+    }
+
     /// The steps of every layer, in order.
     pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + Clone + use<> {
         let blocks = self.architecture.blocks;
@@ -267,7 +285,8 @@ impl Config {
     /// How many tokens a sequence may have: positions that the model has learned, or those up to which dynamic rotary
     /// scaling scales nothing; `None` if it can take sequences of any length.
     pub fn position_limit(&self) -> Option<usize> {
-        let limited = self.ropes.is_empty() || self.ropes.iter().any(|rope| rope.dynamic);
+        let learned = matches!(self.architecture.attention.position, Position::Learned { .. });
+        let limited = learned || self.ropes.iter().any(|rope| rope.dynamic);
         limited.then_some(self.max_position_embeddings)
     }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::content,
+    checkpoint::mistaken,
     error::{Error, Result},
-    json::{LITERALS, TAG, with_tagged_floats},
+    json::{not_a_number, with_tagged_floats},
 };
 
 /// Sizes beyond these are not models but mistakes or attacks.
@@ -25,28 +25,8 @@ pub(super) const MAX_POSITIONS: u64 = 1 << 28;
 pub fn read(path: &Path) -> Result<Map<String, Value>> {
     let bytes = std::fs::read(path).map_err(Error::read(path))?;
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    serde_json::from_slice(&with_tagged_floats(text)).map_err(|error| {
-        let found = content(&bytes).map_or(String::new(), |found| format!("; the file is {found}"));
-        Error::bad_file(path, format!("{error}{found}"))
-    })
-}
-
-/// The literal that stood in the place of this value, where it is a float that is no number.
-pub fn not_a_number(value: &Value) -> Option<&str> {
-    let tag = value.as_object().filter(|fields| fields.len() == 1)?.get(TAG)?.as_str()?;
-    LITERALS.contains(&tag).then_some(tag)
-}
-
-/// Whether Python takes a value for false: nothing, zero, or empty.
-pub fn is_falsy(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(value) => !value,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(values) => values.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-    }
+    serde_json::from_slice(&with_tagged_floats(text))
+        .map_err(|error| Error::bad_file(path, format!("{error}{}", mistaken(&bytes, "; the file is "))))
 }
 
 /// A value for a message: whole if short.
@@ -108,10 +88,12 @@ impl Reader<'_> {
     }
 
     /// A factor of the signals, 1 where there is none.
-    pub fn multiplier(&self, name: Option<&str>) -> Result<f64> {
+    pub fn multiplier(&self, name: Option<&str>, usable: fn(f32) -> bool) -> Result<f64> {
         let Some((name, value)) = name.and_then(|name| Some((name, self.get(name)?))) else { return Ok(1.0) };
-        let usable = |factor: &f64| (*factor as f32).is_finite() && *factor as f32 > 0.0;
-        value.as_f64().filter(usable).ok_or_else(|| self.wrong(name, "a number above 0"))
+        let factor = value.as_f64().filter(|factor| (*factor as f32).is_finite());
+        let factor = factor.ok_or_else(|| self.wrong(name, "a number"))?;
+        let reason = "the signals are divided by it, for which it has to be above 0, or at least another number than 0";
+        Some(factor).filter(|factor| usable(*factor as f32)).ok_or_else(|| self.unsupported(name, value, reason))
     }
 
     /// Token ids; those that no vocabulary has, such as -1, mean that there is none.

@@ -8,7 +8,7 @@ use super::{
     rope::Rope,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     ops::{AttentionShape, HeadSpan},
 };
 
@@ -112,7 +112,8 @@ pub(super) fn rope(
         let expected = format!("an even number up to the head width of {head_dim}, or {default} by default");
         return fits.map(Some).ok_or_else(|| reader.wrong(name, &expected));
     }
-    Rope::from_fields(reader.fields, reader.path, architecture, head_dim, max_positions).map(Some)
+    let rope = Rope::from_fields(reader.fields, reader.path, architecture, head_dim, max_positions)?;
+    Ok(Some(rope).filter(|rope| !rope.inverse_frequencies.is_empty()))
 }
 
 /// Whether each layer has rotary embeddings.
@@ -123,17 +124,19 @@ pub(super) fn roped_layers(reader: &Reader, architecture: &Architecture, layers:
         return Ok(vec![true; layers]);
     };
     let Some(value) = reader.get(list) else {
-        let interval = reader.size_or(name, MAX_LAYERS, default)?;
+        let interval = match reader.get(name).and_then(Value::as_i64) {
+            // Python's remainders are 0 for the same numbers.
+            Some(interval @ ..0) => interval.unsigned_abs() as usize,
+            _ => reader.size_or(name, MAX_LAYERS, default)?,
+        };
         return Ok((1..=layers).map(|number| !number.is_multiple_of(interval)).collect());
     };
     let flags = value.as_array().filter(|flags| flags.len() >= layers).map(|flags| &flags[..layers]);
-    let flag = |flag: &Value| match flag.as_u64().or(flag.as_bool().map(u64::from)) {
-        Some(0) => Some(false),
-        Some(1) => Some(true),
-        _ => None,
-    };
+    let flag = |flag: &Value| flag.as_i64().map(|flag| flag != 0).or(flag.as_bool());
     let flags = flags.and_then(|flags| flags.iter().map(flag).collect::<Option<Vec<_>>>());
-    flags.ok_or_else(|| reader.wrong(list, &format!("0 or 1 for each of {layers} layers")))
+    flags.ok_or_else(|| {
+        reader.wrong(list, &format!("a whole number for each of {layers} layers, 0 where it has no rope"))
+    })
 }
 
 /// The sliding window of each layer; `roped` says which have rotary embeddings.
@@ -152,17 +155,18 @@ pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[boo
     let slides: Vec<bool> = match architecture.attention.window {
         Window::None => match types {
             Some(types) if types.contains(&true) => {
-                let reason = format!("layer_types: {} has no sliding attention", architecture.model_type);
-                return Err(Error::bad_file(reader.path, reason));
+                let reason = format!(
+                    "transformers computes the logits of {} without a window and continues texts with one; give every \
+                     layer \"full_attention\", or remove the list",
+                    architecture.model_type
+                );
+                return Err(reader.unsupported("layer_types", &"sliding_attention".into(), &reason));
             }
             _ => vec![false; layers],
         },
-        // transformers gives these rows one mask for all layers, and fails on other lists.
-        Window::All if types.as_ref().is_some_and(|types| types.contains(&false)) && window()?.is_some() => {
-            let reason = format!("layer_types: every layer of {} has the sliding window", architecture.model_type);
-            return Err(Error::bad_file(reader.path, reason));
-        }
+        // One mask for all layers.
         Window::All => vec![true; layers],
+        Window::Listed => types.unwrap_or_else(|| vec![true; layers]),
         Window::FromLayer if !reader.flag("use_sliding_window", false)? => vec![false; layers],
         // Types that are listed count whatever use_sliding_window says.
         Window::WithoutRope => match types {
@@ -210,7 +214,7 @@ pub(super) fn attention_scales(
     layers: usize,
 ) -> Result<Vec<f32>> {
     let base = if row.multipliers.attention.is_some() {
-        reader.multiplier(row.multipliers.attention)?
+        reader.multiplier(row.multipliers.attention, |_| true)?
     } else if row.attention.scale_fields && !reader.flag("scale_attn_weights", true)? {
         1.0
     } else {

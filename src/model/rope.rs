@@ -7,9 +7,12 @@ use serde_json::{Map, Value};
 
 use super::{
     architecture::{Architecture, Position, RotaryPart},
-    fields::{brief, is_falsy},
+    fields::brief,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json::is_falsy,
+};
 
 /// The angles of one model: the pair i of each head turns by `position · inverse_frequencies[i]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +94,6 @@ impl Rope {
             });
         }
         let (theta, part) = architecture.fields.rotary;
-        let given = numbers.either("partial_rotary_factor", part)?;
         let theta = numbers.either("rope_theta", theta)?.unwrap_or(default_theta);
         let kind =
             ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
@@ -114,23 +116,26 @@ impl Rope {
                 ),
             });
         }
-        let partial = match (partial, given) {
-            (Some(default), given) => given.unwrap_or(default),
-            (None, Some(part)) if part != 1.0 && kind != "default" => {
-                return Err(Error::UnsupportedField {
-                    field: "partial_rotary_factor".into(),
-                    value: part.to_string(),
-                    path: path.into(),
-                    reason: format!(
-                        "this architecture turns whole heads, and what it means beside {kind} scaling is not defined"
-                    ),
-                });
-            }
-            (None, _) => 1.0,
+        let given = || numbers.either("partial_rotary_factor", part);
+        let partial = match partial {
+            Some(default) => given()?.unwrap_or(default),
+            // Not read where nothing is scaled: it may be anything.
+            None if kind == "default" => 1.0,
+            None => given()?.unwrap_or(1.0),
         };
+        if !matches!(architecture.attention.position, Position::Rope { part: RotaryPart::Share(_), .. })
+            && partial != 1.0
+        {
+            return Err(Error::UnsupportedField {
+                field: "partial_rotary_factor".into(),
+                value: partial.to_string(),
+                path: path.into(),
+                reason: format!("this architecture turns whole heads, which {kind} scaling of a part does not fit"),
+            });
+        }
         let dim = (head_dim as f64 * partial) as usize;
         let pairs = dim.div_ceil(2);
-        if !(0.0..=1.0).contains(&partial) || dim == 0 || 2 * pairs > head_dim || theta <= 0.0 {
+        if !(0.0..=1.0).contains(&partial) || 2 * pairs > head_dim || theta <= 0.0 {
             return Err(Error::bad_file(
                 path,
                 format!("rotary embeddings over {partial} of heads of {head_dim} with theta {theta} make no pairs"),
@@ -167,6 +172,11 @@ impl Rope {
         Ok(Self { inverse_frequencies, attention_factor, theta, scaling, dynamic: kind == "dynamic" })
     }
 
+    /// Whether `max_position_embeddings` has, or may have, a part in the frequencies.
+    pub fn knows_length(&self) -> bool {
+        self.dynamic || !matches!(self.scaling, Scaling::None | Scaling::Linear { .. })
+    }
+
     /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`.
     ///
     /// The angle is rounded to f32 before its cosine is taken, as models were trained with.
@@ -199,10 +209,14 @@ impl Numbers<'_> {
     fn number(&self, name: &str, value: Option<&Value>) -> Result<Option<f64>> {
         match value {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
-                Some(number) => Ok(Some(number)),
-                None => Err(Error::bad_file(self.path, format!("{name}: expected a number, found {}", brief(value)))),
-            },
+            Some(value) => {
+                match value.as_f64().or(value.as_bool().map(f64::from)).filter(|number| number.is_finite()) {
+                    Some(number) => Ok(Some(number)),
+                    None => {
+                        Err(Error::bad_file(self.path, format!("{name}: expected a number, found {}", brief(value))))
+                    }
+                }
+            }
         }
     }
 
@@ -222,6 +236,13 @@ impl Numbers<'_> {
         match self.optional(name)? {
             Some(number) if number > 0.0 => Ok(number),
             _ => Err(Error::bad_file(self.path, format!("{}.{name}: expected a positive number", self.name))),
+        }
+    }
+
+    fn divisor(&self, name: &str) -> Result<f64> {
+        match self.optional(name)? {
+            Some(number) if number != 0.0 => Ok(number),
+            _ => Err(Error::bad_file(self.path, format!("{}.{name}: expected another number than 0", self.name))),
         }
     }
 
@@ -250,21 +271,16 @@ impl Numbers<'_> {
     /// Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1).
     fn llama3(&self, plain: &[f32], max_positions: usize) -> Result<Vec<f32>> {
         let (factor, low, high) =
-            (self.required("factor")?, self.required("low_freq_factor")?, self.required("high_freq_factor")?);
+            (self.required("factor")?, self.divisor("low_freq_factor")?, self.divisor("high_freq_factor")?);
         let original = self.original(max_positions)?;
-        if low >= high {
-            return Err(Error::bad_file(
-                self.path,
-                format!("{}: low_freq_factor {low} is not below high_freq_factor {high}", self.name),
-            ));
-        }
         let (factor, low, high, original) = (factor as f32, low as f32, high as f32, original as f32);
         let scale = |&frequency: &f32| {
             let wavelength = TAU as f32 / frequency;
-            if wavelength < original / high {
-                frequency
-            } else if wavelength > original / low {
+            // In this order, which counts where the bounds are the wrong way round.
+            if wavelength > original / low {
                 frequency / factor
+            } else if wavelength < original / high {
+                frequency
             } else {
                 let smooth = (original / wavelength - low) / (high - low);
                 (1.0 - smooth) * frequency / factor + smooth * frequency

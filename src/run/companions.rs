@@ -9,27 +9,13 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
+    checkpoint::COMPANION_FILES,
     data::{ADDITIONAL_TEMPLATES, TokenizerFiles, is_foreign_vocabulary},
     error::{Error, Result},
     json::with_tagged_floats,
     model::{Config, Model},
     progress::Progress,
 };
-
-/// Files by their names.
-const NAMED: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-];
 
 /// What the names of files hold, in whatever case, that say what the model may be used for.
 const TERMS: &[&str] =
@@ -97,7 +83,7 @@ impl Companions {
         names.sort();
         for name in &names {
             let terms = is_terms(name);
-            if NAMED.contains(&name.as_str()) || is_foreign_vocabulary(name) || terms {
+            if COMPANION_FILES.contains(&name.as_str()) || is_foreign_vocabulary(name) || terms {
                 let path = directory.join(name);
                 if path.is_file() {
                     found.copied.push(name.clone());
@@ -115,7 +101,8 @@ impl Companions {
             found.add(directory, &format!("{ADDITIONAL_TEMPLATES}/{name}"), "a link to nothing");
         }
         found.add_named(directory);
-        let place = |name: &str| NAMED.iter().position(|named| *named == name).unwrap_or(NAMED.len());
+        let place =
+            |name: &str| COMPANION_FILES.iter().position(|named| *named == name).unwrap_or(COMPANION_FILES.len());
         found.copied.sort_by(|a, b| place(a).cmp(&place(b)).then(a.cmp(b)));
         found
     }

@@ -49,6 +49,13 @@ impl Plan {
         config.can_slice()?;
         check(config, options)?;
         let stock = options.basis == Basis::SHARED && config.has_stock_form();
+        if !stock && !config.has_windows_of_class() {
+            return Err(Error::Usage(format!(
+                "layer_types: every layer of a sliced {} has the sliding window; give --basis shared, whose result is an \
+                 ordinary checkpoint with this list",
+                config.architecture.model_type
+            )));
+        }
         let interval = round_interval(config, options, stock);
         let padding = if stock { config.stock_padding() } else { 0 };
         let form = |stored: usize| {

@@ -164,7 +164,11 @@ pub enum Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
     None,
+    /// All of them, whatever `layer_types` says.
     All,
+    /// Those that `layer_types` names, all of them without it: transformers takes a mistral with such a list for its
+    /// ministral.
+    Listed,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise from `max_window_layers` on.
     FromLayer,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise those without rotary embeddings.
@@ -239,6 +243,8 @@ pub struct AttentionSpec {
     pub head_dim: Option<usize>,
     /// Whether `head_dim` of the config counts.
     pub explicit_head_dim: bool,
+    /// Whether a `head_dim` of 0 counts as none.
+    pub zero_head_dim: bool,
 }
 
 /// Config fields by which a model multiplies its signals; 1 where the config does not give them.
@@ -334,6 +340,7 @@ pub const BASE: Architecture = Architecture {
         qk_norm: None,
         head_dim: None,
         explicit_head_dim: false,
+        zero_head_dim: false,
     },
     multipliers: Multipliers { embedding: None, residual: None, attention: None, logits: None },
     ends: EndsSpec { tied_head: false, head_bias: false },

@@ -93,7 +93,7 @@ const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
     fields: Fields { default_key_value_heads: Some(8), ..GROUPED },
     defaults: defaults::MISTRAL,
-    attention: AttentionSpec { window: Window::All, default_window: Some(4096), ..EXPLICIT },
+    attention: AttentionSpec { window: Window::Listed, default_window: Some(4096), zero_head_dim: true, ..EXPLICIT },
     blocks: &gated_blocks(&heads("self_attn.o_proj", Never, Never), GATED),
     forms: Forms { stock: STOCK, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL) },
     ..BASE
@@ -185,7 +185,7 @@ const STARCODER2: Architecture = Architecture {
     },
     defaults: defaults::STARCODER2,
     norm: NormSpec { kind: Norm::Layer, affine: None },
-    attention: AttentionSpec { window: Window::All, ..EXPLICIT },
+    attention: AttentionSpec { window: Window::All, zero_head_dim: true, ..EXPLICIT },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
         attention("input_layernorm", &heads("self_attn.o_proj", USE_BIAS, USE_BIAS)),
