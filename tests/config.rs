@@ -431,7 +431,7 @@ fn windows_of_listed_layers_are_no_part_of_a_sliced_mistral() {
     let plan = |config: &Config, basis: Basis| {
         let options =
             Options { cut: Cut::Sparsity(0.5), round_interval: Some(8), basis, slice_head: true, ..Options::default() };
-        Plan::new(config, &options, "0123").map(|plan| plan.config.layers[1].window)
+        Plan::new(config, &options).map(|plan| plan.config.layers[1].window)
     };
     let (mixed, all) = (mistral(["full", "sliding"]), mistral(["sliding", "sliding"]));
     assert_eq!(mixed.layers.iter().map(|layer| layer.window).collect::<Vec<_>>(), [None, Some(8)]);

@@ -204,41 +204,6 @@ impl OutputDirectory {
         write_durably(&self.beside(name), bytes)
     }
 
-    /// Puts what has been written of the output aside, under a name beside it, and begins another.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn set_aside(&self, name: &str) -> Result<()> {
-        let aside = self.beside(name);
-        fs::rename(&self.output, &aside).map_err(Error::write(&aside))?;
-        fs::create_dir(&self.output).map_err(Error::write(&self.output))?;
-        sync(&self.partial)
-    }
-
-    /// Takes what was put aside for the output, instead of what is there; returns whether there was such a thing.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn take_back(&self, name: &str) -> Result<bool> {
-        let aside = self.beside(name);
-        if !aside.is_dir() {
-            return Ok(false);
-        }
-        fs::remove_dir_all(&self.output).map_err(Error::write(&self.output))?;
-        fs::rename(&aside, &self.output).map_err(Error::write(&self.output))?;
-        sync(&self.partial)?;
-        Ok(true)
-    }
-
-    /// Removes what was put aside.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn drop_aside(&self, name: &str) -> Result<()> {
-        let aside = self.beside(name);
-        if aside.is_dir() { fs::remove_dir_all(&aside).map_err(Error::write(&aside)) } else { Ok(()) }
-    }
-
     /// Says how to go on from here: from now on, everything is kept if the run stops. What `state` speaks of must be
     /// durable already.
     ///

@@ -23,10 +23,8 @@ use crate::{
 /// What to compress, and how.
 pub struct Job<'a> {
     pub model: &'a Model,
-    /// The calibration sequences, and after them those that nothing is fitted to.
+    /// The calibration sequences, at least two.
     pub rows: &'a [Vec<u32>],
-    /// How many of the latter there are, at least one.
-    pub watched: usize,
     pub options: &'a Options,
     pub memory: MemoryPlan,
     /// Where the tensors go, and, beside them, what is needed to resume.
@@ -45,7 +43,7 @@ pub struct Probe {
     pub agreement: Agreement,
 }
 
-/// Sizes that were cut, fitted and measured on all tokens.
+/// Sizes that were cut, fitted and measured on part of the tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
@@ -55,9 +53,8 @@ pub struct Candidate {
     pub sizes: Resize,
     pub basis: Width,
     pub parameters: u64,
-    pub agreement: Agreement,
-    /// Of the layers that have lost heads or channels.
-    pub kept: Vec<Kept>,
+    /// On tokens that nothing is fitted to; `None` of the only one.
+    pub agreement: Option<Agreement>,
 }
 
 /// What is done and durable.
@@ -70,15 +67,19 @@ pub struct Snapshot {
     pub probes: Vec<Probe>,
     pub candidates: Vec<Candidate>,
     pub curves: Vec<Curve>,
-    /// The candidate that is being fitted.
-    fitting: Option<Refitted>,
+    /// Which of the candidates is written.
     best: Option<usize>,
+    /// How far that is.
+    fitting: Option<Refitted>,
+    /// What is left of the layers that have lost heads or channels, once it is written.
+    kept: Option<Vec<Kept>>,
 }
 
 impl Snapshot {
-    /// The candidate that was written; `None` until all are measured.
-    pub fn best(&self) -> Option<&Candidate> {
-        self.best.and_then(|best| self.candidates.get(best))
+    /// The candidate that was written, and what is left of the layers that have lost heads or channels; `None` until
+    /// all is done.
+    pub fn written(&self) -> Option<(&Candidate, &[Kept])> {
+        Some((self.candidates.get(self.best?)?, self.kept.as_deref()?))
     }
 
     /// Layers that were gone through, of a model of so many.
@@ -90,8 +91,8 @@ impl Snapshot {
 }
 
 impl Effort {
-    /// The share of the calibration that probes see, as one part in so many.
-    pub(super) fn share(self) -> usize {
+    /// The share of the calibration that probes are fitted to, as one part in so many.
+    pub(super) fn probe_share(self) -> usize {
         match self {
             Self::Quick => 16,
             Self::Normal => 8,
@@ -108,17 +109,30 @@ impl Effort {
         }
     }
 
+    /// How many candidates are measured; one alone need not be.
     pub(super) fn candidates(self) -> usize {
         match self {
             Self::Quick => 1,
-            Self::Normal => 2,
-            Self::Thorough => 4,
+            Self::Normal => 3,
+            Self::Thorough => 6,
+        }
+    }
+
+    /// The share of the calibration that candidates are fitted to, as one part in so many.
+    pub(super) fn candidate_share(self) -> usize {
+        match self {
+            Self::Quick | Self::Normal => 3,
+            Self::Thorough => 2,
         }
     }
 }
 
 /// Probes see at least so many tokens, where there are as many.
 const PROBE_TOKENS: usize = 2048;
+/// Of so many sequences, one is not fitted to but measured on while sizes are chosen, and at least one.
+const WATCHED: usize = 4;
+/// More tokens than these are not needed to tell sizes apart.
+const WATCHED_TOKENS: usize = 8192;
 
 /// The axes that can be cut, and why others cannot.
 ///
@@ -191,8 +205,10 @@ impl Job<'_> {
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
         let mut work = Work { job: self, gpu, facts, axes, state };
-        if let Some((basis, gaps)) = work.probe(&mut commit)? {
-            work.fit(basis, gaps, &mut commit)?;
+        if let Some((basis, gaps)) = work.probe(&mut commit)?
+            && work.choose(basis, gaps, &mut commit)?
+        {
+            work.write(&mut commit)?;
         }
         Ok(work.state)
     }
@@ -203,10 +219,9 @@ impl Job<'_> {
         state: &mut Snapshot,
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<Option<Facts>> {
-        let rows = &self.rows[..self.rows.len() - self.watched];
         let job = stream::Job {
             model: self.model,
-            rows,
+            rows: self.rows,
             watched: 0,
             memory: self.memory,
             output: self.config(),
@@ -281,21 +296,20 @@ impl Work<'_> {
         Space::new(self.config(), &self.job.options.dtype, self.job.options.goal, self.stay(gaps))
     }
 
-    /// Cuts, fits and measures, on `rows`, of which the last are watched; writes the model if `from` says where it goes
-    /// on.
+    /// Cuts and fits on `rows`, of which the last ones are only watched; writes the model if `writes`.
     fn refit(
         &self,
         plan: &Plan,
-        rows: &[Vec<u32>],
+        (rows, watched): (&[Vec<u32>], usize),
         writes: bool,
         from: Option<&Refitted>,
         commit: &mut dyn FnMut(&Refitted) -> Result<bool>,
     ) -> Result<Option<(Agreement, Vec<Kept>)>> {
-        let Job { model, watched, memory, directory, progress, options, .. } = *self.job;
+        let Job { model, memory, directory, progress, options, .. } = *self.job;
         let tensors = if writes { plan.tensors.as_slice() } else { &[] };
         let job = stream::Job { model, rows, watched, memory, output: &plan.config, tensors, directory, progress };
         let form = match plan.sizes.width {
-            Some(stored) => StockForm::new(self.gpu, self.config(), plan.width, stored, tensors)?,
+            Some(stored) => StockForm::new(self.gpu, self.config(), plan.width, stored, &plan.tensors)?,
             None => StockForm::fused(plan.stored_width),
         };
         let done = from.map(|from| from.layers);
@@ -311,24 +325,36 @@ impl Work<'_> {
         })
     }
 
-    /// The rows that probes see: the first of the calibration, and all that are watched.
-    fn probe_rows(&self) -> Vec<Vec<u32>> {
-        let Job { rows, watched, options, .. } = self.job;
-        let (calibration, along) = rows.split_at(rows.len() - watched);
+    /// How sizes of this plan, fitted to `rows`, agree with the dense model on those that are watched.
+    fn measure(&self, plan: &Plan, (rows, watched): (&[Vec<u32>], usize)) -> Result<Agreement> {
+        let found = self.refit(plan, (rows, watched), false, None, &mut |_| Ok(true))?;
+        found.map(|(agreement, _)| agreement).ok_or_else(|| Error::internal("a probe without an end"))
+    }
+
+    /// One part in `share` of the calibration, and after it those that are watched, and how many these are.
+    fn part(&self, share: usize) -> (Vec<Vec<u32>>, usize) {
+        let rows = self.job.rows;
         let tokens = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).sum::<usize>();
-        let wanted = (tokens(calibration) / options.effort.share()).max(PROBE_TOKENS);
-        let mut seen = 0;
-        let enough = calibration.iter().take_while(|row| {
-            let before = seen;
-            seen += row.len();
-            before < wanted
-        });
-        enough.chain(along).cloned().collect()
+        let first = |rows: &mut dyn Iterator<Item = &Vec<u32>>, wanted: usize| {
+            let mut seen = 0;
+            rows.take_while(|row| {
+                let before = seen;
+                seen += row.len();
+                before < wanted
+            })
+            .count()
+        };
+        let most = (rows.len() / WATCHED).max(1);
+        let watched = first(&mut rows.iter().rev().take(most), WATCHED_TOKENS);
+        let (calibration, along) = rows.split_at(rows.len() - watched);
+        let fitted = first(&mut calibration.iter(), (tokens(rows) / share).max(PROBE_TOKENS));
+        (calibration[..fitted].iter().chain(along).cloned().collect(), watched)
     }
 
     /// Cuts each axis alone, and fits its curve; returns which basis and which gaps won.
     fn probe(&mut self, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<Option<(Width, Gaps)>> {
-        let (rows, effort) = (self.probe_rows(), self.job.options.effort);
+        let effort = self.job.options.effort;
+        let (rows, watched) = self.part(effort.probe_share());
         let (mut basis, mut gaps) = (Width::default(), Gaps::Contiguous);
         let (mut curves, mut next) = (Vec::new(), 0);
         for axis in self.axes.clone() {
@@ -354,8 +380,7 @@ impl Work<'_> {
                     let kl = match self.state.probes.get(next) {
                         Some(probe) => probe.agreement.kl,
                         None => {
-                            let found = self.refit(&plan, &rows, false, None, &mut |_| Ok(true))?;
-                            let (agreement, _) = found.ok_or_else(|| Error::shape("probe", "no end"))?;
+                            let agreement = self.measure(&plan, (&rows, watched))?;
                             let parameters = plan.parameters;
                             self.state.probes.push(Probe { axis, depth, basis, parameters, agreement });
                             if !commit(&self.state)? {
@@ -382,64 +407,51 @@ impl Work<'_> {
         Ok(Some((basis, gaps)))
     }
 
-    /// Fits the best candidates, and leaves the best of them in the output.
-    fn fit(&mut self, basis: Width, gaps: Gaps, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
+    /// Measures the best candidates on part of the tokens; returns false if it was stopped.
+    fn choose(&mut self, basis: Width, gaps: Gaps, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<bool> {
+        let effort = self.job.options.effort;
         let mut allocated = self.space(gaps).allocate(&self.axes, &self.state.curves)?;
-        allocated.truncate(self.job.options.effort.candidates());
-        let count = allocated.len();
-        let mut plans = Vec::new();
-        for (_, sizes) in &allocated {
-            plans.push(Plan::new(self.config(), sizes.clone(), basis, &self.job.options.dtype)?);
-        }
-        for number in self.state.candidates.len()..count {
-            let from = self.state.fitting.clone();
-            if from.is_some() {
-                // It may have been put aside just before the run was stopped.
-                self.job.directory.take_back(&aside(number))?;
-            }
-            let mut state = self.state.clone();
-            let mut each = |refitted: &Refitted| {
-                state.fitting = Some(refitted.clone());
-                commit(&state)
-            };
-            let found = self.refit(&plans[number], self.job.rows, true, from.as_ref(), &mut each)?;
-            let Some((agreement, kept)) = found else { return Ok(()) };
-            let depths = self.axes.iter().map(|axis| (*axis, axis.depth(self.config(), &plans[number].sizes)));
+        allocated.truncate(effort.candidates());
+        let alone = allocated.len() == 1;
+        let (rows, watched) = self.part(effort.candidate_share());
+        for (predicted, sizes) in allocated.into_iter().skip(self.state.candidates.len()) {
+            let plan = Plan::new(self.config(), sizes, basis, &self.job.options.dtype)?;
+            let agreement = if alone { None } else { Some(self.measure(&plan, (&rows, watched))?) };
+            let depths = self.axes.iter().map(|axis| (*axis, axis.depth(self.config(), &plan.sizes)));
             let depths = depths.filter(|(_, depth)| *depth > 0.0).collect();
-            let (predicted, parameters) = (allocated[number].0, plans[number].parameters);
-            if count > 1 {
-                self.job.directory.set_aside(&aside(number))?;
-            }
-            self.state.fitting = None;
-            let sizes = plans[number].sizes.clone();
-            self.state.candidates.push(Candidate { depths, predicted, sizes, basis, parameters, agreement, kept });
-            let goes_on = commit(&self.state)?;
-            let best = self.best();
-            (0..=number)
-                .filter(|&other| other != best)
-                .try_for_each(|other| self.job.directory.drop_aside(&aside(other)))?;
-            if !goes_on && number + 1 < count {
-                return Ok(());
+            let Plan { sizes, parameters, .. } = plan;
+            self.state.candidates.push(Candidate { depths, predicted, sizes, basis, parameters, agreement });
+            if !commit(&self.state)? {
+                return Ok(false);
             }
         }
-        let best = self.best();
-        if count > 1 {
-            self.job.directory.take_back(&aside(best))?;
+        Ok(true)
+    }
+
+    /// Writes the candidate that agrees best with the dense model, fitted to all tokens.
+    fn write(&mut self, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
+        if self.state.kept.is_some() {
+            return Ok(());
         }
+        let kl = |at: &usize| self.state.candidates[*at].agreement.map_or(0.0, |agreement| agreement.kl);
+        let best = (0..self.state.candidates.len()).min_by(|a, b| kl(a).total_cmp(&kl(b))).unwrap_or(0);
         self.state.best = Some(best);
-        commit(&self.state).map(drop)
+        let Candidate { sizes, basis, .. } = &self.state.candidates[best];
+        let plan = Plan::new(self.config(), sizes.clone(), *basis, &self.job.options.dtype)?;
+        let from = self.state.fitting.clone();
+        let mut state = self.state.clone();
+        let mut each = |refitted: &Refitted| {
+            state.fitting = Some(refitted.clone());
+            commit(&state)
+        };
+        let found = self.refit(&plan, (self.job.rows, 0), true, from.as_ref(), &mut each)?;
+        self.state = state;
+        if let Some((_, kept)) = found {
+            self.state.kept = Some(kept);
+            commit(&self.state)?;
+        }
+        Ok(())
     }
-
-    /// The candidate that agrees best with the dense model.
-    fn best(&self) -> usize {
-        let kl = |at: &usize| self.state.candidates[*at].agreement.kl;
-        (0..self.state.candidates.len()).min_by(|a, b| kl(a).total_cmp(&kl(b))).unwrap_or(0)
-    }
-}
-
-/// Where a candidate waits.
-fn aside(number: usize) -> String {
-    format!("candidate.{number}")
 }
 
 /// The ways of finding coordinates that are tried.

@@ -4,9 +4,9 @@ use super::plan::{Effort, Options};
 use crate::{model::Config, stream::Speed};
 
 impl Options {
-    /// How often the model is gone through, at most: the survey, the probes, the candidates.
+    /// How often the model is gone through, at most: the survey, the probes, the candidates, the result.
     pub fn passes(&self) -> usize {
-        1 + self.probes() + self.effort.candidates()
+        2 + self.probes() + self.effort.candidates()
     }
 
     /// The most probes: several bases of a width and ways of leaving out layers are tried at one depth.
@@ -40,9 +40,10 @@ impl Options {
         let fit = |tokens: usize| {
             3.0 * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
-        let probed = tokens / self.effort.share();
+        let candidates = if self.effort.candidates() > 1 { self.effort.candidates() } else { 0 };
         speed.forward_seconds(config, tokens)
-            + self.probes() as f64 * fit(probed)
-            + self.effort.candidates() as f64 * fit(tokens)
+            + self.probes() as f64 * fit(tokens / self.effort.probe_share())
+            + candidates as f64 * fit(tokens / self.effort.candidate_share())
+            + fit(tokens)
     }
 }

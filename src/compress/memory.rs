@@ -63,7 +63,6 @@ pub fn peak(
         gpu: held + rope + gpu,
         upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),
         host: host + if memory.placement == Placement::Host { residual } else { 0 },
-        // Two candidates, and the two states of both residuals.
-        disk: 2 * written + 2 * residual + 32 * d * d + samples,
+        disk: written + 2 * residual + 32 * d * d + samples,
     }
 }

@@ -29,11 +29,6 @@ pub struct Compress {
     pub refused: Vec<(Axis, String)>,
 }
 
-/// Of so many sequences, one is not fitted to but measured on, and at least one.
-const WATCHED: usize = 8;
-/// More tokens than these are not needed to tell candidates apart.
-const WATCHED_TOKENS: usize = 16_384;
-
 impl Method for Compress {
     type Options = CompressRequest;
     type Report = CompressReport;
@@ -97,7 +92,7 @@ impl Method for Compress {
     }
 
     fn settled(&self, model: &Model, found: &Snapshot) -> Result<Self> {
-        let Some(best) = found.best() else { return Ok(self.clone()) };
+        let Some((best, _)) = found.written() else { return Ok(self.clone()) };
         let plan = Plan::new(model.config(), best.sizes.clone(), best.basis, &self.options.dtype)?;
         Ok(Self { plan, ..self.clone() })
     }
@@ -111,7 +106,7 @@ impl Method for Compress {
     }
 
     fn is_done(&self, snapshot: &Snapshot, _: usize) -> bool {
-        snapshot.best().is_some()
+        snapshot.written().is_some()
     }
 
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
@@ -134,15 +129,7 @@ impl Method for Compress {
                           give more text, or lower --cal-max-seqlen";
             return Err(Error::BadTokens(reason.into()));
         }
-        let mut tokens = 0;
-        let few = rows.iter().rev().take((rows.len() / WATCHED).max(1)).take_while(|row| {
-            let before = tokens;
-            tokens += row.len();
-            before < WATCHED_TOKENS
-        });
-        let watched = few.count();
-        compress::Job { model, rows, watched, options: &self.options, memory, directory, progress }
-            .run(gpu, from, commit)
+        compress::Job { model, rows, options: &self.options, memory, directory, progress }.run(gpu, from, commit)
     }
 
     fn report(&self, model: &Model, found: Option<&Snapshot>) -> CompressReport {

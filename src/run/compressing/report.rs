@@ -32,7 +32,7 @@ pub struct CompressReport {
     /// What was measured of each axis alone, and the curve through it.
     pub curves: Vec<Curve>,
     pub probes: Vec<Probe>,
-    /// What was fitted on all tokens, the best of which was written; empty before.
+    /// What was fitted on part of the tokens, the best of which was written; empty before.
     pub candidates: Vec<Tried>,
     /// One object for every layer of the original, cut or not: what was removed.
     pub removed: Vec<Removed>,
@@ -70,7 +70,8 @@ pub struct Tried {
     pub depths: Vec<(Axis, f64)>,
     pub parameters: u64,
     pub predicted_kl: f64,
-    pub kl: f64,
+    /// On tokens that nothing is fitted to; `None` of the only candidate.
+    pub kl: Option<f64>,
     pub written: bool,
 }
 
@@ -101,12 +102,12 @@ impl Sizes {
     }
 }
 
-fn removed(config: &Config, best: Option<&Candidate>) -> Vec<Removed> {
-    let Some(best) = best else { return Vec::new() };
+fn removed(config: &Config, written: Option<(&Candidate, &[Kept])>) -> Vec<Removed> {
+    let Some((best, kept)) = written else { return Vec::new() };
     let missing = |all: usize, kept: &[usize]| (0..all).filter(|number| kept.binary_search(number).is_err()).collect();
     let of = |(layer, spec): (usize, &LayerSpec)| {
         let kept = if best.sizes.layers.contains(&layer) {
-            best.kept.iter().find(|kept| kept.layer == layer).cloned().unwrap_or_else(|| Kept::all(layer, spec))
+            kept.iter().find(|kept| kept.layer == layer).cloned().unwrap_or_else(|| Kept::all(layer, spec))
         } else {
             return Removed { layer, whole: true, ..Removed::default() };
         };
@@ -128,8 +129,8 @@ impl CompressReport {
         let settled = found.and_then(|found| method.settled(model, found).ok());
         let plan = settled.as_ref().map_or(&method.plan, |settled| &settled.plan);
         let parameters = config.parameters();
-        let (best, curves) = (found.and_then(Snapshot::best), found.map_or(&[][..], |found| &found.curves));
-        let sizes = best.map_or(&plan.sizes, |best| &best.sizes);
+        let (written, curves) = (found.and_then(Snapshot::written), found.map_or(&[][..], |found| &found.curves));
+        let sizes = written.map_or(&plan.sizes, |(best, _)| &best.sizes);
         let cut = |&axis: &Axis| {
             let depth = axis.depth(config, sizes);
             let curve = curves.iter().find(|curve| curve.axis == axis);
@@ -139,8 +140,8 @@ impl CompressReport {
             depths: candidate.depths.clone(),
             parameters: candidate.parameters,
             predicted_kl: candidate.predicted,
-            kl: candidate.agreement.kl,
-            written: best.is_some_and(|best| std::ptr::eq(best, candidate)),
+            kl: candidate.agreement.map(|agreement| agreement.kl),
+            written: written.is_some_and(|(best, _)| std::ptr::eq(best, candidate)),
         };
         let after = Sizes::of(&plan.config, plan.byte_len(), plan.parameters, plan.stored_width);
         Self {
@@ -151,7 +152,7 @@ impl CompressReport {
             curves: curves.to_vec(),
             probes: found.map_or_else(Vec::new, |found| found.probes.clone()),
             candidates: found.map_or_else(Vec::new, |found| found.candidates.iter().map(tried).collect()),
-            removed: removed(config, best),
+            removed: removed(config, written),
             same_size_bits: (parameters > 0).then(|| 8.0 * after.bytes as f64 / parameters as f64),
             after,
         }
@@ -207,8 +208,9 @@ impl Section for CompressReport {
                 tried.depths.iter().map(|(axis, depth)| format!("{axis} {:.1} %", 100.0 * depth)).collect();
             let written = if tried.written { ", written" } else { "" };
             let name = format!("candidate {}", number + 1);
-            let (kl, predicted) = (tried.kl, tried.predicted_kl);
-            let _ = writeln!(text, "{name:<24} {}: KL {kl:.4} (predicted {predicted:.4}){written}", depths.join(", "));
+            let kl = tried.kl.map_or_else(String::new, |kl| format!("KL {kl:.4}, "));
+            let (depths, predicted) = (depths.join(", "), tried.predicted_kl);
+            let _ = writeln!(text, "{name:<24} {depths}: {kl}predicted {predicted:.4}{written}");
         }
         text
     }
