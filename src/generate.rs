@@ -246,11 +246,10 @@ pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
 }
 
 /// Sequences that a model writes itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Samples {
     /// What each begins with.
-    pub start: u32,
-    pub count: usize,
+    pub starts: Vec<u32>,
     /// Tokens of each, the first included.
     pub length: usize,
     pub seed: u64,
@@ -269,7 +268,8 @@ pub fn sample_sequences(
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
-    let Samples { start, count, length, seed } = samples;
+    let Samples { starts, length, seed } = samples;
+    let count = starts.len();
     progress.begin("sample", (count * length) as u64);
     let by_memory = CACHE_BYTES / (length * token_bytes(model));
     let widest = config.layers.iter().map(row_bytes).max().unwrap_or(1);
@@ -282,7 +282,7 @@ pub fn sample_sequences(
     while rows.len() < count {
         let sequences = together.min(count - rows.len());
         let mut session = Session::new(gpu, model, &weights, sequences, length)?;
-        let mut ids = gpu.upload_u32(&vec![start; sequences])?;
+        let mut ids = gpu.upload_u32(&starts[rows.len()..rows.len() + sequences])?;
         let mut drawn = vec![ids.clone()];
         for step in 1..length {
             let x = session.step(ids, 1)?;

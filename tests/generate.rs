@@ -58,7 +58,7 @@ fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
     let (_directory, model) = model(5, 2);
     // Up to four rows go through the same kernels, so that the logits are the same to the bit.
     let sample = |seed, together| {
-        let samples = Samples { start: 5, count: 4, length: 20, seed };
+        let samples = Samples { starts: vec![5; 4], length: 20, seed };
         sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
     };
     let sequences = sample(7, 4);

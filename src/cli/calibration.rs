@@ -15,6 +15,10 @@ pub struct CalibrationArgs {
     /// Calibration sequences; of a token file the first N rows [default: 128, all rows of a token file]
     #[arg(long, help_heading = TEXTS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cal_nsamples: Option<u32>,
+    /// Sequences of up to 512 tokens that the model writes itself, beside those of a file [default: none; compress: as
+    /// many tokens as the file has, up to 65536]
+    #[arg(long, help_heading = TEXTS, value_name = "N")]
+    self_samples: Option<u32>,
     /// Tokens of a calibration sequence, at most the model's own maximum
     #[arg(long, help_heading = TEXTS, default_value_t = 2048, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..))]
@@ -29,6 +33,7 @@ impl CalibrationArgs {
         CalibrationRequest {
             calibration: self.calibration.clone(),
             cal_nsamples: self.cal_nsamples.map(|count| count as usize),
+            self_samples: self.self_samples.map(|count| count as usize),
             cal_max_seqlen: self.cal_max_seqlen as usize,
             cal_batch_size: self.cal_batch_size.map(|count| count as usize),
         }

@@ -19,9 +19,9 @@ pub fn peak(
 ) -> Peak {
     let (full, d) = (row_bytes(config.hidden_size), config.hidden_size as u64);
     let tokens = memory.batch_tokens(calibration);
-    let residual = calibration.tokens as u64 * 2 * full;
+    let residual = calibration.tokens as u64 * 3 * full;
     let on_gpu = memory.placement == Placement::Gpu;
-    let held = if on_gpu { residual } else { tokens * 2 * full };
+    let held = if on_gpu { residual } else { tokens * 3 * full };
     let signal = if on_gpu { 0 } else { staging_bytes(tokens * full) };
     let (square, rotation) = (d * full, 3 * d * full);
     let table = memory.part_bytes.min(config.vocab_size as u64 * full);

@@ -1,19 +1,21 @@
 //! One pass that makes the smaller model: the dense one runs beside it, step by step, and everything is fitted to that.
 //!
 //! With x the dense residual and z the smaller model's, T₀ and S' the ways from z's coordinates and into them
-//! ([`crate::fit::axes`]; both the identity where the width is whole), n(·) the norm before a block as each model has
-//! it, a' what the smaller model's own weights read, and each token of a write's error divided by the root mean square
-//! of x_new, as the next norm will do:
+//! ([`crate::fit::axes`]), n(·) the norm before a block, a' what the smaller model's own weights read, q how much of what
+//! was lost before is made up for, and each token of a write's error divided by the root mean square of x_new, as the
+//! next norm will do:
 //!
 //! ```text
 //!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − T₀‖²              W' = W·T
-//!     writes:  W' = argmin Σ ‖S'·x_new − z − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²
+//!     writes:  W' = argmin Σ ‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²,   t = S'·(x_new − x) + q·(S'·x − z)
 //! ```
 //!
-//! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]), and
-//! then what wrote them. Where layers are left out, the dense model runs through them alone, and the write before the
-//! gap is fitted to the residual after it. Until the first cut both residuals are the same: nothing is fitted there, and
-//! what is written is what was read. Where the width is whole, norms stay as they are, and n includes their weights.
+//! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]), what
+//! is lost of a direction counting by how much the weights make of it, and then what wrote them. Where layers are left
+//! out, the dense model runs through them alone, and the write before the gap is fitted to the residual after it. Until
+//! the first cut both residuals are the same: nothing is fitted there, and what is written is what was read. Where the
+//! width is whole, S' and T₀ are the identity, norms stay as they are, and so do the weights that read: on the models
+//! that were tried, fitting these won nothing that the writes after them did not.
 
 use std::{ops::Range, time::Instant};
 
@@ -28,7 +30,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fit::{Map, Regression, Rotation, System, Writes, copied, project_write},
+    fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write},
     gpu::Matrix,
     model::{
         Agreement, BlockWeights, Config, HostEnds, HostLayer, HostStep, InnerTap, LayerSpec, Linear, Names, NoTap,
@@ -37,6 +39,9 @@ use crate::{
     },
     stream::{At, Method, Pass, Residual, Saved, located},
 };
+
+/// How much of what the steps before have lost a write makes up for. All of it would fit what only these tokens have.
+const MADE_UP: f32 = 0.7;
 
 /// What resuming needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,9 +58,13 @@ pub struct Refitted {
 pub struct Refit<'a> {
     plan: &'a Plan,
     ridge: f64,
+    /// What selections go by.
+    metric: Metric,
     /// Into the narrower residual stream, with the final norm where the head is the embedding.
     coordinates: Option<(Rotation, Option<Vec<f64>>)>,
     dense: Residual,
+    /// The dense one before the step that is being fitted.
+    before: Residual,
     small: Residual,
     /// Whether the two differ.
     apart: bool,
@@ -88,18 +97,23 @@ impl<'a> Refit<'a> {
             Some(_) => Some(facts.coordinates(pass, plan, &pass.job.model.store.ends()?)?),
             None => None,
         };
+        let back = coordinates.as_ref().map(|(rotation, _)| rotation.values(pass.gpu)).transpose()?;
+        let metric = facts.metric(back.as_deref())?;
         let mut cut = config.clone();
         for (place, &layer) in plan.sizes.layers.iter().enumerate() {
             cut.layers[layer] = plan.config.layers[place].clone();
         }
         let dense = pass.residual("residual", config.hidden_size);
+        let before = pass.residual("before", config.hidden_size);
         let small = pass.residual("small", plan.width);
         let apart = coordinates.is_some();
         let mut this = Self {
             plan,
             ridge,
+            metric,
             coordinates,
             dense,
+            before,
             small,
             apart,
             cut,
@@ -164,6 +178,7 @@ impl<'a> Refit<'a> {
         pass: &Pass,
         At { layer, step, rope_tables }: At,
         weights: &StepWeights,
+        keeps: bool,
         fits: bool,
     ) -> Result<Vec<(&'static str, Map)>> {
         let (gpu, config) = (pass.gpu, pass.config);
@@ -182,6 +197,9 @@ impl<'a> Refit<'a> {
             let batch = pass.batch(index)?;
             let x = self.dense.load(gpu, index)?;
             let context = batch.context(gpu, config, layer, rope_tables);
+            if index < pass.counted && keeps {
+                self.before.store(gpu, index, copied(gpu, &x)?, false)?;
+            }
             if index < pass.counted && fits {
                 let z = self.small.load(gpu, index)?;
                 let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
@@ -238,7 +256,8 @@ impl<'a> Refit<'a> {
                 None => (None, located(format_args!("layer {layer}"), system.solve())?),
                 Some(cut) => {
                     let (groups, remove) = cut.groups(&now.layers[layer], &prior_of.linears);
-                    let (kept, fit) = located(format_args!("layer {layer}"), system.subset(&groups, &remove))?;
+                    let (kept, fit) =
+                        located(format_args!("layer {layer}"), system.subset(&groups, &remove, Some(&self.metric)))?;
                     (Some(kept.into_iter().map(|group| groups[group].columns.clone()).collect::<Vec<_>>()), fit)
                 }
             };
@@ -291,8 +310,10 @@ impl<'a> Refit<'a> {
         for index in 0..pass.counted {
             let batch = pass.batch(index)?;
             let (x, z) = (self.dense.load(gpu, index)?, self.small.load(gpu, index)?);
-            let target = self.moved(pass, &x)?;
-            gpu.subtract(&target, &z)?;
+            let (target, from) = (self.moved(pass, &x)?, self.moved(pass, &self.before.load(gpu, index)?)?);
+            gpu.subtract(&target, &from, 1.0)?;
+            gpu.subtract(&from, &z, 1.0)?;
+            gpu.subtract(&target, &from, -MADE_UP)?;
             let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
             let mut tap = InnerTap(|tokens: Range<usize>, inner: &[Matrix]| {
                 let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);
@@ -369,22 +390,21 @@ impl Method for Refit<'_> {
         let stays = self.plan.place(layer).is_some();
         let gap = step.last && layer + 1 < pass.config.layers.len() && self.plan.place(layer + 1).is_none();
         if !stays {
-            self.run_dense(pass, at, &dense, false)?;
+            self.run_dense(pass, at, &dense, false, false)?;
             return match self.waiting.take_if(|_| step.last && !gap) {
                 Some(waiting) => self.finish(pass, waiting, rope_tables),
                 None => Ok(()),
             };
         }
         if !self.apart && !gap && Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step).is_empty() {
-            self.run_dense(pass, at, &dense, false)?;
+            self.run_dense(pass, at, &dense, false, false)?;
             let stems: Vec<&str> = step.weights().map(|weight| weight.name).collect();
             return self.copy(pass, self.of_layer(pass, layer, &stems).into_iter());
         }
-        let fits = self.apart;
-        if !fits {
+        if !self.apart {
             self.part(pass)?;
         }
-        let maps = self.run_dense(pass, at, &dense, fits)?;
+        let maps = self.run_dense(pass, at, &dense, true, self.narrower())?;
         let mut weights = StepWeights::of(gpu, &host.blocks, Vec::new(), self.narrower())?;
         let mut writes = Vec::new();
         let (reads, wrote) = dense.take_linears();

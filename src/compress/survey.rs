@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Plan, Width};
 use crate::{
     error::{Error, Result},
-    fit::{Covariance, PointSums, Rotation, Signal, axes, signal, tied_axes, weighting},
+    fit::{Covariance, Metric, PointSums, Rotation, Signal, axes, signal, tied_axes, weighting},
     model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
     stream::{At, Checksum, Method, Pass, Residual, Saved},
 };
@@ -88,6 +88,25 @@ impl Facts {
         };
         pass.timed("eigensolve", began);
         Ok(found)
+    }
+
+    /// How much what is lost of a residual's coordinates counts: half by what all weights read of them, half alike; in the
+    /// coordinates that `back` `[hidden_size, width]`, row-major, carries back where the stream is narrower.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`].
+    pub fn metric(&self, back: Option<&[f32]>) -> Result<Metric> {
+        let width = self.hidden_size;
+        let reads = |i: usize, j: usize| self.sums.reads[i.min(j) * width + i.max(j)];
+        let m = weighting(Mat::from_fn(width, width, reads).as_ref());
+        match back {
+            Some(back) => {
+                let kept = back.len() / width;
+                let back = Mat::from_fn(width, kept, |i, j| f64::from(back[i * kept + j]));
+                Metric::new((back.transpose() * m * &back).as_ref())
+            }
+            None => Metric::new(m.as_ref()),
+        }
     }
 
     /// 1 − E cos(x, y) of the residual x before a run of layers and y after it.

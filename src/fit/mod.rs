@@ -10,5 +10,5 @@ mod rotation;
 pub use axes::{PointSums, TiedAxes, axes, tied_axes, weighting};
 pub use covariance::{Covariance, Signal, signal};
 pub use maps::{Map, Writes, copied, project_write};
-pub use regression::{Fit, Regression, System, TILE};
+pub use regression::{Fit, Metric, Regression, System, TILE};
 pub use rotation::Rotation;

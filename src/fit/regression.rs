@@ -15,12 +15,13 @@
 
 use std::ops::Range;
 
+use faer::{Accum, Mat, MatMut, MatRef, get_global_parallelism, linalg::matmul::matmul};
 use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix, Readback},
-    linalg::{Group, Subset, solve_ridge, subset},
+    linalg::{Eigen, Group, Subset, eigh, solve_ridge, subset},
     ops::COVARIANCE_TOKENS,
 };
 
@@ -115,16 +116,63 @@ impl System {
     }
 
     /// The map of those regressors that are left once the groups are out whose absence costs least: as [`subset`], which
-    /// of the groups stay, and the map.
+    /// of the groups stay, and the map. What is lost of the targets counts by `metric`, its square root and the inverse
+    /// of that, `[targets, targets]` each; without one, all alike.
     ///
     /// # Errors
     /// As [`System::solve`].
-    pub fn subset(self, groups: &[Group], remove: &[usize]) -> Result<(Vec<usize>, Fit)> {
+    pub fn subset(self, groups: &[Group], remove: &[usize], metric: Option<&Metric>) -> Result<(Vec<usize>, Fit)> {
         let Self { gram, ridge, cross, means } = self;
+        let unknowns = ridge.len();
+        let cross = match metric {
+            Some(metric) => product(metric.root.as_ref(), &cross, unknowns),
+            None => cross,
+        };
         let Subset { groups: kept, weights } = subset(gram, &ridge, cross, groups, remove)?;
+        let left: usize = kept.iter().map(|&group| groups[group].columns.len()).sum();
+        let weights = match metric {
+            Some(metric) => product(metric.inverse.as_ref(), &weights, left),
+            None => weights,
+        };
         let columns: Vec<usize> = kept.iter().flat_map(|&group| groups[group].columns.clone()).collect();
         Ok((kept, Fit::new(weights, means.as_ref(), &columns)))
     }
+}
+
+/// How much what is lost of each direction of the targets counts.
+pub struct Metric {
+    root: Mat<f64>,
+    inverse: Mat<f64>,
+}
+
+impl Metric {
+    /// The symmetric, positive definite M `[targets, targets]` of Σ eᵀ·M·e.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`].
+    pub fn new(m: MatRef<'_, f64>) -> Result<Self> {
+        let Eigen { values, vectors, .. } = eigh(m)?;
+        let floor = values.first().copied().unwrap_or(1.0) * 1e-12;
+        let power = |exponent: f64| {
+            let scaled = Mat::from_fn(vectors.nrows(), values.len(), |i, j| {
+                vectors[(i, j)] * values[j].max(floor).powf(exponent)
+            });
+            &scaled * vectors.transpose()
+        };
+        Ok(Self { root: power(0.5), inverse: power(-0.5) })
+    }
+}
+
+/// `left · right`, `right` row-major with `cols` columns.
+fn product(left: MatRef<'_, f64>, right: &[f64], cols: usize) -> Vec<f64> {
+    if cols == 0 {
+        return Vec::new();
+    }
+    let mut result = vec![0.0; left.nrows() * cols];
+    let right = MatRef::from_row_major_slice(right, right.len() / cols, cols);
+    let out = MatMut::from_row_major_slice_mut(&mut result, left.nrows(), cols);
+    matmul(out, Accum::Replace, left, right, 1.0, get_global_parallelism());
+    result
 }
 
 impl Fit {

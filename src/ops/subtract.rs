@@ -12,7 +12,9 @@ use crate::{
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     groups: u32,
-    unused: [u32; 3],
+    factor: f32,
+    unused0: u32,
+    unused1: u32,
 }
 
 fn kernel() -> Kernel {
@@ -25,11 +27,11 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Subtracts `x` from `y` `[tokens, width]`, in place.
+    /// Subtracts `factor` times `x` from `y` `[tokens, width]`, in place.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.
-    pub fn subtract(&self, y: &Matrix, x: &Matrix) -> Result<()> {
+    pub fn subtract(&self, y: &Matrix, x: &Matrix, factor: f32) -> Result<()> {
         if (x.rows(), x.cols()) != (y.rows(), y.cols()) {
             return Err(Error::shape(
                 "subtract",
@@ -37,7 +39,7 @@ impl Gpu {
             ));
         }
         let groups = y.rows() * y.stride() / 4;
-        let params = Params { groups: groups as u32, unused: [0; 3] };
+        let params = Params { groups: groups as u32, factor, unused0: 0, unused1: 0 };
         self.dispatch(
             &kernel(),
             &params,

@@ -71,9 +71,9 @@ pub fn scale_tokens(y: &DMatrix<f64>, e: &[f64], norm_width: usize, eps: f64) ->
     DMatrix::from_fn(y.nrows(), y.ncols(), |t, i| y[(t, i)] / (e[t] / norm_width as f64 + eps).sqrt())
 }
 
-/// `y − x`.
-pub fn subtract(y: &DMatrix<f64>, x: &DMatrix<f64>) -> DMatrix<f64> {
-    y - x
+/// `y − factor·x`.
+pub fn subtract(y: &DMatrix<f64>, x: &DMatrix<f64>, factor: f64) -> DMatrix<f64> {
+    y - x * factor
 }
 
 /// One token's norm, `values` being all that is kept of `width` coordinates.

@@ -5,6 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -29,6 +33,8 @@ pub struct CalibrationRequest {
     pub calibration: PathBuf,
     /// How many sequences; 128, or all rows of a token file, if `None`.
     pub cal_nsamples: Option<usize>,
+    /// Sequences that the model writes itself, beside those of a file; what the method asks for if `None`.
+    pub self_samples: Option<usize>,
     /// Tokens of a sequence, at most the model's own maximum.
     pub cal_max_seqlen: usize,
     /// Sequences at a time; by size if `None`.
@@ -37,7 +43,13 @@ pub struct CalibrationRequest {
 
 impl Default for CalibrationRequest {
     fn default() -> Self {
-        Self { calibration: "self".into(), cal_nsamples: None, cal_max_seqlen: 2048, cal_batch_size: None }
+        Self {
+            calibration: "self".into(),
+            cal_nsamples: None,
+            self_samples: None,
+            cal_max_seqlen: 2048,
+            cal_batch_size: None,
+        }
     }
 }
 
@@ -61,6 +73,10 @@ impl Sequences {
 
 /// At most this many held-out sequences are evaluated on.
 const HELD_OUT: usize = 64;
+/// Tokens that a model writes itself beside a file, in sequences of up to [`OWN_LENGTH`]: as many as the file has, up to
+/// these.
+const OWN_TOKENS: usize = 65_536;
+const OWN_LENGTH: usize = 512;
 /// Windows of a held-out end that is too short for the usual ones.
 const SHORT_WINDOW: usize = 64;
 
@@ -94,7 +110,10 @@ impl CalibrationRequest {
 /// How many tokens there will be, or a few more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extents {
+    /// All of it.
     pub calibration: Extent,
+    /// What a file has of it.
+    pub file: Extent,
     /// Of the held-out sequences, where these are evaluated on.
     pub held_out: Option<Extent>,
 }
@@ -107,21 +126,26 @@ pub struct Calibration<'a> {
     seed: u64,
     /// Tokens of a window of held-out text; `None` where something else is evaluated on.
     window: Option<usize>,
+    /// Whether the model writes as much itself as a file has, where the request does not say.
+    mixes: bool,
     tokens: RefCell<Option<Tokens>>,
     extents: Cell<Option<Extents>>,
 }
 
 impl<'a> Calibration<'a> {
-    /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are.
+    /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are. `mixes` says
+    /// whether the model is to write as much itself as a file has.
     pub fn new(
         request: &'a CalibrationRequest,
         model: &'a Model,
         tokenizers: Tokenizers<'a>,
         seed: u64,
         window: Option<usize>,
+        mixes: bool,
     ) -> Self {
         let window = window.map(|window| window.min(model.config().max_position_embeddings));
-        Self { request, model, tokenizers, seed, window, tokens: RefCell::default(), extents: Cell::default() }
+        let (tokens, extents) = (RefCell::default(), Cell::default());
+        Self { request, model, tokenizers, seed, window, mixes, tokens, extents }
     }
 
     /// Tokens of a drawn sequence.
@@ -129,11 +153,56 @@ impl<'a> Calibration<'a> {
         self.request.cal_max_seqlen.min(self.model.config().max_position_embeddings)
     }
 
+    /// How many sequences the model writes itself beside those of a file, and their length.
+    fn beside(&self, file: Extent) -> (usize, usize) {
+        let length = file.longest.min(OWN_LENGTH).min(self.model.config().max_position_embeddings);
+        let count = match self.request.self_samples {
+            Some(count) => count,
+            None if self.mixes => file.tokens.min(OWN_TOKENS) / length.max(1),
+            None => 0,
+        };
+        if length < 2 { (0, 0) } else { (count, length) }
+    }
+
+    /// Mixes in what the model writes itself, going on from tokens of the sequences, drawn at random: text of all kinds
+    /// that it knows, where a file is of one.
+    fn mixed(
+        &self,
+        file: Vec<Vec<u32>>,
+        gpu: &Gpu,
+        together: Option<usize>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<u32>>> {
+        let (count, length) = self.beside(Extent::of(&file));
+        let tokens: Vec<u32> = file.iter().flatten().copied().collect();
+        if count == 0 || tokens.is_empty() {
+            return Ok(file);
+        }
+        // Other ones than those of a calibration that the model writes whole.
+        let seed = self.seed.wrapping_add(1);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let starts = (0..count).map(|_| tokens[(rng.next_u64() % tokens.len() as u64) as usize]).collect();
+        let together = together.or(self.request.cal_batch_size);
+        let own = sample_sequences(gpu, self.model, Samples { starts, length, seed }, together, progress)?;
+        Ok(interleaved(file, own))
+    }
+
     /// How many sequences the model writes itself, those held out included, and their length.
-    pub fn sampling(&self) -> Option<(usize, usize)> {
+    ///
+    /// # Errors
+    /// As [`Calibration::extents`].
+    pub fn sampling(&self) -> Result<Option<(usize, usize)>> {
+        if self.request.file().is_some() {
+            let (count, length) = self.beside(self.extents()?.file);
+            return Ok((count > 0).then_some((count, length)));
+        }
+        Ok(Some(self.whole_sampling()))
+    }
+
+    fn whole_sampling(&self) -> (usize, usize) {
         let count = self.request.nsamples();
         let held_out = if self.window.is_some() { (count / 8).clamp(1, HELD_OUT) } else { 0 };
-        self.request.file().is_none().then(|| (count + held_out, self.seqlen()))
+        (count + held_out, self.seqlen())
     }
 
     /// How much there will be to calibrate and to evaluate on.
@@ -157,21 +226,27 @@ impl<'a> Calibration<'a> {
                 check_tokens(self.model, rows, &self.request.source())?;
                 let (used, rest) = rows.split_at(self.request.used_rows(rows.len())?);
                 let held_out = self.window.filter(|_| !rest.is_empty());
+                let calibration = Extent::of(used);
                 Extents {
-                    calibration: Extent::of(used),
+                    calibration,
+                    file: calibration,
                     held_out: held_out.map(|_| Extent::of(&rest[..rest.len().min(HELD_OUT)])),
                 }
             }
             Tokens::Text(_) => self.drawn(self.window),
         };
         self.tokens.replace(Some(tokens));
-        Ok(extents)
+        let (count, length) = self.beside(extents.file);
+        let calibration = Extent { tokens: extents.file.tokens + count * length, ..extents.file };
+        Ok(Extents { calibration, ..extents })
     }
 
     fn drawn(&self, window: Option<usize>) -> Extents {
         let longest = self.seqlen();
+        let calibration = Extent { tokens: self.request.nsamples() * longest, longest };
         Extents {
-            calibration: Extent { tokens: self.request.nsamples() * longest, longest },
+            calibration,
+            file: calibration,
             held_out: window.map(|window| Extent { tokens: HELD_OUT * window, longest: window }),
         }
     }
@@ -218,6 +293,9 @@ impl<'a> Calibration<'a> {
                 Tokens::Text(text) => self.of_text(&text, progress)?,
             },
         };
+        if self.request.file().is_some() {
+            sequences.calibration = self.mixed(sequences.calibration, gpu, together, progress)?;
+        }
         sequences.held_out.truncate(if self.window.is_some() { HELD_OUT } else { 0 });
         sequences.check(self.model, &source)?;
         let (tokens, width) = (Extent::of(&sequences.calibration).tokens, self.model.config().hidden_size);
@@ -235,8 +313,9 @@ impl<'a> Calibration<'a> {
     }
 
     fn sampled(&self, gpu: &Gpu, together: Option<usize>, progress: &dyn Progress) -> Result<Sequences> {
-        let (count, length) = self.sampling().unwrap_or_default();
-        let samples = Samples { start: self.tokenizers.start_token()?, count, length, seed: self.seed };
+        let (count, length) = self.whole_sampling();
+        let starts = vec![self.tokenizers.start_token()?; count];
+        let samples = Samples { starts, length, seed: self.seed };
         let together = together.or(self.request.cal_batch_size);
         let mut calibration = sample_sequences(gpu, self.model, samples, together, progress)?;
         let held_out = calibration.split_off(self.request.nsamples());
@@ -266,4 +345,15 @@ impl<'a> Calibration<'a> {
         };
         Ok(Sequences { calibration, held_out: held_out.unwrap_or_default() })
     }
+}
+
+/// Both, evenly mixed, each in its order: any run of them has its share of either.
+fn interleaved(file: Vec<Vec<u32>>, own: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+    let place = |index: usize, count: usize| (2 * index + 1) as f64 / (2 * count) as f64;
+    let (of_file, of_own) = (file.len(), own.len());
+    let file = file.into_iter().enumerate().map(|(index, row)| (place(index, of_file), row));
+    let own = own.into_iter().enumerate().map(|(index, row)| (place(index, of_own), row));
+    let mut all: Vec<(f64, Vec<u32>)> = file.chain(own).collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    all.into_iter().map(|(_, row)| row).collect()
 }

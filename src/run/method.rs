@@ -26,6 +26,8 @@ pub trait Method: Sized {
     const PHASE: &'static str;
     /// Whether the predictions of the result are compared with the original's.
     const COMPARES: bool = false;
+    /// Whether a model that is calibrated on a file is calibrated on as much of its own writing, too.
+    const MIXES: bool = false;
 
     /// Plans what is asked for.
     ///

@@ -185,7 +185,7 @@ impl<M: Method> Work<'_, M> {
         let sequences = calibration.sequences(gpu, together, self.log)?;
         self.state.keep_sequences(&sequences, self.directory)?;
         // Reading a file again costs nothing.
-        if calibration.request.file().is_none() {
+        if calibration.sampling()?.is_some() {
             self.commit()?;
         }
         Ok(sequences)

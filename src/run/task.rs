@@ -59,7 +59,7 @@ impl<'a, M: Method> Task<'a, M> {
         let eval = eval.collect::<Result<Vec<_>>>()?;
         let companions = Companions::of(model, method.config(), log);
         let window = eval.is_empty().then_some(window);
-        let calibration = Calibration::new(&request.calibration, model, tokenizers, request.seed, window);
+        let calibration = Calibration::new(&request.calibration, model, tokenizers, request.seed, window, M::MIXES);
         log.say(&method.summary(model));
         method.warnings(model).iter().for_each(|warning| log.note(warning));
         Ok(Self { method, request, model, eval, calibration, companions, log })
@@ -110,7 +110,7 @@ impl<'a, M: Method> Task<'a, M> {
             rows_per_batch: self.request.calibration.cal_batch_size,
             calibration: extents.calibration,
             eval: if self.eval.is_empty() { extents.held_out } else { Some(self.evaluated()) },
-            sampling: self.calibration.sampling(),
+            sampling: self.calibration.sampling()?,
         })
     }
 

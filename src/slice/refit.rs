@@ -237,7 +237,7 @@ impl<'a> Refitted<'a> {
             let (x, z) = (self.dense.load(gpu, index)?, self.sliced.load(gpu, index)?);
             let target = to.rows(gpu, &x)?;
             if writes.shortcut.is_none() {
-                gpu.subtract(&target, &z)?;
+                gpu.subtract(&target, &z, 1.0)?;
             }
             let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
             let mut tap = InnerTap(|tokens: Range<usize>, inner: &[Matrix]| {

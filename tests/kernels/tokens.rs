@@ -215,22 +215,25 @@ fn energies_match_reference_at_awkward_widths() {
 #[test]
 fn subtract_matches_reference_at_awkward_widths() {
     let gpu = support::gpu_unlimited();
-    for (tokens, width, reason) in
-        [(1, 1, "the smallest"), (3, 65, "padded rows"), (70, 300, "many workgroups, the last not full")]
-    {
+    for (tokens, width, factor, reason) in [
+        (1, 1, 1.0, "the smallest"),
+        (3, 65, -0.75, "padded rows, and something added"),
+        (70, 300, 0.3, "many workgroups, the last not full"),
+    ] {
         let mut random = Random::new((tokens * width) as u64);
         let (y, x) = (random.values(tokens * width, 3.0), random.values(tokens * width, 3.0));
         let (difference, other) = (upload(&gpu, &y, tokens, width), upload(&gpu, &x, tokens, width));
-        gpu.subtract(&difference, &other).expect("subtract");
-        let expected =
-            reference::subtract(&reference::matrix(tokens, width, &y), &reference::matrix(tokens, width, &x));
+        gpu.subtract(&difference, &other, factor).expect("subtract");
+        let (y, x) = (reference::matrix(tokens, width, &y), reference::matrix(tokens, width, &x));
+        let expected = reference::subtract(&y, &x, f64::from(factor));
         check(
             &format!("subtract [{tokens}, {width}] ({reason})"),
-            error(&download(&gpu, &difference), &expected, |i, j| expected[(i, j)].abs()),
+            // A product and a difference are rounded, or both at once.
+            error(&download(&gpu, &difference), &expected, |i, j| y[(i, j)].abs() + x[(i, j)].abs()),
             ROUNDOFF,
         );
     }
-    assert!(gpu.subtract(&gpu.zeros(2, 4).expect("zeros"), &gpu.zeros(2, 3).expect("zeros")).is_err());
+    assert!(gpu.subtract(&gpu.zeros(2, 4).expect("zeros"), &gpu.zeros(2, 3).expect("zeros"), 1.0).is_err());
 }
 
 #[test]

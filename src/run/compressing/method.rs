@@ -35,6 +35,7 @@ impl Method for Compress {
     type Snapshot = Snapshot;
 
     const COMPARES: bool = true;
+    const MIXES: bool = true;
     const NAME: &'static str = "compress";
     const PHASE: &'static str = "compress";
 
