@@ -69,6 +69,45 @@ fn every_architecture_is_cut_on_every_axis_and_agrees_as_was_measured() {
     }
 }
 
+const ALONE: &str = "no two query heads share a key and a value; kv-heads cuts these heads";
+const ONE: &str = "there is only one";
+const BY_WIDTH: &str = "its classes take hidden_size / heads for the width of a head";
+const TIED: &str = "the head is the embedding, and with a layer norm before it the two would be different matrices";
+const NO_FORM: &str = "be narrower: its classes have no form for that";
+
+/// What cannot be cut, and why.
+const REFUSED: [(&str, &[(Axis, &str)]); 11] = [
+    ("llama_mha_untied", &[(Axis::Heads, ALONE)]),
+    ("llama_bias", &[(Axis::KvHeads, ONE)]),
+    ("qwen3_tied", &[(Axis::KvHeads, ONE)]),
+    ("phi3_tied", &[(Axis::Heads, ALONE)]),
+    ("phi_qk_layernorm", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE)]),
+    ("opt_relu", &[(Axis::Width, TIED), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
+    ("opt_untied", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
+    ("gpt2_tied", &[(Axis::Width, TIED), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
+    ("gptj_tied", &[(Axis::Width, TIED), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
+    ("gpt_neox_parallel", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
+    ("starcoder2_tied", &[(Axis::Width, TIED)]),
+];
+
+#[test]
+fn what_a_class_has_no_form_for_is_left_whole_and_refused_by_name() {
+    for (name, expected) in REFUSED {
+        let model = parity(name);
+        let any = options(&model, Goal::Parameters(0.1), &Axis::ALL);
+        let (axes, refused) = slicegpt_gpu::compress::axes(model.config(), &any).expect("axes");
+        let names: Vec<Axis> = refused.iter().map(|(axis, _)| *axis).collect();
+        assert_eq!(names, expected.iter().map(|(axis, _)| *axis).collect::<Vec<_>>(), "{name}: {refused:?}");
+        assert!(Axis::ALL.into_iter().all(|axis| axes.contains(&axis) != names.contains(&axis)), "{name}: {axes:?}");
+        for ((axis, reason), (_, part)) in refused.iter().zip(expected) {
+            assert!(reason.starts_with(&format!("--axes {axis}: ")) && reason.contains(part), "{name}: {reason}");
+            let chosen = Options { axes: vec![Axis::Mlp, *axis], chosen: true, ..any.clone() };
+            let error = slicegpt_gpu::compress::axes(model.config(), &chosen).expect_err("an axis that it has not");
+            assert_eq!(error.to_string(), *reason, "{name}");
+        }
+    }
+}
+
 #[test]
 fn negative_and_massive_weights_of_the_final_norm_keep_a_tied_head() {
     let gpu = support::gpu();
