@@ -39,8 +39,8 @@ fn check(gpu: &Gpu, what: &str, model: &Model, axis: Axis) {
     let probe = found.snapshot.probes.iter().find(|probe| probe.depth == depth && probe.basis == best.basis);
     let probe = probe.unwrap_or_else(|| panic!("{what}: no probe is as deep: {:?}", found.snapshot.probes)).agreement;
     assert_eq!((probe.tokens, probe.sequences), (written.tokens, written.sequences), "{what}");
-    // Rows that come up four times, not three, round otherwise in the sums; and what is next to nothing is known to some
-    // roundings of the logits.
+    // Rows that come up four times, not three, round otherwise in the sums; and what is next to nothing is known to
+    // some roundings of the logits.
     let error = [
         (probe.kl, written.kl),
         (probe.loss, written.loss),

@@ -136,8 +136,8 @@ fn divergences_match_reference_whatever_the_slices_and_the_size_of_the_logits() 
                 random.values(tokens * vocab, scale).iter().map(|logit| logit.clamp(-80.0, 80.0)).collect::<Vec<_>>()
             };
             let (mut p, mut q) = (logits(), logits());
-            // The largest first in one and last in the other; all alike; the largest of one at both ends, and at one end
-            // of the other; the same model twice.
+            // The largest first in one and last in the other; all alike; the largest of one at both ends, and at one
+            // end of the other; the same model twice.
             p[0] = 80.0;
             q[vocab - 1] = 80.0;
             p[vocab..2 * vocab].fill(-80.0);
