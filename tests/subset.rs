@@ -124,8 +124,8 @@ fn many_that_leave_together_cost_as_little_as_one_after_the_other() {
             (risen, least) = (risen + costs.0, least + costs.1);
         }
         println!("{count} groups of {width} ({reason}): {:.4} of what it costs one after the other", risen / least);
-        // What leaves may make a column outside of those few cheaper, which is seen only once they are gone. Neither way
-        // is best, so that a single problem may go either way, by a tenth; means are within 2 %, where measured.
+        // What leaves may make a column outside of those few cheaper, which is seen only once they are gone. Neither
+        // way is best, so that a single problem may go either way, by a tenth; means are within 2 %, where measured.
         assert!(risen <= 1.05 * least, "{count} groups of {width} ({reason}): {risen} instead of {least}");
     }
 }
