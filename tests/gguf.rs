@@ -154,6 +154,33 @@ fn coordinates_that_turn_together_are_neighbours_in_llama_alone() {
 }
 
 #[test]
+fn a_qwen2_whose_queries_are_not_as_wide_as_the_residual_stream_is_a_llama() {
+    // llama.cpp takes both for one width in qwen2. Half of the queries of qwen2_gqa_tied, where there are 4 of 6.
+    let directory = support::copy_of("qwen2_gqa_tied");
+    let mut tensors = support::tensors(directory.path());
+    for (name, (_, shape, bytes)) in &mut tensors {
+        let end = if name.contains("q_proj") { 0 } else { 1 };
+        if name.contains("q_proj") || name.contains("o_proj") {
+            shape[end] /= 2;
+            bytes.truncate(bytes.len() / 2);
+        }
+    }
+    support::write_tensors(&directory.path().join("model.safetensors"), &tensors, &[]);
+    support::set_fields(directory.path(), &[("num_attention_heads", 2.into()), ("head_dim", 6.into())]);
+    let (whole, _) = exported(&open("qwen2_gqa_tied"), GgufType::F32);
+    assert_eq!(whole.metadata["general.architecture"], Value::Text("qwen2".into()));
+    let (read, _) = exported(&Model::open(directory.path()).expect("a model"), GgufType::F32);
+    assert_eq!(read.metadata["general.architecture"], Value::Text("llama".into()));
+    assert_eq!(read.metadata["llama.attention.key_length"], Value::Number(6.0));
+    assert_eq!(read.tensors["blk.0.attn_q.weight"].dimensions, [24, 12]);
+    // Coordinates that turn together are neighbours there.
+    let (ours, theirs) = (&whole.tensors["blk.0.attn_k.bias"].values(), read.tensors["blk.0.attn_k.bias"].values());
+    for (to, value) in theirs.into_iter().enumerate() {
+        assert_eq!(value, ours[to / 6 * 6 + (to % 6 % 2) * 3 + to % 6 / 2], "{to}");
+    }
+}
+
+#[test]
 fn rotary_scaling_is_told_as_llama_cpp_knows_it() {
     // Model, what of `rope.scaling` there is, and whether frequencies come with factors.
     type Case<'a> = (&'a str, &'a [(&'a str, Value)], bool);

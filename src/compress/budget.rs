@@ -305,7 +305,8 @@ impl<'a> Space<'a> {
         refuse(&reason.unwrap_or_else(|| "there is only one".into()))
     }
 
-    /// Of the sizes within the budget, those of least predicted loss for each set of axes that is cut, best first.
+    /// Of the sizes within the budget, those of least predicted loss for each set of axes that is cut, best first; the
+    /// whole alone where that is within it.
     ///
     /// # Errors
     /// [`Error::Usage`] if no sizes are within the budget.
@@ -317,6 +318,9 @@ impl<'a> Space<'a> {
             let of = |(axis, depth): &(Axis, f64)| {
                 curves.iter().find(|curve| curve.axis == *axis).map(|curve| curve.at(*depth))
             };
+            if cut.is_empty() {
+                return Ok(vec![(0.0, sizes)]);
+            }
             let Some(loss) = cut.iter().map(of).sum::<Option<f64>>() else { continue };
             let key = cut.iter().map(|(axis, _)| *axis).collect();
             let better = best.get(&key).is_none_or(|(least, other)| {

@@ -164,7 +164,7 @@ pub fn guess(config: &Config, options: &Options) -> Result<Plan> {
     let (axes, _) = axes(config, options)?;
     let count = config.layers.len();
     // Those in the middle change least, mostly.
-    let stay = (0..count.div_ceil(2)).map(|leave| {
+    let stay = (0..=count / 2).map(|leave| {
         let first = (count - leave) / 2 + 1;
         (0..count)
             .filter(|layer| !(first.min(count - leave)..first.min(count - leave) + leave).contains(layer))

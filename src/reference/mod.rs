@@ -9,7 +9,9 @@ mod forward;
 mod kernels;
 mod shared;
 mod slicing;
+mod subset;
 
 pub use forward::{Affine, Layer, Network, Step, logits};
 pub use kernels::*;
 pub use slicing::{Sliced, kept_energy, principal_axes};
+pub use subset::{Reduced, restricted, subset};

@@ -3,6 +3,7 @@
 
 mod bases;
 mod companions;
+mod compressing;
 mod devices;
 mod export;
 mod export_tokenizers;

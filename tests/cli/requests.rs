@@ -10,6 +10,7 @@ const CHANGE_NOTHING: &[&str] =
 
 /// For every other option, a value that is not its default.
 const VALUES: &[(&str, &str)] = &[
+    ("axes", "mlp"),
     ("basis", "segments=3"),
     ("cal_batch_size", "3"),
     ("cal_max_seqlen", "77"),
@@ -17,8 +18,10 @@ const VALUES: &[(&str, &str)] = &[
     ("calibration", "text.txt"),
     ("covariance", "raw"),
     ("dtype", "bf16"),
+    ("effort", "quick"),
     ("eval", "other.txt"),
     ("final_orientation", "random"),
+    ("keep", "70%"),
     ("ppl_eval_seqlen", "33"),
     ("precision", "f16-matrix"),
     ("refit", "reads"),
@@ -28,7 +31,11 @@ const VALUES: &[(&str, &str)] = &[
     ("slice_head", ""),
     ("sparsity", "0.125"),
     ("target_parameters", "-10%"),
+    ("target_size", "1MB"),
 ];
+
+/// Options that are another way to give the value of one, which is compared.
+const OTHER_NAMES: &[(&str, &str)] = &[("keep", "target_parameters")];
 
 fn request(arguments: &[&str]) -> Option<Map<String, Value>> {
     let arguments = [&["slicegpt-gpu"], arguments].concat();
@@ -52,7 +59,8 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
                 assert!(!plain.contains_key(id), "{name} --{id} is compared, and is said to change nothing");
                 continue;
             }
-            assert!(plain.contains_key(id), "{name} --{id}: is it compared, or does no result depend on it?");
+            let field = OTHER_NAMES.iter().find(|(other, _)| *other == id).map_or(id, |(_, field)| *field);
+            assert!(plain.contains_key(field), "{name} --{id}: is it compared, or does no result depend on it?");
             if HARMLESS.contains(&id) {
                 continue;
             }
@@ -61,11 +69,13 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
             let flag = format!("--{}", argument.get_long().unwrap_or(id));
             let given = if value.is_empty() { flag } else { format!("{flag}={value}") };
             let asked = request(&[name, "model", &given]).expect("a request");
-            assert_ne!(asked[id], plain[id], "{name} {given} asks for nothing else");
+            assert_ne!(asked[field], plain[field], "{name} {given} asks for nothing else");
             // One way to say how much to cut takes the place of the other one; the output's name says it, too.
+            let sizes = ["keep", "sparsity", "target_parameters", "target_size"].contains(&id);
             let others = |fields: &Map<String, Value>| {
                 let mut fields = fields.clone();
-                fields.retain(|name, _| name != id && name != "output" && name != "sparsity");
+                let goal = |name: &str| sizes && ["sparsity", "target_parameters"].contains(&name);
+                fields.retain(|name, _| name != id && name != "output" && !goal(name));
                 fields
             };
             assert_eq!(others(&asked), others(&plain), "{name} {given} asks for something else, too");

@@ -8,7 +8,8 @@ use super::*;
 pub struct Runs {
     pub scene: Scene,
     tokens: PathBuf,
-    /// How all of them slice.
+    /// How all of them make it smaller: the subcommand and its options.
+    subcommand: &'static str,
     method: &'static [&'static str],
     pub expected: Vec<(PathBuf, Vec<u8>)>,
 }
@@ -22,6 +23,10 @@ impl Runs {
     }
 
     pub fn of(method: &'static [&'static str]) -> Self {
+        Self::with("run", method)
+    }
+
+    pub fn with(subcommand: &'static str, method: &'static [&'static str]) -> Self {
         let scene = Scene { directory: tempfile::tempdir().expect("a temporary directory") };
         fs::create_dir(scene.path("model")).expect("a directory");
         for name in ["config.json", "model.safetensors", "generation_config.json"] {
@@ -32,7 +37,7 @@ impl Runs {
             .expect("a copy");
         }
         let tokens = scene.tokens("tokens.json", 6, 40);
-        let mut runs = Self { scene, tokens, method, expected: Vec::new() };
+        let mut runs = Self { scene, tokens, subcommand, method, expected: Vec::new() };
         let said = said(&mut runs.command("reference", &[]));
         assert_eq!(said.code, Some(0), "{said:?}");
         runs.expected = runs.output("reference");
@@ -43,7 +48,7 @@ impl Runs {
         let mut command = Command::new(PROGRAM);
         let path = |name: &str| self.scene.path(name);
         command.args(args![
-            "run",
+            self.subcommand,
             path("model"),
             "-o",
             path(out),

@@ -22,6 +22,11 @@ const PATHS: &[(&str, &str, Use)] = &[
     ("bench", "compare", Reads),
     ("bench", "json", WritesFile),
     ("bench", "show", Reads),
+    ("compress", "calibration", Reads),
+    ("compress", "eval", Reads),
+    ("compress", "model", Reads),
+    ("compress", "output", WritesDirectory),
+    ("compress", "trace", WritesFile),
     ("eval", "model", Reads),
     ("eval", "text", Reads),
     ("eval", "tokens", Reads),
@@ -88,6 +93,7 @@ fn scene() -> Scene {
     scene.put("model/onnx/notes", "of the model");
     scene.put("tokens.json", json!({ "input_ids": [[1, 2, 3, 4], [5, 6, 7, 8]] }).to_string());
     scene.put("text.txt", "w1 w2 w3 w4 w5 ".repeat(9));
+    scene.put("more.txt", "w9 w8 w7 w6 ".repeat(9));
     fs::copy(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/bench/lavapipe-2-cores.json"),
         scene.path("recording.json"),
@@ -117,18 +123,18 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
         "export" => command.arg(model).args(["--format", "gguf", "--no-tokenizer"]),
         "generate" => command.arg(model).args(["--prompt", "w5", "--max-new-tokens", "1"]),
         "logits" => command.arg(model).arg("--tokens").arg(tokens),
-        "run" => command
+        "run" | "compress" => command
+            .args((subcommand == "compress").then_some(["--axes", "mlp", "--effort", "quick"]).into_iter().flatten())
             .arg(model)
             .arg("--calibration")
             .arg(tokens)
-            .arg("--eval")
-            .arg(text)
+            .args(args!["--eval", text, "--eval", place("more.txt")])
             .args(["--ppl-eval-seqlen", "20"]),
         "synthesize" => command.args(["opt-125m", "--layers", "1", "--cal-nsamples", "1", "--cal-max-seqlen", "2"]),
         "verify" => command.arg(place("sliced")),
         _ => panic!("how does {subcommand} write its {option}?"),
     };
-    if matches!(subcommand, "logits" | "run") && option != "output" {
+    if matches!(subcommand, "compress" | "logits" | "run") && option != "output" {
         command.arg("--output").arg(place("other"));
     }
     command.arg(format!("--{option}")).arg(path);
@@ -144,7 +150,7 @@ fn inputs(subcommand: &str) -> Vec<&'static str> {
         "verify" => return vec!["sliced/model.safetensors", "sliced/slicegpt.json", "sliced/README.md"],
         "eval" => &["text.txt"],
         "logits" => &["tokens.json"],
-        "run" => &["tokens.json", "text.txt"],
+        "compress" | "run" => &["tokens.json", "text.txt", "more.txt"],
         _ => &[],
     };
     [&model, more].concat()
@@ -360,18 +366,16 @@ fn directories_that_are_not_ours_or_hold_what_is_read_are_never_replaced() {
     fs::create_dir_all(scene.path("mine/deeper")).expect("a directory");
     scene.put("mine/deeper/notes.txt", "mine");
     for (subcommand, option) in options(WritesDirectory) {
+        let reads = subcommand != "synthesize";
         let refused = |name: &str, message: &str| {
             scene.refused_with(writing(&scene, subcommand, option, scene.path(name)).arg("--force"), 2, message);
         };
         refused("mine", "is neither empty nor an output of this program");
         refused("mine/", "is neither empty nor an output of this program");
-        refused("", if subcommand == "run" { "holds the input" } else { "is neither empty nor an output" });
+        refused("", if reads { "holds the input" } else { "is neither empty nor an output" });
         refused("model/onnx", "is neither empty nor an output of this program");
-        refused(
-            "text.txt",
-            if subcommand == "run" { "holds the input" } else { "is not a directory, and will not be replaced" },
-        );
-        if subcommand == "run" {
+        refused("text.txt", if reads { "holds the input" } else { "is not a directory, and will not be replaced" });
+        if reads {
             for name in ["model", "model/", "model/onnx/..", "mine/../model"] {
                 refused(name, "holds the input");
             }

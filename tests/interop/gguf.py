@@ -8,7 +8,8 @@ ends with 1 if anything disagrees.
 
   * Every parity fixture of an architecture that llama.cpp has: refused for the expected reason, or its logits agree with those of transformers
     that lie beside it, in f32; and perplexity agrees with `slicegpt-gpu eval` in f16 and q8_0.
-  * The demo model, that sliced in one basis, and each --model: perplexity, and the tokens of difficult texts against the tokenizers library.
+  * Fixtures that are cut on each axis that llama.cpp can load: logits agree with the program's, in f32.
+  * The demo model, that sliced in one basis, that compressed, and each --model: perplexity, and the tokens of difficult texts against the tokenizers library.
   * Small tokenizers of every kind that is exported, trained here: tokens again.
   * One of vocab.json and merges.txt: tokens as in transformers, ends of texts, special tokens and chat templates as llama.cpp's converter has them.
   * The gguf package reads the same tensors from each type of file, and dequantises q8_0 to within half a step.
@@ -268,6 +269,39 @@ def fixtures(check):
         check.perplexities(name, model, [ids[:window] for ids in rows if len(ids) > 1])
 
 
+# What is cut, of which fixture.
+CUTS = {
+    "llama_gqa_tied": ["mlp", "heads", "kv-heads", "layers", "width"],
+    "llama_mha_untied": ["mlp", "kv-heads", "layers", "width"],
+    "mistral_no_window": ["heads", "width"],
+    "qwen2_gqa_tied": ["heads", "kv-heads", "width"],
+    "qwen3_tied": ["heads", "width"],
+    "qwen3_untied": ["kv-heads", "layers", "width"],
+}
+
+
+def compressed(check):
+    """What `compress` writes, each axis alone: logits of f32 are the program's own."""
+    for name, axes in CUTS.items():
+        rows = json.loads((FIXTURES / name / "tokens.json").read_text())["input_ids"]
+        for axis in axes:
+            output, logits = check.directory / f"{name}-{axis}", check.directory / "logits.safetensors"
+            tokens = check.directory / "calibration.json"
+            tokens.write_text(json.dumps({"input_ids": rows[:2] * 4}))
+            options = ["--axes", axis, "--keep", "97%", "--effort", "quick", "--calibration", tokens]
+            done = check.run("compress", FIXTURES / name, "-o", output, *options)
+            assert done.returncode == 0, done.stderr
+            tokens.write_text(json.dumps({"input_ids": rows}))
+            done = check.run("logits", output, "--tokens", tokens, "-o", logits, "--force")
+            assert done.returncode == 0, done.stderr
+            ours, worst = safetensors(logits), 0.0
+            with Model(check.export(output, "f32")) as loaded:
+                for row, ids in enumerate(rows):
+                    wanted = ours[f"logits.{row}"]
+                    worst = max(worst, np.abs(loaded.logits(ids) - wanted).max() / np.abs(wanted).max())
+            check.that(worst <= LOGITS, f"{name}, {axis} cut: logits of f32 differ by {worst:.1e} of the largest from the program's")
+
+
 def same_tokens(check, name, loaded, directory):
     reference = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     different = [text for text in TEXTS if loaded.tokens(text) != reference.encode(text).ids]
@@ -458,12 +492,14 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         check = Check(os.path.abspath(arguments.binary), Path(directory))
         text = (DEMO / "heldout.txt").read_text()
-        for step in (fixtures, tokens, special_tokens, reread, no_vocabulary):
+        for step in (fixtures, compressed, tokens, special_tokens, reread, no_vocabulary):
             step(check)
         sliced = Path(directory) / "sliced"
         calibration = ["--calibration", DEMO / "calibration.txt", "--cal-nsamples", "8"]
         subprocess.run([check.binary, "run", DEMO, "--basis", "shared", *calibration, "-o", sliced, "--json"], check=True, capture_output=True)
-        for model in [DEMO, sliced, *arguments.model]:
+        small = Path(directory) / "small"
+        subprocess.run([check.binary, "compress", DEMO, "--effort", "quick", *calibration, "-o", small, "--json"], check=True, capture_output=True)
+        for model in [DEMO, sliced, small, *arguments.model]:
             trained(check, model, text)
     print(f"{check.passed} of {check.passed + len(check.failures)} agree")
     return 1 if check.failures else 0

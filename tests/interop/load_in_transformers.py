@@ -27,12 +27,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import peft
 import torch
 import transformers
+from compare import close, greedy, logits, same_continuations
 from narrow import Narrowing
-from program import DEMO, FIXTURES, Program, difference, random_rows, write_tokens
+from program import DEMO, FIXTURES, Program, random_rows, write_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# Of the largest magnitude among the logits.
-TOLERANCE = 2e-4
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
 STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi"}
 LORA_TARGETS = {
@@ -45,7 +44,6 @@ LORA_TARGETS = {
     "gpt_neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 }
 GATED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-NEW_TOKENS = 8
 BASES = ("per-block", "shared")
 
 
@@ -74,24 +72,6 @@ class Subject:
         return model.eval()
 
 
-def logits(model, rows):
-    with torch.no_grad():
-        return [model(torch.tensor([row])).logits[0].float() for row in rows]
-
-
-def close(ours, theirs, what, tolerance=TOLERANCE):
-    error = difference(ours, theirs)
-    assert error <= tolerance, f"{what}: {error:.1e}, more than {tolerance:.0e}"
-    return error
-
-
-def greedy(model, prompt, **options):
-    ids = torch.tensor([prompt])
-    # Without a mask, token 0 would be taken for padding.
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, **options)
-    return out[0, len(prompt):].tolist()
-
-
 def check_logits(subject, rows):
     """All logits are the program's, with either implementation of attention."""
     ours = subject.program.logits(subject.directory, rows)
@@ -105,16 +85,11 @@ def check_logits(subject, rows):
 
 def check_generate(subject, model, prompts):
     """Greedy continuations: the program's, with a cache and without, alone and in a batch padded on the left."""
-    alone = [greedy(model, prompt) for prompt in prompts]
-    assert alone == [greedy(model, prompt, use_cache=False) for prompt in prompts], "the cache changes what is generated"
-    ours = subject.program.logits(subject.directory, [prompt + new for prompt, new in zip(prompts, alone)])
-    for prompt, new, row in zip(prompts, alone, ours):
-        chain = row[len(prompt) - 1 : -1].argmax(-1).tolist()
-        assert chain == new, f"the program continues {prompt} with {chain}, transformers with {new}"
+    alone = same_continuations(subject.program, subject.directory, model, prompts)
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    batch = model.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
+    batch = model.generate(ids, attention_mask=mask, max_new_tokens=len(alone[0]), do_sample=False)
     assert batch[:, longest:].tolist() == alone, "padding on the left changes what is generated"
 
 

@@ -1,6 +1,10 @@
-//! loss and sample: what is done with logits that arrive in slices of the vocabulary.
+//! loss, divergence and sample: what is done with logits that arrive in slices of the vocabulary.
 
-use slicegpt_gpu::{gpu::Gpu, ops::SampleOptions, reference};
+use slicegpt_gpu::{
+    gpu::Gpu,
+    ops::{Divergence, SampleOptions},
+    reference,
+};
 
 use crate::{
     check,
@@ -76,6 +80,118 @@ fn loss_reaches_every_token_of_a_folded_grid() {
     let found = losses(&gpu, &logits, 3, &targets, &[3]);
     let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     check("loss of 66000 tokens", worst, 16.0 * support::ROUNDOFF);
+}
+
+fn divergences(gpu: &Gpu, logits: [&[f32]; 2], vocab: usize, targets: &[u32], widths: &[usize]) -> Vec<Divergence> {
+    let tokens = targets.len();
+    let state = gpu.divergence_state(tokens).expect("a state");
+    let targets = gpu.upload_u32(targets).expect("targets");
+    let mut first = 0;
+    for &width in widths {
+        let [p, q] = logits.map(|logits| upload(gpu, &slice(logits, vocab, first, width), tokens, width));
+        gpu.divergence(&p, &q, first, &targets, &state).expect("divergence");
+        first += width;
+    }
+    assert_eq!(first, vocab);
+    gpu.divergences(&state).expect("divergences")
+}
+
+/// The largest error of divergences and losses, each relative to 1 + E_p |p − q| of the token, which is what the sum
+/// that a divergence is made of adds up; whether the largest entries agree is exact.
+fn divergence_error(found: &[Divergence], logits: [&[f32]; 2], vocab: usize, targets: &[u32]) -> f64 {
+    let [p, q] = logits.map(|logits| reference::matrix(targets.len(), vocab, logits));
+    let expected = reference::divergence(&p, &q, targets);
+    assert_eq!(found.len(), expected.len());
+    let mut worst = 0.0f64;
+    for (token, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_eq!(found.agrees, expected.agrees, "token {token}: {found:?}, expected {expected:?}");
+        let highest = p.row(token).max();
+        let (sum, apart) = p.row(token).iter().zip(q.row(token).iter()).fold((0.0, 0.0), |(sum, apart), (p, q)| {
+            let weight = (p - highest).exp();
+            (sum + weight, apart + weight * (p - q).abs())
+        });
+        let [dense, other] = [0, 1].map(|of| (found.losses[of] - expected.losses[of]).abs());
+        let error = (found.kl - expected.kl).abs().max(dense).max(other);
+        worst = worst.max(if error.is_nan() { f64::INFINITY } else { error / (1.0 + apart / sum) });
+    }
+    worst
+}
+
+#[test]
+fn divergences_match_reference_whatever_the_slices_and_the_size_of_the_logits() {
+    let gpu = support::gpu_unlimited();
+    for (widths, reason) in [
+        (&[1][..], "one entry"),
+        (&[63], "below the workgroup"),
+        (&[64, 1], "a slice of one entry"),
+        (&[64, 192, 65, 300], "several slices"),
+        (&[1; 70], "every entry a slice of its own"),
+        (&[5000], "many entries a thread"),
+    ] {
+        let vocab: usize = widths.iter().sum();
+        let tokens = 9;
+        for scale in [1.0, 27.0] {
+            let mut random = Random::new(vocab as u64);
+            let mut logits = || {
+                random.values(tokens * vocab, scale).iter().map(|logit| logit.clamp(-80.0, 80.0)).collect::<Vec<_>>()
+            };
+            let (mut p, mut q) = (logits(), logits());
+            // The largest first in one and last in the other; all alike; the largest of one at both ends, and at one
+            // end of the other; the same model twice.
+            p[0] = 80.0;
+            q[vocab - 1] = 80.0;
+            p[vocab..2 * vocab].fill(-80.0);
+            p[2 * vocab] = 80.0;
+            p[3 * vocab - 1] = 80.0;
+            q[3 * vocab - 1] = 80.0;
+            q[3 * vocab..4 * vocab].copy_from_slice(&p[3 * vocab..4 * vocab]);
+            let targets: Vec<u32> = (0..tokens as u32)
+                .map(|token| if token < 3 { vocab as u32 - 1 } else { token % vocab as u32 })
+                .collect();
+            let found = divergences(&gpu, [&p, &q], vocab, &targets, widths);
+            // As of losses: each of the sums has terms exp(−x) good to (3 + 2x) ulps, and rounds once every 64 entries
+            // and twice a slice; that of differences rounds these, and their products, too. A divergence is made of
+            // three sums.
+            let tolerance = 3.0 * (18.0 + vocab as f64 / 64.0 + 2.0 * widths.len() as f64) * support::ROUNDOFF;
+            check(
+                &format!("divergence of {tokens} tokens, slices {} ({reason}), logits around {scale}", widths.len()),
+                divergence_error(&found, [&p, &q], vocab, &targets),
+                tolerance,
+            );
+            let same = found[3];
+            assert!(same.kl == 0.0 && same.agrees && same.losses[0] == same.losses[1], "of the same model: {same:?}");
+            if vocab > 1 {
+                assert!(!found[0].agrees && !found[2].agrees, "the first of two largest entries counts");
+            }
+        }
+    }
+}
+
+#[test]
+fn divergence_reaches_every_token_of_a_folded_grid() {
+    let gpu = support::gpu_unlimited();
+    let tokens = 66_000;
+    let (p, q) = (Random::new(9).values(tokens * 3, 1.0), Random::new(10).values(tokens * 3, 1.0));
+    let targets: Vec<u32> = (0..tokens as u32).map(|token| token % 3).collect();
+    let found = divergences(&gpu, [&p, &q], 3, &targets, &[3]);
+    let error = divergence_error(&found, [&p, &q], 3, &targets);
+    check("divergence of 66000 tokens", error, 3.0 * 20.0 * support::ROUNDOFF);
+}
+
+#[test]
+fn divergence_refuses_what_does_not_fit_together() {
+    let gpu = support::gpu_unlimited();
+    let (p, narrow) = (upload(&gpu, &[0.0; 12], 3, 4), upload(&gpu, &[0.0; 9], 3, 3));
+    let (targets, two) = (gpu.upload_u32(&[0; 3]).expect("targets"), gpu.upload_u32(&[0; 2]).expect("targets"));
+    let (state, short) = (gpu.divergence_state(3).expect("a state"), gpu.divergence_state(2).expect("a state"));
+    for (q, targets, state, reason) in [
+        (&narrow, &targets, &state, "two vocabularies"),
+        (&p, &two, &state, "a target missing"),
+        (&p, &targets, &short, "a state missing"),
+    ] {
+        let error = gpu.divergence(&p, q, 0, targets, state).expect_err(reason);
+        assert!(error.to_string().contains("divergence"), "{reason}: {error}");
+    }
 }
 
 fn draws(gpu: &Gpu, logits: &[f32], vocab: usize, options: &SampleOptions, widths: &[usize]) -> Vec<u32> {

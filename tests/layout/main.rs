@@ -88,6 +88,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "prune",
             "compress",
             "recover",
+            "fit",
             "model",
             "ops",
             "data",
@@ -107,6 +108,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "prune",
             "compress",
             "recover",
+            "fit",
             "stream",
             "model",
             "data",
@@ -121,16 +123,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("eval", &["model", "gpu", "progress", "error"]),
     ("generate", &["model", "ops", "gpu", "progress", "error"]),
     ("synthetic", &["model", "checkpoint", "progress", "error"]),
-    ("reference", &["slice", "model", "ops", "error"]),
+    ("reference", &["slice", "fit", "model", "ops", "linalg", "error"]),
     // Methods are siblings: what two of them need moves down.
     ("slice", METHOD),
     ("prune", METHOD),
     ("compress", METHOD),
     ("recover", METHOD),
+    ("fit", &["model", "ops", "linalg", "gpu", "error"]),
     ("stream", &["model", "checkpoint", "linalg", "gpu", "progress", "error"]),
     ("model", &["ops", "checkpoint", "gpu", "progress", "json", "error"]),
     ("ops", &["gpu", "error"]),
-    ("data", &["progress", "json", "error"]),
+    ("data", &["checkpoint", "progress", "json", "error"]),
     ("checkpoint", &["error"]),
     ("linalg", &["error"]),
     ("trace", &["gpu"]),
@@ -140,7 +143,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
 ];
 
-const METHOD: &[&str] = &["stream", "model", "ops", "data", "checkpoint", "linalg", "gpu", "progress", "error"];
+const METHOD: &[&str] = &["fit", "stream", "model", "ops", "data", "checkpoint", "linalg", "gpu", "progress", "error"];
 
 /// Rooms with files that import each other in a circle; no more may come.
 const CIRCLES: &[&str] = &["gpu", "model"];

@@ -71,21 +71,20 @@ const GATED: &[Weight] = &gated(Never);
 const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
 const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
 
+const LLAMA_CPP: Gguf = Gguf {
+    architecture: "llama",
+    interleaved: true,
+    frequency_factors: true,
+    biases: &[Query, Key, Value, Output, Gate, Up, Down],
+    other_widths: None,
+};
+
 const LLAMA: Architecture = Architecture {
     model_type: "llama",
     fields: GROUPED,
     attention: EXPLICIT,
     blocks: FIELD_BLOCKS,
-    forms: Forms {
-        stock: Some(Stock { width_by_heads: true }),
-        gguf: Some(Gguf {
-            architecture: "llama",
-            interleaved: true,
-            frequency_factors: true,
-            biases: &[Query, Key, Value, Output, Gate, Up, Down],
-        }),
-        code: Some(RemoteCode::LLAMA),
-    },
+    forms: Forms { stock: Some(Stock { width_by_heads: true }), gguf: Some(LLAMA_CPP), code: Some(RemoteCode::LLAMA) },
     ..BASE
 };
 
@@ -112,6 +111,7 @@ const QWEN2: Architecture = Architecture {
             interleaved: false,
             frequency_factors: false,
             biases: &[Query, Key, Value],
+            other_widths: Some(&LLAMA_CPP),
         }),
         code: Some(RemoteCode::QWEN2),
     },
@@ -130,7 +130,13 @@ const QWEN3: Architecture = Architecture {
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     forms: Forms {
         stock: STOCK,
-        gguf: Some(Gguf { architecture: "qwen3", interleaved: false, frequency_factors: false, biases: &[] }),
+        gguf: Some(Gguf {
+            architecture: "qwen3",
+            interleaved: false,
+            frequency_factors: false,
+            biases: &[],
+            other_widths: None,
+        }),
         code: Some(RemoteCode::QWEN3),
     },
     ..BASE

@@ -41,4 +41,6 @@ pub struct Gguf {
     pub frequency_factors: bool,
     /// The weights that may have a bias.
     pub biases: &'static [Role],
+    /// What to take those for whose queries together are not as wide as the residual stream, if they must be here.
+    pub other_widths: Option<&'static Gguf>,
 }

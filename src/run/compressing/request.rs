@@ -40,11 +40,12 @@ fn as_flags<S: Serializer>(goal: &Goal, serializer: S) -> Result<S::Ok, S::Error
     struct Flags {
         target_parameters: Option<String>,
         target_size: Option<u64>,
-        keep: Option<String>,
     }
     let flags = match goal {
         Goal::Parameters(share) => {
-            Flags { target_parameters: Some(format!("{:+}%", -100.0 * share)), ..Flags::default() }
+            // Of a share that was asked for as what is kept, 1 − share is not to the last digit.
+            let percent = (share * 1e12).round() / 1e10;
+            Flags { target_parameters: Some(format!("{:+}%", -percent)), ..Flags::default() }
         }
         Goal::Bytes(bytes) => Flags { target_size: Some(*bytes), ..Flags::default() },
     };

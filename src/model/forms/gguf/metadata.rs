@@ -33,6 +33,8 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if config.activation != Activation::Silu {
         return refuse(format!("llama.cpp computes silu in its MLP, not {:?}", config.activation));
     }
+    let wider = config.layers.iter().any(|layer| layer.heads_width() != config.hidden_size);
+    let target = target.other_widths.filter(|_| wider).copied().unwrap_or(target);
     let biased = |weight: &&Weight| {
         config.has_bias(weight.bias) && weight.holds.iter().any(|role| !target.biases.contains(role))
     };

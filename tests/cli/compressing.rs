@@ -1,0 +1,270 @@
+//! Compression as people ask for it: how much, of what, and how hard; stopped, it goes on to the same bytes.
+
+use super::{
+    resume::{Runs, quietly},
+    *,
+};
+
+const METHODS: [(&[&str], &str); 2] = [
+    (&["--axes", "mlp,layers"], "several probes and candidates, layers left out"),
+    (&["--effort", "quick"], "every axis once, one candidate"),
+];
+
+/// Commits of a compression: layers of the survey, probes, candidates, layers of what is written.
+fn commits(runs: &Runs, out: &str) -> usize {
+    let Some(state) = runs.state(out) else { return 0 };
+    let state = &state["slicing"];
+    let count = |list: &str| state[list].as_array().map_or(0, Vec::len);
+    let layers = |of: &str| state[of]["layers"].as_u64().unwrap_or(0) as usize;
+    let surveyed = if state["survey"].is_u64() { 5 } else { layers("surveying") };
+    surveyed + count("probes") + count("candidates") + layers("fitting")
+}
+
+/// Arguments with which a run begins, or goes on.
+fn onwards(runs: &Runs, out: &str) -> &'static [&'static str] {
+    if runs.state(out).is_some() { &["--resume"] } else { &[] }
+}
+
+#[test]
+fn killed_in_any_stage_compression_ends_in_the_same_bytes() {
+    for (number, (method, reason)) in METHODS.into_iter().enumerate() {
+        let runs = Runs::with("compress", method);
+        let mut random = Random(number as u64 + 20261125);
+        let mut places = Vec::new();
+        for round in 0..3 {
+            let out = format!("out{round}");
+            let mut target = 1 + round;
+            while !runs.scene.path(&out).exists() {
+                let mut child = quietly(&mut runs.command(&out, onwards(&runs, &out)));
+                let began = Instant::now();
+                while commits(&runs, &out) < target && child.try_wait().expect("a state").is_none() {
+                    assert!(began.elapsed() < Duration::from_secs(120), "{target} commits are not reached");
+                    std::thread::sleep(Duration::from_micros(500));
+                }
+                std::thread::sleep(Duration::from_micros(u64::from(random.below(40_000))));
+                child.kill().expect("kill -9");
+                let finished = child.wait().expect("an end").success();
+                if !finished && !runs.scene.path(&out).exists() {
+                    places.push(commits(&runs, &out));
+                    target = places[places.len() - 1].max(target) + 2 + random.below(4) as usize;
+                } else {
+                    assert!(runs.scene.path(&out).exists(), "{method:?} ({reason}), round {round}: refused to go on");
+                }
+            }
+            runs.check(&out, &format!("{method:?} ({reason}), round {round}, killed after {places:?}"));
+        }
+        println!("{method:?} ({reason}): killed after {places:?} commits");
+        assert!(places.len() >= 6, "{method:?} ({reason}): only {places:?}");
+    }
+}
+
+#[test]
+fn in_sittings_compression_ends_in_the_same_bytes() {
+    for (method, reason) in METHODS {
+        let runs = Runs::with("compress", method);
+        let (mut done, mut sittings) = (0, 0);
+        loop {
+            let flags = [&["--stop-after", "3", "--json"], onwards(&runs, "out")].concat();
+            let report = runs.run("out", &flags).json();
+            sittings += 1;
+            if report["finished"] == json!(true) {
+                break;
+            }
+            let now = report["layers_done"].as_u64().expect("a number");
+            assert!(now >= done + 3, "{method:?} ({reason}): {done} layers done before, {now} now");
+            done = now;
+        }
+        println!("{method:?} ({reason}): {sittings} sittings");
+        assert!(sittings >= 4, "{method:?} ({reason}): only {sittings} sittings");
+        runs.check("out", &format!("{method:?} ({reason}), in {sittings} sittings"));
+    }
+}
+
+#[test]
+fn compression_that_was_stopped_is_not_taken_for_another() {
+    let runs = Runs::with("compress", METHODS[0].0);
+    assert_eq!(runs.run("out", &["--stop-after", "7"]).code, Some(0));
+    for (flags, message) in [
+        (&["--resume", "--keep", "75%"][..], "--target-parameters"),
+        (&["--resume", "--target-size", "1MB"], "--target-"),
+        (&["--resume", "--effort", "thorough"], "--effort"),
+        (&["--resume", "--ridge", "0.1"], "--ridge"),
+        (&[], "--resume"),
+    ] {
+        runs.refused("out", flags, 2, message);
+    }
+    let survey = runs.partial("out", "survey.0");
+    let bytes = fs::read(&survey).expect("what was surveyed");
+    for damaged in [&bytes[..bytes.len() / 2], &[&bytes[..], b"more"].concat(), &[0; 4096], b""] {
+        fs::write(&survey, damaged).expect("damage");
+        runs.refused("out", &["--resume"], 3, "--force starts over");
+    }
+    fs::write(&survey, bytes).expect("what was surveyed");
+    assert_eq!(runs.run("out", &["--resume", "--keep", "80%"]).code, Some(0), "the same share in other words");
+    runs.check("out", "after damage was undone");
+}
+
+/// What compressing the scene's model to `out` says.
+fn compressed(scene: &Scene, flags: &[&str]) -> Value {
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let tokens = scene.tokens("tokens.json", 8, 40);
+    let mut command = Command::new(PROGRAM);
+    command.args(args!["compress", model, "-o", out, "--force", "--json", "--calibration", tokens]).args(flags);
+    said(&mut command).json()
+}
+
+fn sizes(report: &Value) -> Vec<u64> {
+    ["hidden_size", "layers", "query_heads", "key_value_heads", "intermediate_size"]
+        .map(|name| report["after"][name].as_u64().expect("a size"))
+        .to_vec()
+}
+
+#[test]
+fn goals_are_met_by_the_axes_that_were_asked_for() {
+    let scene = Scene::new(LLAMA);
+    let whole = vec![24, 2, 4, 2, 26];
+    for (flags, changed, most) in [
+        (&["--axes", "mlp", "--keep", "90%"][..], &[4][..], 0.9),
+        (&["--axes", "heads", "--target-parameters", "-8%"], &[2], 0.92),
+        (&["--axes", "kv-heads", "--target-parameters=-10%"], &[2, 3], 0.9),
+        (&["--axes", "layers", "--keep", "80%"], &[1], 0.8),
+        (&["--axes", "width", "--keep", "85%"], &[0], 0.85),
+        (&["--axes", "layers,mlp,heads", "--effort", "quick"], &[1, 2, 4], 0.8),
+        (&["--axes", "mlp,heads", "--effort", "thorough"], &[2, 4], 0.8),
+        (&["--target-size", "30kB", "--effort", "quick"], &[0, 1, 2, 3, 4], 1.0),
+    ] {
+        let report = compressed(&scene, flags);
+        let (before, after) = (&report["before"], &report["after"]);
+        let share = after["parameters"].as_f64().expect("a number") / before["parameters"].as_f64().expect("a number");
+        assert!(share <= most && share > 0.4, "{flags:?}: {share} of the parameters are left");
+        if flags[0] == "--target-size" {
+            assert!(after["bytes"].as_u64().expect("a number") <= 30_000, "{after}");
+        }
+        let found = sizes(&report);
+        for (at, (found, whole)) in found.iter().zip(&whole).enumerate() {
+            assert!(found == whole || changed.contains(&at), "{flags:?}: {report}");
+        }
+        assert_ne!(found, whole, "{flags:?}");
+        // What the report says is what lies there.
+        let config = read_json(&scene.path("out/config.json"));
+        let fields =
+            ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"];
+        assert_eq!(fields.map(|name| config[name].as_u64().expect("a size")).to_vec(), found, "{flags:?}");
+        let removed = report["removed"].as_array().expect("layers");
+        assert_eq!(removed.len(), 2, "{flags:?}: one for every layer of the original");
+        for layer in removed.iter().filter(|layer| layer["whole"] == json!(false)) {
+            for (list, whole, left) in
+                [("query_heads", 4, found[2]), ("key_value_heads", 2, found[3]), ("mlp_channels", 26, found[4])]
+            {
+                let gone = layer[list].as_array().expect("numbers").len() as u64;
+                assert_eq!(gone, whole - left, "{flags:?}: {list} of {layer}");
+            }
+        }
+        let checkpoint = Checkpoint::open(&scene.path("out")).expect("a checkpoint");
+        assert_eq!(checkpoint.byte_len(), after["bytes"].as_u64().expect("a number"), "{flags:?}");
+        let eval = program(args!["eval", scene.path("out"), "--tokens", scene.path("tokens.json")]);
+        assert!(eval.code == Some(0) && eval.out.starts_with("perplexity "), "{flags:?}: {eval:?}");
+    }
+    let quick = compressed(&scene, &["--axes", "mlp", "--effort", "quick"]);
+    let thorough = compressed(&scene, &["--axes", "mlp", "--effort", "thorough"]);
+    let probes = |report: &Value| report["probes"].as_array().expect("probes").len();
+    assert!(probes(&quick) == 1 && probes(&thorough) == 3, "{} and {} probes", probes(&quick), probes(&thorough));
+}
+
+#[test]
+fn a_dry_run_says_what_would_come_of_it_and_writes_nothing() {
+    let scene = Scene::new(LLAMA);
+    let tokens = scene.tokens("tokens.json", 8, 40);
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let before = scene.contents();
+    let arguments = args!["compress", model, "-o", out, "--calibration", tokens, "--dry-run"];
+    let table = program(arguments);
+    assert!(table.code == Some(0) && table.out.contains("would write") && table.out.contains("memory"), "{table:?}");
+    let report = program(&[arguments.as_slice(), args!["--json"]].concat()).json();
+    assert_eq!((&report["dry_run"], &report["finished"]), (&json!(true), &json!(false)), "{report}");
+    assert!(report["percent_removed"].as_f64().expect("a number") >= 20.0, "{report}");
+    assert!(scene.contents() == before, "a dry run wrote something");
+}
+
+#[test]
+fn predictions_are_compared_on_every_text_that_was_given() {
+    let scene = Scene::new(LLAMA);
+    let (one, other) = (scene.tokens("one.json", 3, 30), scene.tokens("other.json", 2, 25));
+    let texts = [&one, &other].map(|path| path.to_str().expect("a name").to_owned());
+    let report = compressed(&scene, &["--axes", "mlp", "--eval", &texts[0], "--eval", &texts[1]]);
+    let elsewhere = report["perplexity_elsewhere"].as_array().expect("texts");
+    assert_eq!(elsewhere.len(), 1);
+    for (found, text) in [&report["perplexity"], &elsewhere[0]].into_iter().zip(&texts) {
+        assert_eq!(found["text"], json!(text));
+        let (kl, top) = (found["kl"].as_f64().expect("a number"), found["top_1"].as_f64().expect("a number"));
+        assert!(kl > 0.0 && (0.0..=1.0).contains(&top), "{found}");
+        // As eval has it of what was written.
+        let eval = program(args!["eval", scene.path("out"), "--tokens", text, "--json"]).json();
+        assert_eq!(eval["perplexity"], found["sliced"], "{found}: {eval}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_the_way_out() {
+    let scene = Scene::new(LLAMA);
+    let tokens = scene.tokens("tokens.json", 6, 20);
+    let one = scene.tokens("one.json", 1, 20);
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let refused = |flags: &[&str], message: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["compress", model, "-o", out, "--calibration", tokens]).args(flags);
+        scene.refused_with(&mut command, 2, message);
+    };
+    for (flags, message) in [
+        (
+            &["--axes", "mlp", "--target-parameters", "-70%"][..],
+            "no sizes within -70.0 % of the parameters by cutting mlp; ask for less, or allow more --axes",
+        ),
+        (&["--axes", "mlp", "--keep", "10%"], "ask for less, or allow more --axes"),
+        (&["--target-size", "1"], "no sizes within 1 bytes"),
+        (&["--ridge", "0"], "--ridge 0: expected a number above 0"),
+        (&["--ridge", "nan"], "expected a number above 0"),
+    ] {
+        refused(flags, message);
+    }
+    // Values that are none are clap's to refuse: it says what is expected, and nothing is written.
+    let before = scene.contents();
+    for (flags, message) in [
+        (&["--axes", "depth"][..], "expected some of width, mlp, heads, kv-heads and layers, separated by commas"),
+        (&["--axes", "mlp,"], "expected some of width"),
+        (&["--keep", "0%"], "expected a percentage"),
+        (&["--keep", "100%"], "expected a percentage"),
+        (&["--keep", "much"], "expected a percentage"),
+        (&["--target-parameters", "-100%"], "expected a percentage"),
+        (&["--target-size", "0"], "expected a size such as"),
+        (&["--keep", "80%", "--target-size", "1MB"], "cannot be used with"),
+        (&["--keep", "80%", "--target-parameters", "-20%"], "cannot be used with"),
+        (&["--effort", "some"], "quick, normal, thorough"),
+    ] {
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["compress", model, "-o", out, "--calibration", tokens]).args(flags);
+        let said = said(&mut command);
+        assert!(said.code == Some(2) && said.err.contains(message), "{flags:?}: {said:?}");
+    }
+    assert!(scene.contents() == before, "a refusal wrote something");
+    scene.refused(
+        args!["compress", model, "-o", out, "--calibration", one],
+        3,
+        "at least two are needed, as one is measured on and not fitted to; give more text, or lower --cal-max-seqlen",
+    );
+    for (fixture, axis, message) in [
+        ("llama_mha_untied", "heads", "no two query heads share a key and a value; kv-heads cuts these heads"),
+        ("qwen3_tied", "kv-heads", "there is only one"),
+        ("gpt2_tied", "kv-heads", "its classes take hidden_size / heads for the width of a head"),
+        ("gpt2_tied", "width", "the head is the embedding"),
+        ("opt_untied", "width", "its classes have no form for that"),
+    ] {
+        let scene = Scene::new(fixture);
+        let tokens = scene.tokens("tokens.json", 6, 20);
+        scene.refused(
+            args!["compress", scene.path("model"), "-o", scene.path("out"), "--calibration", tokens, "--axes", axis],
+            2,
+            message,
+        );
+    }
+}

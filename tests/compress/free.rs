@@ -1,0 +1,161 @@
+//! What is superfluous goes first, and costs nothing.
+
+use super::*;
+
+/// The share of the largest logit by which they may change: sums of signals are rounded to f32, and the ridge that is
+/// asked for here, 1e-6 of their mean energy, pulls no more than that; 6e-5 at most, where measured.
+const UNCHANGED: f64 = 1e-4;
+
+/// Compresses what `alter` makes of a fixture to `sizes` with every axis allowed, and checks that the logits stay; the
+/// config of what came out is that of these sizes.
+fn costs_nothing(
+    what: &str,
+    name: &str,
+    axes: &[Axis],
+    alter: impl FnOnce(&mut Tensors),
+    sizes: impl FnOnce(&mut Resize),
+) -> Compressed {
+    let gpu = support::gpu();
+    let (_directory, model) = altered(name, alter);
+    let mut wanted = Resize::whole(model.config());
+    sizes(&mut wanted);
+    let goal = as_large_as(&model, wanted.clone()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let rows = rows(&model, &[64; 12]);
+    let options = Options { ridge: 1e-6, ..options(&model, goal, axes) };
+    let found = compressed(&gpu, &model, &rows, &options).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(*found.sizes(), wanted, "{what}: {:?}", found.snapshot.candidates);
+    let error = support::relative_error(&logits(&gpu, &found.model, &rows), &logits(&gpu, &model, &rows));
+    println!("{what}: logits change by {error:.1e}");
+    assert!(error <= UNCHANGED, "{what}: logits change by {error:.2e}, allowed {UNCHANGED:.0e}");
+    found
+}
+
+fn matrix(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}.weight")
+}
+
+/// Row `to` becomes the sum of some rows times factors.
+fn combine(tensors: &mut Tensors, name: &str, to: usize, of: &[(usize, f32)]) {
+    change(tensors, name, |cols, all| {
+        for col in 0..cols {
+            all[to * cols + col] = of.iter().map(|(from, factor)| factor * all[from * cols + col]).sum();
+        }
+    });
+}
+
+/// A channel of each layer of llama_mha_untied that is not needed.
+const SUPERFLUOUS: [usize; 3] = [5, 0, 26];
+
+#[test]
+fn a_channel_that_is_dead_leaves_and_nothing_changes() {
+    for (stem, columns, reason) in [
+        ("mlp.down_proj", true, "that is written nowhere"),
+        ("mlp.up_proj", false, "that is always zero"),
+        ("mlp.gate_proj", false, "whose gate is closed"),
+    ] {
+        let what = format!("a channel {reason}");
+        let silence = |tensors: &mut Tensors| {
+            for (layer, channel) in SUPERFLUOUS.into_iter().enumerate() {
+                change(tensors, &matrix(layer, stem), |cols, all| {
+                    let dead = |at: usize| if columns { at % cols == channel } else { at / cols == channel };
+                    all.iter_mut().enumerate().filter(|(at, _)| dead(*at)).for_each(|(_, value)| *value = 0.0);
+                });
+            }
+        };
+        let found = costs_nothing(&what, "llama_mha_untied", &Axis::ALL, silence, |sizes| sizes.intermediate_size -= 1);
+        let (_, kept) = found.snapshot.written().expect("all is done");
+        for (layer, channel) in SUPERFLUOUS.into_iter().enumerate() {
+            let kept = kept.iter().find(|kept| kept.layer == layer).expect("a layer that has lost something");
+            assert!(!kept.mlp_channels.contains(&channel) && kept.mlp_channels.len() == 26, "{what}: {kept:?}");
+        }
+    }
+}
+
+#[test]
+fn a_channel_that_others_make_up_for_leaves_and_nothing_changes() {
+    for (of, reason) in [
+        (&[(3, 1.0f32)][..], "the same as another"),
+        (&[(3, 0.6), (7, -1.3)], "a combination of two"),
+        (&[(3, 0.5), (7, 0.4), (11, -0.9)], "a combination of three"),
+    ] {
+        let what = format!("a channel that is {reason}");
+        let combination = |tensors: &mut Tensors| {
+            for layer in 0..3 {
+                // With one gate for all of them, what they hold is as their rows of `up`.
+                for (other, _) in &of[1..] {
+                    combine(tensors, &matrix(layer, "mlp.gate_proj"), *other, &[(3, 1.0)]);
+                }
+                combine(tensors, &matrix(layer, "mlp.gate_proj"), 20, &[(3, 1.0)]);
+                combine(tensors, &matrix(layer, "mlp.up_proj"), 20, of);
+            }
+        };
+        let found =
+            costs_nothing(&what, "llama_mha_untied", &[Axis::Mlp], combination, |sizes| sizes.intermediate_size -= 1);
+        let (_, kept) = found.snapshot.written().expect("all is done");
+        let among: Vec<usize> = of.iter().map(|(channel, _)| *channel).chain([20]).collect();
+        for kept in kept {
+            let gone = among.iter().filter(|channel| !kept.mlp_channels.contains(channel)).count();
+            assert_eq!(gone, 1, "{what}: {kept:?}");
+        }
+    }
+}
+
+/// Rows of head `to` become those of head `from`.
+fn copy_head(tensors: &mut Tensors, name: &str, from: usize, to: usize, head_dim: usize) {
+    for row in 0..head_dim {
+        combine(tensors, name, to * head_dim + row, &[(from * head_dim + row, 1.0)]);
+    }
+}
+
+#[test]
+fn of_two_heads_that_do_the_same_one_leaves_and_nothing_changes() {
+    let heads = |tensors: &mut Tensors| {
+        for (layer, (from, to)) in [(1, 3), (0, 2), (3, 1)].into_iter().enumerate() {
+            for stem in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"] {
+                copy_head(tensors, &matrix(layer, stem), from, to, 6);
+            }
+        }
+    };
+    let found = costs_nothing(
+        "a head with its key and value",
+        "llama_mha_untied",
+        &[Axis::KvHeads, Axis::Heads],
+        heads,
+        |sizes| {
+            (sizes.heads, sizes.kv_heads) = (3, 3);
+        },
+    );
+    let (_, kept) = found.snapshot.written().expect("all is done");
+    for (layer, twins) in [[1, 3], [0, 2], [1, 3]].into_iter().enumerate() {
+        let kept = kept.iter().find(|kept| kept.layer == layer).expect("a layer that has lost something");
+        assert_eq!(kept.query_heads, kept.key_value_heads);
+        assert_eq!(twins.iter().filter(|twin| kept.query_heads.contains(twin)).count(), 1, "{kept:?}");
+    }
+    let queries = |tensors: &mut Tensors| {
+        for layer in 0..2 {
+            for (from, to) in [(0, 1), (2, 3)] {
+                copy_head(tensors, &matrix(layer, "self_attn.q_proj"), from, to, 6);
+            }
+        }
+    };
+    costs_nothing("a query of each group", "llama_gqa_tied", &[Axis::Heads], queries, |sizes| sizes.heads = 2);
+}
+
+#[test]
+fn a_layer_that_adds_nothing_is_dropped_and_nothing_changes() {
+    for (name, layer, layers, reason) in [
+        ("llama_mha_untied", 1, 3, "the middle one of three"),
+        ("llama_mha_untied", 2, 3, "the last one"),
+        ("smollm3_listed", 2, 4, "one of four, a tied head"),
+    ] {
+        let layers = layers.min(parity(name).config().layers.len());
+        let silence = |tensors: &mut Tensors| {
+            for stem in ["self_attn.o_proj", "mlp.down_proj"] {
+                change(tensors, &matrix(layer, stem), |_, all| all.fill(0.0));
+            }
+        };
+        costs_nothing(reason, name, &Axis::ALL, silence, |sizes| {
+            sizes.layers = (0..layers).filter(|&other| other != layer).collect();
+        });
+    }
+}
