@@ -194,6 +194,10 @@ impl Section for SliceReport {
         )
     }
 
+    fn tag(&self) -> &'static str {
+        "sliced"
+    }
+
     fn card_findings(&self) -> String {
         self.energy().map_or_else(String::new, |(least, median)| {
             format!("\nKept energy over the bases: min {least:.6}, median {median:.6}.")
