@@ -5,9 +5,10 @@ use super::*;
 /// Makes a smaller model of the scene's; returns its card.
 fn card(scene: &Scene, command: &str) -> String {
     let tokens = scene.tokens("tokens.json", 4, 30);
-    let mut run = args![command, scene.path("model"), "-o", scene.path("out"), "--calibration", tokens].to_vec();
-    let (quick, eval) = (["--effort", "quick", "--target-parameters", "-10%"], scene.tokens("eval.json", 2, 20));
-    run.extend(args!["--eval", eval, "--force"]);
+    let (model, out, eval) = (scene.path("model"), scene.path("out"), scene.tokens("eval.json", 2, 20));
+    let quick = ["--effort", "quick", "--target-parameters", "-10%"];
+    let run = args![command, model, "-o", out, "--calibration", tokens, "--eval", eval, "--force"];
+    let mut run = run.to_vec();
     if command == "compress" {
         run.extend(quick.iter().map(OsStr::new));
     }
