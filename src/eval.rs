@@ -334,6 +334,18 @@ fn run_group(
     Ok(states)
 }
 
+/// Refuses to compare models of different vocabularies.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn check_vocabularies(model: &Config, dense: &Config) -> Result<()> {
+    let (own, other) = (model.vocab_size, dense.vocab_size);
+    if own == other {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("--against: a vocabulary of {own} entries cannot be compared with one of {other}")))
+}
+
 /// How the predictions of a model agree with those of the `dense` one that it was made of, on `rows`, each a window of
 /// its own; one batch of both at a time.
 ///
@@ -350,13 +362,7 @@ pub fn agreement(
     progress: &dyn Progress,
 ) -> Result<Agreement> {
     check_rows(rows)?;
-    let vocabularies = [model, dense].map(|model| model.config().vocab_size);
-    if vocabularies[0] != vocabularies[1] {
-        return Err(Error::Usage(format!(
-            "--against: a vocabulary of {} entries cannot be compared with one of {}",
-            vocabularies[0], vocabularies[1]
-        )));
-    }
+    check_vocabularies(model.config(), dense.config())?;
     let models = [dense, model];
     let ranges = plan_batches(gpu, dense.config(), rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
     let layers: usize = models.iter().map(|model| model.config().layers.len()).sum();

@@ -199,6 +199,69 @@ pub fn generate(
     Ok(count)
 }
 
+/// How many tokens a model takes in, and makes, in a second.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Pace {
+    /// Of a sequence that is there.
+    pub prefill_tokens_per_second: f64,
+    /// One after the other, of one sequence.
+    pub decode_tokens_per_second: f64,
+}
+
+/// Tokens that are made to tell how fast that is.
+pub const PACED_STEPS: usize = 16;
+/// How often a sequence is taken in to tell how fast that is, and for how long at most.
+const PREFILLS: usize = 5;
+const PREFILL_SECONDS: f64 = 2.0;
+
+impl Pace {
+    /// Takes in `prompt`, a few times, and makes [`PACED_STEPS`] tokens after it; medians. What is uploaded and compiled
+    /// first does not count.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if not all weights are on the GPU at once; [`Error::Shape`] of an empty prompt.
+    pub fn measure(gpu: &Gpu, model: &Model, prompt: &[u32]) -> Result<Self> {
+        let capacity = prompt.len() + PACED_STEPS + 1;
+        let weights = Resident::upload(gpu, model, capacity)?;
+        let timed = |session: &mut Session, ids: &[u32]| {
+            let began = std::time::Instant::now();
+            let x = session.step(gpu.upload_u32(ids)?, ids.len())?;
+            let logits = session.logits(&x)?;
+            let seconds = began.elapsed().as_secs_f64();
+            let likeliest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            Ok::<_, Error>((seconds, likeliest.unwrap_or(0) as u32))
+        };
+        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+        let began = std::time::Instant::now();
+        for round in 0..=PREFILLS {
+            let mut session = Session::new(gpu, model, &weights, 1, capacity)?;
+            let (seconds, mut token) = timed(&mut session, prompt)?;
+            // The first one compiles kernels.
+            if round > 0 {
+                prefill.push(seconds);
+            }
+            let last = round == PREFILLS || (round > 0 && began.elapsed().as_secs_f64() > PREFILL_SECONDS);
+            if last {
+                token = timed(&mut session, &[token])?.1;
+                for _ in 0..PACED_STEPS {
+                    let (seconds, next) = timed(&mut session, &[token])?;
+                    decode.push(seconds);
+                    token = next;
+                }
+                break;
+            }
+        }
+        let per_second = |tokens: usize, seconds: &mut Vec<f64>| {
+            seconds.sort_by(f64::total_cmp);
+            tokens as f64 / seconds[seconds.len() / 2].max(f64::MIN_POSITIVE)
+        };
+        Ok(Self {
+            prefill_tokens_per_second: per_second(prompt.len(), &mut prefill),
+            decode_tokens_per_second: per_second(1, &mut decode),
+        })
+    }
+}
+
 /// Draws from `softmax(logits / temperature)`, restricted to its likeliest part.
 fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
     let mut order: Vec<usize> = (0..logits.len()).collect();

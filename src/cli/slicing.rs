@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use crate::{
     run::SliceRequest,
-    slice::{Basis, Cut, Orientation, Refit, Signal},
+    slice::{Basis, Cut, Head, Orientation, Refit, Signal},
 };
 
 const METHOD: &str = "How to slice";
@@ -14,7 +14,7 @@ pub struct SlicingArgs {
     /// The share of the model's width to cut
     #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
     sparsity: f64,
-    /// Cut as much of the width as really removes this share of the parameters, shortcuts and an untied head counted,
+    /// Cut as much of the width as really removes this share of the parameters, shortcuts and a head of its own counted,
     /// such as -20%
     #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
     #[arg(allow_hyphen_values = true, conflicts_with = "sparsity")]
@@ -42,6 +42,10 @@ pub struct SlicingArgs {
     /// Slice what the head reads, too, with --basis per-block; the others always do
     #[arg(long, help_heading = METHOD)]
     slice_head: bool,
+    /// What the head is where the original's is its embedding: that still, with --basis shared and where the ordinary
+    /// checkpoint allows, or a matrix of its own [default: tied where that can be]
+    #[arg(long, help_heading = METHOD)]
+    head: Option<HeadArg>,
     /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers
     /// spread)
     #[arg(long, help_heading = METHOD, default_value = "pca")]
@@ -52,6 +56,12 @@ pub struct SlicingArgs {
 enum OrientationArg {
     Pca,
     Random,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum HeadArg {
+    Tied,
+    Untied,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -83,6 +93,10 @@ impl SlicingArgs {
             }),
             ridge: self.ridge,
             slice_head: self.slice_head,
+            head: self.head.map(|head| match head {
+                HeadArg::Tied => Head::Tied,
+                HeadArg::Untied => Head::Untied,
+            }),
             round_interval: self.round_interval,
             orientation: match self.final_orientation {
                 OrientationArg::Pca => Orientation::Pca,

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    fit::{Map, Regression, Rotation},
+    fit::{Factor, Map, Regression, Rotation},
     gpu::Matrix,
     model::{Config, HostEnds, Names, Readout, TensorSpec},
     ops::Norm,
@@ -101,20 +101,17 @@ impl Ways<'_> {
         if self.small.is_none() || alpha.is_empty() {
             return Ok(weights);
         }
-        let (mut across, mut own) = (0.0, 0.0);
+        let mut factor = Factor::default();
         for index in 0..pass.counted {
             let [x, z] = self.residuals(pass, index)?;
             let goal = self.weighted(pass, &x, &alpha)?;
             let goal = match self.coordinates {
-                Some((rotation, _)) => pass.gpu.matmul(&goal, rotation.back())?,
+                Some((rotation, _)) => rotation.reads(pass.gpu, &goal)?,
                 None => goal,
             };
-            let (goal, seen) = (pass.gpu.download(&goal)?, pass.gpu.download(&self.weighted(pass, &z, &weights)?)?);
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-            across += dot(&goal, &seen);
-            own += dot(&seen, &seen);
+            factor.add(pass.gpu, &goal, &self.weighted(pass, &z, &weights)?)?;
         }
-        let factor = if across > 0.0 && own > 0.0 { across / own } else { 1.0 };
+        let factor = factor.value();
         Ok(weights.into_iter().map(|weight| (f64::from(weight) * factor) as f32).collect())
     }
 
@@ -185,14 +182,8 @@ impl Ways<'_> {
                 if biases.is_empty() { Ok(()) } else { pass.writer.write(&names.head_bias(), &biases) }
             }
             Head::Tied(weights) => {
-                let gain =
-                    if self.coordinates.is_some() { config.stock_norm_weight(self.stored_width) as f32 } else { 1.0 };
-                let gain = gain / factor(true);
-                let weights: Vec<f32> = weights.iter().map(|weight| weight * gain).collect();
-                if !weights.is_empty() {
-                    pass.writer.write(&format!("{}.weight", names.final_norm()), &weights)?;
-                }
-                copy(pass, &|spec| (norm(spec) && spec.name.ends_with(".bias")) || is_head(spec))
+                let gain = if self.coordinates.is_some() { config.stock_norm_weight(self.stored_width) } else { 1.0 };
+                pass.write_tied_end(weights, gain)
             }
         }
     }

@@ -6,6 +6,7 @@ use super::budget::{Axis, Goal};
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
+    fit::TOLERANCE,
     model::{Config, Names, Resize},
     stream::Types,
 };
@@ -67,7 +68,7 @@ pub struct Width {
 
 impl Default for Width {
     fn default() -> Self {
-        Self { by_reads: true, tolerance: 0.25 }
+        Self { by_reads: true, tolerance: TOLERANCE }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Plan, Width};
 use crate::{
     error::{Error, Result},
-    fit::{Covariance, Metric, PointSums, Rotation, Signal, axes, signal, tied_axes, weighting},
+    fit::{Covariance, Metric, PointSums, Rotation, Signal, TiedAxes, axes, signal, weighting},
     model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
     stream::{At, Checksum, Method, Pass, Residual, Saved},
 };
@@ -63,26 +63,12 @@ impl Facts {
     pub fn coordinates(&self, pass: &Pass, plan: &Plan, ends: &HostEnds) -> Result<(Rotation, Option<Vec<f64>>)> {
         let began = Instant::now();
         let (gpu, width, kept) = (pass.gpu, self.hidden_size, plan.width);
-        let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
         let Width { by_reads, tolerance } = plan.basis;
-        let signal = symmetric(&self.sums.signal);
-        let weighting =
-            if by_reads { weighting(symmetric(&self.sums.reads).as_ref()) } else { Mat::identity(width, width) };
+        let (signal, reads) = self.sums.matrices();
+        let weighting = if by_reads { weighting(reads.as_ref()) } else { Mat::identity(width, width) };
         let found = if let (true, Some(norm)) = (plan.config.tie_word_embeddings, &ends.final_norm) {
-            let alpha: Vec<f64> = norm.weight.iter().map(|&alpha| f64::from(alpha)).collect();
-            // With fewer that stay as they are, where these are too many.
-            let wider = [tolerance, 0.5, 0.75, 0.95].into_iter().filter(|wider| *wider >= tolerance);
-            let mut tied = Err(Error::Numerical("no coordinates".into()));
-            for tolerance in wider {
-                tied = tied_axes(signal.as_ref(), weighting.as_ref(), &alpha, tolerance, kept);
-                if tied.is_ok() {
-                    break;
-                }
-            }
-            let tied = tied?;
-            let s: Vec<f32> =
-                (0..width).flat_map(|i| (0..kept).map(move |j| (i, j))).map(|at| tied.axes[at] as f32).collect();
-            (Rotation::scaled(gpu, &s, &tied.scale, kept)?, Some(tied.final_norm))
+            let tied = TiedAxes::find(signal.as_ref(), weighting.as_ref(), &norm.weight, tolerance, kept)?;
+            (tied.rotation(gpu)?, Some(tied.final_norm))
         } else {
             let (axes, _) = axes(signal.as_ref(), weighting.as_ref(), kept)?;
             (Rotation::upload(gpu, axes.as_ref(), kept)?, None)

@@ -11,23 +11,11 @@
 //! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts
 //! less here. S is made orthonormal, so that the norm of what is kept approximates that of the token, and turned into
 //! its own principal axes.
-//!
-//! **Where the head is the embedding** E and the final norm has weights α, logits are E·diag(α)·n(x), and a rotation
-//! would leave two matrices of one. So the coordinates O whose α is unusual, |α/median − 1| > tolerance, stay as they
-//! are, each for itself; the others, R, are scaled by A = √(α/m), m their mean α, and rotated alone:
-//!
-//! ```text
-//!     z = Sᵀ·A·x,   S = [I_O ⊕ Q],   E' = E·A·S,   final norm [α_O, m … m]
-//! ```
-//!
-//! Then E'·diag(final norm)·n(z) = E·A·S·diag(…)·Sᵀ·A·n(x) = E·diag(α)·n(x) where nothing is cut, but for a factor a
-//! token: RMSNorm(A·x) is A·RMSNorm(x) but for the norm of the token, which hardly changes since the massive
-//! coordinates are in O. Q is the basis above for what O does not tell of R already, C_RR − C_RO·C_OO⁻¹·C_OR.
 
-use faer::{Mat, MatRef, Side, linalg::solvers::Solve};
+use faer::{Mat, MatRef};
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     linalg::{Eigen, eigh},
     model::Config,
     ops::Norm,
@@ -77,6 +65,13 @@ impl PointSums {
         }
     }
 
+    /// C̄ and Σ WᵀW of the module's doc, up to factors.
+    pub fn matrices(&self) -> (Mat<f64>, Mat<f64>) {
+        let width = self.signal.len().isqrt();
+        let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
+        (symmetric(&self.signal), symmetric(&self.reads))
+    }
+
     /// As the tail of a residual's file.
     pub fn bits(&self) -> Vec<f32> {
         [&self.signal, &self.reads]
@@ -120,66 +115,4 @@ pub fn axes(signal: MatRef<'_, f64>, weighting: MatRef<'_, f64>, kept: usize) ->
     let turned = eigh((q.transpose() * signal * &q).as_ref())?;
     let (residual, orthogonality) = (seen.residual.max(turned.residual), seen.orthogonality.max(turned.orthogonality));
     Ok((&q * &turned.vectors, Eigen { residual, orthogonality, ..turned }))
-}
-
-/// Coordinates for a residual stream whose head stays the embedding.
-#[derive(Debug, Clone)]
-pub struct TiedAxes {
-    /// S `[D, kept]`.
-    pub axes: Mat<f64>,
-    /// The diagonal of A.
-    pub scale: Vec<f64>,
-    /// The weights of the final norm, `[kept]`.
-    pub final_norm: Vec<f64>,
-}
-
-/// The module's coordinates for a tied head: C̄, B, the weights α of the final norm, and how far from the median one may
-/// be.
-///
-/// # Errors
-/// [`Error::Numerical`] if so many weights are unusual that `kept` coordinates do not hold them.
-pub fn tied_axes(
-    signal: MatRef<'_, f64>,
-    weighting: MatRef<'_, f64>,
-    alpha: &[f64],
-    tolerance: f64,
-    kept: usize,
-) -> Result<TiedAxes> {
-    let width = alpha.len();
-    let mut sorted = alpha.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted[(width - 1) / 2];
-    let usual = |i: &usize| median != 0.0 && (alpha[*i] / median - 1.0).abs() <= tolerance;
-    let (rest, single): (Vec<usize>, Vec<usize>) = (0..width).partition(usual);
-    if rest.is_empty() || single.len() >= kept {
-        return Err(Error::Numerical(format!(
-            "{} of {width} weights of the final norm are far from their median, too many for a width of {kept}",
-            single.len()
-        )));
-    }
-    let mean = rest.iter().map(|&i| alpha[i]).sum::<f64>() / rest.len() as f64;
-    let mut scale = vec![1.0; width];
-    rest.iter().for_each(|&i| scale[i] = (alpha[i] / mean).sqrt());
-
-    let scaled = |i: usize, j: usize| scale[i] * signal[(i, j)] * scale[j];
-    let block = |rows: &[usize], cols: &[usize]| Mat::from_fn(rows.len(), cols.len(), |i, j| scaled(rows[i], cols[j]));
-    let mut unexplained = block(&rest, &rest);
-    if !single.is_empty() {
-        let mut own = block(&single, &single);
-        let floor = 1e-12 * (0..width).map(|i| scaled(i, i)).sum::<f64>();
-        (0..single.len()).for_each(|i| own[(i, i)] += floor);
-        let across = block(&single, &rest);
-        let factors = own.llt(Side::Lower).map_err(|_| Error::Numerical("a signal is not finite".into()))?;
-        unexplained = unexplained - across.transpose() * factors.solve(&across);
-    }
-    let counts =
-        Mat::from_fn(rest.len(), rest.len(), |i, j| weighting[(rest[i], rest[j])] / (scale[rest[i]] * scale[rest[j]]));
-    let (q, _) = axes(unexplained.as_ref(), counts.as_ref(), kept - single.len())?;
-    let mut basis = Mat::zeros(width, kept);
-    single.iter().enumerate().for_each(|(column, &row)| basis[(row, column)] = 1.0);
-    for (from, &row) in rest.iter().enumerate() {
-        (0..kept - single.len()).for_each(|column| basis[(row, single.len() + column)] = q[(from, column)]);
-    }
-    let final_norm = single.iter().map(|&i| alpha[i]).chain(std::iter::repeat(mean)).take(kept).collect();
-    Ok(TiedAxes { axes: basis, scale, final_norm })
 }

@@ -6,9 +6,11 @@ mod covariance;
 mod maps;
 mod regression;
 mod rotation;
+mod tied;
 
-pub use axes::{PointSums, TiedAxes, axes, tied_axes, weighting};
+pub use axes::{PointSums, axes, weighting};
 pub use covariance::{Covariance, Signal, signal};
 pub use maps::{Map, Writes, copied, project_write};
 pub use regression::{Fit, Metric, Regression, System, TILE};
 pub use rotation::Rotation;
+pub use tied::{Factor, TOLERANCE, TiedAxes, least_tied_width};

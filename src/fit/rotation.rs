@@ -75,6 +75,14 @@ impl Rotation {
         gpu.product(x, &self.backward)
     }
 
+    /// `W·A⁻¹·S`: weights that read the residual, `[out, D]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn reads(&self, gpu: &Gpu, w: &Matrix) -> Result<Matrix> {
+        gpu.matmul(w, &self.forward)
+    }
+
     /// `Sᵀ·A·W`, or `Qᵀ[:width, :]·W`: weights that write the residual, `[D, in]`.
     ///
     /// # Errors

@@ -256,12 +256,9 @@ impl<'a> Calibration<'a> {
         self.tokens.take();
     }
 
-    /// Bytes of the text that the predicted tokens of some sequences stand for, all but the first of each; `None`
-    /// without a tokenizer.
+    /// As [`Tokenizers::predicted_bytes`].
     pub fn predicted_bytes(&self, rows: &[Vec<u32>]) -> Option<usize> {
-        let tokenizer = self.tokenizers.get().ok()?;
-        let text = |ids: &[u32]| tokenizer.decode(ids, false).ok().map(|text| text.len());
-        rows.iter().map(|row| Some(text(row)?.saturating_sub(text(row.get(..1)?)?))).sum()
+        self.tokenizers.predicted_bytes(rows)
     }
 
     fn read(&self, file: &Path) -> Result<Tokens> {

@@ -100,6 +100,14 @@ impl<'a> Tokenizers<'a> {
         Tokens::read(path, &|| ChatTemplate::find(self.model.directory(), self.built()?), self.progress)
     }
 
+    /// Bytes of the text that the predicted tokens of some sequences stand for, all but the first of each; `None`
+    /// without a tokenizer.
+    pub fn predicted_bytes(&self, rows: &[Vec<u32>]) -> Option<usize> {
+        let tokenizer = self.get().ok()?;
+        let text = |ids: &[u32]| tokenizer.decode(ids, false).ok().map(|text| text.len());
+        rows.iter().map(|row| Some(text(row)?.saturating_sub(text(row.get(..1)?)?))).sum()
+    }
+
     /// The token that sampling starts from. The tokenizer is only asked where the configs name no BOS token.
     ///
     /// # Errors

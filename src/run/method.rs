@@ -126,6 +126,9 @@ pub trait Section: Serialize {
     /// How the model card begins: a title, and what was done to `original` by this version.
     fn introduction(&self, original: &str, version: &str) -> String;
 
+    /// What models that were made so are tagged with.
+    fn tag(&self) -> &'static str;
+
     /// Sentences of the model card on what was found.
     fn card_findings(&self) -> String {
         String::new()

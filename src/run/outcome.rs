@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::memory::RunPlan;
+use super::{memory::RunPlan, speed::SpeedReport};
 use crate::{eval::Perplexity, gpu::AdapterDescription, model::Agreement};
 
 /// What came of a run, so far or in the end. What a dry run cannot know is `None`; `S` is the method's part.
@@ -22,6 +22,8 @@ pub struct Outcome<S> {
     pub perplexity: Option<PerplexityReport>,
     /// On further texts.
     pub perplexity_elsewhere: Vec<PerplexityReport>,
+    /// How fast the model was and is, where that was measured.
+    pub speed: Option<SpeedReport>,
     /// What the method has found.
     pub found: Option<S>,
     /// Wall-clock seconds of each phase, in order.
@@ -46,6 +48,7 @@ impl<S> Default for Outcome<S> {
             calibration: None,
             perplexity: None,
             perplexity_elsewhere: Vec::new(),
+            speed: None,
             found: None,
             seconds: Map::new(),
             estimated_seconds: Map::new(),

@@ -49,10 +49,21 @@ pub fn beside(model: &Path, ending: &str) -> PathBuf {
 /// The name of the repository that a path into a Hugging Face cache, `models--ORGANISATION--NAME/snapshots/HASH`,
 /// speaks of.
 fn repository(path: &Path) -> Option<String> {
+    in_cache(path)?.pop()
+}
+
+/// The parts of its name: mostly an organisation and a name.
+fn in_cache(path: &Path) -> Option<Vec<String>> {
     let path = std::path::absolute(path).ok()?;
     let names: Vec<_> = path.components().map(|component| component.as_os_str().to_string_lossy()).collect();
     let place = names.windows(3).rev().find(|names| names[0].starts_with("models--") && names[1] == "snapshots")?;
-    place[0].rsplit("--").next().filter(|name| !name.is_empty()).map(str::to_owned)
+    let parts: Vec<String> = place[0].split("--").skip(1).map(str::to_owned).collect();
+    parts.last().is_some_and(|name| !name.is_empty()).then_some(parts)
+}
+
+/// What the model is called on the Hub, organisation and name, where its path tells.
+pub fn repository_of(path: &Path) -> Option<String> {
+    in_cache(&named(path)).map(|parts| parts.join("/"))
 }
 
 /// What to call the model: its repository in a Hugging Face cache, or its directory.

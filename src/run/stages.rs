@@ -6,9 +6,10 @@ use super::{
     log::Log,
     memory::{RunPlan, host_peak},
     method::{Method, Section},
+    origin::Origin,
     outcome::{CalibrationReport, Outcome, PerplexityReport},
-    paths::name_of,
     record::RunRecord,
+    speed::SpeedReport,
     state::State,
     task::Task,
 };
@@ -161,11 +162,16 @@ impl<M: Method> Work<'_, M> {
             }
             record = Some(RunRecord::of(gpu, &made, noted, &memory.eval, method, &sha256)?);
             self.after(gpu, &made, eval, memory)?;
+            if M::COMPARES {
+                let rows = eval.first().unwrap_or(&calibration);
+                self.outcome.speed = SpeedReport::measure(gpu, [self.task.model, &made], rows, memory, self.log)?;
+            }
         }
         self.outcome.seconds = self.log.seconds();
         self.outcome.warnings = self.log.warnings();
         if let Some(record) = record {
-            let card = self.task.report(&self.outcome)?.model_card(&name_of(&self.task.request.model));
+            let origin = Origin::of(&self.task.request.model, self.task.model.directory());
+            let card = self.task.report(&self.outcome)?.model_card(&origin);
             self.directory.write("README.md", card.as_bytes())?;
             // The last of all, as it lists the others.
             record.write(self.directory)?;

@@ -5,8 +5,6 @@
 
 use std::{fs, time::Instant};
 
-use faer::Mat;
-
 use super::{
     plan::Plan,
     points::Points,
@@ -14,14 +12,16 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fit::{Covariance, PointSums, Rotation, axes, signal, weighting},
-    model::{HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
+    fit::{Covariance, PointSums, Rotation, TOLERANCE, TiedAxes, axes, signal, weighting},
+    model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
     stream::{At, Checksum, Method, Pass, Residual},
 };
 
-/// The first columns of each segment's basis, `[hidden_size, width]`, row-major.
+/// The bases of all segments.
 pub struct Bases {
-    pub values: Vec<Vec<f32>>,
+    /// The columns of each, `[hidden_size, width]`, row-major; where the head stays the embedding, the diagonal of A and
+    /// the weights of the final norm follow, see [`TiedAxes`].
+    values: Vec<Vec<f32>>,
     pub checksums: Vec<u64>,
 }
 
@@ -38,7 +38,7 @@ impl Bases {
             let read: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
             let mut checksum = Checksum::default();
             checksum.add(&read);
-            if checksum.value() != expected || bytes.len() != 4 * pass.config.hidden_size * plan.width {
+            if checksum.value() != expected || bytes.len() != 4 * count(pass.config, plan) {
                 return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
             }
             values.push(read);
@@ -51,11 +51,21 @@ impl Bases {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn rotation(&self, pass: &Pass, plan: &Plan, segment: usize) -> Result<Rotation> {
-        Rotation::restore(pass.gpu, &self.values[segment], pass.config.hidden_size, plan.width)
+        let (columns, rest) = self.values[segment].split_at(pass.config.hidden_size * plan.width);
+        if rest.is_empty() {
+            return Rotation::restore(pass.gpu, columns, pass.config.hidden_size, plan.width);
+        }
+        let scale: Vec<f64> = rest[..pass.config.hidden_size].iter().map(|&value| f64::from(value)).collect();
+        Rotation::scaled(pass.gpu, columns, &scale, plan.width)
     }
 
-    fn add(&mut self, pass: &Pass, rotation: &Rotation) -> Result<()> {
-        let values = rotation.values(pass.gpu)?;
+    /// The weights of the final norm for a head that stays the embedding.
+    pub fn final_norm(&self, pass: &Pass, plan: &Plan) -> Option<Vec<f32>> {
+        let values = self.values.last().filter(|_| plan.tied)?;
+        Some(values[pass.config.hidden_size * (plan.width + 1)..].to_vec())
+    }
+
+    fn add(&mut self, pass: &Pass, values: Vec<f32>) -> Result<()> {
         let mut checksum = Checksum::default();
         checksum.add(&values);
         pass.job.directory.write_beside(&file_name(self.values.len()), bytemuck::cast_slice(&values))?;
@@ -63,6 +73,11 @@ impl Bases {
         self.values.push(values);
         Ok(())
     }
+}
+
+/// How many values a basis has.
+fn count(config: &Config, plan: &Plan) -> usize {
+    config.hidden_size * plan.width + if plan.tied { config.hidden_size + plan.width } else { 0 }
 }
 
 fn file_name(number: usize) -> String {
@@ -101,26 +116,38 @@ impl<'a> Find<'a> {
         (self.points, self.bases)
     }
 
-    /// Finds the basis of the segment that the sums are of, and begins the next.
-    fn finish_segment(&mut self, pass: &Pass) -> Result<()> {
+    /// Finds the basis of the segment that the sums are of, and begins the next; `ends` are those of the dense model where
+    /// the segment is the last.
+    fn finish_segment(&mut self, pass: &Pass, ends: Option<&HostEnds>) -> Result<()> {
         let began = Instant::now();
         let (width, kept) = (pass.config.hidden_size, self.points.plan.width);
         let sums = std::mem::replace(&mut self.sums, PointSums::new(width));
-        let symmetric = |values: &[f64]| Mat::from_fn(width, width, |i, j| values[i.min(j) * width + i.max(j)]);
-        let weighting = weighting(symmetric(&sums.reads).as_ref());
-        let (axes, eigen) = axes(symmetric(&sums.signal).as_ref(), weighting.as_ref(), kept)?;
-        pass.timed("eigensolve", began);
+        let (signal, reads) = sums.matrices();
+        let weighting = weighting(reads.as_ref());
+        let number = self.bases.values.len();
         let layers = pass.config.layers.len();
         let segment = |layer: &usize| self.points.options.basis.segment(*layer, layers);
-        let layer = (0..layers).find(|layer| segment(layer) == Some(self.bases.values.len()));
-        let trace: f64 = (0..width).map(|i| sums.signal[i * width + i]).sum();
-        let share = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
-        // Rounding may leave it a little above.
-        let kept_energy = share.min(1.0);
-        let site = Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality };
+        let layer = (0..layers).find(|layer| segment(layer) == Some(number));
+        let final_norm = ends.filter(|_| self.points.plan.tied).and_then(|ends| ends.final_norm.as_ref());
+        let (site, values) = if let Some(norm) = final_norm {
+            let tied = TiedAxes::find(signal.as_ref(), weighting.as_ref(), &norm.weight, TOLERANCE, kept)?;
+            let TiedAxes { kept_energy, eigen_residual, orthogonality, .. } = tied;
+            let tied = self.points.turned(tied, number);
+            let others = tied.scale.iter().chain(&tied.final_norm).map(|&value| value as f32);
+            let values = tied.values().into_iter().chain(others).collect();
+            (Site { layer, kept_energy, eigen_residual, orthogonality }, values)
+        } else {
+            let (axes, eigen) = axes(signal.as_ref(), weighting.as_ref(), kept)?;
+            let trace: f64 = (0..width).map(|i| signal[(i, i)]).sum();
+            let share = if trace > 0.0 { eigen.values.iter().sum::<f64>() / trace } else { 1.0 };
+            // Rounding may leave it a little above.
+            let kept_energy = share.min(1.0);
+            let site = Site { layer, kept_energy, eigen_residual: eigen.residual, orthogonality: eigen.orthogonality };
+            (site, self.points.rotation(pass.gpu, axes.as_ref(), kept, number)?.values(pass.gpu)?)
+        };
+        pass.timed("eigensolve", began);
         self.points.sites.push(site);
-        let rotation = self.points.rotation(pass.gpu, axes.as_ref(), kept, self.bases.values.len())?;
-        self.bases.add(pass, &rotation)
+        self.bases.add(pass, values)
     }
 }
 
@@ -163,7 +190,7 @@ impl Method for Find<'_> {
         let layers = pass.config.layers.len();
         let segment = |layer| self.points.options.basis.segment(layer, layers);
         let ends = layer + 1 < layers && segment(layer) != segment(layer + 1);
-        if ends { self.finish_segment(pass) } else { Ok(()) }
+        if ends { self.finish_segment(pass, None) } else { Ok(()) }
     }
 
     fn state(&mut self, pass: &mut Pass, layers: usize) -> Result<Option<Snapshot>> {
@@ -189,6 +216,6 @@ impl Method for Find<'_> {
         let mut reads = Covariance::new(config.hidden_size);
         pass.each_head_part(ends, |pass, part, _| reads.add(pass.gpu, part))?;
         self.sums.add_reads(config, reads.sums(gpu)?);
-        self.finish_segment(pass)
+        self.finish_segment(pass, Some(ends))
     }
 }

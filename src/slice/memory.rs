@@ -57,7 +57,10 @@ impl MemoryPlan {
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
         let turned = run * full;
         let sums = 3 * square + tokens * full + turned;
-        let ends = table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums);
+        // The residuals of a batch, normed, and those of the dense model in the others' coordinates.
+        let factor = if plan.tied && options.refits() { tokens * (2 * full + 3 * width) } else { 0 };
+        let ends =
+            table + staging_bytes(table).max(tokens * full + signal).max(rotation + (2 * table).max(factor)).max(sums);
         let (mut gpu, mut largest, mut fused, mut unknowns) = (ends, 0, 0, 0);
         // The last layer may hand on more than the others.
         let layer = config.layers.len() - 1;

@@ -21,7 +21,8 @@
 //! Where several layers share a basis, no shortcut is needed between them; one basis for the whole model leaves an
 //! ordinary model, only narrower. The basis is found from the dense model's signals and weights first (`basis`). What
 //! that costs comes back by least squares: the dense model runs beside the sliced one, and the weights are fitted to
-//! what it does (`refit`, [`crate::fit`]). For every basis but the paper's way with the paper's bases, a layer's inner
+//! what it does (`refit`, [`crate::fit`]). A head that is the embedding stays so where the stock form allows, in
+//! coordinates that leave both one matrix ([`crate::fit::TiedAxes`]). For every basis but the paper's way with the paper's bases, a layer's inner
 //! signals are worked out twice, for the sums and for the result: kept, they would be several times the residual.
 
 mod basis;
@@ -42,7 +43,7 @@ pub use crate::{
 };
 pub use driver::{Job, slice};
 pub use estimate::multiply_adds;
-pub use options::{Basis, Cut, Options, Orientation, Refit};
-pub use plan::Plan;
+pub use options::{Basis, Cut, Head, Options, Orientation, Refit};
+pub use plan::{Plan, can_stay_tied};
 pub use schedule::sliced_width;
 pub use snapshot::{Site, Snapshot, Stage};

@@ -82,6 +82,24 @@ impl fmt::Display for Refit {
     }
 }
 
+/// What the head of the sliced model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// The embedding, as in the original.
+    Tied,
+    /// A matrix of its own.
+    Untied,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tied => "tied",
+            Self::Untied => "untied",
+        })
+    }
+}
+
 /// What the first d coordinates are after slicing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Orientation {
@@ -113,6 +131,8 @@ pub struct Options {
     pub ridge: f64,
     /// Whether the head reads the sliced width; the paper leaves it whole.
     pub slice_head: bool,
+    /// Whether a head that is the embedding stays so.
+    pub head: Head,
     pub orientation: Orientation,
     pub seed: u64,
     /// Types of the written tensors.
@@ -132,6 +152,7 @@ impl Default for Options {
             signal: Signal::Raw,
             ridge: 1e-2,
             slice_head: false,
+            head: Head::Untied,
             orientation: Orientation::Pca,
             seed: 42,
             dtype: Types::One(Dtype::F32),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    options::{Basis, Cut, Options},
+    options::{Basis, Cut, Head, Options},
     schedule::{layer_widths, round_interval, sliced_width},
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     gpu::ElementType,
     model::{Config, RemoteCode, SLICED_PREFIX, Slicing, element_type},
+    ops::Norm,
     stream::Types,
 };
 
@@ -25,6 +26,8 @@ pub struct Plan {
     pub width: usize,
     /// Whether the result is an ordinary checkpoint of the original `model_type`.
     pub stock: bool,
+    /// Whether its head is its embedding.
+    pub tied: bool,
     /// The width of its tensors: one more than that of the residual stream in the stock form of models with layer norm.
     pub stored_width: usize,
     /// What the width was rounded to.
@@ -56,11 +59,12 @@ impl Plan {
                 config.architecture.model_type
             )));
         }
+        let tied = options.head == Head::Tied;
         let interval = round_interval(config, options, stock);
         let padding = if stock { config.stock_padding() } else { 0 };
         let form = |stored: usize| {
             if stock {
-                with_dtype(config.stock(stored, false)?, &options.dtype)
+                with_dtype(config.stock(stored, tied)?, &options.dtype)
             } else {
                 with_widths(config, stored, options)
             }
@@ -88,6 +92,7 @@ impl Plan {
         Ok(Self {
             width,
             stock,
+            tied,
             stored_width,
             round_interval: interval,
             original_parameters,
@@ -125,6 +130,9 @@ fn check(config: &Config, options: &Options) -> Result<()> {
         Basis::Segments(_) if !options.slice_head => {
             usage(format!("--basis {}: the head has to be sliced, too", options.basis))
         }
+        _ if options.head == Head::Tied && !can_stay_tied(config, options.basis) => {
+            usage(untied(config, options.basis))
+        }
         _ if options.round_interval == Some(0) => {
             usage("--round-interval 0: expected an interval of at least 1".into())
         }
@@ -138,6 +146,27 @@ fn check(config: &Config, options: &Options) -> Result<()> {
             _ => Ok(()),
         },
     }
+}
+
+/// Whether the head of a model that is sliced this way can stay the embedding.
+pub fn can_stay_tied(config: &Config, basis: Basis) -> bool {
+    basis == Basis::SHARED && config.has_stock_form() && config.can_stay_tied()
+}
+
+/// Why it cannot, and what can be done.
+fn untied(config: &Config, basis: Basis) -> String {
+    let model_type = config.architecture.model_type;
+    let reason = if !config.tie_word_embeddings {
+        "the head of this model is a matrix of its own already".to_owned()
+    } else if config.architecture.norm.kind == Norm::Layer {
+        format!("the layer norm before the head of a {model_type} leaves two matrices of one")
+    } else if !config.has_stock_form() || !config.can_stay_tied() {
+        format!("a sliced {model_type} has no final norm of its own to make up for it")
+    } else {
+        format!("--basis {basis} rotates embedding and head apart; give --basis shared, too, or leave out --head")
+    };
+    let way_out = if reason.contains("--head") { "" } else { "; leave out --head, or give --head untied" };
+    format!("--head tied: {reason}{way_out}")
 }
 
 fn unreachable_share(share: f64, options: &Options, interval: usize) -> Error {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    fit::{Covariance, Rotation},
+    fit::{Covariance, Rotation, TiedAxes},
     gpu::Gpu,
     linalg::random_orthogonal,
     stream::{Pass, located},
@@ -38,6 +38,14 @@ impl Points<'_> {
                 let rotated: Mat<f64> = kept * random_orthogonal(width, self.options.seed, stream as u64);
                 Rotation::upload(gpu, rotated.as_ref(), width)
             }
+        }
+    }
+
+    /// Coordinates for a tied head, rotated at random if that is asked for.
+    pub fn turned(&self, tied: TiedAxes, stream: usize) -> TiedAxes {
+        match self.options.orientation {
+            Orientation::Pca => tied,
+            Orientation::Random => tied.turned(self.options.seed, stream as u64),
         }
     }
 

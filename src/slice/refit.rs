@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fit::{Covariance, Map, Regression, Rotation, Writes, copied, project_write, signal},
+    fit::{Covariance, Factor, Map, Regression, Rotation, Writes, copied, project_write, signal},
     gpu::Matrix,
     model::{HostEnds, HostLayer, HostStep, InnerTap, Linear, Names, NoTap, StepWeights, architecture::Space},
     ops::Norm,
@@ -165,7 +165,7 @@ impl<'a> Refitted<'a> {
         let gpu = pass.gpu;
         let (reads, writes) = dense.take_linears();
         for mut linear in reads {
-            linear.weight = from.rows(gpu, &linear.weight)?;
+            linear.weight = from.reads(gpu, &linear.weight)?;
             pass.writer.linear(layer, &linear)?;
         }
         for linear in writes {
@@ -264,6 +264,27 @@ impl<'a> Refitted<'a> {
         Ok((linears, shortcut))
     }
 
+    /// Writes the final norm before a head that stays the embedding, with the factor that brings what it gives nearest to
+    /// what the dense model's gives.
+    fn end_tied(&self, pass: &mut Pass, ends: &HostEnds, mut final_norm: Vec<f32>) -> Result<()> {
+        let (gpu, config, rotation) = (pass.gpu, pass.config, self.rotation()?);
+        if let (true, Some(norm)) = (self.refits(), &ends.final_norm) {
+            let weighted = |x: &Matrix, weights: &[f32]| {
+                let weights = gpu.upload(weights, 1, weights.len())?;
+                gpu.norm(Norm::Rms, x, Some(&weights), None, config.hidden_size, config.norm_eps)
+            };
+            let mut factor = Factor::default();
+            for index in 0..pass.batches.len() {
+                let (x, z) = (self.dense.load(gpu, index)?, self.sliced.load(gpu, index)?);
+                let goal = rotation.reads(gpu, &weighted(&x, &norm.weight)?)?;
+                factor.add(gpu, &goal, &weighted(&z, &final_norm)?)?;
+            }
+            let factor = factor.value();
+            final_norm.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
+        }
+        pass.write_tied_end(&final_norm, config.stock_norm_weight(self.points.plan.stored_width))
+    }
+
     /// Runs a step of the sliced model.
     fn run_sliced(
         &mut self,
@@ -349,6 +370,9 @@ impl Method for Refitted<'_> {
     /// The head, fitted to what the last residual has become.
     fn end(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
         let (gpu, width, rotation) = (pass.gpu, pass.config.hidden_size, self.rotation()?);
+        if let Some(final_norm) = self.bases.as_ref().and_then(|bases| bases.final_norm(pass, self.points.plan)) {
+            return self.end_tied(pass, ends, final_norm);
+        }
         if !self.refits() {
             return pass.write_head(ends, |gpu, part, bias| Ok((rotation.rows(gpu, part)?, bias)));
         }

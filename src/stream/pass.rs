@@ -209,6 +209,24 @@ impl<'a> Pass<'a> {
         if biases.is_empty() { Ok(()) } else { self.writer.write(&names.head_bias(), &biases) }
     }
 
+    /// Writes the end of a model whose head is the embedding: these weights of the final norm, in the dense model's
+    /// terms, times `gain`, and what else there is as it was. The factor of the logits is not in the tensors.
+    ///
+    /// # Errors
+    /// As [`Pass::copy`].
+    pub fn write_tied_end(&mut self, final_norm: &[f32], gain: f64) -> Result<()> {
+        let config = self.config;
+        let names = Names::of(config);
+        let gain = (gain / f64::from(config.logit_scale)) as f32;
+        let weights: Vec<f32> = final_norm.iter().map(|weight| weight * gain).collect();
+        if !weights.is_empty() {
+            self.writer.write(&format!("{}.weight", names.final_norm()), &weights)?;
+        }
+        let others = [format!("{}.bias", names.final_norm()), names.head_bias(), names.head()];
+        let others: Vec<TensorSpec> = config.tensors().into_iter().filter(|spec| others.contains(&spec.name)).collect();
+        others.into_iter().try_for_each(|spec| self.copy(&spec, &spec.name))
+    }
+
     /// Begins to read the weights of some layers, ahead of [`Pass::linears`], which takes them in this order.
     pub fn read_ahead<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, layers: Range<usize>, fused: bool)
     where

@@ -1,7 +1,9 @@
 //! Does the program do what it says, and when it cannot: the right exit code, a message that helps, and nothing left
 //! behind?
 
+mod against;
 mod bases;
+mod cards;
 mod companions;
 mod compressing;
 mod devices;

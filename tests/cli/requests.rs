@@ -23,6 +23,7 @@ const VALUES: &[(&str, &str)] = &[
     ("final_orientation", "random"),
     ("keep", "70%"),
     ("ppl_eval_seqlen", "33"),
+    ("head", "untied"),
     ("precision", "f16-matrix"),
     ("refit", "reads"),
     ("ridge", "0.5"),

@@ -30,7 +30,7 @@ import transformers
 from compare import close, greedy, logits, same_continuations
 from narrow import Narrowing
 from program import DEMO, FIXTURES, Program, random_rows, write_tokens
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
 STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi"}
@@ -50,13 +50,15 @@ BASES = ("per-block", "shared")
 class Subject:
     """A sliced model on disk."""
 
-    def __init__(self, program, directory, kind, basis):
+    def __init__(self, program, directory, kind, basis, tied):
         self.program, self.directory, self.kind = program, directory, kind
         self.config = json.loads((directory / "config.json").read_text())
         # The norms of phi's queries and keys are hidden_size / num_attention_heads wide.
         self.stock = basis == "shared" and kind in STOCK and not self.config.get("qk_layernorm")
         expected = kind if self.stock else f"sliced_{kind}"
         assert self.config["model_type"] == expected, f"model_type {self.config['model_type']}, not {expected}"
+        # Layer norms leave two matrices of one.
+        self.tied = tied and self.stock and kind != "phi"
         assert self.stock != ("auto_map" in self.config)
 
     def load(self, directory=None, **options):
@@ -65,7 +67,9 @@ class Subject:
             options["trust_remote_code"] = True
         model, info = AutoModelForCausalLM.from_pretrained(directory or self.directory, output_loading_info=True, **options)
         assert not any(info.values()), f"not loaded as stored: {info}"
-        assert not model.config.tie_word_embeddings, "embedding and head are two matrices, whatever the model did before"
+        assert bool(model.config.tie_word_embeddings) == self.tied, "a head stays the embedding in ordinary checkpoints alone"
+        same = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        assert same == self.tied, "embedding and head"
         # Otherwise continuations would end before they show anything.
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = 0
@@ -226,7 +230,8 @@ def check_model(program, source, basis, work, thorough):
     if basis == "per-block" or config["model_type"] != "llama":
         options += ["--round-interval", 1]
     program.slice(source, output, calibration, "--sparsity", 0.2, *options)
-    subject = Subject(program, output, config["model_type"], basis)
+    tied = AutoConfig.from_pretrained(source).tie_word_embeddings
+    subject = Subject(program, output, config["model_type"], basis, tied)
     model, error = check_logits(subject, rows)
     check_generate(subject, model, [rows[1], rows[2], rows[0][:9]])
     if basis == "per-block":
@@ -250,7 +255,8 @@ def check_demo(program, basis, work):
     write_tokens(calibration, rows)
     options = ["--basis", basis] if basis != "per-block" else []
     program.slice(DEMO, output, calibration, "--sparsity", 0.1, *options)
-    subject = Subject(program, output, "llama", basis)
+    tied = AutoConfig.from_pretrained(DEMO).tie_word_embeddings
+    subject = Subject(program, output, "llama", basis, tied)
     _, error = check_logits(subject, rows[:3])
     trust = {} if subject.stock else {"trust_remote_code": True}
     model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, **trust).eval()

@@ -10,6 +10,7 @@ mod slicing;
 mod stock;
 #[path = "../support/mod.rs"]
 mod support;
+mod tied;
 
 use std::path::{Path, PathBuf};
 

@@ -216,14 +216,22 @@ impl Section for CompressReport {
     }
 
     fn advice(&self) -> String {
-        match self.same_size_bits {
-            // Quantising to 8 bits changes next to nothing, and no cut is that cheap.
-            Some(bits) if bits >= 8.5 && !self.candidates.is_empty() => format!(
-                "as small without a cut: the original in 8.5 bits a weight (export --format gguf --dtype q8_0) takes {}\n",
-                bytes((self.before.parameters as f64 * 8.5 / 8.0) as u64)
-            ),
-            _ => String::new(),
-        }
+        let Some(bits) = self.same_size_bits.filter(|_| !self.candidates.is_empty()) else { return String::new() };
+        let size = bytes(self.after.bytes);
+        let quantised = bytes((self.before.parameters as f64 * Q8_0_BITS / 8.0) as u64);
+        let rest = if bits >= Q8_0_BITS {
+            "smaller, and nearly lossless: a cut pays below that, with both together"
+        } else {
+            "larger: both together are smaller still"
+        };
+        format!(
+            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf --dtype \
+             q8_0) it takes {quantised}, {rest}\n"
+        )
+    }
+
+    fn tag(&self) -> &'static str {
+        "compressed"
     }
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
@@ -264,6 +272,9 @@ impl Section for CompressReport {
         ORDINARY
     }
 }
+
+/// Bits of a weight in q8_0: 8, and a 16-bit factor for each 32.
+const Q8_0_BITS: f64 = 8.5;
 
 /// How the result is loaded.
 const ORDINARY: &str = "

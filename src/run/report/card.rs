@@ -2,12 +2,16 @@
 
 use std::fmt::Write;
 
-use super::{super::method::Section, Report};
+use super::{
+    super::{method::Section, origin::Origin},
+    Report,
+};
 
 impl<R: Section> Report<R> {
     /// The model card of what was made of `original`.
-    pub fn model_card(&self, original: &str) -> String {
-        let mut text = self.method.introduction(original, self.tool_version);
+    pub fn model_card(&self, original: &Origin) -> String {
+        let mut text = self.front_matter(original);
+        text.push_str(&self.method.introduction(&original.name, self.tool_version));
         text.push_str("| | before | after | change |\n|---|---|---|---|\n");
         for row in self.rows() {
             let _ = writeln!(text, "| {} |", row.join(" | "));

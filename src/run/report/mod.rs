@@ -1,6 +1,7 @@
 //! What a run has done: one object for programs, a table for people, a model card for whoever finds the result.
 
 mod card;
+mod front_matter;
 mod table;
 
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::{
     memory::{PhasePeak, RunPlan},
     method::{Row, Section},
     outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport},
+    speed::SpeedReport,
 };
 use crate::gpu::AdapterDescription;
 
@@ -38,6 +40,9 @@ pub struct Report<R> {
     /// On further texts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub perplexity_elsewhere: Vec<PerplexityReport>,
+    /// How fast the model was and is, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<SpeedReport>,
     pub calibration: Option<CalibrationReport>,
     /// How the run keeps within the memory there is.
     pub plan: Option<RunPlan>,
@@ -77,6 +82,7 @@ impl<R: Section> Report<R> {
             method,
             perplexity: outcome.perplexity.clone(),
             perplexity_elsewhere: outcome.perplexity_elsewhere.clone(),
+            speed: outcome.speed,
             calibration: outcome.calibration.clone(),
             memory: outcome.plan.as_ref().map_or_else(Vec::new, |plan| plan.peaks.clone()),
             plan: outcome.plan.clone(),

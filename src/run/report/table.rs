@@ -9,6 +9,7 @@ use super::{
         memory::{PhasePeak, RunPlan},
         method::Section,
         outcome::CalibrationReport,
+        speed::SpeedReport,
         units::{bytes, duration, grouped},
     },
     Report,
@@ -18,8 +19,10 @@ impl<R: Section> Report<R> {
     /// The table that people read.
     pub fn table(&self) -> String {
         let mut text = String::new();
+        // Not in the model card, which is the same wherever and however often it is made.
+        let speed = self.speed.iter().flat_map(SpeedReport::rows);
         let header = [String::new(), "before".into(), "after".into(), "change".into()];
-        for [what, before, after, change] in std::iter::once(header).chain(self.rows()) {
+        for [what, before, after, change] in std::iter::once(header).chain(self.rows()).chain(speed) {
             let _ = writeln!(text, "{what:<24} {before:>16} {after:>16} {change:>10}");
         }
         for perplexity in self.measured() {

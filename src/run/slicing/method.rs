@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     checkpoint::TensorPlan,
-    error::Result,
+    error::{Error, Result},
+    fit::least_tied_width,
     gpu::Gpu,
     model::{Config, Model},
-    slice::{self, Cut, Options, Plan, Snapshot},
+    slice::{self, Cut, Head, Options, Plan, Snapshot},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
@@ -35,15 +36,36 @@ impl Method for Slice {
 
     fn plan(model: &Model, request: &Request<SliceRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
-        let options = request.method.options(request.seed, dtype, request.calibration.cal_batch_size);
-        Ok(Self { plan: Plan::new(model.config(), &options)?, options })
+        let rows_per_batch = request.calibration.cal_batch_size;
+        let mut options = request.method.options(model.config(), request.seed, dtype, rows_per_batch);
+        let mut plan = Plan::new(model.config(), &options)?;
+        let final_norm = if plan.tied { model.store.ends()?.final_norm } else { None };
+        // So many weights of the final norm may be unusual that the width does not hold their coordinates.
+        let least = final_norm.map(|norm| least_tied_width(&norm.weight));
+        if let Some(least) = least.filter(|least| least.is_none_or(|least| plan.width < least)) {
+            if request.method.head == Some(Head::Tied) {
+                let reason = least.map_or_else(
+                    || "none of the weights of the final norm is usual".to_owned(),
+                    |least| {
+                        format!(
+                            "a width of at least {least} is needed, as {} weights of the final norm are unusual",
+                            least - 1
+                        )
+                    },
+                );
+                return Err(Error::Usage(format!("--head tied: {reason}; cut less, or leave out --head")));
+            }
+            options.head = Head::Untied;
+            plan = Plan::new(model.config(), &options)?;
+        }
+        Ok(Self { plan, options })
     }
 
     fn options(&self) -> SliceRequest {
-        let Options { cut, basis, refit, signal, ridge, slice_head, orientation, .. } = self.options;
+        let Options { cut, basis, refit, signal, ridge, slice_head, head, orientation, .. } = self.options;
         let round_interval = Some(self.plan.round_interval);
-        let (refit, signal) = (Some(refit), Some(signal));
-        SliceRequest { cut, basis, refit, signal, ridge, slice_head, round_interval, orientation }
+        let (refit, signal, head) = (Some(refit), Some(signal), Some(head));
+        SliceRequest { cut, basis, refit, signal, ridge, slice_head, head, round_interval, orientation }
     }
 
     fn types(&self) -> &Types {

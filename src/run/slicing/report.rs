@@ -10,7 +10,7 @@ use super::super::{
 };
 use crate::{
     model::{Config, LayerWidths, Model},
-    slice::{Basis, Cut, Options, Plan, Refit, Signal, Site},
+    slice::{Basis, Cut, Head, Options, Plan, Refit, Signal, Site, can_stay_tied},
 };
 
 /// The fields of a report that slicing writes.
@@ -19,6 +19,8 @@ pub struct SliceReport {
     /// `per-block`, `shared` or `segments=K`; and what was fitted again: `none`, `reads` or `full`.
     pub basis: String,
     pub refit: String,
+    /// `tied` where the head is the embedding, else `untied`.
+    pub head: String,
     #[serde(skip)]
     model_type: &'static str,
     /// Whether the result is an ordinary checkpoint of the original `model_type`.
@@ -89,6 +91,7 @@ impl SliceReport {
         Self {
             basis: options.basis.to_string(),
             refit: options.refit.to_string(),
+            head: options.head.to_string(),
             model_type: model.config().architecture.model_type,
             ordinary: plan.stock,
             hidden_size: model.config().hidden_size,
@@ -191,6 +194,10 @@ impl Section for SliceReport {
         )
     }
 
+    fn tag(&self) -> &'static str {
+        "sliced"
+    }
+
     fn card_findings(&self) -> String {
         self.energy().map_or_else(String::new, |(least, median)| {
             format!("\nKept energy over the bases: min {least:.6}, median {median:.6}.")
@@ -221,6 +228,7 @@ fn alternative(model: &Model, plan: &Plan, options: &Options) -> Option<Alternat
         refit: Refit::Full,
         signal: Signal::Normed,
         slice_head: true,
+        head: if can_stay_tied(model.config(), Basis::SHARED) { Head::Tied } else { Head::Untied },
         ..options.clone()
     };
     let shared = Plan::new(model.config(), &shared).ok()?;

@@ -5,7 +5,8 @@ use std::fmt::Display;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    slice::{Basis, Cut, Options, Orientation, Refit, Signal},
+    model::Config,
+    slice::{Basis, Cut, Head, Options, Orientation, Refit, Signal, can_stay_tied},
     stream::Types,
 };
 
@@ -27,6 +28,9 @@ pub struct SliceRequest {
     pub ridge: f64,
     /// With a basis per block; the others always slice the head.
     pub slice_head: bool,
+    /// Tied where it is and can stay so, if `None`.
+    #[serde(serialize_with = "as_text_if_any")]
+    pub head: Option<Head>,
     /// 8, and what other programs demand, if `None`.
     pub round_interval: Option<usize>,
     #[serde(rename = "final_orientation", serialize_with = "as_text")]
@@ -37,13 +41,14 @@ impl Default for SliceRequest {
     /// The paper's method at 25 %.
     fn default() -> Self {
         let Options { cut, basis, ridge, slice_head, round_interval, orientation, .. } = Options::default();
-        Self { cut, basis, refit: None, signal: None, ridge, slice_head, round_interval, orientation }
+        Self { cut, basis, refit: None, signal: None, ridge, slice_head, head: None, round_interval, orientation }
     }
 }
 
 impl SliceRequest {
-    /// The options that this comes to.
-    pub fn options(&self, seed: u64, dtype: Types, rows_per_batch: Option<usize>) -> Options {
+    /// The options that this comes to for a model of this config.
+    pub fn options(&self, config: &Config, seed: u64, dtype: Types, rows_per_batch: Option<usize>) -> Options {
+        let stays = if can_stay_tied(config, self.basis) { Head::Tied } else { Head::Untied };
         let per_block = self.basis == Basis::PerBlock;
         let refit = self.refit.unwrap_or(if per_block { Refit::None } else { Refit::Full });
         let signal = if per_block && refit == Refit::None { Signal::Raw } else { Signal::Normed };
@@ -55,6 +60,7 @@ impl SliceRequest {
             signal: self.signal.unwrap_or(signal),
             ridge: self.ridge,
             slice_head: self.slice_head || !per_block,
+            head: self.head.unwrap_or(stays),
             orientation: self.orientation,
             seed,
             dtype,
