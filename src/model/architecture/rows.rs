@@ -80,6 +80,7 @@ const LLAMA: Architecture = Architecture {
         stock: Some(Stock { width_by_heads: true }),
         gguf: Some(Gguf {
             architecture: "llama",
+            by_layer: Some("deci"),
             interleaved: true,
             frequency_factors: true,
             biases: &[Query, Key, Value, Output, Gate, Up, Down],
@@ -109,6 +110,7 @@ const QWEN2: Architecture = Architecture {
         stock: STOCK,
         gguf: Some(Gguf {
             architecture: "qwen2",
+            by_layer: None,
             interleaved: false,
             frequency_factors: false,
             biases: &[Query, Key, Value],
@@ -130,7 +132,13 @@ const QWEN3: Architecture = Architecture {
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     forms: Forms {
         stock: STOCK,
-        gguf: Some(Gguf { architecture: "qwen3", interleaved: false, frequency_factors: false, biases: &[] }),
+        gguf: Some(Gguf {
+            architecture: "qwen3",
+            by_layer: None,
+            interleaved: false,
+            frequency_factors: false,
+            biases: &[],
+        }),
         code: Some(RemoteCode::QWEN3),
     },
     ..BASE
