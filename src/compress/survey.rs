@@ -26,7 +26,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    const FILE: &str = "survey";
+    /// With a number, as all that methods keep beside an output.
+    const FILE: &str = "survey.0";
 
     /// Keeps the facts beside the output, and returns their checksum.
     ///
