@@ -27,6 +27,10 @@ pub struct Args {
     /// How many probes and candidates are tried
     #[arg(long, default_value = "normal")]
     effort: EffortArg,
+    /// Let layers differ in their MLP channels and heads where that is better: transformers then loads the result with
+    /// trust_remote_code
+    #[arg(long)]
+    per_layer: bool,
     /// How strongly re-fitted weights are pulled towards the original ones, as a share of the mean energy of what they
     /// read
     #[arg(long, default_value_t = 0.03, value_name = "LAMBDA")]
@@ -64,7 +68,7 @@ impl Args {
             Goal::Parameters(share) => format!("minus-{}", (share * 1e6).round() / 1e4),
             Goal::Bytes(bytes) => format!("{bytes}-bytes"),
         };
-        let request = CompressRequest { goal, axes, effort, ridge: self.ridge };
+        let request = CompressRequest { goal, axes, effort, per_layer: self.per_layer, ridge: self.ridge };
         self.work.request(request, &format!("compressed-{ending}"))
     }
 

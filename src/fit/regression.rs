@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix, Readback},
-    linalg::{Group, Subset, solve_ridge, subset},
+    linalg::{Group, Removal, Subset, solve_ridge, subset_and_next},
     ops::COVARIANCE_TOKENS,
 };
 
@@ -114,16 +114,22 @@ impl System {
         Ok(Fit::new(cross, means.as_ref(), &(0..ridge.len()).collect::<Vec<_>>()))
     }
 
-    /// The map of those regressors that are left once the groups are out whose absence costs least: as [`subset`], which
-    /// of the groups stay, and the map.
+    /// The map of those regressors that are left once the groups are out whose absence costs least: as
+    /// [`subset_and_next`], which of the groups stay, the map, and what each group costs that leaves, or would leave next
+    /// until `beyond` are out.
     ///
     /// # Errors
     /// As [`System::solve`].
-    pub fn subset(self, groups: &[Group], remove: &[usize]) -> Result<(Vec<usize>, Fit)> {
+    pub fn subset(
+        self,
+        groups: &[Group],
+        (remove, beyond): (&[usize], &[usize]),
+    ) -> Result<(Vec<usize>, Fit, Vec<Removal>)> {
         let Self { gram, ridge, cross, means } = self;
-        let Subset { groups: kept, weights } = subset(gram, &ridge, cross, groups, remove)?;
+        let Subset { groups: kept, weights, removals } =
+            subset_and_next(gram, &ridge, cross, groups, (remove, beyond))?;
         let columns: Vec<usize> = kept.iter().flat_map(|&group| groups[group].columns.clone()).collect();
-        Ok((kept, Fit::new(weights, means.as_ref(), &columns)))
+        Ok((kept, Fit::new(weights, means.as_ref(), &columns), removals))
     }
 }
 

@@ -5,7 +5,7 @@
 
 Every model in tests/fixtures/parity is pruned by hand, given the Python files that lie in assets/transformers, and loaded by
 AutoModelForCausalLM: all logits are the program's, greedy continuations too, with a cache and without; saved by transformers, it
-is the same model again.
+is the same model again. So is what `compress --per-layer` makes of the demo model.
 """
 
 import argparse
@@ -24,9 +24,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
-from program import FIXTURES, Program, difference
+from program import DEMO, FIXTURES, Program, difference
 from prune import prune
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # Of the largest magnitude among the logits.
 TOLERANCE = 2e-4
@@ -64,10 +64,21 @@ def greedy(model, prompt, **options):
 
 def check(program, source, work):
     """Prunes one model and checks it; returns the largest relative error of its logits."""
-    directory, saved = work / "pruned", work / "saved"
-    layers = prune(source, directory)
+    directory = work / "pruned"
+    if source == DEMO:
+        calibration = ["--calibration", DEMO / "calibration.txt", "--cal-nsamples", 24]
+        program("compress", DEMO, "-o", directory, *calibration, "--axes", "mlp", "--effort", "quick", "--per-layer")
+        ids = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)((DEMO / "heldout.txt").read_text()).input_ids
+        rows = [ids[:64], ids[64:100], ids[100:110]]
+    else:
+        prune(source, directory)
+        rows = json.loads((source / "tokens.json").read_text())["input_ids"]
+    layers = json.loads((directory / "config.json").read_text())["pruning"]["layers"]
     assert layers[0] != layers[1], "layers that do not differ show nothing"
-    rows = json.loads((source / "tokens.json").read_text())["input_ids"]
+    return check_pruned(program, source, directory, rows, work / "saved")
+
+
+def check_pruned(program, source, directory, rows, saved):
     ours = program.logits(directory, rows)
     worst = 0.0
     kind = json.loads((source / "config.json").read_text())["model_type"]
@@ -100,7 +111,7 @@ def main():
     transformers.logging.disable_progress_bar()
     program = Program(arguments.binary)
     sources = sorted(path for path in FIXTURES.iterdir() if (path / "config.json").is_file())
-    chosen = [source for source in sources if not arguments.names or source.name.startswith(tuple(arguments.names))]
+    chosen = [source for source in [*sources, DEMO] if not arguments.names or source.name.startswith(tuple(arguments.names))]
     assert chosen, f"no model is called {arguments.names}"
     failed = []
     begin = time.monotonic()
