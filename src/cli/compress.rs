@@ -9,6 +9,8 @@ use crate::{
     run::{Compress, CompressRequest, Request, memory::parse_bytes},
 };
 
+const METHOD: &str = "How to compress";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Remove this share of the stored parameters, such as -20% [default: -20%]
@@ -25,15 +27,15 @@ pub struct Args {
     #[arg(long, value_name = "AXES", value_delimiter = ',')]
     axes: Option<Vec<Axis>>,
     /// How many probes and candidates are tried
-    #[arg(long, default_value = "normal")]
+    #[arg(long, help_heading = METHOD, default_value = "normal")]
     effort: EffortArg,
     /// Let layers differ in their MLP channels and heads where that is better: transformers then loads the result with
     /// trust_remote_code
-    #[arg(long)]
+    #[arg(long, help_heading = METHOD)]
     per_layer: bool,
     /// How strongly re-fitted weights are pulled towards the original ones, as a share of the mean energy of what they
     /// read
-    #[arg(long, default_value_t = 0.03, value_name = "LAMBDA")]
+    #[arg(long, help_heading = METHOD, default_value_t = 0.03, value_name = "LAMBDA")]
     ridge: f64,
     #[command(flatten)]
     work: WorkArgs,

@@ -20,6 +20,7 @@ const VALUES: &[(&str, &str)] = &[
     ("eval", "other.txt"),
     ("final_orientation", "random"),
     ("ppl_eval_seqlen", "33"),
+    ("per_layer", ""),
     ("precision", "f16-matrix"),
     ("refit", "reads"),
     ("ridge", "0.5"),
