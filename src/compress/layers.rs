@@ -109,7 +109,7 @@ fn spread(all: usize, each: usize, grid: usize, curves: &[Vec<f64>]) -> Vec<usiz
     let room = curves.len() * (each / grid);
     // The least cost of the layers so far within each number of steps, and which option of each layer gives it.
     let mut least = vec![0.0; room + 1];
-    let mut chosen: Vec<(Vec<(usize, usize, f64)>, Vec<Option<usize>>)> = Vec::new();
+    let mut chosen = Vec::new();
     for curve in curves {
         let options = options(curve);
         let (mut next, mut picks) = (vec![f64::INFINITY; room + 1], vec![None; room + 1]);
