@@ -2,14 +2,19 @@
 //!
 //! Each is made by hand from a fixture, and held against the dense fixture in which what was removed writes nothing.
 
+#[path = "support/gguf_reader.rs"]
+mod gguf_reader;
 mod support;
+
+use std::path::Path;
 
 use serde_json::{Value, json};
 use slicegpt_gpu::{
+    checkpoint::{FileTarget, GgufType},
     eval,
     generate::{Sampling, generate},
     gpu::Gpu,
-    model::{Config, Model},
+    model::{Config, GgufExport, LayerSpec, Model, Vocabulary},
     progress::Silent,
     slice::{Options, Plan},
 };
@@ -277,4 +282,65 @@ fn sections_that_do_not_fit_are_refused_and_the_width_is_not_cut() {
         let error = Model::open(directory.path()).err().unwrap_or_else(|| panic!("accepted: {section}"));
         assert!(error.exit_code() == 3 && error.to_string().contains(message), "{section}: {error}");
     }
+}
+
+#[test]
+fn layers_that_differ_are_written_as_llama_cpps_deci_with_their_sizes_by_layer() {
+    for fixture in ["llama_gqa_tied", "mistral_no_window"] {
+        let stored = Stored { fixture, ..MODELS[0] };
+        let dense = Model::open(&support::fixture("parity").join(fixture)).expect("a model");
+        let (directory, _silent) = stored.prune(&kept(dense.config()));
+        let model = Model::open(directory.path()).expect("a model");
+        let path = directory.path().join("model.gguf");
+        let export = GgufExport::plan(&model, "a name", GgufType::F32, Vocabulary::None).expect("a plan");
+        export.write(FileTarget::new(&path, false).expect("a name"), &Silent).expect("a file");
+        let file = gguf_reader::read(&path);
+        assert_eq!(file.metadata["general.architecture"], gguf_reader::Value::Text("deci".into()));
+        let layers = &model.config().layers;
+        type Size = fn(&LayerSpec) -> usize;
+        let sizes: [(&str, Size); 3] = [
+            ("feed_forward_length", |layer| layer.intermediate_size),
+            ("attention.head_count", |layer| layer.heads),
+            ("attention.head_count_kv", |layer| layer.kv_heads),
+        ];
+        for (key, size) in sizes {
+            let expected = layers.iter().map(|layer| gguf_reader::Value::Number(size(layer) as f64)).collect();
+            assert_eq!(file.metadata[&format!("deci.{key}")], gguf_reader::Value::List(expected), "{key}");
+        }
+        for (index, layer) in layers.iter().enumerate() {
+            let rows = |name: &str| file.tensors[&format!("blk.{index}.{name}.weight")].dimensions[1] as usize;
+            let kv_width = layer.kv_heads * layer.head_dim;
+            assert_eq!((rows("attn_q"), rows("attn_v")), (layer.heads_width(), kv_width));
+            assert_eq!((rows("ffn_up"), rows("ffn_gate")), (layer.intermediate_size, layer.intermediate_size));
+        }
+    }
+}
+
+#[test]
+fn what_llama_cpp_has_no_form_for_by_layer_is_refused_with_what_to_do() {
+    let pruned = |fixture: &'static str| {
+        let stored = Stored { fixture, ..MODELS[0] };
+        let dense = Model::open(&support::fixture("parity").join(fixture)).expect("a model");
+        stored.prune(&kept(dense.config())).0
+    };
+    let refused = |directory: &Path| {
+        let model = Model::open(directory).expect("a model");
+        let plan = GgufExport::plan(&model, "a name", GgufType::F32, Vocabulary::None);
+        let error = plan.err().unwrap_or_else(|| panic!("{:?} was accepted", model.config().raw));
+        assert_eq!(error.exit_code(), 2, "{error}");
+        error.to_string()
+    };
+    let error = refused(pruned("qwen2_gqa_tied").path());
+    assert!(error.contains("llama or mistral") && error.contains("--per-layer"), "{error}");
+    let biased = pruned("llama_gqa_tied");
+    let mut tensors = support::tensors(biased.path());
+    for (name, (_, shape, _)) in tensors.clone() {
+        if let Some(name) = name.strip_suffix(".weight").filter(|name| name.contains("self_attn")) {
+            put(&mut tensors, &format!("{name}.bias"), vec![shape[0]], &vec![0.0; shape[0]]);
+        }
+    }
+    support::write_tensors(&biased.path().join("model.safetensors"), &tensors, &[("format", "pt")]);
+    support::set_fields(biased.path(), &[("attention_bias", true.into())]);
+    let error = refused(biased.path());
+    assert!(error.contains("no bias for queries"), "{error}");
 }

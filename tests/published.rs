@@ -143,7 +143,7 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
 }
 
 #[test]
-fn a_sliced_config_names_classes_that_the_python_files_beside_it_define() {
+fn sliced_and_pruned_configs_name_classes_that_the_python_files_beside_them_define() {
     for architecture in ARCHITECTURES {
         let Fields {
             hidden_size,
@@ -159,29 +159,46 @@ fn a_sliced_config_names_classes_that_the_python_files_beside_it_define() {
         });
         let dense = parse(sizes.clone());
         assert!(dense.python_files().is_empty(), "transformers knows {} itself", architecture.model_type);
-        let config = plan(&sizes, 0.25).config;
-        let auto_map = config.raw["auto_map"].as_object().expect("an object");
-        assert_eq!(auto_map.keys().collect::<Vec<_>>(), ["AutoConfig", "AutoModelForCausalLM"]);
-        let files = config.python_files();
-        for place in auto_map.values() {
-            let (file, class) = place.as_str().and_then(|place| place.split_once('.')).expect("file.Class");
-            let (_, text) = files.iter().find(|(name, _)| *name == format!("{file}.py")).expect("a file of that name");
-            assert!(text.contains(&format!("\nclass {class}(")), "{file} defines no {class}");
-            for imported in text.lines().filter_map(|line| line.strip_prefix("from .")?.split_once(" import ")) {
-                assert!(
-                    files.iter().any(|(name, _)| *name == format!("{}.py", imported.0)),
-                    "{file} imports {}",
-                    imported.0
-                );
-            }
+        names_classes_beside_it(&plan(&sizes, 0.25).config, "sliced");
+        let layer = json!({ "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 40 });
+        let mut pruned = with(sizes, json!({ "model_type": format!("pruned_{}", architecture.model_type) }));
+        pruned["pruning"] = json!({ "layers": [layer, layer] });
+        for (name, value) in architecture.forms.code.iter().flat_map(|code| code.fields(true)) {
+            pruned[name] = value;
         }
-        let (_, configuration) = files[0];
-        assert!(configuration.contains(&format!("model_type = \"sliced_{}\"", architecture.model_type)));
-        assert_eq!(
-            config.raw["architectures"][0].as_str(),
-            auto_map["AutoModelForCausalLM"].as_str().and_then(|place| place.split('.').nth(1))
-        );
+        names_classes_beside_it(&parse(pruned), "pruned");
     }
+}
+
+fn names_classes_beside_it(config: &Config, kind: &str) {
+    let auto_map = config.raw["auto_map"].as_object().expect("an object");
+    assert_eq!(auto_map.keys().collect::<Vec<_>>(), ["AutoConfig", "AutoModelForCausalLM"]);
+    let files = config.python_files();
+    for place in auto_map.values() {
+        let (file, class) = place.as_str().and_then(|place| place.split_once('.')).expect("file.Class");
+        let (_, text) = files.iter().find(|(name, _)| *name == format!("{file}.py")).expect("a file of that name");
+        assert!(text.contains(&format!("\nclass {class}(")), "{file} defines no {class}");
+        for imported in text.lines().filter_map(|line| line.strip_prefix("from .")?.split_once(" import ")) {
+            let name = format!("{}.py", imported.0);
+            assert!(files.iter().any(|(other, _)| *other == name), "{file} imports {}", imported.0);
+        }
+    }
+    let (_, configuration) = files[0];
+    assert!(configuration.contains(&format!("model_type = \"{kind}_{}\"", config.architecture.model_type)));
+    assert_eq!(
+        config.raw["architectures"][0].as_str(),
+        auto_map["AutoModelForCausalLM"].as_str().and_then(|place| place.split('.').nth(1))
+    );
+}
+
+#[test]
+fn a_class_without_shared_keys_gets_no_python_files_for_layers_that_have_them() {
+    let sizes = json!({
+        "model_type": "pruned_opt", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 48,
+        "vocab_size": 50, "max_position_embeddings": 64,
+        "pruning": { "layers": [{ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40 }] },
+    });
+    assert!(parse(sizes).python_files().is_empty());
 }
 
 #[test]

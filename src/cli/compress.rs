@@ -29,6 +29,10 @@ pub struct Args {
     /// How many probes and candidates are tried
     #[arg(long, help_heading = METHOD, default_value = "normal")]
     effort: EffortArg,
+    /// Let layers differ in their MLP channels and heads where that is better: transformers then loads the result with
+    /// trust_remote_code
+    #[arg(long, help_heading = METHOD)]
+    per_layer: bool,
     /// How strongly re-fitted weights are pulled towards the original ones, as a share of the mean energy of what they
     /// read
     #[arg(long, help_heading = METHOD, default_value_t = 0.03, value_name = "LAMBDA")]
@@ -66,7 +70,7 @@ impl Args {
             Goal::Parameters(share) => format!("minus-{}", (share * 1e6).round() / 1e4),
             Goal::Bytes(bytes) => format!("{bytes}-bytes"),
         };
-        let request = CompressRequest { goal, axes, effort, ridge: self.ridge };
+        let request = CompressRequest { goal, axes, effort, per_layer: self.per_layer, ridge: self.ridge };
         self.work.request(request, &format!("compressed-{ending}"))
     }
 

@@ -364,6 +364,6 @@ fn width_interval(config: &Config) -> usize {
 }
 
 /// What the channels of an MLP are a multiple of, fine enough to meet a budget.
-fn channel_interval(all: usize) -> usize {
+pub(super) fn channel_interval(all: usize) -> usize {
     [64, 32, 16, 8, 4, 2].into_iter().find(|&grid| all >= 48 * grid).unwrap_or(1)
 }

@@ -48,6 +48,26 @@ impl Kept {
     }
 }
 
+/// What leaves together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// A key-value head with its queries.
+    KvHead,
+    /// A query of every key-value head.
+    Query,
+    /// A channel of the MLP.
+    Channel,
+}
+
+/// How many groups of one kind leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    pub unit: Unit,
+    pub leave: usize,
+    /// Of how many.
+    pub there: usize,
+}
+
 /// The sizes that a selection leaves.
 pub struct Cut {
     heads: usize,
@@ -75,28 +95,28 @@ impl Cut {
     }
 
     /// The groups of columns of the writes, side by side, and how many of each kind leave a layer of sizes `spec`.
-    pub fn groups(&self, spec: &LayerSpec, writes: &[Linear]) -> (Vec<Group>, Vec<usize>) {
+    pub fn groups(&self, spec: &LayerSpec, writes: &[Linear]) -> (Vec<Group>, Vec<Quota>) {
         let queries = spec.heads / spec.kv_heads;
-        let (mut groups, mut remove, mut start) = (Vec::new(), Vec::new(), 0);
+        let (mut groups, mut quotas, mut start) = (Vec::new(), Vec::new(), 0);
         for linear in writes {
-            let first = remove.len();
+            let first = quotas.len();
             // The width of a group, how many share a kind, and how many of them leave.
-            let (width, together, leave) = match linear.role {
+            let (unit, width, together, leave) = match linear.role {
                 Role::Output if self.kv_heads < spec.kv_heads => {
-                    (queries * spec.head_dim, spec.kv_heads, spec.kv_heads - self.kv_heads)
+                    (Unit::KvHead, queries * spec.head_dim, spec.kv_heads, spec.kv_heads - self.kv_heads)
                 }
-                Role::Output => (spec.head_dim, queries, queries - self.heads / self.kv_heads),
-                _ => (1, spec.intermediate_size, self.channels),
+                Role::Output => (Unit::Query, spec.head_dim, queries, queries - self.heads / self.kv_heads),
+                _ => (Unit::Channel, 1, spec.intermediate_size, self.channels),
             };
             let count = linear.weight.cols() / width;
             for number in 0..count {
                 let columns = start + number * width..start + (number + 1) * width;
                 groups.push(Group { columns, kind: first + number / together });
             }
-            remove.resize(first + count.div_ceil(together), leave);
+            quotas.resize(first + count.div_ceil(together), Quota { unit, leave, there: together });
             start += linear.weight.cols();
         }
-        (groups, remove)
+        (groups, quotas)
     }
 }
 

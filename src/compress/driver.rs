@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     budget::{Axis, Curve, Space},
     cut::Kept,
+    layers::by_layer,
     plan::{Effort, Options, Plan, Width},
-    refit::{Refit, Refitted},
+    refit::{Outcome, Refit, Refitted},
     survey::{Facts, Survey, Surveyed},
 };
 use crate::{
@@ -55,6 +56,9 @@ pub struct Candidate {
     pub parameters: u64,
     /// On tokens that nothing is fitted to; `None` of the only one.
     pub agreement: Option<Agreement>,
+    /// A model as large whose layers differ, where they may.
+    #[serde(default)]
+    by_layer: Option<Resize>,
 }
 
 /// What is done and durable.
@@ -87,43 +91,6 @@ impl Snapshot {
         let surveyed = self.surveying.map_or(usize::from(self.survey.is_some()) * layers, |surveyed| surveyed.layers);
         let fitting = self.fitting.as_ref().map_or(0, |refitted| refitted.layers);
         surveyed + (self.probes.len() + self.candidates.len()) * layers + fitting
-    }
-}
-
-impl Effort {
-    /// The share of the calibration that probes are fitted to, as one part in so many.
-    pub(super) fn probe_share(self) -> usize {
-        match self {
-            Self::Quick => 16,
-            Self::Normal => 8,
-            Self::Thorough => 4,
-        }
-    }
-
-    /// What is removed by an axis alone in its probes, as shares of what is asked for, the most first.
-    pub(super) fn depths(self) -> &'static [f64] {
-        match self {
-            Self::Quick => &[0.75],
-            Self::Normal => &[1.0, 0.5],
-            Self::Thorough => &[1.0, 0.6, 0.3],
-        }
-    }
-
-    /// How many candidates are measured; one alone need not be.
-    pub(super) fn candidates(self) -> usize {
-        match self {
-            Self::Quick => 1,
-            Self::Normal => 3,
-            Self::Thorough => 6,
-        }
-    }
-
-    /// The share of the calibration that candidates are fitted to, as one part in so many.
-    pub(super) fn candidate_share(self) -> usize {
-        match self {
-            Self::Quick | Self::Normal => 3,
-            Self::Thorough => 2,
-        }
     }
 }
 
@@ -251,6 +218,16 @@ impl Job<'_> {
     }
 }
 
+/// What a model is cut and fitted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To see how it agrees with the dense one.
+    Agreement,
+    /// The same, and what it costs to cut each layer.
+    Costs,
+    Write,
+}
+
 /// What is known once the model has been surveyed.
 struct Work<'a> {
     job: &'a Job<'a>,
@@ -296,17 +273,17 @@ impl Work<'_> {
         Space::new(self.config(), &self.job.options.dtype, self.job.options.goal, self.stay(gaps))
     }
 
-    /// Cuts and fits on `rows`, of which the last ones are only watched; writes the model if `writes`.
+    /// Cuts and fits on `rows`, of which the last ones are only watched, for a purpose.
     fn refit(
         &self,
         plan: &Plan,
         (rows, watched): (&[Vec<u32>], usize),
-        writes: bool,
+        purpose: Purpose,
         from: Option<&Refitted>,
         commit: &mut dyn FnMut(&Refitted) -> Result<bool>,
-    ) -> Result<Option<(Agreement, Vec<Kept>)>> {
+    ) -> Result<Option<Outcome>> {
         let Job { model, memory, directory, progress, options, .. } = *self.job;
-        let tensors = if writes { plan.tensors.as_slice() } else { &[] };
+        let tensors = if purpose == Purpose::Write { plan.tensors.as_slice() } else { &[] };
         let job = stream::Job { model, rows, watched, memory, output: &plan.config, tensors, directory, progress };
         let form = match plan.sizes.width {
             Some(stored) => StockForm::new(self.gpu, self.config(), plan.width, stored, &plan.tensors)?,
@@ -317,6 +294,9 @@ impl Work<'_> {
         thread::scope(|scope| {
             let mut pass = Pass::new(self.gpu, job, form, written)?;
             let mut refit = Refit::new(&pass, plan, &self.facts, options.ridge, from)?;
+            if purpose == Purpose::Costs {
+                refit = refit.with_costs();
+            }
             if !run(scope, &mut pass, &mut refit, done, commit)? {
                 return Ok(None);
             }
@@ -326,9 +306,9 @@ impl Work<'_> {
     }
 
     /// How sizes of this plan, fitted to `rows`, agree with the dense model on those that are watched.
-    fn measure(&self, plan: &Plan, (rows, watched): (&[Vec<u32>], usize)) -> Result<Agreement> {
-        let found = self.refit(plan, (rows, watched), false, None, &mut |_| Ok(true))?;
-        found.map(|(agreement, _)| agreement).ok_or_else(|| Error::internal("a probe without an end"))
+    fn measure(&self, plan: &Plan, part: (&[Vec<u32>], usize), purpose: Purpose) -> Result<Outcome> {
+        let found = self.refit(plan, part, purpose, None, &mut |_| Ok(true))?;
+        found.ok_or_else(|| Error::internal("a probe without an end"))
     }
 
     /// One part in `share` of the calibration, and after it those that are watched, and how many these are.
@@ -380,7 +360,7 @@ impl Work<'_> {
                     let kl = match self.state.probes.get(next) {
                         Some(probe) => probe.agreement.kl,
                         None => {
-                            let agreement = self.measure(&plan, (&rows, watched))?;
+                            let agreement = self.measure(&plan, (&rows, watched), Purpose::Agreement)?.agreement;
                             let parameters = plan.parameters;
                             self.state.probes.push(Probe { axis, depth, basis, parameters, agreement });
                             if !commit(&self.state)? {
@@ -412,20 +392,40 @@ impl Work<'_> {
         let effort = self.job.options.effort;
         let mut allocated = self.space(gaps).allocate(&self.axes, &self.state.curves)?;
         allocated.truncate(effort.candidates());
-        let alone = allocated.len() == 1;
-        let (rows, watched) = self.part(effort.candidate_share());
-        for (predicted, sizes) in allocated.into_iter().skip(self.state.candidates.len()) {
-            let plan = Plan::new(self.config(), sizes, basis, &self.job.options.dtype)?;
-            let agreement = if alone { None } else { Some(self.measure(&plan, (&rows, watched))?) };
-            let depths = self.axes.iter().map(|axis| (*axis, axis.depth(self.config(), &plan.sizes)));
-            let depths = depths.filter(|(_, depth)| *depth > 0.0).collect();
-            let Plan { sizes, parameters, .. } = plan;
-            self.state.candidates.push(Candidate { depths, predicted, sizes, basis, parameters, agreement });
-            if !commit(&self.state)? {
-                return Ok(false);
+        let first = if self.job.options.per_layer { Purpose::Costs } else { Purpose::Agreement };
+        let alone = allocated.len() == 1 && first == Purpose::Agreement;
+        let part = self.part(effort.candidate_share());
+        for (predicted, sizes) in allocated {
+            let mut next = Some((sizes, first));
+            // The second time around, with what the first has told.
+            while let Some((sizes, purpose)) = next.take() {
+                let at = match self.state.candidates.iter().position(|candidate| candidate.sizes == sizes) {
+                    Some(at) => at,
+                    None => {
+                        let plan = Plan::new(self.config(), sizes, basis, &self.job.options.dtype)?;
+                        let part = (part.0.as_slice(), part.1);
+                        let measured = if alone { None } else { Some(self.measure(&plan, part, purpose)?) };
+                        self.add(plan, predicted, measured);
+                        if !commit(&self.state)? {
+                            return Ok(false);
+                        }
+                        self.state.candidates.len() - 1
+                    }
+                };
+                next = self.state.candidates[at].by_layer.clone().map(|sizes| (sizes, Purpose::Agreement));
             }
         }
         Ok(true)
+    }
+
+    /// Notes a candidate, and which sizes by layer follow from what it costs to cut each, where that was measured.
+    fn add(&mut self, plan: Plan, predicted: f64, measured: Option<Outcome>) {
+        let depths = self.axes.iter().map(|axis| (*axis, axis.depth(self.config(), &plan.sizes)));
+        let depths = depths.filter(|(_, depth)| *depth > 0.0).collect();
+        let Plan { sizes, parameters, basis, .. } = plan;
+        let by_layer = measured.as_ref().and_then(|found| by_layer(self.config(), &sizes, &found.costs));
+        let agreement = measured.map(|measured| measured.agreement);
+        self.state.candidates.push(Candidate { depths, predicted, sizes, basis, parameters, agreement, by_layer });
     }
 
     /// Writes the candidate that agrees best with the dense model, fitted to all tokens.
@@ -444,9 +444,9 @@ impl Work<'_> {
             state.fitting = Some(refitted.clone());
             commit(&state)
         };
-        let found = self.refit(&plan, (self.job.rows, 0), true, from.as_ref(), &mut each)?;
+        let found = self.refit(&plan, (self.job.rows, 0), Purpose::Write, from.as_ref(), &mut each)?;
         self.state = state;
-        if let Some((_, kept)) = found {
+        if let Some(Outcome { kept, .. }) = found {
             self.state.kept = Some(kept);
             commit(&self.state)?;
         }

@@ -6,7 +6,12 @@ use crate::{model::Config, stream::Speed};
 impl Options {
     /// How often the model is gone through, at most: the survey, the probes, the candidates, the result.
     pub fn passes(&self) -> usize {
-        2 + self.probes() + self.effort.candidates()
+        2 + self.probes() + self.candidates()
+    }
+
+    /// The most candidates: each a second time where layers may differ.
+    fn candidates(&self) -> usize {
+        self.effort.candidates() * (1 + usize::from(self.per_layer))
     }
 
     /// The most probes: several bases of a width and ways of leaving out layers are tried at one depth.
@@ -40,7 +45,7 @@ impl Options {
         let fit = |tokens: usize| {
             3.0 * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
-        let candidates = if self.effort.candidates() > 1 { self.effort.candidates() } else { 0 };
+        let candidates = if self.candidates() > 1 { self.candidates() } else { 0 };
         speed.forward_seconds(config, tokens)
             + self.probes() as f64 * fit(tokens / self.effort.probe_share())
             + candidates as f64 * fit(tokens / self.effort.candidate_share())

@@ -5,6 +5,9 @@
 //! is fitted to; that gives each axis a curve, and the curves an allocation of the budget (`budget`). The best few
 //! candidates are cut, fitted and measured on all tokens, and the best of them is the output (`driver`).
 //!
+//! Where layers may differ in size, a candidate is tried a second time with its channels, or heads, spread over the
+//! layers by what they cost each (`layers`); the better of the two is kept.
+//!
 //! Cutting is one pass (`refit`): the dense model runs beside the smaller one, layer by layer; what reads the residual
 //! stream is fitted to what it gave, what writes it to where the stream was, and the same sums say which heads and
 //! channels cost least to leave out ([`crate::linalg::subset`]).
@@ -14,6 +17,7 @@ mod cut;
 mod driver;
 mod estimate;
 mod head;
+mod layers;
 mod memory;
 mod plan;
 mod refit;

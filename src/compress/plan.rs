@@ -20,6 +20,43 @@ pub enum Effort {
     Thorough,
 }
 
+impl Effort {
+    /// The share of the calibration that probes are fitted to, as one part in so many.
+    pub(super) fn probe_share(self) -> usize {
+        match self {
+            Self::Quick => 16,
+            Self::Normal => 8,
+            Self::Thorough => 4,
+        }
+    }
+
+    /// What is removed by an axis alone in its probes, as shares of what is asked for, the most first.
+    pub(super) fn depths(self) -> &'static [f64] {
+        match self {
+            Self::Quick => &[0.75],
+            Self::Normal => &[1.0, 0.5],
+            Self::Thorough => &[1.0, 0.6, 0.3],
+        }
+    }
+
+    /// How many candidates are measured; one alone need not be.
+    pub(super) fn candidates(self) -> usize {
+        match self {
+            Self::Quick => 1,
+            Self::Normal => 3,
+            Self::Thorough => 6,
+        }
+    }
+
+    /// The share of the calibration that candidates are fitted to, as one part in so many.
+    pub(super) fn candidate_share(self) -> usize {
+        match self {
+            Self::Quick | Self::Normal => 3,
+            Self::Thorough => 2,
+        }
+    }
+}
+
 /// How to compress.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -29,6 +66,8 @@ pub struct Options {
     /// Whether they were asked for by name: then one that cannot be cut is an error.
     pub chosen: bool,
     pub effort: Effort,
+    /// Whether layers may differ in their heads and channels.
+    pub per_layer: bool,
     /// The ridge of the least squares, as a share of the regressors' mean energy.
     pub ridge: f64,
     /// Types of the written tensors.

@@ -22,8 +22,9 @@ use std::{ops::Range, time::Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cut::{Cut, Kept, Rows, pick},
+    cut::{Cut, Kept, Quota, Rows, pick},
     head::{Head, Ways},
+    layers::Costs,
     plan::Plan,
     survey::Facts,
     watch::agreement,
@@ -73,7 +74,16 @@ pub struct Refit<'a> {
     /// A step that is finished once the dense model is through the layers that are left out after it.
     waiting: Option<Waiting>,
     kept: Vec<Kept>,
+    /// What it costs to cut each layer, where that is asked for.
+    costs: Option<Vec<Costs>>,
     agreement: Option<Agreement>,
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub agreement: Agreement,
+    pub kept: Vec<Kept>,
+    pub costs: Vec<Costs>,
 }
 
 /// A step of the smaller model whose reads are there.
@@ -119,6 +129,7 @@ impl<'a> Refit<'a> {
             cut,
             waiting: None,
             kept: Vec::new(),
+            costs: None,
             agreement: None,
         };
         let done = from.map_or(0, |from| from.layers);
@@ -140,9 +151,14 @@ impl<'a> Refit<'a> {
         Ok(this)
     }
 
+    /// The same, noting what it costs to cut each layer.
+    pub fn with_costs(self) -> Self {
+        Self { costs: Some(Vec::new()), ..self }
+    }
+
     /// What came of it, once the end was reached.
-    pub fn outcome(self) -> Option<(Agreement, Vec<Kept>)> {
-        Some((self.agreement?, self.kept))
+    pub fn outcome(self) -> Option<Outcome> {
+        Some(Outcome { agreement: self.agreement?, kept: self.kept, costs: self.costs.unwrap_or_default() })
     }
 
     fn narrower(&self) -> bool {
@@ -255,9 +271,14 @@ impl<'a> Refit<'a> {
             let (kept, fit) = match cuts.get(round) {
                 None => (None, located(format_args!("layer {layer}"), system.solve())?),
                 Some(cut) => {
-                    let (groups, remove) = cut.groups(&now.layers[layer], &prior_of.linears);
-                    let (kept, fit) =
-                        located(format_args!("layer {layer}"), system.subset(&groups, &remove, Some(&self.metric)))?;
+                    let (groups, quotas) = cut.groups(&now.layers[layer], &prior_of.linears);
+                    let remove: Vec<usize> = quotas.iter().map(|quota| quota.leave).collect();
+                    let deepest = self.costs.iter().flat_map(|_| quotas.iter().map(Quota::deepest));
+                    let chosen = system.subset(&groups, (&remove, &deepest.collect::<Vec<_>>()), Some(&self.metric));
+                    let (kept, fit, removals) = located(format_args!("layer {layer}"), chosen)?;
+                    if let Some(costs) = &mut self.costs {
+                        costs.push(Costs::of(layer, &quotas, &groups, &removals));
+                    }
                     (Some(kept.into_iter().map(|group| groups[group].columns.clone()).collect::<Vec<_>>()), fit)
                 }
             };

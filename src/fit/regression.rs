@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix, Readback},
-    linalg::{Eigen, Group, Subset, eigh, solve_ridge, subset},
+    linalg::{Eigen, Group, Removal, Subset, eigh, solve_ridge, subset_and_next},
     ops::COVARIANCE_TOKENS,
 };
 
@@ -115,27 +115,33 @@ impl System {
         Ok(Fit::new(cross, means.as_ref(), &(0..ridge.len()).collect::<Vec<_>>()))
     }
 
-    /// The map of those regressors that are left once the groups are out whose absence costs least: as [`subset`], which
-    /// of the groups stay, and the map. What is lost of the targets counts by `metric`, its square root and the inverse
-    /// of that, `[targets, targets]` each; without one, all alike.
+    /// The map of those regressors that are left once the groups are out whose absence costs least: as
+    /// [`subset_and_next`], which of the groups stay, the map, and what each group costs that leaves, or would leave next
+    /// until `beyond` are out. What is lost of the targets counts by `metric`; without one, all alike.
     ///
     /// # Errors
     /// As [`System::solve`].
-    pub fn subset(self, groups: &[Group], remove: &[usize], metric: Option<&Metric>) -> Result<(Vec<usize>, Fit)> {
+    pub fn subset(
+        self,
+        groups: &[Group],
+        (remove, beyond): (&[usize], &[usize]),
+        metric: Option<&Metric>,
+    ) -> Result<(Vec<usize>, Fit, Vec<Removal>)> {
         let Self { gram, ridge, cross, means } = self;
         let unknowns = ridge.len();
         let cross = match metric {
             Some(metric) => product(metric.root.as_ref(), &cross, unknowns),
             None => cross,
         };
-        let Subset { groups: kept, weights } = subset(gram, &ridge, cross, groups, remove)?;
+        let Subset { groups: kept, weights, removals } =
+            subset_and_next(gram, &ridge, cross, groups, (remove, beyond))?;
         let left: usize = kept.iter().map(|&group| groups[group].columns.len()).sum();
         let weights = match metric {
             Some(metric) => product(metric.inverse.as_ref(), &weights, left),
             None => weights,
         };
         let columns: Vec<usize> = kept.iter().flat_map(|&group| groups[group].columns.clone()).collect();
-        Ok((kept, Fit::new(weights, means.as_ref(), &columns)))
+        Ok((kept, Fit::new(weights, means.as_ref(), &columns), removals))
     }
 }
 

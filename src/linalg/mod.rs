@@ -8,4 +8,4 @@ mod subset;
 pub use eigh::{Eigen, eigh};
 pub use orthogonal::random_orthogonal;
 pub use solve::solve_ridge;
-pub use subset::{Group, Subset, subset};
+pub use subset::{Group, Removal, Subset, subset, subset_and_next};

@@ -43,6 +43,16 @@ pub struct Subset {
     pub groups: Vec<usize>,
     /// Their W `[targets, columns that stay]`, row-major.
     pub weights: Vec<f64>,
+    /// Those that left, in order, and after them those that would leave next.
+    pub removals: Vec<Removal>,
+}
+
+/// A group that leaves after those before it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Removal {
+    pub group: usize,
+    /// By how much that raises the minimum.
+    pub cost: f64,
 }
 
 /// The most columns that are looked at together, and the share of those there are.
@@ -56,23 +66,36 @@ const SHARE: usize = 16;
 /// [`Error::Numerical`] if a sum is not finite, or G + diag μ is not positive definite; [`Error::Shape`] if sizes do not
 /// fit, or more groups are to leave than there are.
 pub fn subset(gram: Vec<f64>, ridge: &[f64], right: Vec<f64>, groups: &[Group], remove: &[usize]) -> Result<Subset> {
+    subset_and_next(gram, ridge, right, groups, (remove, &[]))
+}
+
+/// As [`subset`], and says what it would cost to go on until `beyond[kind]` are out, where that is more.
+///
+/// # Errors
+/// As [`subset`].
+pub fn subset_and_next(
+    gram: Vec<f64>,
+    ridge: &[f64],
+    right: Vec<f64>,
+    groups: &[Group],
+    (remove, beyond): (&[usize], &[usize]),
+) -> Result<Subset> {
     let n = ridge.len();
     let covered = groups.iter().try_fold(0, |end, group| (group.columns.start == end).then_some(group.columns.end));
     let there = |kind: usize| groups.iter().filter(|group| group.kind == kind).count();
-    if covered != Some(n) || remove.iter().enumerate().any(|(kind, &count)| count > there(kind)) {
+    let too_many = |(kind, &count): (usize, &usize)| count > there(kind);
+    if covered != Some(n) || remove.iter().enumerate().any(too_many) || beyond.iter().enumerate().any(too_many) {
         return Err(Error::shape("subset", format!("{remove:?} of {} groups of {n} columns", groups.len())));
     }
     let mut elimination = Elimination::new(gram, ridge, right)?;
     let mut stay: Vec<usize> = (0..groups.len()).collect();
-    let mut missing = remove.to_vec();
-    while missing.iter().any(|&count| count > 0) {
-        let leave = elimination.cheapest(groups, &stay, &mut missing)?;
-        let columns: Vec<usize> = leave.iter().flat_map(|&group| groups[group].columns.clone()).collect();
-        elimination.remove(&columns)?;
-        stay.retain(|group| !leave.contains(group));
-    }
+    let mut removals = elimination.leave(groups, &mut stay, remove.to_vec())?;
     let columns: Vec<usize> = stay.iter().flat_map(|&group| groups[group].columns.clone()).collect();
-    Ok(Subset { weights: elimination.weights(&columns), groups: stay })
+    let (weights, kept) = (elimination.weights(&columns), stay.clone());
+    let out = |kind: usize| remove.get(kind).copied().unwrap_or_default();
+    let more = beyond.iter().enumerate().map(|(kind, most)| most.saturating_sub(out(kind))).collect();
+    removals.extend(elimination.leave(groups, &mut stay, more)?);
+    Ok(Subset { groups: kept, weights, removals })
 }
 
 /// P and W, of which the rows and columns that left are zero.
@@ -92,9 +115,22 @@ impl Elimination {
         Ok(Self { inverse, weights })
     }
 
+    /// Takes out as many groups of each kind as are `missing`.
+    fn leave(&mut self, groups: &[Group], stay: &mut Vec<usize>, mut missing: Vec<usize>) -> Result<Vec<Removal>> {
+        let mut removals = Vec::new();
+        while missing.iter().any(|&count| count > 0) {
+            let leave = self.cheapest(groups, stay, &mut missing)?;
+            let columns: Vec<usize> = leave.iter().flat_map(|leave| groups[leave.group].columns.clone()).collect();
+            self.remove(&columns)?;
+            stay.retain(|group| leave.iter().all(|leave| leave.group != *group));
+            removals.extend(leave);
+        }
+        Ok(removals)
+    }
+
     /// Some of the groups that `stay`, in the order in which they leave; `missing` is what is still to leave of each
     /// kind.
-    fn cheapest(&self, groups: &[Group], stay: &[usize], missing: &mut [usize]) -> Result<Vec<usize>> {
+    fn cheapest(&self, groups: &[Group], stay: &[usize], missing: &mut [usize]) -> Result<Vec<Removal>> {
         let mut order = Vec::with_capacity(stay.len());
         for &group in stay.iter().filter(|&&group| missing[groups[group].kind] > 0) {
             let columns: Vec<usize> = groups[group].columns.clone().collect();
@@ -131,11 +167,11 @@ impl Elimination {
                     least = Some((cost, at));
                 }
             }
-            let Some((_, at)) = least else { return Ok(leave) };
+            let Some((cost, at)) = least else { return Ok(leave) };
             let (group, columns) = candidates.swap_remove(at);
             local.remove(columns)?;
             missing[groups[group].kind] -= 1;
-            leave.push(group);
+            leave.push(Removal { group, cost });
         }
     }
 

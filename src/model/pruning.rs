@@ -9,7 +9,7 @@ use super::layer_spec::LayerSpec;
 use crate::error::{Error, Result};
 
 /// What is left of one layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSizes {
     pub num_attention_heads: usize,

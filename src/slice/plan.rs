@@ -12,7 +12,7 @@ use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
     gpu::ElementType,
-    model::{Config, RemoteCode, SLICED_PREFIX, Slicing, element_type},
+    model::{Config, SLICED_PREFIX, Slicing, element_type},
     ops::Norm,
     stream::Types,
 };
@@ -211,7 +211,7 @@ fn with_widths(config: &Config, width: usize, options: &Options) -> Result<Confi
     raw.insert("model_type".into(), json!(format!("{SLICED_PREFIX}{}", config.architecture.model_type)));
     let section = serde_json::to_value(slicing).map_err(Error::internal)?;
     raw.insert("slicing".into(), section);
-    for (name, value) in config.architecture.forms.code.iter().flat_map(RemoteCode::fields) {
+    for (name, value) in config.architecture.forms.code.iter().flat_map(|code| code.fields(false)) {
         raw.insert(name.into(), value);
     }
     with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, &options.dtype)

@@ -24,6 +24,7 @@ const VALUES: &[(&str, &str)] = &[
     ("keep", "70%"),
     ("ppl_eval_seqlen", "33"),
     ("head", "untied"),
+    ("per_layer", ""),
     ("precision", "f16-matrix"),
     ("refit", "reads"),
     ("ridge", "0.5"),

@@ -9,6 +9,7 @@ ends with 1 if anything disagrees.
   * Every parity fixture of an architecture that llama.cpp has: refused for the expected reason, or its logits agree with those of transformers
     that lie beside it, in f32; and perplexity agrees with `slicegpt-gpu eval` in f16 and q8_0.
   * Fixtures that are cut on each axis that llama.cpp can load: logits agree with the program's, in f32.
+  * Those whose layers have been made to differ in size: logits agree with those of the program.
   * The demo model, that sliced in one basis, that compressed, and each --model: perplexity, and the tokens of difficult texts against the tokenizers library.
   * Small tokenizers of every kind that is exported, trained here: tokens again.
   * One of vocab.json and merges.txt: tokens as in transformers, ends of texts, special tokens and chat templates as llama.cpp's converter has them.
@@ -27,12 +28,14 @@ import tempfile
 from pathlib import Path
 
 # This file has the name of the package, and must not be found in its place.
-sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+HERE = Path(__file__).resolve().parent
+sys.path = [str(HERE / "support")] + [path for path in sys.path if Path(path or ".").resolve() != HERE]
 
 import gguf
 import numpy as np
 import tokenizers
 import xllamacpp
+from prune import prune
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests/fixtures/parity"
@@ -302,6 +305,24 @@ def compressed(check):
             check.that(worst <= LOGITS, f"{name}, {axis} cut: logits of f32 differ by {worst:.1e} of the largest from the program's")
 
 
+def pruned(check):
+    for name in ("llama_gqa_tied", "llama_rope_llama3", "llama_head_dim", "mistral_no_window"):
+        model = check.directory / f"pruned-{name}"
+        prune(FIXTURES / name, model)
+        rows = json.loads((FIXTURES / name / "tokens.json").read_text())["input_ids"]
+        file = check.directory / "logits.safetensors"
+        result = check.run("logits", model, "--tokens", model / "tokens.json", "-o", file, "--force")
+        assert result.returncode == 0, result.stderr
+        expected = safetensors(file)
+        with Model(check.export(model, "f32")) as loaded:
+            worst = 0.0
+            for row, ids in enumerate(rows):
+                wanted = expected[f"logits.{row}"]
+                worst = max(worst, np.abs(loaded.logits(ids) - wanted).max() / np.abs(wanted).max())
+        check.that(worst <= LOGITS, f"{name}, pruned by layer: logits of f32 differ by {worst:.1e} of the largest from the program's")
+        check.perplexities(f"{name}, pruned", model, [ids for ids in rows if len(ids) > 1])
+
+
 def same_tokens(check, name, loaded, directory):
     reference = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     different = [text for text in TEXTS if loaded.tokens(text) != reference.encode(text).ids]
@@ -492,7 +513,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         check = Check(os.path.abspath(arguments.binary), Path(directory))
         text = (DEMO / "heldout.txt").read_text()
-        for step in (fixtures, compressed, tokens, special_tokens, reread, no_vocabulary):
+        for step in (fixtures, compressed, pruned, tokens, special_tokens, reread, no_vocabulary):
             step(check)
         sliced = Path(directory) / "sliced"
         calibration = ["--calibration", DEMO / "calibration.txt", "--cal-nsamples", "8"]

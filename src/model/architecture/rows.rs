@@ -73,6 +73,7 @@ const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.
 
 const LLAMA_CPP: Gguf = Gguf {
     architecture: "llama",
+    by_layer: Some("deci"),
     interleaved: true,
     frequency_factors: true,
     biases: &[Query, Key, Value, Output, Gate, Up, Down],
@@ -108,6 +109,7 @@ const QWEN2: Architecture = Architecture {
         stock: STOCK,
         gguf: Some(Gguf {
             architecture: "qwen2",
+            by_layer: None,
             interleaved: false,
             frequency_factors: false,
             biases: &[Query, Key, Value],
@@ -132,6 +134,7 @@ const QWEN3: Architecture = Architecture {
         stock: STOCK,
         gguf: Some(Gguf {
             architecture: "qwen3",
+            by_layer: None,
             interleaved: false,
             frequency_factors: false,
             biases: &[],

@@ -35,6 +35,8 @@ pub struct Stock {
 pub struct Gguf {
     /// `general.architecture`.
     pub architecture: &'static str,
+    /// That of models whose layers differ in their heads or in the width of their MLPs, if there is one.
+    pub by_layer: Option<&'static str>,
     /// Whether it turns neighbouring coordinates of a head together, where the checkpoint has those half a head apart.
     pub interleaved: bool,
     /// Whether it reads a factor for each frequency from the file.

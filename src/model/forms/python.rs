@@ -1,17 +1,21 @@
-//! The Python files by which transformers loads a sliced checkpoint with `trust_remote_code=True`.
+//! The Python files by which transformers loads a sliced or a pruned checkpoint with `trust_remote_code=True`.
 
 use serde_json::{Value, json};
 
 use crate::model::Config;
 
-/// What a sliced checkpoint of one `model_type` carries for transformers.
+/// Names and contents of the files that belong beside a checkpoint.
+type Files = [(&'static str, &'static str); 3];
+
+/// What sliced and pruned checkpoints of one `model_type` carry for transformers.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoteCode {
     model_type: &'static str,
     /// In the names of its classes.
     class: &'static str,
-    /// Names and contents.
-    pub files: [(&'static str, &'static str); 3],
+    sliced: Files,
+    /// Where layers differ in size.
+    pruned: Files,
 }
 
 macro_rules! remote_code {
@@ -19,12 +23,16 @@ macro_rules! remote_code {
         RemoteCode {
             model_type: $model_type,
             class: $class,
-            files: [
-                remote_code!(file concat!("configuration_sliced_", $model_type, ".py")),
-                remote_code!(file concat!("modeling_sliced_", $model_type, ".py")),
-                remote_code!(file "modeling_sliced_common.py"),
-            ],
+            sliced: remote_code!(files "sliced", $model_type),
+            pruned: remote_code!(files "pruned", $model_type),
         }
+    };
+    (files $kind:literal, $model_type:literal) => {
+        [
+            remote_code!(file concat!("configuration_", $kind, "_", $model_type, ".py")),
+            remote_code!(file concat!("modeling_", $kind, "_", $model_type, ".py")),
+            remote_code!(file concat!("modeling_", $kind, "_common.py")),
+        ]
     };
     (file $name:expr) => {
         ($name, include_str!(concat!("../../../assets/transformers/", $name)))
@@ -48,24 +56,33 @@ impl RemoteCode {
 }
 
 impl RemoteCode {
-    /// The fields of config.json that name its classes.
-    pub fn fields(&self) -> [(&'static str, Value); 2] {
+    /// The fields of config.json that name the classes of a sliced model, or of a `pruned` one.
+    pub fn fields(&self, pruned: bool) -> [(&'static str, Value); 2] {
         let Self { model_type, class, .. } = self;
-        let causal = format!("Sliced{class}ForCausalLM");
+        let (kind, prefix) = if pruned { ("pruned", "Pruned") } else { ("sliced", "Sliced") };
+        let causal = format!("{prefix}{class}ForCausalLM");
         let auto_map = json!({
-            "AutoConfig": format!("configuration_sliced_{model_type}.Sliced{class}Config"),
-            "AutoModelForCausalLM": format!("modeling_sliced_{model_type}.{causal}"),
+            "AutoConfig": format!("configuration_{kind}_{model_type}.{prefix}{class}Config"),
+            "AutoModelForCausalLM": format!("modeling_{kind}_{model_type}.{causal}"),
         });
         [("architectures", json!([causal])), ("auto_map", auto_map)]
     }
 }
 
 impl Config {
-    /// The Python files that belong beside this config, with their contents; none beside one that transformers knows.
+    /// The Python files that belong beside this config, with their contents; none beside one that transformers knows,
+    /// or whose layers its class of this `model_type` has no form for.
     pub fn python_files(&self) -> &'static [(&'static str, &'static str)] {
         match &self.architecture.forms.code {
-            Some(code) if self.fused() => &code.files,
+            Some(code) if self.fused() => &code.sliced,
+            Some(code) if self.pruned && self.shares_keys_as_its_class() => &code.pruned,
             _ => &[],
         }
+    }
+
+    /// Whether no layer has queries that share a key where the class in transformers gives each its own.
+    fn shares_keys_as_its_class(&self) -> bool {
+        self.architecture.fields.num_key_value_heads.is_some()
+            || self.layers.iter().all(|layer| layer.heads == layer.kv_heads)
     }
 }

@@ -1,5 +1,6 @@
 //! The config of a smaller model of the same `model_type`, whose layers have the same sizes: narrower, with fewer heads,
-//! MLP channels or layers. What its classes cannot tell is refused.
+//! MLP channels or layers. What its classes cannot tell is refused. Where layers are to differ, it is one of the
+//! `model_type` for such, with a `pruning` section, and says the sizes of the dense model beside that.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use super::stock::set;
 use crate::{
     error::{Error, Result},
     model::{
-        Config, LayerSpec,
+        Config, LayerSizes, LayerSpec, PRUNED_PREFIX, Pruning,
         architecture::{Position, RopeLayers, Window},
     },
 };
@@ -25,13 +26,25 @@ pub struct Resize {
     pub intermediate_size: usize,
     /// The layers that stay, ascending.
     pub layers: Vec<usize>,
+    /// The sizes of each of them, where they differ; those above are then what all would have in a model as large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_layer: Option<Vec<LayerSizes>>,
 }
 
 impl Resize {
     /// The sizes that a model has.
     pub fn whole(config: &Config) -> Self {
         let LayerSpec { heads, kv_heads, intermediate_size, .. } = config.layers[0];
-        Self { width: None, heads, kv_heads, intermediate_size, layers: (0..config.layers.len()).collect() }
+        let layers = (0..config.layers.len()).collect();
+        Self { width: None, heads, kv_heads, intermediate_size, layers, by_layer: None }
+    }
+
+    /// The heads, key-value heads and MLP channels of each layer that stays.
+    fn each(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+        (0..self.layers.len()).map(|at| match self.by_layer.as_ref().and_then(|layers| layers.get(at)) {
+            Some(sizes) => (sizes.num_attention_heads, sizes.num_key_value_heads, sizes.intermediate_size),
+            None => (self.heads, self.kv_heads, self.intermediate_size),
+        })
     }
 }
 
@@ -52,7 +65,8 @@ impl Config {
             }
             self.narrow(&mut raw, width, self.can_stay_tied());
         }
-        if (sizes.heads, sizes.kv_heads) != (whole.heads, whole.kv_heads) {
+        let alike = sizes.by_layer.is_none();
+        if alike && (sizes.heads, sizes.kv_heads) != (whole.heads, whole.kv_heads) {
             if !self.architecture.attention.explicit_head_dim {
                 return refuse("have fewer heads: its classes take hidden_size / heads for the width of a head".into());
             }
@@ -71,17 +85,24 @@ impl Config {
                 None => {}
             }
         }
-        if sizes.intermediate_size != whole.intermediate_size {
+        if alike && sizes.intermediate_size != whole.intermediate_size {
             raw.insert(fields.intermediate_size.into(), json!(sizes.intermediate_size));
         }
         if sizes.layers != whole.layers {
             set(&mut raw, "num_hidden_layers", fields.num_hidden_layers, sizes.layers.len());
             self.keep_layers(&mut raw, &sizes.layers);
         }
+        if let Some(layers) = &sizes.by_layer {
+            raw.insert("model_type".into(), json!(format!("{PRUNED_PREFIX}{}", self.architecture.model_type)));
+            raw.insert("pruning".into(), json!(Pruning { layers: layers.clone() }));
+            for (name, value) in self.architecture.forms.code.iter().flat_map(|code| code.fields(true)) {
+                raw.insert(name.into(), value);
+            }
+        }
         let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
         let same = config.layers.len() == sizes.layers.len()
-            && sizes.layers.iter().zip(&config.layers).all(|(&layer, found)| {
-                let Resize { heads, kv_heads, intermediate_size, .. } = *sizes;
+            && sizes.layers.iter().zip(sizes.each()).zip(&config.layers).all(|((&layer, each), found)| {
+                let (heads, kv_heads, intermediate_size) = each;
                 *found == LayerSpec { heads, kv_heads, intermediate_size, ..self.layers[layer].clone() }
             });
         if same {

@@ -48,8 +48,8 @@ impl Method for Compress {
     }
 
     fn options(&self) -> CompressRequest {
-        let Options { goal, effort, ridge, .. } = self.options;
-        CompressRequest { goal, axes: Some(self.axes.clone()), effort, ridge }
+        let Options { goal, effort, per_layer, ridge, .. } = self.options;
+        CompressRequest { goal, axes: Some(self.axes.clone()), effort, per_layer, ridge }
     }
 
     fn types(&self) -> &Types {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     compress::{Axis, Candidate, Curve, Kept, Probe, Snapshot},
-    model::{Config, LayerSpec, Model},
+    model::{Config, LayerSizes, LayerSpec, Model},
 };
 
 /// The fields of a report that compression writes.
@@ -27,6 +27,8 @@ pub struct CompressReport {
     pub after: Sizes,
     /// 1 − after / before of the parameters, in percent.
     pub percent_removed: f64,
+    /// The sizes of each layer that stays, where they differ.
+    pub by_layer: Option<Vec<LayerSizes>>,
     /// How much of each axis was cut: the share that left.
     pub cut: Vec<AxisCut>,
     /// What was measured of each axis alone, and the curve through it.
@@ -40,7 +42,7 @@ pub struct CompressReport {
     pub same_size_bits: Option<f64>,
 }
 
-/// The sizes of a model.
+/// The sizes of a model; where layers differ, heads and channels are the mean, rounded down.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sizes {
     pub parameters: u64,
@@ -69,6 +71,8 @@ pub struct AxisCut {
 pub struct Tried {
     pub depths: Vec<(Axis, f64)>,
     pub parameters: u64,
+    /// Whether its layers differ in size.
+    pub by_layer: bool,
     pub predicted_kl: f64,
     /// On tokens that nothing is fitted to; `None` of the only candidate.
     pub kl: Option<f64>,
@@ -88,15 +92,15 @@ pub struct Removed {
 
 impl Sizes {
     fn of(config: &Config, bytes: u64, parameters: u64, hidden_size: usize) -> Self {
-        let LayerSpec { heads, kv_heads, intermediate_size, .. } = config.layers[0];
+        let mean = |of: fn(&LayerSpec) -> usize| config.layers.iter().map(of).sum::<usize>() / config.layers.len();
         Self {
             parameters,
             bytes,
             hidden_size,
             layers: config.layers.len(),
-            query_heads: heads,
-            key_value_heads: kv_heads,
-            intermediate_size,
+            query_heads: mean(|layer| layer.heads),
+            key_value_heads: mean(|layer| layer.kv_heads),
+            intermediate_size: mean(|layer| layer.intermediate_size),
             cache_bytes_per_token: config.layers.iter().map(|layer| 2 * layer.kv_width()).sum(),
         }
     }
@@ -139,6 +143,7 @@ impl CompressReport {
         let tried = |candidate: &Candidate| Tried {
             depths: candidate.depths.clone(),
             parameters: candidate.parameters,
+            by_layer: candidate.sizes.by_layer.is_some(),
             predicted_kl: candidate.predicted,
             kl: candidate.agreement.map(|agreement| agreement.kl),
             written: written.is_some_and(|(best, _)| std::ptr::eq(best, candidate)),
@@ -148,6 +153,7 @@ impl CompressReport {
             model_type: config.architecture.model_type,
             before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, config.hidden_size),
             percent_removed: percent_removed(parameters, plan.parameters),
+            by_layer: written.and_then(|(best, _)| best.sizes.by_layer.clone()),
             cut: method.axes.iter().map(cut).collect(),
             curves: curves.to_vec(),
             probes: found.map_or_else(Vec::new, |found| found.probes.clone()),
@@ -168,14 +174,18 @@ impl Section for CompressReport {
         };
         let size =
             |what: &str, before: usize, after: usize| row(what, before as u64, after as u64, |size| size.to_string());
+        let names = match self.by_layer {
+            Some(_) => ["query heads, the mean", "key-value heads, the mean", "MLP channels, the mean"],
+            None => ["query heads", "key-value heads", "MLP channels"],
+        };
         let mut rows = vec![
             row("parameters", before.parameters, after.parameters, grouped),
             row("bytes", before.bytes, after.bytes, bytes),
             size("width", before.hidden_size, after.hidden_size),
             size("layers", before.layers, after.layers),
-            size("query heads", before.query_heads, after.query_heads),
-            size("key-value heads", before.key_value_heads, after.key_value_heads),
-            size("MLP channels", before.intermediate_size, after.intermediate_size),
+            size(names[0], before.query_heads, after.query_heads),
+            size(names[1], before.key_value_heads, after.key_value_heads),
+            size(names[2], before.intermediate_size, after.intermediate_size),
             size("cache bytes a token", before.cache_bytes_per_token, after.cache_bytes_per_token),
         ];
         // What stayed as it was need not be said, but for the first two.
@@ -203,13 +213,24 @@ impl Section for CompressReport {
             };
             let _ = writeln!(text, "{name:<24} {:.1} %{cost}", 100.0 * depth);
         }
+        let layers = self.by_layer.iter().flatten();
+        let list = |of: fn(&LayerSizes) -> usize| layers.clone().map(|layer| of(layer).to_string()).collect::<Vec<_>>();
+        let sizes = [
+            ("query heads by layer", list(|layer| layer.num_attention_heads)),
+            ("key-value heads by layer", list(|layer| layer.num_key_value_heads)),
+            ("MLP channels by layer", list(|layer| layer.intermediate_size)),
+        ];
+        for (name, list) in sizes.iter().filter(|(_, list)| list.iter().any(|size| *size != list[0])) {
+            let _ = writeln!(text, "{name:<24} {}", list.join(", "));
+        }
         for (number, tried) in self.candidates.iter().enumerate() {
             let depths: Vec<String> =
                 tried.depths.iter().map(|(axis, depth)| format!("{axis} {:.1} %", 100.0 * depth)).collect();
             let written = if tried.written { ", written" } else { "" };
             let name = format!("candidate {}", number + 1);
             let kl = tried.kl.map_or_else(String::new, |kl| format!("KL {kl:.4}, "));
-            let (depths, predicted) = (depths.join(", "), tried.predicted_kl);
+            let by_layer = if tried.by_layer { ", spread over the layers" } else { "" };
+            let (depths, predicted) = (depths.join(", ") + by_layer, tried.predicted_kl);
             let _ = writeln!(text, "{name:<24} {depths}: {kl}predicted {predicted:.4}{written}");
         }
         text
@@ -269,7 +290,7 @@ impl Section for CompressReport {
     }
 
     fn loading(&self) -> &'static str {
-        ORDINARY
+        if self.by_layer.is_some() { BY_LAYER } else { ORDINARY }
     }
 }
 
@@ -288,4 +309,19 @@ tokenizer = AutoTokenizer.from_pretrained(\".\")
 ```
 
 `slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this program:
+";
+
+/// How one is loaded whose layers differ.
+const BY_LAYER: &str = "
+
+Its layers differ in size, which the classes in transformers have no form for: the Python files beside this one have it.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(\".\")
+```
+
+`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, if the original is a llama or a mistral. In this \
+program:
 ";

@@ -15,6 +15,8 @@ pub struct CompressRequest {
     /// The axes that may be cut: all that the model can be cut on, if `None`.
     pub axes: Option<Vec<Axis>>,
     pub effort: Effort,
+    /// Whether layers may differ in their heads and channels.
+    pub per_layer: bool,
     /// A share of the mean energy of what re-fitted weights read.
     pub ridge: f64,
 }
@@ -22,7 +24,7 @@ pub struct CompressRequest {
 impl Default for CompressRequest {
     /// A fifth of the parameters, on whatever axes cost least.
     fn default() -> Self {
-        Self { goal: Goal::Parameters(0.2), axes: None, effort: Effort::Normal, ridge: 0.03 }
+        Self { goal: Goal::Parameters(0.2), axes: None, effort: Effort::Normal, per_layer: false, ridge: 0.03 }
     }
 }
 
@@ -30,7 +32,8 @@ impl CompressRequest {
     /// The options that this comes to.
     pub fn options(&self, dtype: Types) -> Options {
         let axes = self.axes.clone().unwrap_or_else(|| Axis::ALL.to_vec());
-        Options { goal: self.goal, axes, chosen: self.axes.is_some(), effort: self.effort, ridge: self.ridge, dtype }
+        let Self { goal, effort, per_layer, ridge, .. } = *self;
+        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, ridge, dtype }
     }
 }
 

@@ -33,7 +33,8 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if config.activation != Activation::Silu {
         return refuse(format!("llama.cpp computes silu in its MLP, not {:?}", config.activation));
     }
-    let wider = config.layers.iter().any(|layer| layer.heads_width() != config.hidden_size);
+    let alike = !differ(config, |layer| (layer.heads, layer.kv_heads, layer.intermediate_size));
+    let wider = alike && config.layers.iter().any(|layer| layer.heads_width() != config.hidden_size);
     let target = target.other_widths.filter(|_| wider).copied().unwrap_or(target);
     let biased = |weight: &&Weight| {
         config.has_bias(weight.bias) && weight.holds.iter().any(|role| !target.biases.contains(role))
@@ -45,11 +46,33 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if config.layers.iter().any(|layer| layer.attention_scale != usual(layer)) {
         return refuse("llama.cpp scales attention by 1/sqrt(head_dim) alone".into());
     }
-    let sizes = |layer: &LayerSpec| (layer.heads, layer.kv_heads, layer.head_dim, layer.intermediate_size, layer.rope);
-    if config.layers.windows(2).any(|pair| sizes(&pair[0]) != sizes(&pair[1])) {
-        return refuse("its layers differ in their heads, MLP width or rotary embeddings".into());
+    if differ(config, |layer| (layer.head_dim, layer.rope)) {
+        return refuse("its layers differ in their rotary embeddings".into());
     }
-    Ok(target)
+    if alike {
+        return Ok(target);
+    }
+    let Some(by_layer) = target.by_layer else {
+        let able = ARCHITECTURES.iter().filter(|row| row.forms.gguf.is_some_and(|target| target.by_layer.is_some()));
+        let able: Vec<_> = able.map(|row| row.model_type).collect();
+        return refuse(format!(
+            "its layers differ in their heads or in the width of their MLPs, which llama.cpp has a form for only where \
+             they are those of {}; compress without --per-layer makes them alike",
+            able.join(" or ")
+        ));
+    };
+    // There, the bias of the queries has the width of the residual stream.
+    let odd = |layer: &LayerSpec| layer.heads_width() != config.hidden_size;
+    let biased = |weight: &Weight| config.has_bias(weight.bias) && weight.holds.contains(&Role::Query);
+    if config.layers.iter().any(odd) && architecture.weights().any(biased) {
+        return refuse("llama.cpp has no bias for queries where layers have fewer of them".into());
+    }
+    Ok(Gguf { architecture: by_layer, ..target })
+}
+
+/// Whether layers differ in something.
+fn differ<T: PartialEq>(config: &Config, of: impl Fn(&LayerSpec) -> T) -> bool {
+    config.layers.windows(2).any(|pair| of(&pair[0]) != of(&pair[1]))
 }
 
 /// The factors that divide the plain frequencies, where only they can say how the model scales them.
@@ -81,14 +104,20 @@ pub fn metadata(
         ("general.quantization_version".to_owned(), GgufValue::U32(2)),
     ];
     let layer = &config.layers[0];
+    // One number, or one for each layer where they differ.
+    let by_layer = Some(target.architecture) == target.by_layer;
+    let sizes = |of: fn(&LayerSpec) -> usize| match by_layer {
+        true => GgufValue::I32s(config.layers.iter().map(|layer| of(layer) as i32).collect()),
+        false => size(of(layer)),
+    };
     let mut add = |key: &str, value| list.push((format!("{}.{key}", target.architecture), value));
     add("vocab_size", size(config.vocab_size));
     add("context_length", size(context_length(config, notes)));
     add("embedding_length", size(config.hidden_size));
     add("block_count", size(config.layers.len()));
-    add("feed_forward_length", size(layer.intermediate_size));
-    add("attention.head_count", size(layer.heads));
-    add("attention.head_count_kv", size(layer.kv_heads));
+    add("feed_forward_length", sizes(|layer| layer.intermediate_size));
+    add("attention.head_count", sizes(|layer| layer.heads));
+    add("attention.head_count_kv", sizes(|layer| layer.kv_heads));
     add("attention.key_length", size(layer.head_dim));
     add("attention.value_length", size(layer.head_dim));
     add("attention.layer_norm_rms_epsilon", GgufValue::F32(config.norm_eps));

@@ -1,0 +1,94 @@
+"""Checkpoints whose layers differ in heads and MLP width, made by hand from dense ones: what `compress --per-layer` writes."""
+
+import json
+import shutil
+
+import torch
+from program import ROOT
+from safetensors.torch import load_file, save_file
+
+CODE = ROOT / "assets" / "transformers"
+# In the names of the classes.
+CLASSES = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3", "granite": "Granite",
+    "starcoder2": "Starcoder2", "phi": "Phi", "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2", "gptj": "GPTJ", "gpt_neox": "GPTNeoX",
+}
+# What the linear layers of each name read or write; those of an attention first where an MLP has the name as well.
+READS = {
+    "q_proj": "queries", "k_proj": "keys", "v_proj": "keys", "qkv_proj": "qkv", "c_attn": "qkv", "query_key_value": "by_head",
+    "gate_proj": "channels", "up_proj": "channels", "gate_up_proj": "gated", "c_fc": "channels", "fc1": "channels",
+    "fc_in": "channels", "dense_h_to_4h": "channels",
+}
+WRITES = {
+    "o_proj": "queries", "out_proj": "queries", "dense": "queries", "down_proj": "channels", "fc2": "channels",
+    "fc_out": "channels", "dense_4h_to_h": "channels",
+}
+
+
+def first(config, *names):
+    return next(config[name] for name in names if config.get(name) is not None)
+
+
+def prune(source, output):
+    """Writes a copy of `source` in which layer 0 has lost a key-value head and every layer some channels, no run of them."""
+    shutil.copytree(source, output, dirs_exist_ok=True)
+    config = json.loads((source / "config.json").read_text())
+    kind = config["model_type"]
+    heads = first(config, "num_attention_heads", "n_head")
+    hidden = first(config, "hidden_size", "n_embd")
+    grouped = "num_key_value_heads" in config
+    kv_heads = (config["num_key_value_heads"] if grouped else None) or heads
+    head_dim = config.get("head_dim") or hidden // heads
+    channels = config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * hidden
+    count = first(config, "num_hidden_layers", "n_layer")
+    tensors = {}
+    for path in source.glob("*.safetensors"):
+        if path.name != "logits.safetensors":
+            tensors |= load_file(path)
+    layers = []
+    units = []
+    for layer in range(count):
+        kept = [kv_heads - 1] if layer == 0 and kv_heads > 1 else list(range(kv_heads))
+        group = heads // kv_heads
+        queries = [head * group + query for head in kept for query in range(group)]
+        mlp = [channel for channel in range(channels) if channel % (layer + 2) != 1]
+        rows = lambda numbers, width=head_dim: [number * width + at for number in numbers for at in range(width)]
+        q, k = rows(queries), rows(kept)
+        after = lambda start, numbers: [start + number for number in numbers]
+        units.append({
+            "queries": q, "keys": k, "channels": mlp, "gated": mlp + after(channels, mlp), "by_head": rows(kept, 3 * head_dim),
+            "qkv": q + after(heads * head_dim, k) + after((heads + kv_heads) * head_dim, k),
+        })
+        layers.append({"num_attention_heads": len(queries), "num_key_value_heads": len(kept), "intermediate_size": len(mlp)})
+    for name in list(tensors):
+        parts = name.split(".")
+        number = next((int(part) for part in parts if part.isdigit()), None)
+        if number is None or parts[-1] not in ("weight", "bias"):
+            continue
+        linear, tensor = parts[-2], tensors[name]
+        attention = any(part in ("self_attn", "attn", "attention") for part in parts)
+        # GPT-2's weights are transposed.
+        columns = kind == "gpt2" and tensor.dim() == 2
+        if linear in READS:
+            tensor = tensor.index_select(1 if columns else 0, torch.tensor(units[number][READS[linear]]))
+        elif parts[-1] == "weight" and (linear in WRITES or linear == "c_proj"):
+            chosen = WRITES.get(linear, "queries" if attention else "channels")
+            tensor = tensor.index_select(0 if columns else 1, torch.tensor(units[number][chosen]))
+        tensors[name] = tensor.contiguous()
+    for path in output.glob("*.safetensors*"):
+        path.unlink()
+    save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
+    name = CLASSES[kind]
+    config |= {
+        "model_type": f"pruned_{kind}",
+        "architectures": [f"Pruned{name}ForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"configuration_pruned_{kind}.Pruned{name}Config",
+            "AutoModelForCausalLM": f"modeling_pruned_{kind}.Pruned{name}ForCausalLM",
+        },
+        "pruning": {"layers": layers},
+    }
+    (output / "config.json").write_text(json.dumps(config))
+    for file in (f"configuration_pruned_{kind}.py", f"modeling_pruned_{kind}.py", "modeling_pruned_common.py"):
+        shutil.copy(CODE / file, output / file)
+    return layers
