@@ -101,11 +101,14 @@ const WATCHED: usize = 4;
 /// More tokens than these are not needed to tell sizes apart.
 const WATCHED_TOKENS: usize = 8192;
 
+/// Axes that cannot be cut, and why.
+type Refused = Vec<(Axis, String)>;
+
 /// The axes that can be cut, and why others cannot.
 ///
 /// # Errors
 /// [`Error::Usage`] if none can, or one that was asked for by name.
-pub fn axes(config: &Config, options: &Options) -> Result<(Vec<Axis>, Vec<(Axis, String)>)> {
+pub fn axes(config: &Config, options: &Options) -> Result<(Vec<Axis>, Refused)> {
     // Which layers would leave is not known yet, and makes no difference here.
     let stay = (0..config.layers.len()).map(|count| (0..config.layers.len() - count).collect()).collect();
     let space = Space::new(config, &options.dtype, options.goal, stay);

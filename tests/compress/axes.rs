@@ -40,8 +40,10 @@ fn difference(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
     (a - b).norm_max() / b.norm_max()
 }
 
-/// Final norms: those that are unusual, and the massive coordinates.
-const NORMS: [(&[(usize, f64)], &[usize], &str); 5] = [
+/// Weights of a final norm that are unusual, the massive coordinates, and a reason.
+type FinalNorm = (&'static [(usize, f64)], &'static [usize], &'static str);
+
+const NORMS: [FinalNorm; 5] = [
     (&[], &[], "nothing unusual"),
     (&[(3, 9.0), (11, 0.1)], &[], "outliers"),
     (&[(5, -2.5), (17, -1.8)], &[], "negative weights"),
