@@ -5,7 +5,8 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    budget::{Axis, Curve, Space},
+    axis::Axis,
+    budget::{Curve, Space},
     cut::Kept,
     layers::by_layer,
     plan::{Effort, Options, Plan, Width},

@@ -12,6 +12,7 @@
 //! stream is fitted to what it gave, what writes it to where the stream was, and the same sums say which heads and
 //! channels cost least to leave out ([`crate::linalg::subset`]).
 
+mod axis;
 mod budget;
 mod cut;
 mod driver;
@@ -24,7 +25,8 @@ mod refit;
 mod survey;
 mod watch;
 
-pub use budget::{Axis, Curve, Goal};
+pub use axis::{Axis, Goal};
+pub use budget::Curve;
 pub use cut::Kept;
 pub use driver::{Candidate, Job, Probe, Snapshot, axes, guess};
 pub use memory::peak;

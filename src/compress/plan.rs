@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::budget::{Axis, Goal};
+use super::axis::{Axis, Goal};
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},

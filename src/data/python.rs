@@ -2,12 +2,12 @@
 //! sequence.
 
 use minijinja::{
-    Error, ErrorKind, Output, State, Value,
+    Error, Output, State, Value,
     formatting::{self},
     value::{Kwargs, ValueKind},
 };
 
-use super::python_objects::{Range, View};
+use super::python_objects::{Range, View, invalid};
 
 /// How `json.dumps` is asked to write.
 struct Style {
@@ -52,10 +52,6 @@ pub fn tojson(value: &Value, ensure_ascii: Option<bool>, kwargs: Kwargs) -> Resu
     let mut out = String::new();
     style.write(value, 0, &mut out)?;
     Ok(out.into())
-}
-
-pub(super) fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
 impl Style {

@@ -7,7 +7,7 @@ use minijinja::{
 };
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::{python::invalid, python_objects::View};
+use super::python_objects::{View, invalid};
 
 /// What Python takes for white space: what Unicode does, and four separators.
 pub fn is_space(char: char) -> bool {

@@ -13,8 +13,6 @@ use minijinja::{
     value::{Enumerator, Object, ObjectRepr, Tuple, from_args},
 };
 
-use super::python::invalid;
-
 /// Whole numbers one after the other.
 #[derive(Debug)]
 pub struct Range {
@@ -202,4 +200,8 @@ impl Object for Cycler {
             _ => Err(Error::from(ErrorKind::UnknownMethod)),
         }
     }
+}
+
+pub(super) fn invalid(reason: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason.into())
 }

@@ -6,9 +6,8 @@ use minijinja::{
 };
 
 use super::{
-    python::invalid,
     python_methods::{is_space, lines, padded},
-    python_objects::{Cycler, Markup, Range},
+    python_objects::{Cycler, Markup, Range, invalid},
     template_source::FORMAT,
 };
 

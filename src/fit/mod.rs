@@ -13,4 +13,4 @@ pub use covariance::{Covariance, Signal, signal};
 pub use maps::{Map, Writes, copied, project_write};
 pub use regression::{Fit, Metric, Regression, System, TILE};
 pub use rotation::Rotation;
-pub use tied::{Factor, TOLERANCE, TiedAxes, least_tied_width};
+pub use tied::{Factor, TOLERANCE, TiedAxes, least_tied_width, tied_axes};

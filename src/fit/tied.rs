@@ -115,7 +115,7 @@ impl TiedAxes {
 ///
 /// # Errors
 /// [`Error::Numerical`] if so many weights are unusual that `kept` coordinates do not hold them.
-fn tied_axes(
+pub fn tied_axes(
     signal: MatRef<'_, f64>,
     weighting: MatRef<'_, f64>,
     alpha: &[f64],

@@ -253,7 +253,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         "at least two are needed, as one is measured on and not fitted to; give more text, or lower --cal-max-seqlen",
     );
     for (fixture, axis, message) in [
-        ("llama_mha_untied", "heads", "no two query heads share a key and a value; kv-heads cuts these heads"),
+        ("llama_mha_untied", "heads", "no two query heads share a key and a value, and all of a group cannot leave"),
         ("qwen3_tied", "kv-heads", "there is only one"),
         ("gpt2_tied", "kv-heads", "its classes take hidden_size / heads for the width of a head"),
         ("gpt2_tied", "width", "the head is the embedding"),

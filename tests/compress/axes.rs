@@ -80,7 +80,7 @@ fn without_a_cut_a_tied_head_gives_the_same_logits_but_for_one_factor_a_token() 
         let x = residuals(massive, 100.0, &mut random);
         let embedding = matrix(50, WIDTH, &mut random);
         let found = of(&x, &alpha, WIDTH);
-        let TiedAxes { axes, scale, final_norm } = &found;
+        let TiedAxes { axes, scale, final_norm, .. } = &found;
         let scaled = |x: &Mat<f64>| Mat::from_fn(x.nrows(), WIDTH, |t, i| x[(t, i)] * scale[i]);
         let (z, small) = (scaled(&x) * axes, scaled(&embedding) * axes);
         let normed = |x: &Mat<f64>, weights: &[f64]| {
@@ -115,7 +115,7 @@ fn with_a_constant_final_norm_a_tied_head_costs_nothing_at_any_width() {
         let x = residuals(&[4], 30.0, &mut random);
         let (signal, identity) = (x.transpose() * &x, Mat::<f64>::identity(WIDTH, WIDTH));
         for kept in [9, WIDTH] {
-            let TiedAxes { axes: tied, scale, final_norm } = of(&x, &[weight; WIDTH], kept);
+            let TiedAxes { axes: tied, scale, final_norm, .. } = of(&x, &[weight; WIDTH], kept);
             let (untied, _) = axes(signal.as_ref(), identity.as_ref(), kept).expect("axes");
             assert!(scale.iter().all(|scale| (scale - 1.0).abs() < 1e-15), "{reason}");
             assert!(final_norm.iter().all(|found| (found - weight).abs() < 1e-14), "{reason}: {final_norm:?}");

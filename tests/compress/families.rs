@@ -69,7 +69,7 @@ fn every_architecture_is_cut_on_every_axis_and_agrees_as_was_measured() {
     }
 }
 
-const ALONE: &str = "no two query heads share a key and a value; kv-heads cuts these heads";
+const ALONE: &str = "no two query heads share a key and a value, and all of a group cannot leave";
 const ONE: &str = "there is only one";
 const BY_WIDTH: &str = "its classes take hidden_size / heads for the width of a head";
 const TIED: &str = "the head is the embedding, and with a layer norm before it the two would be different matrices";

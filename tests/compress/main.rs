@@ -61,6 +61,7 @@ fn options(model: &Model, goal: Goal, axes: &[Axis]) -> Options {
         axes: axes.to_vec(),
         chosen: false,
         effort: Effort::Normal,
+        per_layer: false,
         ridge: 0.01,
         dtype: Types::own(&model.store),
     }

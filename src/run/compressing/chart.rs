@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::AxisCut;
-use crate::compress::Curve;
+use crate::compress::{Axis, Curve};
 
 /// The file beside the card.
 pub const NAME: &str = "curves.svg";
@@ -19,7 +18,7 @@ const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9
 const STEPS: usize = 48;
 
 /// Draws the curves with the points they go through, and a mark at the depth that was cut.
-pub fn draw(curves: &[Curve], cuts: &[AxisCut]) -> String {
+pub fn draw(curves: &[Curve], cuts: &[(Axis, f64)]) -> String {
     let deepest = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0)).fold(0.05, f64::max);
     let largest = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1)).fold(1e-6, f64::max);
     let x = |depth: f64| LEFT + (RIGHT - LEFT) * depth / deepest;
@@ -61,7 +60,7 @@ pub fn draw(curves: &[Curve], cuts: &[AxisCut]) -> String {
         for (depth, kl) in &curve.points {
             let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>", x(*depth), y(*kl));
         }
-        let cut = cuts.iter().find(|cut| cut.axis == curve.axis).map_or(0.0, |cut| cut.depth);
+        let cut = cuts.iter().find(|(axis, _)| *axis == curve.axis).map_or(0.0, |(_, depth)| *depth);
         if cut > 0.0 {
             let at = x(cut.min(deepest));
             let _ = writeln!(

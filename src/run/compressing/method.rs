@@ -134,6 +134,8 @@ impl Method for Compress {
     }
 
     fn report(&self, model: &Model, found: Option<&Snapshot>) -> CompressReport {
-        CompressReport::new(model, self, found)
+        let settled = found.and_then(|found| self.settled(model, found).ok());
+        let plan = settled.as_ref().map_or(&self.plan, |settled| &settled.plan);
+        CompressReport::new(model, &self.axes, plan, found)
     }
 }

@@ -6,14 +6,13 @@ use serde::Serialize;
 
 use super::{
     super::{
-        method::{Method, Row, Section},
+        method::{Row, Section},
         units::{bytes, grouped, percent_removed},
     },
     chart,
-    method::Compress,
 };
 use crate::{
-    compress::{Axis, Candidate, Curve, Kept, Probe, Snapshot},
+    compress::{Axis, Candidate, Curve, Kept, Plan, Probe, Snapshot},
     model::{Config, LayerSizes, LayerSpec, Model},
 };
 
@@ -128,10 +127,8 @@ fn removed(config: &Config, written: Option<(&Candidate, &[Kept])>) -> Vec<Remov
 
 impl CompressReport {
     /// What is planned, and what came of it, as far as it is known.
-    pub(super) fn new(model: &Model, method: &Compress, found: Option<&Snapshot>) -> Self {
+    pub(super) fn new(model: &Model, axes: &[Axis], plan: &Plan, found: Option<&Snapshot>) -> Self {
         let config = model.config();
-        let settled = found.and_then(|found| method.settled(model, found).ok());
-        let plan = settled.as_ref().map_or(&method.plan, |settled| &settled.plan);
         let parameters = config.parameters();
         let (written, curves) = (found.and_then(Snapshot::written), found.map_or(&[][..], |found| &found.curves));
         let sizes = written.map_or(&plan.sizes, |(best, _)| &best.sizes);
@@ -154,7 +151,7 @@ impl CompressReport {
             before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, config.hidden_size),
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: written.and_then(|(best, _)| best.sizes.by_layer.clone()),
-            cut: method.axes.iter().map(cut).collect(),
+            cut: axes.iter().map(cut).collect(),
             curves: curves.to_vec(),
             probes: found.map_or_else(Vec::new, |found| found.probes.clone()),
             candidates: found.map_or_else(Vec::new, |found| found.candidates.iter().map(tried).collect()),
@@ -286,7 +283,10 @@ impl Section for CompressReport {
     }
 
     fn drawings(&self) -> Vec<(&'static str, String)> {
-        vec![(chart::NAME, chart::draw(&self.curves, &self.cut))]
+        vec![(
+            chart::NAME,
+            chart::draw(&self.curves, &self.cut.iter().map(|cut| (cut.axis, cut.depth)).collect::<Vec<_>>()),
+        )]
     }
 
     fn loading(&self) -> &'static str {
