@@ -22,8 +22,9 @@
 //! ordinary model, only narrower. The basis is found from the dense model's signals and weights first (`basis`). What
 //! that costs comes back by least squares: the dense model runs beside the sliced one, and the weights are fitted to
 //! what it does (`refit`, [`crate::fit`]). A head that is the embedding stays so where the stock form allows, in
-//! coordinates that leave both one matrix ([`crate::fit::TiedAxes`]). For every basis but the paper's way with the paper's bases, a layer's inner
-//! signals are worked out twice, for the sums and for the result: kept, they would be several times the residual.
+//! coordinates that leave both one matrix ([`crate::fit::TiedAxes`]). For every basis but the paper's way with the
+//! paper's bases, a layer's inner signals are worked out twice, for the sums and for the result: kept, they would be
+//! several times the residual.
 
 mod basis;
 mod driver;
