@@ -24,7 +24,7 @@
 //! let mut request = Request::new("assets/demo", output, method);
 //! request.calibration.calibration = "assets/demo/calibration.txt".into();
 //! # (request.calibration.cal_nsamples, request.calibration.cal_max_seqlen) = (Some(2), 64);
-//! # request.eval = Some(directory.path().join("eval.json"));
+//! # request.eval = vec![directory.path().join("eval.json")];
 //! # std::fs::write(directory.path().join("eval.json"), r#"{"input_ids": [[1, 2, 3, 4]]}"#)?;
 //! let log = Log::new(Silent);
 //! let model = open_model(&request.model, &log)?;

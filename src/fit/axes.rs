@@ -104,7 +104,7 @@ pub fn weighting(reads: MatRef<'_, f64>) -> Mat<f64> {
 /// kept in them: the eigenvalues of Sᵀ·C̄·S.
 ///
 /// # Errors
-/// [`Error::Numerical`].
+/// [`crate::Error::Numerical`].
 pub fn axes(signal: MatRef<'_, f64>, weighting: MatRef<'_, f64>, kept: usize) -> Result<(Mat<f64>, Eigen)> {
     let width = signal.nrows();
     let weighting = eigh(weighting)?;

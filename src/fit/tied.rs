@@ -144,7 +144,7 @@ pub fn tied_axes(
         (0..single.len()).for_each(|i| own[(i, i)] += 1e-12 * whole);
         let across = block(&single, &rest);
         let factors = own.llt(Side::Lower).map_err(|_| Error::Numerical("a signal is not finite".into()))?;
-        unexplained = unexplained - across.transpose() * factors.solve(&across);
+        unexplained -= across.transpose() * factors.solve(&across);
     }
     let counts =
         Mat::from_fn(rest.len(), rest.len(), |i, j| weighting[(rest[i], rest[j])] / (scale[rest[i]] * scale[rest[j]]));

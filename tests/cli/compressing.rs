@@ -248,7 +248,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
     }
     assert!(scene.contents() == before, "a refusal wrote something");
     scene.refused(
-        args!["compress", model, "-o", out, "--calibration", one],
+        args!["compress", model, "-o", out, "--calibration", one, "--self-samples", "0"],
         3,
         "at least two are needed, as one is measured on and not fitted to; give more text, or lower --cal-max-seqlen",
     );

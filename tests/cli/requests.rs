@@ -30,6 +30,7 @@ const VALUES: &[(&str, &str)] = &[
     ("ridge", "0.5"),
     ("round_interval", "4"),
     ("seed", "7"),
+    ("self_samples", "5"),
     ("slice_head", ""),
     ("sparsity", "0.125"),
     ("target_parameters", "-10%"),

@@ -27,6 +27,7 @@ const PATHS: &[(&str, &str, Use)] = &[
     ("compress", "model", Reads),
     ("compress", "output", WritesDirectory),
     ("compress", "trace", WritesFile),
+    ("eval", "against", Reads),
     ("eval", "model", Reads),
     ("eval", "text", Reads),
     ("eval", "tokens", Reads),

@@ -229,7 +229,9 @@ fn subtract_matches_reference_at_awkward_widths() {
         check(
             &format!("subtract [{tokens}, {width}] ({reason})"),
             // A product and a difference are rounded, or both at once.
-            error(&download(&gpu, &difference), &expected, |i, j| y[(i, j)].abs() + x[(i, j)].abs()),
+            error(&download(&gpu, &difference), &expected, |i, j| {
+                y[(i, j)].abs() + 2.0 * (f64::from(factor) * x[(i, j)]).abs()
+            }),
             ROUNDOFF,
         );
     }
