@@ -66,6 +66,6 @@ impl FromStr for Axis {
 pub enum Goal {
     /// This share of the stored parameters is to be removed, 0 < p < 1.
     Parameters(f64),
-    /// The tensors are to take at most so many bytes.
+    /// The tensors are to take at most this many bytes.
     Bytes(u64),
 }

@@ -73,8 +73,10 @@ pub struct Space<'a> {
     config: &'a Config,
     types: &'a Types,
     goal: Goal,
-    /// Which layers stay when so many leave, from none on.
+    /// Which layers stay when 0, 1, 2 … leave.
     stay: Vec<Vec<usize>>,
+    /// The least width of the residual stream that there are coordinates for.
+    narrowest: usize,
 }
 
 /// What a model weighs, by its layers and channels: `ends + layers · (layer + channel · channels)`.
@@ -88,7 +90,13 @@ struct Weight {
 impl<'a> Space<'a> {
     /// Of a model of which `stay[n]` are left when n layers leave.
     pub fn new(config: &'a Config, types: &'a Types, goal: Goal, stay: Vec<Vec<usize>>) -> Self {
-        Self { config, types, goal, stay }
+        Self { config, types, goal, stay, narrowest: 1 }
+    }
+
+    /// The same without widths below this.
+    #[must_use]
+    pub fn not_below(self, narrowest: usize) -> Self {
+        Self { narrowest, ..self }
     }
 
     /// What the result may weigh.
@@ -133,7 +141,12 @@ impl<'a> Space<'a> {
             Axis::Width => {
                 let interval = width_interval(self.config);
                 let widths = (1..).map(|steps| steps * interval).take_while(|&width| width < self.config.hidden_size);
-                let mut widths: Vec<usize> = widths.filter(|width| 4 * width >= self.config.hidden_size).collect();
+                let mut widths: Vec<usize> = widths
+                    .filter(|width| {
+                        let kept = width - self.config.stock_padding().min(*width);
+                        4 * width >= self.config.hidden_size && kept >= self.narrowest
+                    })
+                    .collect();
                 widths.push(self.config.hidden_size);
                 widths.reverse();
                 widths

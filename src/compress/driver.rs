@@ -16,6 +16,7 @@ use super::{
 use crate::{
     checkpoint::OutputDirectory,
     error::{Error, Result},
+    fit::least_tied_width,
     gpu::Gpu,
     model::{Agreement, Config, Model, Resize},
     progress::Progress,
@@ -87,7 +88,7 @@ impl Snapshot {
         Some((self.candidates.get(self.best?)?, self.kept.as_deref()?))
     }
 
-    /// Layers that were gone through, of a model of so many.
+    /// Layers that were gone through, of a model of `layers` layers.
     pub fn passed(&self, layers: usize) -> usize {
         let surveyed = self.surveying.map_or(usize::from(self.survey.is_some()) * layers, |surveyed| surveyed.layers);
         let fitting = self.fitting.as_ref().map_or(0, |refitted| refitted.layers);
@@ -95,9 +96,9 @@ impl Snapshot {
     }
 }
 
-/// Probes see at least so many tokens, where there are as many.
+/// Probes see at least this many tokens, where there are as many.
 const PROBE_TOKENS: usize = 2048;
-/// Of so many sequences, one is not fitted to but measured on while sizes are chosen, and at least one.
+/// One sequence in this many, and at least one, is not fitted to but measured on while sizes are chosen.
 const WATCHED: usize = 4;
 /// More tokens than these are not needed to tell sizes apart.
 const WATCHED_TOKENS: usize = 8192;
@@ -159,7 +160,7 @@ impl Job<'_> {
         self.model.config()
     }
 
-    /// Surveys, probes, and fits the candidates, or goes on after `from`. Called at each commit point, `commit` returns
+    /// Surveys, probes, and fits the candidates, or resumes after `from`. Called at each commit point, `commit` returns
     /// false to stop there. Returns what is done.
     ///
     /// # Errors
@@ -175,13 +176,24 @@ impl Job<'_> {
         let mut state = from.cloned().unwrap_or_default();
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
-        let mut work = Work { job: self, gpu, facts, axes, state };
+        let narrowest = self.narrowest()?;
+        let mut work = Work { job: self, gpu, facts, axes, narrowest, state };
         if let Some((basis, gaps)) = work.probe(&mut commit)?
             && work.choose(basis, gaps, &mut commit)?
         {
             work.write(&mut commit)?;
         }
         Ok(work.state)
+    }
+
+    /// The least width that leaves a tied head what must stay as it is; any width where the head is not tied.
+    fn narrowest(&self) -> Result<usize> {
+        if !self.config().can_stay_tied() {
+            return Ok(1);
+        }
+        let norm = self.model.store.ends()?.final_norm;
+        let least = norm.and_then(|norm| least_tied_width(&norm.weight));
+        Ok(least.unwrap_or(self.config().hidden_size))
     }
 
     fn survey(
@@ -238,6 +250,8 @@ struct Work<'a> {
     gpu: &'a Gpu,
     facts: Facts,
     axes: Vec<Axis>,
+    /// The least width of the residual stream that there are coordinates for.
+    narrowest: usize,
     state: Snapshot,
 }
 
@@ -274,7 +288,8 @@ impl Work<'_> {
     }
 
     fn space(&self, gaps: Gaps) -> Space<'_> {
-        Space::new(self.config(), &self.job.options.dtype, self.job.options.goal, self.stay(gaps))
+        let Options { dtype, goal, .. } = self.job.options;
+        Space::new(self.config(), dtype, *goal, self.stay(gaps)).not_below(self.narrowest)
     }
 
     /// Cuts and fits on `rows`, of which the last ones are only watched, for a purpose.

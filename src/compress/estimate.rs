@@ -24,7 +24,7 @@ impl Options {
         self.axes.len() * self.effort.depths().len() + tried
     }
 
-    /// Seconds for so many tokens.
+    /// Seconds for this many tokens.
     pub fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
         // The dense model, the smaller one for the sums and for the result; and the sums of the regressions.
         let inner = |layer: usize| {

@@ -14,7 +14,7 @@ use crate::{
     model::{Config, LayerSizes, Resize},
 };
 
-/// Of its channels, a layer keeps at least one part in so many.
+/// A layer keeps at least one in this many of its channels.
 const LEAST: usize = 8;
 
 impl Quota {
@@ -95,7 +95,7 @@ pub fn by_layer(config: &Config, sizes: &Resize, costs: &[Costs]) -> Option<Resi
 }
 
 /// How many of `all` units each layer keeps, on a grid, if together they may keep as many as with `each`; the curves say
-/// what it costs a layer that so many leave.
+/// what it costs a layer that 0, 1, 2 … leave.
 fn spread(all: usize, each: usize, grid: usize, curves: &[Vec<f64>]) -> Vec<usize> {
     let even = vec![each; curves.len()];
     if each == all {

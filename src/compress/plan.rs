@@ -21,7 +21,7 @@ pub enum Effort {
 }
 
 impl Effort {
-    /// The share of the calibration that probes are fitted to, as one part in so many.
+    /// The share of the calibration that probes are fitted to, as one part in the number returned.
     pub(super) fn probe_share(self) -> usize {
         match self {
             Self::Quick => 16,
@@ -48,7 +48,7 @@ impl Effort {
         }
     }
 
-    /// The share of the calibration that candidates are fitted to, as one part in so many.
+    /// The share of the calibration that candidates are fitted to, as one part in the number returned.
     pub(super) fn candidate_share(self) -> usize {
         match self {
             Self::Quick | Self::Normal => 3,

@@ -34,9 +34,8 @@ use crate::{
     fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write},
     gpu::Matrix,
     model::{
-        Agreement, BlockWeights, Config, HostEnds, HostLayer, HostStep, InnerTap, LayerSpec, Linear, Names, NoTap,
-        Step, StepWeights, TensorSpec,
-        architecture::{Block, Space},
+        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, LayerSpec, Linear, Names, NoTap, Step, StepWeights,
+        TensorSpec, architecture::Space,
     },
     stream::{At, Method, Pass, Residual, Saved, located},
 };
@@ -177,38 +176,21 @@ impl<'a> Refit<'a> {
         }
     }
 
-    /// T₀, row-major.
-    fn prior(&self, pass: &Pass) -> Result<Vec<f32>> {
-        match self.rotation() {
-            Some(rotation) => rotation.values(pass.gpu),
-            None => {
-                let width = pass.config.hidden_size;
-                Ok((0..width * width).map(|at| f32::from(u8::from(at % width == at / width))).collect())
-            }
-        }
-    }
-
-    /// Runs a step of the dense model, and fits what reads the residual: the map before each block.
+    /// Runs a step of the dense model; where the width is cut, returns the map that its reads are fitted with. `keeps`
+    /// says whether the residual before it is needed.
     fn run_dense(
         &mut self,
         pass: &Pass,
         At { layer, step, rope_tables }: At,
         weights: &StepWeights,
         keeps: bool,
-        fits: bool,
-    ) -> Result<Vec<(&'static str, Map)>> {
+    ) -> Result<Option<Map>> {
         let (gpu, config) = (pass.gpu, pass.config);
-        let mut regressions: Vec<(&'static str, &BlockWeights, Regression)> = Vec::new();
-        for block in weights.blocks.iter().filter(|_| fits) {
-            let norm = self.norm(block.spec);
-            if regressions.iter().all(|(other, ..)| *other != norm) {
-                let reads = step.blocks.iter().filter(|block| self.norm(block) == norm);
-                let mut reads = reads.flat_map(|block| block.weights).filter(|weight| weight.reads == Space::Residual);
-                let bias = reads.all(|weight| self.plan.config.linear_bias(weight));
-                let regression = Regression::new(vec![self.small.width()], config.hidden_size, bias);
-                regressions.push((norm, block, regression));
-            }
-        }
+        let mut reads = step.weights().filter(|weight| weight.reads == Space::Residual);
+        let bias = reads.all(|weight| self.plan.config.linear_bias(weight));
+        // Once fused, the norm before all blocks is the same, and they share a map.
+        let fits = weights.blocks.first().filter(|_| keeps && self.narrower());
+        let mut fitted = fits.map(|block| (block, Regression::new(vec![self.small.width()], config.hidden_size, bias)));
         for index in 0..pass.batches.len() {
             let batch = pass.batch(index)?;
             let x = self.dense.load(gpu, index)?;
@@ -216,32 +198,21 @@ impl<'a> Refit<'a> {
             if index < pass.counted && keeps {
                 self.before.store(gpu, index, copied(gpu, &x)?, false)?;
             }
-            if index < pass.counted && fits {
+            if let Some((block, regression)) = fitted.as_mut().filter(|_| index < pass.counted) {
                 let z = self.small.load(gpu, index)?;
                 let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
-                for (_, block, regression) in &mut regressions {
-                    regression.add(gpu, &[context.norm(block, &z)?], &context.norm(block, &x)?, &ones)?;
-                }
+                regression.add(gpu, &[context.norm(block, &z)?], &context.norm(block, &x)?, &ones)?;
             }
             let y = context.step(weights, x, &mut NoTap)?;
             self.dense.store(gpu, index, y, step.last)?;
             pass.job.progress.advance(1)?;
         }
         self.dense.finish_pass();
+        let (Some((_, regression)), Some(rotation)) = (fitted, self.rotation()) else { return Ok(None) };
         let began = Instant::now();
-        let prior = if fits { self.prior(pass)? } else { Vec::new() };
-        let mut maps = Vec::new();
-        for (norm, _, regression) in regressions {
-            let fit = located(format_args!("layer {layer}"), regression.fit(gpu, &prior, self.ridge))?;
-            maps.push((norm, Map::upload(gpu, &fit, config.hidden_size, self.small.width())?));
-        }
+        let fit = located(format_args!("layer {layer}"), regression.fit(gpu, &rotation.values(gpu)?, self.ridge))?;
         pass.timed("solve", began);
-        Ok(maps)
-    }
-
-    /// Which norm is before a block; once fused, all are the same.
-    fn norm(&self, block: &Block) -> &'static str {
-        if self.narrower() { "" } else { block.norm }
+        Map::upload(gpu, &fit, config.hidden_size, self.small.width()).map(Some)
     }
 
     /// Begins the smaller residual where it leaves the dense one.
@@ -364,7 +335,7 @@ impl<'a> Refit<'a> {
         specs.into_iter().try_for_each(|(from, to)| pass.copy(&from, &to))
     }
 
-    /// The tensors of a layer whose names go on with one of `starts`, with the names that they get.
+    /// The tensors of a layer whose names continue with one of `starts`, with the names that they get.
     fn of_layer(&self, pass: &Pass, layer: usize, starts: &[&str]) -> Vec<(TensorSpec, String)> {
         let names = Names::of(pass.config);
         let Some(place) = self.plan.place(layer) else { return Vec::new() };
@@ -411,30 +382,27 @@ impl Method for Refit<'_> {
         let stays = self.plan.place(layer).is_some();
         let gap = step.last && layer + 1 < pass.config.layers.len() && self.plan.place(layer + 1).is_none();
         if !stays {
-            self.run_dense(pass, at, &dense, false, false)?;
+            self.run_dense(pass, at, &dense, false)?;
             return match self.waiting.take_if(|_| step.last && !gap) {
                 Some(waiting) => self.finish(pass, waiting, rope_tables),
                 None => Ok(()),
             };
         }
         if !self.apart && !gap && Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step).is_empty() {
-            self.run_dense(pass, at, &dense, false, false)?;
+            self.run_dense(pass, at, &dense, false)?;
             let stems: Vec<&str> = step.weights().map(|weight| weight.name).collect();
             return self.copy(pass, self.of_layer(pass, layer, &stems).into_iter());
         }
         if !self.apart {
             self.part(pass)?;
         }
-        let maps = self.run_dense(pass, at, &dense, true, self.narrower())?;
+        let map = self.run_dense(pass, at, &dense, true)?;
         let mut weights = StepWeights::of(gpu, &host.blocks, Vec::new(), self.narrower())?;
-        let mut writes = Vec::new();
         let (reads, wrote) = dense.take_linears();
         for linear in reads {
-            let block =
-                step.blocks.iter().find(|block| block.weights.iter().any(|weight| weight.name == linear.spec.name));
-            let map = block.and_then(|block| maps.iter().find(|(norm, _)| *norm == self.norm(block)));
-            weights.add(map.map_or(Ok(linear.clone()), |(_, map)| map.read(gpu, linear))?);
+            weights.add(map.as_ref().map_or_else(|| Ok(linear.clone()), |map| map.read(gpu, linear.clone()))?);
         }
+        let mut writes = Vec::new();
         for linear in wrote {
             writes.push(self.rotation().map_or(Ok(linear.clone()), |rotation| project_write(gpu, rotation, linear))?);
         }

@@ -13,7 +13,7 @@ use crate::{
     stream::{At, Checksum, Method, Pass, Residual, Saved},
 };
 
-/// What the survey keeps of a token: so many tokens say how similar the residual is before and after some layers.
+/// Tokens that say how similar the residual is before and after some layers.
 const SAMPLED: usize = 256;
 
 /// What was found.

@@ -22,10 +22,10 @@ pub struct DeviceRequest {
     /// A file to write a trace of where the time went to.
     #[serde(skip)]
     pub trace: Option<PathBuf>,
-    /// Lose the device after so many dispatches, the next one after the second number, …: for tests.
+    /// Lose the device after this many dispatches, the next one after the second number, …: for tests.
     #[serde(skip)]
     pub lose_device_after: Vec<u64>,
-    /// Have so many bytes less on the device than was planned with: for tests.
+    /// Have this many bytes less on the device than was planned with: for tests.
     #[serde(skip)]
     pub withhold_gpu_memory: u64,
 }

@@ -80,7 +80,7 @@ pub trait Method: Sized {
     /// `element_size` that of a stored value, in bytes.
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak;
 
-    /// How many seconds [`Method::run`] will take with so many tokens, about.
+    /// How many seconds [`Method::run`] will take, about, with this many tokens.
     fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64;
 
     /// Does the work, or what is left of it after `from`, and writes the tensors. `commit` is called where what is done

@@ -49,7 +49,7 @@ pub struct Request<O> {
     /// Continue an unfinished run to the same output.
     #[serde(skip)]
     pub resume: bool,
-    /// Stop after so many layers.
+    /// Stop after this many layers.
     #[serde(skip)]
     pub stop_after: Option<usize>,
 }

@@ -128,3 +128,20 @@ fn negative_and_massive_weights_of_the_final_norm_keep_a_tied_head() {
         check(&gpu, &format!("{name} ({reason} weights of the final norm)"), &model, Axis::Width);
     }
 }
+
+#[test]
+fn a_width_that_cannot_hold_the_unusual_weights_of_a_final_norm_is_left_whole_and_the_others_are_cut() {
+    let gpu = support::gpu();
+    // No two of the weights are near each other: all but a few coordinates have to stay as they are.
+    let (_directory, model) = altered("llama_gqa_tied", |tensors| {
+        change(tensors, "model.norm.weight", |_, all| {
+            all.iter_mut()
+                .enumerate()
+                .for_each(|(at, value)| *value = if at % 3 == 0 { 1.0 } else { -2.0 - at as f32 });
+        });
+    });
+    let rows = rows(&model, &[24, 18, 20, 22]);
+    let found = compressed(&gpu, &model, &rows, &options(&model, Goal::Parameters(0.2), &Axis::ALL)).expect("a model");
+    assert_eq!(found.sizes().width, None, "{:?}", found.sizes());
+    assert!(found.snapshot.probes.iter().all(|probe| probe.axis != Axis::Width), "{:?}", found.snapshot.probes);
+}
