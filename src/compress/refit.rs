@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write},
+    fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
     gpu::Matrix,
     model::{
         Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, LayerSpec, Linear, Names, NoTap, Step, StepWeights,
@@ -302,10 +302,8 @@ impl<'a> Refit<'a> {
         for index in 0..pass.counted {
             let batch = pass.batch(index)?;
             let (x, z) = (self.dense.load(gpu, index)?, self.small.load(gpu, index)?);
-            let (target, from) = (self.moved(pass, &x)?, self.moved(pass, &self.before.load(gpu, index)?)?);
-            gpu.subtract(&target, &from, 1.0)?;
-            gpu.subtract(&from, &z, 1.0)?;
-            gpu.subtract(&target, &from, -MADE_UP)?;
+            let before = self.moved(pass, &self.before.load(gpu, index)?)?;
+            let target = write_target(gpu, self.moved(pass, &x)?, &before, &z, MADE_UP)?;
             let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
             let mut tap = InnerTap(|tokens: Range<usize>, inner: &[Matrix]| {
                 let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);

@@ -167,6 +167,19 @@ pub fn project_write(gpu: &Gpu, to: &Rotation, Linear { spec, role, weight, bias
     })
 }
 
+/// What a step is to write: what it adds to the dense residual, and `share` of what the smaller one lacks before it,
+/// `(after − before) + share·(before − small)`, `[tokens, width]` each. It takes the place of `after`, and `before` is
+/// changed.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn write_target(gpu: &Gpu, after: Matrix, before: &Matrix, small: &Matrix, share: f32) -> Result<Matrix> {
+    gpu.subtract(&after, before, 1.0)?;
+    gpu.subtract(before, small, 1.0)?;
+    gpu.subtract(&after, before, -share)?;
+    Ok(after)
+}
+
 /// A matrix of its own with the values of `x`.
 ///
 /// # Errors

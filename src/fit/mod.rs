@@ -10,7 +10,7 @@ mod tied;
 
 pub use axes::{PointSums, axes, weighting};
 pub use covariance::{Covariance, Signal, signal};
-pub use maps::{Map, Writes, copied, project_write};
+pub use maps::{Map, Writes, copied, project_write, write_target};
 pub use regression::{Fit, Metric, Regression, System, TILE};
 pub use rotation::Rotation;
 pub use tied::{Factor, TOLERANCE, TiedAxes, least_tied_width, tied_axes};

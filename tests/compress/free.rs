@@ -159,3 +159,14 @@ fn a_layer_that_adds_nothing_is_dropped_and_nothing_changes() {
         });
     }
 }
+
+#[test]
+fn a_write_is_to_add_what_the_dense_step_adds_and_a_share_of_what_is_missing() {
+    let gpu = support::gpu();
+    let (after, before, small) = ([7.0f32, -2.0, 5.0, 1.5], [4.0f32, 1.0, 5.0, -0.5], [2.0f32, 3.0, 5.0, 0.0]);
+    let [a, b, s] = [after, before, small].map(|values| gpu.upload(&values, 2, 2).expect("a signal"));
+    let found = gpu.download(&slicegpt_gpu::fit::write_target(&gpu, a, &b, &s, 0.75).expect("a target"));
+    // Halves and quarters are exact.
+    let expected: Vec<f32> = (0..4).map(|i| after[i] - before[i] + 0.75 * (before[i] - small[i])).collect();
+    assert_eq!(found.expect("values"), expected);
+}
