@@ -133,7 +133,7 @@ fn negative_and_massive_weights_of_the_final_norm_keep_a_tied_head() {
 fn a_width_that_cannot_hold_the_unusual_weights_of_a_final_norm_is_left_whole_and_the_others_are_cut() {
     let gpu = support::gpu();
     // Few of the weights are near each other: all but these coordinates have to stay as they are.
-    let weight = |at: usize| (if at % 2 == 0 { 4.0 } else { -4.0 }) * 8f32.powi(-((at % 8) as i32));
+    let weight = |at: usize| (if at.is_multiple_of(2) { 4.0 } else { -4.0 }) * 8f32.powi(-((at % 8) as i32));
     let (_directory, model) = altered("llama_gqa_tied", |tensors| {
         change(tensors, "model.norm.weight", |_, all| {
             all.iter_mut().enumerate().for_each(|(at, value)| *value = weight(at));
