@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use super::{
     arguments::{DeviceArgs, DtypeArg, ForceArgs, MACHINE, TEXTS},
     calibration::CalibrationArgs,
+    export::parse_export,
     print::{print, print_json},
     progress::Bars,
 };
 use crate::{
-    checkpoint::Dtype,
+    checkpoint::{Dtype, GgufType},
     error::Result,
     run::{Method, Request, Task, beside, memory::parse_bytes, open_model},
 };
@@ -40,6 +41,9 @@ pub struct WorkArgs {
     /// Type of the written tensors [default: each tensor's own]
     #[arg(long, help_heading = RESULT)]
     dtype: Option<DtypeArg>,
+    /// Export the result, too, to OUT-TYPE.gguf beside it, for llama.cpp; its matrices in f16 [default], q8_0 or f32
+    #[arg(long, help_heading = RESULT, value_name = "gguf[:TYPE]", value_parser = parse_export)]
+    export: Option<GgufType>,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where
     /// the GPU shares it]
     #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
@@ -75,6 +79,7 @@ impl WorkArgs {
             eval: self.eval.clone(),
             ppl_eval_seqlen: self.ppl_eval_seqlen as usize,
             dtype: self.dtype.map(Dtype::from),
+            export: self.export,
             device: self.device.request(),
             force: self.force.force,
             max_gpu_memory: self.max_gpu_memory,

@@ -13,6 +13,7 @@ mod calibration;
 mod companions;
 mod compressing;
 mod device;
+mod export;
 mod inputs;
 mod log;
 pub mod memory;
@@ -34,6 +35,7 @@ pub use calibration::{Calibration, CalibrationRequest, Extents, Sequences};
 pub use companions::Companions;
 pub use compressing::{Compress, CompressReport, CompressRequest};
 pub use device::DeviceRequest;
+pub use export::{ExportRequest, Exported, export, exported_beside};
 pub use inputs::{
     Tokenizers, build_tokenizer, check_tokens, evaluation_rows, open_model, open_tokenizer, stop_tokens, writes_beside,
 };

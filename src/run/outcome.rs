@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{memory::RunPlan, speed::SpeedReport};
+use super::{export::Exported, memory::RunPlan, speed::SpeedReport};
 use crate::{eval::Perplexity, gpu::AdapterDescription, model::Agreement};
 
 /// What came of a run, so far or in the end. What a dry run cannot know is `None`; `S` is the method's part.
@@ -26,6 +26,8 @@ pub struct Outcome<S> {
     pub speed: Option<SpeedReport>,
     /// What the method has found.
     pub found: Option<S>,
+    /// The file that was made of the result, too.
+    pub exported: Option<Exported>,
     /// Wall-clock seconds of each phase, in order.
     pub seconds: Map<String, Value>,
     /// Seconds that each phase will take, about, in a dry run.
@@ -50,6 +52,7 @@ impl<S> Default for Outcome<S> {
             perplexity_elsewhere: Vec::new(),
             speed: None,
             found: None,
+            exported: None,
             seconds: Map::new(),
             estimated_seconds: Map::new(),
             peak_gpu_bytes: None,

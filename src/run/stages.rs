@@ -3,11 +3,13 @@
 use super::{
     attempt::Attempt,
     calibration::Sequences,
+    export::{ExportRequest, export},
     log::Log,
     memory::{RunPlan, host_peak},
     method::{Method, Section},
     origin::Origin,
     outcome::{CalibrationReport, Outcome, PerplexityReport},
+    paths::name_of,
     record::RunRecord,
     speed::SpeedReport,
     state::State,
@@ -47,8 +49,9 @@ impl<M: Method> Task<'_, M> {
         let result = work.attempts((gpu, memory));
         let outcome = work.outcome;
         let result = result.map(|()| outcome);
+        let result = self.settle(directory, result).and_then(|outcome| self.exported(outcome));
         // Of work that failed, too; after the output, which it must not cost.
-        match (self.settle(directory, result), log.write_trace()) {
+        match (result, log.write_trace()) {
             (Err(error), Err(untraced)) => {
                 log.note(&untraced.to_string());
                 Err(error)
@@ -56,6 +59,20 @@ impl<M: Method> Task<'_, M> {
             (Ok(_), Err(untraced)) => Err(untraced),
             (result, Ok(())) => result,
         }
+    }
+
+    /// Exports the result, once it is there, if that was asked for.
+    fn exported(&self, mut outcome: Outcome<M::Snapshot>) -> Result<Outcome<M::Snapshot>> {
+        let output = &self.request.output;
+        if let (true, Some(target), Some(kind)) = (outcome.finished, self.export.take(), self.request.export) {
+            let request = ExportRequest { kind, ..ExportRequest::default() };
+            let made = Model::open(output).and_then(|made| export(&made, &name_of(output), &request, target, self.log));
+            outcome.exported = Some(made.inspect_err(|_| {
+                let output = output.display();
+                self.log.note(&format!("{output} is complete; slicegpt-gpu export {output} --format gguf makes the file"));
+            })?);
+        }
+        Ok(outcome)
     }
 
     /// Gives the output its name, keeps what can be resumed, or removes what cannot.
