@@ -79,9 +79,8 @@ impl Args {
         let log = Bars::log();
         let Format::Gguf = self.format;
         let model = open_model(&self.model, &log)?;
-        let output = self.output.clone().unwrap_or_else(|| {
-            beside(&self.model, &format!("-{}.gguf", GgufType::from(self.kind)))
-        });
+        let output =
+            self.output.clone().unwrap_or_else(|| beside(&self.model, &format!("-{}.gguf", GgufType::from(self.kind))));
         let target = writes_beside(&model, self.force.force).file("--output", &output)?;
         let (tokenizer_pre, no_tokenizer) = (self.tokenizer_pre.clone(), self.no_tokenizer);
         let request = ExportRequest { kind: self.kind.into(), tokenizer_pre, no_tokenizer };

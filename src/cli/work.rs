@@ -12,7 +12,8 @@ use super::{
 use crate::{
     checkpoint::{Dtype, GgufType},
     error::Result,
-    run::{Method, Request, Task, beside, memory::parse_bytes, open_model},
+    model::Model,
+    run::{Log, Method, Request, Task, beside, memory::parse_bytes, open_model},
 };
 
 const RESULT: &str = "What is written";
@@ -92,8 +93,17 @@ impl WorkArgs {
 
     /// Does it, or says what it would take, and prints what came of it.
     pub fn execute<M: Method>(&self, request: &Request<M::Options>) -> Result<()> {
+        self.execute_on::<M>(request, |model, _| Ok(model))
+    }
+
+    /// The same with what `prepare` makes of the model.
+    pub fn execute_on<M: Method>(
+        &self,
+        request: &Request<M::Options>,
+        prepare: impl FnOnce(Model, &Log) -> Result<Model>,
+    ) -> Result<()> {
         let log = Bars::log();
-        let model = open_model(&request.model, &log)?;
+        let model = prepare(open_model(&request.model, &log)?, &log)?;
         let task = Task::<M>::plan(&model, request, &log)?;
         let outcome = if self.dry_run { task.foresee()? } else { task.work()? };
         let report = task.report(&outcome)?;

@@ -132,6 +132,14 @@ impl TokenizerFiles {
         }
     }
 
+    /// The tokenizer.json that is there, or one of the built tokenizer, where there are only other files.
+    ///
+    /// # Errors
+    /// As [`TokenizerFiles::json`].
+    pub fn json_as_stored(&self, built: &BuiltTokenizer) -> Result<String> {
+        self.serialized.as_ref().map_or_else(|| self.json(built), |(_, text)| Ok(text.clone()))
+    }
+
     /// The file to name in messages.
     pub fn source(&self) -> PathBuf {
         let vocabulary = || self.directory.join("vocab.json");

@@ -76,7 +76,8 @@ impl Companions {
         }
     }
 
-    fn within(directory: &Path) -> Self {
+    /// Collects what goes along from a directory.
+    pub(super) fn within(directory: &Path) -> Self {
         let mut found = Self::default();
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();

@@ -30,6 +30,7 @@ mod stages;
 mod state;
 mod task;
 mod units;
+mod vocabulary;
 
 pub use calibration::{Calibration, CalibrationRequest, Extents, Sequences};
 pub use companions::Companions;
@@ -51,3 +52,4 @@ pub use slicing::{Alternative, LayerReport, Slice, SliceReport, SliceRequest};
 pub use speed::SpeedReport;
 pub use task::Task;
 pub use units::{bytes, duration, grouped, percent_removed};
+pub use vocabulary::{VocabularyRequest, narrow};

@@ -83,7 +83,8 @@ pub struct AgreementReport {
     pub kl: f64,
     /// The share of tokens of which both say the same.
     pub top_1: f64,
-    /// Bits that either model takes for a byte of the text, where its tokenizer tells how many those are.
+    /// Bits that either model takes for a byte of the text, where its tokenizer tells how many those are; the original
+    /// with all its tokens, also where the rest is compared with what is left of them.
     pub bits_per_byte: Option<[f64; 2]>,
 }
 
@@ -110,6 +111,18 @@ impl PerplexityReport {
             tokens,
             agreement: Some(AgreementReport { kl, top_1, bits_per_byte }),
         }
+    }
+}
+
+impl PerplexityReport {
+    /// The same where the original that predictions were compared with has lost tokens: with all of them, it takes
+    /// `bits` for a byte.
+    #[must_use]
+    pub fn from_whole(mut self, bits: Option<f64>) -> Self {
+        if let Some(agreement) = &mut self.agreement {
+            agreement.bits_per_byte = agreement.bits_per_byte.zip(bits).map(|([_, after], before)| [before, after]);
+        }
+        self
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     attempt::Attempt,
     calibration::Sequences,
     export::{ExportRequest, export},
+    inputs::Tokenizers,
     log::Log,
     memory::{RunPlan, host_peak},
     method::{Method, Section},
@@ -22,7 +23,7 @@ use crate::{
     eval::{agreement, perplexity_within},
     gpu::Gpu,
     model::Model,
-    progress::Progress,
+    progress::{Progress, Silent},
     stream::Job,
 };
 
@@ -69,7 +70,8 @@ impl<M: Method> Task<'_, M> {
             let made = Model::open(output).and_then(|made| export(&made, &name_of(output), &request, target, self.log));
             outcome.exported = Some(made.inspect_err(|_| {
                 let output = output.display();
-                self.log.note(&format!("{output} is complete; slicegpt-gpu export {output} --format gguf makes the file"));
+                self.log
+                    .note(&format!("{output} is complete; slicegpt-gpu export {output} --format gguf makes the file"));
             })?);
         }
         Ok(outcome)
@@ -187,7 +189,8 @@ impl<M: Method> Work<'_, M> {
         self.outcome.seconds = self.log.seconds();
         self.outcome.warnings = self.log.warnings();
         if let Some(record) = record {
-            let origin = Origin::of(&self.task.request.model, self.task.model.directory());
+            let directory = self.task.model.store.checkpoint.directory();
+            let origin = Origin::of(&self.task.request.model, directory);
             let card = self.task.report(&self.outcome)?.model_card(&origin);
             self.directory.write("README.md", card.as_bytes())?;
             // The last of all, as it lists the others.
@@ -265,13 +268,18 @@ impl<M: Method> Work<'_, M> {
     /// Measures what was made on each text.
     fn after(&mut self, gpu: &Gpu, made: &Model, eval: &[Vec<Vec<u32>>], memory: &RunPlan) -> Result<()> {
         let Task { model, request, calibration, .. } = self.task;
+        let whole = model.whole_vocabulary().map(|_| Model::open(&request.model)).transpose()?;
         for (number, rows) in eval.iter().enumerate() {
             let held_out = || format!("the held-out end of the calibration ({})", request.calibration.source());
             let text = request.eval.get(number).map_or_else(held_out, |path| path.display().to_string());
             let found = match self.state.before.get(number) {
                 _ if M::COMPARES => {
                     let found = agreement(gpu, made, model, rows, &memory.eval, "agreement", self.log)?;
-                    PerplexityReport::compared(&found, &text, calibration.predicted_bytes(rows))
+                    let compared = PerplexityReport::compared(&found, &text, calibration.predicted_bytes(rows));
+                    match &whole {
+                        Some(whole) => compared.from_whole(self.bits_per_byte(gpu, whole, rows, memory)?),
+                        None => compared,
+                    }
                 }
                 None => continue,
                 Some(before) => {
@@ -285,6 +293,15 @@ impl<M: Method> Work<'_, M> {
             }
         }
         Ok(())
+    }
+
+    /// Bits that a model with all its tokens takes for a byte of what these rows say.
+    fn bits_per_byte(&self, gpu: &Gpu, whole: &Model, rows: &[Vec<u32>], memory: &RunPlan) -> Result<Option<f64>> {
+        let tokenizers = Tokenizers::new(whole, &Silent);
+        let rows = self.task.calibration.translated(rows, &tokenizers)?;
+        let found = agreement(gpu, whole, whole, &rows, &memory.eval, "all tokens", self.log)?;
+        let report = PerplexityReport::compared(&found, "", tokenizers.predicted_bytes(&rows));
+        Ok(report.agreement.and_then(|agreement| agreement.bits_per_byte).map(|[before, _]| before))
     }
 
     /// Makes what is done so far what `--resume` continues from.

@@ -50,7 +50,8 @@ impl<'a, M: Method> Task<'a, M> {
     pub fn plan(model: &'a Model, request: &'a Request<M::Options>, log: &'a Log) -> Result<Self> {
         // Never onto anything that is read.
         let mut writes = writes_beside(model, request.force);
-        request.inputs().for_each(|path| writes.reads(path));
+        let inputs = || request.inputs().chain(M::inputs(&request.method));
+        inputs().for_each(|path| writes.reads(path));
         writes.directory("--output", &request.output)?;
         request.device.plan_trace(&mut writes, log)?;
         let method = M::plan(model, request)?;
@@ -61,7 +62,7 @@ impl<'a, M: Method> Task<'a, M> {
         let export = Cell::new(export.transpose()?);
         let tokenizers = Tokenizers::new(model, log);
         // Before the work, which a mistyped name should not cost.
-        request.inputs().try_for_each(check_readable_again)?;
+        inputs().try_for_each(check_readable_again)?;
         let window = request.ppl_eval_seqlen;
         let eval = request.eval.iter().map(|path| evaluation_rows(path, model, &tokenizers, window));
         let eval = eval.collect::<Result<Vec<_>>>()?;
@@ -194,7 +195,7 @@ impl<'a, M: Method> Task<'a, M> {
         let mut files: Vec<_> = self.model.store.checkpoint.files().map(Path::to_owned).collect();
         files.push(directory.join("config.json"));
         files.extend(self.companions.copied.iter().map(|name| directory.join(name)));
-        files.extend(self.request.inputs().map(Path::to_owned));
+        files.extend(self.request.inputs().chain(M::inputs(&self.request.method)).map(Path::to_owned));
         for path in files {
             // Shards may lie in directories below the model's, and have the same names there.
             let within = path.strip_prefix(directory).ok().map(Path::as_os_str);
