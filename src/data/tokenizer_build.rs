@@ -97,7 +97,9 @@ impl TokenizerFiles {
         built.tokenizer.with_truncation(None).map_err(|error| Error::bad_file(&source, error.to_string()))?;
         if class_here.is_none() && class != SERIALIZED_CLASS {
             let why = if merges { "is not implemented" } else { "builds from merges, which it has none of" };
-            built.notes.push(format!("tokenizer.json is used as it stands: the class {class} {why}"));
+            built.notes.push(format!(
+                "tokenizer.json is used as it stands, and transformers may find other tokens: the class {class} {why}"
+            ));
         }
         if self.settings.contains_key("auto_map") {
             built.notes.push("tokenizer_config.json names Python code (auto_map), which is not run".into());

@@ -251,7 +251,7 @@ impl Section for CompressReport {
             "larger: both together are smaller still"
         };
         format!(
-            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf --dtype \
+            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf --type \
              q8_0) it takes {quantised}, {rest}\n"
         )
     }
