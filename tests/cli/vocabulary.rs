@@ -59,8 +59,8 @@ fn logits(scene: &Scene, model: &Path, rows: &[Vec<u32>]) -> (Vec<f32>, usize) {
 fn what_is_left_of_the_vocabulary_has_the_logits_that_it_had() {
     let demo = Demo::new();
     let (model, text) = (Path::new("assets/demo"), demo.text.to_str().expect("a name").to_owned());
-    let run = demo.compress(model, &["--axes", "vocabulary", "--vocabulary", &text]);
-    let report = run.json();
+    let flags = ["--axes", "vocabulary", "--vocabulary", &text, "--eval", &text, "--ppl-eval-seqlen", "16"];
+    let report = demo.compress(model, &flags).json();
     let out = demo.scene.path("out");
     let [before, after] = [model, &out].map(tokenizer);
     let kept = after.get_vocab_size(true);
@@ -69,6 +69,15 @@ fn what_is_left_of_the_vocabulary_has_the_logits_that_it_had() {
     assert_eq!(report["percent_removed"].as_f64().expect("a number") > 0.0, true, "{report}");
     // Nothing else is cut, so that nothing else changes.
     assert_eq!(report["perplexity"]["kl"], json!(0.0), "{report}");
+    // Bits per byte are compared with the original with all its tokens: where all that a text has are left, they share
+    // the probability of those that are gone; elsewhere it is written otherwise, which this model has never seen.
+    let bits = |report: &Value| [0, 1].map(|at| report["bits_per_byte"][at].as_f64().expect("bits"));
+    let [whole, left] = bits(&report["perplexity_elsewhere"][0]);
+    let eval =
+        program(args!["eval", model, "--text", demo.text, "--seqlen", "16", "--against", model, "--json"]).json();
+    assert!(eval["against"]["bits_per_byte"]["model"] == json!(whole) && left < whole, "{report}: {eval}");
+    let [whole, left] = bits(&report["perplexity"]);
+    assert!(left > 2.0 * whole, "{report}");
     let old = |id: u32| before.token_to_id(&after.id_to_token(id).expect("a token")).expect("an old id");
     let ids = after.encode(TEXT, false).expect("ids").get_ids().to_vec();
     let old_ids: Vec<u32> = ids.iter().map(|id| old(*id)).collect();
