@@ -41,7 +41,7 @@ fn host(matrix: &HostMatrix) -> Result<DMatrix<f64>> {
 /// The weights of one block.
 #[derive(Debug, Clone)]
 pub struct Block {
-    kind: BlockKind,
+    pub(super) kind: BlockKind,
     pub linears: Vec<(Role, Affine)>,
     norm: Option<Affine>,
     head_norms: Option<[Affine; 2]>,
@@ -118,7 +118,7 @@ pub struct Network<'a> {
     pub layers: Vec<Layer>,
     pub embedding: DMatrix<f64>,
     pub positions: Option<DMatrix<f64>>,
-    final_norm: Option<Affine>,
+    pub(super) final_norm: Option<Affine>,
     pub head: Affine,
 }
 

@@ -3,14 +3,16 @@
 //! Each kernel has a twin of the same name here, written from its formula. [`Network`] is the whole forward pass of any
 //! architecture, dense, fused or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the
 //! paper has it, nothing batched; [`Network::refitted`] is slicing with one basis for several layers, and with weights
-//! fitted again.
+//! fitted again, [`Network::compressed`] what becomes of heads, channels and layers.
 
+mod compressed;
 mod forward;
 mod kernels;
 mod shared;
 mod slicing;
 mod subset;
 
+pub use compressed::Left;
 pub use forward::{Affine, Layer, Network, Step, logits};
 pub use kernels::*;
 pub use slicing::{Sliced, kept_energy, principal_axes};

@@ -27,13 +27,13 @@ struct Points {
 }
 
 /// A map `[targets, regressors]` and what is added to it.
-struct Fitted {
+pub(super) struct Fitted {
     weight: DMatrix<f64>,
     bias: Option<Vec<f64>>,
 }
 
 /// All sequences one below the other.
-fn stacked(signals: &[DMatrix<f64>]) -> DMatrix<f64> {
+pub(super) fn stacked(signals: &[DMatrix<f64>]) -> DMatrix<f64> {
     let (rows, width) = (signals.iter().map(DMatrix::nrows).sum(), signals.first().map_or(0, DMatrix::ncols));
     let mut all = DMatrix::zeros(rows, width);
     let mut first = 0;
@@ -44,7 +44,7 @@ fn stacked(signals: &[DMatrix<f64>]) -> DMatrix<f64> {
     all
 }
 
-fn side_by_side(parts: &[DMatrix<f64>]) -> DMatrix<f64> {
+pub(super) fn side_by_side(parts: &[DMatrix<f64>]) -> DMatrix<f64> {
     stacked(&parts.iter().map(DMatrix::transpose).collect::<Vec<_>>()).transpose()
 }
 
@@ -53,7 +53,7 @@ fn side_by_side(parts: &[DMatrix<f64>]) -> DMatrix<f64> {
 ///
 /// μ is `share` of the mean energy of a part's weighted coordinates, their means taken off where there is a bias; and
 /// no less than what sums in f32 can tell. A part without energy keeps its prior.
-fn least_squares(
+pub(super) fn least_squares(
     parts: &[DMatrix<f64>],
     target: &DMatrix<f64>,
     weights: &[f64],
@@ -316,7 +316,7 @@ impl<'a> Network<'a> {
 }
 
 /// W ← W·T, b ← b + W·c.
-fn moved(affine: &mut Affine, map: &Fitted) {
+pub(super) fn moved(affine: &mut Affine, map: &Fitted) {
     if let (Some(bias), Some(offset)) = (&mut affine.bias, &map.bias) {
         let shift = &affine.weight * DMatrix::from_column_slice(offset.len(), 1, offset);
         bias.iter_mut().zip(shift.iter()).for_each(|(bias, shift)| *bias += shift);

@@ -6,6 +6,7 @@ mod families;
 mod free;
 #[path = "../support/mod.rs"]
 mod support;
+mod twin;
 mod whole;
 
 use std::path::Path;

@@ -1,0 +1,63 @@
+//! Is what is selected and fitted on the GPU what the formulas say in f64?
+
+use slicegpt_gpu::reference::{Left, Network};
+
+use super::*;
+
+/// Fixtures, what is cut of them, and why.
+const CASES: [(&str, fn(Resize) -> Resize, &str); 10] = [
+    ("llama_gqa_tied", |all| Resize { intermediate_size: 15, ..all }, "channels; a tied head"),
+    ("llama_mha_untied", |all| Resize { layers: vec![0, 2], ..all }, "a layer, and a head that is fitted"),
+    ("llama_gqa_tied", |all| Resize { heads: all.kv_heads, ..all }, "queries of each group"),
+    ("llama_mha_untied", |all| Resize { heads: all.heads / 2, kv_heads: all.kv_heads / 2, ..all }, "groups"),
+    ("llama_bias", |all| Resize { intermediate_size: 17, ..all }, "biases"),
+    ("qwen3_tied", |all| Resize { heads: all.kv_heads, intermediate_size: 11, ..all }, "norms of queries and keys"),
+    ("phi_gqa", |all| Resize { intermediate_size: 20, ..all }, "parallel blocks that share a bias; layer norm"),
+    ("gpt2_tied", |all| Resize { intermediate_size: 30, ..all }, "transposed weights, biases"),
+    ("gpt_neox_parallel", |all| Resize { intermediate_size: 21, layers: vec![0], ..all }, "channels before a gap"),
+    ("granite_tied", |all| Resize { intermediate_size: 13, ..all }, "factors of everything"),
+];
+
+#[test]
+fn what_is_selected_and_fitted_is_what_the_formulas_say() {
+    let gpu = support::gpu();
+    for (name, cut, reason) in CASES {
+        let model = parity(name);
+        let rows = rows(&model, &[40, 33, 28, 37, 31]);
+        let sizes = cut(Resize::whole(model.config()));
+        let axes: Vec<Axis> = Axis::ALL.into_iter().filter(|axis| axis.depth(model.config(), &sizes) > 0.0).collect();
+        let goal = as_large_as(&model, sizes.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let options = Options { effort: Effort::Quick, dtype: Types::One(Dtype::F32), ..options(&model, goal, &axes) };
+        let Compressed { model: made, snapshot, .. } =
+            compressed(&gpu, &model, &rows, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (best, kept) = snapshot.written().expect("all is done");
+        let dense = Network::load(&model.store).expect("a network");
+        let fused = Network::load_fused(&model.store).expect("a network");
+        let (twin, left) = dense
+            .compressed(fused, &rows, (made.config(), &best.sizes.layers), options.ridge)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let found: Vec<Left> = kept
+            .iter()
+            .map(|kept| Left {
+                layer: kept.layer,
+                query_heads: kept.query_heads.clone(),
+                key_value_heads: kept.key_value_heads.clone(),
+                mlp_channels: kept.mlp_channels.clone(),
+            })
+            .collect();
+        // Layers that have lost nothing within are not listed.
+        for kept in found {
+            assert!(left.contains(&kept), "{name} ({reason}): {kept:?}, expected among {left:?}");
+        }
+        let made = Network::load(&made.store).expect("a network");
+        let mut worst: f64 = 0.0;
+        for row in &rows {
+            let (expected, found) = (twin.logits(row).expect("logits"), made.logits(row).expect("logits"));
+            worst = worst.max((&expected - found).abs().max() / expected.abs().max());
+        }
+        let lost = (dense.logits(&rows[0]).expect("logits") - twin.logits(&rows[0]).expect("logits")).abs().max();
+        println!("{name} ({reason}): logits within {worst:.1e}, {lost:.1e} lost");
+        assert!(worst < 2e-4, "{name} ({reason}): logits differ by {worst:.1e}");
+        assert!(lost > 1e-3, "{name} ({reason}): nothing was cut, which proves nothing");
+    }
+}
