@@ -76,7 +76,7 @@ impl Args {
                 "model": self.model.display().to_string(),
                 "model_type": config.raw.get("model_type"),
                 "tensors": tensors,
-                "bytes": model.store.checkpoint.byte_len(),
+                "bytes": model.store.checkpoint.stored_len(),
                 "parameters": config.parameters(),
                 "widths": widths,
                 "files_checked": record.as_ref().is_some_and(|record| !record.files.is_empty()),

@@ -29,7 +29,7 @@ pub use agreement::{Agreement, Agreements};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};
-pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, without_mean};
+pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, is_gguf, without_mean};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
@@ -54,13 +54,17 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a `.safetensors` file with its config.json beside it, or a directory.
+    /// Opens a `.safetensors` file with its config.json beside it, a directory, or a GGUF file.
     ///
     /// # Errors
     /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].
     pub fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::bad_file(path, "no such model"));
+        }
+        if is_gguf(path) {
+            let (config, checkpoint) = forms::open_gguf(path)?;
+            return Ok(Self { store: WeightStore::new(config, checkpoint)? });
         }
         let named = fields::read(&path.join("config.json"))
             .ok()

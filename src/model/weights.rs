@@ -282,17 +282,22 @@ impl WeightStore {
         self.checkpoint.notes().iter().chain(&self.notes).map(String::as_str)
     }
 
-    /// The type that each tensor is read in, by the name that the architecture gives it: its own, or F32 for F64.
+    /// The type that each tensor is written in by default, by the name that the architecture gives it: its own, F32 for
+    /// F64, and F16 for what is quantised.
     pub fn types(&self) -> impl Iterator<Item = (String, Dtype)> {
-        self.config.tensors().into_iter().map(|spec| {
-            let stored = self.checkpoint.tensor(&self.stored_name(&spec.name)).map(|tensor| tensor.dtype);
+        self.types_by(|tensor| tensor.written)
+    }
+
+    fn types_by(&self, of: fn(&Tensor) -> Dtype) -> impl Iterator<Item = (String, Dtype)> {
+        self.config.tensors().into_iter().map(move |spec| {
+            let stored = self.checkpoint.tensor(&self.stored_name(&spec.name)).map(|tensor| of(&tensor));
             (spec.name, stored.filter(|dtype| *dtype != Dtype::F64).unwrap_or(Dtype::F32))
         })
     }
 
-    /// Bytes of a value of the widest of these types.
+    /// Bytes of a value of the widest of the types that tensors are read in.
     pub fn element_size(&self) -> usize {
-        self.types().map(|(_, dtype)| dtype.bitsize() / 8).max().unwrap_or(4)
+        self.types_by(|tensor| tensor.dtype).map(|(_, dtype)| dtype.bitsize() / 8).max().unwrap_or(4)
     }
 
     /// Tensors of the checkpoint that the config does not call for, and that would be lost.

@@ -148,7 +148,7 @@ impl CompressReport {
         let after = Sizes::of(&plan.config, plan.byte_len(), plan.parameters, plan.stored_width);
         Self {
             model_type: config.architecture.model_type,
-            before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, config.hidden_size),
+            before: Sizes::of(config, model.store.checkpoint.stored_len(), parameters, config.hidden_size),
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: written.and_then(|(best, _)| best.sizes.by_layer.clone()),
             cut: axes.iter().map(cut).collect(),
