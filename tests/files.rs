@@ -152,7 +152,7 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         ),
         (&[("tf_model.h5", "")], ": it has only tf_model.h5, a TensorFlow file"),
         (&[("flax_model.msgpack", "")], "a Flax file"),
-        (&[("llama.Q4_K_M.gguf", "")], "a model for llama.cpp; give the checkpoint that it was made of"),
+        (&[("llama.Q4_K_M.gguf", "")], "a model for llama.cpp; give that file itself"),
         (&[("model.onnx", "")], "an ONNX graph"),
         (&[("model.ckpt", ""), ("config.json", "{}")], ": it has only model.ckpt, a PyTorch file"),
         (

@@ -109,7 +109,9 @@ fn place(tensors: &mut BTreeMap<String, GgufEntry>, base: u64, file: u64) -> Par
         let begins = base.checked_add(entry.offset).filter(|begins| *begins <= file);
         let ends = begins.and_then(|begins| begins.checked_add(entry.byte_len)).filter(|ends| *ends <= file);
         let (Some(begins), Some(ends)) = (begins, ends) else {
-            return Err(format!("tensor {name} goes beyond the end of the file, which has {file} bytes: it is cut off"));
+            return Err(format!(
+                "tensor {name} goes beyond the end of the file, which has {file} bytes: it is cut off"
+            ));
         };
         entry.offset = begins;
         spans.push((begins, ends, name));
@@ -255,9 +257,7 @@ impl<'a> Cursor<'a> {
         let name = self.name("the name of a tensor")?;
         let dimensions = self.u32(&name)?;
         if dimensions == 0 || dimensions > MAX_DIMENSIONS {
-            return Err(format!(
-                "tensor {name} has {dimensions} dimensions, where 1 to {MAX_DIMENSIONS} are expected"
-            ));
+            return Err(format!("tensor {name} has {dimensions} dimensions, where 1 to {MAX_DIMENSIONS} are expected"));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {
@@ -270,15 +270,16 @@ impl<'a> Cursor<'a> {
             let known: Vec<_> = Encoding::names().collect();
             format!("tensor {name} is of type {kind}, which is not known here; known: {}", known.join(", "))
         })?;
-        let values = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-        let row = encoding.byte_len(shape[0]).map(drop).ok_or_else(|| {
-            format!("tensor {name} has rows of {} values, no multiple of the {} of {}", shape[0], encoding.block, encoding.name)
-        });
-        row?;
-        let byte_len = values.and_then(|values| encoding.byte_len(values));
         // A tensor is widened in memory at most once: its size in f32 must be a number, too.
-        let byte_len = byte_len.filter(|_| values.is_some_and(|values| values <= isize::MAX as usize / 4));
-        let byte_len = byte_len.ok_or_else(|| format!("tensor {name} has absurd dimensions, {shape:?}"))? as u64;
+        let values = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        let values = values.filter(|values| *values <= isize::MAX as usize / 4);
+        let absurd = || format!("tensor {name} has absurd dimensions, {shape:?}");
+        let values = values.ok_or_else(absurd)?;
+        if !shape[0].is_multiple_of(encoding.block) {
+            let Encoding { name: kind, block, .. } = encoding;
+            return Err(format!("tensor {name} has rows of {} values, no multiple of the {block} of {kind}", shape[0]));
+        }
+        let byte_len = encoding.byte_len(values).ok_or_else(absurd)? as u64;
         shape.reverse();
         let offset = self.u64(&name)?;
         Ok((name, GgufEntry { shape, encoding, offset, byte_len }))

@@ -25,7 +25,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["text", "tokens"])))]
 pub struct Args {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, or a
+    /// .gguf file
     model: PathBuf,
     /// Text to evaluate on: plain text; JSON or JSON lines of strings or of objects with text, content, messages,
     /// conversations (by the model's chat template), instruction and output, or prompt and completion; also compressed,

@@ -17,8 +17,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a .safetensors file with its config.json
-    /// beside it, or a directory
+    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a directory, a .safetensors file with its
+    /// config.json beside it, or a .gguf file
     model: PathBuf,
     /// What to write
     #[arg(long, value_enum)]

@@ -23,7 +23,8 @@ const TOP_P: f64 = 0.95;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, or a
+    /// .gguf file
     model: PathBuf,
     /// The text to continue; empty to start from nothing
     #[arg(long)]

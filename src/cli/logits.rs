@@ -17,7 +17,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, or a
+    /// .gguf file
     model: PathBuf,
     /// Token ids, {"input_ids": [[...], ...]} or a row on each line
     #[arg(long, value_name = "TOKENS.json")]

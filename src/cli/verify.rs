@@ -18,7 +18,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The output of a run, or any model: a .safetensors file with its config.json beside it, or a directory
+    /// The output of a run, or any model: a directory, a .safetensors file with its config.json beside it, or a
+    /// .gguf file
     model: PathBuf,
     /// Print one JSON object
     #[arg(long)]

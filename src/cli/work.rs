@@ -19,7 +19,8 @@ const LONG: &str = "Long runs";
 
 #[derive(Debug, clap::Args)]
 pub struct WorkArgs {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, or a
+    /// .gguf file
     model: PathBuf,
     /// The directory to write [default: beside the model, such as MODEL-sliced-25]
     #[arg(short, long, value_name = "OUT")]

@@ -1,8 +1,8 @@
 //! Blocks of 256 values that name points of a codebook, with signs and scales beside them.
 
 use super::{
+    bytes::{half_at, u16_at, u32_at},
     grids::{Grid, IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS},
-    half_at, u16_at, u32_at,
 };
 
 /// The signs that seven bits stand for: the eighth makes their number even.

@@ -1,6 +1,6 @@
 //! Values that are floats as they stand.
 
-use super::{half_at, u16_at, u32_at};
+use super::bytes::{half_at, u16_at, u32_at};
 
 pub fn f32(block: &[u8], values: &mut [f32]) {
     values[0] = f32::from_bits(u32_at(block, 0));

@@ -1,6 +1,9 @@
 //! Blocks of 256 values with scales of a few bits for each 16 or 32 of them, and one scale for those scales.
 
-use super::{half_at, small_blocks::UNEVEN, u16_at};
+use super::{
+    bytes::{half_at, u16_at},
+    small_blocks::UNEVEN,
+};
 
 pub fn q2_k(block: &[u8], values: &mut [f32]) {
     let (scale, least) = (half_at(block, 80), half_at(block, 82));

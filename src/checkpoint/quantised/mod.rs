@@ -2,6 +2,7 @@
 //! is widened by the same operations in the same order as in the gguf package, so that results are equal to the last
 //! bit.
 
+mod bytes;
 mod codebooks;
 mod floats;
 mod grids;
@@ -25,13 +26,7 @@ pub struct Encoding {
     widen: fn(&[u8], &mut [f32]),
 }
 
-const fn encoding(
-    id: u32,
-    name: &'static str,
-    block: usize,
-    bytes: usize,
-    widen: fn(&[u8], &mut [f32]),
-) -> Encoding {
+const fn encoding(id: u32, name: &'static str, block: usize, bytes: usize, widen: fn(&[u8], &mut [f32])) -> Encoding {
     Encoding { id, name, block, bytes, widen }
 }
 
@@ -116,17 +111,4 @@ impl Encoding {
         }
         values
     }
-}
-
-/// The f16 at a place of a block.
-fn half_at(block: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-fn u16_at(block: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([block[at], block[at + 1]])
-}
-
-fn u32_at(block: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }

@@ -1,7 +1,7 @@
 //! Blocks of 32 or 64 values with a scale or two of their own. Where values have four bits, a byte holds one of the
 //! first half of the block and one of the second.
 
-use super::{half_at, u32_at};
+use super::bytes::{half_at, u32_at};
 
 /// The four bits of value `index` of a block of 32.
 fn nibble(packed: &[u8], index: usize) -> u8 {
@@ -49,9 +49,8 @@ pub fn q8_0(block: &[u8], values: &mut [f32]) {
 }
 
 /// The values that four bits stand for in IQ4_NL and IQ4_XS: closer together around zero.
-pub const UNEVEN: [f32; 16] = [
-    -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0,
-];
+pub const UNEVEN: [f32; 16] =
+    [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
 pub fn iq4_nl(block: &[u8], values: &mut [f32]) {
     let scale = half_at(block, 0);

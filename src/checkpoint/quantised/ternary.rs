@@ -1,6 +1,6 @@
 //! Blocks of 256 values that are −1, 0 or 1 times a scale.
 
-use super::half_at;
+use super::bytes::half_at;
 
 pub fn tq1_0(block: &[u8], values: &mut [f32]) {
     let scale = half_at(block, 52);

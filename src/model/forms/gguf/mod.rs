@@ -16,8 +16,8 @@ mod tokenizer_json;
 mod vocabulary;
 
 use metadata::Metadata;
-use tensors::Entry;
 pub use read::{is_gguf, open as open_gguf};
+use tensors::Entry;
 pub use vocabulary::{GgufTokenizer, Vocabulary};
 
 use super::Gguf;

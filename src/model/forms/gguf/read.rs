@@ -61,21 +61,15 @@ fn floats(file: &mut File, entry: &GgufEntry) -> std::io::Result<Vec<f32>> {
 }
 
 /// The files that would lie beside a checkpoint, where they are read like others.
-fn made(
-    path: &Path,
-    file: &File,
-    fields: &Map<String, Value>,
-    vocabulary: &read_vocabulary::Read,
-) -> Result<TempDir> {
-    let directory = tempfile::Builder::new()
-        .prefix("slicegpt-gpu-gguf.")
-        .tempdir()
-        .map_err(Error::write(&std::env::temp_dir()))?;
+fn made(path: &Path, file: &File, fields: &Map<String, Value>, vocabulary: &read_vocabulary::Read) -> Result<TempDir> {
+    let directory =
+        tempfile::Builder::new().prefix("slicegpt-gpu-gguf.").tempdir().map_err(Error::write(&std::env::temp_dir()))?;
     // They are as old as what they are made of: a run that is resumed finds the same inputs.
     let modified = file.metadata().and_then(|metadata| metadata.modified()).map_err(Error::read(path))?;
     let write = |name: &str, text: String| {
         let target = directory.path().join(name);
-        let written = fs::write(&target, text).and_then(|()| File::options().append(true).open(&target)?.set_modified(modified));
+        let written =
+            fs::write(&target, text).and_then(|()| File::options().append(true).open(&target)?.set_modified(modified));
         written.map_err(Error::write(&target))
     };
     let pretty = |value: &Value| serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(Error::internal);

@@ -5,11 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    frequencies::llama3,
-    keys::Keys,
-    source::Source,
-};
+use super::{frequencies::llama3, keys::Keys, source::Source};
 use crate::{
     checkpoint::{Dtype, Encoding, GgufHeader},
     error::{Error, Result},
@@ -97,7 +93,8 @@ struct LayerSizes {
 impl LayerSizes {
     fn read(keys: &Keys, source: Source, layers: u64, path: &Path) -> Result<Self> {
         let read = |name: &str| {
-            let sizes = if source.by_layer { keys.sizes(name)? } else { keys.optional_size(name)?.into_iter().collect() };
+            let sizes =
+                if source.by_layer { keys.sizes(name)? } else { keys.optional_size(name)?.into_iter().collect() };
             match sizes.as_slice() {
                 // More layers than any model has are refused with the config.
                 [one] => Ok(vec![*one; layers.min(1 << 16) as usize]),

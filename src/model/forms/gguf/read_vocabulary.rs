@@ -202,7 +202,8 @@ impl Reader<'_> {
                 model["merges"] = self.scored_merges()?;
                 let mark = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
                 let before = json!({ "type": "Prepend", "prepend": "▁" });
-                normalizer = json!({ "type": "Sequence", "normalizers": if prefix { vec![before, mark] } else { vec![mark] } });
+                normalizer =
+                    json!({ "type": "Sequence", "normalizers": if prefix { vec![before, mark] } else { vec![mark] } });
                 pre_tokenizer = Value::Null;
                 let mut steps = vec![
                     json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
@@ -273,8 +274,13 @@ impl Reader<'_> {
             let added = self.is(id, TokenType::Control) || self.is(id, TokenType::Unknown);
             !added && !self.is(id, TokenType::Byte) && self.tokens[id].len() <= LONGEST
         };
-        let ids: HashMap<&str, usize> =
-            self.tokens.iter().enumerate().filter(|(id, _)| usable(*id)).map(|(id, token)| (token.as_str(), id)).collect();
+        let ids: HashMap<&str, usize> = self
+            .tokens
+            .iter()
+            .enumerate()
+            .filter(|(id, _)| usable(*id))
+            .map(|(id, token)| (token.as_str(), id))
+            .collect();
         let mut merges: Vec<(usize, usize, usize)> = Vec::new();
         for (&token, &made) in &ids {
             for (at, _) in token.char_indices().skip(1) {
@@ -311,7 +317,8 @@ impl Reader<'_> {
             tokens.insert(text(id).into(), json!({ "id": text(id), "ids": [id], "tokens": [text(id)] }));
         }
         let pair: Vec<Value> = side("A", 0).into_iter().chain(side("B", 1)).collect();
-        let template = json!({ "type": "TemplateProcessing", "single": side("A", 0), "pair": pair, "special_tokens": tokens });
+        let template =
+            json!({ "type": "TemplateProcessing", "single": side("A", 0), "pair": pair, "special_tokens": tokens });
         Ok(match self.kind {
             Kind::Bytes if bos.or(eos).is_none() => byte_level(),
             Kind::Bytes => json!({ "type": "Sequence", "processors": [byte_level(), template] }),

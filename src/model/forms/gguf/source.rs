@@ -77,7 +77,10 @@ impl Source {
             let there = Role::ALL.into_iter().filter(|role| has_bias(header, *role)).map(stem);
             let there: Vec<_> = there.collect();
             let list = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-            Error::bad_file(path, format!("no model of the architecture {name} has biases like these in its layers: {list}"))
+            Error::bad_file(
+                path,
+                format!("no model of the architecture {name} has biases like these in its layers: {list}"),
+            )
         })
     }
 }
