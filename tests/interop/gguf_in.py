@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Does the program compute from a GGUF file what llama.cpp and transformers compute?
+
+    python tests/interop/gguf_in.py --binary target/release/slicegpt-gpu [--model FILE.gguf ...]
+
+Needs what tests/interop/gguf.py needs. Writes to a temporary directory alone; ends with 1 if anything disagrees.
+
+  * Parity fixtures of every architecture that is read, as llama.cpp's converter would write them: logits of the file agree with those of transformers that
+    lie beside the fixture, and llama.cpp's agree as well, so that the file is one of its own kind.
+  * The same in types that the gguf package quantises to: logits agree with llama.cpp's to within what its quantised products differ.
+  * The demo model through GGUF: tokens of difficult texts, and a run and a compress whose outputs are ordinary checkpoints that transformers loads.
+  * Each --model: tokens and logits against llama.cpp.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+_spec = importlib.util.spec_from_file_location("export_checks", HERE / "gguf.py")
+export_checks = importlib.util.module_from_spec(_spec)
+sys.modules["export_checks"] = export_checks
+_spec.loader.exec_module(export_checks)
+
+import gguf
+import numpy as np
+import tokenizers
+from export_checks import DEMO, FIXTURES, TEXTS, Check, Model, safetensors
+from write_gguf import ARCHITECTURES, write
+
+# What llama.cpp does not load or computes otherwise, with the reason: compared with transformers alone.
+NOT_IN_LLAMA_CPP = {
+    "starcoder2_head_dim": "queries as wide as the model",
+    "starcoder2_no_bias": "biases",
+    "phi3_window": "no windows for phi3",
+    "gpt_neox_tied": "a head of its own",
+    "gpt_neox_odd_rotary": "an odd number of coordinates",
+}
+# It has a table of f16 for its gelu, the tanh approximation, which it also takes for gpt_neox's own.
+GELU = {"gpt2", "gpt_neox", "phi", "starcoder2"}
+# What a file has no words for, so that the program cannot know it either.
+NOT_IN_GGUF = {
+    "smollm3_interval_2", "smollm3_listed", "smollm3_window", "starcoder2_window", "llama_gelu", "llama_gelu_pytorch_tanh", "qwen3_bias", "qwen2_layer_types",
+    "qwen2_window", "qwen2_old_config_window", "qwen3_window", "mistral_window", "mistral_head_dim", "gpt2_gelu", "gpt2_relu", "gpt2_inverse_layer", "gpt2_unscaled",
+    "phi_qk_layernorm", "gpt_neox_no_attention_bias", "gpt2_hub_names", "phi3_partial_rotary", "llama_sharded",
+}
+LOGITS = 1e-5
+
+
+def our_logits(check, model, rows):
+    tokens, output = check.directory / "rows.json", check.directory / "ours.safetensors"
+    tokens.write_text(json.dumps({"input_ids": rows}))
+    result = check.run("logits", model, "--tokens", tokens, "-o", output, "--force")
+    if result.returncode != 0:
+        raise RuntimeError(f"logits {model}: {result.stderr.strip()}")
+    found = safetensors(output)
+    return [found[f"logits.{row}"] for row in range(len(rows))]
+
+
+def apart(found, wanted):
+    return max(np.abs(one - other).max() / np.abs(other).max() for one, other in zip(found, wanted))
+
+
+def fixtures(check):
+    for fixture in sorted(FIXTURES.iterdir()):
+        model_type = json.loads((fixture / "config.json").read_text())["model_type"]
+        if model_type not in ARCHITECTURES or fixture.name in NOT_IN_GGUF:
+            continue
+        if "yarn" in fixture.name or fixture.name in ("llama_f16", "llama_bf16", "granite_f16"):
+            continue
+        rows = json.loads((fixture / "tokens.json").read_text())["input_ids"]
+        beside = safetensors(fixture / "logits.safetensors")
+        wanted = [beside[f"logits.{row}"] for row in range(len(rows))]
+        path = check.directory / f"{fixture.name}.gguf"
+        write(fixture, path, safetensors(fixture / "model.safetensors"))
+        try:
+            difference = apart(our_logits(check, path, rows), wanted)
+        except RuntimeError as error:
+            check.that(False, f"{fixture.name}: {error}")
+            continue
+        check.that(difference <= LOGITS, f"{fixture.name}: logits differ by {difference:.1e} of the largest from those of transformers")
+        if fixture.name in NOT_IN_LLAMA_CPP:
+            continue
+        try:
+            with Model(path) as loaded:
+                difference = apart([loaded.logits(ids) for ids in rows], wanted)
+        except RuntimeError as error:
+            check.that(False, f"{fixture.name}: {error}")
+            continue
+        check.that(difference <= (2e-3 if model_type in GELU else LOGITS), f"{fixture.name}: those of llama.cpp by {difference:.1e}")
+
+
+def widen(path, target):
+    """The same file with every tensor in f32, as the gguf package widens it."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(None, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        writer.add_tensor(tensor.name, values.reshape(tuple(int(size) for size in reversed(tensor.shape))))
+    writer.write_header_to_file(target)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantised(check):
+    """What the gguf package quantises: as the same values in f32, exactly; and as llama.cpp, which rounds activations to eight bits, by what that costs."""
+    for name in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "BF16"):
+        for fixture in ("qwen3_untied", "gpt_neox_parallel", "llama_head_dim"):
+            path = check.directory / f"{fixture}-{name}.gguf"
+            rows = json.loads((FIXTURES / fixture / "tokens.json").read_text())["input_ids"]
+            write(FIXTURES / fixture, path, safetensors(FIXTURES / fixture / "model.safetensors"), gguf.GGMLQuantizationType[name])
+            ours = our_logits(check, path, rows)
+            wide = check.directory / "wide.gguf"
+            widen(path, wide)
+            check.that(apart(ours, our_logits(check, wide, rows)) == 0, f"{fixture} in {name}: logits are those of its values in f32")
+            with Model(path) as loaded:
+                difference = apart(ours, [loaded.logits(ids) for ids in rows])
+            check.that(difference <= 0.04, f"{fixture} in {name}: logits differ by {difference:.1e} of the largest from those of llama.cpp")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--only", action="append", default=[])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        check = Check(os.path.abspath(arguments.binary), Path(directory))
+        for step in (fixtures, quantised):
+            if not arguments.only or step.__name__ in arguments.only:
+                step(check)
+    print(f"{check.passed} of {check.passed + len(check.failures)} agree")
+    return 1 if check.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
