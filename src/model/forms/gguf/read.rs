@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{keys::Keys, read_metadata, read_tensors, read_vocabulary};
 use crate::{
-    checkpoint::{Checkpoint, GgufEntry},
+    checkpoint::{Checkpoint, GgufEntry, GgufField, GgufHeader},
     error::{Error, Result},
     model::Config,
 };
@@ -49,7 +49,7 @@ pub fn open(path: &Path) -> Result<(Config, Checkpoint)> {
     }
     let config = Config::from_fields(fields.clone(), path)?;
     let tensors = read_tensors::assemble(&config, source, &header, path)?;
-    let made = made(path, &file, &fields, &vocabulary)?;
+    let made = made(path, &file, &fields, &vocabulary, card(&header))?;
     Ok((config, Checkpoint::assembled(path, file, tensors, made)))
 }
 
@@ -60,8 +60,36 @@ fn floats(file: &mut File, entry: &GgufEntry) -> std::io::Result<Vec<f32>> {
     Ok(entry.encoding.widen(&bytes))
 }
 
+/// What a model card says of terms and languages, where the file does.
+fn card(header: &GgufHeader) -> Option<String> {
+    let name =
+        |text: &String| text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
+    let text = |key: &str| match header.metadata.get(key) {
+        Some(GgufField::Text(text)) if name(text) => Some(text),
+        _ => None,
+    };
+    let mut card = format!("---\nlicense: {}\n", text("general.license")?);
+    if let Some(name) = text("general.license.name") {
+        card += &format!("license_name: {name}\n");
+    }
+    if let Some(GgufField::Texts(languages)) = header.metadata.get("general.languages") {
+        let languages: Vec<String> =
+            languages.iter().filter(|text| name(text)).take(128).map(|text| format!("- \"{text}\"\n")).collect();
+        if !languages.is_empty() {
+            card += &format!("language:\n{}", languages.concat());
+        }
+    }
+    Some(card + "---\n")
+}
+
 /// The files that would lie beside a checkpoint, where they are read like others.
-fn made(path: &Path, file: &File, fields: &Map<String, Value>, vocabulary: &read_vocabulary::Read) -> Result<TempDir> {
+fn made(
+    path: &Path,
+    file: &File,
+    fields: &Map<String, Value>,
+    vocabulary: &read_vocabulary::Read,
+    card: Option<String>,
+) -> Result<TempDir> {
     let directory =
         tempfile::Builder::new().prefix("slicegpt-gpu-gguf.").tempdir().map_err(Error::write(&std::env::temp_dir()))?;
     // They are as old as what they are made of: a run that is resumed finds the same inputs.
@@ -85,6 +113,9 @@ fn made(path: &Path, file: &File, fields: &Map<String, Value>, vocabulary: &read
     }
     if !generation.is_empty() {
         write("generation_config.json", pretty(&generation.into())?)?;
+    }
+    if let Some(card) = card {
+        write("README.md", card)?;
     }
     if let Some(json) = &vocabulary.json {
         write("tokenizer.json", json.clone())?;
