@@ -58,6 +58,7 @@ pub mod eval;
 pub mod fit;
 pub mod generate;
 pub mod gpu;
+pub mod hub;
 pub mod json;
 pub mod linalg;
 pub mod model;

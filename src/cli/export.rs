@@ -12,13 +12,13 @@ use crate::{
     error::Result,
     model::{GgufExport, GgufTokenizer, Model, Vocabulary},
     progress::Progress,
-    run::{Log, SCHEMA_VERSION, beside, build_tokenizer, name_of, open_model, stop_tokens, writes_beside},
+    run::{Log, SCHEMA_VERSION, beside, build_tokenizer, find_model, name_of, open_model, stop_tokens, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a directory, a .safetensors file with its
-    /// config.json beside it, or a .gguf file
+    /// config.json beside it, a .gguf file, or a name on the Hugging Face Hub
     model: PathBuf,
     /// What to write
     #[arg(long, value_enum)]
@@ -70,17 +70,18 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let progress = Bars::log();
         let Format::Gguf = self.format;
-        let model = open_model(&self.model, &progress)?;
+        let path = find_model(&self.model, &progress)?;
+        let model = open_model(&path, &progress)?;
         let output = self.output.clone().unwrap_or_else(|| {
             let kind = self.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            beside(&self.model, &format!("-{kind}.gguf"))
+            beside(&path, &format!("-{kind}.gguf"))
         });
         let target = writes_beside(&model, self.force.force).file("--output", &output)?;
         let tokenizer = if self.no_tokenizer { None } else { tokenizer(&model, &progress)? };
         let pre = self.tokenizer_pre.as_deref();
         let vocabulary =
             tokenizer.as_ref().map_or(Vocabulary::None, |tokenizer| Vocabulary::Tokenizer { pre, tokenizer });
-        let export = GgufExport::plan(&model, &name_of(&self.model), self.kind.into(), vocabulary)?;
+        let export = GgufExport::plan(&model, &name_of(&path), self.kind.into(), vocabulary)?;
         export.notes.iter().for_each(|note| progress.note(note));
         let bytes = export.write(target, &progress)?;
         progress.end();

@@ -69,14 +69,27 @@ impl Model {
         let named = fields::read(&path.join("config.json"))
             .ok()
             .and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
-        let checkpoint = Checkpoint::open_named(path, named.as_deref())?;
-        let directory = checkpoint.directory();
-        if directory.join("adapter_config.json").exists() {
-            return Err(Error::bad_file(
-                directory,
-                format!("beside the model, it has what transformers would add to it: {}", adapter(directory)),
-            ));
-        }
+        let checkpoint = Checkpoint::open_named(path, named.as_deref());
+        let directory = checkpoint.as_ref().map_or(path, Checkpoint::directory).to_owned();
+        let merged = directory.join("adapter_config.json").exists().then(|| {
+            let what = format!("beside the model, it has what transformers would add to it: {}", adapter(&directory));
+            Error::bad_file(&directory, what)
+        });
+        // All that is wrong, at once: whoever has to download one file again should know of the other.
+        let (checkpoint, config) = match (checkpoint, Self::read_config(&directory)) {
+            (Ok(checkpoint), Ok(config)) if merged.is_none() => (checkpoint, config),
+            (checkpoint, config) => {
+                // Without weights that can be read, what lies beside them says what is there instead.
+                let config = config.err().filter(|_| checkpoint.is_ok() || directory.join("config.json").exists());
+                let merged = merged.filter(|_| checkpoint.is_ok());
+                let wrong = [checkpoint.err(), merged, config].into_iter().flatten().collect();
+                return Err(Error::all(wrong).unwrap_or_else(|| Error::internal("a model without a reason")));
+            }
+        };
+        Ok(Self { store: WeightStore::new(config, checkpoint)? })
+    }
+
+    fn read_config(directory: &Path) -> Result<Config> {
         let config = directory.join("config.json");
         if !config.exists() {
             let found = if directory.join("params.json").exists() {
@@ -89,8 +102,7 @@ impl Model {
                 format!("missing: expected the config.json of the model beside its weights{found}"),
             ));
         }
-        let config = Config::load(&config)?;
-        Ok(Self { store: WeightStore::new(config, checkpoint)? })
+        Config::load(&config)
     }
 
     pub fn config(&self) -> &Config {

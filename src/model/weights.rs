@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},
-    error::Result,
+    error::{Error, Result},
     gpu::ElementType,
     ops::Norm,
 };
@@ -260,13 +260,17 @@ impl WeightStore {
     /// Checks that every tensor is there, in a floating-point type and the right shape.
     ///
     /// # Errors
-    /// [`crate::Error::BadTensor`] that names the first one that is not; [`crate::Error::Read`].
+    /// [`Error::BadTensor`] that names the one that is not, [`Error::Several`] for more of them; [`Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
         let mut store = Self { config, checkpoint, notes: Vec::new() };
         store.resolve_head()?;
-        for spec in store.config.tensors() {
-            store.find(&spec.name, &spec.shape)?;
-            store.check_single(&spec.name)?;
+        let check = |spec: TensorSpec| {
+            let found = store.find(&spec.name, &spec.shape).map(drop);
+            found.and_then(|()| store.check_single(&spec.name)).err()
+        };
+        let wrong = store.config.tensors().into_iter().filter_map(check).collect();
+        if let Some(error) = Error::all(wrong) {
+            return Err(error);
         }
         store.note_wide();
         if let Some(head) = store.classifier() {

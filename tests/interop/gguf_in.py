@@ -8,15 +8,15 @@ Needs what tests/interop/gguf.py needs. Writes to a temporary directory alone; e
   * Parity fixtures of every architecture that is read, as llama.cpp's converter would write them: logits of the file agree with those of transformers that
     lie beside the fixture, and llama.cpp's agree as well, so that the file is one of its own kind.
   * The same in types that the gguf package quantises to: logits agree with llama.cpp's to within what its quantised products differ.
-  * The demo model through GGUF: tokens of difficult texts, and a run and a compress whose outputs are ordinary checkpoints that transformers loads.
-  * Each --model: tokens and logits against llama.cpp.
+  * Tokenizers of every kind through a file, by every name that llama.cpp has for them: the tokens of what a run makes of it, against llama.cpp.
+  * Each --model: logits against llama.cpp.
 """
 
 import argparse
 import importlib.util
 import json
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -30,7 +30,7 @@ _spec.loader.exec_module(export_checks)
 import gguf
 import numpy as np
 import tokenizers
-from export_checks import DEMO, FIXTURES, TEXTS, Check, Model, safetensors
+from export_checks import FIXTURES, TEXTS, Check, Model, safetensors
 from write_gguf import ARCHITECTURES, write
 
 # What llama.cpp does not load or computes otherwise, with the reason: compared with transformers alone.
@@ -127,6 +127,95 @@ def quantised(check):
             check.that(difference <= 0.04, f"{fixture} in {name}: logits differ by {difference:.1e} of the largest from those of llama.cpp")
 
 
+def run(check, model, name):
+    """What `run` makes of a model, on random tokens: an ordinary checkpoint."""
+    reader = gguf.GGUFReader(model)
+    size = int(next(tensor.shape[1] for tensor in reader.tensors if tensor.name == "token_embd.weight"))
+    tokens, output = check.directory / "calibration.json", check.directory / name
+    tokens.write_text(json.dumps({"input_ids": np.random.default_rng(0).integers(0, size, (4, 32)).tolist()}))
+    result = check.run("run", model, "-o", output, "--basis", "shared", "--calibration", tokens, "--force")
+    if result.returncode != 0:
+        raise RuntimeError(f"run {model}: {result.stderr.strip()}")
+    return output
+
+
+def vocabularies(check):
+    """Tokenizers of every kind through a GGUF file: what the output of a run has for one, against llama.cpp and the original."""
+    from transformers import AutoTokenizer
+
+    for number, (name, tokenizer) in enumerate(export_checks.tokenizer_kinds()):
+        directory = check.directory / f"kind-{number}"
+        shutil.copytree(FIXTURES / "llama_gqa_tied", directory)
+        config = json.loads((directory / "config.json").read_text())
+        config["vocab_size"] = tokenizer.get_vocab_size() + 5
+        (directory / "config.json").write_text(json.dumps(config))
+        export_checks.resize(directory / "model.safetensors", "model.embed_tokens.weight", config["vocab_size"])
+        tokenizer.save(str(directory / "tokenizer.json"))
+        path = check.export(directory, "f16")
+        output = run(check, path, f"run-{number}")
+        ours, theirs = tokenizers.Tokenizer.from_file(str(output / "tokenizer.json")), AutoTokenizer.from_pretrained(output)
+        with Model(path) as loaded:
+            compare(check, f"tokenizer {name}", ours, theirs, loaded, tokenizer)
+        # The same under each other name that llama.cpp has for it.
+        for other in ALIASES.get(name, []):
+            renamed = check.directory / "renamed.gguf"
+            rename(path, renamed, other)
+            output = run(check, renamed, "renamed")
+            ours, theirs = tokenizers.Tokenizer.from_file(str(output / "tokenizer.json")), AutoTokenizer.from_pretrained(output)
+            try:
+                with Model(renamed) as loaded:
+                    compare(check, f"tokenizer {other}", ours, theirs, loaded, None)
+            except RuntimeError as error:
+                check.that(False, f"tokenizer {other}: {str(error)[-200:]}")
+
+
+# Names by which llama.cpp cuts words as by another, or in a way that is read alone.
+ALIASES = {
+    "gpt-2": ["phi-2", "olmo", "mpt", "jais", "trillion", "granite-docling", "default", "falcon"],
+    "smollm": ["starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
+    "llama-bpe": ["llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
+    "smaug-bpe": ["dbrx", "chatglm-bpe", "gpt-4o"],
+    "qwen2": ["stablelm2", "hunyuan", "deepseek-r1-qwen", "megrez"],
+}
+
+
+def compare(check, name, ours, theirs, loaded, original):
+    for text in TEXTS:
+        expected = loaded.tokens(text)
+        if ours.encode(text).ids != expected or theirs(text).input_ids != expected:
+            print(f"      {text!r}: {ours.encode(text).ids} and {theirs(text).input_ids} instead of {expected}")
+    same = all(ours.encode(text).ids == loaded.tokens(text) == theirs(text).input_ids for text in TEXTS)
+    same &= original is None or all(original.encode(text).ids == ours.encode(text).ids for text in TEXTS)
+    check.that(same, f"{name}: {len(TEXTS)} texts become the tokens of llama.cpp, in tokenizers and AutoTokenizer")
+
+
+def rename(path, target, name):
+    """The same file with another name for how words are cut."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(None, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            value = name if key == "tokenizer.ggml.pre" else field.contents()
+            writer.add_key_value(key, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file(target)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def given(check, path):
+    """A file of the user's: logits are those that llama.cpp has of its values in f32, and near to those of the file itself."""
+    rows = [[1, 5, 9, 200, 300, 7, 8, 15, 99, 64]]
+    ours, wide = our_logits(check, path, rows), check.directory / "wide.gguf"
+    widen(path, wide)
+    for file, most in [(wide, 1e-4), (path, 0.1)]:
+        with Model(file) as loaded:
+            difference = apart(ours, [loaded.logits(ids) for ids in rows])
+        check.that(difference <= most, f"{path}: logits differ by {difference:.1e} of the largest from those of llama.cpp {'in f32' if file == wide else ''}")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
@@ -135,9 +224,11 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         check = Check(os.path.abspath(arguments.binary), Path(directory))
-        for step in (fixtures, quantised):
+        for step in (fixtures, quantised, vocabularies):
             if not arguments.only or step.__name__ in arguments.only:
                 step(check)
+        for path in arguments.model:
+            given(check, path)
     print(f"{check.passed} of {check.passed + len(check.failures)} agree")
     return 1 if check.failures else 0
 
