@@ -68,6 +68,9 @@ impl Assembled {
     }
 
     /// Some bytes of the tensor; the range has been checked.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
     pub fn read_range(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
         if !self.transposed {
             return self.rows_range(range, file, path);

@@ -12,7 +12,7 @@ pub fn tq1_0(block: &[u8], values: &mut [f32]) {
         for digit in 0..digits {
             for &byte in &block[bytes.clone()] {
                 let rest = byte.wrapping_mul(3u8.pow(digit));
-                values[next] = scale * (f32::from((u16::from(rest) * 3 >> 8) as u8) - 1.0);
+                values[next] = scale * (f32::from(((u16::from(rest) * 3) >> 8) as u8) - 1.0);
                 next += 1;
             }
         }
