@@ -333,3 +333,39 @@ fn an_adapter_beside_a_model_and_a_model_without_config_are_refused() {
     fs::write(scene.path().join("params.json"), "{}").expect("a file");
     assert!(unloadable(scene.path()).ends_with("; params.json is of another program's format"));
 }
+
+#[test]
+fn all_that_is_wrong_with_a_model_is_said_at_once() {
+    let refused = |directory: &Path| {
+        let error = Model::open(directory).err().expect("refused");
+        assert_eq!(error.exit_code(), 3, "{error}");
+        error.to_string()
+    };
+    // Weights and config.
+    let model = support::copy_of("llama_gqa_tied");
+    let path = model.path().join("model.safetensors");
+    let whole = fs::read(&path).expect("weights");
+    fs::write(&path, &whole[..whole.len() - 100]).expect("weights");
+    support::set_fields(model.path(), &[("model_type", "mamba".into())]);
+    let message = refused(model.path());
+    assert!(message.starts_with("2 things are wrong: "), "{message}");
+    assert!(message.contains("100 bytes at its end are missing") && message.contains("\"mamba\""), "{message}");
+    // Tensors that are missing, and of another shape.
+    let model = support::copy_of("llama_gqa_tied");
+    let mut tensors = support::tensors(model.path());
+    let names: Vec<String> = tensors.keys().filter(|name| name.contains("mlp")).cloned().collect();
+    assert_eq!(names.len(), 6);
+    for name in &names[1..] {
+        tensors.remove(name);
+    }
+    tensors.get_mut(&names[0]).expect("a tensor").1.reverse();
+    support::write_tensors(&model.path().join("model.safetensors"), &tensors, &[]);
+    let message = refused(model.path());
+    assert!(message.starts_with("6 things are wrong: ") && message.ends_with("; and 1 more"), "{message}");
+    assert!(names[..5].iter().all(|name| message.contains(name.as_str())), "{message}");
+    assert!(message.contains("expected shape") && message.contains("missing; config.json implies"), "{message}");
+    // One thing is said as it always was.
+    let model = support::copy_of("llama_gqa_tied");
+    support::set_fields(model.path(), &[("model_type", "mamba".into())]);
+    assert!(refused(model.path()).starts_with("unknown model_type"));
+}

@@ -433,3 +433,50 @@ fn ctrl_c_keeps_what_came() {
     assert!(!part.is_empty() && weights(0).starts_with(&part), "{} bytes", part.len());
     find(Path::new("org/name"), &settings, &Silent).expect("a model");
 }
+
+#[test]
+fn every_command_takes_a_name_and_the_environment_says_where_and_who() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_gqa_tied");
+    let read = |name: &str| fs::read(fixture.join(name)).expect("a file");
+    let server = Server::new(&[
+        ("config.json", read("config.json")),
+        ("model.safetensors", read("model.safetensors")),
+        ("tokenizer_config.json", b"{}".to_vec()),
+    ]);
+    let home = tempfile::tempdir().expect("a directory");
+    fs::write(home.path().join("token"), "stored\n").expect("a token");
+    let program = |arguments: &[&str], more: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slicegpt-gpu"));
+        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+            command.env_remove(name);
+        }
+        // A proxy of this machine knows nothing of the server.
+        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(name);
+        }
+        command.env("HF_ENDPOINT", format!("http://127.0.0.1:{}/", server.port)).env("HF_HOME", home.path());
+        command.envs(more.iter().copied()).args(arguments).current_dir(home.path());
+        let output = command.output().expect("a process");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = program(&["verify", "org/name"], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(home.path().join("hub/models--org--name/refs/main").is_file());
+    let tokens: Vec<_> = server.came().into_iter().filter_map(|came| came.token).collect();
+    assert!(!tokens.is_empty() && tokens.iter().all(|token| token == "Bearer stored"), "{tokens:?}");
+    // An output without a name is called after the repository, here.
+    let (code, said) = program(&["export", "org/name", "--format", "gguf", "--no-tokenizer"], &[("HF_TOKEN", "given")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(home.path().join("name-f16.gguf").is_file(), "{:?}", names(home.path()));
+    assert_eq!(server.came()[0].token.as_deref(), Some("Bearer given"));
+    fs::write(home.path().join("tokens.json"), json!({ "input_ids": vec![[1, 2, 3, 4, 5, 6, 7, 8]; 4] }).to_string())
+        .expect("tokens");
+    let dry = ["run", "org/name@main", "--calibration", "tokens.json", "--dry-run", "--json"];
+    let (code, said) = program(&dry, &[("HF_HUB_OFFLINE", "1")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(server.came(), []);
+    let elsewhere = home.path().join("elsewhere").display().to_string();
+    let offline = [("HF_HUB_OFFLINE", "1"), ("HF_HUB_CACHE", elsewhere.as_str())];
+    let (code, said) = program(&["verify", "org/name"], &offline);
+    assert!(code == Some(3) && said.contains("HF_HUB_OFFLINE"), "{code:?} {said}");
+}
