@@ -159,7 +159,7 @@ def vocabularies(check):
         # The same under each other name that llama.cpp has for it.
         for other in ALIASES.get(name, []):
             renamed = check.directory / "renamed.gguf"
-            rename(path, renamed, other)
+            rewrite(path, renamed, {"tokenizer.ggml.pre": other})
             output = run(check, renamed, "renamed")
             ours, theirs = tokenizers.Tokenizer.from_file(str(output / "tokenizer.json")), AutoTokenizer.from_pretrained(output)
             try:
@@ -189,20 +189,52 @@ def compare(check, name, ours, theirs, loaded, original):
     check.that(same, f"{name}: {len(TEXTS)} texts become the tokens of llama.cpp, in tokenizers and AutoTokenizer")
 
 
-def rename(path, target, name):
-    """The same file with another name for how words are cut."""
+def rewrite(path, target, changes, without=()):
+    """The same file with other metadata, and without what begins so."""
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(None, reader.fields["general.architecture"].contents())
     for key, field in reader.fields.items():
-        if not key.startswith("GGUF.") and key != "general.architecture":
-            value = name if key == "tokenizer.ggml.pre" else field.contents()
-            writer.add_key_value(key, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
+        if not key.startswith("GGUF.") and key != "general.architecture" and not key.startswith(without or "?"):
+            writer.add_key_value(key, changes.pop(key, field.contents()), field.types[0], field.types[1] if len(field.types) > 1 else None)
+    for key, value in changes.items():
+        kind = gguf.GGUFValueType.UINT32 if key.endswith("_token_id") else gguf.GGUFValueType.get_type(value)
+        writer.add_key_value(key, value, kind, gguf.GGUFValueType.get_type(value[0]) if kind == gguf.GGUFValueType.ARRAY else None)
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data)
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file(target)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def unigram(check):
+    """A vocabulary of likeliest pieces, as T5 has it, with and without what llama.cpp can do to spaces."""
+    from tokenizers import models, pre_tokenizers, trainers
+
+    trained = tokenizers.Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    text = (export_checks.DEMO / "calibration.txt").read_text()[:100_000]
+    trained.train_from_iterator([text] + TEXTS, trainers.UnigramTrainer(vocab_size=500, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
+    pieces = json.loads(trained.to_str())["model"]["vocab"]
+    directory = check.directory / "unigram"
+    shutil.copytree(FIXTURES / "llama_gqa_tied", directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["vocab_size"] = len(pieces)
+    (directory / "config.json").write_text(json.dumps(config))
+    export_checks.resize(directory / "model.safetensors", "model.embed_tokens.weight", len(pieces))
+    path, file = check.export(directory, "f16", "--no-tokenizer"), check.directory / "unigram.gguf"
+    for prefix, merged in [(True, True), (True, False), (False, False)]:
+        rewrite(path, file, {
+            "tokenizer.ggml.model": "t5", "tokenizer.ggml.tokens": [piece for piece, _ in pieces], "tokenizer.ggml.scores": [float(score) for _, score in pieces],
+            "tokenizer.ggml.token_type": [3, 3, 2] + [1] * (len(pieces) - 3), "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.unknown_token_id": 2,
+            "tokenizer.ggml.padding_token_id": 0, "tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True,
+            "tokenizer.ggml.add_space_prefix": prefix, "tokenizer.ggml.remove_extra_whitespaces": merged,
+        }, "tokenizer.")
+        output = run(check, file, "unigram-run")
+        from transformers import AutoTokenizer
+        ours, theirs = tokenizers.Tokenizer.from_file(str(output / "tokenizer.json")), AutoTokenizer.from_pretrained(output)
+        with Model(file) as loaded:
+            compare(check, f"unigram, {'a space before' if prefix else 'none before'}, {'one' if merged else 'all'} between", ours, theirs, loaded, None)
 
 
 def given(check, path):
@@ -224,7 +256,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         check = Check(os.path.abspath(arguments.binary), Path(directory))
-        for step in (fixtures, quantised, vocabularies):
+        for step in (fixtures, quantised, vocabularies, unigram):
             if not arguments.only or step.__name__ in arguments.only:
                 step(check)
         for path in arguments.model:

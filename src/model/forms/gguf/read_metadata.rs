@@ -12,6 +12,7 @@ use crate::{
     model::{
         PRUNED_PREFIX,
         architecture::{Architecture, Multipliers, Position, RotaryPart, Window, Wiring},
+        fields::MAX_LAYERS,
     },
     ops::Norm,
 };
@@ -38,7 +39,8 @@ pub fn fields(
     set(names.num_hidden_layers, layers.into());
     let sizes = LayerSizes::read(keys, source, layers, path)?;
     // Those of layers with fewer are in a section of their own.
-    let heads = sizes.most(&sizes.heads).next_multiple_of(sizes.most(&sizes.kv_heads).max(1));
+    let heads = sizes.most(&sizes.heads).checked_next_multiple_of(sizes.most(&sizes.kv_heads).max(1));
+    let heads = heads.unwrap_or(u64::MAX);
     set(names.num_attention_heads, heads.into());
     if let Some(name) = names.num_key_value_heads {
         set(name, sizes.most(&sizes.kv_heads).into());
@@ -92,12 +94,15 @@ struct LayerSizes {
 
 impl LayerSizes {
     fn read(keys: &Keys, source: Source, layers: u64, path: &Path) -> Result<Self> {
+        // Before there is a list for each of them.
+        if layers > MAX_LAYERS {
+            return Err(Error::bad_file(path, format!("block_count: expected at most {MAX_LAYERS}, found {layers}")));
+        }
         let read = |name: &str| {
             let sizes =
                 if source.by_layer { keys.sizes(name)? } else { keys.optional_size(name)?.into_iter().collect() };
             match sizes.as_slice() {
-                // More layers than any model has are refused with the config.
-                [one] => Ok(vec![*one; layers.min(1 << 16) as usize]),
+                [one] => Ok(vec![*one; layers as usize]),
                 [] => Ok(Vec::new()),
                 sizes if sizes.len() as u64 == layers => Ok(sizes.to_vec()),
                 sizes => Err(Error::bad_file(path, format!("{name}: {} numbers for {layers} layers", sizes.len()))),

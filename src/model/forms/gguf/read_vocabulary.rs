@@ -39,12 +39,13 @@ pub fn read(keys: &Keys, vocab_size: usize, rstrip: bool, path: &Path) -> Result
         "no_vocab" | "none" => return Ok(Read::default()),
         "gpt2" => Kind::Bytes,
         "llama" => Kind::Sentence,
+        "t5" => Kind::Unigram,
         other => {
             return Err(Error::UnsupportedField {
                 field: "tokenizer.ggml.model".into(),
                 value: format!("{other:?}"),
                 path: path.into(),
-                reason: "known: gpt2 (bytes), llama (sentencepiece), no_vocab".into(),
+                reason: "known: gpt2 (bytes), llama (sentencepiece), t5 (unigram), no_vocab".into(),
             });
         }
     };
@@ -73,8 +74,20 @@ fn texts<'a>(keys: &Keys<'a>, name: &str) -> Result<Option<&'a [String]>> {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
+    /// Merges of bytes.
     Bytes,
+    /// Merges of characters, by scores.
     Sentence,
+    /// The likeliest pieces, by scores.
+    Unigram,
+}
+
+/// What of tokenizer.json differs by the kind.
+struct Sections {
+    model: Value,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
 }
 
 struct Reader<'a> {
@@ -122,10 +135,13 @@ impl Reader<'_> {
     }
 
     fn all(&self) -> Result<Read> {
-        let usual = |id: u32| (self.kind == Kind::Sentence).then_some(id);
-        let (bos, eos) = (self.role("bos", usual(1))?, self.role("eos", usual(2))?);
-        let unknown = self.role("unknown", usual(0))?;
-        let pad = self.role("padding", None)?;
+        let [bos, eos, unknown, pad] = match self.kind {
+            Kind::Bytes => [None; 4],
+            Kind::Sentence => [Some(1), Some(2), Some(0), None],
+            Kind::Unigram => [None, Some(1), Some(2), Some(0)],
+        };
+        let (bos, eos) = (self.role("bos", bos)?, self.role("eos", eos)?);
+        let (unknown, pad) = (self.role("unknown", unknown)?, self.role("padding", pad)?);
         let mut ends: Vec<u32> = eos.into_iter().collect();
         let named = [self.role("eot", None)?, self.role("eom", None)?];
         let known = (0..self.tokens.len()).filter(|&id| {
@@ -165,68 +181,131 @@ impl Reader<'_> {
 
     /// tokenizer.json, but for what goes around texts.
     fn file(&self, unknown: Option<u32>) -> Result<Map<String, Value>> {
+        let sections = match self.kind {
+            Kind::Bytes => self.bytes()?,
+            Kind::Sentence => self.sentences(unknown)?,
+            Kind::Unigram => self.unigram(unknown)?,
+        };
+        let fields = [
+            ("version", "1.0".into()),
+            ("truncation", Value::Null),
+            ("padding", Value::Null),
+            ("added_tokens", self.added().into()),
+            ("normalizer", sections.normalizer),
+            ("pre_tokenizer", sections.pre_tokenizer),
+            ("decoder", sections.decoder),
+            ("model", sections.model),
+        ];
+        Ok(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// The ids of the tokens, but of those that only fill rows.
+    fn vocab(&self) -> Result<Value> {
         let mut vocab = Map::new();
         for (id, token) in self.tokens.iter().enumerate() {
-            // What stands for rows that have no token.
-            let filler = self.is(id, TokenType::Unused) && *token == format!("[PAD{id}]");
+            let filler = token.is_empty() || self.is(id, TokenType::Unused) && *token == format!("[PAD{id}]");
             if !filler && vocab.insert(token.clone(), id.into()).is_some() {
                 return Err(self.bad(format!("token {token:?} is there twice")));
             }
         }
-        let mut model = json!({ "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null });
-        let (normalizer, pre_tokenizer, decoder);
-        match self.kind {
-            Kind::Bytes => {
-                let name = self.keys.text_at("tokenizer.ggml.pre")?.unwrap_or("default");
-                let cutter = cutter(name).ok_or_else(|| Error::UnsupportedField {
-                    field: "tokenizer.ggml.pre".into(),
-                    value: format!("{name:?}"),
-                    path: self.path.into(),
-                    reason: "how it cuts texts into words is not known here".into(),
-                })?;
-                model["fuse_unk"] = false.into();
-                model["byte_fallback"] = false.into();
-                model["ignore_merges"] = cutter.whole.into();
-                model["merges"] = self.listed_merges()?;
-                (normalizer, pre_tokenizer) = (cutter.normalizer, cutter.pre_tokenizer);
-                decoder = byte_level();
-            }
-            Kind::Sentence => {
-                let prefix = self.keys.flag_at("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-                model["fuse_unk"] = true.into();
-                model["byte_fallback"] = true.into();
-                model["ignore_merges"] = false.into();
-                if let Some(id) = unknown {
-                    model["unk_token"] = self.tokens[id as usize].as_str().into();
-                }
-                model["merges"] = self.scored_merges()?;
-                let mark = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
-                let before = json!({ "type": "Prepend", "prepend": "▁" });
-                normalizer =
-                    json!({ "type": "Sequence", "normalizers": if prefix { vec![before, mark] } else { vec![mark] } });
-                pre_tokenizer = Value::Null;
-                let mut steps = vec![
-                    json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
-                    json!({ "type": "ByteFallback" }),
-                    json!({ "type": "Fuse" }),
-                ];
-                if prefix {
-                    steps.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
-                }
-                decoder = json!({ "type": "Sequence", "decoders": steps });
-            }
+        Ok(vocab.into())
+    }
+
+    fn bytes(&self) -> Result<Sections> {
+        let name = self.keys.text_at("tokenizer.ggml.pre")?.unwrap_or("default");
+        let cutter = cutter(name).ok_or_else(|| Error::UnsupportedField {
+            field: "tokenizer.ggml.pre".into(),
+            value: format!("{name:?}"),
+            path: self.path.into(),
+            reason: "how it cuts texts into words is not known here".into(),
+        })?;
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": cutter.whole, "vocab": self.vocab()?, "merges": self.listed_merges()?
+        });
+        let (normalizer, pre_tokenizer) = (cutter.normalizer, cutter.pre_tokenizer);
+        Ok(Sections { model, normalizer, pre_tokenizer, decoder: byte_level() })
+    }
+
+    fn sentences(&self, unknown: Option<u32>) -> Result<Sections> {
+        let prefix = self.keys.flag_at("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+        let unknown = unknown.map(|id| self.tokens[id as usize].as_str());
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": true, "byte_fallback": true, "ignore_merges": false, "vocab": self.vocab()?, "merges": self.scored_merges()?
+        });
+        let mark = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
+        let before = json!({ "type": "Prepend", "prepend": "▁" });
+        let mut steps = vec![
+            json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
+            json!({ "type": "ByteFallback" }),
+            json!({ "type": "Fuse" }),
+        ];
+        if prefix {
+            steps.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
         }
-        model["vocab"] = vocab.into();
-        let mut file = Map::new();
-        file.insert("version".into(), "1.0".into());
-        file.insert("truncation".into(), Value::Null);
-        file.insert("padding".into(), Value::Null);
-        file.insert("added_tokens".into(), self.added().into());
-        file.insert("normalizer".into(), normalizer);
-        file.insert("pre_tokenizer".into(), pre_tokenizer);
-        file.insert("decoder".into(), decoder);
-        file.insert("model".into(), model);
-        Ok(file)
+        Ok(Sections {
+            model,
+            normalizer: json!({ "type": "Sequence", "normalizers": if prefix { vec![before, mark] } else { vec![mark] } }),
+            pre_tokenizer: Value::Null,
+            decoder: json!({ "type": "Sequence", "decoders": steps }),
+        })
+    }
+
+    fn unigram(&self, unknown: Option<u32>) -> Result<Sections> {
+        let flag = |name: &str| self.keys.flag_at(&format!("tokenizer.ggml.{name}"));
+        if flag("treat_whitespace_as_suffix")?.unwrap_or(false) {
+            return Err(self.bad("puts spaces after words, which is not implemented"));
+        }
+        let unknown = unknown.ok_or_else(|| self.bad("names no token for what is in no vocabulary"))?;
+        // Rows without a token keep their place.
+        let piece = |(id, (token, score)): (usize, (&String, &f32))| match token.is_empty() {
+            true => json!([format!("[EMPTY_{id}]"), score]),
+            false => json!([token, score]),
+        };
+        let vocab: Vec<Value> = self.tokens.iter().zip(self.scores()?).enumerate().map(piece).collect();
+        let mut steps = Vec::new();
+        let map = self.keys.list_at("tokenizer.ggml.precompiled_charsmap", "a list of bytes", |field| match field {
+            GgufField::Integers(list) => Some(list.as_slice()),
+            _ => None,
+        })?;
+        if let Some(map) = map {
+            // Written as signed numbers or not.
+            let map: Vec<u8> = map.iter().map(|&byte| byte as u8).collect();
+            steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(&map) }));
+        }
+        let replace = |pattern: &str, content: &str| json!({ "type": "Replace", "pattern": { "Regex": pattern }, "content": content });
+        let merged = flag("remove_extra_whitespaces")?.unwrap_or(false);
+        if merged {
+            steps.push(replace(r"\A +| +\z", ""));
+            steps.push(replace(" {2,}", " "));
+        }
+        // llama.cpp puts one before the first word where it takes away the others, too; but never before spaces alone.
+        let prefix = flag("add_space_prefix")?.unwrap_or(true) || merged;
+        if prefix {
+            steps.push(replace(r"\A(?= *[^ ])", "▁"));
+        }
+        steps.push(replace(" ", "▁"));
+        let scheme = if prefix { "always" } else { "never" };
+        Ok(Sections {
+            model: json!({ "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": false }),
+            normalizer: json!({ "type": "Sequence", "normalizers": steps }),
+            pre_tokenizer: Value::Null,
+            decoder: json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false }),
+        })
+    }
+
+    /// The scores, one for each token.
+    fn scores(&self) -> Result<&[f32]> {
+        let scores = self.keys.list_at("tokenizer.ggml.scores", "a list of numbers", |field| match field {
+            GgufField::Floats(list) => Some(list.as_slice()),
+            _ => None,
+        })?;
+        let scores = scores.ok_or_else(|| self.bad("has a vocabulary by scores without them"))?;
+        if scores.len() != self.tokens.len() || scores.iter().any(|score| !score.is_finite()) {
+            return Err(self.bad("has scores that are no numbers, or not one for each token"));
+        }
+        Ok(scores)
     }
 
     /// The tokens that are looked for in texts before anything else.
@@ -262,14 +341,7 @@ impl Reader<'_> {
     fn scored_merges(&self) -> Result<Value> {
         /// No word is so long; hostile ones may be.
         const LONGEST: usize = 512;
-        let scores = self.keys.list_at("tokenizer.ggml.scores", "a list of numbers", |field| match field {
-            GgufField::Floats(list) => Some(list.as_slice()),
-            _ => None,
-        })?;
-        let scores = scores.ok_or_else(|| self.bad("has a sentencepiece vocabulary without scores"))?;
-        if scores.len() != self.tokens.len() || scores.iter().any(|score| score.is_nan()) {
-            return Err(self.bad("has scores that are no numbers, or not one for each token"));
-        }
+        let scores = self.scores()?;
         let usable = |id: usize| {
             let added = self.is(id, TokenType::Control) || self.is(id, TokenType::Unknown);
             !added && !self.is(id, TokenType::Byte) && self.tokens[id].len() <= LONGEST
@@ -295,15 +367,15 @@ impl Reader<'_> {
 
     /// The step that puts special tokens before and after a text.
     fn around(&self, bos: Option<u32>, eos: Option<u32>) -> Result<Value> {
-        let flag = |name: &str| self.keys.flag_at(&format!("tokenizer.ggml.add_{name}_token"));
-        let begins = match self.kind {
-            Kind::Sentence => true,
-            Kind::Bytes => begins_texts(self.keys.text_at("tokenizer.ggml.pre")?.unwrap_or("default")),
+        let asked = |name: &str| self.keys.flag_at(&format!("tokenizer.ggml.add_{name}_token"));
+        // What llama.cpp does where the file does not say.
+        let (begins, ends) = match self.kind {
+            Kind::Sentence => (true, false),
+            Kind::Unigram => (false, true),
+            Kind::Bytes => (begins_texts(self.keys.text_at("tokenizer.ggml.pre")?.unwrap_or("default")), false),
         };
-        let bos = bos.filter(|_| matches!(flag("bos"), Ok(Some(true))) || (begins && matches!(flag("bos"), Ok(None))));
-        flag("bos")?;
-        let eos = eos.filter(|_| matches!(flag("eos"), Ok(Some(true))));
-        flag("eos")?;
+        let (begins, ends) = (asked("bos")?.unwrap_or(begins), asked("eos")?.unwrap_or(ends));
+        let (bos, eos) = (bos.filter(|_| begins), eos.filter(|_| ends));
         let text = |id: u32| self.tokens[id as usize].as_str();
         let special = |id: u32, kind: u8| json!({ "SpecialToken": { "id": text(id), "type_id": kind } });
         let side = |sequence: &str, kind: u8| -> Vec<Value> {
@@ -322,7 +394,7 @@ impl Reader<'_> {
         Ok(match self.kind {
             Kind::Bytes if bos.or(eos).is_none() => byte_level(),
             Kind::Bytes => json!({ "type": "Sequence", "processors": [byte_level(), template] }),
-            Kind::Sentence => template,
+            Kind::Sentence | Kind::Unigram => template,
         })
     }
 
@@ -350,4 +422,18 @@ impl Reader<'_> {
 /// What turns letters that stand for bytes into text again.
 fn byte_level() -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false })
+}
+
+/// Bytes as text in base 64.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let bits = three.iter().enumerate().fold(0u32, |bits, (at, &byte)| bits | u32::from(byte) << (16 - 8 * at));
+        for at in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * at) & 63) as usize];
+            text.push(if at > three.len() { '=' } else { char::from(letter) });
+        }
+    }
+    text
 }
