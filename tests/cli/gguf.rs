@@ -145,6 +145,75 @@ fn a_vocabulary_of_sentence_pieces_cuts_texts_as_it_did_before() {
     }
 }
 
+#[test]
+fn a_vocabulary_of_likeliest_pieces_cuts_texts_by_their_scores() {
+    let scene = Scene::with_vocabulary(10);
+    let plain = scene.path("plain.gguf");
+    let said = program(args![
+        "export",
+        scene.path("model"),
+        "--format",
+        "gguf",
+        "--type",
+        "f32",
+        "--no-tokenizer",
+        "-o",
+        plain
+    ]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let stored = gguf_reader::read(&plain);
+    let list = |name: &String| {
+        let tensor = &stored.tensors[name];
+        let shape = tensor.dimensions.iter().rev().map(|&size| size as usize).collect();
+        GgufTensor { name: name.clone(), shape, kind: GgufType::F32 }
+    };
+    let tensors: Vec<GgufTensor> = stored.names.iter().map(list).collect();
+    let mut metadata = Vec::new();
+    for (key, value) in &stored.metadata {
+        let value = match value {
+            gguf_reader::Value::Number(number) if number.fract() == 0.0 && *number >= 0.0 => {
+                GgufValue::U32(*number as u32)
+            }
+            gguf_reader::Value::Number(number) => GgufValue::F32(*number as f32),
+            gguf_reader::Value::Text(text) => GgufValue::Text(text.clone()),
+            _ => continue,
+        };
+        metadata.push((key.clone(), value));
+    }
+    metadata.retain(|(key, _)| !key.starts_with("tokenizer."));
+    let pieces = ["<pad>", "</s>", "<unk>", "▁", "a", "b", "▁a", "ab", "▁ab", ""];
+    let mut add = |key: &str, value| metadata.push((format!("tokenizer.ggml.{key}"), value));
+    add("model", GgufValue::Text("t5".into()));
+    add("tokens", GgufValue::Texts(pieces.map(String::from).into()));
+    add("scores", GgufValue::F32s(vec![0.0, 0.0, 0.0, -2.0, -3.0, -3.5, -2.5, -3.0, -2.6, -9.0]));
+    add("token_type", GgufValue::I32s(vec![3, 3, 2, 1, 1, 1, 1, 1, 1, 5]));
+    add("add_eos_token", GgufValue::Bool(true));
+    add("remove_extra_whitespaces", GgufValue::Bool(true));
+    let path = scene.path("unigram.gguf");
+    let target = FileTarget::new(&path, false).expect("a name");
+    let mut file = GgufFile::create(target, &metadata, tensors.clone()).expect("a file");
+    for tensor in &tensors {
+        file.write(&tensor.name, &stored.tensors[&tensor.name].values()).expect("values");
+    }
+    file.finish().expect("a file");
+    let model = Model::open(&path).expect("the file");
+    let files = TokenizerFiles::read(model.directory()).expect("files");
+    let built =
+        files.build(&model.config().tokenizer_class(files.named_class(), files.of_bytes())).expect("a tokenizer");
+    for (text, ids) in [
+        ("ab", &[8, 1][..]),
+        (" ab   a ", &[8, 6, 1]),
+        // b and a apart: ▁ b a, at −8.5.
+        ("ba", &[3, 5, 4, 1]),
+        ("éa", &[3, 2, 4, 1]),
+        ("", &[1]),
+        ("  ", &[1]),
+    ] {
+        assert_eq!(encode(&built.tokenizer, text, true).expect("ids"), ids, "{text:?}");
+    }
+    assert_eq!(built.tokenizer.decode(&[8, 6], true).expect("a text"), "ab a");
+}
+
 /// A file with this metadata and one tensor.
 fn file(scene: &Scene, metadata: &[(&str, GgufValue)]) -> PathBuf {
     let path = scene.path("x.gguf");
@@ -188,6 +257,9 @@ fn what_is_no_model_or_of_no_known_kind_is_refused_by_name() {
         (with("llama.rope.freq_base", text("high")), "llama.rope.freq_base: expected a number"),
         (with("tokenizer.ggml.model", text("rwkv")), "unsupported tokenizer.ggml.model = \"rwkv\""),
         (with("tokenizer.ggml.model", text("gpt2")), "no list of tokens"),
+        (with("llama.attention.key_length", GgufValue::I32s(vec![2, 3])), "unsupported llama.attention.key_length"),
+        (with("llama.attention.head_count_kv", GgufValue::I32s(vec![-1])), "expected whole numbers"),
+        (with("llama.rope.dimension_count", GgufValue::U32(1)), "unsupported llama.rope.dimension_count"),
         (with("tokenizer.ggml.model", text("no_vocab")), "blk.0.attn_norm.weight"),
     ] {
         let path = file(&scene, &metadata);
