@@ -341,3 +341,20 @@ fn fields_that_say_what_is_trained_on_are_refused() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+#[test]
+fn floats_that_are_no_numbers_are_what_python_has() {
+    let directory = with_template("{{ tools | tojson }} {{ messages[0].content.a }} {{ messages[0].content.b }}");
+    let template = find(directory.path()).expect("a template");
+    // As such literals are read from JSON.
+    let tagged = |literal: &str| json!({ "__float__": literal });
+    let content = json!({ "a": tagged("-Infinity"), "b": tagged("NaN") });
+    let message = Map::from_iter([("role".to_owned(), json!("user")), ("content".to_owned(), content)]);
+    let tools = Some(json!([{ "maximum": tagged("Infinity"), "list": [tagged("NaN"), 1.5] }]));
+    let chat = Chat { messages: vec![message], tools, ..Chat::default() };
+    // json.dumps and str of Python.
+    assert_eq!(
+        template.render(&chat, false).expect("a text"),
+        "[{\"maximum\": Infinity, \"list\": [NaN, 1.5]}] -inf nan"
+    );
+}

@@ -266,6 +266,42 @@ fn a_directory_of_the_users_with_the_name_of_an_unfinished_run_is_left_alone() {
     assert_eq!(entries(&parent.path().join(".out.partial")), ["notes.txt"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn links_under_the_names_of_unfinished_work_are_not_written_through() {
+    use std::os::unix::fs::symlink;
+    let parent = temporary();
+    let (target, kept) = (parent.path().join("out"), parent.path().join(".out.partial"));
+    let precious = put(parent.path(), "precious", "mine");
+    let links: [fn(&Path, &Path) -> std::io::Result<()>; 2] =
+        [|from, to| symlink(from, to), |from, to| fs::hard_link(from, to)];
+    let work = OutputDirectory::create(&target, false).expect("an output");
+    work.write("model.safetensors", b"tensors").expect("a file");
+    work.write("a/b.txt", b"text").expect("a file");
+    work.commit(b"state").expect("a state");
+    drop(work);
+    for name in
+        ["lock", "residual.0", "tokens.json", "output/config.json", "output/a/c.json", "state.new", "output/a/d"]
+    {
+        let place = kept.join(name);
+        let before = fs::read(&place).ok();
+        for link in links {
+            let _ = fs::remove_file(&place);
+            link(&precious, &place).expect("a link");
+            for force in [false, true] {
+                let made = OutputDirectory::create(&target, force).err().expect("a link").to_string();
+                let resumed = OutputDirectory::resume(&target, force).err().expect("a link").to_string();
+                let named = format!("holds {}, which this program has not written", name.split('/').next().unwrap());
+                assert!(made.contains(&named) && resumed.contains(&named), "{name}: {made}; {resumed}");
+            }
+            assert_eq!(fs::read(&precious).expect("a file"), b"mine", "{name}");
+        }
+        fs::remove_file(&place).expect("the link");
+        before.into_iter().for_each(|bytes| fs::write(&place, bytes).expect("a file"));
+    }
+    OutputDirectory::resume(&target, false).expect("what was kept").0.finish().expect("the output");
+}
+
 #[test]
 fn a_file_in_the_place_of_the_output_is_never_replaced() {
     let parent = temporary();

@@ -165,6 +165,35 @@ fn what_only_begins_like_json_is_text() {
 }
 
 #[test]
+fn what_is_meant_as_json_is_never_text_whatever_the_file_is_called() {
+    let (scene, row) = (Scene::new(), "{\"text\": \"one\"}");
+    for (text, reason) in [
+        (format!("[{row}, {row},]"), "looks like JSON and is none: line 1"),
+        (format!("{{\"text\": \"one\n{row}\n{row}\n{row}"), "line 1 is no JSON"),
+        (format!("one\"}}\n{row}\n{row}\n{row}"), "line 1 is no JSON"),
+        (format!("{row},\n{row}"), "line 1 is no JSON"),
+        (format!("// a comment\n{row}"), "line 1 is a comment, which JSON has none of"),
+        (format!("# a comment\n{row}\n{row}"), "line 1 is"),
+        (format!("# a comment\n[{row},\n{row}]"), "line 1 is a comment"),
+        ("{\"text\": \"one\",}".into(), "looks like JSON and is none"),
+        ("{text: \"one\"}".into(), "looks like JSON and is none"),
+        ("[{'text': 'one'}]".into(), "looks like JSON and is none"),
+        ("['one', 'two']".into(), "looks like JSON and is none"),
+        ("[\"one\"]\n[\"two\"]\n[\"thr".into(), "line 1: "),
+    ] {
+        for name in ["text.txt", "text"] {
+            let error = scene.refusal(name, &text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+    // A separator before each value, as RFC 7464 has it.
+    assert_eq!(scene.text("text.txt", format!("\u{1e}{row}\n\u{1e}{row}\n")), "one\n\none");
+    for text in ["# A title\n[a link] and text", "// said he\nand went", "[a: b] is no list]", "{what: ever} he said"] {
+        assert_eq!(scene.text("text.txt", text), text);
+    }
+}
+
+#[test]
 fn rows_that_are_not_known_are_refused_with_line_and_keys() {
     let scene = Scene::new();
     let good = "{\"text\": \"fine\"}\n\n";

@@ -116,19 +116,38 @@ fn an_input_in_the_way_of_an_unfinished_run_is_protected() {
 fn nothing_is_written_that_would_become_a_part_of_the_model_that_is_read() {
     let model = tempfile::TempDir::new().expect("a directory");
     fs::write(model.path().join("config.json"), "{}").expect("a file");
+    fs::create_dir(model.path().join("additional_chat_templates")).expect("a directory");
     fs::write(model.path().join("other.gguf"), b"GGUF\x03\0\0\0").expect("a file");
     for (name, reason) in [
         ("model.safetensors", Some("would become a part of the model")),
         ("adapter_config.json", Some("would become a part of the model")),
         ("other.gguf", Some("is a file of the model")),
+        ("tokenizer.5.0.0.json", Some("would become a part of the model")),
+        ("Tokenizer.model", Some("would become a part of the model")),
+        ("vocab.txt", Some("would become a part of the model")),
+        ("LICENSE", Some("would become a part of the model")),
+        ("model-00001-of-00002.safetensors", Some("would become a part of the model")),
+        ("shard-00000-model-00001-of-00001.safetensors", Some("would become a part of the model")),
+        ("additional_chat_templates/default.jinja", Some("would become a part of the model")),
         ("logits.safetensors", None),
+        ("trace.json", None),
     ] {
-        let mut writes = Writes::new(true);
-        writes.reads_model(model.path(), std::iter::empty());
-        let result = writes.file("--output", &model.path().join(name)).map_err(|error| error.to_string());
-        match reason {
-            Some(reason) => assert!(result.is_err_and(|error| error.contains(reason)), "{name}"),
-            None => assert!(result.is_ok(), "{name}"),
+        let writes = || {
+            let mut writes = Writes::new(true);
+            writes.reads_model(model.path(), std::iter::empty());
+            writes
+        };
+        let path = model.path().join(name);
+        let mut results = vec![writes().file("--output", &path).map(drop).map_err(|error| error.to_string())];
+        // Nor a directory: what is looked for as a file would be found, and not be read.
+        if !path.exists() {
+            results.push(writes().directory("--output", &path).map_err(|error| error.to_string()));
+        }
+        for result in results {
+            match reason {
+                Some(reason) => assert!(result.is_err_and(|error| error.contains(reason)), "{name}"),
+                None => assert!(result.is_ok(), "{name}"),
+            }
         }
     }
 }

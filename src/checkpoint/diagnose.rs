@@ -194,6 +194,16 @@ pub fn directory(directory: &Path) -> String {
             list(&safetensors)
         );
     }
+    // What transformers loads where there is nothing else, whatever lies beside it.
+    let pickled: Vec<&String> = names.iter().filter(|name| name.starts_with("pytorch_model")).collect();
+    if let Some(first) = pickled.first() {
+        return format!(": it has {}{}", list(&pickled), named(Path::new(first), ", "));
+    }
+    if has("params.json") && names.iter().any(|name| name.starts_with("consolidated")) {
+        return ": it is in Meta's own format (params.json); download the files for transformers instead, or convert it \
+                with the script convert_llama_weights_to_hf that comes with transformers"
+            .into();
+    }
     if has("consolidated.safetensors") {
         return ": its consolidated.safetensors has tensor names of another program's; download the files that transformers loads".into();
     }
@@ -207,7 +217,12 @@ pub fn directory(directory: &Path) -> String {
     if !unfinished.is_empty() {
         return format!(": a download is not finished ({}); finish it", list(&unfinished));
     }
-    let weights = ending(&[".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"]);
+    let mut weights = ending(&[".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"]);
+    let of_training = |name: &&String| TRAINING.iter().any(|begin| name.starts_with(begin));
+    if !weights.is_empty() && weights.iter().all(|name| of_training(name)) {
+        return format!(": it has {}, the state of a training, but no weights of a model", list(&weights));
+    }
+    weights.retain(|name| !of_training(name));
     if let Some(first) = weights.first() {
         return format!(": it has only {}{}", list(&weights), named(Path::new(first), ", "));
     }
@@ -218,17 +233,22 @@ pub fn directory(directory: &Path) -> String {
     format!(": it has only {}", list(&names))
 }
 
+/// How files begin that training leaves beside the weights.
+const TRAINING: &[&str] = &["training_args", "optimizer", "scheduler", "rng_state", "scaler", "trainer_state"];
+
 /// A model that a directory is not itself, but an addition to.
 pub fn adapter(directory: &Path) -> String {
     let config = fs::read(directory.join("adapter_config.json"))
         .ok()
         .and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let kind = config.as_ref().and_then(|config| config.get("peft_type")?.as_str()).unwrap_or("LORA");
+    let kind = if kind == "LORA" { "a LoRA".to_owned() } else { format!("a PEFT {kind}") };
     let base = config
         .as_ref()
         .and_then(|config| config.get("base_model_name_or_path")?.as_str())
         .map_or(String::new(), |base| format!(" of {base}"));
     format!(
-        "a LoRA adapter (adapter_config.json){base}, not a whole model; merge it first, with PEFT: \
+        "{kind} adapter (adapter_config.json){base}, not a whole model; merge it first, with PEFT: \
          AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
     )
 }

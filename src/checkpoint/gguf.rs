@@ -6,6 +6,8 @@
 //! first), element type u32 and the offset u64 of its data; then, from the next multiple of 32 on, the data, each
 //! tensor at a multiple of 32. Strings are a length u64 and UTF-8.
 
+use std::fmt;
+
 use half::f16;
 
 use super::{AtomicFile, FileTarget};
@@ -18,12 +20,23 @@ const ALIGNMENT: u64 = 32;
 const BLOCK: usize = 32;
 
 /// How the values of a tensor are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GgufType {
     F32,
+    #[default]
     F16,
     /// Blocks of 32 values of a row: a scale in f16, then 32 signed bytes, of −127 to 127, that it multiplies.
     Q8_0,
+}
+
+impl fmt::Display for GgufType {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+        })
+    }
 }
 
 impl GgufType {

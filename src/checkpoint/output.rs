@@ -280,7 +280,7 @@ pub(super) fn partial(target: &Path) -> Result<PathBuf> {
     Ok(target.with_file_name(hidden))
 }
 
-/// Something that no run has put beside its output, if there is any.
+/// Something that no run has put beside its output, if there is any: another name, or a link under one of ours.
 fn foreign(partial: &Path) -> Result<Option<String>> {
     let numbered = |name: &str| {
         name.rsplit_once('.').is_some_and(|(stem, number)| {
@@ -293,9 +293,43 @@ fn foreign(partial: &Path) -> Result<Option<String>> {
         [STATE, STATE_NEW, LOCK, OUTPUT, REPLACED, OutputDirectory::TOKENS].contains(&name) || numbered(name)
     };
     let entries = fs::read_dir(partial).map_err(Error::read(partial))?;
-    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
-    let names = names.collect::<std::io::Result<Vec<_>>>().map_err(Error::read(partial))?;
-    Ok(names.into_iter().find(|name| !own(name)))
+    for entry in entries.collect::<std::io::Result<Vec<_>>>().map_err(Error::read(partial))? {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        // An output that was there before is as it was found.
+        let expected = if name == REPLACED { true } else { is_own_kind(&path, name == OUTPUT)? };
+        if !own(&name) || !expected {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether this is a file, or a directory of files, that has no other name: what is written to a link lands elsewhere.
+fn is_own_kind(path: &Path, directory: bool) -> Result<bool> {
+    let metadata = path.symlink_metadata().map_err(Error::read(path))?;
+    if !directory {
+        return Ok(metadata.is_file() && !has_other_names(&metadata));
+    }
+    if !metadata.is_dir() {
+        return Ok(false);
+    }
+    for entry in fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>).map_err(Error::read(path))? {
+        let within = entry.file_type().map_err(Error::read(path))?.is_dir();
+        if !is_own_kind(&entry.path(), within)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(unix)]
+fn has_other_names(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(metadata) > 1
+}
+
+#[cfg(not(unix))]
+fn has_other_names(_: &fs::Metadata) -> bool {
+    false
 }
 
 /// Where an output goes: a link stays, and the directory that it leads to is written.

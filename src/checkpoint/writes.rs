@@ -95,6 +95,43 @@ fn identity(_: &Path) -> Option<(u64, u64)> {
     None
 }
 
+impl Inputs {
+    /// Refuses names that would make a model that is read another one.
+    fn check_no_part(&self, option: &str, path: &Path) -> Result<()> {
+        let above = |path: &Path| {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Known::at(parent)
+        };
+        let parent = above(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let in_templates = parent.path.ends_with(ADDITIONAL_TEMPLATES).then(|| above(&parent.path));
+        let part_of = |(directory, _): &&(Known, Vec<Known>)| {
+            (directory.is(&parent) && is_part(&name)) || in_templates.as_ref().is_some_and(|above| directory.is(above))
+        };
+        match self.models.iter().find(part_of) {
+            Some((directory, _)) => Err(Error::Usage(format!(
+                "{option} {} would become a part of the model in {}; give another name",
+                path.display(),
+                directory.path.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a file of this name, in small letters, is taken for a part of the model in whose directory it lies.
+fn is_part(name: &str) -> bool {
+    let vocabulary =
+        name.ends_with(".model") || name.ends_with(".tiktoken") || ["tekken.json", "vocab.txt"].contains(&name);
+    let weights = name.ends_with(".safetensors") && (name.contains("-of-") || name.starts_with("consolidated"));
+    let terms = ["license", "licence", "notice", "copying"].iter().any(|terms| name.starts_with(terms));
+    let version = name.starts_with("tokenizer.") && name.ends_with(".json");
+    [MODEL_FILES, COMPANION_FILES].concat().contains(&name) || vocabulary || weights || terms || version
+}
+
+/// Where transformers looks for further chat templates.
+const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+
 impl Writes {
     /// Nothing is read or written yet; `force` allows files and outputs of this program to be replaced.
     pub fn new(force: bool) -> Self {
@@ -175,6 +212,7 @@ impl Writes {
             )));
         }
         check_target(path, self.force)?;
+        self.inputs.check_no_part(option, path)?;
         self.claim(option, place(path))?;
         let kept = place(&partial(&resolved(path)?)?);
         self.claim(option, kept)
@@ -257,20 +295,7 @@ impl FileTarget {
 
     /// Refuses names that would make the model that is read another one.
     fn check_new(&self) -> Result<()> {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent = Known::at(parent);
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        match self.inputs.models.iter().find(|(directory, _)| directory.is(&parent)) {
-            Some((directory, _)) if [MODEL_FILES, COMPANION_FILES].concat().contains(&name.as_str()) => {
-                Err(Error::Usage(format!(
-                    "{} {} would become a part of the model in {}; give another name",
-                    self.option,
-                    self.path.display(),
-                    directory.path.display()
-                )))
-            }
-            _ => Ok(()),
-        }
+        self.inputs.check_no_part(self.option, &self.path)
     }
 
     fn check(&self) -> Result<()> {

@@ -1,12 +1,15 @@
 //! `slicegpt-gpu compress`
 
+use std::str::FromStr;
+
 use clap::ValueEnum;
 
 use super::{slicing::parse_share, work::WorkArgs};
 use crate::{
     compress::{Axis, Effort, Goal},
-    error::Result,
-    run::{Compress, CompressRequest, Request, memory::parse_bytes},
+    error::{Error, Result},
+    model::Model,
+    run::{Compress, CompressRequest, Log, Request, VocabularyRequest, memory::parse_bytes, narrow},
 };
 
 const METHOD: &str = "How to compress";
@@ -23,9 +26,13 @@ pub struct Args {
     /// Keep this share of the stored parameters, such as 80%
     #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
     keep: Option<f64>,
-    /// What may be cut: some of width, mlp, heads, kv-heads and layers [default: all that the model can be cut on]
+    /// What may be cut: some of width, mlp, heads, kv-heads and layers [default: all that the model can be cut on]; and
+    /// vocabulary, with --vocabulary, which alone leaves everything else as it is
     #[arg(long, value_name = "AXES", value_delimiter = ',')]
-    axes: Option<Vec<Axis>>,
+    axes: Option<Vec<AxisArg>>,
+    /// Leave tokens out, too: keep at most N, the most used of the calibration first, or those of the texts in a file
+    #[arg(long, value_name = "N|TEXT")]
+    vocabulary: Option<VocabularyRequest>,
     /// How many probes and candidates are tried
     #[arg(long, help_heading = METHOD, default_value = "normal")]
     effort: EffortArg,
@@ -41,6 +48,18 @@ pub struct Args {
     work: WorkArgs,
 }
 
+/// An axis, or the vocabulary.
+#[derive(Debug, Clone, Copy)]
+struct AxisArg(Option<Axis>);
+
+impl FromStr for AxisArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "vocabulary" { Ok(Self(None)) } else { text.parse().map(|axis| Self(Some(axis))) }
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum EffortArg {
     Quick,
@@ -49,7 +68,9 @@ enum EffortArg {
 }
 
 impl Args {
-    pub fn request(&self) -> Request<CompressRequest> {
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn request(&self) -> Result<Request<CompressRequest>> {
         let goal = match (self.target_parameters, self.target_size, self.keep) {
             (Some(share), ..) => Goal::Parameters(share),
             (_, Some(bytes), _) => Goal::Bytes(bytes),
@@ -61,20 +82,31 @@ impl Args {
             EffortArg::Normal => Effort::Normal,
             EffortArg::Thorough => Effort::Thorough,
         };
-        let mut axes = self.axes.clone();
-        if let Some(axes) = &mut axes {
+        if self.vocabulary.is_none() && self.axes.iter().flatten().any(|AxisArg(axis)| axis.is_none()) {
+            let reason = "--axes vocabulary: say which tokens stay, with --vocabulary N or --vocabulary TEXT";
+            return Err(Error::Usage(reason.into()));
+        }
+        let axes = self.axes.as_ref().map(|axes| {
+            let mut axes: Vec<Axis> = axes.iter().filter_map(|AxisArg(axis)| *axis).collect();
             axes.sort_by_key(|axis| Axis::ALL.iter().position(|other| other == axis));
             axes.dedup();
-        }
+            axes
+        });
         let ending = match goal {
             Goal::Parameters(share) => format!("minus-{}", (share * 1e6).round() / 1e4),
             Goal::Bytes(bytes) => format!("{bytes}-bytes"),
         };
-        let request = CompressRequest { goal, axes, effort, per_layer: self.per_layer, ridge: self.ridge };
-        self.work.request(request, &format!("compressed-{ending}"))
+        let (per_layer, ridge, vocabulary) = (self.per_layer, self.ridge, self.vocabulary.clone());
+        let request = CompressRequest { goal, axes, effort, per_layer, ridge, vocabulary };
+        Ok(self.work.request(request, &format!("compressed-{ending}")))
     }
 
     pub fn execute(&self) -> Result<()> {
-        self.work.execute::<Compress>(&self.request())
+        let request = self.request()?;
+        let prepare = |model: Model, log: &Log| match &request.method.vocabulary {
+            Some(vocabulary) => narrow(model, vocabulary, request.calibration.file(), log),
+            None => Ok(model),
+        };
+        self.work.execute_on::<Compress>(&request, prepare)
     }
 }

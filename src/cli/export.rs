@@ -7,12 +7,10 @@ use serde_json::json;
 
 use super::{arguments::ForceArgs, print::print_json, progress::Bars};
 use crate::{
-    checkpoint::{GgufTensor, GgufType},
-    data::{TokenizerFiles, chat_templates},
+    checkpoint::GgufType,
     error::Result,
-    model::{GgufExport, GgufTokenizer, Model, Vocabulary},
     progress::Progress,
-    run::{Log, SCHEMA_VERSION, beside, build_tokenizer, find_model, name_of, open_model, stop_tokens, writes_beside},
+    run::{ExportRequest, SCHEMA_VERSION, beside, export, find_model, name_of, open_model, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
@@ -66,63 +64,42 @@ impl From<Kind> for GgufType {
     }
 }
 
+/// `gguf`, or `gguf:` and a type.
+pub fn parse_export(text: &str) -> std::result::Result<GgufType, String> {
+    let kind = match text.split_once(':') {
+        None if text == "gguf" => return Ok(GgufType::default()),
+        Some(("gguf", kind)) => Kind::from_str(kind, false).ok(),
+        _ => None,
+    };
+    kind.map(GgufType::from).ok_or_else(|| "expected gguf, gguf:f16, gguf:q8_0 or gguf:f32".into())
+}
+
 impl Args {
     pub fn execute(&self) -> Result<()> {
-        let progress = Bars::log();
+        let log = Bars::log();
         let Format::Gguf = self.format;
-        let path = find_model(&self.model, &progress)?;
-        let model = open_model(&path, &progress)?;
-        let output = self.output.clone().unwrap_or_else(|| {
-            let kind = self.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            beside(&path, &format!("-{kind}.gguf"))
-        });
+        let path = find_model(&self.model, &log)?;
+        let model = open_model(&path, &log)?;
+        let output =
+            self.output.clone().unwrap_or_else(|| beside(&path, &format!("-{}.gguf", GgufType::from(self.kind))));
         let target = writes_beside(&model, self.force.force).file("--output", &output)?;
-        let tokenizer = if self.no_tokenizer { None } else { tokenizer(&model, &progress)? };
-        let pre = self.tokenizer_pre.as_deref();
-        let vocabulary =
-            tokenizer.as_ref().map_or(Vocabulary::None, |tokenizer| Vocabulary::Tokenizer { pre, tokenizer });
-        let export = GgufExport::plan(&model, &name_of(&path), self.kind.into(), vocabulary)?;
-        export.notes.iter().for_each(|note| progress.note(note));
-        let bytes = export.write(target, &progress)?;
-        progress.end();
+        let (tokenizer_pre, no_tokenizer) = (self.tokenizer_pre.clone(), self.no_tokenizer);
+        let request = ExportRequest { kind: self.kind.into(), tokenizer_pre, no_tokenizer };
+        let exported = export(&model, &name_of(&path), &request, target, &log)?;
         if self.json {
             print_json(&json!({
                 "schema_version": SCHEMA_VERSION,
                 "model": self.model.display().to_string(),
-                "output": output.display().to_string(),
-                "tensors": export.tensors().count(),
-                "tensor_bytes": export.tensors().map(GgufTensor::byte_len).sum::<u64>(),
-                "bytes": bytes,
-                "warnings": progress.warnings(),
-                "seconds": progress.seconds(),
+                "output": exported.output,
+                "tensors": exported.tensors,
+                "tensor_bytes": exported.tensor_bytes,
+                "bytes": exported.bytes,
+                "warnings": log.warnings(),
+                "seconds": log.seconds(),
             }))
         } else {
-            progress.say(&format!("{}: {} tensors, {bytes} bytes", output.display(), export.tensors().count()));
+            log.say(&format!("{}: {} tensors, {} bytes", exported.output, exported.tensors, exported.bytes));
             Ok(())
         }
     }
-}
-
-/// The tokenizer of a model, for a GGUF file; `None` if it has none.
-fn tokenizer(model: &Model, progress: &Log) -> Result<Option<GgufTokenizer>> {
-    let directory = model.directory();
-    let files = TokenizerFiles::read(directory)?;
-    if files.is_empty() {
-        progress.note("no tokenizer beside the model: the file has no vocabulary, takes token ids and gives them");
-        return Ok(None);
-    }
-    let built = build_tokenizer(model, &files, progress)?;
-    let stops = stop_tokens(model, &model.generation_config()?, &built);
-    stops.notes.iter().for_each(|note| progress.note(note));
-    let (json, path) = (files.json(&built)?, files.source());
-    // llama.cpp's converter asks the tokenizer first, then the configs.
-    let own = |role: &str| built.role(role).filter(|&id| (id as usize) < model.config().vocab_size);
-    let mut eos = stops.eos;
-    if let Some(first) = own("eos") {
-        eos.retain(|&id| id != first);
-        eos.insert(0, first);
-    }
-    let chat_templates = chat_templates(directory)?;
-    let bos = own("bos").or(stops.bos);
-    Ok(Some(GgufTokenizer { json, path, roles: built.roles, bos, eos, chat_templates }))
 }

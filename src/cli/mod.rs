@@ -63,7 +63,7 @@ impl Cli {
     /// [`Error::Internal`](crate::Error::Internal).
     pub fn request(&self) -> Result<Option<Map<String, Value>>> {
         match &self.command {
-            Command::Compress(args) => args.request().fields().map(Some),
+            Command::Compress(args) => args.request()?.fields().map(Some),
             Command::Run(args) => args.request().fields().map(Some),
             _ => Ok(None),
         }

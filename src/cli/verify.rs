@@ -44,6 +44,10 @@ impl Args {
                 "missing: this sliced model has lost the record of its run, or comes from a version that wrote none; `eval` measures what it is worth",
             ));
         }
+        if record.is_none() && device.trace.is_some() {
+            progress
+                .note("there is no record to compare logits with: nothing runs on the GPU, and no trace is written");
+        }
         progress.begin("reading tensors", tensors as u64);
         model.store.check_values(|| progress.advance(1))?;
         progress.end();

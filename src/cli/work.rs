@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use super::{
     arguments::{DeviceArgs, DtypeArg, ForceArgs, MACHINE, TEXTS},
     calibration::CalibrationArgs,
+    export::parse_export,
     print::{print, print_json},
     progress::Bars,
 };
 use crate::{
-    checkpoint::Dtype,
+    checkpoint::{Dtype, GgufType},
     error::Result,
-    run::{Method, Request, Task, beside, find_model, memory::parse_bytes, open_model},
+    model::Model,
+    run::{Log, Method, Request, Task, beside, find_model, memory::parse_bytes, open_model},
 };
 
 const RESULT: &str = "What is written";
@@ -41,6 +43,9 @@ pub struct WorkArgs {
     /// Type of the written tensors [default: each tensor's own]
     #[arg(long, help_heading = RESULT)]
     dtype: Option<DtypeArg>,
+    /// Export the result, too, to OUT-TYPE.gguf beside it, for llama.cpp; its matrices in f16 [default], q8_0 or f32
+    #[arg(long, help_heading = RESULT, value_name = "gguf[:TYPE]", value_parser = parse_export)]
+    export: Option<GgufType>,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where
     /// the GPU shares it]
     #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
@@ -76,6 +81,7 @@ impl WorkArgs {
             eval: self.eval.clone(),
             ppl_eval_seqlen: self.ppl_eval_seqlen as usize,
             dtype: self.dtype.map(Dtype::from),
+            export: self.export,
             device: self.device.request(),
             force: self.force.force,
             max_gpu_memory: self.max_gpu_memory,
@@ -100,9 +106,18 @@ impl WorkArgs {
 
     /// Does it, or says what it would take, and prints what came of it.
     pub fn execute<M: Method>(&self, request: &Request<M::Options>) -> Result<()> {
+        self.execute_on::<M>(request, |model, _| Ok(model))
+    }
+
+    /// The same with what `prepare` makes of the model.
+    pub fn execute_on<M: Method>(
+        &self,
+        request: &Request<M::Options>,
+        prepare: impl FnOnce(Model, &Log) -> Result<Model>,
+    ) -> Result<()> {
         let log = Bars::log();
         let request = &self.located(request, find_model(&request.model, &log)?);
-        let model = open_model(&request.model, &log)?;
+        let model = prepare(open_model(&request.model, &log)?, &log)?;
         let task = Task::<M>::plan(&model, request, &log)?;
         let outcome = if self.dry_run { task.foresee()? } else { task.work()? };
         let report = task.report(&outcome)?;

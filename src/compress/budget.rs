@@ -107,6 +107,12 @@ impl<'a> Space<'a> {
         }
     }
 
+    /// Whether the model as it is is within the budget.
+    pub fn holds_all(&self) -> bool {
+        // A share of a number of parameters is rounded.
+        self.weigh(Resize::whole(self.config)).is_ok_and(|all| all <= self.most() + 0.5)
+    }
+
     fn weigh(&self, sizes: Resize) -> Result<f64> {
         let plan = Plan::new(self.config, sizes, Width::default(), self.types)?;
         Ok(match self.goal {

@@ -352,6 +352,10 @@ impl Work<'_> {
 
     /// Cuts each axis alone, and fits its curve; returns which basis and which gaps won.
     fn probe(&mut self, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<Option<(Width, Gaps)>> {
+        // Nothing has to leave, and nothing is asked of the axes.
+        if self.space(Gaps::Contiguous).holds_all() {
+            return Ok(Some((Width::default(), Gaps::Contiguous)));
+        }
         let effort = self.job.options.effort;
         let (rows, watched) = self.part(effort.probe_share());
         let (mut basis, mut gaps) = (Width::default(), Gaps::Contiguous);

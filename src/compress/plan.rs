@@ -86,7 +86,6 @@ impl Options {
                 usage(format!("--target-parameters {:+}%: expected a share between 0 and -100 %", -100.0 * share))
             }
             Goal::Bytes(0) => usage("--target-size 0: nothing would be left".into()),
-            _ if self.axes.is_empty() => usage("--axes: expected at least one".into()),
             _ if !(self.ridge > 0.0 && self.ridge.is_finite()) => {
                 usage(format!("--ridge {}: expected a number above 0", self.ridge))
             }

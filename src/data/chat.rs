@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, ErrorKind, context, syntax::SyntaxConfig, value::Serde};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{
     chat_templates::chat_templates, clock::strftime, fence::fence, python, python_methods, template_filters,
     template_source::translated, tokenizer_build::BuiltTokenizer, tokenizer_files::ROLES,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json::not_a_number,
+};
 
 /// A conversation, and what else a template is given.
 #[derive(Debug, Clone, Default)]
@@ -92,11 +96,11 @@ impl ChatTemplate {
         variables.extend(chat.variables.clone());
         let messages: Vec<_> = chat.messages.iter().map(completed).collect();
         let given = context! {
-            messages => minijinja::Value::from(Serde(messages)),
-            tools => minijinja::Value::from(Serde(&chat.tools)),
-            documents => minijinja::Value::from(Serde(&chat.documents)),
+            messages => minijinja::Value::from(Serde(messages.iter().map(Fields).collect::<Vec<_>>())),
+            tools => minijinja::Value::from(Serde(chat.tools.as_ref().map(AsPython))),
+            documents => minijinja::Value::from(Serde(chat.documents.as_ref().map(AsPython))),
             add_generation_prompt,
-            ..minijinja::Value::from(Serde(variables))
+            ..minijinja::Value::from(Serde(Fields(&variables)))
         };
         fence(|| template.render(given)).map_err(refused)?.map_err(|error| {
             refused(match error.kind() {
@@ -104,6 +108,31 @@ impl ChatTemplate {
                 _ => explained(&error),
             })
         })
+    }
+}
+
+/// JSON as Python reads it: floats that are no numbers are floats.
+struct AsPython<'a>(&'a Value);
+
+/// An object of such values.
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl Serialize for AsPython<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match (not_a_number(self.0), self.0) {
+            (Some("NaN"), _) => serializer.serialize_f64(f64::NAN),
+            (Some("-Infinity"), _) => serializer.serialize_f64(f64::NEG_INFINITY),
+            (Some(_), _) => serializer.serialize_f64(f64::INFINITY),
+            (None, Value::Array(items)) => serializer.collect_seq(items.iter().map(AsPython)),
+            (None, Value::Object(fields)) => Fields(fields).serialize(serializer),
+            (None, other) => other.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, AsPython(value))))
     }
 }
 

@@ -40,45 +40,52 @@ pub enum Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Finds out whether a text is JSON. A file that is named like JSON has to be; any other one is if it parses, or if
-    /// its first line is an object and most other lines begin like one: then it is damaged, and no text.
+    /// Finds out whether a text is JSON. A file that is named like JSON has to be; any other one is if it parses, and
+    /// looks like it if most of its lines are objects or lists, or if it is put in braces or brackets as only JSON is:
+    /// then it is damaged, and no text.
     ///
     /// # Errors
-    /// [`Error::BadFile`] where JSON is named or begun, and does not parse.
+    /// [`Error::BadFile`] where JSON is named, begun or meant, and does not parse.
     pub fn find(text: &'a str, path: &Path) -> Result<Option<Self>> {
         let by_lines = named(path, &["jsonl", "ndjson", "jsonlines"]);
         let must = by_lines || named(path, &["json"]);
-        let Some(first) = text.trim_start().chars().next() else { return Ok(None) };
-        if !must && !matches!(first, '{' | '[' | '"') {
-            return Ok(None);
-        }
         let lines: Vec<(usize, &str)> = text
             .split('\n')
             .enumerate()
-            .map(|(index, line)| (index + 1, line.trim()))
+            // Some write a record separator before each value.
+            .map(|(index, line)| (index + 1, line.trim_matches(|char: char| char.is_whitespace() || char == '\u{1e}')))
             .filter(|(_, line)| !line.is_empty())
             .collect();
+        let Some(first) = lines.first().and_then(|(_, line)| line.chars().next()) else { return Ok(None) };
         if by_lines && lines.len() == 1 {
             return Ok(Some(Self::Lines(lines)));
         }
-        if lines.len() > 1 && parse(lines[0].1).is_ok() {
-            let objects = lines.iter().filter(|(_, line)| line.starts_with('{')).count();
-            let is = must
-                || if first == '{' {
-                    2 * objects > lines.len()
-                } else {
-                    lines.iter().all(|(_, line)| parse(line).is_ok())
-                };
-            return Ok(is.then_some(Self::Lines(lines)));
+        if lines.len() > 1 && is_by_lines(&lines, must) {
+            return Ok(Some(Self::Lines(lines)));
         }
-        match parse(text) {
+        if !must && !matches!(first, '{' | '[' | '"') {
+            return match without_comment(&lines) {
+                Some(comment) => Err(Error::bad_file(
+                    path,
+                    format!(
+                        "looks like JSON and is none: line {comment} is a comment, which JSON has none of; remove it"
+                    ),
+                )),
+                None => Ok(None),
+            };
+        }
+        match parse(text.trim_matches('\u{1e}')) {
             Ok(Value::String(_)) if !must => Ok(None),
             Ok(Value::Array(elements)) => Ok(Some(Self::Elements(elements))),
             Ok(value) => Ok(Some(Self::Whole(value))),
+            // Objects one after the other, each over several lines.
+            Err(_) if first == '{' && second_object(text) => Err(Error::bad_file(
+                path,
+                "several JSON objects over several lines each; write one a line, for example with jq -c . FILE",
+            )),
             // What ends too early was JSON up to there.
             Err(error)
-                if (must && !(first == '{' && second_object(text)))
-                    || (first != '"' && error.classify() == Category::Eof) =>
+                if must || (first != '"' && error.classify() == Category::Eof) || is_in_brackets(text.trim()) =>
             {
                 Err(Error::bad_file(
                     path,
@@ -90,11 +97,6 @@ impl<'a> Values<'a> {
                     ),
                 ))
             }
-            // Objects one after the other, each over several lines.
-            Err(_) if first == '{' && second_object(text) => Err(Error::bad_file(
-                path,
-                "several JSON objects over several lines each; write one a line, for example with jq -c . FILE",
-            )),
             Err(_) => Ok(None),
         }
     }
@@ -124,6 +126,62 @@ impl<'a> Values<'a> {
             }),
         }
     }
+}
+
+/// Whether each line is a value: of texts that need not be JSON, if most are objects or lists of such or of texts,
+/// damaged or not, or all are.
+fn is_by_lines(lines: &[(usize, &str)], must: bool) -> bool {
+    if must {
+        return parse(lines[0].1).is_ok();
+    }
+    let is_value = |line: &str| match parse(line.trim_end_matches(',')) {
+        Ok(Value::Object(_)) => true,
+        Ok(Value::Array(elements)) => elements.iter().any(|element| element.is_object() || element.is_string()),
+        _ => false,
+    };
+    let most = |is: &dyn Fn(&str) -> bool| 2 * lines.iter().filter(|(_, line)| is(line)).count() > lines.len();
+    // Of an object or a list over several lines, a line to a brace, the first is no value.
+    let most = most(&|line| line.starts_with(['{', '['])) && (is_value(lines[0].1) || most(&is_value));
+    most || (lines[0].1.starts_with(['{', '[', '"']) && lines.iter().all(|(_, line)| parse(line).is_ok()))
+}
+
+/// The line of a comment before what would be JSON without it.
+fn without_comment(lines: &[(usize, &str)]) -> Option<usize> {
+    let is_comment = |line: &str| line.starts_with("//") || line.starts_with('#');
+    let rest: Vec<_> = lines.iter().skip_while(|(_, line)| is_comment(line)).collect();
+    let (first, begun) = (lines.first()?, rest.first()?);
+    let whole = || rest.iter().map(|(_, line)| *line).collect::<Vec<_>>().join("\n");
+    let is = is_comment(first.1)
+        && begun.1.starts_with(['{', '['])
+        && (rest.iter().all(|(_, line)| parse(line).is_ok()) || parse(&whole()).is_ok());
+    is.then_some(first.0)
+}
+
+/// Whether a text is put in braces or brackets, and what stands in them begins like JSON, or as Python and JavaScript
+/// write such.
+fn is_in_brackets(text: &str) -> bool {
+    let within = |open: char, close: char| {
+        let text = text.trim_end_matches(',').trim_end();
+        text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)).map(str::trim_start)
+    };
+    let is_key = |text: &str| {
+        let quoted = text.starts_with(['"', '\'']);
+        let word = text.split(':').next().unwrap_or_default().trim_end();
+        quoted
+            || (text.contains(':')
+                && !word.is_empty()
+                && word.chars().all(|char| char.is_alphanumeric() || char == '_'))
+    };
+    let object = within('{', '}').is_some_and(is_key);
+    let list = || {
+        let inside = within('[', ']')?;
+        Some(
+            inside
+                .strip_prefix('{')
+                .map_or_else(|| inside.starts_with(['"', '\'']), |object| is_key(object.trim_start())),
+        )
+    };
+    object || list().unwrap_or(false)
 }
 
 /// Whether a text begins with one object, and continues with another.

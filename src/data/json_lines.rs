@@ -49,8 +49,24 @@ impl Form {
 }
 
 /// Keys that would change what a dialogue says, or which part of a row counts, and that are not honoured.
-const MEANINGFUL: &[&str] =
-    &["chat_template", "enable_thinking", "functions", "history", "loss_mask", "suffix", "system", "system_prompt"];
+const MEANINGFUL: &[&str] = &[
+    "add_generation_prompt",
+    "chat_template",
+    "context",
+    "continue_final_message",
+    "enable_thinking",
+    "functions",
+    "history",
+    "loss_mask",
+    "parallel_tool_calls",
+    "suffix",
+    "system",
+    "system_prompt",
+    "weight",
+];
+
+/// Those of them that mean the same beside a text.
+const OF_TEXTS: &[&str] = &["loss_mask", "weight"];
 
 /// Parameters of transformers' apply_chat_template, which take what is given by these names before a template sees it.
 const ARGUMENTS: &[&str] = &[
@@ -72,7 +88,7 @@ const ARGUMENTS: &[&str] = &[
 ];
 
 /// Keys of a message that say how much of it a model is trained on; here, all of it counts.
-const WEIGHING: &[&str] = &["weight", "train", "loss"];
+const WEIGHING: &[&str] = &["weight", "train", "loss", "loss_mask", "mask", "train_on_turn"];
 
 /// The rows of a file.
 pub enum Rows {
@@ -159,7 +175,7 @@ impl Reader<'_> {
             return Ok(self.tokens.add(fields, place)?);
         }
         let plain = matches!(form, Form::Text | Form::Content);
-        let meaningful = MEANINGFUL.iter().filter(|&&name| !plain || name == "loss_mask");
+        let meaningful = MEANINGFUL.iter().filter(|name| !plain || OF_TEXTS.contains(name));
         if let Some(name) = meaningful.copied().find(|name| fields.get(*name).is_some_and(|value| !is_empty(value))) {
             let advice = match name {
                 "system" | "system_prompt" => "; make it the first of \"messages\", with the role \"system\"",

@@ -19,6 +19,7 @@ mod tokenizer;
 mod tokenizer_build;
 mod tokenizer_files;
 mod tokens;
+mod vocabulary;
 
 pub use chat::{Chat, ChatTemplate};
 pub use chat_templates::{ADDITIONAL_TEMPLATES, chat_templates};
@@ -28,3 +29,4 @@ pub use tokenizer::{encode, fenced};
 pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS, is_foreign_vocabulary};
 pub use tokenizer_files::TokenizerFiles;
 pub use tokens::{check, read_token_file, sha256};
+pub use vocabulary::{VocabularyCut, Wanted, ids_in, renumber_ids};

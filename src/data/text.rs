@@ -104,6 +104,14 @@ impl Text {
         }
     }
 
+    /// All of it, as one sequence.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if it cannot be tokenised.
+    pub fn encoded(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        self.encode(tokenizer, 0..self.text.len())
+    }
+
     fn encode(&self, tokenizer: &Tokenizer, range: Range<usize>) -> Result<Vec<u32>> {
         let ends = self.chats.iter().flatten().copied().filter(|start| range.contains(start)).chain([range.end]);
         let mut begin = range.start;
@@ -123,7 +131,7 @@ impl Text {
     /// # Errors
     /// [`Error::BadTokens`] if the text has fewer tokens than one window.
     pub fn windows(&self, tokenizer: &Tokenizer, seqlen: usize) -> Result<Vec<Vec<u32>>> {
-        let ids = self.encode(tokenizer, 0..self.text.len())?;
+        let ids = self.encoded(tokenizer)?;
         if ids.len() < seqlen {
             let path = self.path.display();
             return Err(Error::BadTokens(format!(

@@ -97,7 +97,9 @@ impl TokenizerFiles {
         built.tokenizer.with_truncation(None).map_err(|error| Error::bad_file(&source, error.to_string()))?;
         if class_here.is_none() && class != SERIALIZED_CLASS {
             let why = if merges { "is not implemented" } else { "builds from merges, which it has none of" };
-            built.notes.push(format!("tokenizer.json is used as it stands: the class {class} {why}"));
+            built.notes.push(format!(
+                "tokenizer.json is used as it stands, and transformers may find other tokens: the class {class} {why}"
+            ));
         }
         if self.settings.contains_key("auto_map") {
             built.notes.push("tokenizer_config.json names Python code (auto_map), which is not run".into());
@@ -130,6 +132,14 @@ impl TokenizerFiles {
             Some((_, text)) if built.as_stored => Ok(text.clone()),
             _ => fenced(|| built.tokenizer.to_string(false)).map_err(|reason| Error::bad_file(&self.source(), reason)),
         }
+    }
+
+    /// The tokenizer.json that is there, or one of the built tokenizer, where there are only other files.
+    ///
+    /// # Errors
+    /// As [`TokenizerFiles::json`].
+    pub fn json_as_stored(&self, built: &BuiltTokenizer) -> Result<String> {
+        self.serialized.as_ref().map_or_else(|| self.json(built), |(_, text)| Ok(text.clone()))
     }
 
     /// The file to name in messages.

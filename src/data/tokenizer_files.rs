@@ -148,6 +148,12 @@ impl TokenizerFiles {
         for (name, token) in fields.iter().filter(|(name, token)| own(name, token)) {
             found.roles.push(role(name, token)?);
         }
+        // Where both are objects, only the other one counts.
+        let specific = fields.get("model_specific_special_tokens").and_then(Value::as_object);
+        let specific = specific.filter(|_| !extra.as_ref().is_some_and(Value::is_object));
+        for (name, token) in specific.into_iter().flatten() {
+            found.roles.push(role(name, token)?);
+        }
         match extra {
             Some(Value::Object(tokens)) => {
                 for (name, token) in &tokens {
@@ -258,7 +264,7 @@ fn check_kinds(settings: &Map<String, Value>, path: &Path) -> Result<()> {
             ],
         ),
         ("a text", Value::is_string, &["tokenizer_class"]),
-        ("an object", Value::is_object, &["added_tokens_decoder"]),
+        ("an object", Value::is_object, &["added_tokens_decoder", "model_specific_special_tokens"]),
         (
             "a list or an object",
             |value| value.is_array() || value.is_object(),

@@ -21,6 +21,7 @@ mod slicing;
 mod storage;
 mod stored;
 mod tokenizer_class;
+mod vocabulary;
 mod weights;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
 pub use storage::{Rows, scatter, side_by_side};
 pub use stored::element_type;
+pub use vocabulary::Narrowing;
 pub use weights::{Names, TensorSpec, WeightStore};
 
 use crate::{
@@ -51,6 +53,8 @@ use crate::{
 /// A checkpoint with its config, dense or sliced: weights stay in the mapped file until a layer is asked for.
 pub struct Model {
     pub store: WeightStore,
+    /// Where only some of its tokens are seen.
+    whole: Option<vocabulary::Whole>,
 }
 
 impl Model {
@@ -64,7 +68,7 @@ impl Model {
         }
         if is_gguf(path) {
             let (config, checkpoint) = forms::open_gguf(path)?;
-            return Ok(Self { store: WeightStore::new(config, checkpoint)? });
+            return Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None });
         }
         let named = fields::read(&path.join("config.json"))
             .ok()
@@ -86,7 +90,7 @@ impl Model {
                 return Err(Error::all(wrong).unwrap_or_else(|| Error::internal("a model without a reason")));
             }
         };
-        Ok(Self { store: WeightStore::new(config, checkpoint)? })
+        Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None })
     }
 
     fn read_config(directory: &Path) -> Result<Config> {
@@ -107,11 +111,6 @@ impl Model {
 
     pub fn config(&self) -> &Config {
         &self.store.config
-    }
-
-    /// Where config.json and the tokenizer lie.
-    pub fn directory(&self) -> &Path {
-        self.store.checkpoint.directory()
     }
 
     /// Uploads the weights of one layer in their stored types.

@@ -7,6 +7,7 @@ use super::{
     layer_spec::Step,
     slicing::LayerWidths,
     storage::{self, Rows},
+    vocabulary::StoredVocabulary,
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},
@@ -254,6 +255,8 @@ pub struct WeightStore {
     pub config: Config,
     pub checkpoint: Checkpoint,
     pub(super) notes: Vec<String>,
+    /// Where only some rows of the embedding and the head count.
+    pub(super) vocabulary: Option<StoredVocabulary>,
 }
 
 impl WeightStore {
@@ -262,7 +265,7 @@ impl WeightStore {
     /// # Errors
     /// [`Error::BadTensor`] that names the one that is not, [`Error::Several`] for more of them; [`Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
-        let mut store = Self { config, checkpoint, notes: Vec::new() };
+        let mut store = Self { config, checkpoint, notes: Vec::new(), vocabulary: None };
         store.resolve_head()?;
         let check = |spec: TensorSpec| {
             let found = store.find(&spec.name, &spec.shape).map(drop);
@@ -346,12 +349,15 @@ impl WeightStore {
 
     /// A whole tensor of this name and shape.
     fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
-        let (stored, tensor, element) = self.stored(name, shape)?;
-        let (rows, cols) = match shape {
-            [rows, cols] => (*rows, *cols),
-            _ => (1, shape[0]),
+        let (whole, rows) = self.stored_shape(name, shape);
+        let (stored, tensor, element) = self.stored(name, &whole)?;
+        let cols = match (shape, &rows) {
+            ([_, cols], _) => *cols,
+            // A vector of which some values count.
+            (_, Rows::Listed(_)) => 1,
+            _ => shape[0],
         };
-        Ok(HostMatrix::stored(stored, tensor, Rows::Run(0..rows), cols, element, false))
+        Ok(HostMatrix::stored(stored, tensor, rows, cols, element, false))
     }
 
     fn stored(&self, name: &str, shape: &[usize]) -> Result<(String, Tensor<'_>, ElementType)> {

@@ -261,6 +261,14 @@ impl<'a> Calibration<'a> {
         self.tokenizers.predicted_bytes(rows)
     }
 
+    /// As [`Tokenizers::translated`].
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn translated(&self, rows: &[Vec<u32>], to: &Tokenizers) -> Result<Vec<Vec<u32>>> {
+        self.tokenizers.translated(rows, to)
+    }
+
     fn read(&self, file: &Path) -> Result<Tokens> {
         if let Some(tokens) = self.tokens.take() {
             return Ok(tokens);

@@ -18,8 +18,23 @@ use crate::{
 };
 
 /// What the names of files hold, in whatever case, that say what the model may be used for.
-const TERMS: &[&str] =
-    &["license", "licence", "notice", "use_policy", "copying", "copyright", "terms", "eula", "legal"];
+const TERMS: &[&str] = &[
+    "license",
+    "licence",
+    "notice",
+    "use_policy",
+    "copying",
+    "copyright",
+    "terms",
+    "eula",
+    "legal",
+    "agreement",
+    "rail",
+    "patents",
+    "disclaimer",
+    "attribution",
+    "responsible_use",
+];
 
 /// How texts end, if they do; others with such names are programs or data.
 const TEXTS: &[&str] = &["txt", "md", "rst", "pdf", "html", "htm", "rtf"];
@@ -76,7 +91,8 @@ impl Companions {
         }
     }
 
-    fn within(directory: &Path) -> Self {
+    /// Collects what goes along from a directory.
+    pub(super) fn within(directory: &Path) -> Self {
         let mut found = Self::default();
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -128,7 +144,12 @@ impl Companions {
         for (field, value) in &settings {
             let Some(name) = value.as_str() else { continue };
             let is_template = field == "chat_template" && name.len() < 256 && directory.join(name).is_file();
-            if is_within(name) && (field.ends_with("_file") || is_template) {
+            if field.ends_with("_file") && !name.is_empty() && !is_within(name) && !is_weights(name) {
+                self.missing(
+                    name,
+                    &format!("tokenizer_config.json names it as {field}, outside of the model's directory"),
+                );
+            } else if is_within(name) && (field.ends_with("_file") || is_template) {
                 self.add(directory, name, &format!("tokenizer_config.json names it as {field}, and it is not there"));
             }
         }
@@ -187,7 +208,7 @@ fn is_word(name: &str) -> bool {
 }
 
 fn is_terms(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
+    let lower = name.to_ascii_lowercase().replace(['-', ' '], "_");
     // Where a word begins: at the start, after a separator, or in a name of ThisKind.
     let begins = |at: usize| {
         let before = name[..at].chars().next_back();

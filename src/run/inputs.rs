@@ -43,7 +43,7 @@ pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Model> {
 /// What an invocation that reads this model may write.
 pub fn writes_beside(model: &Model, force: bool) -> Writes {
     let mut writes = Writes::new(force);
-    writes.reads_model(model.directory(), model.store.checkpoint.files());
+    writes.reads_model(model.store.checkpoint.directory(), model.store.checkpoint.files());
     writes
 }
 
@@ -107,7 +107,11 @@ impl<'a> Tokenizers<'a> {
     /// # Errors
     /// [`Error::BadFile`], [`Error::Read`], [`Error::BadTokens`] for what is no text or tokens; as [`open_tokenizer`].
     pub fn read(&self, path: &Path) -> Result<Tokens> {
-        Tokens::read(path, &|| ChatTemplate::find(self.model.directory(), self.built()?), self.progress)
+        let template = || ChatTemplate::find(self.model.directory(), self.built()?);
+        match Tokens::read(path, &template, self.progress)? {
+            Tokens::Rows(rows) => Ok(Tokens::Rows(self.model.renumbered(rows, &path.display().to_string())?)),
+            text => Ok(text),
+        }
     }
 
     /// Bytes of the text that the predicted tokens of some sequences stand for, all but the first of each; `None`
@@ -116,6 +120,18 @@ impl<'a> Tokenizers<'a> {
         let tokenizer = self.get().ok()?;
         let text = |ids: &[u32]| tokenizer.decode(ids, false).ok().map(|text| text.len());
         rows.iter().map(|row| Some(text(row)?.saturating_sub(text(row.get(..1)?)?))).sum()
+    }
+
+    /// Sequences written with the tokens of another tokenizer; those that come to less than two are left out.
+    ///
+    /// # Errors
+    /// As [`Tokenizers::get`]; [`Error::BadTokens`] if a sequence is no text for either.
+    pub fn translated(&self, rows: &[Vec<u32>], to: &Self) -> Result<Vec<Vec<u32>>> {
+        let (from, to) = (self.get()?, to.get()?);
+        let translated =
+            |row: &Vec<u32>| data::fenced(|| Ok(to.encode(from.decode(row, false)?, false)?.get_ids().to_vec()));
+        let rows = rows.iter().map(translated).collect::<std::result::Result<Vec<_>, _>>().map_err(Error::BadTokens)?;
+        Ok(rows.into_iter().filter(|row| row.len() > 1).collect())
     }
 
     /// The token that sampling starts from. The tokenizer is only asked where the configs name no BOS token.

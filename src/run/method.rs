@@ -1,5 +1,7 @@
 //! What differs between the ways to make a model smaller; everything else of a run is the same for all.
 
+use std::path::Path;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::request::Request;
@@ -28,6 +30,11 @@ pub trait Method: Sized {
     const COMPARES: bool = false;
     /// Whether a model that is calibrated on a file is calibrated on as much of its own writing, too.
     const MIXES: bool = false;
+
+    /// The files that its options name, to be read.
+    fn inputs(_: &Self::Options) -> Option<&Path> {
+        None
+    }
 
     /// Plans what is asked for.
     ///

@@ -13,6 +13,7 @@ mod calibration;
 mod companions;
 mod compressing;
 mod device;
+mod export;
 mod inputs;
 mod log;
 pub mod memory;
@@ -29,11 +30,13 @@ mod stages;
 mod state;
 mod task;
 mod units;
+mod vocabulary;
 
 pub use calibration::{Calibration, CalibrationRequest, Extents, Sequences};
 pub use companions::Companions;
 pub use compressing::{Compress, CompressReport, CompressRequest};
 pub use device::DeviceRequest;
+pub use export::{ExportRequest, Exported, export, exported_beside};
 pub use inputs::{
     Tokenizers, build_tokenizer, check_tokens, evaluation_rows, find_model, open_model, open_tokenizer, stop_tokens,
     writes_beside,
@@ -50,3 +53,4 @@ pub use slicing::{Alternative, LayerReport, Slice, SliceReport, SliceRequest};
 pub use speed::SpeedReport;
 pub use task::Task;
 pub use units::{bytes, duration, grouped, percent_removed};
+pub use vocabulary::{VocabularyRequest, narrow};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{memory::RunPlan, speed::SpeedReport};
+use super::{export::Exported, memory::RunPlan, speed::SpeedReport};
 use crate::{eval::Perplexity, gpu::AdapterDescription, model::Agreement};
 
 /// What came of a run, so far or in the end. What a dry run cannot know is `None`; `S` is the method's part.
@@ -26,6 +26,8 @@ pub struct Outcome<S> {
     pub speed: Option<SpeedReport>,
     /// What the method has found.
     pub found: Option<S>,
+    /// The file that was made of the result, too.
+    pub exported: Option<Exported>,
     /// Wall-clock seconds of each phase, in order.
     pub seconds: Map<String, Value>,
     /// Seconds that each phase will take, about, in a dry run.
@@ -50,6 +52,7 @@ impl<S> Default for Outcome<S> {
             perplexity_elsewhere: Vec::new(),
             speed: None,
             found: None,
+            exported: None,
             seconds: Map::new(),
             estimated_seconds: Map::new(),
             peak_gpu_bytes: None,
@@ -80,7 +83,8 @@ pub struct AgreementReport {
     pub kl: f64,
     /// The share of tokens of which both say the same.
     pub top_1: f64,
-    /// Bits that either model takes for a byte of the text, where its tokenizer tells how many those are.
+    /// Bits that either model takes for a byte of the text, where its tokenizer tells how many those are; the original
+    /// with all its tokens, also where the rest is compared with what is left of them.
     pub bits_per_byte: Option<[f64; 2]>,
 }
 
@@ -107,6 +111,18 @@ impl PerplexityReport {
             tokens,
             agreement: Some(AgreementReport { kl, top_1, bits_per_byte }),
         }
+    }
+}
+
+impl PerplexityReport {
+    /// The same where the original that predictions were compared with has lost tokens: with all of them, it takes
+    /// `bits` for a byte.
+    #[must_use]
+    pub fn from_whole(mut self, bits: Option<f64>) -> Self {
+        if let Some(agreement) = &mut self.agreement {
+            agreement.bits_per_byte = agreement.bits_per_byte.zip(bits).map(|([_, after], before)| [before, after]);
+        }
+        self
     }
 }
 

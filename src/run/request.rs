@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     paths::{as_shown, as_shown_all},
 };
 use crate::{
-    checkpoint::Dtype,
+    checkpoint::{Dtype, GgufType},
     error::{Error, Result},
 };
 
@@ -39,6 +39,9 @@ pub struct Request<O> {
     pub ppl_eval_seqlen: usize,
     /// Type of the written tensors; each tensor's own if `None`.
     pub dtype: Option<Dtype>,
+    /// Also as one GGUF file beside the output, with matrices of this type.
+    #[serde(serialize_with = "as_format")]
+    pub export: Option<GgufType>,
     #[serde(flatten)]
     pub device: DeviceRequest,
     /// Whether an output that is there, or an unfinished run to it, may be replaced.
@@ -56,7 +59,12 @@ pub struct Request<O> {
 
 /// Fields that change no result, or whose meaning is compared otherwise: the model by its files, the output by where
 /// the state lies, the device by its description.
-pub const HARMLESS: &[&str] = &["model", "output", "device", "force", "max_gpu_memory", "max_host_memory"];
+pub const HARMLESS: &[&str] = &["model", "output", "export", "device", "force", "max_gpu_memory", "max_host_memory"];
+
+/// The flag's value.
+fn as_format<S: Serializer>(export: &Option<GgufType>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    export.map(|kind| format!("gguf:{kind}")).serialize(serializer)
+}
 
 impl<O> Request<O> {
     /// All defaults: calibrated on what the model writes, on the best device, with all the memory there is.
@@ -70,6 +78,7 @@ impl<O> Request<O> {
             eval: Vec::new(),
             ppl_eval_seqlen: 2048,
             dtype: None,
+            export: None,
             device: DeviceRequest::default(),
             force: false,
             max_gpu_memory: None,

@@ -3,11 +3,14 @@
 use super::{
     attempt::Attempt,
     calibration::Sequences,
+    export::{ExportRequest, export},
+    inputs::Tokenizers,
     log::Log,
     memory::{RunPlan, host_peak},
     method::{Method, Section},
     origin::Origin,
     outcome::{CalibrationReport, Outcome, PerplexityReport},
+    paths::name_of,
     record::RunRecord,
     speed::SpeedReport,
     state::State,
@@ -20,7 +23,7 @@ use crate::{
     eval::{agreement, perplexity_within},
     gpu::Gpu,
     model::Model,
-    progress::Progress,
+    progress::{Progress, Silent},
     stream::Job,
 };
 
@@ -47,8 +50,9 @@ impl<M: Method> Task<'_, M> {
         let result = work.attempts((gpu, memory));
         let outcome = work.outcome;
         let result = result.map(|()| outcome);
+        let result = self.settle(directory, result).and_then(|outcome| self.exported(outcome));
         // Of work that failed, too; after the output, which it must not cost.
-        match (self.settle(directory, result), log.write_trace()) {
+        match (result, log.write_trace()) {
             (Err(error), Err(untraced)) => {
                 log.note(&untraced.to_string());
                 Err(error)
@@ -56,6 +60,21 @@ impl<M: Method> Task<'_, M> {
             (Ok(_), Err(untraced)) => Err(untraced),
             (result, Ok(())) => result,
         }
+    }
+
+    /// Exports the result, once it is there, if that was asked for.
+    fn exported(&self, mut outcome: Outcome<M::Snapshot>) -> Result<Outcome<M::Snapshot>> {
+        let output = &self.request.output;
+        if let (true, Some(target), Some(kind)) = (outcome.finished, self.export.take(), self.request.export) {
+            let request = ExportRequest { kind, ..ExportRequest::default() };
+            let made = Model::open(output).and_then(|made| export(&made, &name_of(output), &request, target, self.log));
+            outcome.exported = Some(made.inspect_err(|_| {
+                let output = output.display();
+                self.log
+                    .note(&format!("{output} is complete; slicegpt-gpu export {output} --format gguf makes the file"));
+            })?);
+        }
+        Ok(outcome)
     }
 
     /// Gives the output its name, keeps what can be resumed, or removes what cannot.
@@ -170,7 +189,8 @@ impl<M: Method> Work<'_, M> {
         self.outcome.seconds = self.log.seconds();
         self.outcome.warnings = self.log.warnings();
         if let Some(record) = record {
-            let origin = Origin::of(&self.task.request.model, self.task.model.directory());
+            let directory = self.task.model.store.checkpoint.directory();
+            let origin = Origin::of(&self.task.request.model, directory);
             let card = self.task.report(&self.outcome)?.model_card(&origin);
             self.directory.write("README.md", card.as_bytes())?;
             // The last of all, as it lists the others.
@@ -248,13 +268,18 @@ impl<M: Method> Work<'_, M> {
     /// Measures what was made on each text.
     fn after(&mut self, gpu: &Gpu, made: &Model, eval: &[Vec<Vec<u32>>], memory: &RunPlan) -> Result<()> {
         let Task { model, request, calibration, .. } = self.task;
+        let whole = model.whole_vocabulary().map(|_| Model::open(&request.model)).transpose()?;
         for (number, rows) in eval.iter().enumerate() {
             let held_out = || format!("the held-out end of the calibration ({})", request.calibration.source());
             let text = request.eval.get(number).map_or_else(held_out, |path| path.display().to_string());
             let found = match self.state.before.get(number) {
                 _ if M::COMPARES => {
                     let found = agreement(gpu, made, model, rows, &memory.eval, "agreement", self.log)?;
-                    PerplexityReport::compared(&found, &text, calibration.predicted_bytes(rows))
+                    let compared = PerplexityReport::compared(&found, &text, calibration.predicted_bytes(rows));
+                    match &whole {
+                        Some(whole) => compared.from_whole(self.bits_per_byte(gpu, whole, rows, memory)?),
+                        None => compared,
+                    }
                 }
                 None => continue,
                 Some(before) => {
@@ -268,6 +293,15 @@ impl<M: Method> Work<'_, M> {
             }
         }
         Ok(())
+    }
+
+    /// Bits that a model with all its tokens takes for a byte of what these rows say.
+    fn bits_per_byte(&self, gpu: &Gpu, whole: &Model, rows: &[Vec<u32>], memory: &RunPlan) -> Result<Option<f64>> {
+        let tokenizers = Tokenizers::new(whole, &Silent);
+        let rows = self.task.calibration.translated(rows, &tokenizers)?;
+        let found = agreement(gpu, whole, whole, &rows, &memory.eval, "all tokens", self.log)?;
+        let report = PerplexityReport::compared(&found, "", tokenizers.predicted_bytes(&rows));
+        Ok(report.agreement.and_then(|agreement| agreement.bits_per_byte).map(|[before, _]| before))
     }
 
     /// Makes what is done so far what `--resume` continues from.

@@ -1,12 +1,13 @@
 //! A run that is planned: everything that can be known before the work.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 use serde_json::{Map, Value, json};
 
 use super::{
     calibration::Calibration,
     companions::Companions,
+    export::exported_beside,
     inputs::{Tokenizers, check_readable_again, evaluation_rows, writes_beside},
     log::Log,
     memory::{Ceilings, Pieces, RunPlan, Workload, host_available},
@@ -18,10 +19,10 @@ use super::{
     state::fingerprint,
 };
 use crate::{
-    checkpoint::{SHARD_BYTES, shards},
+    checkpoint::{FileTarget, SHARD_BYTES, shards},
     error::{Error, Result},
     gpu::{AdapterDescription, Gpu},
-    model::Model,
+    model::{GgufExport, Model},
     progress::Progress,
     stream::{Extent, Speed},
 };
@@ -35,6 +36,8 @@ pub struct Task<'a, M: Method> {
     pub(super) eval: Vec<Vec<Vec<u32>>>,
     pub(super) calibration: Calibration<'a>,
     pub(super) companions: Companions,
+    /// What the result is exported to, too.
+    pub(super) export: Cell<Option<FileTarget>>,
     pub(super) log: &'a Log,
 }
 
@@ -47,13 +50,19 @@ impl<'a, M: Method> Task<'a, M> {
     pub fn plan(model: &'a Model, request: &'a Request<M::Options>, log: &'a Log) -> Result<Self> {
         // Never onto anything that is read.
         let mut writes = writes_beside(model, request.force);
-        request.inputs().for_each(|path| writes.reads(path));
+        let inputs = || request.inputs().chain(M::inputs(&request.method));
+        inputs().for_each(|path| writes.reads(path));
         writes.directory("--output", &request.output)?;
         request.device.plan_trace(&mut writes, log)?;
         let method = M::plan(model, request)?;
+        let export = request.export.map(|kind| {
+            GgufExport::check(method.config())?;
+            writes.file("--export", &exported_beside(&request.output, kind))
+        });
+        let export = Cell::new(export.transpose()?);
         let tokenizers = Tokenizers::new(model, log);
         // Before the work, which a mistyped name should not cost.
-        request.inputs().try_for_each(check_readable_again)?;
+        inputs().try_for_each(check_readable_again)?;
         let window = request.ppl_eval_seqlen;
         let eval = request.eval.iter().map(|path| evaluation_rows(path, model, &tokenizers, window));
         let eval = eval.collect::<Result<Vec<_>>>()?;
@@ -62,7 +71,7 @@ impl<'a, M: Method> Task<'a, M> {
         let calibration = Calibration::new(&request.calibration, model, tokenizers, request.seed, window, M::MIXES);
         log.say(&method.summary(model));
         method.warnings(model).iter().for_each(|warning| log.note(warning));
-        Ok(Self { method, request, model, eval, calibration, companions, log })
+        Ok(Self { method, request, model, eval, calibration, companions, export, log })
     }
 
     /// What it would take, and how long, without doing anything.
@@ -186,7 +195,7 @@ impl<'a, M: Method> Task<'a, M> {
         let mut files: Vec<_> = self.model.store.checkpoint.files().map(Path::to_owned).collect();
         files.push(directory.join("config.json"));
         files.extend(self.companions.copied.iter().map(|name| directory.join(name)));
-        files.extend(self.request.inputs().map(Path::to_owned));
+        files.extend(self.request.inputs().chain(M::inputs(&self.request.method)).map(Path::to_owned));
         for path in files {
             // Shards may lie in directories below the model's, and have the same names there.
             let within = path.strip_prefix(directory).ok().map(Path::as_os_str);

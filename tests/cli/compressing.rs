@@ -205,6 +205,32 @@ fn predictions_are_compared_on_every_text_that_was_given() {
 }
 
 #[test]
+fn the_result_is_exported_too_where_that_is_asked_for() {
+    let scene = Scene::new(LLAMA);
+    let (model, out, file) = (scene.path("model"), scene.path("out"), scene.path("out-f32.gguf"));
+    let report = compressed(&scene, &["--axes", "mlp", "--effort", "quick", "--export", "gguf:f32"]);
+    let bytes = fs::read(&file).expect("a file");
+    assert_eq!(report["exported"]["output"], json!(file.display().to_string()), "{report}");
+    assert_eq!(report["exported"]["bytes"], json!(bytes.len()));
+    // What `export` makes of the same result.
+    let other = scene.path("other.gguf");
+    assert_eq!(program(args!["export", out, "--format", "gguf", "--type", "f32", "-o", other]).code, Some(0));
+    assert!(fs::read(&other).expect("a file") == bytes, "export makes another file");
+    // A file that is there stands in the way before any work is done, and so does a model that has no such form.
+    fs::remove_dir_all(&out).expect("the output");
+    let tokens = scene.path("tokens.json");
+    let arguments = args!["compress", model, "-o", out, "--calibration", tokens, "--export", "gguf:f32"];
+    scene.refused(arguments, 2, "already exists");
+    let dry = program(&[arguments.as_slice(), args!["--force", "--dry-run"]].concat());
+    assert!(dry.code == Some(0) && fs::read(&file).expect("a file") == bytes, "a dry run wrote it: {dry:?}");
+    let per_block = args!["run", model, "-o", out, "--calibration", tokens, "--export", "gguf"];
+    scene.refused(per_block, 2, "cannot be exported as gguf");
+    let shared = args!["--basis", "shared", "--sparsity", "0.25", "--json"];
+    let report = program(&[per_block.as_slice(), shared].concat()).json();
+    assert!(scene.path("out-f16.gguf").exists() && report["exported"]["bytes"].is_u64(), "{report}");
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 6, 20);
@@ -240,6 +266,8 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--keep", "80%", "--target-size", "1MB"], "cannot be used with"),
         (&["--keep", "80%", "--target-parameters", "-20%"], "cannot be used with"),
         (&["--effort", "some"], "quick, normal, thorough"),
+        (&["--export", "onnx"], "expected gguf, gguf:f16, gguf:q8_0 or gguf:f32"),
+        (&["--export", "gguf:q4_k"], "expected gguf, gguf:f16, gguf:q8_0 or gguf:f32"),
     ] {
         let mut command = Command::new(PROGRAM);
         command.args(args!["compress", model, "-o", out, "--calibration", tokens]).args(flags);

@@ -24,6 +24,7 @@ mod stops;
 mod support;
 mod texts;
 mod verify;
+mod vocabulary;
 mod writes;
 
 use std::{

@@ -35,6 +35,7 @@ const VALUES: &[(&str, &str)] = &[
     ("sparsity", "0.125"),
     ("target_parameters", "-10%"),
     ("target_size", "1MB"),
+    ("vocabulary", "90"),
 ];
 
 /// Options that are another way to give the value of one, which is compared.

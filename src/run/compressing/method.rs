@@ -1,5 +1,7 @@
 //! Compression as a run sees it.
 
+use std::path::Path;
+
 use super::{
     super::{
         method::Method,
@@ -11,16 +13,30 @@ use super::{
 };
 use crate::{
     checkpoint::TensorPlan,
-    compress::{self, Axis, Options, Plan, Snapshot},
+    compress::{self, Axis, Goal, Options, Plan, Snapshot},
     error::{Error, Result},
     gpu::Gpu,
     model::{Config, Model},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
+/// What is still to be done for a goal, of a model that has lost tokens; nothing, if no axis may be cut.
+fn left(goal: Goal, axes: &[Axis], model: &Model) -> Goal {
+    match goal {
+        _ if axes.is_empty() => Goal::Parameters(0.0),
+        Goal::Parameters(share) => {
+            let whole = model.stored_parameters() as f64 / model.config().parameters() as f64;
+            Goal::Parameters(1.0 - (1.0 - share) * whole)
+        }
+        Goal::Bytes(_) => goal,
+    }
+}
+
 /// Compression, planned for a model.
 #[derive(Debug, Clone)]
 pub struct Compress {
+    /// As it was asked for.
+    request: CompressRequest,
     pub options: Options,
     /// What is written; before the work, what would be by the curves of other models.
     pub plan: Plan,
@@ -39,17 +55,26 @@ impl Method for Compress {
     const NAME: &'static str = "compress";
     const PHASE: &'static str = "compress";
 
+    fn inputs(request: &CompressRequest) -> Option<&Path> {
+        request.vocabulary.as_ref()?.file()
+    }
+
     fn plan(model: &Model, request: &Request<CompressRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
-        let options = request.method.options(dtype);
+        let mut options = request.method.options(dtype);
         options.check()?;
+        if request.method.vocabulary.is_some() {
+            options.goal = left(options.goal, &options.axes, model);
+        } else if options.axes.is_empty() {
+            return Err(Error::Usage("--axes: expected at least one".into()));
+        }
         let (axes, refused) = compress::axes(model.config(), &options)?;
-        Ok(Self { plan: compress::guess(model.config(), &options)?, options, axes, refused })
+        let plan = compress::guess(model.config(), &options)?;
+        Ok(Self { request: request.method.clone(), plan, options, axes, refused })
     }
 
     fn options(&self) -> CompressRequest {
-        let Options { goal, effort, per_layer, ridge, .. } = self.options;
-        CompressRequest { goal, axes: Some(self.axes.clone()), effort, per_layer, ridge }
+        CompressRequest { axes: Some(self.axes.clone()), ..self.request.clone() }
     }
 
     fn types(&self) -> &Types {
@@ -72,20 +97,26 @@ impl Method for Compress {
 
     fn summary(&self, model: &Model) -> String {
         let config = model.config();
-        let before = config.parameters();
+        let before = model.stored_parameters();
         let names: Vec<String> = self.axes.iter().map(Axis::to_string).collect();
         format!(
-            "{}: {} parameters to about {} ({:+.2} %), by cutting some of {}",
+            "{}: {} parameters to about {} ({:+.2} %){}{}",
             config.architecture.model_type,
             grouped(before),
             grouped(self.plan.parameters),
             -percent_removed(before, self.plan.parameters),
+            if names.is_empty() { "" } else { ", by cutting some of " },
             names.join(", ")
         )
     }
 
-    fn warnings(&self, _: &Model) -> Vec<String> {
-        self.refused.iter().map(|(_, reason)| format!("{reason} (left whole)")).collect()
+    fn warnings(&self, model: &Model) -> Vec<String> {
+        let words = model.whole_vocabulary().map(|_| {
+            "perplexity, KL and top tokens are compared with the original over the tokens that are left, which a text is \
+             written with otherwise; bits per byte are compared with the original as it is"
+                .to_owned()
+        });
+        self.refused.iter().map(|(_, reason)| format!("{reason} (left whole)")).chain(words).collect()
     }
 
     fn pictures(&self) -> Vec<&'static str> {

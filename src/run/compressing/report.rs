@@ -53,6 +53,8 @@ pub struct Sizes {
     pub intermediate_size: usize,
     /// Bytes of keys and values that a token leaves in a cache of 16-bit numbers.
     pub cache_bytes_per_token: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
 }
 
 /// One axis.
@@ -101,6 +103,7 @@ impl Sizes {
             key_value_heads: mean(|layer| layer.kv_heads),
             intermediate_size: mean(|layer| layer.intermediate_size),
             cache_bytes_per_token: config.layers.iter().map(|layer| 2 * layer.kv_width()).sum(),
+            vocabulary: config.vocab_size,
         }
     }
 }
@@ -129,7 +132,7 @@ impl CompressReport {
     /// What is planned, and what came of it, as far as it is known.
     pub(super) fn new(model: &Model, axes: &[Axis], plan: &Plan, found: Option<&Snapshot>) -> Self {
         let config = model.config();
-        let parameters = config.parameters();
+        let parameters = model.stored_parameters();
         let (written, curves) = (found.and_then(Snapshot::written), found.map_or(&[][..], |found| &found.curves));
         let sizes = written.map_or(&plan.sizes, |(best, _)| &best.sizes);
         let cut = |&axis: &Axis| {
@@ -148,7 +151,10 @@ impl CompressReport {
         let after = Sizes::of(&plan.config, plan.byte_len(), plan.parameters, plan.stored_width);
         Self {
             model_type: config.architecture.model_type,
-            before: Sizes::of(config, model.store.checkpoint.stored_len(), parameters, config.hidden_size),
+            before: Sizes {
+                vocabulary: model.whole_vocabulary().unwrap_or(config.vocab_size),
+                ..Sizes::of(config, model.store.checkpoint.stored_len(), parameters, config.hidden_size)
+            },
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: written.and_then(|(best, _)| best.sizes.by_layer.clone()),
             cut: axes.iter().map(cut).collect(),
@@ -183,6 +189,7 @@ impl Section for CompressReport {
             size(names[0], before.query_heads, after.query_heads),
             size(names[1], before.key_value_heads, after.key_value_heads),
             size(names[2], before.intermediate_size, after.intermediate_size),
+            size("tokens", before.vocabulary, after.vocabulary),
             size("cache bytes a token", before.cache_bytes_per_token, after.cache_bytes_per_token),
         ];
         // What stayed as it was need not be said, but for the first two.
@@ -220,7 +227,8 @@ impl Section for CompressReport {
         for (name, list) in sizes.iter().filter(|(_, list)| list.iter().any(|size| *size != list[0])) {
             let _ = writeln!(text, "{name:<24} {}", list.join(", "));
         }
-        for (number, tried) in self.candidates.iter().enumerate() {
+        let cut = self.candidates.iter().filter(|tried| !tried.depths.is_empty());
+        for (number, tried) in cut.enumerate() {
             let depths: Vec<String> =
                 tried.depths.iter().map(|(axis, depth)| format!("{axis} {:.1} %", 100.0 * depth)).collect();
             let written = if tried.written { ", written" } else { "" };
@@ -243,7 +251,7 @@ impl Section for CompressReport {
             "larger: both together are smaller still"
         };
         format!(
-            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf --dtype \
+            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf --type \
              q8_0) it takes {quantised}, {rest}\n"
         )
     }
@@ -264,7 +272,9 @@ impl Section for CompressReport {
     }
 
     fn introduction(&self, original: &str, version: &str) -> String {
-        let cut: Vec<String> = self.cut.iter().filter(|cut| cut.depth > 0.0).map(|cut| cut.axis.to_string()).collect();
+        let cut = self.cut.iter().filter(|cut| cut.depth > 0.0).map(|cut| cut.axis.to_string());
+        let words = (self.after.vocabulary < self.before.vocabulary).then(|| "the vocabulary".to_owned());
+        let cut: Vec<String> = cut.chain(words).collect();
         format!(
             "# {original}, smaller\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} \
              measured what each axis costs to cut, cut {}, and fitted the weights to the original by least squares.\n\n",

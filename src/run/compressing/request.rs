@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::super::vocabulary::VocabularyRequest;
 use crate::{
     compress::{Axis, Effort, Goal, Options},
     stream::Types,
@@ -19,12 +20,15 @@ pub struct CompressRequest {
     pub per_layer: bool,
     /// A share of the mean energy of what re-fitted weights read.
     pub ridge: f64,
+    /// Which tokens stay, if not all; [`narrow`](crate::run::narrow) leaves the others out.
+    pub vocabulary: Option<VocabularyRequest>,
 }
 
 impl Default for CompressRequest {
     /// A fifth of the parameters, on whatever axes cost least.
     fn default() -> Self {
-        Self { goal: Goal::Parameters(0.2), axes: None, effort: Effort::Normal, per_layer: false, ridge: 0.03 }
+        let (axes, effort, vocabulary) = (None, Effort::Normal, None);
+        Self { goal: Goal::Parameters(0.2), axes, effort, per_layer: false, ridge: 0.03, vocabulary }
     }
 }
 

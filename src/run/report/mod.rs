@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
+    export::Exported,
     memory::{PhasePeak, RunPlan},
     method::{Row, Section},
     outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport},
@@ -53,6 +54,9 @@ pub struct Report<R> {
     /// The most bytes that the GPU's buffers took, and that this process held where the system tells.
     pub peak_gpu_bytes: Option<u64>,
     pub peak_host_bytes: Option<u64>,
+    /// The file that was made of the result, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exported: Option<Exported>,
     /// Files that are or would be written.
     pub files: Vec<String>,
     pub warnings: Vec<String>,
@@ -89,6 +93,7 @@ impl<R: Section> Report<R> {
             estimated_seconds: outcome.estimated_seconds.clone(),
             peak_gpu_bytes: outcome.peak_gpu_bytes,
             peak_host_bytes: outcome.peak_host_bytes,
+            exported: outcome.exported.clone(),
             files,
             warnings: outcome.warnings.clone(),
         }

@@ -54,6 +54,9 @@ impl<R: Section> Report<R> {
             (false, false) => "not yet written",
         };
         let _ = writeln!(text, "{verb:<24} {}: {}", self.output, self.files.join(", "));
+        if let Some(exported) = &self.exported {
+            let _ = writeln!(text, "exported                 {}: {}", exported.output, bytes(exported.bytes));
+        }
         text.push_str(&self.method.advice());
         text
     }

@@ -24,7 +24,7 @@ use super::Gguf;
 use crate::{
     checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
     error::{Error, Result},
-    model::Model,
+    model::{Config, Model},
     progress::Progress,
 };
 
@@ -39,6 +39,14 @@ pub struct GgufExport<'a> {
 }
 
 impl<'a> GgufExport<'a> {
+    /// Whether models of this config can be written so.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for those that llama.cpp cannot compute, with the reason.
+    pub fn check(config: &Config) -> Result<()> {
+        metadata::target(config).map(drop)
+    }
+
     /// Plans the file: matrices in `kind`, everything else in f32; `name` is what the model is called in it.
     ///
     /// # Errors
