@@ -31,6 +31,9 @@ pub enum Error {
     /// A tensor is absent, or has another shape or type than config.json implies.
     #[error("tensor {name} in {path}: {reason}")]
     BadTensor { name: String, path: PathBuf, reason: String },
+    /// Several things are wrong with an input: all that were found before any work began, the first one counts.
+    #[error("{}", listed(.0))]
+    Several(Vec<Error>),
     /// Token ids or text that the model cannot take.
     #[error("{0}")]
     BadTokens(String),
@@ -85,6 +88,7 @@ impl Error {
             | Self::UnsupportedField { .. }
             | Self::BadTensor { .. }
             | Self::BadTokens(_) => 3,
+            Self::Several(errors) => errors.first().map_or(3, Self::exit_code),
             Self::NoAdapter(_) => 4,
             Self::OutOfMemory(_) => 5,
             Self::DeviceLost(_) => 6,
@@ -107,6 +111,11 @@ impl Error {
                 | Self::Gpu(_)
                 | Self::NoAdapter(_)
         )
+    }
+
+    /// All of these as one; `None` of none.
+    pub(crate) fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
     }
 
     pub(crate) fn bad_file(path: &Path, reason: impl Into<String>) -> Self {
@@ -169,4 +178,13 @@ fn shown(bytes: u64) -> String {
         0x100000..0x40000000 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
         _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
     }
+}
+
+/// What is wrong, the first few in words.
+fn listed(errors: &[Error]) -> String {
+    const MOST: usize = 5;
+    let shown: Vec<String> = errors.iter().take(MOST).map(ToString::to_string).collect();
+    let more = errors.len() - shown.len();
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{} things are wrong: {}{rest}", errors.len(), shown.join("; "))
 }

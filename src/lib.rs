@@ -43,8 +43,8 @@
 //!
 //! # Who may import whom
 //! `cli → run → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow. [`run`] is the
-//! application without a terminal; [`eval`] and [`generate`] stand on `model`; [`mod@bench`] on all that is measured;
-//! [`data`], [`progress`] and `linalg` on `error`. The list is `ROOMS` of tests/layout.rs, which holds it, and that no
+//! application without a terminal; it finds models by name with [`hub`]. [`eval`] and [`generate`] stand on `model`,
+//! [`mod@bench`] on all that is measured, [`data`], [`progress`] and `linalg` on `error`. The list is `ROOMS` of tests/layout.rs, which holds it, and that no
 //! files import each other in a circle. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and
 //! `model_type`s in `model` only. The library never prints, outside of `cli`, and never panics on user data.
 
@@ -58,6 +58,7 @@ pub mod eval;
 pub mod fit;
 pub mod generate;
 pub mod gpu;
+pub mod hub;
 pub mod json;
 pub mod linalg;
 pub mod model;

@@ -152,7 +152,7 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         ),
         (&[("tf_model.h5", "")], ": it has only tf_model.h5, a TensorFlow file"),
         (&[("flax_model.msgpack", "")], "a Flax file"),
-        (&[("llama.Q4_K_M.gguf", "")], "a model for llama.cpp; give the checkpoint that it was made of"),
+        (&[("llama.Q4_K_M.gguf", "")], "a model for llama.cpp; give that file itself"),
         (&[("model.onnx", "")], "an ONNX graph"),
         (&[("model.ckpt", ""), ("config.json", "{}")], ": it has only model.ckpt, a PyTorch file"),
         (
@@ -332,4 +332,40 @@ fn an_adapter_beside_a_model_and_a_model_without_config_are_refused() {
     );
     fs::write(scene.path().join("params.json"), "{}").expect("a file");
     assert!(unloadable(scene.path()).ends_with("; params.json is of another program's format"));
+}
+
+#[test]
+fn all_that_is_wrong_with_a_model_is_said_at_once() {
+    let refused = |directory: &Path| {
+        let error = Model::open(directory).err().expect("refused");
+        assert_eq!(error.exit_code(), 3, "{error}");
+        error.to_string()
+    };
+    // Weights and config.
+    let model = support::copy_of("llama_gqa_tied");
+    let path = model.path().join("model.safetensors");
+    let whole = fs::read(&path).expect("weights");
+    fs::write(&path, &whole[..whole.len() - 100]).expect("weights");
+    support::set_fields(model.path(), &[("model_type", "mamba".into())]);
+    let message = refused(model.path());
+    assert!(message.starts_with("2 things are wrong: "), "{message}");
+    assert!(message.contains("100 bytes at its end are missing") && message.contains("\"mamba\""), "{message}");
+    // Tensors that are missing, and of another shape.
+    let model = support::copy_of("llama_gqa_tied");
+    let mut tensors = support::tensors(model.path());
+    let names: Vec<String> = tensors.keys().filter(|name| name.contains("mlp")).cloned().collect();
+    assert_eq!(names.len(), 6);
+    for name in &names[1..] {
+        tensors.remove(name);
+    }
+    tensors.get_mut(&names[0]).expect("a tensor").1.reverse();
+    support::write_tensors(&model.path().join("model.safetensors"), &tensors, &[]);
+    let message = refused(model.path());
+    assert!(message.starts_with("6 things are wrong: ") && message.ends_with("; and 1 more"), "{message}");
+    assert_eq!(names.iter().filter(|name| message.contains(name.as_str())).count(), 5, "{message}");
+    assert!(message.contains("expected shape") && message.contains("missing; config.json implies"), "{message}");
+    // One thing is said as it always was.
+    let model = support::copy_of("llama_gqa_tied");
+    support::set_fields(model.path(), &[("model_type", "mamba".into())]);
+    assert!(refused(model.path()).starts_with("unknown model_type"));
 }

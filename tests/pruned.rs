@@ -313,6 +313,16 @@ fn layers_that_differ_are_written_as_llama_cpps_deci_with_their_sizes_by_layer()
             assert_eq!((rows("attn_q"), rows("attn_v")), (layer.heads_width(), kv_width));
             assert_eq!((rows("ffn_up"), rows("ffn_gate")), (layer.intermediate_size, layer.intermediate_size));
         }
+        let read = Model::open(&path).expect("the file");
+        let by_layer = |model: &Model| {
+            let layers = model.config().layers.iter();
+            layers.map(|layer| (layer.heads, layer.kv_heads, layer.intermediate_size)).collect::<Vec<_>>()
+        };
+        assert_eq!(by_layer(&read), by_layer(&model), "{fixture}");
+        for spec in model.config().tensors() {
+            let values = |model: &Model| model.store.whole(&spec).and_then(|matrix| matrix.to_f32()).expect("values");
+            assert!(values(&read) == values(&model), "{fixture}: {}", spec.name);
+        }
     }
 }
 

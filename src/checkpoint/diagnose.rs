@@ -23,7 +23,8 @@ pub fn named(path: &Path, before: &str) -> String {
             "bin" | "pt" | "pth" | "ckpt" => format!("a PyTorch file; {SAVE_AGAIN}"),
             "h5" => format!("a TensorFlow file; {SAVE_AGAIN}"),
             "msgpack" => format!("a Flax file; {SAVE_AGAIN}"),
-            "gguf" | "ggml" => "a model for llama.cpp; give the checkpoint that it was made of".to_owned(),
+            "gguf" => "a model for llama.cpp; give that file itself".to_owned(),
+            "ggml" => "a model for an old llama.cpp; give the checkpoint that it was made of".to_owned(),
             "onnx" => "an ONNX graph; give the checkpoint that it was made of".to_owned(),
             "zip" | "gz" | "tgz" | "tar" | "xz" | "zst" | "bz2" | "7z" => "an archive; unpack it".to_owned(),
             "json" if name.ends_with(".index.json") => {
@@ -71,7 +72,7 @@ pub fn content(bytes: &[u8]) -> Option<String> {
         return Some("a tar archive; unpack it".into());
     }
     if bytes.starts_with(b"GGUF") {
-        return Some("a GGUF file for llama.cpp; give the checkpoint that it was made of".into());
+        return Some("a GGUF file for llama.cpp; give that file itself, by the ending .gguf".into());
     }
     if bytes.starts_with(b"\x89HDF") {
         return Some(format!("an HDF5 file, as TensorFlow writes them; {SAVE_AGAIN}"));

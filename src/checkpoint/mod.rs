@@ -1,22 +1,28 @@
 //! Checkpoints on disk: safetensors files, one or many, read tensor by tensor and written whole or not at all; GGUF
-//! files, written only.
+//! files, read through what makes a checkpoint of them, and written.
 
+mod assembled;
 mod atomic;
 mod diagnose;
 mod gguf;
+mod gguf_header;
 mod made;
 mod output;
+mod quantised;
 mod reader;
 mod select;
 mod target;
 mod writer;
 mod writes;
 
+pub use assembled::{Assembled, Part};
 pub use atomic::AtomicFile;
 pub use diagnose::{adapter, mistaken, shard_of};
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
+pub use gguf_header::{GgufEntry, GgufField, GgufHeader};
 pub use made::RECORD;
 pub use output::OutputDirectory;
+pub use quantised::Encoding;
 pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};

@@ -12,9 +12,12 @@ use std::{
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use super::{
+    assembled::Assembled,
     diagnose,
+    gguf_header::GgufHeader,
     select::{Selection, select},
 };
 use crate::error::{Error, Result};
@@ -24,18 +27,23 @@ pub struct Checkpoint {
     directory: PathBuf,
     files: Vec<(PathBuf, Mutex<File>)>,
     tensors: BTreeMap<String, Place>,
+    /// Where what was made for a file that has no directory of its own lies, as long as it is open.
+    made: Option<TempDir>,
     /// Names that were left out because another tensor is the same, and its name.
     aliases: HashMap<String, String>,
     /// What the user should know about the files.
     notes: Vec<String>,
 }
 
-#[derive(Clone)]
-struct Place {
-    file: usize,
-    /// Where the data of the file begins.
-    base: usize,
-    info: TensorInfo,
+enum Place {
+    Stored {
+        file: usize,
+        /// Where the data of the file begins.
+        base: usize,
+        info: TensorInfo,
+    },
+    /// Of the first file.
+    Assembled(Assembled),
 }
 
 /// A tensor as it is stored, little-endian and row-major.
@@ -46,9 +54,17 @@ pub struct Tensor<'a> {
     pub path: &'a Path,
     /// How long it is.
     pub byte_len: usize,
-    /// Where it begins in the file.
-    offset: usize,
+    /// The type in which it is written by default: mostly its own.
+    pub written: Dtype,
+    source: Source<'a>,
     file: &'a Mutex<File>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    /// From here on in the file.
+    At(usize),
+    Assembled(&'a Assembled),
 }
 
 impl Tensor<'_> {
@@ -62,7 +78,12 @@ impl Tensor<'_> {
 
     /// Whether this is the same place of the same file.
     pub fn is(&self, other: &Self) -> bool {
-        std::ptr::eq(self.file, other.file) && self.offset == other.offset && self.byte_len == other.byte_len
+        let alike = match (self.source, other.source) {
+            (Source::At(here), Source::At(there)) => here == there,
+            (Source::Assembled(one), Source::Assembled(other)) => one.parts == other.parts,
+            _ => false,
+        };
+        std::ptr::eq(self.file, other.file) && alike && self.byte_len == other.byte_len
     }
 
     /// Whether another tensor is stored alike, to the last bit.
@@ -90,9 +111,13 @@ impl Tensor<'_> {
         if range.start > range.end || range.end > self.byte_len {
             return Err(Error::shape("read", format!("bytes {range:?} of a tensor of {}", self.byte_len)));
         }
+        let offset = match self.source {
+            Source::At(offset) => offset,
+            Source::Assembled(assembled) => return assembled.read_range(range, self.file, self.path),
+        };
         let mut bytes = vec![0; range.len()];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start((self.offset + range.start) as u64))
+        file.seek(SeekFrom::Start((offset + range.start) as u64))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(Error::read(self.path))?;
         Ok(bytes)
@@ -116,7 +141,7 @@ impl Checkpoint {
     pub fn open_named(path: &Path, named: Option<&str>) -> Result<Self> {
         let Selection { directory, files, notes } = select(path, named)?;
         let mut checkpoint =
-            Self { directory, files: Vec::new(), tensors: BTreeMap::new(), aliases: HashMap::new(), notes };
+            Self { directory, files: Vec::new(), tensors: BTreeMap::new(), made: None, aliases: HashMap::new(), notes };
         let mut differing = Vec::new();
         for file in files {
             checkpoint.add(file, &mut differing)?;
@@ -132,19 +157,34 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens a GGUF file and reads what stands before its data.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::BadFile`] for headers that lie, and for other files.
+    pub fn open_gguf(path: &Path) -> Result<(File, GgufHeader)> {
+        let (file, map) = open(path)?;
+        if let Some(found) = diagnose::content(&map).filter(|_| !map.starts_with(b"GGUF")) {
+            return Err(Error::bad_file(path, format!("not a GGUF file: it is {found}")));
+        }
+        let header = GgufHeader::parse(&map, path)?;
+        Ok((file, header))
+    }
+
+    /// A checkpoint of tensors that are put together from a GGUF file; config.json and tokenizer lie in `made`.
+    pub fn assembled(path: &Path, file: File, tensors: Vec<(String, Assembled)>, made: TempDir) -> Self {
+        Self {
+            directory: made.path().to_owned(),
+            files: vec![(path.to_owned(), Mutex::new(file))],
+            tensors: tensors.into_iter().map(|(name, tensor)| (name, Place::Assembled(tensor))).collect(),
+            made: Some(made),
+            aliases: HashMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
     /// Adds the tensors of a file; those that an earlier file has otherwise are noted in `differing`.
     fn add(&mut self, path: PathBuf, differing: &mut Vec<(String, PathBuf, PathBuf)>) -> Result<()> {
-        // Looked at before it is opened: opening a pipe would wait for somebody to write.
-        if !std::fs::metadata(&path).map_err(Error::read(&path))?.is_file() {
-            return Err(Error::bad_file(&path, "not a regular file"));
-        }
-        let file = File::open(&path).map_err(Error::read(&path))?;
-        #[expect(unsafe_code, reason = "a map is the way to read a header without its tensors")]
-        // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the
-        // file in that moment could make a read fault, as with any mapped file. Tensors are read, not mapped: pages of
-        // a map that were touched count as memory of this process until it ends, and a model is larger than what a run
-        // may take.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::read(&path))?;
+        let (file, map) = open(&path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             let reason = diagnose::tensors(&map).unwrap_or_else(|| error.to_string());
             Error::bad_file(&path, format!("not a valid safetensors file: {reason}"))
@@ -155,13 +195,14 @@ impl Checkpoint {
         let number = self.files.len();
         self.files.push((path, Mutex::new(file)));
         for (name, info) in tensors {
-            let place = Place { file: number, base: 8 + header, info: info.clone() };
+            let place = Place::Stored { file: number, base: 8 + header, info: info.clone() };
             if let Some(earlier) = self.tensors.insert(name.clone(), place)
                 && let Some(later) = self.tensor(&name)
                 && let Some(before) = self.tensor_at(&earlier)
                 && !before.equals(&later)?
             {
-                differing.push((name, self.files[earlier.file].0.clone(), self.files[number].0.clone()));
+                let (before, later) = (before.path.to_owned(), later.path.to_owned());
+                differing.push((name, before, later));
             }
         }
         Ok(())
@@ -177,6 +218,12 @@ impl Checkpoint {
         &self.directory
     }
 
+    /// What to name in messages: the directory, or the file whose tensors are put together.
+    pub fn shown(&self) -> &Path {
+        let file = self.files.first().filter(|_| self.made.is_some());
+        file.map_or(&self.directory, |(path, _)| path)
+    }
+
     /// The files of this checkpoint.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
@@ -187,14 +234,27 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Read`].
     pub fn sha256(&self) -> Result<BTreeMap<String, String>> {
-        let name = |path: &Path| path.strip_prefix(&self.directory).unwrap_or(path).to_string_lossy().into_owned();
+        let within = |path: &'_ Path| path.strip_prefix(&self.directory).ok().map(|path| path.as_os_str().to_owned());
+        let name = |path: &Path| {
+            let name = within(path).or_else(|| path.file_name().map(ToOwned::to_owned)).unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
         let of = |file: &Mutex<File>| sha256(&mut file.lock().unwrap_or_else(PoisonError::into_inner));
         self.files.iter().map(|(path, file)| Ok((name(path), of(file).map_err(Error::read(path))?))).collect()
     }
 
-    /// Bytes of all tensors.
+    /// Bytes of all tensors as they are read: quantised ones are widened.
     pub fn byte_len(&self) -> u64 {
-        self.tensors.values().map(|place| (place.info.data_offsets.1 - place.info.data_offsets.0) as u64).sum()
+        self.tensors.values().filter_map(|place| self.tensor_at(place)).map(|tensor| tensor.byte_len as u64).sum()
+    }
+
+    /// Bytes that the files have for all tensors.
+    pub fn stored_len(&self) -> u64 {
+        let stored = |place: &Place| match place {
+            Place::Stored { info, .. } => (info.data_offsets.1 - info.data_offsets.0) as u64,
+            Place::Assembled(tensor) => tensor.stored_len(),
+        };
+        self.tensors.values().map(stored).sum()
     }
 
     /// Names of all tensors, in order.
@@ -208,17 +268,38 @@ impl Checkpoint {
     }
 
     fn tensor_at<'a>(&'a self, place: &'a Place) -> Option<Tensor<'a>> {
-        let (path, file) = self.files.get(place.file)?;
-        let (start, end) = place.info.data_offsets;
-        Some(Tensor {
-            dtype: place.info.dtype,
-            shape: &place.info.shape,
-            path,
-            byte_len: end - start,
-            offset: place.base + start,
-            file,
-        })
+        match place {
+            Place::Stored { file, base, info } => {
+                let (path, file) = self.files.get(*file)?;
+                let (start, end) = info.data_offsets;
+                let source = Source::At(base + start);
+                let (dtype, byte_len) = (info.dtype, end - start);
+                Some(Tensor { dtype, shape: &info.shape, path, byte_len, written: dtype, source, file })
+            }
+            Place::Assembled(tensor) => {
+                let (path, file) = self.files.first()?;
+                let (dtype, written) = (tensor.dtype, tensor.written);
+                let (byte_len, source) = (tensor.byte_len(), Source::Assembled(tensor));
+                Some(Tensor { dtype, shape: &tensor.shape, path, byte_len, written, source, file })
+            }
+        }
     }
+}
+
+/// Opens a file, and maps it to read its header.
+fn open(path: &Path) -> Result<(File, Mmap)> {
+    // Looked at before it is opened: opening a pipe would wait for somebody to write.
+    if !std::fs::metadata(path).map_err(Error::read(path))?.is_file() {
+        return Err(Error::bad_file(path, "not a regular file"));
+    }
+    let file = File::open(path).map_err(Error::read(path))?;
+    #[expect(unsafe_code, reason = "a map is the way to read a header without its tensors")]
+    // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the
+    // file in that moment could make a read fault, as with any mapped file. Tensors are read, not mapped: pages of
+    // a map that were touched count as memory of this process until it ends, and a model is larger than what a run
+    // may take.
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::read(path))?;
+    Ok((file, map))
 }
 
 /// sha256 of a whole file.

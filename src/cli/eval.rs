@@ -16,7 +16,7 @@ use crate::{
     model::Model,
     progress::Progress,
     run::{
-        AgreementReport, PerplexityReport, SCHEMA_VERSION, Tokenizers, check_tokens, evaluation_rows,
+        AgreementReport, PerplexityReport, SCHEMA_VERSION, Tokenizers, check_tokens, evaluation_rows, find_model,
         memory::{host_available, parse_bytes},
         open_model, writes_beside,
     },
@@ -25,7 +25,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["text", "tokens"])))]
 pub struct Args {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, a
+    /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
     /// Text to evaluate on: plain text; JSON or JSON lines of strings or of objects with text, content, messages,
     /// conversations (by the model's chat template), instruction and output, or prompt and completion; also compressed,
@@ -58,8 +59,9 @@ pub struct Args {
 impl Args {
     pub fn execute(&self) -> Result<()> {
         let (progress, device) = (Bars::log(), self.device.request());
-        let model = open_model(&self.model, &progress)?;
-        let dense = self.against.as_ref().map(|path| open_model(path, &progress)).transpose()?;
+        let model = open_model(&find_model(&self.model, &progress)?, &progress)?;
+        let dense =
+            self.against.as_ref().map(|path| open_model(&find_model(path, &progress)?, &progress)).transpose()?;
         let tokenizers = Tokenizers::new(&model, &progress);
         let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
         let mut writes = writes_beside(&model, self.force.force);

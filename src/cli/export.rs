@@ -10,13 +10,13 @@ use crate::{
     checkpoint::GgufType,
     error::Result,
     progress::Progress,
-    run::{ExportRequest, SCHEMA_VERSION, beside, export, name_of, open_model, writes_beside},
+    run::{ExportRequest, SCHEMA_VERSION, beside, export, find_model, name_of, open_model, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a .safetensors file with its config.json
-    /// beside it, or a directory
+    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a directory, a .safetensors file with its
+    /// config.json beside it, a .gguf file, or a name on the Hugging Face Hub
     model: PathBuf,
     /// What to write
     #[arg(long, value_enum)]
@@ -78,13 +78,14 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let log = Bars::log();
         let Format::Gguf = self.format;
-        let model = open_model(&self.model, &log)?;
+        let path = find_model(&self.model, &log)?;
+        let model = open_model(&path, &log)?;
         let output =
-            self.output.clone().unwrap_or_else(|| beside(&self.model, &format!("-{}.gguf", GgufType::from(self.kind))));
+            self.output.clone().unwrap_or_else(|| beside(&path, &format!("-{}.gguf", GgufType::from(self.kind))));
         let target = writes_beside(&model, self.force.force).file("--output", &output)?;
         let (tokenizer_pre, no_tokenizer) = (self.tokenizer_pre.clone(), self.no_tokenizer);
         let request = ExportRequest { kind: self.kind.into(), tokenizer_pre, no_tokenizer };
-        let exported = export(&model, &name_of(&self.model), &request, target, &log)?;
+        let exported = export(&model, &name_of(&path), &request, target, &log)?;
         if self.json {
             print_json(&json!({
                 "schema_version": SCHEMA_VERSION,

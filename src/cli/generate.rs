@@ -13,7 +13,7 @@ use crate::{
     generate::{Sampling, generate},
     model::{GenerationConfig, Model},
     progress::Progress,
-    run::{check_tokens, open_model, open_tokenizer, stop_tokens, writes_beside},
+    run::{check_tokens, find_model, open_model, open_tokenizer, stop_tokens, writes_beside},
 };
 
 /// Tokens that are generated where neither an option nor generation_config.json says how many.
@@ -23,7 +23,8 @@ const TOP_P: f64 = 0.95;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, a
+    /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
     /// The text to continue; empty to start from nothing
     #[arg(long)]
@@ -61,7 +62,7 @@ impl Args {
             return Err(Error::Usage("expected --temperature of at least 0 and --top-p in 0 < p <= 1".into()));
         }
         let (progress, device) = (Bars::log(), self.device.request());
-        let model = open_model(&self.model, &progress)?;
+        let model = open_model(&find_model(&self.model, &progress)?, &progress)?;
         device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
         let built = open_tokenizer(&model, &progress)?;
         let tokenizer = &built.tokenizer;

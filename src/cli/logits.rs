@@ -12,12 +12,13 @@ use crate::{
     error::Result,
     eval,
     progress::Progress,
-    run::{check_tokens, open_model, writes_beside},
+    run::{check_tokens, find_model, open_model, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, a
+    /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
     /// Token ids, {"input_ids": [[...], ...]} or a row on each line
     #[arg(long, value_name = "TOKENS.json")]
@@ -34,7 +35,7 @@ pub struct Args {
 impl Args {
     pub fn execute(&self) -> Result<()> {
         let (progress, device) = (Bars::log(), self.device.request());
-        let model = open_model(&self.model, &progress)?;
+        let model = open_model(&find_model(&self.model, &progress)?, &progress)?;
         let mut writes = writes_beside(&model, self.force.force);
         writes.reads(&self.tokens);
         let output = writes.file("--output", &self.output)?;

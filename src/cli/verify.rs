@@ -13,12 +13,13 @@ use crate::{
     data::TokenizerFiles,
     error::{Error, Result},
     progress::Progress,
-    run::{FILE, RunRecord, SCHEMA_VERSION, Tokenizers, grouped, open_model, writes_beside},
+    run::{FILE, RunRecord, SCHEMA_VERSION, Tokenizers, find_model, grouped, open_model, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The output of a run, or any model: a .safetensors file with its config.json beside it, or a directory
+    /// The output of a run, or any model: a directory, a .safetensors file with its config.json beside it, a
+    /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -33,7 +34,7 @@ impl Args {
     pub fn execute(&self) -> Result<()> {
         let (progress, device) = (Bars::log(), self.device.request());
         // Config, names, shapes and widths.
-        let model = open_model(&self.model, &progress)?;
+        let model = open_model(&find_model(&self.model, &progress)?, &progress)?;
         device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
         let (config, tensors) = (model.config(), model.config().tensors().len());
         let record = RunRecord::load(model.directory(), config)?;
@@ -80,7 +81,7 @@ impl Args {
                 "model": self.model.display().to_string(),
                 "model_type": config.raw.get("model_type"),
                 "tensors": tensors,
-                "bytes": model.store.checkpoint.byte_len(),
+                "bytes": model.store.checkpoint.stored_len(),
                 "parameters": config.parameters(),
                 "widths": widths,
                 "files_checked": record.as_ref().is_some_and(|record| !record.files.is_empty()),

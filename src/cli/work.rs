@@ -13,7 +13,7 @@ use crate::{
     checkpoint::{Dtype, GgufType},
     error::Result,
     model::Model,
-    run::{Log, Method, Request, Task, beside, memory::parse_bytes, open_model},
+    run::{Log, Method, Request, Task, beside, find_model, memory::parse_bytes, open_model},
 };
 
 const RESULT: &str = "What is written";
@@ -21,7 +21,8 @@ const LONG: &str = "Long runs";
 
 #[derive(Debug, clap::Args)]
 pub struct WorkArgs {
-    /// The model: a .safetensors file with its config.json beside it, or a directory
+    /// The model: a directory, a .safetensors file with its config.json beside it, a
+    /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
     /// The directory to write [default: beside the model, such as MODEL-sliced-25]
     #[arg(short, long, value_name = "OUT")]
@@ -91,6 +92,18 @@ impl WorkArgs {
         }
     }
 
+    /// The same of the model where it was found; an output without a name is called after that.
+    fn located<O: Clone>(&self, request: &Request<O>, found: PathBuf) -> Request<O> {
+        let mut located = request.clone();
+        if self.output.is_none() && found != request.model {
+            let name = request.output.file_name().unwrap_or_default().to_string_lossy();
+            let stem = request.model.file_stem().unwrap_or_default().to_string_lossy();
+            located.output = beside(&found, name.strip_prefix(stem.as_ref()).unwrap_or(&name));
+        }
+        located.model = found;
+        located
+    }
+
     /// Does it, or says what it would take, and prints what came of it.
     pub fn execute<M: Method>(&self, request: &Request<M::Options>) -> Result<()> {
         self.execute_on::<M>(request, |model, _| Ok(model))
@@ -103,6 +116,7 @@ impl WorkArgs {
         prepare: impl FnOnce(Model, &Log) -> Result<Model>,
     ) -> Result<()> {
         let log = Bars::log();
+        let request = &self.located(request, find_model(&request.model, &log)?);
         let model = prepare(open_model(&request.model, &log)?, &log)?;
         let task = Task::<M>::plan(&model, request, &log)?;
         let outcome = if self.dry_run { task.foresee()? } else { task.work()? };

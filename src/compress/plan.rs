@@ -141,7 +141,7 @@ impl Plan {
                 "the first layer cannot be left out: nothing before it could make up for it".into(),
             ));
         }
-        let smaller = config.resized(&sizes)?;
+        let smaller = types.noted_in(config.resized(&sizes)?);
         let stored_width = sizes.width.unwrap_or(config.hidden_size);
         let width = stored_width - if sizes.width.is_some() { config.stock_padding() } else { 0 };
         if width == 0 {

@@ -30,7 +30,7 @@ pub use agreement::{Agreement, Agreements};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};
-pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, without_mean};
+pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, is_gguf, without_mean};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
@@ -58,7 +58,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a `.safetensors` file with its config.json beside it, or a directory.
+    /// Opens a `.safetensors` file with its config.json beside it, a directory, or a GGUF file.
     ///
     /// # Errors
     /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].
@@ -66,17 +66,34 @@ impl Model {
         if !path.exists() {
             return Err(Error::bad_file(path, "no such model"));
         }
+        if is_gguf(path) {
+            let (config, checkpoint) = forms::open_gguf(path)?;
+            return Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None });
+        }
         let named = fields::read(&path.join("config.json"))
             .ok()
             .and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
-        let checkpoint = Checkpoint::open_named(path, named.as_deref())?;
-        let directory = checkpoint.directory();
-        if directory.join("adapter_config.json").exists() {
-            return Err(Error::bad_file(
-                directory,
-                format!("beside the model, it has what transformers would add to it: {}", adapter(directory)),
-            ));
-        }
+        let checkpoint = Checkpoint::open_named(path, named.as_deref());
+        let directory = checkpoint.as_ref().map_or(path, Checkpoint::directory).to_owned();
+        let merged = directory.join("adapter_config.json").exists().then(|| {
+            let what = format!("beside the model, it has what transformers would add to it: {}", adapter(&directory));
+            Error::bad_file(&directory, what)
+        });
+        // All that is wrong, at once: whoever has to download one file again should know of the other.
+        let (checkpoint, config) = match (checkpoint, Self::read_config(&directory)) {
+            (Ok(checkpoint), Ok(config)) if merged.is_none() => (checkpoint, config),
+            (checkpoint, config) => {
+                // Without weights that can be read, what lies beside them says what is there instead.
+                let config = config.err().filter(|_| checkpoint.is_ok() || directory.join("config.json").exists());
+                let merged = merged.filter(|_| checkpoint.is_ok());
+                let wrong = [checkpoint.err(), merged, config].into_iter().flatten().collect();
+                return Err(Error::all(wrong).unwrap_or_else(|| Error::internal("a model without a reason")));
+            }
+        };
+        Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None })
+    }
+
+    fn read_config(directory: &Path) -> Result<Config> {
         let config = directory.join("config.json");
         if !config.exists() {
             let found = if directory.join("params.json").exists() {
@@ -89,8 +106,7 @@ impl Model {
                 format!("missing: expected the config.json of the model beside its weights{found}"),
             ));
         }
-        let config = Config::load(&config)?;
-        Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None })
+        Config::load(&config)
     }
 
     pub fn config(&self) -> &Config {

@@ -154,7 +154,7 @@ impl WeightStore {
     }
 
     pub(super) fn bad(&self, name: &str, reason: String) -> Error {
-        Error::BadTensor { name: name.into(), path: self.checkpoint.directory().into(), reason }
+        Error::BadTensor { name: name.into(), path: self.checkpoint.shown().into(), reason }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},
-    error::Result,
+    error::{Error, Result},
     gpu::ElementType,
     ops::Norm,
 };
@@ -263,13 +263,17 @@ impl WeightStore {
     /// Checks that every tensor is there, in a floating-point type and the right shape.
     ///
     /// # Errors
-    /// [`crate::Error::BadTensor`] that names the first one that is not; [`crate::Error::Read`].
+    /// [`Error::BadTensor`] that names the one that is not, [`Error::Several`] for more of them; [`Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
         let mut store = Self { config, checkpoint, notes: Vec::new(), vocabulary: None };
         store.resolve_head()?;
-        for spec in store.config.tensors() {
-            store.find(&spec.name, &spec.shape)?;
-            store.check_single(&spec.name)?;
+        let check = |spec: TensorSpec| {
+            let found = store.find(&spec.name, &spec.shape).map(drop);
+            found.and_then(|()| store.check_single(&spec.name)).err()
+        };
+        let wrong = store.config.tensors().into_iter().filter_map(check).collect();
+        if let Some(error) = Error::all(wrong) {
+            return Err(error);
         }
         store.note_wide();
         if let Some(head) = store.classifier() {
@@ -285,17 +289,22 @@ impl WeightStore {
         self.checkpoint.notes().iter().chain(&self.notes).map(String::as_str)
     }
 
-    /// The type that each tensor is read in, by the name that the architecture gives it: its own, or F32 for F64.
+    /// The type that each tensor is written in by default, by the name that the architecture gives it: its own, F32 for
+    /// F64, and F16 for what is quantised.
     pub fn types(&self) -> impl Iterator<Item = (String, Dtype)> {
-        self.config.tensors().into_iter().map(|spec| {
-            let stored = self.checkpoint.tensor(&self.stored_name(&spec.name)).map(|tensor| tensor.dtype);
+        self.types_by(|tensor| tensor.written)
+    }
+
+    fn types_by(&self, of: fn(&Tensor) -> Dtype) -> impl Iterator<Item = (String, Dtype)> {
+        self.config.tensors().into_iter().map(move |spec| {
+            let stored = self.checkpoint.tensor(&self.stored_name(&spec.name)).map(|tensor| of(&tensor));
             (spec.name, stored.filter(|dtype| *dtype != Dtype::F64).unwrap_or(Dtype::F32))
         })
     }
 
-    /// Bytes of a value of the widest of these types.
+    /// Bytes of a value of the widest of the types that tensors are read in.
     pub fn element_size(&self) -> usize {
-        self.types().map(|(_, dtype)| dtype.bitsize() / 8).max().unwrap_or(4)
+        self.types_by(|tensor| tensor.dtype).map(|(_, dtype)| dtype.bitsize() / 8).max().unwrap_or(4)
     }
 
     /// Tensors of the checkpoint that the config does not call for, and that would be lost.

@@ -1,6 +1,6 @@
 //! What is read: models, and files of text or tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
@@ -8,9 +8,19 @@ use crate::{
     checkpoint::Writes,
     data::{self, BuiltTokenizer, ChatTemplate, TokenizerFiles, Tokens},
     error::{Error, Result},
+    hub,
     model::{GenerationConfig, Model, StopTokens},
     progress::Progress,
 };
+
+/// Where the model is that a command line names: a path, or the name of a repository on the Hugging Face Hub, which is
+/// downloaded if it has to be.
+///
+/// # Errors
+/// As [`hub::find`].
+pub fn find_model(model: &Path, progress: &dyn Progress) -> Result<PathBuf> {
+    hub::find(model, &hub::Settings::from_environment(), progress)
+}
 
 /// Opens a model, and says what is unusual about its files and tensors.
 ///

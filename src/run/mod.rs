@@ -38,7 +38,8 @@ pub use compressing::{Compress, CompressReport, CompressRequest};
 pub use device::DeviceRequest;
 pub use export::{ExportRequest, Exported, export, exported_beside};
 pub use inputs::{
-    Tokenizers, build_tokenizer, check_tokens, evaluation_rows, open_model, open_tokenizer, stop_tokens, writes_beside,
+    Tokenizers, build_tokenizer, check_tokens, evaluation_rows, find_model, open_model, open_tokenizer, stop_tokens,
+    writes_beside,
 };
 pub use log::Log;
 pub use method::{Method, Row, Section};

@@ -7,6 +7,8 @@ use std::{
 
 use serde::Serializer;
 
+use crate::model::is_gguf;
+
 /// Serialises a path as text, also where it is not UTF-8.
 ///
 /// # Errors
@@ -66,12 +68,16 @@ pub fn repository_of(path: &Path) -> Option<String> {
     in_cache(&named(path)).map(|parts| parts.join("/"))
 }
 
-/// What to call the model: its repository in a Hugging Face cache, or its directory.
+/// What to call the model: its repository in a Hugging Face cache, its directory, or its GGUF file.
 pub fn name_of(path: &Path) -> String {
     if let Some(repository) = repository(&named(path)) {
         return repository;
     }
     let path = std::path::absolute(named(path)).unwrap_or_else(|_| path.to_owned());
+    // A file that is all of a model has its name.
+    if is_gguf(&path) {
+        return path.file_stem().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    }
     let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
     directory.and_then(Path::file_name).map_or("model".into(), |name| name.to_string_lossy().into_owned())
 }

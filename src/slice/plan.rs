@@ -11,10 +11,8 @@ use super::{
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
-    gpu::ElementType,
-    model::{Config, SLICED_PREFIX, Slicing, element_type},
+    model::{Config, SLICED_PREFIX, Slicing},
     ops::Norm,
-    stream::Types,
 };
 
 /// The sliced model before it exists.
@@ -64,7 +62,7 @@ impl Plan {
         let padding = if stock { config.stock_padding() } else { 0 };
         let form = |stored: usize| {
             if stock {
-                with_dtype(config.stock(stored, tied)?, &options.dtype)
+                Ok(options.dtype.noted_in(config.stock(stored, tied)?))
             } else {
                 with_widths(config, stored, options)
             }
@@ -214,17 +212,5 @@ fn with_widths(config: &Config, width: usize, options: &Options) -> Result<Confi
     for (name, value) in config.architecture.forms.code.iter().flat_map(|code| code.fields(false)) {
         raw.insert(name.into(), value);
     }
-    with_dtype(Config::from_fields(raw, Path::new("config.json of the sliced model"))?, &options.dtype)
-}
-
-/// The config with the type of the written tensors, where it names one and they have one.
-fn with_dtype(mut config: Config, types: &Types) -> Result<Config> {
-    let Types::One(dtype) = types else { return Ok(config) };
-    let dtype = element_type(*dtype).unwrap_or(ElementType::F32).name();
-    for name in ["torch_dtype", "dtype"] {
-        if let Some(Value::String(stored)) = config.raw.get_mut(name) {
-            *stored = dtype.into();
-        }
-    }
-    Ok(config)
+    Ok(options.dtype.noted_in(Config::from_fields(raw, Path::new("config.json of the sliced model"))?))
 }

@@ -2,9 +2,12 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
+use serde_json::Value;
+
 use crate::{
     checkpoint::Dtype,
-    model::{Config, Names, WeightStore, architecture::Space},
+    gpu::ElementType,
+    model::{Config, Names, WeightStore, architecture::Space, element_type},
 };
 
 /// In which types tensors are written.
@@ -43,6 +46,18 @@ impl Types {
             Some(_) => Self::Own(Arc::new(types)),
             None => Self::One(Dtype::F32),
         }
+    }
+
+    /// The config with the type of the written tensors, where it names one and they have one.
+    pub fn noted_in(&self, mut config: Config) -> Config {
+        let Self::One(dtype) = self else { return config };
+        let dtype = element_type(*dtype).unwrap_or(ElementType::F32).name();
+        for name in ["torch_dtype", "dtype"] {
+            if let Some(Value::String(stored)) = config.raw.get_mut(name) {
+                *stored = dtype.into();
+            }
+        }
+        config
     }
 
     /// The type of each tensor of `sliced`, in the order of [`Config::tensors`], where `config` is the original.

@@ -28,7 +28,7 @@ pub fn byte_tokenizer() -> Value {
 }
 
 /// A model with a vocabulary of 260 and that tokenizer.
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let scene = Scene::with_vocabulary(260);
     scene.put("model/tokenizer.json", byte_tokenizer().to_string());
     scene

@@ -10,6 +10,7 @@ mod devices;
 mod export;
 mod export_tokenizers;
 mod files;
+mod gguf;
 #[path = "../support/gguf_reader.rs"]
 mod gguf_reader;
 mod help;

@@ -40,6 +40,11 @@ pub enum Role {
     Down,
 }
 
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+}
+
 /// How a linear weight is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {

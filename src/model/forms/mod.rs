@@ -6,7 +6,7 @@ mod python;
 mod resize;
 mod stock;
 
-pub use gguf::{GgufExport, GgufTokenizer, Vocabulary};
+pub use gguf::{GgufExport, GgufTokenizer, Vocabulary, is_gguf, open_gguf};
 pub use python::RemoteCode;
 pub use resize::Resize;
 pub use stock::without_mean;

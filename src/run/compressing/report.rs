@@ -153,7 +153,7 @@ impl CompressReport {
             model_type: config.architecture.model_type,
             before: Sizes {
                 vocabulary: model.whole_vocabulary().unwrap_or(config.vocab_size),
-                ..Sizes::of(config, model.store.checkpoint.byte_len(), parameters, config.hidden_size)
+                ..Sizes::of(config, model.store.checkpoint.stored_len(), parameters, config.hidden_size)
             },
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: written.and_then(|(best, _)| best.sizes.by_layer.clone()),

@@ -99,7 +99,7 @@ impl SliceReport {
             original_parameters,
             parameters_after_fusion: fused_parameters,
             sliced_parameters,
-            original_bytes: model.store.checkpoint.byte_len(),
+            original_bytes: model.store.checkpoint.stored_len(),
             sliced_bytes: plan.byte_len(),
             percent_removed: percent_removed(original_parameters, sliced_parameters),
             percent_removed_after_fusion: percent_removed(fused_parameters, sliced_parameters),

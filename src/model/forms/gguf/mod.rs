@@ -1,13 +1,22 @@
 //! A dense checkpoint as a GGUF file: the names, the order of rows, the metadata and the vocabulary that llama.cpp
-//! expects.
+//! expects; and a GGUF file as a model. What is written here (`metadata`, `tensors`, `vocabulary`, `pieces`) has its
+//! inverse beside it (`read_metadata`, `read_tensors`, `read_vocabulary`).
 
+mod frequencies;
+mod keys;
 mod metadata;
 mod pieces;
+mod read;
+mod read_metadata;
+mod read_tensors;
+mod read_vocabulary;
+mod source;
 mod tensors;
 mod tokenizer_json;
 mod vocabulary;
 
 use metadata::Metadata;
+pub use read::{is_gguf, open as open_gguf};
 use tensors::Entry;
 pub use vocabulary::{GgufTokenizer, Vocabulary};
 

@@ -1,6 +1,6 @@
 //! What a tokenizer does with a text before its merges, and what llama.cpp calls that.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::tokenizer_json::File;
 
@@ -129,4 +129,79 @@ pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// How a tokenizer of bytes cuts text into words, as tokenizer.json has it.
+pub struct Cutter {
+    pub normalizer: Value,
+    pub pre_tokenizer: Value,
+    /// Whether tokens may be taken whole without merges.
+    pub whole: bool,
+}
+
+/// Other names of what [`pre_tokenizer`] finds: llama.cpp has one for each model that it knew it by.
+const SAME: &[(&str, &[&str])] = &[
+    ("gpt-2", &["phi-2", "olmo", "mpt", "jais", "trillion", "granite-docling"]),
+    ("smollm", &["starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"]),
+    ("llama-bpe", &["llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"]),
+    ("smaug-bpe", &["dbrx", "chatglm-bpe"]),
+    ("qwen2", &["stablelm2", "hunyuan", "deepseek-r1-qwen", "megrez"]),
+];
+
+/// Several expressions, one after the other, of names that are read alone.
+const CHAINS: &[(&str, &[&str])] = &[
+    (
+        "default",
+        &[
+            r"[\p{P}\$\+<=>\^~\|]+",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+            r"\p{N}+",
+            "[0-9][0-9][0-9]",
+        ],
+    ),
+    (
+        "falcon",
+        &[
+            r"[\p{P}\$\+<=>\^~\|`]+",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+            "[0-9][0-9][0-9]",
+        ],
+    ),
+    (
+        "gpt-4o",
+        &[
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+    ),
+];
+
+/// What the words of this name of llama.cpp's are: the inverse of [`pre_tokenizer`], and more; `None` for a name that
+/// is not known here.
+pub fn cutter(name: &str) -> Option<Cutter> {
+    let name = first_name(name);
+    let bytes = |own_words: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": own_words });
+    let split = |words: &str| json!({ "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated", "invert": false });
+    let sequence = |steps: Vec<Value>| json!({ "type": "Sequence", "pretokenizers": steps });
+    let known = WORDS.iter().find(|(.., known)| *known == name);
+    let chain = CHAINS.iter().find(|(known, _)| *known == name);
+    let pre_tokenizer = match (name, known, chain) {
+        ("gpt-2", ..) => bytes(true),
+        ("smollm", ..) => sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)]),
+        (_, Some((words, ..)), _) => sequence(vec![split(words), bytes(false)]),
+        (_, _, Some((_, words))) => sequence(words.iter().map(|words| split(words)).chain([bytes(false)]).collect()),
+        _ => return None,
+    };
+    // llama.cpp takes characters as they come; the models were made with composed ones.
+    let normalizer = if name == "qwen2" { json!({ "type": "NFC" }) } else { Value::Null };
+    Some(Cutter { normalizer, pre_tokenizer, whole: known.is_some_and(|(_, whole, _)| *whole) })
+}
+
+/// The name under which [`pre_tokenizer`] knows it.
+fn first_name(name: &str) -> &str {
+    SAME.iter().find(|(_, others)| others.contains(&name)).map_or(name, |(first, _)| first)
+}
+
+/// Whether llama.cpp puts a token before texts where the file does not say.
+pub fn begins_texts(name: &str) -> bool {
+    matches!(first_name(name), "llama-bpe" | "tekken")
 }

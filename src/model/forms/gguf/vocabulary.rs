@@ -47,7 +47,7 @@ pub struct GgufTokenizer {
 
 /// What `tokenizer.ggml.token_type` calls tokens.
 #[derive(Clone, Copy, PartialEq)]
-enum TokenType {
+pub enum TokenType {
     Normal = 1,
     Unknown = 2,
     Control = 3,

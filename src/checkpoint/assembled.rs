@@ -1,0 +1,168 @@
+//! Tensors put together from rows of a GGUF file, which are widened when they are read.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    ops::Range,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use safetensors::Dtype;
+
+use super::quantised::Encoding;
+use crate::error::{Error, Result};
+
+/// Rows of a tensor of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    pub encoding: Encoding,
+    /// Where the tensor begins in the file.
+    pub offset: u64,
+    /// Values of a row.
+    pub width: usize,
+    /// Which of its rows these are, in the order they are wanted.
+    pub rows: Arc<[usize]>,
+}
+
+/// A tensor of a checkpoint, made of parts that follow each other.
+#[derive(Debug)]
+pub struct Assembled {
+    pub shape: Vec<usize>,
+    pub parts: Vec<Part>,
+    /// Whether the tensor is the transpose of what the parts make.
+    pub transposed: bool,
+    /// The type in which it is read.
+    pub dtype: Dtype,
+    /// The type in which it is written by default.
+    pub written: Dtype,
+    /// Of a transposed tensor, all of it, while it is read.
+    whole: Mutex<Option<Arc<Vec<u8>>>>,
+}
+
+impl Assembled {
+    /// Of these parts. Values are read in the parts' own type, or in f32 where they are quantised or differ; quantised
+    /// ones are written in f16 by default.
+    pub fn new(shape: Vec<usize>, parts: Vec<Part>, transposed: bool) -> Self {
+        let first = parts.first().map_or(Dtype::F32, |part| part.encoding.dtype());
+        let alike = parts.iter().all(|part| part.encoding.dtype() == first);
+        let dtype = if alike { first } else { Dtype::F32 };
+        let quantised = parts.iter().any(|part| part.encoding.float().is_none());
+        let written = if quantised { Dtype::F16 } else { dtype };
+        Self { shape, parts, transposed, dtype, written, whole: Mutex::new(None) }
+    }
+
+    fn element(&self) -> usize {
+        self.dtype.bitsize() / 8
+    }
+
+    /// Bytes of all values, as they are read.
+    pub fn byte_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.element()
+    }
+
+    /// Bytes that the file has for them.
+    pub fn stored_len(&self) -> u64 {
+        let bytes = |part: &Part| (part.rows.len() * (part.width / part.encoding.block) * part.encoding.bytes) as u64;
+        self.parts.iter().map(bytes).sum()
+    }
+
+    /// Some bytes of the tensor; the range has been checked.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn read_range(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
+        if !self.transposed {
+            return self.rows_range(range, file, path);
+        }
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = match &*whole {
+            Some(bytes) => Arc::clone(bytes),
+            None => Arc::new(self.transpose(&self.rows_range(0..self.byte_len(), file, path)?)),
+        };
+        let read = bytes.get(range.clone()).map(<[u8]>::to_vec);
+        // Columns are read from the first row to the last: after that, the rest of the model is what matters.
+        *whole = (range.end < self.byte_len()).then_some(bytes);
+        read.ok_or_else(|| Error::shape("read", "bytes beyond the end of a tensor"))
+    }
+
+    fn transpose(&self, stored: &[u8]) -> Vec<u8> {
+        let (size, cols) = (self.element(), self.shape.last().copied().unwrap_or(1));
+        let rows = self.shape.iter().product::<usize>() / cols.max(1);
+        let mut turned = vec![0; stored.len()];
+        for row in 0..rows {
+            for col in 0..cols {
+                let (from, to) = ((col * rows + row) * size, (row * cols + col) * size);
+                turned[to..to + size].copy_from_slice(&stored[from..from + size]);
+            }
+        }
+        turned
+    }
+
+    /// Some bytes of the parts one after the other.
+    fn rows_range(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
+        let size = self.element();
+        let mut bytes = Vec::with_capacity(range.len());
+        let mut begins = 0;
+        for part in &self.parts {
+            let row = part.width * size;
+            let ends = begins + part.rows.len() * row;
+            let within = range.start.max(begins)..range.end.min(ends);
+            if within.start < within.end {
+                let (start, end) = (within.start - begins, within.end - begins);
+                let rows = start / row..end.div_ceil(row);
+                let skipped = start - rows.start * row;
+                let read = self.part_rows(part, rows, file).map_err(Error::read(path))?;
+                bytes.extend_from_slice(&read[skipped..skipped + (end - start)]);
+            }
+            begins = ends;
+        }
+        Ok(bytes)
+    }
+
+    /// Some rows of a part, in the type of the tensor.
+    fn part_rows(&self, part: &Part, rows: Range<usize>, file: &Mutex<File>) -> std::io::Result<Vec<u8>> {
+        let Part { encoding, offset, width, .. } = part;
+        let stored_row = width / encoding.block * encoding.bytes;
+        let row = width * self.element();
+        let mut bytes = Vec::with_capacity(rows.len() * row);
+        for group in groups(&part.rows[rows]) {
+            let (Some(&first), Some(&last)) = (group.iter().min(), group.iter().max()) else { continue };
+            let mut stored = vec![0; (last + 1 - first) * stored_row];
+            {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(offset + (first * stored_row) as u64))?;
+                file.read_exact(&mut stored)?;
+            }
+            let read = if encoding.float() == Some(self.dtype) {
+                stored
+            } else {
+                encoding.widen(&stored).into_iter().flat_map(f32::to_le_bytes).collect()
+            };
+            group.iter().for_each(|at| bytes.extend_from_slice(&read[(at - first) * row..][..row]));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Rows that are near each other, to be read at once: no group spans more than about twice what it has.
+fn groups(rows: &[usize]) -> Vec<&[usize]> {
+    const SLACK: usize = 256;
+    let mut found = Vec::new();
+    let mut begins = 0;
+    let (mut least, mut most) = (usize::MAX, 0);
+    for (at, &row) in rows.iter().enumerate() {
+        let (lower, upper) = (least.min(row), most.max(row));
+        if upper - lower > 2 * (at - begins) + SLACK && at > begins {
+            found.push(&rows[begins..at]);
+            begins = at;
+            (least, most) = (row, row);
+        } else {
+            (least, most) = (lower, upper);
+        }
+    }
+    if begins < rows.len() {
+        found.push(&rows[begins..]);
+    }
+    found
+}

@@ -1,0 +1,184 @@
+//! Files of a commit into the cache: those that are missing, from where an earlier download stopped.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use ureq::http::StatusCode;
+
+use super::{
+    cache::{Cache, create_parent},
+    client::{Client, Listed, Listing, TRIES},
+    select::{Weights, goes_along, shards, weights},
+};
+use crate::{
+    error::{Error, Result},
+    progress::Progress,
+};
+
+const PIECE: usize = 1 << 20;
+
+/// Downloads what counts of a commit and is not there; returns the model.
+///
+/// # Errors
+/// As [`super::find`].
+pub fn snapshot(client: &Client, cache: &Cache, listing: &Listing, progress: &dyn Progress) -> Result<PathBuf> {
+    let name = client.name();
+    let names: Vec<&str> = listing.siblings.iter().map(|listed| listed.name.as_str()).collect();
+    let weights = weights(&names, name.file(), name.repository())?;
+    let find = |name: &str| listing.siblings.iter().find(|listed| listed.name == name);
+    let bad = |reason: String| Error::bad_file(name.repository().as_ref(), reason);
+    let mut wanted: Vec<&Listed> = Vec::new();
+    match &weights {
+        Weights::File(file) => wanted.extend(find(file)),
+        Weights::Single => wanted.extend(find("model.safetensors")),
+        Weights::Index => {
+            let index = find("model.safetensors.index.json").ok_or_else(|| bad("has no index of its shards".into()))?;
+            let work = Work { client, cache, commit: &listing.sha, progress };
+            work.fetch(index)?;
+            let path = cache.snapshot(&listing.sha).join(&index.name);
+            let text = fs::read(&path).map_err(Error::read(&path))?;
+            for shard in shards(&text).map_err(|reason| Error::bad_file(&path, reason))? {
+                wanted.push(find(&shard).ok_or_else(|| bad(format!("its index names {shard}, which it has not")))?);
+            }
+        }
+    }
+    if !matches!(weights, Weights::File(_)) {
+        wanted.extend(listing.siblings.iter().filter(|listed| goes_along(&listed.name)));
+    }
+    let work = Work { client, cache, commit: &listing.sha, progress };
+    let missing: Vec<&Listed> = wanted.into_iter().filter(|listed| !work.is_there(listed)).collect();
+    if !missing.is_empty() {
+        progress.say(&format!("downloading {} files of {}", missing.len(), name.repository()));
+        progress.begin("downloading", missing.iter().filter_map(|listed| listed.size).sum());
+        missing.into_iter().try_for_each(|listed| work.fetch(listed))?;
+    }
+    cache.note_commit(name.revision(), &listing.sha)?;
+    Ok(cache.model(&listing.sha, name))
+}
+
+struct Work<'a> {
+    client: &'a Client<'a>,
+    cache: &'a Cache,
+    commit: &'a str,
+    progress: &'a dyn Progress,
+}
+
+impl Work<'_> {
+    fn is_there(&self, listed: &Listed) -> bool {
+        let metadata = fs::metadata(self.cache.snapshot(self.commit).join(&listed.name));
+        metadata.is_ok_and(|found| found.is_file() && listed.size.is_none_or(|size| size == found.len()))
+    }
+
+    fn bad(&self, listed: &Listed, reason: &str) -> Error {
+        Error::bad_file(format!("{}/{}", self.client.name().repository(), listed.name).as_ref(), reason)
+    }
+
+    /// Puts a file into the cache and gives it its name there.
+    fn fetch(&self, listed: &Listed) -> Result<()> {
+        let hash = listed.hash().ok_or_else(|| self.bad(listed, "the Hub does not say its hash"))?;
+        let blob = self.cache.blob(hash);
+        let whole = || fs::metadata(&blob).is_ok_and(|found| listed.size.is_none_or(|size| size == found.len()));
+        if !whole() {
+            let _lock = self.cache.lock(hash)?;
+            // Another process may have done it meanwhile.
+            if !whole() {
+                create_parent(&blob)?;
+                let partial = self.cache.blob(&format!("{hash}.incomplete"));
+                self.download(listed, &partial)?;
+                fs::rename(&partial, &blob).map_err(Error::write(&blob))?;
+            }
+        }
+        self.cache.link(self.commit, &listed.name, hash)
+    }
+
+    /// Downloads a file, or the rest of it, and holds it against its hash.
+    fn download(&self, listed: &Listed, partial: &Path) -> Result<()> {
+        let opened = File::options().create(true).truncate(false).read(true).write(true).open(partial);
+        let mut file = opened.map_err(Error::write(partial))?;
+        let mut have = file.seek(SeekFrom::End(0)).map_err(Error::write(partial))?;
+        // More than all of it is something else.
+        if listed.size.is_some_and(|size| have > size) {
+            have = 0;
+        }
+        self.progress.advance(have)?;
+        let (mut failures, mut why) = (0, String::new());
+        // What has no bytes is asked for all the same.
+        let mut whole = listed.size.is_some_and(|size| size > 0 && have == size);
+        while !whole && failures < TRIES {
+            let response = self.client.file(self.commit, &listed.name, have)?;
+            match response.status() {
+                StatusCode::OK => have = 0,
+                StatusCode::PARTIAL_CONTENT => {}
+                // The file became another one.
+                StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
+                    have = 0;
+                    failures += 1;
+                    continue;
+                }
+                _ => return Err(self.client.refused(&response).into()),
+            }
+            file.set_len(have).and_then(|()| file.seek(SeekFrom::Start(have))).map_err(Error::write(partial))?;
+            let before = have;
+            let ended = self.copy(response.into_body().into_reader(), &mut file, partial, &mut have)?;
+            whole = ended.is_ok() && listed.size.is_none_or(|size| have >= size);
+            if !whole {
+                why = ended.err().unwrap_or_else(|| "the connection ended".into());
+                // As long as there is more each time, it comes to an end.
+                failures = if have > before { 0 } else { failures + 1 };
+                self.client.wait(failures, None);
+            }
+        }
+        if let Some(size) = listed.size.filter(|size| *size != have) {
+            let reason = format!("{have} bytes came of {size}: {why}; the same command continues from there");
+            return Err(self.bad(listed, &reason));
+        }
+        file.sync_all().map_err(Error::write(partial))?;
+        if let Some(expected) = listed.sha256() {
+            let found = sha256(&mut file).map_err(Error::read(partial))?;
+            if found != expected {
+                fs::remove_file(partial).map_err(Error::write(partial))?;
+                return Err(self.bad(listed, "what came has another sha256 than the Hub says; try again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends what comes; the inner result is why it ended before its end.
+    fn copy(
+        &self,
+        mut body: impl Read,
+        file: &mut File,
+        partial: &Path,
+        have: &mut u64,
+    ) -> Result<std::result::Result<(), String>> {
+        let mut piece = vec![0; PIECE];
+        loop {
+            match body.read(&mut piece) {
+                Ok(0) => return Ok(Ok(())),
+                Ok(count) => {
+                    file.write_all(&piece[..count]).map_err(Error::write(partial))?;
+                    *have += count as u64;
+                    self.progress.advance(count as u64)?;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+    }
+}
+
+fn sha256(file: &mut File) -> std::io::Result<String> {
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
+    file.seek(SeekFrom::Start(0))?;
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            count => hasher.update(&piece[..count]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,82 @@
+//! Which files of a repository count for a model: those that are read, and the terms of use.
+
+use crate::error::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// What the names of files hold that say what a model may be used for.
+const TERMS: &[&str] = &["license", "licence", "notice", "use_policy"];
+
+/// The weights of a repository.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Weights {
+    Single,
+    /// The shards that the index names.
+    Index,
+    /// One GGUF file.
+    File(String),
+}
+
+/// The weights that count, of these files.
+///
+/// # Errors
+/// [`Error::BadFile`] that says what is there instead.
+pub fn weights(names: &[&str], file: Option<&str>, repository: &str) -> Result<Weights> {
+    let bad = |reason: String| Err(Error::bad_file(repository.as_ref(), reason));
+    let ending = |ends: &[&str]| -> Vec<&str> {
+        names.iter().copied().filter(|name| ends.iter().any(|end| name.ends_with(end))).collect()
+    };
+    let ggufs = ending(&[".gguf"]);
+    let few = |names: &[&str]| {
+        let shown = names.iter().take(6).copied().collect::<Vec<_>>().join(", ");
+        if names.len() > 6 { format!("{shown} and {} more", names.len() - 6) } else { shown }
+    };
+    match file {
+        Some(file) if names.contains(&file) => return Ok(Weights::File(file.to_owned())),
+        Some(file) => return bad(format!("the repository has no {file}; its GGUF files: {}", few(&ggufs))),
+        None => {}
+    }
+    match () {
+        () if names.contains(&SINGLE) => Ok(Weights::Single),
+        () if names.contains(&INDEX) => Ok(Weights::Index),
+        () if !ggufs.is_empty() => bad(format!(
+            "the repository has GGUF files alone: name one of them, such as {repository}/{}; there are {}",
+            ggufs[0],
+            few(&ggufs)
+        )),
+        () if names.contains(&"adapter_config.json") => {
+            bad("the repository holds a LoRA adapter; merge it into its base model first".into())
+        }
+        () if !ending(&[".bin", ".pt", ".pth"]).is_empty() => {
+            bad("the repository has PyTorch files alone; load it in transformers and save it with save_pretrained"
+                .into())
+        }
+        () => bad(format!("the repository has no weights that are read here: {}", few(names))),
+    }
+}
+
+/// Whether a small file goes along: what stands at the top and says how to read the model, and the chat templates.
+pub fn goes_along(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let terms = TERMS.iter().any(|term| lower.starts_with(term));
+    let Some((directory, file)) = name.rsplit_once('/') else {
+        let read = [".json", ".jinja", ".model", ".tiktoken"].iter().any(|end| name.ends_with(end));
+        let texts = ["merges.txt", "vocab.txt", "README.md"].contains(&name);
+        return read && !name.ends_with(".index.json") || texts || terms;
+    };
+    directory == "additional_chat_templates" && file.ends_with(".jinja")
+}
+
+/// The shards that an index names.
+///
+/// # Errors
+/// The reason.
+pub fn shards(index: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let fields: serde_json::Value = serde_json::from_slice(index).map_err(|error| error.to_string())?;
+    let map = fields.get("weight_map").and_then(serde_json::Value::as_object).ok_or("it has no weight_map")?;
+    let mut names: Vec<String> = map.values().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() { Err("it names no file".into()) } else { Ok(names) }
+}

@@ -1,0 +1,239 @@
+//! The tensors of a GGUF file → those of a checkpoint: names, the order of rows, what is fused on either side, and
+//! what is transposed. The inverse of [`super::tensors`], for every row that files are read as.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use super::{
+    metadata::stem,
+    source::{Source, is_gated},
+};
+use crate::{
+    checkpoint::{Assembled, GgufEntry, GgufHeader, Part},
+    error::{Error, Result},
+    model::{
+        Config, Names,
+        architecture::{BlockKind, Layout, Role, Weight},
+        side_by_side,
+    },
+    ops::Norm,
+};
+
+/// The tensors of the checkpoint that the config describes, put together from those of the file.
+///
+/// # Errors
+/// [`Error::BadTensor`] for tensors that are missing or of another shape; [`Error::BadFile`] for those that the
+/// architecture has no place for.
+pub fn assemble(config: &Config, source: Source, header: &GgufHeader, path: &Path) -> Result<Vec<(String, Assembled)>> {
+    let mut maker = Maker { config, source, header, path, used: BTreeSet::new(), list: Vec::new() };
+    maker.all()?;
+    maker.check_all_used()?;
+    Ok(maker.list)
+}
+
+/// The factors of `rope_freqs.weight`, if the file has them: where they are to be read.
+///
+/// # Errors
+/// [`Error::BadTensor`] if they are no list of f32.
+pub fn factors<'a>(header: &'a GgufHeader, path: &Path) -> Result<Option<&'a GgufEntry>> {
+    let Some(entry) = header.tensors.get(FACTORS) else { return Ok(None) };
+    if entry.shape.len() != 1 || entry.encoding.name != "F32" || entry.shape[0] > 1 << 16 {
+        let reason = format!("expected a list of F32, found {} of shape {:?}", entry.encoding.name, entry.shape);
+        return Err(Error::BadTensor { name: FACTORS.into(), path: path.into(), reason });
+    }
+    Ok(Some(entry))
+}
+
+const FACTORS: &str = "rope_freqs.weight";
+
+struct Maker<'a> {
+    config: &'a Config,
+    source: Source,
+    header: &'a GgufHeader,
+    path: &'a Path,
+    used: BTreeSet<String>,
+    list: Vec<(String, Assembled)>,
+}
+
+/// Where the file has the rows of a weight.
+struct Place {
+    stem: &'static str,
+    /// The first of them.
+    first: usize,
+    /// How many the tensor has in all.
+    rows: usize,
+}
+
+impl Maker<'_> {
+    fn all(&mut self) -> Result<()> {
+        let (config, names) = (self.config, Names::of(self.config));
+        let (d, vocabulary) = (config.hidden_size, config.vocab_size);
+        self.whole(names.embedding(), "token_embd.weight", &[vocabulary, d])?;
+        if let Some(name) = names.positions() {
+            self.whole(name, "position_embd.weight", &[config.max_position_embeddings, d])?;
+        }
+        for layer in 0..config.layers.len() {
+            self.layer(layer, &names)?;
+        }
+        self.norm(&names.final_norm(), "output_norm", d, config.norm_has_bias())?;
+        if !config.tie_word_embeddings {
+            self.whole(names.head(), "output.weight", &[vocabulary, d])?;
+        }
+        if config.has_head_bias() {
+            self.whole(names.head_bias(), "output.bias", &[vocabulary])?;
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: usize, names: &Names) -> Result<()> {
+        let config = self.config;
+        let mut norms: Vec<&str> = Vec::new();
+        for block in config.architecture.blocks {
+            let theirs = if block.kind == BlockKind::Attention { "attn_norm" } else { "ffn_norm" };
+            // Two blocks may share one, which the file has under the first name.
+            if !norms.contains(&block.norm) {
+                norms.push(block.norm);
+                let ours = names.layer(layer, block.norm);
+                self.norm(&ours, &format!("blk.{layer}.{theirs}"), config.hidden_size, config.norm_has_bias())?;
+            }
+            for weight in block.weights {
+                self.weight(layer, weight, &names.layer(layer, weight.name))?;
+            }
+        }
+        if let Some(qk) = config.qk_norm() {
+            for (ours, theirs) in [(qk.q, "attn_q_norm"), (qk.k, "attn_k_norm")] {
+                let width = config.layers[layer].head_dim;
+                let ours = names.layer(layer, ours);
+                self.norm(&ours, &format!("blk.{layer}.{theirs}"), width, qk.norm == Norm::Layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn norm(&mut self, ours: &str, theirs: &str, width: usize, bias: bool) -> Result<()> {
+        self.whole(format!("{ours}.weight"), &format!("{theirs}.weight"), &[width])?;
+        if bias {
+            self.whole(format!("{ours}.bias"), &format!("{theirs}.bias"), &[width])?;
+        }
+        Ok(())
+    }
+
+    /// A tensor that both have alike.
+    fn whole(&mut self, ours: String, theirs: &str, shape: &[usize]) -> Result<()> {
+        let entry = self.entry(theirs, shape)?;
+        let (rows, width) = if let [rows, width] = *shape { (rows, width) } else { (1, shape[0]) };
+        let part = Part { encoding: entry.encoding, offset: entry.offset, width, rows: (0..rows).collect() };
+        self.list.push((ours, Assembled::new(shape.to_vec(), vec![part], false)));
+        Ok(())
+    }
+
+    fn weight(&mut self, layer: usize, weight: &Weight, ours: &str) -> Result<()> {
+        let (rows, cols) = self.config.weight_shape(weight, layer);
+        let transposed = weight.layout == Layout::Conv1d;
+        let parts = self.parts(layer, weight, "weight", Some(cols))?;
+        let shape = if transposed { vec![cols, rows] } else { vec![rows, cols] };
+        self.list.push((format!("{ours}.weight"), Assembled::new(shape, parts, transposed)));
+        if self.config.linear_bias(weight) {
+            let parts = self.parts(layer, weight, "bias", None)?;
+            self.list.push((format!("{ours}.bias"), Assembled::new(vec![rows], parts, false)));
+        }
+        Ok(())
+    }
+
+    /// The rows of the file that make a stored weight or, without a width, its bias.
+    fn parts(&mut self, layer: usize, weight: &Weight, end: &str, width: Option<usize>) -> Result<Vec<Part>> {
+        let total = self.config.weight_shape(weight, layer).0;
+        // For each stored row: which of the tensors, and which row of it.
+        let mut order = vec![(0, 0); total];
+        let mut entries: Vec<(String, GgufEntry)> = Vec::new();
+        for role in weight.holds {
+            let place = self.place(layer, *role);
+            let name = format!("blk.{layer}.{}.{end}", place.stem);
+            let shape: Vec<usize> = std::iter::once(place.rows).chain(width).collect();
+            let entry = self.entry(&name, &shape)?;
+            let which = entries.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+                entries.push((name, entry));
+                entries.len() - 1
+            });
+            let stored = self.config.weight_rows(weight, *role, layer);
+            for row in 0..stored.len() {
+                order[stored.stored(row)] = (which, place.first + self.row_there(layer, *role, row));
+            }
+        }
+        let mut parts = Vec::new();
+        for run in order.chunk_by(|one, other| one.0 == other.0) {
+            let (name, entry) = &entries[run[0].0];
+            let rows: Arc<[usize]> = run.iter().map(|(_, row)| *row).collect();
+            if width.is_none() && entry.encoding.block != 1 {
+                let reason = format!("expected floats, found {}", entry.encoding.name);
+                return Err(self.bad(name, reason));
+            }
+            parts.push(Part { encoding: entry.encoding, offset: entry.offset, width: width.unwrap_or(1), rows });
+        }
+        Ok(parts)
+    }
+
+    /// Where a weight begins: in a tensor of its own, or in one with others.
+    fn place(&self, layer: usize, role: Role) -> Place {
+        let spec = &self.config.layers[layer];
+        let there = |role: Role| self.header.tensors.contains_key(&format!("blk.{layer}.{}.weight", stem(role)));
+        let rows = |roles: &[Role]| roles.iter().map(|role| spec.rows(*role)).sum::<usize>();
+        let own = Place { stem: stem(role), first: 0, rows: self.config.linear_shape(role, layer).0 };
+        let [q, k, v] = [Role::Query, Role::Key, Role::Value];
+        let fused_gate = is_gated(self.config.architecture) && !there(Role::Gate);
+        match role {
+            Role::Query | Role::Key | Role::Value if !there(role) => {
+                let before = [q, k, v].into_iter().take_while(|other| *other != role).collect::<Vec<_>>();
+                Place { stem: "attn_qkv", first: rows(&before), rows: rows(&[q, k, v]) }
+            }
+            Role::Gate | Role::Up if fused_gate => {
+                let first = if role == Role::Up { rows(&[Role::Gate]) } else { 0 };
+                Place { stem: stem(Role::Up), first, rows: rows(&[Role::Gate, Role::Up]) }
+            }
+            _ => own,
+        }
+    }
+
+    /// Which row of its tensor holds a row of a weight: another one of its head where the file has coordinates that
+    /// turn together side by side.
+    fn row_there(&self, layer: usize, role: Role, row: usize) -> usize {
+        let turned = self.source.interleaved && matches!(role, Role::Query | Role::Key);
+        let head_dim = self.config.layers[layer].head_dim;
+        if turned { row / head_dim * head_dim + side_by_side(row % head_dim, head_dim / 2) } else { row }
+    }
+
+    fn bad(&self, name: &str, reason: String) -> Error {
+        Error::BadTensor { name: name.into(), path: self.path.into(), reason }
+    }
+
+    fn entry(&mut self, name: &str, shape: &[usize]) -> Result<GgufEntry> {
+        let entry = self.header.tensors.get(name);
+        let entry = entry.ok_or_else(|| self.bad(name, format!("missing; the metadata implies {shape:?}")))?;
+        if entry.shape != shape {
+            return Err(self.bad(name, format!("expected shape {shape:?}, found {:?}", entry.shape)));
+        }
+        self.used.insert(name.to_owned());
+        Ok(entry.clone())
+    }
+
+    fn check_all_used(&self) -> Result<()> {
+        let left: Vec<&str> = self
+            .header
+            .tensors
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !self.used.contains(*name) && *name != FACTORS && !name.ends_with(".attn_rot_embd"))
+            .collect();
+        let Some(first) = left.first() else { return Ok(()) };
+        let what = match first {
+            name if name.contains("_exps") || name.contains("ffn_gate_inp") => ": it is a mixture of experts",
+            name if name.starts_with("rope_factors") => ": rotary factors for long texts are not implemented",
+            _ => "",
+        };
+        let reason = format!(
+            "has {} tensors that {} has no place for here, {first} first{what}",
+            left.len(),
+            self.source.architecture
+        );
+        Err(Error::bad_file(self.path, reason))
+    }
+}

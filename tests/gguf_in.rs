@@ -1,0 +1,491 @@
+//! Does a GGUF file become the model that it was made of?
+
+mod support;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use slicegpt_gpu::{
+    Error,
+    checkpoint::{Dtype, Encoding, FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
+    data::{BuiltTokenizer, TokenizerFiles, chat_templates, encode},
+    model::{Config, GgufExport, GgufTokenizer, Model, Vocabulary},
+    progress::Silent,
+};
+use support::{fixture, relative_error};
+
+/// The bytes that tests/fixtures/make_gguf.py takes.
+fn pseudo_random(count: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let next = |_| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    (0..count).map(next).collect()
+}
+
+#[test]
+fn blocks_of_every_type_are_widened_as_the_gguf_package_does_to_the_last_bit() {
+    let text = std::fs::read_to_string(fixture("gguf").join("dequantised.json")).expect("the fixture");
+    let expected: BTreeMap<String, String> = serde_json::from_str(&text).expect("hashes");
+    let known: Vec<Encoding> = (0..64).filter_map(Encoding::of).collect();
+    let mut names: Vec<&str> = known.iter().map(|encoding| encoding.name).collect();
+    names.sort_unstable();
+    assert!(names.iter().eq(expected.keys()), "{names:?} are known, {:?} in the fixture", expected.keys());
+    for encoding in known {
+        let values = encoding.widen(&pseudo_random(64 * encoding.bytes));
+        assert_eq!(values.len(), 64 * encoding.block, "{}", encoding.name);
+        let bits = |value: &f32| if value.is_nan() { 0x7fc0_0000 } else { value.to_bits() };
+        let bytes: Vec<u8> = values.iter().flat_map(|value| bits(value).to_le_bytes()).collect();
+        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, expected[encoding.name], "{}", encoding.name);
+    }
+}
+
+fn export(model: &Model, kind: GgufType, path: &Path) -> Result<Vec<String>, Error> {
+    let export = GgufExport::plan(model, "a name", kind, Vocabulary::None)?;
+    export.write(FileTarget::new(path, true).expect("a name"), &Silent).expect("a file");
+    Ok(export.notes)
+}
+
+/// Everything that logits depend on beside the tensors.
+fn assert_same(name: &str, ours: &Config, theirs: &Config) {
+    let sizes = |config: &Config| {
+        let layers = config.layers.iter();
+        layers
+            .map(|l| (l.heads, l.kv_heads, l.head_dim, l.intermediate_size, l.attention_scale, l.rope))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(ours), sizes(theirs), "{name}");
+    let numbers = |config: &Config| {
+        [config.norm_eps, config.head_norm_eps, config.embedding_scale, config.logit_scale].map(f32::to_bits)
+    };
+    assert_eq!(numbers(ours), numbers(theirs), "{name}");
+    assert_eq!((ours.activation, ours.parallel), (theirs.activation, theirs.parallel), "{name}");
+    assert_eq!(ours.tie_word_embeddings, theirs.tie_word_embeddings, "{name}");
+    for (one, other) in ours.ropes.iter().zip(&theirs.ropes) {
+        let wide = |rope: &slicegpt_gpu::model::Rope| rope.inverse_frequencies.clone();
+        let error = relative_error(&wide(one), &wide(other));
+        assert!(error < 1e-6, "{name}: frequencies differ by {error:.1e}");
+        assert!((one.attention_factor - other.attention_factor).abs() < 1e-6, "{name}");
+    }
+}
+
+fn assert_same_tensors(name: &str, ours: &Model, theirs: &Model) {
+    let (ours_list, theirs_list) = (ours.config().tensors(), theirs.config().tensors());
+    assert_eq!(ours_list, theirs_list, "{name}");
+    for spec in ours_list {
+        let read = |model: &Model| model.store.whole(&spec).and_then(|matrix| matrix.to_f32()).expect("values");
+        assert!(read(ours) == read(theirs), "{name}: {}", spec.name);
+    }
+    // And by the weights that they hold, which are read some rows or columns at a time.
+    for layer in 0..ours.config().layers.len() {
+        let read = |model: &Model| {
+            let layer = model.store.layer(layer).expect("a layer");
+            layer
+                .linears()
+                .map(|linear| (linear.matrix.to_f32().expect("values"), linear.bias.clone()))
+                .collect::<Vec<_>>()
+        };
+        assert!(read(ours) == read(theirs), "{name}: layer {layer}");
+    }
+}
+
+#[test]
+fn what_export_writes_is_read_as_the_same_model() {
+    // What has no form there, and what cannot be told from the file.
+    let refused = ["llama_gelu", "llama_gelu_pytorch_tanh", "qwen3_bias"];
+    let untold = ["llama_rope_yarn_attention_factor", "llama_rope_yarn_betas", "llama_rope_yarn_mscale"];
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut count = 0;
+    for entry in std::fs::read_dir(fixture("parity")).expect("fixtures") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if !["llama", "mistral", "qwen2", "qwen3"].iter().any(|family| name.split('_').next() == Some(*family)) {
+            continue;
+        }
+        let original = Model::open(&path).expect("a model");
+        let file = directory.path().join("x.gguf");
+        let exported = export(&original, GgufType::F32, &file);
+        if refused.contains(&name.as_str()) {
+            assert!(exported.is_err(), "{name}");
+            continue;
+        }
+        exported.expect("a file");
+        let read = match Model::open(&file) {
+            Err(Error::UnsupportedField { field, .. }) if untold.contains(&name.as_str()) => {
+                assert!(field.contains("rope"), "{name}: {field}");
+                continue;
+            }
+            read => read.unwrap_or_else(|error| panic!("{name}: {error}")),
+        };
+        assert_same(&name, original.config(), read.config());
+        assert_same_tensors(&name, &original, &read);
+        count += 1;
+    }
+    assert!(count >= 20, "{count} fixtures");
+}
+
+/// What llama.cpp's converter makes of the fixtures that are not exported here, as tests/interop/support/write_gguf.py,
+/// whose files llama.cpp itself computes the same logits from.
+struct Family {
+    fixture: &'static str,
+    architecture: &'static str,
+    /// Whether it turns neighbouring coordinates of heads together.
+    interleaved: bool,
+    /// Stems in a layer there, by those here.
+    layer: &'static [(&'static str, &'static str)],
+    /// The others.
+    top: &'static [(&'static str, &'static str)],
+}
+
+const SEPARATE: &[(&str, &str)] = &[
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.dense", "attn_output"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.fc1", "ffn_up"),
+    ("mlp.fc2", "ffn_down"),
+    ("mlp.c_fc", "ffn_up"),
+    ("mlp.c_proj", "ffn_down"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+];
+const TOP: &[(&str, &str)] = &[
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("model.final_layernorm", "output_norm"),
+    ("lm_head", "output"),
+];
+const GPT2: Family = Family {
+    fixture: "gpt2_tied",
+    architecture: "gpt2",
+    interleaved: false,
+    layer: &[
+        ("attn.c_attn", "attn_qkv"),
+        ("attn.c_proj", "attn_output"),
+        ("mlp.c_fc", "ffn_up"),
+        ("mlp.c_proj", "ffn_down"),
+        ("ln_1", "attn_norm"),
+        ("ln_2", "ffn_norm"),
+    ],
+    top: &[
+        ("transformer.wte", "token_embd"),
+        ("transformer.wpe", "position_embd"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+};
+const GPT_NEOX: Family = Family {
+    fixture: "gpt_neox_parallel",
+    architecture: "gptneox",
+    interleaved: false,
+    layer: &[
+        ("attention.query_key_value", "attn_qkv"),
+        ("attention.dense", "attn_output"),
+        ("mlp.dense_h_to_4h", "ffn_up"),
+        ("mlp.dense_4h_to_h", "ffn_down"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+    ],
+    top: &[("gpt_neox.embed_in", "token_embd"), ("gpt_neox.final_layer_norm", "output_norm"), ("embed_out", "output")],
+};
+
+const fn separate(fixture: &'static str, architecture: &'static str, interleaved: bool) -> Family {
+    Family { fixture, architecture, interleaved, layer: SEPARATE, top: TOP }
+}
+
+const FAMILIES: &[Family] = &[
+    separate("smollm3_interval", "smollm3", true),
+    separate("granite_plain", "granite", true),
+    separate("granite_untied", "granite", true),
+    separate("granite_tied", "granite", true),
+    separate("starcoder2_tied", "starcoder2", false),
+    separate("starcoder2_no_bias", "starcoder2", false),
+    separate("phi_gqa", "phi2", false),
+    separate("phi_half_rotary", "phi2", false),
+    separate("phi_partial_rotary", "phi2", false),
+    separate("phi3_gqa", "phi3", false),
+    separate("phi3_window", "phi3", false),
+    separate("phi3_tied", "phi3", false),
+    GPT2,
+    Family { fixture: "gpt2_n_inner", ..GPT2 },
+    Family { fixture: "gpt2_untied", ..GPT2 },
+    GPT_NEOX,
+    Family { fixture: "gpt_neox_odd_rotary", ..GPT_NEOX },
+    Family { fixture: "gpt_neox_sequential", ..GPT_NEOX },
+    Family { fixture: "gpt_neox_tied", ..GPT_NEOX },
+];
+
+impl Family {
+    fn metadata(&self, model: &Model) -> Vec<(String, GgufValue)> {
+        let (config, raw) = (model.config(), &model.config().raw);
+        let layer = &config.layers[0];
+        let mut list = vec![("general.architecture".to_owned(), GgufValue::Text(self.architecture.into()))];
+        let mut add = |key: &str, value| list.push((format!("{}.{key}", self.architecture), value));
+        let size = |number: usize| GgufValue::U32(number as u32);
+        add("context_length", size(config.max_position_embeddings));
+        add("embedding_length", size(config.hidden_size));
+        add("block_count", size(config.layers.len()));
+        add("feed_forward_length", size(layer.intermediate_size));
+        add("attention.head_count", size(layer.heads));
+        add("attention.head_count_kv", size(layer.kv_heads));
+        let eps = if raw.contains_key("rms_norm_eps") { "layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
+        add(&format!("attention.{eps}"), GgufValue::F32(config.head_norm_eps));
+        if raw.contains_key("head_dim") {
+            add("attention.key_length", size(layer.head_dim));
+            add("attention.value_length", size(layer.head_dim));
+        }
+        if let Some(rope) = config.ropes.first() {
+            let turned = match raw["rope_parameters"]["partial_rotary_factor"].as_f64() {
+                Some(share) => (layer.head_dim as f64 * share) as usize,
+                None => layer.head_dim,
+            };
+            add("rope.dimension_count", size(turned));
+            add("rope.freq_base", GgufValue::F32(rope.theta as f32));
+        }
+        let number = |name: &str| raw.get(name).and_then(Value::as_f64).map(|number| GgufValue::F32(number as f32));
+        for (name, key) in [
+            ("attention_multiplier", "attention.scale"),
+            ("embedding_multiplier", "embedding_scale"),
+            ("residual_multiplier", "residual_scale"),
+            ("logits_scaling", "logit_scale"),
+        ] {
+            number(name).into_iter().for_each(|number| add(key, number));
+        }
+        if let Some(window) = layer.window {
+            add("attention.sliding_window", size(window));
+        }
+        if self.architecture == "gptneox" {
+            add("use_parallel_residual", GgufValue::Bool(config.parallel));
+        }
+        list
+    }
+
+    /// The name there of a tensor here.
+    fn name(&self, ours: &str) -> String {
+        let (stem, end) = ours.rsplit_once('.').expect("weight or bias");
+        if let Some((_, theirs)) = self.top.iter().find(|(known, _)| *known == stem) {
+            return format!("{theirs}.{end}");
+        }
+        let numbered = stem.split('.').find(|part| part.parse::<usize>().is_ok()).expect("a layer");
+        let (_, rest) = stem.split_once(&format!(".{numbered}.")).expect("a name in the layer");
+        let (_, theirs) = self.layer.iter().find(|(known, _)| *known == rest).unwrap_or_else(|| panic!("{ours}"));
+        format!("blk.{numbered}.{theirs}.{end}")
+    }
+
+    /// Rows and columns, and the values, as they are stored there.
+    fn stored(&self, ours: &str, model: &Model, shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+        let layer = &model.config().layers[0];
+        let mut shape = shape.to_vec();
+        let mut values = values.to_vec();
+        if self.architecture == "gpt2" && shape.len() == 2 && ours.contains(".h.") {
+            let (rows, cols) = (shape[0], shape[1]);
+            values = (0..cols)
+                .flat_map(|col| (0..rows).map(move |row| (row, col)))
+                .map(|(row, col)| values[row * cols + col])
+                .collect();
+            shape.reverse();
+        }
+        let width = values.len() / shape[0];
+        let h = layer.head_dim;
+        let from: Box<dyn Fn(usize) -> usize> = match () {
+            () if ours.contains("query_key_value") => {
+                // All queries, then all keys, then all values there; by heads here.
+                let all = layer.heads * h;
+                Box::new(move |row| row % all / h * 3 * h + row / all * h + row % h)
+            }
+            () if self.interleaved && (ours.contains("q_proj") || ours.contains("k_proj")) => {
+                Box::new(move |row| row / h * h + row % h % 2 * (h / 2) + row % h / 2)
+            }
+            () => Box::new(|row| row),
+        };
+        let values = (0..shape[0]).flat_map(|row| values[from(row) * width..][..width].to_vec()).collect();
+        (shape, values)
+    }
+
+    fn write(&self, model: &Model, path: &Path) {
+        let mut tensors = Vec::new();
+        for spec in model.config().tensors() {
+            let values = model.store.whole(&spec).and_then(|matrix| matrix.to_f32()).expect("values");
+            let (shape, values) = self.stored(&spec.name, model, &spec.shape, &values);
+            tensors.push((GgufTensor { name: self.name(&spec.name), shape, kind: GgufType::F32 }, values));
+        }
+        let list = tensors.iter().map(|(tensor, _)| tensor.clone()).collect();
+        let target = FileTarget::new(path, true).expect("a name");
+        let mut file = GgufFile::create(target, &self.metadata(model), list).expect("a file");
+        for (tensor, values) in &tensors {
+            file.write(&tensor.name, values).expect("values");
+        }
+        file.finish().expect("a file");
+    }
+}
+
+#[test]
+fn models_of_other_families_are_read_with_what_is_fused_turned_or_transposed_put_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for family in FAMILIES {
+        let original = Model::open(&fixture("parity").join(family.fixture)).expect("a model");
+        let path = directory.path().join("x.gguf");
+        family.write(&original, &path);
+        let read = Model::open(&path).unwrap_or_else(|error| panic!("{}: {error}", family.fixture));
+        assert_same(family.fixture, original.config(), read.config());
+        assert_same_tensors(family.fixture, &original, &read);
+        let windows = |model: &Model| model.config().layers.iter().map(|layer| layer.window).collect::<Vec<_>>();
+        assert_eq!(windows(&original), windows(&read), "{}", family.fixture);
+    }
+}
+
+#[test]
+fn quantised_matrices_are_written_in_f16_by_default_and_floats_in_their_own_type() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.gguf");
+    let original = Model::open(&fixture("parity").join("qwen3_untied")).expect("a model");
+    for (kind, matrices, name) in [
+        (GgufType::Q8_0, Dtype::F16, "float16"),
+        (GgufType::F16, Dtype::F16, "float16"),
+        (GgufType::F32, Dtype::F32, "float32"),
+    ] {
+        export(&original, kind, &path).expect("a file");
+        let read = Model::open(&path).expect("a model");
+        for (tensor, dtype) in read.store.types() {
+            assert_eq!(dtype, if tensor.contains("norm") { Dtype::F32 } else { matrices }, "{tensor}");
+        }
+        assert_eq!(read.config().raw["torch_dtype"], json!(name));
+        // What is quantised is read in f32, with nothing rounded.
+        let tensor = read.store.checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").expect("a tensor");
+        assert_eq!(tensor.dtype, if kind == GgufType::F16 { Dtype::F16 } else { Dtype::F32 });
+    }
+}
+
+/// A model of these rows with this tokenizer, as a GGUF file that is read again.
+fn through_gguf(tokenizer: &Value, roles: &[(&str, u32)], templates: &[(&str, &str)], directory: &Path) -> Model {
+    let original = Model::open(&fixture("parity").join("llama_gqa_tied")).expect("a model");
+    let named = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
+    let tokenizer = GgufTokenizer {
+        json: tokenizer.to_string(),
+        path: "tokenizer.json".into(),
+        roles: roles.iter().map(|(role, id)| ((*role).to_owned(), *id)).collect(),
+        bos: Some(1),
+        eos: vec![2],
+        chat_templates: templates.iter().map(named).collect(),
+    };
+    let vocabulary = Vocabulary::Tokenizer { pre: None, tokenizer: &tokenizer };
+    let export = GgufExport::plan(&original, "a name", GgufType::F32, vocabulary).expect("a plan");
+    let path = directory.join("x.gguf");
+    export.write(FileTarget::new(&path, true).expect("a name"), &Silent).expect("a file");
+    Model::open(&path).expect("the file")
+}
+
+fn built(model: &Model) -> BuiltTokenizer {
+    let files = TokenizerFiles::read(model.directory()).expect("files");
+    let class = model.config().tokenizer_class(files.named_class(), files.of_bytes());
+    files.build(&class).expect("a tokenizer")
+}
+
+const TEXTS: &[&str] = &[
+    "abc ab  a bca 12345 1",
+    " ab\n\nab\tcab",
+    "a'll b'S ab's",
+    "aé ß 中 🙂 ab",
+    "",
+    " ",
+    "ab<|x|>ab <s>ab",
+    "a\u{301}b",
+];
+
+/// Tokens of bytes by the letters that stand for them, and merges.
+fn of_bytes(pre_tokenizer: Value, normalizer: Value, whole: bool) -> Value {
+    let merges = ["a b", "ab c", "Ġ ab", "Ġ a", "1 2", "12 3", "' s", "' l", "'l l"];
+    let mut tokens = vec!["<unk>".to_owned(), "<s>".into(), "</s>".into(), "<|x|>".into()];
+    // 131 rows are fewer than there are bytes: those that the texts have.
+    let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'ĠĊĉÃ©ŁäaŃ¸ðŁĻĤÂ ß".chars();
+    for letter in
+        letters.filter(|letter| *letter != ' ').map(String::from).chain(merges.map(|merge| merge.replace(' ', "")))
+    {
+        if !tokens.contains(&letter) {
+            tokens.push(letter);
+        }
+    }
+    let vocab: serde_json::Map<String, Value> =
+        tokens.into_iter().enumerate().map(|(id, token)| (token, id.into())).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+        "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+        "post_processor": null,
+        "added_tokens": added(&[(1, "<s>", true), (2, "</s>", true), (3, "<|x|>", false)]),
+        "model": { "type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": whole }
+    })
+}
+
+fn added(tokens: &[(u32, &str, bool)]) -> Value {
+    let token = |(id, content, special): &(u32, &str, bool)| json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special });
+    tokens.iter().map(token).collect()
+}
+
+fn assert_same_tokens(name: &str, tokenizer: &Value, read: &BuiltTokenizer) {
+    let reference: tokenizers::Tokenizer = tokenizer.to_string().parse().expect("a tokenizer");
+    for text in TEXTS {
+        let ours = encode(&read.tokenizer, text, true).expect("ids");
+        assert_eq!(ours, encode(&reference, text, true).expect("ids"), "{name}: {text:?}");
+        let decoded = |tokenizer: &tokenizers::Tokenizer| tokenizer.decode(&ours, true).expect("a text");
+        assert_eq!(decoded(&read.tokenizer), decoded(&reference), "{name}: {text:?}");
+    }
+}
+
+#[test]
+fn tokenizers_of_bytes_are_read_by_the_name_of_how_they_cut_words() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let plain = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true });
+    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let end = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let start = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|";
+    let split = |numbers: &str| {
+        let words = format!("{start}{numbers}{end}");
+        let split = json!({ "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated", "invert": false });
+        json!({ "type": "Sequence", "pretokenizers": [split, bytes] })
+    };
+    let digits =
+        json!({ "type": "Sequence", "pretokenizers": [{ "type": "Digits", "individual_digits": true }, plain] });
+    for (name, cutter, normalizer, whole) in [
+        ("gpt-2", plain.clone(), Value::Null, false),
+        ("smollm", digits, Value::Null, false),
+        ("llama-bpe", split(r"\p{N}{1,3}"), Value::Null, true),
+        ("smaug-bpe", split(r"\p{N}{1,3}"), Value::Null, false),
+        ("qwen2", split(r"\p{N}"), json!({ "type": "NFC" }), false),
+    ] {
+        let mut tokenizer = of_bytes(cutter, normalizer, whole);
+        let read = through_gguf(&tokenizer, &[], &[], directory.path());
+        assert_same_tokens(name, &tokenizer, &built(&read));
+        // With a token before every text.
+        tokenizer["post_processor"] = json!({ "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+            "special_tokens": { "<s>": { "id": "<s>", "ids": [1], "tokens": ["<s>"] } } });
+        let read = built(&through_gguf(&tokenizer, &[("pad", 2)], &[], directory.path()));
+        assert_same_tokens(name, &tokenizer, &read);
+        let roles: Vec<_> = ["bos", "eos", "pad"].iter().map(|role| read.role(role)).collect();
+        assert_eq!(roles, [Some(1), Some(2), Some(2)], "{name}");
+    }
+}
+
+#[test]
+fn chat_templates_come_under_their_names() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let plain = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true });
+    let tokenizer = of_bytes(plain, Value::Null, false);
+    for templates in [&[][..], &[("default", "D {{ messages }}")], &[("default", "D"), ("rag", "R"), ("tool_use", "T")]]
+    {
+        let read = through_gguf(&tokenizer, &[], templates, directory.path());
+        let found = chat_templates(read.directory()).expect("templates");
+        let found: Vec<_> = found.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        assert_eq!(found, templates);
+    }
+}
