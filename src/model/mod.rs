@@ -2,6 +2,7 @@
 
 mod agreement;
 pub mod architecture;
+mod backward;
 mod batch;
 mod config;
 mod defaults;
@@ -26,6 +27,7 @@ mod weights;
 use std::path::Path;
 
 pub use agreement::{Agreement, Agreements};
+pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};

@@ -5,12 +5,14 @@
 //! paper has it, nothing batched; [`Network::refitted`] is slicing with one basis for several layers, and with weights
 //! fitted again.
 
+mod backward;
 mod forward;
 mod kernels;
 mod shared;
 mod slicing;
 mod subset;
 
+pub use backward::*;
 pub use forward::{Affine, Layer, Network, Step, logits};
 pub use kernels::*;
 pub use slicing::{Sliced, kept_energy, principal_axes};
