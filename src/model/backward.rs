@@ -78,7 +78,13 @@ pub(super) fn add(gpu: &Gpu, sum: &mut Option<Matrix>, part: Matrix, factor: f32
 }
 
 /// Adds the sums over tokens of some columns of `d`, each times `by` where that is given.
-fn add_sums(gpu: &Gpu, sum: &mut Option<Matrix>, d: &Matrix, by: Option<&Matrix>, columns: Range<usize>) -> Result<()> {
+pub(super) fn add_sums(
+    gpu: &Gpu,
+    sum: &mut Option<Matrix>,
+    d: &Matrix,
+    by: Option<&Matrix>,
+    columns: Range<usize>,
+) -> Result<()> {
     let begun = sum.is_some();
     let sums = match sum.take() {
         Some(sums) => sums,
@@ -90,6 +96,18 @@ fn add_sums(gpu: &Gpu, sum: &mut Option<Matrix>, d: &Matrix, by: Option<&Matrix>
 }
 
 impl AffineGradients {
+    /// These times a factor each.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn scaled(self, gpu: &Gpu, weight: f32, bias: f32) -> Result<Self> {
+        let scaled = |part: Option<Matrix>, factor| {
+            let mut sum = None;
+            part.map_or(Ok(()), |part| add(gpu, &mut sum, part, factor)).map(|()| sum)
+        };
+        Ok(Self { weight: scaled(self.weight, weight)?, bias: scaled(self.bias, bias)? })
+    }
+
     /// Adds those of a norm with these parameters: of what it made, `d`, and of the values that it multiplied, `n`.
     pub(super) fn add_norm(&mut self, gpu: &Gpu, norm: &NormWeights, d: &Matrix, n: &Matrix) -> Result<()> {
         add_sums(gpu, &mut self.weight, d, Some(n), 0..d.cols())?;

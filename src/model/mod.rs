@@ -7,6 +7,7 @@ mod batch;
 mod config;
 mod defaults;
 mod ends;
+mod ends_backward;
 mod fields;
 pub mod forms;
 pub mod fuse;
@@ -31,6 +32,7 @@ pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradien
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};
+pub use ends_backward::{HeadSlice, Targets};
 pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, without_mean};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
