@@ -63,6 +63,7 @@ pub mod linalg;
 pub mod model;
 pub mod ops;
 pub mod progress;
+pub mod prune;
 #[doc(hidden)]
 pub mod reference;
 pub mod run;

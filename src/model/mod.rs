@@ -38,7 +38,7 @@ pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{LayerSpec, Step};
-pub use pruning::{LayerSizes, Pruning};
+pub use pruning::{Kept, LayerSizes, Pruning};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};

@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        AffineGradients, Batch, BatchSize, HeadSlice, HostEnds, Model, NoTap, Readout, Step, StepGradients,
-        StepWeights, Targets, architecture::Position, logit_entries, plan_batches,
+        AffineGradients, Batch, BatchSize, HeadSlice, HostEnds, HostLayer, HostMatrix, Model, NoTap, Readout, Step,
+        StepGradients, StepWeights, Targets, architecture::Position, logit_entries, plan_batches,
     },
     progress::Progress,
 };
@@ -82,7 +82,12 @@ pub struct Gradients<'a> {
     pub progress: &'a dyn Progress,
     /// Whether each sequence is taken by itself: its gradients are those of the mean loss of its own tokens.
     pub apart: bool,
+    /// What is changed of the weights of a layer before they are used, if anything.
+    pub change: Option<&'a Change<'a>>,
 }
+
+/// What is changed of the weights of a layer.
+pub type Change<'a> = dyn Fn(usize, &mut HostLayer) -> Result<()> + 'a;
 
 /// The sequences of a pass, and what is the same for all of its steps.
 struct Plan {
@@ -118,7 +123,7 @@ impl Gradients<'_> {
         let (loss, mut gradient) = self.loss(&plan, &ends, &last, collect)?;
         drop(last);
         for layer in (0..config.layers.len()).rev() {
-            let host = self.model.store.layer(layer)?;
+            let host = self.layer(layer)?;
             for (step, host_step) in config.steps().zip(&host.steps).collect::<Vec<_>>().into_iter().rev() {
                 let weights = StepWeights::upload(self.gpu, host_step, host.fused)?;
                 let x = points.pop().ok_or_else(|| Error::shape("gradients", "no residual"))?;
@@ -130,6 +135,13 @@ impl Gradients<'_> {
         }
         self.progress.end();
         Ok(loss)
+    }
+
+    /// The weights of a layer as they are used.
+    fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
+        let mut host = self.model.store.layer(layer)?;
+        self.change.map_or(Ok(()), |change| change(layer, &mut host))?;
+        Ok(host)
     }
 
     fn batch(&self, rows: &Range<usize>) -> Result<Batch> {
@@ -148,7 +160,7 @@ impl Gradients<'_> {
         let (gpu, config) = (self.gpu, self.model.config());
         let mut points = vec![self.embed(plan, ends)?];
         for layer in 0..config.layers.len() {
-            let host = self.model.store.layer(layer)?;
+            let host = self.layer(layer)?;
             for (step, host_step) in config.steps().zip(&host.steps) {
                 let weights = StepWeights::upload(gpu, host_step, host.fused)?;
                 let width = config.widths(layer).step(step).1;
@@ -197,7 +209,7 @@ impl Gradients<'_> {
     }
 
     /// The table of learned positions, and the row of position 0.
-    fn positions<'e>(&self, ends: &'e HostEnds<'e>) -> Option<(&'e crate::model::HostMatrix<'e>, usize)> {
+    fn positions<'e>(&self, ends: &'e HostEnds<'e>) -> Option<(&'e HostMatrix<'e>, usize)> {
         match self.model.config().architecture.attention.position {
             Position::Learned { offset, .. } => Some((ends.positions.as_ref()?, offset)),
             Position::Rope { .. } => None,

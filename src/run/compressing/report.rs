@@ -12,8 +12,8 @@ use super::{
     chart,
 };
 use crate::{
-    compress::{Axis, Candidate, Curve, Kept, Plan, Probe, Snapshot},
-    model::{Config, LayerSizes, LayerSpec, Model},
+    compress::{Axis, Candidate, Curve, Plan, Probe, Snapshot},
+    model::{Config, Kept, LayerSizes, LayerSpec, Model},
 };
 
 /// The fields of a report that compression writes.
