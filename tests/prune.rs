@@ -10,7 +10,7 @@ use slicegpt_gpu::{
     gpu::Gpu,
     model::{Config, Kept, Model, Shape},
     progress::Silent,
-    prune::{Aggregate, Importance, Job, LayerImportance, Options, Plan, Share, Snapshot, cut},
+    prune::{Aggregate, Groups, Importance, Job, LayerImportance, Options, Plan, Share, Snapshot, cut},
     reference::Network,
     stream::{MemoryPlan, Types},
 };
@@ -23,8 +23,7 @@ fn options(config: &Config) -> Options {
         aggregate: Aggregate::Sum,
         global: false,
         iterations: 1,
-        attention: true,
-        mlp: true,
+        groups: Groups::Both,
         seed: 42,
         dtype: Types::One(slicegpt_gpu::checkpoint::Dtype::F32),
     }
@@ -202,7 +201,7 @@ fn what_is_written_computes_what_the_model_does_without_what_left() {
             },
             "fused group by group, all in one row",
         ),
-        ("gpt2_n_inner", Options { attention: false, ..options(fixture("gpt2_n_inner").0.config()) }, "transposed"),
+        ("gpt2_n_inner", Options { groups: Groups::Mlp, ..options(fixture("gpt2_n_inner").0.config()) }, "transposed"),
         (
             "llama_bias",
             Options { iterations: 3, importance: Importance::L2, ..options(fixture("llama_bias").0.config()) },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     arguments::{DeviceArgs, DtypeArg, ForceArgs, MACHINE, TEXTS},
-    calibration::CalibrationArgs,
+    calibration::{Calibrates, CalibrationArgs},
     print::{print, print_json},
     progress::Bars,
 };
@@ -18,14 +18,14 @@ const RESULT: &str = "What is written";
 const LONG: &str = "Long runs";
 
 #[derive(Debug, clap::Args)]
-pub struct WorkArgs {
+pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// The model: a .safetensors file with its config.json beside it, or a directory
     model: PathBuf,
     /// The directory to write [default: beside the model, such as MODEL-sliced-25]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    calibration: CalibrationArgs,
+    calibration: C,
     /// Seed of everything drawn at random
     #[arg(long, help_heading = RESULT, default_value_t = 42, value_name = "N")]
     seed: u64,
@@ -65,7 +65,7 @@ pub struct WorkArgs {
     device: DeviceArgs,
 }
 
-impl WorkArgs {
+impl<C: Calibrates + clap::Args> WorkArgs<C> {
     /// What is asked of a method; an output without a name is called after the model, with this ending.
     pub fn request<O>(&self, method: O, ending: &str) -> Request<O> {
         let output = self.output.clone().unwrap_or_else(|| beside(&self.model, &format!("-{ending}")));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     choice::{LayerImportance, Share, cut},
     measure::Measure,
-    plan::{Options, Plan},
+    plan::{Groups, Options, Plan},
 };
 use crate::{
     checkpoint::OutputDirectory,
@@ -91,9 +91,10 @@ impl Job<'_> {
 
     /// Cuts what is due after round `number`: the share is spread evenly over the rounds.
     fn round(&self, number: usize, importances: &[LayerImportance], kept: &mut [Kept]) {
-        let Options { ratio, iterations, attention, mlp, global, .. } = *self.options;
+        let Options { ratio, iterations, groups, global, .. } = *self.options;
         // The last one is the whole share to the last bit.
         let ratio = if number == iterations { ratio } else { ratio * number as f64 / iterations as f64 };
+        let (attention, mlp) = (groups != Groups::Mlp, groups != Groups::Attention);
         cut(Share { ratio, attention, mlp, global }, &self.config().layers, importances, kept);
     }
 

@@ -11,9 +11,10 @@ mod choice;
 mod driver;
 mod importance;
 mod measure;
+mod memory;
 mod plan;
 
 pub use choice::{LayerImportance, Share, cut, leaving, without_lowest};
 pub use driver::{Job, Snapshot};
 pub use importance::{Aggregate, Evidence, Importance, of_channels, of_heads};
-pub use plan::{Options, Plan};
+pub use plan::{Groups, Options, Plan};

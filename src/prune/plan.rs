@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     choice::leaving,
     importance::{Aggregate, Importance},
@@ -12,6 +14,17 @@ use crate::{
     model::{Config, Kept, LayerSizes, LayerSpec, Resize},
     stream::Types,
 };
+
+/// Which groups may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Groups {
+    Both,
+    /// Attention heads alone.
+    Attention,
+    /// MLP channels alone.
+    Mlp,
+}
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -26,8 +39,7 @@ pub struct Options {
     pub global: bool,
     /// Rounds, with new gradients in each.
     pub iterations: usize,
-    pub attention: bool,
-    pub mlp: bool,
+    pub groups: Groups,
     /// Of random importances.
     pub seed: u64,
     /// Types of the written tensors.
@@ -71,8 +83,10 @@ impl Options {
         let inside = self.layers.contains(&layer);
         let share = |wanted: bool| if wanted && inside { self.ratio } else { 0.0 };
         // In one round or several, the same number.
-        let kv_heads = spec.kv_heads - leaving(spec.kv_heads, spec.kv_heads, spec.head_dim, share(self.attention));
-        let channels = leaving(spec.intermediate_size, spec.intermediate_size, 1, share(self.mlp));
+        let kv_heads =
+            spec.kv_heads - leaving(spec.kv_heads, spec.kv_heads, spec.head_dim, share(self.groups != Groups::Mlp));
+        let channels =
+            leaving(spec.intermediate_size, spec.intermediate_size, 1, share(self.groups != Groups::Attention));
         LayerSizes {
             num_attention_heads: kv_heads * (spec.heads / spec.kv_heads.max(1)),
             num_key_value_heads: kv_heads,

@@ -356,29 +356,35 @@ impl Gradients<'_> {
 
     /// The gradients of the embeddings from that of the first residual.
     fn embeddings(&self, plan: &Plan, ends: &HostEnds, gradient: &Residual, collect: &mut dyn Collect) -> Result<()> {
-        let (gpu, scale) = (self.gpu, self.model.config().embedding_scale);
+        let scale = self.model.config().embedding_scale;
         let ids = |rows: &Range<usize>| self.rows[rows.clone()].concat();
-        let mut tables: Vec<(bool, _, &dyn Fn(&Range<usize>) -> Vec<u32>)> = vec![(false, &ends.embedding, &ids)];
-        let positions = self.positions(ends);
-        let offset = positions.map_or(0, |(_, offset)| offset) as u32;
+        self.table(plan, &ends.embedding, gradient, &ids, |part, sums| {
+            let sums = AffineGradients { weight: Some(sums), bias: None }.scaled(self.gpu, scale, 1.0)?;
+            sums.weight.as_ref().map_or(Ok(()), |sums| collect.embedding(false, part, sums))
+        })?;
+        let Some((table, offset)) = self.positions(ends) else { return Ok(()) };
         let places = |rows: &Range<usize>| {
-            self.rows[rows.clone()].iter().flat_map(|row| offset..offset + row.len() as u32).collect()
+            let row = |row: &Vec<u32>| offset as u32..(offset + row.len()) as u32;
+            self.rows[rows.clone()].iter().flat_map(row).collect()
         };
-        if let Some((table, _)) = positions {
-            tables.push((true, table, &places));
-        }
-        for (is_positions, table, ids) in tables {
-            for part in self.memory.parts(gpu, table) {
-                let sums = gpu.zeros(part.len(), table.cols)?;
-                for (index, rows) in plan.batches.iter().enumerate() {
-                    gpu.embed_backward(&ids(rows), part.start, &gradient.load(gpu, index)?, &sums)?;
-                }
-                let factor = if is_positions { 1.0 } else { scale };
-                let sums = AffineGradients { weight: Some(sums), bias: None }.scaled(gpu, factor, 1.0)?;
-                if let Some(sums) = &sums.weight {
-                    collect.embedding(is_positions, part, sums)?;
-                }
+        self.table(plan, table, gradient, &places, |part, sums| collect.embedding(true, part, &sums))
+    }
+
+    /// The gradient of a table, run of rows by run of rows; `ids` are the rows that tokens are looked up in.
+    fn table(
+        &self,
+        plan: &Plan,
+        table: &HostMatrix,
+        gradient: &Residual,
+        ids: &dyn Fn(&Range<usize>) -> Vec<u32>,
+        mut each: impl FnMut(Range<usize>, Matrix) -> Result<()>,
+    ) -> Result<()> {
+        for part in self.memory.parts(self.gpu, table) {
+            let sums = self.gpu.zeros(part.len(), table.cols)?;
+            for (index, rows) in plan.batches.iter().enumerate() {
+                self.gpu.embed_backward(&ids(rows), part.start, &gradient.load(self.gpu, index)?, &sums)?;
             }
+            each(part, sums)?;
         }
         Ok(())
     }

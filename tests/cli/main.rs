@@ -14,6 +14,7 @@ mod files;
 mod gguf_reader;
 mod help;
 mod memory;
+mod pruning;
 mod refusals;
 mod requests;
 mod resume;
