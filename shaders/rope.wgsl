@@ -1,6 +1,6 @@
 // rope: rotate pairs of coordinates of each head by an angle that grows with the position, in place.
 //   (x[p], x[q]) <- (x[p] cos - x[q] sin, x[q] cos + x[p] sin)   for p = i, q = i + pairs, i < pairs of a head
-//   Coordinates from 2 * pairs on stay as they are.
+//   Coordinates from 2 * pairs on stay as they are. BACKWARD = 1: by the opposite angle, which makes the gradient of x before of that after.
 //   x         [tokens, stride] f32; head h begins at column + h * head_dim
 //   table     [positions, pairs] (cos, sin)
 //   dispatch  (ceil(heads / HEADS), tokens folded into (y, z)); LANES threads a head, HEADS heads a workgroup
@@ -31,7 +31,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var head = group.x * HEADS + index / LANES; head < end; head += 64u / LANES) {
         let start = token * params.stride + params.column + head * params.head_dim;
         for (var pair = index % LANES; pair < params.pairs; pair += LANES) {
-            let turn = table[angles + pair];
+            var turn = table[angles + pair];
+            if BACKWARD == 1u { turn.y = -turn.y; }
             let p = start + pair;
             let q = p + params.pairs;
             let at_p = x[p];

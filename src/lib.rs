@@ -64,6 +64,7 @@ pub mod linalg;
 pub mod model;
 pub mod ops;
 pub mod progress;
+pub mod prune;
 #[doc(hidden)]
 pub mod reference;
 pub mod run;

@@ -28,8 +28,13 @@ pub struct CalibrationArgs {
     cal_batch_size: Option<u32>,
 }
 
-impl CalibrationArgs {
-    pub fn request(&self) -> CalibrationRequest {
+/// Arguments that say what to calibrate on.
+pub trait Calibrates {
+    fn request(&self) -> CalibrationRequest;
+}
+
+impl Calibrates for CalibrationArgs {
+    fn request(&self) -> CalibrationRequest {
         CalibrationRequest {
             calibration: self.calibration.clone(),
             cal_nsamples: self.cal_nsamples.map(|count| count as usize),

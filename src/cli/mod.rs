@@ -12,6 +12,7 @@ mod logits;
 mod panics;
 mod print;
 mod progress;
+mod prune;
 mod run;
 mod slicing;
 mod synthesize;
@@ -36,6 +37,8 @@ pub struct Cli {
 enum Command {
     /// Make the best smaller model for a size: cut whatever costs least.
     Compress(compress::Args),
+    /// Remove the attention heads and MLP channels that matter least, by gradients of the loss.
+    Prune(prune::Args),
     /// Slice a model and write the smaller one.
     Run(run::Args),
     /// Measure the perplexity of a model, dense or sliced.
@@ -64,6 +67,7 @@ impl Cli {
     pub fn request(&self) -> Result<Option<Map<String, Value>>> {
         match &self.command {
             Command::Compress(args) => args.request()?.fields().map(Some),
+            Command::Prune(args) => args.request().fields().map(Some),
             Command::Run(args) => args.request().fields().map(Some),
             _ => Ok(None),
         }
@@ -76,6 +80,7 @@ impl Cli {
     pub fn execute(self) -> Result<()> {
         match self.command {
             Command::Compress(args) => args.execute(),
+            Command::Prune(args) => args.execute(),
             Command::Run(args) => args.execute(),
             Command::Eval(args) => args.execute(),
             Command::Generate(args) => args.execute(),

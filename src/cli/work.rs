@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     arguments::{DeviceArgs, DtypeArg, ForceArgs, MACHINE, TEXTS},
-    calibration::CalibrationArgs,
+    calibration::{Calibrates, CalibrationArgs},
     export::parse_export,
     print::{print, print_json},
     progress::Bars,
@@ -20,7 +20,7 @@ const RESULT: &str = "What is written";
 const LONG: &str = "Long runs";
 
 #[derive(Debug, clap::Args)]
-pub struct WorkArgs {
+pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// The model: a directory, a .safetensors file with its config.json beside it, a
     /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
@@ -28,7 +28,7 @@ pub struct WorkArgs {
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    calibration: CalibrationArgs,
+    calibration: C,
     /// Seed of everything drawn at random
     #[arg(long, help_heading = RESULT, default_value_t = 42, value_name = "N")]
     seed: u64,
@@ -71,7 +71,7 @@ pub struct WorkArgs {
     device: DeviceArgs,
 }
 
-impl WorkArgs {
+impl<C: Calibrates + clap::Args> WorkArgs<C> {
     /// What is asked of a method; an output without a name is called after the model, with this ending.
     pub fn request<O>(&self, method: O, ending: &str) -> Request<O> {
         let output = self.output.clone().unwrap_or_else(|| beside(&self.model, &format!("-{ending}")));

@@ -2,36 +2,15 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
     linalg::Group,
-    model::{LayerSpec, Linear, Step, architecture::Role},
+    model::{Kept, LayerSpec, Linear, Step, architecture::Role},
     ops::RowCopy,
 };
 
-/// What is left of a layer, by numbers in the original.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    pub layer: usize,
-    pub query_heads: Vec<usize>,
-    pub key_value_heads: Vec<usize>,
-    pub mlp_channels: Vec<usize>,
-}
-
 impl Kept {
-    /// All of a layer.
-    pub fn all(layer: usize, spec: &LayerSpec) -> Self {
-        Self {
-            layer,
-            query_heads: (0..spec.heads).collect(),
-            key_value_heads: (0..spec.kv_heads).collect(),
-            mlp_channels: (0..spec.intermediate_size).collect(),
-        }
-    }
-
     /// Leaves those that `rows` has of a layer that has become of sizes `spec`, whose step has these `writes`.
     pub fn choose(&mut self, rows: &Rows, spec: &LayerSpec, writes: &[Linear]) {
         let of = |before: &[usize], kept: &[usize]| kept.iter().map(|&at| before[at]).collect();

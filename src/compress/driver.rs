@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     axis::Axis,
     budget::{Curve, Space},
-    cut::Kept,
     layers::by_layer,
     plan::{Effort, Options, Plan, Width},
     refit::{Outcome, Refit, Refitted},
@@ -18,7 +17,7 @@ use crate::{
     error::{Error, Result},
     fit::least_tied_width,
     gpu::Gpu,
-    model::{Agreement, Config, Model, Resize},
+    model::{Agreement, Config, Kept, Model, Resize},
     progress::Progress,
     stream::{self, MemoryPlan, Pass, StockForm, run},
 };

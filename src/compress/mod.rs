@@ -27,7 +27,6 @@ mod watch;
 
 pub use axis::{Axis, Goal};
 pub use budget::Curve;
-pub use cut::Kept;
 pub use driver::{Candidate, Job, Probe, Snapshot, axes, guess};
 pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};

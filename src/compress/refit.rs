@@ -22,7 +22,7 @@ use std::{ops::Range, time::Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cut::{Cut, Kept, Quota, Rows, pick},
+    cut::{Cut, Quota, Rows, pick},
     head::{Head, Ways},
     layers::Costs,
     plan::Plan,
@@ -34,8 +34,8 @@ use crate::{
     fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
     gpu::Matrix,
     model::{
-        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, LayerSpec, Linear, Names, NoTap, Step, StepWeights,
-        TensorSpec, architecture::Space,
+        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
+        StepWeights, TensorSpec, architecture::Space,
     },
     stream::{At, Method, Pass, Residual, Saved, located},
 };

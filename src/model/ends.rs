@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
+    ops::Norm,
 };
 
 /// The most bytes of a table in work at a time, where there is room.
@@ -46,7 +47,7 @@ impl Table {
 
 /// What turns the last residual into logits, but for the table itself.
 pub struct Readout {
-    final_norm: Option<NormWeights>,
+    pub(super) final_norm: Option<NormWeights>,
     head_bias: Option<Vec<f32>>,
     fused: bool,
 }
@@ -70,9 +71,14 @@ impl Readout {
     /// [`crate::Error::OutOfMemory`].
     pub fn norm(&self, gpu: &Gpu, config: &Config, x: &Matrix) -> Result<Matrix> {
         let norm = self.final_norm.as_ref();
-        let kind = if self.fused { crate::ops::Norm::Rms } else { config.architecture.norm.kind };
+        let kind = self.norm_kind(config);
         let parameters = (norm.map(|norm| &norm.weight), norm.and_then(|norm| norm.bias.as_ref()));
         gpu.norm(kind, x, parameters.0, parameters.1, config.hidden_size, config.norm_eps)
+    }
+
+    /// Of the final norm; once fused, a layer norm is the RMS norm of a residual whose mean is already zero.
+    pub(super) fn norm_kind(&self, config: &Config) -> Norm {
+        if self.fused { Norm::Rms } else { config.architecture.norm.kind }
     }
 
     /// The biases of some rows of the head, if it has any.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{
     architecture::{Block, BlockKind, Role, Space, Weight},
     config::Config,
-    host::{HostBlock, HostLayer, HostLinear, HostNorm},
+    host::{HostBlock, HostLayer, HostLinear, HostNorm, HostStep},
     layer_spec::LayerSpec,
 };
 use crate::{
@@ -78,8 +78,18 @@ impl BlockWeights {
         Ok(Self { spec: block.spec, fused, norm, head_norms: upload_head_norms(gpu, block)?, linears })
     }
 
+    /// The weight that writes the residual stream.
+    pub(super) fn output(&self) -> Result<&Linear> {
+        self.linears(false).next().ok_or_else(|| Error::shape("layer", "a block that writes nothing"))
+    }
+
+    /// Whether it is an MLP whose activations are multiplied by others.
+    pub(super) fn gated(&self) -> bool {
+        self.spec.kind == BlockKind::Mlp { gated: true }
+    }
+
     /// The weights that read the residual stream, or those that write it.
-    fn linears(&self, reads: bool) -> impl Iterator<Item = &Linear> {
+    pub(super) fn linears(&self, reads: bool) -> impl Iterator<Item = &Linear> {
         self.linears.iter().filter(move |linear| (linear.spec.reads == Space::Residual) == reads)
     }
 }
@@ -100,6 +110,16 @@ pub struct StepWeights {
 }
 
 impl StepWeights {
+    /// Uploads the weights of a step in their stored types, `fused` or not.
+    ///
+    /// # Errors
+    /// As [`Linear::upload`].
+    pub fn upload(gpu: &Gpu, step: &HostStep, fused: bool) -> Result<Self> {
+        let blocks = step.blocks.iter().map(|block| BlockWeights::upload(gpu, block, fused)).collect::<Result<_>>()?;
+        let shortcut = step.shortcut.as_ref().map(|matrix| matrix.upload(gpu, 0..matrix.rows)).transpose()?;
+        Ok(Self { blocks, shortcut })
+    }
+
     /// Fused weights that are on the GPU already, with the norms of queries and keys that `host` has.
     ///
     /// # Errors
@@ -152,14 +172,8 @@ impl LayerWeights {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BadTensor`], [`Error::Read`].
     pub fn upload(gpu: &Gpu, layer: &HostLayer) -> Result<Self> {
-        let mut steps = Vec::with_capacity(layer.steps.len());
-        for step in &layer.steps {
-            let blocks = step.blocks.iter().map(|block| BlockWeights::upload(gpu, block, layer.fused));
-            let blocks = blocks.collect::<Result<_>>()?;
-            let shortcut = step.shortcut.as_ref().map(|matrix| matrix.upload(gpu, 0..matrix.rows)).transpose()?;
-            steps.push(StepWeights { blocks, shortcut });
-        }
-        Ok(Self { steps })
+        let steps = layer.steps.iter().map(|step| StepWeights::upload(gpu, step, layer.fused));
+        Ok(Self { steps: steps.collect::<Result<_>>()? })
     }
 }
 
@@ -212,7 +226,7 @@ pub struct LayerContext<'a> {
 }
 
 impl LayerContext<'_> {
-    fn spec(&self) -> &LayerSpec {
+    pub(super) fn spec(&self) -> &LayerSpec {
         &self.config.layers[self.layer]
     }
 
@@ -273,7 +287,7 @@ impl LayerContext<'_> {
     }
 
     /// How many tokens the MLP takes at once: what one binding holds of its inner activations.
-    fn mlp_rows(&self) -> usize {
+    pub(super) fn mlp_rows(&self) -> usize {
         self.gpu.rows_per_binding(2 * self.spec().intermediate_size.next_multiple_of(4) * 4)
     }
 
@@ -292,39 +306,68 @@ impl LayerContext<'_> {
 
     /// What the MLP's second linear layer reads, `[tokens, intermediate_size]`.
     fn hidden(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
-        let width = self.spec().intermediate_size;
-        let gated = block.spec.kind == BlockKind::Mlp { gated: true };
-        let inner = self.gpu.unfilled(input.rows(), if gated { 2 * width } else { width })?;
+        self.gpu.activation(self.config.activation, block.gated(), &self.projected(block, input)?)
+    }
+
+    /// What the weights of a block that read the residual make of it, side by side: queries, keys and values
+    /// `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up alone.
+    pub(super) fn projected(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
+        let all = self.gpu.unfilled(input.rows(), self.projected_width(block))?;
         for read in block.linears(true) {
-            let column = if read.role == Role::Up && gated { width } else { 0 };
-            self.gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &inner, column, false)?;
+            let column = self.projected_columns(block, read).start;
+            self.gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &all, column, false)?;
         }
-        self.gpu.activation(self.config.activation, gated, &inner)
+        Ok(all)
+    }
+
+    fn projected_width(&self, block: &BlockWeights) -> usize {
+        match block.spec.kind {
+            BlockKind::Attention => self.spec().qkv_width(),
+            BlockKind::Mlp { gated } => self.spec().intermediate_size * if gated { 2 } else { 1 },
+        }
+    }
+
+    /// Where the result of a weight lies in [`Self::projected`].
+    pub(super) fn projected_columns(&self, block: &BlockWeights, read: &Linear) -> Range<usize> {
+        let shape = self.spec().attention_shape();
+        let first = match read.role {
+            Role::Key => shape.k.column,
+            Role::Value => shape.v.column,
+            Role::Up if block.gated() => self.spec().intermediate_size,
+            _ => 0,
+        };
+        first..first + read.weight.rows()
+    }
+
+    /// The norms of queries and keys, and what tells them their positions, in place.
+    pub(super) fn place_in_place(&self, block: &BlockWeights, qkv: &Matrix) -> Result<()> {
+        let (gpu, config, spec) = (self.gpu, self.config, self.spec());
+        let shape = spec.attention_shape();
+        if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
+            for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
+                gpu.head_norm(qk.norm, qkv, span, &norm.weight, norm.bias.as_ref(), config.head_norm_eps)?;
+            }
+        }
+        if let Some((span, table)) = self.turned() {
+            gpu.rope(qkv, span, spec.head_dim, self.positions, table)?;
+        }
+        Ok(())
+    }
+
+    /// The heads that rotary embeddings turn, and their angles, where the layer has any.
+    pub(super) fn turned(&self) -> Option<(HeadSpan, &Matrix)> {
+        let spec = self.spec();
+        let table = spec.rope.and_then(|table| self.rope_tables.get(table))?;
+        // Keys follow the queries.
+        Some((HeadSpan { column: 0, heads: spec.heads + spec.kv_heads }, table))
     }
 
     /// What the attention's output projection reads, `[tokens, heads · head_dim]`.
     fn attention(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
-        let (gpu, config, spec) = (self.gpu, self.config, self.spec());
+        let (gpu, spec) = (self.gpu, self.spec());
         let shape = spec.attention_shape();
-        let qkv = gpu.unfilled(input.rows(), spec.qkv_width())?;
-        for read in block.linears(true) {
-            let column = match read.role {
-                Role::Key => shape.k.column,
-                Role::Value => shape.v.column,
-                _ => 0,
-            };
-            gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &qkv, column, false)?;
-        }
-        if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
-            for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
-                gpu.head_norm(qk.norm, &qkv, span, &norm.weight, norm.bias.as_ref(), config.head_norm_eps)?;
-            }
-        }
-        if let Some(table) = spec.rope.and_then(|table| self.rope_tables.get(table)) {
-            // Keys follow the queries.
-            let span = HeadSpan { column: 0, heads: spec.heads + spec.kv_heads };
-            gpu.rope(&qkv, span, spec.head_dim, self.positions, table)?;
-        }
+        let qkv = self.projected(block, input)?;
+        self.place_in_place(block, &qkv)?;
         let Some(cache) = self.cache else { return gpu.attention(&shape, &qkv, &qkv, self.sequences) };
         let rows: Vec<(usize, usize)> = self.sequences.iter().flat_map(|sequence| sequence.cache_rows()).collect();
         let copy = RowCopy { from_column: shape.k.column, cols: spec.kv_width(), to_column: 0 };
@@ -352,8 +395,7 @@ impl Tap for Writer<'_> {
         self.tap.inner(tokens.clone(), inner)?;
         let residual = self.residual.view(tokens)?;
         for (block, values) in self.weights.blocks.iter().zip(inner) {
-            let output = block.linears(false).next();
-            let output = output.ok_or_else(|| Error::shape("layer", "a block that writes nothing"))?;
+            let output = block.output()?;
             self.context.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &residual, 0, true)?;
         }
         Ok(())

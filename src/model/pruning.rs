@@ -8,13 +8,34 @@ use serde_json::{Map, Value};
 use super::layer_spec::LayerSpec;
 use crate::error::{Error, Result};
 
-/// What is left of one layer.
+/// The sizes of what is left of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSizes {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub intermediate_size: usize,
+}
+
+/// What is left of one layer, by numbers in the original.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    pub layer: usize,
+    pub query_heads: Vec<usize>,
+    pub key_value_heads: Vec<usize>,
+    pub mlp_channels: Vec<usize>,
+}
+
+impl Kept {
+    /// All of a layer.
+    pub fn all(layer: usize, spec: &LayerSpec) -> Self {
+        Self {
+            layer,
+            query_heads: (0..spec.heads).collect(),
+            key_value_heads: (0..spec.kv_heads).collect(),
+            mlp_channels: (0..spec.intermediate_size).collect(),
+        }
+    }
 }
 
 /// The sizes of every layer; those beside the section are the dense model's.

@@ -31,7 +31,7 @@ struct Params {
 /// Elements of a workgroup.
 const PART: usize = 256;
 
-const SHADER: &str = shader!("shared/grid", "activation");
+const SHADER: &str = shader!("shared/grid", "shared/activation", "activation");
 
 fn kernel(kind: Activation, gated: bool) -> Kernel {
     Kernel {

@@ -1,8 +1,10 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, attention, copy_rows, covariance, divergence, embed, energy, gemm, gemm_f16_matrix, gemm_naive, gemv,
-    head_norm, loss, norm, probe, rope, sample, scale_tokens, subtract, transpose,
+    activation, activation_backward, attention, attention_backward, column_sums, copy_rows, covariance, divergence,
+    divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
+    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, sample, scale_tokens, subtract,
+    transpose,
 };
 use crate::gpu::Kernel;
 
@@ -11,19 +13,27 @@ use crate::gpu::Kernel;
 pub fn kernels() -> Vec<Kernel> {
     let families = [
         activation::kernels(),
+        activation_backward::kernels(),
         attention::kernels(),
+        attention_backward::kernels(),
+        column_sums::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),
         divergence::kernels(),
+        divergence_backward::kernels(),
         embed::kernels(),
+        embed_backward::kernels(),
         energy::kernels(),
         gemm::kernels(),
         gemm_f16_matrix::kernels(),
         gemm_naive::kernels(),
         gemv::kernels(),
         head_norm::kernels(),
+        head_norm_backward::kernels(),
         loss::kernels(),
+        loss_backward::kernels(),
         norm::kernels(),
+        norm_backward::kernels(),
         probe::kernels(),
         rope::kernels(),
         sample::kernels(),

@@ -1,5 +1,7 @@
 //! Moving rows between matrices: the last token of each sequence, keys and values into the cache.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{WORKGROUP, folded_rows, shader};
@@ -77,5 +79,16 @@ impl Gpu {
         let table = self.upload_u32(&pairs)?;
         let bindings = [from.into(), (&table).into(), to.into()];
         self.dispatch(&kernel(), &params, &bindings, grid, (rows.len() * cols) as u64)
+    }
+
+    /// A copy of some columns of `x` `[rows, *]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they are not there; [`Error::OutOfMemory`].
+    pub fn columns(&self, x: &Matrix, columns: Range<usize>) -> Result<Matrix> {
+        let copy = self.unfilled(x.rows(), columns.len())?;
+        let rows: Vec<(usize, usize)> = (0..x.rows()).map(|row| (row, row)).collect();
+        self.copy_rows(x, &copy, &rows, RowCopy { from_column: columns.start, cols: columns.len(), to_column: 0 })?;
+        Ok(copy)
     }
 }

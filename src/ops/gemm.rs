@@ -48,31 +48,46 @@ impl GemmParams {
 /// Steps of one dispatch of a plain product, each of which reads another row of `b`: more rows would fall out of the
 /// caches.
 const STEPS: usize = 512;
+
 impl Gpu {
     /// The plain product `a · b` of `a` `[M, K]` and `b` `[K, N]`, both f32.
     ///
     /// # Errors
     /// [`Error::Shape`] if the inner sizes differ; [`Error::OutOfMemory`].
     pub fn matmul(&self, a: &Matrix, b: &Matrix) -> Result<Matrix> {
-        let (m, n, k) = (a.rows(), b.cols(), b.rows());
-        if a.cols() != k {
-            return Err(Error::shape("matmul", format!("a [{m}, {}], b [{k}, {n}]", a.cols())));
+        if a.cols() != b.rows() {
+            let sizes = format!("a [{}, {}], b [{}, {}]", a.rows(), a.cols(), b.rows(), b.cols());
+            return Err(Error::shape("matmul", sizes));
         }
-        let c = self.unfilled(m, n)?;
+        let c = self.unfilled(a.rows(), b.cols())?;
+        self.product_into(a, 0, b, &c, false)?;
+        Ok(c)
+    }
+
+    /// `c (+)= a[:, column..column + K] · b` of `b` `[K, N]` (f32, f16 or bf16), for a `column` that is a multiple of 4.
+    pub(super) fn product_into(
+        &self,
+        a: &Matrix,
+        column: usize,
+        b: &Matrix,
+        c: &Matrix,
+        accumulate: bool,
+    ) -> Result<()> {
+        let (n, k) = (b.cols(), b.rows());
         let rows = self.rows_per_binding(b.stride() * b.element().size()).min(STEPS);
         for first in (0..k).step_by(rows) {
             let part = b.view(first..k.min(first + rows))?;
-            for (a, c) in self.row_pieces(a, &c, part.rows() * n)? {
+            for (a, c) in self.row_pieces(a, c, part.rows() * n)? {
                 let sizes = [a.rows(), n, part.rows()];
                 let params = GemmParams {
-                    a_column4: (first / 4) as u32,
-                    accumulate: u32::from(first > 0),
+                    a_column4: ((column + first) / 4) as u32,
+                    accumulate: u32::from(accumulate || first > 0),
                     ..GemmParams::new(sizes, &a, &part, &c)
                 };
                 self.gemm_with(true, sizes, params, [&a, &part, &c], None)?;
             }
         }
-        Ok(c)
+        Ok(())
     }
 
     pub(super) fn gemm(&self, operands: Operands) -> Result<()> {

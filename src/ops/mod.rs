@@ -2,21 +2,30 @@
 //! encode, nothing else. Each has an f64 twin of the same name in [`crate::reference`].
 
 mod activation;
+mod activation_backward;
 mod attention;
+mod attention_backward;
 mod catalog;
+mod column_sums;
 mod copy_rows;
 mod covariance;
 mod divergence;
+mod divergence_backward;
 mod embed;
+mod embed_backward;
 mod energy;
 mod gemm;
 mod gemm_f16_matrix;
 mod gemm_naive;
 mod gemv;
 mod head_norm;
+mod head_norm_backward;
 mod linear;
+mod linear_backward;
 mod loss;
+mod loss_backward;
 mod norm;
+mod norm_backward;
 mod operands;
 mod probe;
 mod product;
@@ -30,6 +39,7 @@ mod tuning;
 
 pub use activation::Activation;
 pub use attention::{AttentionShape, MAX_HEAD_DIM};
+pub use attention_backward::AttentionResult;
 #[doc(hidden)]
 pub use catalog::kernels;
 pub use copy_rows::RowCopy;
@@ -37,6 +47,7 @@ pub use covariance::{COVARIANCE_RUN, COVARIANCE_TOKENS};
 pub use divergence::Divergence;
 pub use head_norm::HeadSpan;
 pub use norm::Norm;
+pub use norm_backward::NormInput;
 pub use probe::PROBE_CHAINS;
 pub use product::ProductConfig;
 pub use sample::SampleOptions;

@@ -28,13 +28,14 @@ const LANES: [usize; 2] = [8, 32];
 /// Heads of a workgroup.
 const HEADS: usize = 16;
 
-fn kernel(lanes: usize) -> Kernel {
-    Kernel { name: "rope", source: SHADER, constants: vec![("LANES", lanes as u32), ("HEADS", HEADS as u32)] }
+fn kernel(lanes: usize, backward: bool) -> Kernel {
+    let constants = vec![("LANES", lanes as u32), ("HEADS", HEADS as u32), ("BACKWARD", backward.into())];
+    Kernel { name: "rope", source: SHADER, constants }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    LANES.map(kernel).into()
+    LANES.into_iter().flat_map(|lanes| [kernel(lanes, false), kernel(lanes, true)]).collect()
 }
 
 impl Gpu {
@@ -47,6 +48,34 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`, or there is not one position a token.
     pub fn rope(&self, x: &Matrix, span: HeadSpan, head_dim: usize, positions: &Matrix, table: &Matrix) -> Result<()> {
+        self.turn(false, x, span, head_dim, positions, table)
+    }
+
+    /// Makes the gradient of what [`Gpu::rope`] was given of that of its result, in place: the same pairs, turned by the
+    /// opposite angles.
+    ///
+    /// # Errors
+    /// As [`Gpu::rope`].
+    pub fn rope_backward_in_place(
+        &self,
+        d: &Matrix,
+        span: HeadSpan,
+        head_dim: usize,
+        positions: &Matrix,
+        table: &Matrix,
+    ) -> Result<()> {
+        self.turn(true, d, span, head_dim, positions, table)
+    }
+
+    fn turn(
+        &self,
+        backward: bool,
+        x: &Matrix,
+        span: HeadSpan,
+        head_dim: usize,
+        positions: &Matrix,
+        table: &Matrix,
+    ) -> Result<()> {
         let pairs = table.cols() / 2;
         if 2 * pairs > head_dim || span.end(head_dim) > x.cols() || positions.cols() != x.rows() {
             return Err(Error::shape(
@@ -64,7 +93,7 @@ impl Gpu {
             table_stride2: (table.stride() / 2) as u32,
             unused: 0,
         };
-        let kernel = kernel(if pairs < LANES[1] { LANES[0] } else { LANES[1] });
+        let kernel = kernel(if pairs < LANES[1] { LANES[0] } else { LANES[1] }, backward);
         let grid = folded_rows(span.heads.div_ceil(HEADS), x.rows());
         self.dispatch(
             &kernel,

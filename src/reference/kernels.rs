@@ -111,7 +111,7 @@ pub fn norm(
 }
 
 /// The columns of head `head`.
-fn columns(span: HeadSpan, head: usize, head_dim: usize) -> std::ops::Range<usize> {
+pub(super) fn columns(span: HeadSpan, head: usize, head_dim: usize) -> std::ops::Range<usize> {
     let first = span.column + head * head_dim;
     first..first + head_dim
 }
@@ -179,7 +179,7 @@ pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, se
 }
 
 /// The error function: `2/√π · exp(−x²) · Σ_n 2ⁿ x²ⁿ⁺¹ / (1·3·…·(2n+1))`, whose terms have one sign.
-fn erf(x: f64) -> f64 {
+pub(super) fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
     }

@@ -5,6 +5,7 @@
 //! paper has it, nothing batched; [`Network::refitted`] is slicing with one basis for several layers, and with weights
 //! fitted again, [`Network::compressed`] what becomes of heads, channels and layers.
 
+mod backward;
 mod compressed;
 mod forward;
 mod kernels;
@@ -12,6 +13,7 @@ mod shared;
 mod slicing;
 mod subset;
 
+pub use backward::*;
 pub use compressed::Left;
 pub use forward::{Affine, Layer, Network, Step, logits};
 pub use kernels::*;

@@ -3,9 +3,10 @@
 //! Weights come and go one step of a layer at a time: mapped file → host (read ahead) → GPU → output. The residual of
 //! all tokens is the only large state, and lies on the GPU, in host memory or on the disk, wherever there is room.
 //! After each layer, what is finished and what resuming needs is durable. A [`Method`] says what happens at each step;
-//! [`run`] is the one loop over the layers.
+//! [`run`] is the one loop over the layers. [`Gradients`] goes through a model and back.
 
 mod commit;
+mod gradients;
 mod memory;
 mod pass;
 mod read_ahead;
@@ -17,6 +18,7 @@ mod types;
 mod writer;
 
 pub use commit::{Checksum, Saved, exact};
+pub use gradients::{Change, Collect, Gradients, GradientsAt};
 pub use memory::{Extent, MemoryPlan, Peak};
 pub use pass::{Job, Pass, located};
 pub use read_ahead::MATRICES_AHEAD;

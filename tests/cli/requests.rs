@@ -10,6 +10,8 @@ const CHANGE_NOTHING: &[&str] =
 
 /// For every other option, a value that is not its default.
 const VALUES: &[(&str, &str)] = &[
+    ("aggregate", "max"),
+    ("attention", ""),
     ("axes", "mlp"),
     ("basis", "segments=3"),
     ("cal_batch_size", "3"),
@@ -21,11 +23,17 @@ const VALUES: &[(&str, &str)] = &[
     ("effort", "quick"),
     ("eval", "other.txt"),
     ("final_orientation", "random"),
+    ("global", ""),
+    ("importance", "l1"),
+    ("iterations", "2"),
     ("keep", "70%"),
+    ("layers", "1..3"),
+    ("mlp", ""),
     ("ppl_eval_seqlen", "33"),
     ("head", "untied"),
     ("per_layer", ""),
     ("precision", "f16-matrix"),
+    ("ratio", "0.5"),
     ("refit", "reads"),
     ("ridge", "0.5"),
     ("round_interval", "4"),
@@ -39,7 +47,7 @@ const VALUES: &[(&str, &str)] = &[
 ];
 
 /// Options that are another way to give the value of one, which is compared.
-const OTHER_NAMES: &[(&str, &str)] = &[("keep", "target_parameters")];
+const OTHER_NAMES: &[(&str, &str)] = &[("attention", "groups"), ("keep", "target_parameters"), ("mlp", "groups")];
 
 fn request(arguments: &[&str]) -> Option<Map<String, Value>> {
     let arguments = [&["slicegpt-gpu"], arguments].concat();
@@ -79,7 +87,7 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
             let others = |fields: &Map<String, Value>| {
                 let mut fields = fields.clone();
                 let goal = |name: &str| sizes && ["sparsity", "target_parameters"].contains(&name);
-                fields.retain(|name, _| name != id && name != "output" && !goal(name));
+                fields.retain(|name, _| name != id && name != field && name != "output" && !goal(name));
                 fields
             };
             assert_eq!(others(&asked), others(&plain), "{name} {given} asks for something else, too");

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Queries, keys and values side by side, as one projection leaves them.
-fn side_by_side(head_dim: usize, heads: usize, kv_heads: usize, window: Option<usize>) -> AttentionShape {
+pub fn side_by_side(head_dim: usize, heads: usize, kv_heads: usize, window: Option<usize>) -> AttentionShape {
     let span = |column, heads| HeadSpan { column, heads };
     AttentionShape {
         head_dim,

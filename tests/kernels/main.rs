@@ -6,7 +6,9 @@
 //! small.
 
 mod attention;
+mod backward;
 mod bench;
+mod differences;
 mod products;
 mod rows;
 #[path = "../support/mod.rs"]

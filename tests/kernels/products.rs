@@ -31,7 +31,7 @@ const SHAPES: &[(usize, usize, usize, &str)] = &[
     (129, 67, 1000, "long sums"),
 ];
 
-fn stored(gpu: &Gpu, values: &[f32], rows: usize, cols: usize, element: ElementType) -> (Matrix, DMatrix<f64>) {
+pub fn stored(gpu: &Gpu, values: &[f32], rows: usize, cols: usize, element: ElementType) -> (Matrix, DMatrix<f64>) {
     let bytes: Vec<u8> = match element {
         ElementType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
         ElementType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),

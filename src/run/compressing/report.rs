@@ -7,13 +7,14 @@ use serde::Serialize;
 use super::{
     super::{
         method::{Row, Section},
+        sizes::{Removed, Sizes, loading},
         units::{bytes, grouped, percent_removed},
     },
     chart,
 };
 use crate::{
-    compress::{Axis, Candidate, Curve, Kept, Plan, Probe, Snapshot},
-    model::{Config, LayerSizes, LayerSpec, Model},
+    compress::{Axis, Candidate, Curve, Plan, Probe, Snapshot},
+    model::{Config, Kept, LayerSizes, LayerSpec, Model},
 };
 
 /// The fields of a report that compression writes.
@@ -41,22 +42,6 @@ pub struct CompressReport {
     pub same_size_bits: Option<f64>,
 }
 
-/// The sizes of a model; where layers differ, heads and channels are the mean, rounded down.
-#[derive(Debug, Clone, Serialize)]
-pub struct Sizes {
-    pub parameters: u64,
-    pub bytes: u64,
-    pub hidden_size: usize,
-    pub layers: usize,
-    pub query_heads: usize,
-    pub key_value_heads: usize,
-    pub intermediate_size: usize,
-    /// Bytes of keys and values that a token leaves in a cache of 16-bit numbers.
-    pub cache_bytes_per_token: usize,
-    /// Tokens of the vocabulary.
-    pub vocabulary: usize,
-}
-
 /// One axis.
 #[derive(Debug, Clone, Serialize)]
 pub struct AxisCut {
@@ -80,50 +65,14 @@ pub struct Tried {
     pub written: bool,
 }
 
-/// What left a layer, by numbers in the original.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Removed {
-    pub layer: usize,
-    /// Whether the whole layer left.
-    pub whole: bool,
-    pub query_heads: Vec<usize>,
-    pub key_value_heads: Vec<usize>,
-    pub mlp_channels: Vec<usize>,
-}
-
-impl Sizes {
-    fn of(config: &Config, bytes: u64, parameters: u64, hidden_size: usize) -> Self {
-        let mean = |of: fn(&LayerSpec) -> usize| config.layers.iter().map(of).sum::<usize>() / config.layers.len();
-        Self {
-            parameters,
-            bytes,
-            hidden_size,
-            layers: config.layers.len(),
-            query_heads: mean(|layer| layer.heads),
-            key_value_heads: mean(|layer| layer.kv_heads),
-            intermediate_size: mean(|layer| layer.intermediate_size),
-            cache_bytes_per_token: config.layers.iter().map(|layer| 2 * layer.kv_width()).sum(),
-            vocabulary: config.vocab_size,
-        }
-    }
-}
-
 fn removed(config: &Config, written: Option<(&Candidate, &[Kept])>) -> Vec<Removed> {
     let Some((best, kept)) = written else { return Vec::new() };
-    let missing = |all: usize, kept: &[usize]| (0..all).filter(|number| kept.binary_search(number).is_err()).collect();
     let of = |(layer, spec): (usize, &LayerSpec)| {
-        let kept = if best.sizes.layers.contains(&layer) {
-            kept.iter().find(|kept| kept.layer == layer).cloned().unwrap_or_else(|| Kept::all(layer, spec))
-        } else {
+        if !best.sizes.layers.contains(&layer) {
             return Removed { layer, whole: true, ..Removed::default() };
-        };
-        Removed {
-            layer,
-            whole: false,
-            query_heads: missing(spec.heads, &kept.query_heads),
-            key_value_heads: missing(spec.kv_heads, &kept.key_value_heads),
-            mlp_channels: missing(spec.intermediate_size, &kept.mlp_channels),
         }
+        let whole = || Kept::all(layer, spec);
+        Removed::of(spec, &kept.iter().find(|kept| kept.layer == layer).cloned().unwrap_or_else(whole))
     };
     config.layers.iter().enumerate().map(of).collect()
 }
@@ -300,38 +249,9 @@ impl Section for CompressReport {
     }
 
     fn loading(&self) -> &'static str {
-        if self.by_layer.is_some() { BY_LAYER } else { ORDINARY }
+        loading(self.by_layer.is_some())
     }
 }
 
 /// Bits of a weight in q8_0: 8, and a 16-bit factor for each 32.
 const Q8_0_BITS: f64 = 8.5;
-
-/// How the result is loaded.
-const ORDINARY: &str = "
-
-This is an ordinary checkpoint of its model type, only smaller. In transformers:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(\".\")
-tokenizer = AutoTokenizer.from_pretrained(\".\")
-```
-
-`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this program:
-";
-
-/// How one is loaded whose layers differ.
-const BY_LAYER: &str = "
-
-Its layers differ in size, which the classes in transformers have no form for: the Python files beside this one have it.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(\".\")
-```
-
-`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, if the original is a llama or a mistral. In this \
-program:
-";

@@ -1,0 +1,295 @@
+//! The backward pass of one step of a layer: the forward upside down. What the forward has worked out inside of a step
+//! is worked out again; only what lies between steps is kept.
+
+use std::ops::Range;
+
+use super::{
+    architecture::{Block, BlockKind, Role, Weight},
+    layer::{BlockWeights, LayerContext, Linear, NormWeights, StepWeights},
+};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    ops::{AttentionResult, HeadSpan, Norm, NormInput},
+};
+
+/// Sums over tokens of the gradients of a weight and of its bias, in the shapes of these, in f32.
+#[derive(Debug, Clone, Default)]
+pub struct AffineGradients {
+    pub weight: Option<Matrix>,
+    pub bias: Option<Matrix>,
+}
+
+/// The gradients of a linear weight `[out, in]` and its bias `[1, out]`.
+#[derive(Debug, Clone)]
+pub struct LinearGradients {
+    /// The stored tensor that holds it.
+    pub spec: &'static Weight,
+    pub role: Role,
+    pub of: AffineGradients,
+}
+
+/// The gradients of the parameters of a block.
+#[derive(Debug, Clone)]
+pub struct BlockGradients {
+    pub spec: &'static Block,
+    /// Of the norm before it.
+    pub norm: AffineGradients,
+    /// Of the norms of queries and keys, head by head: `[1, heads · head_dim]`, to be added up over the heads.
+    pub head_norms: [AffineGradients; 2],
+    pub linears: Vec<LinearGradients>,
+}
+
+/// The gradients of the parameters of a step, sums over the tokens of all batches so far.
+#[derive(Debug, Clone)]
+pub struct StepGradients {
+    pub blocks: Vec<BlockGradients>,
+    /// Of the shortcut, as the forward pass has it: `[width after, width before]`.
+    pub shortcut: Option<Matrix>,
+}
+
+impl StepGradients {
+    /// No tokens yet.
+    pub fn new(weights: &StepWeights) -> Self {
+        let none =
+            |linear: &Linear| LinearGradients { spec: linear.spec, role: linear.role, of: AffineGradients::default() };
+        let block = |block: &BlockWeights| BlockGradients {
+            spec: block.spec,
+            norm: AffineGradients::default(),
+            head_norms: Default::default(),
+            linears: block.linears.iter().map(none).collect(),
+        };
+        Self { blocks: weights.blocks.iter().map(block).collect(), shortcut: None }
+    }
+}
+
+/// Adds `factor` times a part to a sum that may have none yet.
+pub(super) fn add(gpu: &Gpu, sum: &mut Option<Matrix>, part: Matrix, factor: f32) -> Result<()> {
+    match sum {
+        None if factor == 1.0 => *sum = Some(part),
+        None => {
+            let scaled = gpu.zeros(part.rows(), part.cols())?;
+            gpu.subtract(&scaled, &part, -factor)?;
+            *sum = Some(scaled);
+        }
+        Some(sum) => gpu.subtract(sum, &part, -factor)?,
+    }
+    Ok(())
+}
+
+/// Adds the sums over tokens of some columns of `d`, each times `by` where that is given.
+pub(super) fn add_sums(
+    gpu: &Gpu,
+    sum: &mut Option<Matrix>,
+    d: &Matrix,
+    by: Option<&Matrix>,
+    columns: Range<usize>,
+) -> Result<()> {
+    let begun = sum.is_some();
+    let sums = match sum.take() {
+        Some(sums) => sums,
+        None => gpu.unfilled(1, columns.len())?,
+    };
+    gpu.column_sums(d, by, columns, &sums, begun)?;
+    *sum = Some(sums);
+    Ok(())
+}
+
+impl AffineGradients {
+    /// These times a factor each.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn scaled(self, gpu: &Gpu, weight: f32, bias: f32) -> Result<Self> {
+        let scaled = |part: Option<Matrix>, factor| {
+            let mut sum = None;
+            part.map_or(Ok(()), |part| add(gpu, &mut sum, part, factor)).map(|()| sum)
+        };
+        Ok(Self { weight: scaled(self.weight, weight)?, bias: scaled(self.bias, bias)? })
+    }
+
+    /// Adds those of a norm with these parameters: of what it made, `d`, and of the values that it multiplied, `n`.
+    pub(super) fn add_norm(&mut self, gpu: &Gpu, norm: &NormWeights, d: &Matrix, n: &Matrix) -> Result<()> {
+        add_sums(gpu, &mut self.weight, d, Some(n), 0..d.cols())?;
+        if norm.bias.is_some() {
+            add_sums(gpu, &mut self.bias, d, None, 0..d.cols())?;
+        }
+        Ok(())
+    }
+}
+
+impl LayerContext<'_> {
+    /// One step backward: from the gradient `d` `[tokens, width after]` of the result of [`LayerContext::step`], that of
+    /// `x` `[tokens, width before]`. Adds the gradients of the step's parameters to `gradients`, which was made of the
+    /// same weights. Sequences are whole.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::OutOfMemory`].
+    pub fn step_backward(
+        &self,
+        weights: &StepWeights,
+        x: &Matrix,
+        d: &Matrix,
+        gradients: &mut StepGradients,
+    ) -> Result<Matrix> {
+        if self.cache.is_some() || weights.blocks.len() != gradients.blocks.len() {
+            return Err(Error::shape("step_backward", "sequences with a cache, or gradients of another step"));
+        }
+        let dx = self.gpu.zeros(x.rows(), x.cols())?;
+        for (block, sums) in weights.blocks.iter().zip(&mut gradients.blocks) {
+            match block.spec.kind {
+                BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
+                BlockKind::Mlp { .. } => {
+                    let rows = self.mlp_rows();
+                    for first in (0..x.rows()).step_by(rows) {
+                        let tokens = first..x.rows().min(first + rows);
+                        let [x, d, dx] = [x.view(tokens.clone())?, d.view(tokens.clone())?, dx.view(tokens)?];
+                        self.mlp_backward(block, &x, &d, &dx, sums)?;
+                    }
+                }
+            }
+        }
+        match &weights.shortcut {
+            Some(shortcut) => {
+                self.gpu.linear_backward(d, 0..d.cols(), shortcut, &dx, true)?;
+                let part = self.gpu.linear_weight_backward(d, 0..d.cols(), x)?;
+                add(self.gpu, &mut gradients.shortcut, part, 1.0)?;
+            }
+            None => self.gpu.subtract(&dx, d, -1.0)?,
+        }
+        Ok(dx)
+    }
+
+    fn mlp_backward(
+        &self,
+        block: &BlockWeights,
+        x: &Matrix,
+        d: &Matrix,
+        dx: &Matrix,
+        sums: &mut BlockGradients,
+    ) -> Result<()> {
+        let (gpu, gated) = (self.gpu, block.gated());
+        let input = self.norm(block, x)?;
+        let inner = self.projected(block, &input)?;
+        let hidden = gpu.activation(self.config.activation, gated, &inner)?;
+        let d = self.output_backward(block, &hidden, d, sums)?;
+        drop(hidden);
+        let d = gpu.activation_backward(self.config.activation, gated, &inner, &d)?;
+        drop(inner);
+        self.reads_backward(block, x, &input, &d, dx, sums)
+    }
+
+    fn attention_backward(
+        &self,
+        block: &BlockWeights,
+        x: &Matrix,
+        d: &Matrix,
+        dx: &Matrix,
+        sums: &mut BlockGradients,
+    ) -> Result<()> {
+        let (gpu, spec) = (self.gpu, self.spec());
+        let shape = spec.attention_shape();
+        let input = self.norm(block, x)?;
+        let qkv = self.projected(block, &input)?;
+        // What the norms of queries and keys read is needed again.
+        let raw = block.head_norms.as_ref().map(|_| gpu.columns(&qkv, 0..qkv.cols())).transpose()?;
+        self.place_in_place(block, &qkv)?;
+        let out = gpu.attention(&shape, &qkv, &qkv, self.sequences)?;
+        let d = self.output_backward(block, &out, d, sums)?;
+        let result = AttentionResult { qkv: &qkv, out: &out, d: &d };
+        let d = gpu.attention_backward(&shape, result, self.sequences)?;
+        drop((qkv, out));
+        if let Some((span, table)) = self.turned() {
+            gpu.rope_backward_in_place(&d, span, spec.head_dim, self.positions, table)?;
+        }
+        if let (Some(norms), Some(raw)) = (&block.head_norms, &raw) {
+            for ((span, norm), sums) in [shape.q, shape.k].into_iter().zip(norms).zip(&mut sums.head_norms) {
+                self.head_norm_backward(span, norm, raw, &d, sums)?;
+            }
+        }
+        self.reads_backward(block, x, &input, &d, dx, sums)
+    }
+
+    /// The gradient of heads before their norm, in place of that after it in `d`.
+    fn head_norm_backward(
+        &self,
+        span: HeadSpan,
+        norm: &NormWeights,
+        raw: &Matrix,
+        d: &Matrix,
+        sums: &mut AffineGradients,
+    ) -> Result<()> {
+        let Some(qk) = self.config.qk_norm() else { return Ok(()) };
+        let (gpu, eps, head_dim) = (self.gpu, self.config.head_norm_eps, norm.weight.cols());
+        let columns = span.column..span.end(head_dim);
+        // Without parameters, what the weight multiplied.
+        let n = gpu.columns(raw, columns.clone())?;
+        let ones = gpu.upload(&vec![1.0; head_dim], 1, head_dim)?;
+        gpu.head_norm(qk.norm, &n, HeadSpan { column: 0, heads: span.heads }, &ones, None, eps)?;
+        sums.add_norm(gpu, norm, &gpu.columns(d, columns)?, &n)?;
+        gpu.head_norm_backward_in_place(qk.norm, raw, span, &norm.weight, eps, d)
+    }
+
+    /// The gradient of what the weight that writes the residual has read, `inner`, from that of the residual.
+    fn output_backward(
+        &self,
+        block: &BlockWeights,
+        inner: &Matrix,
+        d: &Matrix,
+        sums: &mut BlockGradients,
+    ) -> Result<Matrix> {
+        let output = block.output()?;
+        let d_inner = self.gpu.unfilled(inner.rows(), inner.cols())?;
+        self.gpu.linear_backward(d, 0..d.cols(), &output.weight, &d_inner, false)?;
+        self.add_linear(output, inner, d, 0..d.cols(), sums)?;
+        Ok(d_inner)
+    }
+
+    /// Adds the gradient of the residual that a block has read, `x`, to `dx`, from that of all that its weights made of
+    /// `input`, the norm of `x`.
+    fn reads_backward(
+        &self,
+        block: &BlockWeights,
+        x: &Matrix,
+        input: &Matrix,
+        d: &Matrix,
+        dx: &Matrix,
+        sums: &mut BlockGradients,
+    ) -> Result<()> {
+        let gpu = self.gpu;
+        let d_input = gpu.unfilled(x.rows(), x.cols())?;
+        for (index, read) in block.linears(true).enumerate() {
+            let columns = self.projected_columns(block, read);
+            gpu.linear_backward(d, columns.clone(), &read.weight, &d_input, index > 0)?;
+            self.add_linear(read, input, d, columns, sums)?;
+        }
+        let config = self.config;
+        let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };
+        if let Some(norm) = &block.norm {
+            let n = gpu.norm(kind, x, None, None, config.hidden_size, config.norm_eps)?;
+            sums.norm.add_norm(gpu, norm, &d_input, &n)?;
+        }
+        let weight = block.norm.as_ref().map(|norm| &norm.weight);
+        let norm = NormInput { kind, x, weight, norm_width: config.hidden_size, eps: config.norm_eps };
+        gpu.norm_backward(norm, &d_input, dx, true)
+    }
+
+    /// Adds the gradients of a linear weight that has read `x` and made what has the gradient `d[:, columns]`.
+    fn add_linear(
+        &self,
+        linear: &Linear,
+        x: &Matrix,
+        d: &Matrix,
+        columns: Range<usize>,
+        sums: &mut BlockGradients,
+    ) -> Result<()> {
+        let sums = sums.linears.iter_mut().find(|one| one.role == linear.role && one.spec.name == linear.spec.name);
+        let sums = sums.ok_or_else(|| Error::shape("step_backward", "gradients of another step"))?;
+        let part = self.gpu.linear_weight_backward(d, columns.clone(), x)?;
+        add(self.gpu, &mut sums.of.weight, part, 1.0)?;
+        if linear.bias.is_some() {
+            add_sums(self.gpu, &mut sums.of.bias, d, None, columns)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! The gradient of causal attention.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{AttentionShape, Sequence, shader};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Kernel, Matrix},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    first: u32,
+    end: u32,
+    first_block: u32,
+    head_dim: u32,
+    group: u32,
+    window: u32,
+    stride: u32,
+    q_column: u32,
+    k_column: u32,
+    v_column: u32,
+    d_stride: u32,
+    statistics_stride2: u32,
+    scale: f32,
+    unused: [u32; 3],
+}
+
+/// Queries, or keys, of a workgroup.
+const ROWS: usize = 32;
+
+#[derive(Clone, Copy)]
+enum Part {
+    Statistics,
+    Queries,
+    Keys,
+}
+
+fn kernel(part: Part, aligned: bool) -> Kernel {
+    let (name, source, sides) = match part {
+        Part::Statistics => ("attention_statistics", shader!("shared/attention_backward", "attention_statistics"), 1),
+        Part::Queries => (
+            "attention_backward_queries",
+            shader!("shared/attention_backward", "shared/attention_shares", "attention_backward_queries"),
+            2,
+        ),
+        Part::Keys => (
+            "attention_backward_keys",
+            shader!("shared/attention_backward", "shared/attention_shares", "attention_backward_keys"),
+            2,
+        ),
+    };
+    Kernel { name, source, constants: vec![("SIDES", sides), ("ALIGNED", aligned.into())] }
+}
+
+/// Every kernel of this family.
+pub(super) fn kernels() -> Vec<Kernel> {
+    let parts = [Part::Statistics, Part::Queries, Part::Keys];
+    parts.into_iter().flat_map(|part| [kernel(part, false), kernel(part, true)]).collect()
+}
+
+/// What attention was given and has made of it, and the gradient of that.
+#[derive(Clone, Copy)]
+pub struct AttentionResult<'a> {
+    /// Queries, keys and values `[tokens, *]`.
+    pub qkv: &'a Matrix,
+    /// What [`Gpu::attention`] made of them, `[tokens, heads · head_dim]`.
+    pub out: &'a Matrix,
+    /// Its gradient, of the same shape.
+    pub d: &'a Matrix,
+}
+
+impl Gpu {
+    /// For each token t and query head h, the logarithm of the sum over the keys that it sees of `exp(scale · q·k)`, and
+    /// `Σ_i d[t, h, i] · out[t, h, i]`, side by side: `[tokens, 2 · heads]`.
+    ///
+    /// # Errors
+    /// As [`Gpu::attention_backward`].
+    pub fn attention_statistics(
+        &self,
+        shape: &AttentionShape,
+        result: AttentionResult,
+        sequences: &[Sequence],
+    ) -> Result<Matrix> {
+        let AttentionResult { qkv, out, d } = result;
+        check(shape, result, sequences)?;
+        let statistics = self.unfilled(qkv.rows(), 2 * shape.q.heads)?;
+        let bindings = [qkv, d, out, &statistics];
+        self.each_block(shape, Part::Statistics, bindings, [&statistics, d], sequences)?;
+        Ok(statistics)
+    }
+
+    /// The gradients of queries, keys and values from that of attention's result, in the places of `qkv`: `[tokens, *]`.
+    /// Shares are worked out again from [`Gpu::attention_statistics`], 32 queries and 32 keys at a time. Sequences are
+    /// whole: their keys lie beside their queries.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if heads or sequences lie outside of the matrices, or a sequence is not whole;
+    /// [`Error::OutOfMemory`].
+    pub fn attention_backward(
+        &self,
+        shape: &AttentionShape,
+        result: AttentionResult,
+        sequences: &[Sequence],
+    ) -> Result<Matrix> {
+        let statistics = self.attention_statistics(shape, result, sequences)?;
+        let AttentionResult { qkv, d, .. } = result;
+        // What no head has is no part of the result.
+        let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
+        for part in [Part::Queries, Part::Keys] {
+            self.each_block(shape, part, [qkv, d, &statistics, &dqkv], [&statistics, d], sequences)?;
+        }
+        Ok(dqkv)
+    }
+
+    /// Dispatches a kernel for all blocks of all sequences, in runs that do not hold the GPU for long.
+    fn each_block(
+        &self,
+        shape: &AttentionShape,
+        part: Part,
+        bindings: [&Matrix; 4],
+        [statistics, d]: [&Matrix; 2],
+        sequences: &[Sequence],
+    ) -> Result<()> {
+        let AttentionShape { head_dim, q, k, v, scale, window } = *shape;
+        let aligned = [head_dim, q.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
+        let (heads, products) = match part {
+            Part::Statistics => (q.heads, 1),
+            Part::Queries => (q.heads, 3),
+            Part::Keys => (k.heads, 4),
+        };
+        for sequence in sequences {
+            let blocks = sequence.tokens.div_ceil(ROWS);
+            let seen = window.unwrap_or(sequence.tokens).min(sequence.tokens);
+            let cost = products * ROWS * seen * q.heads * head_dim;
+            let run = (self.work_per_dispatch() / cost.max(1)).clamp(1, 65535);
+            for first_block in (0..blocks).step_by(run) {
+                let count = run.min(blocks - first_block);
+                let params = Params {
+                    first: sequence.first as u32,
+                    end: (sequence.first + sequence.tokens) as u32,
+                    first_block: first_block as u32,
+                    head_dim: head_dim as u32,
+                    group: shape.group() as u32,
+                    window: window.unwrap_or(0) as u32,
+                    stride: bindings[0].stride() as u32,
+                    q_column: q.column as u32,
+                    k_column: k.column as u32,
+                    v_column: v.column as u32,
+                    d_stride: d.stride() as u32,
+                    statistics_stride2: (statistics.stride() / 2) as u32,
+                    scale,
+                    unused: [0; 3],
+                };
+                let grid = [heads as u32, count as u32, 1];
+                self.dispatch(&kernel(part, aligned), &params, &bindings.map(Into::into), grid, (count * cost) as u64)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(shape: &AttentionShape, AttentionResult { qkv, out, d }: AttentionResult, all: &[Sequence]) -> Result<()> {
+    let AttentionShape { head_dim, q, k, v, .. } = *shape;
+    let width = q.heads * head_dim;
+    let fits = [q, k, v].iter().all(|span| span.end(head_dim) <= qkv.cols())
+        && [out, d].iter().all(|one| (one.rows(), one.cols()) == (qkv.rows(), width))
+        && k.heads == v.heads
+        && q.heads.is_multiple_of(k.heads.max(1));
+    if !fits {
+        let sizes = [qkv, out, d].map(|one| (one.rows(), one.cols()));
+        return Err(Error::shape("attention_backward", format!("{shape:?} in {sizes:?}")));
+    }
+    let whole = |one: &&Sequence| one.position == 0 && one.kv_row == one.first && one.first + one.tokens <= qkv.rows();
+    match all.iter().find(|one| !whole(one)) {
+        Some(one) => Err(Error::shape("attention_backward", format!("{one:?} of {} tokens", qkv.rows()))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,187 @@
+//! The rounds of pruning, and the writing of what is left; in one go, or resumed where it was stopped.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    choice::{LayerImportance, Share, cut},
+    measure::Measure,
+    plan::{Groups, Options, Plan},
+};
+use crate::{
+    checkpoint::OutputDirectory,
+    error::Result,
+    gpu::Gpu,
+    model::{
+        Config, HostLinear, Kept, Linear, Model, Names, TensorSpec,
+        architecture::{Role, Space},
+    },
+    progress::Progress,
+    stream::{self, MemoryPlan, Pass, StockForm},
+};
+
+/// What to prune, and how.
+pub struct Job<'a> {
+    pub model: &'a Model,
+    /// The examples whose loss says what matters.
+    pub rows: &'a [Vec<u32>],
+    pub options: &'a Options,
+    pub memory: MemoryPlan,
+    /// Where the tensors go, and, beside them, what is needed to resume.
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
+}
+
+/// What is done and durable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Rounds that are over.
+    pub rounds: usize,
+    /// What is left of each layer after them; none before the first one.
+    pub kept: Vec<Kept>,
+    /// Layers that are written.
+    pub written: usize,
+    /// Whether all of the model is.
+    pub done: bool,
+}
+
+impl Job<'_> {
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    /// Ranks and cuts in rounds, and writes what is left, or resumes after `from`. Called at each commit point, `commit`
+    /// returns false to stop there. Returns what is done.
+    ///
+    /// # Errors
+    /// [`crate::Error::BadTensor`], [`crate::Error::Numerical`], [`crate::Error::Write`], [`crate::Error::Interrupted`],
+    /// those of `commit`, and whatever the GPU reports.
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        from: Option<&Snapshot>,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<Snapshot> {
+        let mut state = from.cloned().unwrap_or_default();
+        if state.kept.is_empty() {
+            state.kept = self.config().layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
+        }
+        while state.rounds < self.options.iterations {
+            let importances = self.importances(gpu, &state.kept)?;
+            self.round(state.rounds + 1, &importances, &mut state.kept);
+            state.rounds += 1;
+            if !commit(&state)? {
+                return Ok(state);
+            }
+        }
+        if !state.done {
+            self.write(gpu, &mut state, commit)?;
+        }
+        Ok(state)
+    }
+
+    /// What the groups of the layers that may be cut matter, where this much is left.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn importances(&self, gpu: &Gpu, kept: &[Kept]) -> Result<Vec<LayerImportance>> {
+        let Job { model, rows, options, memory, directory, progress } = *self;
+        Measure { gpu, model, rows, options, kept, memory, directory, progress }.run()
+    }
+
+    /// Cuts what is due after round `number`: the share is spread evenly over the rounds.
+    fn round(&self, number: usize, importances: &[LayerImportance], kept: &mut [Kept]) {
+        let Options { ratio, iterations, groups, global, .. } = *self.options;
+        // The last one is the whole share to the last bit.
+        let ratio = if number == iterations { ratio } else { ratio * number as f64 / iterations as f64 };
+        let (attention, mlp) = (groups != Groups::Mlp, groups != Groups::Attention);
+        cut(Share { ratio, attention, mlp, global }, &self.config().layers, importances, kept);
+    }
+
+    fn write(&self, gpu: &Gpu, state: &mut Snapshot, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
+        let Job { model, memory, directory, progress, .. } = *self;
+        let plan = Plan::of(self.config(), &state.kept, &self.options.dtype)?;
+        let job = stream::Job {
+            model,
+            rows: &[],
+            watched: 0,
+            memory,
+            output: &plan.config,
+            tensors: &plan.tensors,
+            directory,
+            progress,
+        };
+        let layers = self.config().layers.len();
+        progress.begin("write", layers as u64);
+        let written = (state.written > 0).then_some(state.written);
+        let mut pass = Pass::new(gpu, job, StockForm::fused(self.config().hidden_size), written)?;
+        let names = Names::of(self.config());
+        let tables = [Some(names.embedding()), names.positions()];
+        let is_table = |name: &str| tables.iter().flatten().any(|table| table == name);
+        let of_layer = |name: &str| (0..layers).any(|layer| name.starts_with(&names.layer(layer, "")));
+        if written.is_none() {
+            self.copy(&mut pass, |name| is_table(name))?;
+        }
+        for layer in state.written..layers {
+            self.layer(gpu, &mut pass, &state.kept[layer])?;
+            pass.writer.sync()?;
+            progress.advance(1)?;
+            state.written = layer + 1;
+            if !commit(state)? {
+                return Ok(());
+            }
+        }
+        self.copy(&mut pass, |name| !is_table(name) && !of_layer(name))?;
+        pass.writer.finish()?;
+        state.done = true;
+        commit(state).map(drop)
+    }
+
+    /// Writes tensors as they are.
+    fn copy(&self, pass: &mut Pass, which: impl Fn(&str) -> bool) -> Result<()> {
+        let specs: Vec<TensorSpec> = self.config().tensors().into_iter().filter(|spec| which(&spec.name)).collect();
+        specs.iter().try_for_each(|spec| pass.copy(spec, &spec.name))
+    }
+
+    /// Writes what is left of a layer.
+    fn layer(&self, gpu: &Gpu, pass: &mut Pass, kept: &Kept) -> Result<()> {
+        let (config, layer) = (self.config(), kept.layer);
+        let start = Names::of(config).layer(layer, "");
+        if *kept == Kept::all(layer, &config.layers[layer]) {
+            return self.copy(pass, |name| name.starts_with(&start));
+        }
+        let weights: Vec<String> =
+            config.architecture.weights().map(|weight| format!("{start}{}.", weight.name)).collect();
+        self.copy(pass, |name| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight)))?;
+        for linear in self.model.store.layer(layer)?.linears() {
+            pass.writer.linear(layer, &left(gpu, config, kept, linear)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a weight that stay, or the columns of one that writes the residual stream.
+fn left(gpu: &Gpu, config: &Config, kept: &Kept, linear: &HostLinear) -> Result<Linear> {
+    let head_dim = config.layers[kept.layer].head_dim;
+    let channels = |heads: &[usize]| heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
+    let stays: Vec<usize> = match linear.role {
+        Role::Query | Role::Output => channels(&kept.query_heads),
+        Role::Key | Role::Value => channels(&kept.key_value_heads),
+        Role::Gate | Role::Up | Role::Down => kept.mlp_channels.clone(),
+    };
+    let cols = linear.matrix.cols;
+    let all = linear.matrix.to_f32()?;
+    let writes = linear.spec.writes == Space::Residual;
+    let values: Vec<f32> = if writes {
+        all.chunks_exact(cols).flat_map(|row| stays.iter().map(|&col| row[col])).collect()
+    } else {
+        stays.iter().flat_map(|&row| &all[row * cols..(row + 1) * cols]).copied().collect()
+    };
+    let (rows, width) = if writes { (linear.matrix.rows, stays.len()) } else { (stays.len(), cols) };
+    let bias = linear.bias.as_ref().map(|bias| match writes {
+        true => bias.clone(),
+        false => stays.iter().map(|&row| bias[row]).collect(),
+    });
+    let bias = bias.map(|bias| gpu.upload(&bias, 1, bias.len())).transpose()?;
+    Ok(Linear { spec: linear.spec, role: linear.role, weight: gpu.upload(&values, rows, width)?, bias })
+}

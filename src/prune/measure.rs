@@ -1,0 +1,184 @@
+//! What the groups of a model matter, from its weights and the gradients of its loss, one step of a layer at a time.
+
+use super::{
+    choice::LayerImportance,
+    importance::{Evidence, of_channels, of_heads, random},
+    plan::Options,
+};
+use crate::{
+    checkpoint::OutputDirectory,
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    model::{
+        HostBlock, HostLayer, HostMatrix, Kept, LinearGradients, Model, StepGradients,
+        architecture::{BlockKind, Role, Space},
+    },
+    progress::Progress,
+    stream::{Collect, Gradients, GradientsAt, MemoryPlan},
+};
+
+/// A model, the examples whose loss counts, and what is left of it so far.
+#[derive(Clone, Copy)]
+pub struct Measure<'a> {
+    pub gpu: &'a Gpu,
+    pub model: &'a Model,
+    pub rows: &'a [Vec<u32>],
+    pub options: &'a Options,
+    pub kept: &'a [Kept],
+    pub memory: MemoryPlan,
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
+}
+
+/// The gradient of a weight and its square, so far.
+#[derive(Default)]
+struct Sums {
+    gradient: Vec<f32>,
+    squares: Vec<f32>,
+}
+
+impl Measure<'_> {
+    /// Of the layers that may be cut, in their order. What has left counts as nothing in the forward pass.
+    ///
+    /// # Errors
+    /// Those of [`Gradients::run`]; [`Error::BadTensor`], [`Error::Read`].
+    pub fn run(&self) -> Result<Vec<LayerImportance>> {
+        let layers = self.options.layers.clone();
+        let found = layers.clone().map(|layer| LayerImportance { layer, ..LayerImportance::default() }).collect();
+        let mut measuring = Measuring { of: *self, sums: Vec::new(), found };
+        if !self.options.importance.needs_gradient() {
+            self.progress.begin("importance", layers.len() as u64);
+            for layer in layers {
+                let host = self.model.store.layer(layer)?;
+                for block in host.blocks() {
+                    measuring.block(layer, block, &[])?;
+                }
+                self.progress.advance(1)?;
+            }
+            return Ok(measuring.found);
+        }
+        let change = |layer: usize, host: &mut HostLayer| self.mask(layer, host);
+        let whole =
+            self.model.config().layers.iter().zip(self.kept).all(|(spec, kept)| *kept == Kept::all(kept.layer, spec));
+        let work = Gradients {
+            gpu: self.gpu,
+            model: self.model,
+            rows: self.rows,
+            memory: self.memory,
+            directory: self.directory,
+            progress: self.progress,
+            apart: self.options.importance.needs_squares(),
+            change: if whole { None } else { Some(&change) },
+        };
+        work.run(&mut measuring)?;
+        Ok(measuring.found)
+    }
+
+    /// Makes what has left of a layer add nothing to the residual stream, as if it were gone.
+    fn mask(&self, layer: usize, host: &mut HostLayer) -> Result<()> {
+        let (kept, head_dim) = (&self.kept[layer], self.model.config().layers[layer].head_dim);
+        for linear in host.steps.iter_mut().flat_map(|step| &mut step.blocks).flat_map(|block| &mut block.linears) {
+            let (stays, width) = match linear.role {
+                Role::Output => (&kept.query_heads, head_dim),
+                Role::Down => (&kept.mlp_channels, 1),
+                _ => continue,
+            };
+            let (rows, cols) = (linear.matrix.rows, linear.matrix.cols);
+            let gone: Vec<usize> = (0..cols).filter(|col| stays.binary_search(&(col / width)).is_err()).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let mut values = linear.matrix.to_f32()?;
+            for row in values.chunks_exact_mut(cols) {
+                gone.iter().for_each(|&col| row[col] = 0.0);
+            }
+            linear.matrix = HostMatrix::from_f32(rows, cols, values);
+        }
+        Ok(())
+    }
+}
+
+struct Measuring<'a> {
+    of: Measure<'a>,
+    /// By the weights of the step under way.
+    sums: Vec<Vec<Sums>>,
+    found: Vec<LayerImportance>,
+}
+
+impl Measuring<'_> {
+    /// What the groups of a block matter, whose weights have the gradients `sums`.
+    fn block(&mut self, layer: usize, block: &HostBlock, sums: &[Sums]) -> Result<()> {
+        let options = self.of.options;
+        let spec = &self.of.model.config().layers[layer];
+        let attention = block.spec.kind == BlockKind::Attention;
+        let Some(found) = self.found.iter_mut().find(|found| found.layer == layer) else { return Ok(()) };
+        let values = if options.importance == super::Importance::Random {
+            let (count, kind) = if attention { (spec.kv_heads, 0) } else { (spec.intermediate_size, 1) };
+            random(count, options.seed, 2 * layer as u64 + kind)
+        } else {
+            let mut members = Vec::new();
+            for (index, linear) in block.linears.iter().enumerate() {
+                let weight = linear.matrix.to_f32()?;
+                let (gradient, squares) =
+                    sums.get(index).map_or((&[][..], &[][..]), |sums| (&sums.gradient, &sums.squares));
+                let evidence = Evidence { weight: &weight, gradient, squares, cols: linear.matrix.cols };
+                let columns = linear.spec.writes == Space::Residual;
+                members.push((linear.role, evidence.saliences(options.importance, columns)));
+            }
+            if attention {
+                of_heads(options.aggregate, &members, spec)
+            } else {
+                of_channels(options.aggregate, &members)
+            }
+        };
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            let what = if attention { "attention" } else { "MLP" };
+            return Err(Error::Numerical(format!("layer {layer}: the importance of a group of its {what} is {value}")));
+        }
+        *(if attention { &mut found.attention } else { &mut found.mlp }) = values;
+        Ok(())
+    }
+
+    /// Adds the gradients of the mean loss of some examples, which are `share` of all tokens and one of `count` examples.
+    fn add(gpu: &Gpu, sums: &mut Sums, gradients: &LinearGradients, share: f32, count: Option<usize>) -> Result<()> {
+        let none = || Error::shape("importance", "a weight without a gradient");
+        let gradient: &Matrix = gradients.of.weight.as_ref().ok_or_else(none)?;
+        let values = gpu.download(gradient)?;
+        sums.gradient.resize(values.len(), 0.0);
+        sums.gradient.iter_mut().zip(&values).for_each(|(sum, value)| *sum += share * value);
+        if let Some(count) = count {
+            sums.squares.resize(values.len(), 0.0);
+            let one = 1.0 / count as f32;
+            sums.squares.iter_mut().zip(&values).for_each(|(sum, value)| *sum += one * value * value);
+        }
+        Ok(())
+    }
+}
+
+impl Collect for Measuring<'_> {
+    fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
+        let Measure { gpu, model, rows, options, .. } = self.of;
+        if !options.layers.contains(&at.layer) {
+            return Ok(());
+        }
+        let predicted = |rows: &[Vec<u32>]| rows.iter().map(|row| row.len() - 1).sum::<usize>() as f32;
+        let share = predicted(&rows[at.rows.clone()]) / predicted(rows);
+        let count = options.importance.needs_squares().then_some(rows.len());
+        if at.rows.start == 0 {
+            let none = |block: &crate::model::BlockGradients| block.linears.iter().map(|_| Sums::default()).collect();
+            self.sums = gradients.blocks.iter().map(none).collect();
+        }
+        for (block, sums) in gradients.blocks.iter().zip(&mut self.sums) {
+            for (linear, sums) in block.linears.iter().zip(sums) {
+                Self::add(gpu, sums, linear, share, count)?;
+            }
+        }
+        if at.rows.end < rows.len() {
+            return Ok(());
+        }
+        let host = model.store.layer(at.layer)?;
+        let sums = std::mem::take(&mut self.sums);
+        let blocks = host.steps.get(at.step.index).map_or(&[][..], |step| &step.blocks);
+        blocks.iter().zip(&sums).try_for_each(|(block, sums)| self.block(at.layer, block, sums))
+    }
+}

@@ -1,0 +1,70 @@
+//! How much memory pruning takes at its peak, and how long, known before.
+
+use super::plan::Options;
+use crate::{
+    model::{Config, row_bytes, signal_bytes, staging_bytes},
+    ops::{COVARIANCE_RUN, transposed_columns},
+    stream::{Extent, MemoryPlan, Peak, Placement, Speed},
+};
+
+impl Options {
+    /// What pruning a model of this config takes; `written` is the bytes of its tensors, `rope` the size of the table of
+    /// rotary angles, `element_size` that of a stored value.
+    pub fn peak(
+        &self,
+        memory: &MemoryPlan,
+        config: &Config,
+        written: u64,
+        examples: &Extent,
+        rope: u64,
+        element_size: usize,
+    ) -> Peak {
+        let full = row_bytes(config.hidden_size);
+        // Each by itself where squares are wanted.
+        let tokens =
+            if self.importance.needs_squares() { examples.longest as u64 } else { memory.batch_tokens(examples) };
+        // The residual before every step and after the last one, and two gradients of it.
+        let residuals = (config.points() as u64 + 3) * examples.tokens as u64 * full;
+        let on_gpu = memory.placement == Placement::Gpu;
+        let held = if on_gpu { residuals } else { 0 };
+        let table = memory.part_bytes.min(config.vocab_size as u64 * full);
+        let logits = 4 * 8192.min(config.vocab_size) as u64;
+        // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
+        let ends = table + staging_bytes(table).max(tokens * (2 * logits + 5 * full));
+        let layer = (0..config.layers.len()).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
+        let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
+        let (mut gpu, mut largest, mut whole) = (ends, 0, 0);
+        for step in config.steps() {
+            let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
+            let bytes = |(rows, cols): (usize, usize)| rows as u64 * row_bytes(cols);
+            let gradients: u64 = shapes().map(bytes).sum();
+            let most = shapes().map(bytes).max().unwrap_or(0);
+            let stored = gradients / 4 * element_size as u64;
+            let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
+            // What the forward pass has in a step, and a gradient of each.
+            let signals =
+                tokens * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full);
+            let sums = gradients + most + 4 * run * widest;
+            gpu = gpu.max(stored + staging_bytes(most).max(signals + sums));
+            largest = largest.max(most);
+            whole = whole.max(gradients);
+        }
+        // Of a step: gradients, perhaps their squares; of a matrix, what comes from the GPU, and its values as they are
+        // stored and widened.
+        let sums = whole * if self.importance.needs_squares() { 2 } else { 1 };
+        let host = sums + 3 * largest + tokens * full + table;
+        Peak {
+            gpu: held + rope + gpu,
+            upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),
+            host: host + if memory.placement == Placement::Host { residuals } else { 0 },
+            disk: written + if memory.placement == Placement::Disk { residuals } else { 0 },
+        }
+    }
+
+    /// Seconds of all rounds with this many tokens: forward, and backward with the forward again and two products for
+    /// each of its one.
+    pub fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
+        let passes = if self.importance.needs_gradient() { self.iterations } else { 0 };
+        4.0 * passes as f64 * speed.forward_seconds(config, tokens)
+    }
+}

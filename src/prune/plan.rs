@@ -1,0 +1,151 @@
+//! What is asked of pruning, and the smaller model before it exists.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    choice::leaving,
+    importance::{Aggregate, Importance},
+};
+use crate::{
+    checkpoint::TensorPlan,
+    error::{Error, Result},
+    model::{Config, Kept, LayerSizes, LayerSpec, Resize},
+    stream::Types,
+};
+
+/// Which groups may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Groups {
+    Both,
+    /// Attention heads alone.
+    Attention,
+    /// MLP channels alone.
+    Mlp,
+}
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The share of the groups of the layers that may be cut that leaves.
+    pub ratio: f64,
+    /// The layers that may be cut.
+    pub layers: Range<usize>,
+    pub importance: Importance,
+    pub aggregate: Aggregate,
+    /// Whether all groups of all layers are ranked in one row.
+    pub global: bool,
+    /// Rounds, with new gradients in each.
+    pub iterations: usize,
+    pub groups: Groups,
+    /// Of random importances.
+    pub seed: u64,
+    /// Types of the written tensors.
+    pub dtype: Types,
+}
+
+impl Options {
+    /// The layers that may be cut where nobody says otherwise: all but the first eighth and the last sixteenth, rounded
+    /// up: 4 to 29 of 32, as published.
+    pub fn usual_layers(count: usize) -> Range<usize> {
+        let (first, last) = (count.div_ceil(8), count.div_ceil(16));
+        first..count.saturating_sub(last).max(first)
+    }
+
+    /// Checks that they make sense for a model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let (count, Range { start, end }) = (config.layers.len(), self.layers.clone());
+        let usage = |reason: String| Err(Error::Usage(reason));
+        if !(self.ratio > 0.0 && self.ratio < 1.0) {
+            return usage(format!("--ratio {}: expected a number between 0 and 1", self.ratio));
+        }
+        if end > count || start >= end {
+            return usage(format!(
+                "--layers {start}..{end}: expected some of the {count} layers of this model, such as 0..{count} or all"
+            ));
+        }
+        if self.iterations == 0 {
+            return usage("--iterations 0: expected at least one".into());
+        }
+        if config.fused() || config.pruned {
+            return usage("this model is cut already; prune the original to another ratio instead".into());
+        }
+        Ok(())
+    }
+
+    /// What is left of a layer of these sizes if all layers lose as much.
+    fn left(&self, layer: usize, spec: &LayerSpec) -> LayerSizes {
+        let inside = self.layers.contains(&layer);
+        let share = |wanted: bool| if wanted && inside { self.ratio } else { 0.0 };
+        // In one round or several, the same number.
+        let kv_heads =
+            spec.kv_heads - leaving(spec.kv_heads, spec.kv_heads, spec.head_dim, share(self.groups != Groups::Mlp));
+        let channels =
+            leaving(spec.intermediate_size, spec.intermediate_size, 1, share(self.groups != Groups::Attention));
+        LayerSizes {
+            num_attention_heads: kv_heads * (spec.heads / spec.kv_heads.max(1)),
+            num_key_value_heads: kv_heads,
+            intermediate_size: spec.intermediate_size - channels,
+        }
+    }
+}
+
+/// A pruned model before it exists.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Of the smaller model.
+    pub config: Config,
+    /// Every tensor, in the order of writing.
+    pub tensors: Vec<TensorPlan>,
+    pub parameters: u64,
+}
+
+impl Plan {
+    /// What it comes to if all layers lose as much: what it is unless all groups are in one row.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no checkpoint of such a model.
+    pub fn guess(config: &Config, options: &Options) -> Result<Self> {
+        let left = config.layers.iter().enumerate().map(|(layer, spec)| options.left(layer, spec));
+        Self::new(config, left.collect(), &options.dtype)
+    }
+
+    /// Of what is kept of each layer.
+    ///
+    /// # Errors
+    /// As [`Plan::guess`].
+    pub fn of(config: &Config, kept: &[Kept], types: &Types) -> Result<Self> {
+        let sizes = |kept: &Kept| LayerSizes {
+            num_attention_heads: kept.query_heads.len(),
+            num_key_value_heads: kept.key_value_heads.len(),
+            intermediate_size: kept.mlp_channels.len(),
+        };
+        Self::new(config, kept.iter().map(sizes).collect(), types)
+    }
+
+    fn new(config: &Config, layers: Vec<LayerSizes>, types: &Types) -> Result<Self> {
+        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = layers[0];
+        let alike = layers.iter().all(|other| *other == layers[0]);
+        let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(config) };
+        let by_layer = Resize { by_layer: Some(layers), ..ordinary.clone() };
+        // What the ordinary classes have no form for, those of our own have.
+        let smaller = match alike.then(|| config.resized(&ordinary)) {
+            Some(Ok(smaller)) => smaller,
+            _ => config.resized(&by_layer)?,
+        };
+        let dtypes = types.of_tensors(config, &smaller);
+        let specs = smaller.tensors().into_iter().zip(dtypes);
+        let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();
+        Ok(Self { parameters: smaller.parameters(), config: smaller, tensors })
+    }
+
+    /// Bytes of all tensors.
+    pub fn byte_len(&self) -> u64 {
+        self.tensors.iter().map(TensorPlan::byte_len).sum()
+    }
+}

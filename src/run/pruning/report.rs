@@ -1,0 +1,121 @@
+//! What pruning says of its result.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::super::{
+    method::{Row, Section},
+    sizes::{Removed, Sizes, loading},
+    units::{bytes, grouped, percent_removed},
+};
+use crate::{
+    model::{LayerSizes, LayerSpec, Model},
+    prune::{Options, Plan, Snapshot},
+};
+
+/// The fields of a report that pruning writes.
+#[derive(Debug, Clone, Serialize)]
+pub struct PruneReport {
+    #[serde(skip)]
+    model_type: &'static str,
+    #[serde(skip)]
+    first: usize,
+    #[serde(skip)]
+    last: usize,
+    pub before: Sizes,
+    /// If all layers lose as much, before the work.
+    pub after: Sizes,
+    /// 1 − after / before of the parameters, in percent.
+    pub percent_removed: f64,
+    /// The sizes of each layer, where they differ.
+    pub by_layer: Option<Vec<LayerSizes>>,
+    /// One object for every layer, cut or not: what was removed; empty before.
+    pub removed: Vec<Removed>,
+}
+
+impl PruneReport {
+    /// What is planned, and what came of it, as far as it is known.
+    pub(super) fn new(model: &Model, options: &Options, plan: &Plan, found: Option<&Snapshot>) -> Self {
+        let (config, smaller) = (model.config(), &plan.config);
+        let parameters = config.parameters();
+        let sizes = |spec: &LayerSpec| LayerSizes {
+            num_attention_heads: spec.heads,
+            num_key_value_heads: spec.kv_heads,
+            intermediate_size: spec.intermediate_size,
+        };
+        let known = found.filter(|found| found.rounds == options.iterations);
+        let removed = known.map_or(&[][..], |found| &found.kept);
+        let width = config.hidden_size;
+        Self {
+            model_type: config.architecture.model_type,
+            first: options.layers.start,
+            last: options.layers.end - 1,
+            before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, width),
+            after: Sizes::of(smaller, plan.byte_len(), plan.parameters, width),
+            percent_removed: percent_removed(parameters, plan.parameters),
+            by_layer: smaller.pruned.then(|| smaller.layers.iter().map(sizes).collect()),
+            removed: removed.iter().zip(&config.layers).map(|(kept, spec)| Removed::of(spec, kept)).collect(),
+        }
+    }
+}
+
+impl Section for PruneReport {
+    fn rows(&self) -> Vec<Row> {
+        let (before, after) = (&self.before, &self.after);
+        let row = |what: &str, before: u64, after: u64, shown: fn(u64) -> String| {
+            let change = format!("{:+.2} %", -percent_removed(before, after));
+            [what.into(), shown(before), shown(after), change]
+        };
+        let size =
+            |what: &str, before: usize, after: usize| row(what, before as u64, after as u64, |size| size.to_string());
+        let names = match self.by_layer {
+            Some(_) => ["query heads, the mean", "key-value heads, the mean", "MLP channels, the mean"],
+            None => ["query heads", "key-value heads", "MLP channels"],
+        };
+        vec![
+            row("parameters", before.parameters, after.parameters, grouped),
+            row("bytes", before.bytes, after.bytes, bytes),
+            size(names[0], before.query_heads, after.query_heads),
+            size(names[1], before.key_value_heads, after.key_value_heads),
+            size(names[2], before.intermediate_size, after.intermediate_size),
+        ]
+    }
+
+    fn findings(&self) -> String {
+        let mut text = String::new();
+        for removed in self.removed.iter().filter(|one| !one.query_heads.is_empty() || !one.mlp_channels.is_empty()) {
+            let heads: Vec<String> = removed.query_heads.iter().map(usize::to_string).collect();
+            let heads = if heads.is_empty() { "none".into() } else { heads.join(", ") };
+            let name = format!("removed from layer {}", removed.layer);
+            let _ = writeln!(text, "{name:<24} heads {heads}; {} MLP channels", removed.mlp_channels.len());
+        }
+        text
+    }
+
+    fn tag(&self) -> &'static str {
+        "pruned"
+    }
+
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let Sizes { query_heads, key_value_heads, intermediate_size, .. } = self.after;
+        vec![
+            ("query_heads", query_heads),
+            ("key_value_heads", key_value_heads),
+            ("intermediate_size", intermediate_size),
+        ]
+    }
+
+    fn introduction(&self, original: &str, version: &str) -> String {
+        format!(
+            "# {original}, pruned\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} removed \
+             the attention heads and MLP channels of layers {} to {} that matter least by an estimate of LLM-Pruner \
+             ([Ma et al. 2023](https://arxiv.org/abs/2305.11627)). Nothing was trained after that.\n\n",
+            self.model_type, self.percent_removed, self.first, self.last
+        )
+    }
+
+    fn loading(&self) -> &'static str {
+        loading(self.by_layer.is_some())
+    }
+}

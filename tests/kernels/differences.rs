@@ -1,0 +1,189 @@
+//! Is each f64 twin of a gradient the derivative of the f64 twin of its kernel? By central differences.
+
+use nalgebra::DMatrix;
+use slicegpt_gpu::{
+    ops::{Activation, AttentionShape, HeadSpan, Norm, sequences},
+    reference,
+};
+
+use crate::support::Random;
+
+fn random(random: &mut Random, rows: usize, cols: usize) -> DMatrix<f64> {
+    DMatrix::from_fn(rows, cols, |_, _| f64::from(random.normal()))
+}
+
+/// Half the step of a difference: its error goes with the square, that of rounding with the inverse.
+const STEP: f64 = 1e-5;
+
+/// Checks that `gradient(d)` is that of `Σ d · f(x)` by x.
+fn compare(
+    what: &str,
+    x: &DMatrix<f64>,
+    f: impl Fn(&DMatrix<f64>) -> DMatrix<f64>,
+    gradient: impl Fn(&DMatrix<f64>) -> DMatrix<f64>,
+) {
+    let y = f(x);
+    let d = random(&mut Random::new(99), y.nrows(), y.ncols());
+    let found = gradient(&d);
+    assert_eq!(found.shape(), x.shape(), "{what}");
+    let differences = DMatrix::from_fn(x.nrows(), x.ncols(), |i, j| {
+        let at = |by: f64| {
+            let mut moved = x.clone();
+            moved[(i, j)] += by;
+            f(&moved).dot(&d)
+        };
+        (at(STEP) - at(-STEP)) / (2.0 * STEP)
+    });
+    let error = (&found - &differences).amax() / differences.amax().max(1e-3);
+    println!("{what}: {error:.1e}");
+    assert!(error < 1e-7, "{what}: {error:.2e}");
+}
+
+#[test]
+fn gradients_of_norms_are_derivatives() {
+    let mut numbers = Random::new(1);
+    for (width, norm_width) in [(1, 1), (7, 7), (5, 9)] {
+        let x = random(&mut numbers, 3, width);
+        let weight: Vec<f64> = random(&mut numbers, 1, width).iter().copied().collect();
+        for kind in [Norm::Rms, Norm::Layer].into_iter().filter(|kind| *kind == Norm::Rms || width == norm_width) {
+            for weight in [None, Some(&*weight)] {
+                compare(
+                    &format!("norm_backward {kind:?}, {width} of {norm_width}, weight {}", weight.is_some()),
+                    &x,
+                    |x| reference::norm(kind, x, weight, None, norm_width, 0.01),
+                    |d| reference::norm_backward(kind, &x, weight, d, norm_width, 0.01),
+                );
+            }
+            let parameters = DMatrix::from_row_slice(1, width, &weight);
+            let normed = reference::norm(kind, &x, None, None, norm_width, 0.01);
+            compare(
+                &format!("column_sums, weight of a {kind:?} norm"),
+                &parameters,
+                |weight| reference::norm(kind, &x, Some(weight.as_slice()), None, norm_width, 0.01),
+                |d| reference::column_sums(d, Some(&normed)),
+            );
+            compare(
+                &format!("column_sums, bias of a {kind:?} norm"),
+                &parameters,
+                |bias| reference::norm(kind, &x, None, Some(bias.as_slice()), norm_width, 0.01),
+                |d| reference::column_sums(d, None),
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_of_head_norms_and_rope_are_derivatives() {
+    let x = random(&mut Random::new(2), 4, 19);
+    let span = HeadSpan { column: 2, heads: 3 };
+    let weight = [0.5, -1.5, 2.0, 1.0, 0.3];
+    for kind in [Norm::Rms, Norm::Layer] {
+        let normed = |x: &DMatrix<f64>| {
+            let mut y = x.clone();
+            reference::head_norm(kind, &mut y, span, &weight, None, 0.01);
+            y
+        };
+        compare(&format!("head_norm_backward {kind:?}"), &x, normed, |d| {
+            let mut d = d.clone();
+            reference::head_norm_backward(kind, &x, span, &weight, 0.01, &mut d);
+            d
+        });
+    }
+    let (positions, frequencies) = ([0, 3, 100, 7], [1.0, 0.1]);
+    let turned = |x: &DMatrix<f64>| {
+        let mut y = x.clone();
+        reference::rope(&mut y, span, 5, &positions, &frequencies, 1.2);
+        y
+    };
+    compare("rope_backward", &x, turned, |d| {
+        let mut d = d.clone();
+        reference::rope_backward(&mut d, span, 5, &positions, &frequencies, 1.2);
+        d
+    });
+}
+
+#[test]
+fn gradients_of_activations_are_derivatives() {
+    let x = random(&mut Random::new(3), 5, 8) * 2.0;
+    for kind in [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
+        for gated in [false, true] {
+            compare(
+                &format!("activation_backward {kind:?}, gated {gated}"),
+                &x,
+                |x| reference::activation(kind, gated, x),
+                |d| reference::activation_backward(kind, gated, &x, d),
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_of_linear_layers_are_derivatives() {
+    let mut numbers = Random::new(4);
+    let (x, w) = (random(&mut numbers, 4, 6), random(&mut numbers, 3, 6));
+    let bias = random(&mut numbers, 1, 3);
+    compare(
+        "linear_backward",
+        &x,
+        |x| reference::linear(x, &w, Some(bias.as_slice())),
+        |d| reference::linear_backward(d, &w),
+    );
+    compare(
+        "linear_weight_backward",
+        &w,
+        |w| reference::linear(&x, w, None),
+        |d| reference::linear_weight_backward(d, &x),
+    );
+    compare(
+        "column_sums, bias of a linear layer",
+        &bias,
+        |bias| reference::linear(&x, &w, Some(bias.as_slice())),
+        |d| reference::column_sums(d, None),
+    );
+}
+
+#[test]
+fn gradients_of_attention_are_derivatives() {
+    for (heads, kv_heads, window) in [(2, 2, None), (4, 2, None), (3, 1, Some(3)), (2, 1, Some(1))] {
+        let h = 3;
+        let span = |column, heads| HeadSpan { column, heads };
+        let shape = AttentionShape {
+            head_dim: h,
+            q: span(0, heads),
+            k: span(heads * h, kv_heads),
+            v: span((heads + kv_heads) * h, kv_heads),
+            scale: 0.7,
+            window,
+        };
+        let qkv = random(&mut Random::new(5), 9, (heads + 2 * kv_heads) * h);
+        let sequences = sequences([5, 1, 3]);
+        compare(
+            &format!("attention_backward, {heads} heads, {kv_heads} key-value heads, window {window:?}"),
+            &qkv,
+            |qkv| reference::attention(&shape, qkv, qkv, &sequences),
+            |d| reference::attention_backward(&shape, &qkv, d, &sequences),
+        );
+    }
+}
+
+#[test]
+fn gradients_of_the_ends_are_derivatives() {
+    let mut numbers = Random::new(6);
+    let table = random(&mut numbers, 6, 4);
+    let ids = [3, 0, 3, 5, 3];
+    compare(
+        "embed_backward",
+        &table,
+        |table| reference::embed(&ids, table),
+        |d| reference::embed_backward(&ids, d, table.nrows()),
+    );
+    let (p, q) = (random(&mut numbers, 4, 7), random(&mut numbers, 4, 7));
+    let targets = [6, 0, 3, 3];
+    let losses = |q: &DMatrix<f64>| DMatrix::from_row_slice(1, 1, &[reference::loss(q, &targets).iter().sum()]);
+    compare("loss_backward", &q, losses, |d| reference::loss_backward(&q, &targets, d[(0, 0)]));
+    let divergences = |q: &DMatrix<f64>| {
+        let each = reference::divergence(&p, q, &targets);
+        DMatrix::from_row_slice(1, 1, &[each.iter().map(|one| one.kl).sum()])
+    };
+    compare("divergence_backward", &q, divergences, |d| reference::divergence_backward(&p, &q, d[(0, 0)]));
+}

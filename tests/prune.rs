@@ -1,0 +1,277 @@
+//! Are importances those of an independent implementation, do the right groups leave, and is what is written the model
+//! without them?
+
+mod support;
+
+use std::path::Path;
+
+use slicegpt_gpu::{
+    checkpoint::OutputDirectory,
+    gpu::Gpu,
+    model::{Config, Kept, Model, Shape},
+    progress::Silent,
+    prune::{Aggregate, Groups, Importance, Job, LayerImportance, Options, Plan, Share, Snapshot, cut},
+    reference::Network,
+    stream::{MemoryPlan, Types},
+};
+
+fn options(config: &Config) -> Options {
+    Options {
+        ratio: 0.25,
+        layers: 0..config.layers.len(),
+        importance: Importance::ParamFirst,
+        aggregate: Aggregate::Sum,
+        global: false,
+        iterations: 1,
+        groups: Groups::Both,
+        seed: 42,
+        dtype: Types::One(slicegpt_gpu::checkpoint::Dtype::F32),
+    }
+}
+
+fn fixture(name: &str) -> (Model, Vec<Vec<u32>>) {
+    let path = support::fixture("parity").join(name);
+    let rows = support::tokens(&path.join("tokens.json")).into_iter().filter(|row| row.len() > 1).collect();
+    (Model::open(&path).expect("a model"), rows)
+}
+
+fn whole(config: &Config) -> Vec<Kept> {
+    config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect()
+}
+
+/// A model, and where its output goes.
+struct Work {
+    model: Model,
+    rows: Vec<Vec<u32>>,
+    directory: OutputDirectory,
+    at: tempfile::TempDir,
+}
+
+impl Work {
+    fn on(model: Model, rows: Vec<Vec<u32>>) -> Self {
+        let at = tempfile::tempdir().expect("a directory");
+        let directory = OutputDirectory::create(&at.path().join("out"), false).expect("an output");
+        Self { model, rows, directory, at }
+    }
+
+    fn of(name: &str) -> Self {
+        let (model, rows) = fixture(name);
+        Self::on(model, rows)
+    }
+
+    fn job<'a>(&'a self, options: &'a Options) -> Job<'a> {
+        Job {
+            model: &self.model,
+            rows: &self.rows,
+            options,
+            memory: MemoryPlan::unlimited(None),
+            directory: &self.directory,
+            progress: &Silent,
+        }
+    }
+
+    /// Prunes, stopping at every commit to resume, and opens what was written.
+    fn prune(self, gpu: &Gpu, options: &Options) -> (Self, Model, Vec<Kept>) {
+        let mut state: Option<Snapshot> = None;
+        while state.as_ref().is_none_or(|state| !state.done) {
+            state = Some(self.job(options).run(gpu, state.as_ref(), &mut |_| Ok(false)).expect("a step of the work"));
+        }
+        let kept = state.expect("a state").kept;
+        let plan = Plan::of(self.model.config(), &kept, &options.dtype).expect("a plan");
+        let text = serde_json::to_vec(&plan.config.raw).expect("JSON");
+        self.directory.write("config.json", &text).expect("a config");
+        let Self { model, rows, directory, at } = self;
+        directory.finish().expect("an output");
+        let pruned = Model::open(&at.path().join("out")).expect("the pruned model");
+        assert_eq!(pruned.config().parameters(), plan.parameters);
+        (Self::on(model, rows), pruned, kept)
+    }
+}
+
+#[test]
+fn importances_and_what_leaves_agree_with_an_independent_implementation() {
+    let gpu = support::gpu();
+    let mut compared = 0;
+    for entry in std::fs::read_dir(support::fixture("importances")).expect("fixtures") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let work = Work::of(&name);
+        let config = work.model.config();
+        for (importance_name, importance) in Importance::ALL {
+            for (aggregate_name, aggregate) in Aggregate::ALL {
+                if importance == Importance::Random {
+                    continue;
+                }
+                let options = Options { importance, aggregate, ..options(config) };
+                let found = work.job(&options).importances(&gpu, &whole(config)).expect("importances");
+                let expected = expected(&path, &format!("{importance_name}.{aggregate_name}"), config);
+                let what = format!("{name} {importance_name} {aggregate_name}");
+                let mut worst: f64 = 0.0;
+                for (found, expected) in found.iter().zip(&expected) {
+                    for (a, b) in [(&found.attention, &expected.attention), (&found.mlp, &expected.mlp)] {
+                        assert_eq!(a.len(), b.len(), "{what}");
+                        worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs()).fold(worst, f64::max);
+                    }
+                }
+                println!("{what}: {worst:.1e}");
+                assert!(worst < 1e-3, "{what}: relative error {worst:.1e}");
+                for global in [false, true] {
+                    let share = Share { ratio: 0.25, attention: true, mlp: true, global };
+                    let [mut own, mut theirs] = [whole(config), whole(config)];
+                    cut(share, &config.layers, &found, &mut own);
+                    cut(share, &config.layers, &expected, &mut theirs);
+                    assert_eq!(own, theirs, "{what}, global {global}");
+                    assert_ne!(own, whole(config), "{what}: nothing left");
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 5 * 36);
+}
+
+fn expected(path: &Path, name: &str, config: &Config) -> Vec<LayerImportance> {
+    let values = support::tensor(path, name);
+    let rows = values.chunks(values.len() / config.layers.len()).zip(&config.layers).enumerate();
+    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect();
+    rows.map(|(layer, (row, spec))| {
+        let (heads, channels) = row.split_at(spec.kv_heads);
+        LayerImportance { layer, attention: wide(heads), mlp: wide(channels) }
+    })
+    .collect()
+}
+
+#[test]
+fn as_many_parameters_are_left_of_published_models_as_published() {
+    let llama = Shape::named("llama-2-7b").expect("a shape").config(None).expect("a config");
+    let tiny = Shape::named("tinyllama-1.1b").expect("a shape").config(None).expect("a config");
+    let mut fields = llama.raw.clone();
+    for (name, value) in [("intermediate_size", 14336), ("num_key_value_heads", 8), ("vocab_size", 128_256)] {
+        fields.insert(name.into(), value.into());
+    }
+    let llama3 = Config::from_fields(fields, Path::new("config.json")).expect("a config");
+    for (config, layers, before, after) in [
+        (&llama, Options::usual_layers(32), 6_738_415_616, 5_422_977_024),
+        (&llama3, Options::usual_layers(32), 8_030_261_248, 6_612_586_496),
+        (&tiny, 4..18, 1_100_048_384, 945_907_712),
+    ] {
+        let options = Options { layers, ..options(config) };
+        options.check(config).expect("options");
+        let plan = Plan::guess(config, &options).expect("a plan");
+        assert_eq!((config.parameters(), plan.parameters), (before, after), "{}", config.raw["num_hidden_layers"]);
+    }
+    assert_eq!((Options::usual_layers(32), Options::usual_layers(5), Options::usual_layers(1)), (4..30, 1..4, 1..1));
+}
+
+/// The model's logits in f64 where what is not kept adds nothing.
+fn masked_logits(model: &Model, kept: &[Kept], row: &[u32]) -> nalgebra::DMatrix<f64> {
+    let config = model.config();
+    let mut network = Network::load(&model.store).expect("a network");
+    for (layer, kept) in kept.iter().enumerate() {
+        let spec = &config.layers[layer];
+        for write in network.layers[layer].steps.iter_mut().flat_map(|step| step.linears_mut(false)) {
+            let is_mlp = write.weight.ncols() == spec.intermediate_size;
+            assert!(is_mlp != (write.weight.ncols() == spec.heads_width()), "widths that tell them apart");
+            for col in 0..write.weight.ncols() {
+                let stays = match is_mlp {
+                    true => kept.mlp_channels.contains(&col),
+                    false => kept.query_heads.contains(&(col / spec.head_dim)),
+                };
+                if !stays {
+                    write.weight.column_mut(col).fill(0.0);
+                }
+            }
+        }
+    }
+    network.logits(row).expect("logits")
+}
+
+#[test]
+fn what_is_written_computes_what_the_model_does_without_what_left() {
+    let gpu = support::gpu();
+    for (name, change, reason) in [
+        ("llama_gqa_tied", Options { ratio: 0.5, ..options(fixture("llama_gqa_tied").0.config()) }, "uniform, grouped"),
+        ("phi3_gqa", Options { layers: 1..2, ..options(fixture("phi3_gqa").0.config()) }, "fused, one layer of two"),
+        (
+            "gpt_neox_parallel",
+            Options {
+                global: true,
+                importance: Importance::ParamMix,
+                ..options(fixture("gpt_neox_parallel").0.config())
+            },
+            "fused group by group, all in one row",
+        ),
+        ("gpt2_n_inner", Options { groups: Groups::Mlp, ..options(fixture("gpt2_n_inner").0.config()) }, "transposed"),
+        (
+            "llama_bias",
+            Options { iterations: 3, importance: Importance::L2, ..options(fixture("llama_bias").0.config()) },
+            "biases, in rounds",
+        ),
+    ] {
+        let (work, pruned, kept) = Work::of(name).prune(&gpu, &change);
+        assert!(pruned.config().parameters() < work.model.config().parameters(), "{name}");
+        let row = &work.rows[0];
+        let expected = masked_logits(&work.model, &kept, row);
+        let found = slicegpt_gpu::reference::logits(&pruned.store, row).expect("logits");
+        let error = (&found - &expected).amax() / expected.amax();
+        println!("{name} ({reason}): {error:.1e}");
+        assert!(error < 1e-12, "{name} ({reason}): {error:.1e}");
+    }
+}
+
+#[test]
+fn gradients_of_later_rounds_are_those_of_the_pruned_model() {
+    let gpu = support::gpu();
+    for name in ["llama_gqa_tied", "gpt_neox_parallel"] {
+        let one = options(fixture(name).0.config());
+        let (work, pruned, kept) = Work::of(name).prune(&gpu, &one);
+        let masked = work.job(&one).importances(&gpu, &kept).expect("importances");
+        let rows = work.rows.clone();
+        let after = Work::on(pruned, rows);
+        let own = after.job(&one).importances(&gpu, &whole(after.model.config())).expect("importances");
+        for (masked, (own, kept)) in masked.iter().zip(own.iter().zip(&kept)) {
+            let pick = |values: &[f64], kept: &[usize]| kept.iter().map(|&at| values[at]).collect::<Vec<_>>();
+            let pairs = [
+                (pick(&masked.attention, &kept.key_value_heads), &own.attention),
+                (pick(&masked.mlp, &kept.mlp_channels), &own.mlp),
+            ];
+            for (a, b) in pairs {
+                assert_eq!(a.len(), b.len(), "{name}");
+                let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+                assert!(worst < 1e-4, "{name}: {worst:.1e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn random_importances_depend_on_the_seed_alone() {
+    let gpu = support::gpu();
+    let work = Work::of("llama_gqa_tied");
+    let of = |seed| {
+        let options = Options { importance: Importance::Random, seed, ..options(work.model.config()) };
+        work.job(&options).importances(&gpu, &whole(work.model.config())).expect("importances")
+    };
+    assert_eq!(of(1), of(1));
+    assert_ne!(of(1), of(2));
+    assert_ne!(of(1)[0].mlp, of(1)[1].mlp, "every layer has numbers of its own");
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let config = fixture("llama_gqa_tied").0;
+    let config = config.config();
+    let usual = || options(config);
+    for (options, reason) in [
+        (Options { ratio: 0.0, ..usual() }, "nothing to remove"),
+        (Options { ratio: 1.0, ..usual() }, "nothing left"),
+        (Options { ratio: f64::NAN, ..usual() }, "no number"),
+        (Options { layers: 1..9, ..usual() }, "layers that are not there"),
+        (Options { layers: 1..1, ..usual() }, "no layers"),
+        (Options { iterations: 0, ..usual() }, "no rounds"),
+    ] {
+        assert!(options.check(config).is_err(), "{reason}");
+    }
+    usual().check(config).expect("what makes sense");
+    assert!("param_third".parse::<Importance>().is_err() && "sum".parse::<Aggregate>() == Ok(Aggregate::Sum));
+}
