@@ -148,7 +148,7 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         (&[], ": it is empty"),
         (
             &[("pytorch_model.bin", "")],
-            ": it has only pytorch_model.bin, a PyTorch file; load it in transformers and save it with model.save_pretrained",
+            ": it has pytorch_model.bin, a PyTorch file; load it in transformers and save it with model.save_pretrained",
         ),
         (&[("tf_model.h5", "")], ": it has only tf_model.h5, a TensorFlow file"),
         (&[("flax_model.msgpack", "")], "a Flax file"),

@@ -219,7 +219,7 @@ pub fn directory(directory: &Path) -> String {
     }
     let mut weights = ending(&[".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"]);
     let of_training = |name: &&String| TRAINING.iter().any(|begin| name.starts_with(begin));
-    if !weights.is_empty() && weights.iter().all(|name| of_training(name)) {
+    if !weights.is_empty() && weights.iter().all(&of_training) {
         return format!(": it has {}, the state of a training, but no weights of a model", list(&weights));
     }
     weights.retain(|name| !of_training(name));
