@@ -2,8 +2,8 @@
 //!
 //! With x the dense residual and z the smaller model's, T₀ and S' the ways from z's coordinates and into them
 //! ([`crate::fit::axes`]), n(·) the norm before a block, a' what the smaller model's own weights read, q how much of what
-//! was lost before is made up for, and each token of a write's error divided by the root mean square of x_new, as the
-//! next norm will do:
+//! was lost before is made up for, and each token of a write's error divided by the root mean square of x_new (without
+//! what the mean of an embedding adds, where a layer norm takes that off), as the next norm will do:
 //!
 //! ```text
 //!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − T₀‖²              W' = W·T

@@ -37,11 +37,20 @@ struct Class {
     words: Option<&'static str>,
     /// Whether only the settings say what goes around a text, not tokenizer.json.
     own_template: bool,
+    /// Whether it is for sentencepiece models: characters, with "▁" for a space and tokens for the bytes of unknown ones.
+    sentence: bool,
 }
 
 const END_OF_TEXT: &str = "<|endoftext|>";
 const ENDS: [(&str, &str); 3] = [("bos_token", END_OF_TEXT), ("eos_token", END_OF_TEXT), ("unk_token", END_OF_TEXT)];
-const GPT2: Class = Class { name: "GPT2Tokenizer", defaults: &ENDS, composes: false, words: None, own_template: false };
+const GPT2: Class = Class {
+    name: "GPT2Tokenizer",
+    defaults: &ENDS,
+    composes: false,
+    words: None,
+    own_template: false,
+    sentence: false,
+};
 const CLASSES: &[Class] = &[
     GPT2,
     Class { name: "CodeGenTokenizer", ..GPT2 },
@@ -59,13 +68,33 @@ const CLASSES: &[Class] = &[
         words: Some(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ),
-        own_template: false,
+        ..GPT2
     },
-    Class { name: SENTENCE, defaults: &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")], ..GPT2 },
+    Class {
+        name: "LlamaTokenizer",
+        defaults: &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")],
+        sentence: true,
+        ..GPT2
+    },
+    Class {
+        name: CODE_LLAMA,
+        defaults: &[
+            ("unk_token", "<unk>"),
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("prefix_token", "▁<PRE>"),
+            ("middle_token", "▁<MID>"),
+            ("suffix_token", "▁<SUF>"),
+            ("eot_token", "▁<EOT>"),
+            ("fill_token", "<FILL_ME>"),
+        ],
+        sentence: true,
+        ..GPT2
+    },
 ];
 
-/// The class for sentencepiece models: characters, with "▁" for a space and tokens for the bytes of unknown ones.
-const SENTENCE: &str = "LlamaTokenizer";
+/// The one of them that knows no older way to put a space before a text.
+const CODE_LLAMA: &str = "CodeLlamaTokenizer";
 
 impl BuiltTokenizer {
     /// The id that fills a role (`bos`, `eos`, `unk`, `pad`, …).
@@ -162,8 +191,8 @@ impl TokenizerFiles {
     fn rebuilt(&self, class: &Class, mut tokens: Settings) -> tokenizers::Result<Option<BuiltTokenizer>> {
         let mut template = Value::Null;
         let mut model = json!({
-            "type": "BPE", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": class.name == SENTENCE,
-            "byte_fallback": class.name == SENTENCE, "vocab": {}, "merges": []
+            "type": "BPE", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": class.sentence,
+            "byte_fallback": class.sentence, "vocab": {}, "merges": []
         });
         let mut files = None;
         if let Some((_, text)) = &self.serialized {
@@ -174,7 +203,7 @@ impl TokenizerFiles {
             model["merges"] = Some(stored["merges"].take()).filter(|merges| !merges.is_null()).unwrap_or(json!([]));
         } else {
             let names = ["vocab.json", "merges.txt"].map(|name| self.directory.join(name));
-            if class.name == SENTENCE || !names.iter().all(|path| path.is_file()) {
+            if class.sentence || !names.iter().all(|path| path.is_file()) {
                 return Ok(None);
             }
             files = Some(names);
@@ -265,8 +294,9 @@ impl TokenizerFiles {
 
     fn pre_tokenizer(&self, class: &Class) -> Value {
         let prefix = self.settings.get("add_prefix_space").and_then(Value::as_bool);
-        if class.name == SENTENCE {
-            let scheme = match (prefix.unwrap_or(true), self.flag("legacy")) {
+        if class.sentence {
+            let legacy = class.name != CODE_LLAMA && self.flag("legacy");
+            let scheme = match (prefix.unwrap_or(true), legacy) {
                 (false, _) => "never",
                 (true, false) => "first",
                 (true, true) => "always",
@@ -284,7 +314,7 @@ impl TokenizerFiles {
     }
 
     fn decoder(&self, class: &Class) -> Value {
-        if class.name != SENTENCE {
+        if !class.sentence {
             return json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
         }
         let mut steps = vec![
@@ -292,7 +322,7 @@ impl TokenizerFiles {
             json!({ "type": "ByteFallback" }),
             json!({ "type": "Fuse" }),
         ];
-        if self.settings.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true) {
+        if class.name == CODE_LLAMA || self.settings.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true) {
             steps.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
         }
         json!({ "type": "Sequence", "decoders": steps })

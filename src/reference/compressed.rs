@@ -170,7 +170,8 @@ impl<'a> Network<'a> {
         'a: 'b,
     {
         let metric = fused.metric();
-        let mut x: Signals = rows.iter().map(|row| self.embed(row)).collect();
+        // A layer norm takes off the mean that embeddings add: it is not in the residual to begin with.
+        let mut x: Signals = rows.iter().map(|row| fused.embed(row)).collect();
         let mut z: Option<Signals> = None;
         let (mut layers, mut found) = (Vec::new(), Vec::new());
         let mut layer = 0;

@@ -40,6 +40,11 @@ const PATHS: &[(&str, &str, Use)] = &[
     ("logits", "output", WritesFile),
     ("logits", "tokens", Reads),
     ("logits", "trace", WritesFile),
+    ("prune", "calibration", Reads),
+    ("prune", "eval", Reads),
+    ("prune", "model", Reads),
+    ("prune", "output", WritesDirectory),
+    ("prune", "trace", WritesFile),
     ("run", "calibration", Reads),
     ("run", "eval", Reads),
     ("run", "model", Reads),
@@ -131,11 +136,18 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
             .arg(tokens)
             .args(args!["--eval", text, "--eval", place("more.txt")])
             .args(["--ppl-eval-seqlen", "20"]),
+        "prune" => command
+            .args(["--ratio", "0.5", "--layers", "all", "--nsamples", "2"])
+            .arg(model)
+            .arg("--examples")
+            .arg(tokens)
+            .args(args!["--eval", text, "--eval", place("more.txt")])
+            .args(["--ppl-eval-seqlen", "20"]),
         "synthesize" => command.args(["opt-125m", "--layers", "1", "--cal-nsamples", "1", "--cal-max-seqlen", "2"]),
         "verify" => command.arg(place("sliced")),
         _ => panic!("how does {subcommand} write its {option}?"),
     };
-    if matches!(subcommand, "compress" | "logits" | "run") && option != "output" {
+    if matches!(subcommand, "compress" | "logits" | "prune" | "run") && option != "output" {
         command.arg("--output").arg(place("other"));
     }
     command.arg(format!("--{option}")).arg(path);
@@ -151,7 +163,7 @@ fn inputs(subcommand: &str) -> Vec<&'static str> {
         "verify" => return vec!["sliced/model.safetensors", "sliced/slicegpt.json", "sliced/README.md"],
         "eval" => &["text.txt"],
         "logits" => &["tokens.json"],
-        "compress" | "run" => &["tokens.json", "text.txt", "more.txt"],
+        "compress" | "prune" | "run" => &["tokens.json", "text.txt", "more.txt"],
         _ => &[],
     };
     [&model, more].concat()

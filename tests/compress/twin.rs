@@ -4,8 +4,10 @@ use slicegpt_gpu::reference::{Left, Network};
 
 use super::*;
 
-/// Fixtures, what is cut of them, and why.
-const CASES: [(&str, fn(Resize) -> Resize, &str); 10] = [
+/// A fixture, what is cut of it, and why.
+type Case = (&'static str, fn(Resize) -> Resize, &'static str);
+
+const CASES: [Case; 10] = [
     ("llama_gqa_tied", |all| Resize { intermediate_size: 15, ..all }, "channels; a tied head"),
     ("llama_mha_untied", |all| Resize { layers: vec![0, 2], ..all }, "a layer, and a head that is fitted"),
     ("llama_gqa_tied", |all| Resize { heads: all.kv_heads, ..all }, "queries of each group"),
@@ -23,7 +25,7 @@ fn what_is_selected_and_fitted_is_what_the_formulas_say() {
     let gpu = support::gpu();
     for (name, cut, reason) in CASES {
         let model = parity(name);
-        let rows = rows(&model, &[40, 33, 28, 37, 31]);
+        let rows = rows(&model, &[33, 31, 28, 34, 30]);
         let sizes = cut(Resize::whole(model.config()));
         let axes: Vec<Axis> = Axis::ALL.into_iter().filter(|axis| axis.depth(model.config(), &sizes) > 0.0).collect();
         let goal = as_large_as(&model, sizes.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -57,7 +59,7 @@ fn what_is_selected_and_fitted_is_what_the_formulas_say() {
         }
         let lost = (dense.logits(&rows[0]).expect("logits") - twin.logits(&rows[0]).expect("logits")).abs().max();
         println!("{name} ({reason}): logits within {worst:.1e}, {lost:.1e} lost");
-        assert!(worst < 2e-4, "{name} ({reason}): logits differ by {worst:.1e}");
+        assert!(worst < 1e-5, "{name} ({reason}): logits differ by {worst:.1e}");
         assert!(lost > 1e-3, "{name} ({reason}): nothing was cut, which proves nothing");
     }
 }
