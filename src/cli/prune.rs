@@ -57,10 +57,10 @@ pub struct ExampleArgs {
         value_name = "self|FILE"
     )]
     examples: PathBuf,
-    /// Examples; of a token file the first N rows
-    #[arg(id = "cal_nsamples", long = "nsamples", aliases = ["cal-nsamples", "num_examples"], help_heading = TEXTS, default_value_t = 10, value_name = "N")]
+    /// Examples; of a token file the first N rows [default: 10, or all rows of a token file that has fewer]
+    #[arg(id = "cal_nsamples", long = "nsamples", aliases = ["cal-nsamples", "num_examples"], help_heading = TEXTS, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    nsamples: u32,
+    nsamples: Option<u32>,
     /// Tokens of an example, at most the model's own maximum
     #[arg(id = "cal_max_seqlen", long = "seqlen", alias = "cal-max-seqlen", help_heading = TEXTS, default_value_t = 128, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..))]
@@ -70,11 +70,15 @@ pub struct ExampleArgs {
     cal_batch_size: Option<u32>,
 }
 
+/// As many as the reference has.
+const EXAMPLES: usize = 10;
+
 impl Calibrates for ExampleArgs {
     fn request(&self) -> CalibrationRequest {
         CalibrationRequest {
             calibration: self.examples.clone(),
-            cal_nsamples: Some(self.nsamples as usize),
+            cal_nsamples: self.nsamples.map(|count| count as usize),
+            usual_nsamples: Some(EXAMPLES),
             cal_max_seqlen: self.seqlen as usize,
             cal_batch_size: self.cal_batch_size.map(|count| count as usize),
             ..CalibrationRequest::default()

@@ -33,6 +33,9 @@ pub struct CalibrationRequest {
     pub calibration: PathBuf,
     /// How many sequences; 128, or all rows of a token file, if `None`.
     pub cal_nsamples: Option<usize>,
+    /// At most so many where that does not say: what the method asks for.
+    #[serde(skip)]
+    pub usual_nsamples: Option<usize>,
     /// Sequences that the model writes itself, beside those of a file; what the method asks for if `None`.
     pub self_samples: Option<usize>,
     /// Tokens of a sequence, at most the model's own maximum.
@@ -46,6 +49,7 @@ impl Default for CalibrationRequest {
         Self {
             calibration: "self".into(),
             cal_nsamples: None,
+            usual_nsamples: None,
             self_samples: None,
             cal_max_seqlen: 2048,
             cal_batch_size: None,
@@ -93,7 +97,7 @@ impl CalibrationRequest {
 
     /// How many sequences are drawn, from whatever is not a token file.
     fn nsamples(&self) -> usize {
-        self.cal_nsamples.unwrap_or(128)
+        self.cal_nsamples.or(self.usual_nsamples).unwrap_or(128)
     }
 
     /// How many of the rows of a token file are calibrated on.
@@ -102,7 +106,8 @@ impl CalibrationRequest {
             Some(count) if count > rows => {
                 Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.source())))
             }
-            count => Ok(count.unwrap_or(rows)),
+            Some(count) => Ok(count),
+            None => Ok(self.usual_nsamples.map_or(rows, |usual| usual.min(rows))),
         }
     }
 }

@@ -94,3 +94,20 @@ fn what_cannot_be_pruned_is_refused_with_the_reason() {
         assert!(said.err.contains(message), "{flags:?}: {said:?}");
     }
 }
+
+#[test]
+fn ten_examples_are_taken_and_all_of_a_file_that_has_fewer() {
+    let scene = Scene::new(LLAMA);
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    for (rows, flags, taken) in [(12, &[][..], 10), (4, &[], 4), (12, &["--nsamples", "3"], 3)] {
+        let tokens = scene.tokens("tokens.json", rows, 20);
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["prune", model, "-o", out, "--force", "--json", "--layers", "all", "--examples", tokens]);
+        let report = said(command.args(flags)).json();
+        assert_eq!(report["calibration"]["sequences"], json!(taken), "{rows} rows, {flags:?}");
+    }
+    let tokens = scene.tokens("tokens.json", 4, 20);
+    let more = scene.path("more");
+    let asked = args!["prune", model, "-o", more, "--layers", "all", "--examples", tokens, "--nsamples", "5"];
+    scene.refused(asked, 2, "has 4 rows");
+}
