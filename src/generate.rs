@@ -199,7 +199,7 @@ pub fn generate(
     Ok(count)
 }
 
-/// How many tokens a model takes in, and makes, in a second.
+/// How many tokens a model reads, and writes, in a second.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Pace {
     /// Of a sequence that is there.

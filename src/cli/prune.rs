@@ -30,7 +30,7 @@ pub struct Args {
     /// Rank the heads and channels of all layers in one row: layers then differ in size
     #[arg(long, alias = "global_pruning", help_heading = METHOD)]
     global: bool,
-    /// Cut in so many rounds, with new gradients in each
+    /// Cut in this many rounds, with new gradients in each
     #[arg(long, alias = "iterative_steps", help_heading = METHOD, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,

@@ -114,7 +114,7 @@ impl TiedAxes {
 /// be.
 ///
 /// # Errors
-/// [`Error::Numerical`] if so many weights are unusual that `kept` coordinates do not hold them.
+/// [`Error::Numerical`] if more weights are unusual than `kept` coordinates hold.
 pub fn tied_axes(
     signal: MatRef<'_, f64>,
     weighting: MatRef<'_, f64>,

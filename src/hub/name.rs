@@ -54,7 +54,7 @@ impl Name {
     }
 }
 
-/// Whether a text is a hash of so many hexadecimal digits.
+/// Whether a text is a hash of this many hexadecimal digits.
 pub fn is_hash(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

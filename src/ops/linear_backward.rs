@@ -34,7 +34,7 @@ impl Gpu {
     }
 
     /// The gradient of a linear layer's weight: `d[:, columns]ᵀ · x`, `[columns, width]`, for `d` `[tokens, *]` and `x`
-    /// `[tokens, width]`. Summed like [`Gpu::cross_covariance`], and over more tokens than that takes in turn.
+    /// `[tokens, width]`. Summed like [`Gpu::cross_covariance`], in turn over more tokens than that sums at once.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit; [`Error::OutOfMemory`].

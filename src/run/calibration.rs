@@ -33,7 +33,7 @@ pub struct CalibrationRequest {
     pub calibration: PathBuf,
     /// How many sequences; 128, or all rows of a token file, if `None`.
     pub cal_nsamples: Option<usize>,
-    /// At most so many where that does not say: what the method asks for.
+    /// The most where that does not say: what the method asks for.
     #[serde(skip)]
     pub usual_nsamples: Option<usize>,
     /// Sequences that the model writes itself, beside those of a file; what the method asks for if `None`.

@@ -28,7 +28,7 @@ use crate::{
 /// Which tokens are to stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VocabularyRequest {
-    /// At most so many, the most used of the calibration first.
+    /// Up to this many, the most used of the calibration first.
     Most(usize),
     /// Those of the texts in a file.
     Texts(PathBuf),

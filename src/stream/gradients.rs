@@ -303,7 +303,7 @@ impl Gradients<'_> {
         Ok(gradient)
     }
 
-    /// Goes through the rows of the head, so many at a time that the logits of every batch fit a binding.
+    /// Goes through the rows of the head, as many at a time as let the logits of every batch fit a binding.
     fn each_slice(
         &self,
         plan: &Plan,

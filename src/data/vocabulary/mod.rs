@@ -33,7 +33,7 @@ enum Kind {
 /// How many tokens, or which.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted {
-    /// At most so many.
+    /// Up to this many.
     Most(usize),
     /// All that were counted.
     Counted,

@@ -27,7 +27,7 @@ pub struct Read {
     pub pad: Option<u32>,
 }
 
-/// Reads the vocabulary of a model with so many rows; `rstrip` is whether its special tokens take the spaces after
+/// Reads the vocabulary of a model with this many rows; `rstrip` is whether its special tokens take the spaces after
 /// them.
 ///
 /// # Errors
