@@ -26,4 +26,4 @@ pub use quantised::Encoding;
 pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};
-pub use writes::{COMPANION_FILES, FileTarget, Writes};
+pub use writes::{ADDITIONAL_TEMPLATES, COMPANION_FILES, FileTarget, Writes, is_foreign_vocabulary};

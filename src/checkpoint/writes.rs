@@ -121,16 +121,24 @@ impl Inputs {
 
 /// Whether a file of this name, in small letters, is taken for a part of the model in whose directory it lies.
 fn is_part(name: &str) -> bool {
-    let vocabulary =
-        name.ends_with(".model") || name.ends_with(".tiktoken") || ["tekken.json", "vocab.txt"].contains(&name);
     let weights = name.ends_with(".safetensors") && (name.contains("-of-") || name.starts_with("consolidated"));
     let terms = ["license", "licence", "notice", "copying"].iter().any(|terms| name.starts_with(terms));
     let version = name.starts_with("tokenizer.") && name.ends_with(".json");
-    [MODEL_FILES, COMPANION_FILES].concat().contains(&name) || vocabulary || weights || terms || version
+    [MODEL_FILES, COMPANION_FILES].concat().contains(&name)
+        || is_foreign_vocabulary(name)
+        || weights
+        || terms
+        || version
 }
 
-/// Where transformers looks for further chat templates.
-const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+/// Whether a file holds a vocabulary in a form that is only read by other programs.
+pub fn is_foreign_vocabulary(name: &str) -> bool {
+    let sentencepiece = name.ends_with(".model") || name.starts_with("tokenizer.model");
+    sentencepiece || name.ends_with(".tiktoken") || ["tekken.json", "vocab.txt"].contains(&name)
+}
+
+/// The directory of a model's chat templates beside the default one, each in `NAME.jinja`.
+pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
 impl Writes {
     /// Nothing is read or written yet; `force` allows files and outputs of this program to be replaced.

@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, value_parser = parse_share)]
     #[arg(conflicts_with_all = ["target_size", "keep"])]
     target_parameters: Option<f64>,
-    /// Let the tensors take at most so many bytes, such as 100MB, in the types that they are written in
+    /// Let the tensors take up to this many bytes, such as 100MB, in the types that they are written in
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "keep")]
     target_size: Option<u64>,
     /// Keep this share of the stored parameters, such as 80%

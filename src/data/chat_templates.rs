@@ -5,10 +5,10 @@ use std::{fs, path::Path};
 use serde_json::Value;
 
 use super::tokenizer_files::{object, text};
-use crate::error::{Error, Result};
-
-/// The directory of the templates beside the default one, each in `NAME.jinja`.
-pub const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+use crate::{
+    checkpoint::ADDITIONAL_TEMPLATES,
+    error::{Error, Result},
+};
 
 /// The templates beside a model by name, `default` first. Those in files of their own come before what
 /// tokenizer_config.json has, and that before the chat_template.json of older processors; the places are not mixed.

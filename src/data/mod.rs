@@ -22,11 +22,11 @@ mod tokens;
 mod vocabulary;
 
 pub use chat::{Chat, ChatTemplate};
-pub use chat_templates::{ADDITIONAL_TEMPLATES, chat_templates};
+pub use chat_templates::chat_templates;
 pub use fence::is_fenced;
 pub use text::{Text, Tokens};
 pub use tokenizer::{encode, fenced};
-pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS, is_foreign_vocabulary};
-pub use tokenizer_files::TokenizerFiles;
+pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS};
+pub use tokenizer_files::{TokenizerFiles, object};
 pub use tokens::{check, read_token_file, sha256};
 pub use vocabulary::{VocabularyCut, Wanted, ids_in, renumber_ids};

@@ -10,7 +10,10 @@ use super::{
     tokenizer::fenced,
     tokenizer_files::{Named, Settings, TokenizerFiles, convert},
 };
-use crate::error::{Error, Result};
+use crate::{
+    checkpoint::is_foreign_vocabulary,
+    error::{Error, Result},
+};
 
 /// A tokenizer, and the tokens that have a part to play for it.
 pub struct BuiltTokenizer {
@@ -364,12 +367,6 @@ impl TokenizerFiles {
         };
         Error::bad_file(&self.directory.join("tokenizer.json"), reason)
     }
-}
-
-/// Whether a file holds a vocabulary in a form that is only read by other programs.
-pub fn is_foreign_vocabulary(name: &str) -> bool {
-    let sentencepiece = name.ends_with(".model") || name.starts_with("tokenizer.model");
-    sentencepiece || name.ends_with(".tiktoken") || ["tekken.json", "vocab.txt"].contains(&name)
 }
 
 /// A vocabulary as tokens with ids; of a list with scores, the places are the ids.

@@ -317,8 +317,11 @@ pub(super) fn text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| Error::bad_file(path, format!("not UTF-8: {error}")))
 }
 
-/// A JSON object; empty if there is no such file.
-pub(super) fn object(path: &Path) -> Result<Map<String, Value>> {
+/// Reads a JSON object; an absent file is an empty one.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::BadFile`] for a file that is no JSON object.
+pub fn object(path: &Path) -> Result<Map<String, Value>> {
     match path.exists() {
         true => {
             let text = text(path)?;

@@ -9,8 +9,8 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::COMPANION_FILES,
-    data::{ADDITIONAL_TEMPLATES, TokenizerFiles, is_foreign_vocabulary},
+    checkpoint::{ADDITIONAL_TEMPLATES, COMPANION_FILES, is_foreign_vocabulary},
+    data::TokenizerFiles,
     error::{Error, Result},
     json::with_tagged_floats,
     model::{Config, Model},

@@ -14,13 +14,9 @@ use tokenizers::{Model as _, Tokenizer};
 
 use super::{companions::Companions, inputs::build_tokenizer, log::Log};
 use crate::{
-    checkpoint::mistaken,
-    data::{
-        ChatTemplate, TokenizerFiles, Tokens, VocabularyCut, Wanted, fenced, ids_in, is_foreign_vocabulary,
-        renumber_ids,
-    },
+    checkpoint::is_foreign_vocabulary,
+    data::{ChatTemplate, TokenizerFiles, Tokens, VocabularyCut, Wanted, fenced, ids_in, object, renumber_ids},
     error::{Error, Result},
-    json::with_tagged_floats,
     model::{Model, Narrowing},
     progress::Progress,
 };
@@ -81,7 +77,7 @@ pub fn narrow(model: Model, request: &VocabularyRequest, calibration: Option<&Pa
     let built = build_tokenizer(&model, &files, log)?;
     let source = files.source();
     let bad = |reason: String| Error::bad_file(&source, format!("--vocabulary: {reason}"));
-    let generation = fields(&directory.join("generation_config.json"))?;
+    let generation = object(&directory.join("generation_config.json"))?;
     let special: BTreeSet<u32> = (built.tokenizer.get_added_tokens_decoder().keys().copied())
         .chain(built.roles.iter().map(|(_, id)| *id))
         .chain(ids_in(&model.config().raw).chain(ids_in(&generation)).filter(|&id| (id as usize) < size))
@@ -147,16 +143,6 @@ pub fn narrow(model: Model, request: &VocabularyRequest, calibration: Option<&Pa
     }
     log.say(&format!("vocabulary: {size} tokens to {rows}"));
     Ok(model)
-}
-
-/// A JSON object; empty if there is no such file.
-fn fields(path: &Path) -> Result<Map<String, Value>> {
-    if !path.exists() {
-        return Ok(Map::new());
-    }
-    let text = fs::read(path).map_err(Error::read(path))?;
-    serde_json::from_slice(&with_tagged_floats(&text))
-        .map_err(|error| Error::bad_file(path, format!("{error}{}", mistaken(&text, "; the file is "))))
 }
 
 fn write(made: &TempDir, name: &str, bytes: &[u8]) -> Result<()> {

@@ -95,7 +95,7 @@ impl Encoding {
         }
     }
 
-    /// Bytes of so many values; `None` if they are no whole blocks, or too many.
+    /// Bytes of this many values; `None` if they are no whole blocks, or too many.
     pub fn byte_len(self, values: usize) -> Option<usize> {
         if !values.is_multiple_of(self.block) {
             return None;
