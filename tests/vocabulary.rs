@@ -238,3 +238,29 @@ fn ids_in_configs_get_their_new_numbers() {
         ids_in(&fields(json!({ "bos_token_id": 2, "eos_token_id": [5, 9], "pad_token_id": -1, "n": 3 }))).collect();
     assert_eq!(named, BTreeSet::from([2, 5, 9]));
 }
+
+#[test]
+fn the_lowest_score_stays_from_which_that_of_unknown_characters_is_counted() {
+    // "éa" and "b" come to −60, "é" and "ab" to −63. An unknown character counts 10 below the lowest score: without
+    // "é", and with it the lowest, an unknown one and "ab" would come to −45.
+    let mut pieces = vec![json!(["<unk>", 0.0])];
+    pieces.extend((0..256).map(|byte| json!([format!("<0x{byte:02X}>"), -20.0])));
+    for (piece, score) in [("a", -10.0), ("b", -30.0), ("ab", -5.0), ("éa", -30.0), ("é", -58.0)] {
+        pieces.push(json!([piece, score]));
+    }
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": { "type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": true }
+    });
+    let (before, cut) = cut(&file.to_string());
+    let id = |text: &str| before.token_to_id(text).expect("a piece");
+    assert_eq!(encode(&before, "éab", false).expect("ids"), [id("éa"), id("b")]);
+    let mut counts = vec![0; before.get_vocab_size(true)];
+    ["éa", "b", "ab"].iter().for_each(|text| counts[id(text) as usize] = 1);
+    let after: Tokenizer =
+        cut.rewritten(&cut.kept(&counts, Wanted::Counted)).expect("a file").parse().expect("a tokenizer");
+    let found = encode(&after, "éab", false).expect("ids");
+    let texts: Vec<_> = found.iter().map(|id| after.id_to_token(*id).expect("a piece")).collect();
+    assert_eq!(texts, ["éa", "b"]);
+}
