@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Map, Value, json};
@@ -10,7 +11,7 @@ use slicegpt_gpu::{
     Error,
     checkpoint::{
         Checkpoint, Dtype, FileTarget, OutputDirectory, RECORD, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter,
-        shards,
+        sha256, shards,
     },
 };
 use tempfile::TempDir;
@@ -149,6 +150,35 @@ fn an_existing_output_is_replaced_by_force_only_and_only_at_the_end() {
     output.finish().expect("the output");
     assert_eq!(entries(&target), ["new.txt"]);
     assert_eq!(entries(parent.path()), ["out"]);
+}
+
+#[test]
+fn weights_that_were_trained_in_place_are_not_an_output_any_more() {
+    let parent = temporary();
+    let target = parent.path().join("out");
+    let weights = "weights.bin";
+    let made = OutputDirectory::create(&target, false).expect("an output");
+    made.write(weights, b"as written").expect("a file");
+    let sum = sha256(&mut fs::File::open(made.path().join(weights)).expect("the file")).expect("its sum");
+    let record = json!({ "tool_version": "0", "output": [weights, RECORD], "files": { weights: sum } });
+    made.write(RECORD, record.to_string().as_bytes()).expect("a record");
+    made.finish().expect("the output");
+    let later = || {
+        let file = fs::File::options().append(true).open(target.join(weights)).expect("the file");
+        file.set_modified(SystemTime::now() + Duration::from_secs(5)).expect("a time");
+    };
+    // Copied, it is younger, and the same.
+    later();
+    drop(OutputDirectory::create(&target, true).expect("what was written may go"));
+    put(&target, weights, "as trained");
+    later();
+    let error = OutputDirectory::create(&target, true).err().expect("the user's");
+    assert!(
+        error.exit_code() == 2
+            && error.to_string().contains("weights.bin has been changed since this program wrote it"),
+        "{error}"
+    );
+    assert_eq!(fs::read(target.join(weights)).expect("the file"), b"as trained");
 }
 
 /// A file, by its path in a directory, with its contents; a path that ends in `/` is a directory.

@@ -143,3 +143,16 @@ fn a_tokenizer_that_is_a_link_to_nothing_is_said_to_be_one() {
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(cause.contains("it is a link to gone, which is not there"), "{error}: {cause}");
 }
+
+#[test]
+fn a_class_that_builds_nothing_of_vocabulary_and_merges_is_answered_with_a_command_that_does() {
+    let directory = TempDir::new().expect("a directory");
+    for (name, text) in [("vocab.json", r#"{"a": 0}"#), ("merges.txt", "#version: 0.2\n")] {
+        std::fs::write(directory.path().join(name), text).expect("a file");
+    }
+    let files = TokenizerFiles::read(directory.path()).expect("files");
+    let error = files.build("TokenizersBackend").err().expect("nothing to build from").to_string();
+    let path = directory.path().display();
+    let command = format!("GPT2Tokenizer as T; T.from_pretrained('{path}').save_pretrained('{path}')\"` writes it");
+    assert!(error.contains(&command), "{error}");
+}

@@ -13,6 +13,7 @@ use std::{
 
 use serde_json::Value;
 
+use super::sha256;
 use crate::error::{Error, Result};
 
 /// The file that marks an output; its field `output` lists all of the output's files.
@@ -55,7 +56,8 @@ pub fn is_output_file(path: &Path) -> bool {
         && BEGINNINGS.iter().any(|(at, bytes)| start.get(*at..).is_some_and(|rest| rest.starts_with(bytes)))
 }
 
-/// Refuses to give up a directory unless it is empty or an output of this program with nothing else in it.
+/// Refuses to give up a directory unless it is empty or an output of this program with nothing else in it, and with the
+/// weights in it that were written: what has been trained in place since is the user's.
 ///
 /// # Errors
 /// [`Error::Usage`] that names what would be lost; [`Error::Read`].
@@ -69,13 +71,53 @@ pub fn check_replaceable(directory: &Path) -> Result<()> {
             directory.display()
         )));
     };
-    match files(directory)?.into_iter().find(|name| !written.includes(name)) {
-        None => Ok(()),
-        Some(foreign) => Err(Error::Usage(format!(
+    if let Some(foreign) = files(directory)?.into_iter().find(|name| !written.includes(name)) {
+        return Err(Error::Usage(format!(
             "{} holds {foreign}, which this program has not written and would be lost; move it elsewhere, or give another --output",
             directory.display()
+        )));
+    }
+    match changed(directory)? {
+        None => Ok(()),
+        Some(name) => Err(Error::Usage(format!(
+            "{} has been changed since this program wrote it, and what was changed would be lost; move it elsewhere, or give another --output",
+            directory.join(name).display()
         ))),
     }
+}
+
+/// A file of an output that is no longer what its record says, if there is one. Only files that are younger than the
+/// record, which is written last, are read.
+fn changed(directory: &Path) -> Result<Option<String>> {
+    let Some(record) = record(directory) else { return Ok(None) };
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    let path = directory.join(RECORD);
+    let written = modified(&path).map_err(Error::read(&path))?;
+    for (name, expected) in record["files"].as_object().into_iter().flatten() {
+        let path = directory.join(name);
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file())
+            && modified(&path).map_err(Error::read(&path))? > written
+        {
+            let found = File::open(&path).and_then(|mut file| sha256(&mut file)).map_err(Error::read(&path))?;
+            if expected.as_str().is_some_and(|expected| expected != found) {
+                return Ok(Some(name.clone()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The text of a small file that lies in a directory itself.
+fn text(directory: &Path, name: &str) -> Option<String> {
+    let path = directory.join(name);
+    // Looked at before it is opened: opening a pipe would wait for somebody to write.
+    fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::read_to_string(&path).ok())
+}
+
+/// What this program has recorded beside an output.
+fn record(directory: &Path) -> Option<Value> {
+    let record: Value = serde_json::from_str(&text(directory, RECORD)?).ok()?;
+    record["tool_version"].is_string().then_some(record)
 }
 
 /// The files below a directory, by their paths in it with `/` between names, in order; of a directory without files its
@@ -115,15 +157,8 @@ enum Written {
 impl Written {
     /// `None` if the directory is no output.
     fn find(directory: &Path) -> Option<Self> {
-        let text = |name: &str| {
-            let path = directory.join(name);
-            // Looked at before it is opened: opening a pipe would wait for somebody to write.
-            fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::read_to_string(&path).ok())
-        };
-        let record = text(RECORD)
-            .and_then(|text| serde_json::from_str::<Value>(&text).ok())
-            .filter(|record| record["tool_version"].is_string());
-        if let Some(record) = record {
+        let text = |name: &str| text(directory, name);
+        if let Some(record) = record(directory) {
             return Some(match record["output"].as_array() {
                 Some(names) => Self::Listed(names.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
                 None => Self::Earlier,

@@ -35,7 +35,7 @@ pub struct Selection {
 pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
     if !path.is_dir() {
         std::fs::metadata(path).map_err(Error::read(path))?;
-        if path.extension().is_none_or(|extension| extension != "safetensors") {
+        if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("safetensors")) {
             return Err(Error::bad_file(
                 path,
                 format!("expected a .safetensors file or a directory with one{}", diagnose::named(path, "; this is ")),

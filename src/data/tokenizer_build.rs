@@ -353,10 +353,12 @@ impl TokenizerFiles {
         } else if has("vocab.json") && !has("merges.txt") {
             format!("vocab.json is there, but not the merges.txt that belongs to it; add it, {ids}")
         } else if has("vocab.json") && !CLASSES.iter().any(|known| known.name == class) {
+            let directory = self.directory.display();
             format!(
-                "no tokenizer.json, and what the class {class} makes of vocab.json and merges.txt is not implemented; \
-                 {}, {ids}",
-                convert(&self.directory)
+                "no tokenizer.json, and the class {class} makes no tokenizer of vocab.json and merges.txt, neither in \
+                 transformers; download the model's tokenizer.json, or, if the two are of GPT-2's kind, with `pip \
+                 install transformers`, `python -c \"from transformers import GPT2Tokenizer as T; \
+                 T.from_pretrained('{directory}').save_pretrained('{directory}')\"` writes it, {ids}"
             )
         } else if let Some(name) = self.foreign() {
             format!("no tokenizer.json, only {name}, which is not read; {}, {ids}", convert(&self.directory))

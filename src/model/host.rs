@@ -101,9 +101,7 @@ impl<'a> HostMatrix<'a> {
             let stored = tensor.dtype.bitsize() / 8;
             let mut bytes = tensor.read_range(first * stored..(first + count) * stored)?;
             if tensor.dtype == Dtype::F64 {
-                // What f32 cannot hold becomes infinite, and is refused below.
-                let narrow = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
-                bytes = bytes.chunks_exact(8).flat_map(|value| narrow(value).to_le_bytes()).collect();
+                bytes = narrowed(&bytes, first, name, tensor)?;
             }
             check(&bytes, *element, first, name, tensor)?;
             Ok::<_, Error>(bytes)
@@ -173,6 +171,26 @@ impl<'a> HostMatrix<'a> {
     pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
         Ok(self.element.decode(&self.row_bytes(rows)?).collect())
     }
+}
+
+/// Values of F64 as F32. What is no number stays none, and is refused as such.
+fn narrowed(bytes: &[u8], first: usize, name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
+    let wide = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+    let mut narrow = Vec::with_capacity(bytes.len() / 2);
+    for (index, value) in bytes.chunks_exact(8).map(wide).enumerate() {
+        if value.is_finite() && (value as f32).is_infinite() {
+            return Err(Error::BadTensor {
+                name: name.into(),
+                path: tensor.path.into(),
+                reason: format!(
+                    "value {} is {value:e}, which is too large for F32, in which F64 is computed",
+                    first + index
+                ),
+            });
+        }
+        narrow.extend((value as f32).to_le_bytes());
+    }
+    Ok(narrow)
 }
 
 /// Refuses values that are not numbers; `first` is the number of the first one in the tensor.
