@@ -7,7 +7,7 @@ use std::{
     sync::Mutex,
 };
 
-use super::{AdapterDescription, device::lock};
+use super::{AdapterDescription, faults::lock};
 
 /// Names of choices by what they are for; and how much work went into each kind before it was worth choosing.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,10 +14,11 @@ use wgpu::BufferUsages;
 use super::{
     adapter::{AdapterDescription, choose, describe, enumerate},
     choices::Choices,
-    kernel::PipelineKey,
+    element::ROW_ALIGNMENT,
+    faults::{lock, out_of_memory},
+    pending::{PARAMS_BYTES, Pending},
     pool::Pool,
     precision::{self, MATRIX_FEATURES, MatrixUnits, Precision},
-    queue::{PARAMS_BYTES, Pending},
 };
 use crate::error::{Error, Result};
 
@@ -43,6 +44,9 @@ pub struct GpuOptions {
     /// Measure kernels at their first use, however little they have to do.
     pub measure_at_once: bool,
 }
+
+/// By what compiled kernels are told apart: name, source, constants.
+pub(super) type PipelineKey = (&'static str, *const u8, Vec<(&'static str, u32)>);
 
 /// The device, its queue and its compiled kernels. Ops are methods on it, spread over `ops/*.rs`.
 pub struct Gpu {
@@ -221,16 +225,6 @@ impl Gpu {
     /// How many rows of `row_bytes` one binding can span: a multiple of 64, so that views can start there.
     pub fn rows_per_binding(&self, row_bytes: usize) -> usize {
         let rows = (self.max_binding_size() / row_bytes.max(1) as u64) as usize;
-        (rows / super::matrix::ROW_ALIGNMENT * super::matrix::ROW_ALIGNMENT).max(super::matrix::ROW_ALIGNMENT)
+        (rows / ROW_ALIGNMENT * ROW_ALIGNMENT).max(ROW_ALIGNMENT)
     }
-}
-
-pub(super) fn out_of_memory(what: &str) -> Error {
-    Error::OutOfMemory(format!(
-        "the GPU has too little memory for {what}; give --max-gpu-memory what it has to spare, shorten the sequences, or choose another --device"
-    ))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,6 +2,10 @@
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
+/// Views must start at an offset that every adapter can bind (256 bytes): this many rows do, whatever the width (4
+/// elements of 2 bytes a row at least).
+pub const ROW_ALIGNMENT: usize = 64;
+
 /// How an element is stored, in a file or on the GPU. Arithmetic is always f32: 16-bit elements are widened by the
 /// kernel that reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use bytemuck::Pod;
 
-use super::{Gpu, Matrix, device::lock};
+use super::{Gpu, Matrix, faults::lock};
 use crate::error::{Error, Result};
 
 /// What a kernel needs of an adapter beyond what all have.
@@ -58,8 +58,6 @@ impl Kernel {
         }
     }
 }
-
-pub(super) type PipelineKey = (&'static str, *const u8, Vec<(&'static str, u32)>);
 
 /// A matrix bound to a kernel, or nothing where the kernel can do without.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,12 @@ use std::{ops::Range, sync::Arc};
 
 use bytemuck::cast_slice;
 
-use super::{Gpu, element::ElementType, pool::Pooled, queue::Mapping};
+use super::{
+    Gpu,
+    element::{ElementType, ROW_ALIGNMENT},
+    pool::Pooled,
+    queue::Mapping,
+};
 use crate::error::{Error, Result};
 
 /// A row-major matrix on the GPU, or a run of rows of one.
@@ -19,10 +24,6 @@ pub struct Matrix {
     cols: usize,
     element: ElementType,
 }
-
-/// Views must start at an offset that every adapter can bind (256 bytes): this many rows do, whatever the width (4
-/// elements of 2 bytes a row at least).
-pub const ROW_ALIGNMENT: usize = 64;
 
 impl Matrix {
     pub fn rows(&self) -> usize {

@@ -9,40 +9,21 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use wgpu::{BufferUsages, PollType, SubmissionIndex};
 
 use super::{
-    device::{Gpu, lock},
+    device::Gpu,
+    faults::{lock, out_of_memory},
+    pending::{PARAMS_ALIGNMENT, Pending},
     pool::{Pooled, Use},
-    trace::Timestamps,
+    timestamps::DISPATCHES_PER_SUBMIT,
 };
 use crate::error::{Error, Result};
-
-/// Recorded work that has not been submitted, and how much of it there is.
-#[derive(Default)]
-pub(super) struct Pending {
-    encoder: Option<wgpu::CommandEncoder>,
-    dispatches: u32,
-    work: u64,
-    /// Bytes of uploads since the last submission, and of those in the submission before.
-    written: u64,
-    written_in_flight: u64,
-    in_flight: Option<SubmissionIndex>,
-    /// The `Params` of the dispatches recorded.
-    params: Vec<u8>,
-    pub timestamps: Option<Timestamps>,
-}
 
 /// Work is handed to the GPU in pieces of about this many multiply-adds, so that no submission holds a display driver
 /// for long.
 const WORK_PER_SUBMIT: u64 = 4 << 30;
-pub(super) const DISPATCHES_PER_SUBMIT: u32 = 64;
 /// Staging memory is given back at a submission: force one after this many bytes of uploads.
 const WRITES_PER_SUBMIT: u64 = 256 << 20;
 /// Uploads of up to this many bytes are recorded among the dispatches: the tables of an attention, of rows to copy.
 const SMALL: usize = 64 << 10;
-/// What every adapter can begin a uniform binding at.
-const PARAMS_ALIGNMENT: usize = 256;
-/// Room for the `Params` of one submission.
-pub(super) const PARAMS_BYTES: u64 = DISPATCHES_PER_SUBMIT as u64 * PARAMS_ALIGNMENT as u64;
-
 /// Values on their way from the GPU.
 pub(super) struct Mapping {
     staging: Pooled,
@@ -172,7 +153,7 @@ impl Gpu {
         }
         self.pool.discount(written);
         if let Some(timestamps) = pending.timestamps.as_mut().filter(|timestamps| timestamps.is_full()) {
-            timestamps.collect(self)?;
+            timestamps.collect(|| self.wait(None))?;
         }
         self.check()?;
         Ok(submitted)
@@ -245,7 +226,7 @@ impl Gpu {
             None => {
                 self.pool.trim();
                 self.finish()?;
-                self.create_buffer(usage, size).ok_or_else(|| super::device::out_of_memory(&format!("{size} bytes")))?
+                self.create_buffer(usage, size).ok_or_else(|| out_of_memory(&format!("{size} bytes")))?
             }
         };
         Ok(self.pool.adopt(buffer, usage))

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::{
     architecture::{ARCHITECTURES, Architecture, Bias, Position, REFUSED, Window, Wiring},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
+    kind::kind,
     layer_spec::{LayerSpec, Step, attention_scales, rope, roped_layers, windows},
-    missing,
     pruning::Pruning,
     rope::Rope,
     slicing::Slicing,
@@ -88,7 +88,7 @@ impl Config {
                 known: format!(
                     "{}{}",
                     ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "),
-                    missing::kind(&raw)
+                    kind(&raw)
                 ),
             })?;
         refuse(&reader, architecture)?;

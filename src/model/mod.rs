@@ -5,6 +5,7 @@ pub mod architecture;
 mod backward;
 mod batch;
 mod config;
+mod decoder;
 mod defaults;
 mod ends;
 mod ends_backward;
@@ -13,6 +14,7 @@ pub mod forms;
 pub mod fuse;
 mod generation;
 mod host;
+mod kind;
 mod layer;
 mod layer_spec;
 mod missing;
@@ -22,16 +24,16 @@ mod shapes;
 mod slicing;
 mod storage;
 mod stored;
+mod stored_vocabulary;
 mod tokenizer_class;
 mod vocabulary;
 mod weights;
-
-use std::path::Path;
 
 pub use agreement::{Agreement, Agreements};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
+pub use decoder::{Model, Narrowing};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets};
 pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, is_gguf, without_mean};
@@ -45,119 +47,4 @@ pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
 pub use storage::{Rows, scatter, side_by_side};
 pub use stored::element_type;
-pub use vocabulary::Narrowing;
 pub use weights::{Names, TensorSpec, WeightStore};
-
-use crate::{
-    checkpoint::{Checkpoint, adapter},
-    error::{Error, Result},
-    gpu::{Gpu, Matrix},
-};
-
-/// A checkpoint with its config, dense or sliced: weights stay in the mapped file until a layer is asked for.
-pub struct Model {
-    pub store: WeightStore,
-    /// Where only some of its tokens are seen.
-    whole: Option<vocabulary::Whole>,
-}
-
-impl Model {
-    /// Opens a `.safetensors` file with its config.json beside it, a directory, or a GGUF file.
-    ///
-    /// # Errors
-    /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].
-    pub fn open(path: &Path) -> Result<Self> {
-        if !path.exists() {
-            return Err(Error::bad_file(path, "no such model"));
-        }
-        if is_gguf(path) {
-            let (config, checkpoint) = forms::open_gguf(path)?;
-            return Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None });
-        }
-        let named = fields::read(&path.join("config.json"))
-            .ok()
-            .and_then(|raw| Some(raw.get("transformers_weights")?.as_str()?.to_owned()));
-        let checkpoint = Checkpoint::open_named(path, named.as_deref());
-        let directory = checkpoint.as_ref().map_or(path, Checkpoint::directory).to_owned();
-        let merged = directory.join("adapter_config.json").exists().then(|| {
-            let what = format!("beside the model, it has what transformers would add to it: {}", adapter(&directory));
-            Error::bad_file(&directory, what)
-        });
-        // All that is wrong, at once: whoever has to download one file again should know of the other.
-        let (checkpoint, config) = match (checkpoint, Self::read_config(&directory)) {
-            (Ok(checkpoint), Ok(config)) if merged.is_none() => (checkpoint, config),
-            (checkpoint, config) => {
-                // Without weights that can be read, what lies beside them says what is there instead.
-                let config = config.err().filter(|_| checkpoint.is_ok() || directory.join("config.json").exists());
-                let merged = merged.filter(|_| checkpoint.is_ok());
-                let wrong = [checkpoint.err(), merged, config].into_iter().flatten().collect();
-                return Err(Error::all(wrong).unwrap_or_else(|| Error::internal("a model without a reason")));
-            }
-        };
-        Ok(Self { store: WeightStore::new(config, checkpoint)?, whole: None })
-    }
-
-    fn read_config(directory: &Path) -> Result<Config> {
-        let config = directory.join("config.json");
-        if !config.exists() {
-            let found = if directory.join("params.json").exists() {
-                "; params.json is of another program's format"
-            } else {
-                ""
-            };
-            return Err(Error::bad_file(
-                &config,
-                format!("missing: expected the config.json of the model beside its weights{found}"),
-            ));
-        }
-        Config::load(&config)
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.store.config
-    }
-
-    /// Uploads the weights of one layer in their stored types.
-    ///
-    /// # Errors
-    /// [`Error::BadTensor`], [`Error::OutOfMemory`].
-    pub fn layer(&self, gpu: &Gpu, layer: usize) -> Result<LayerWeights> {
-        LayerWeights::upload(gpu, &self.store.layer(layer)?)
-    }
-
-    /// Uploads embeddings, final norm and head.
-    ///
-    /// # Errors
-    /// [`Error::BadTensor`], [`Error::OutOfMemory`].
-    pub fn ends(&self, gpu: &Gpu) -> Result<Ends> {
-        Ends::upload(gpu, self.config(), &self.store.ends()?)
-    }
-
-    /// The tables of rotary angles for sequences of up to `positions` tokens; none for learned positions.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn rope_tables(&self, gpu: &Gpu, positions: usize) -> Result<Vec<Matrix>> {
-        let positions = positions.max(1);
-        if let Some(most) = self.config().position_limit().filter(|&most| positions > most) {
-            return Err(Error::BadTokens(format!(
-                "a sequence of {positions} tokens: dynamic rotary scaling beyond the {most} of max_position_embeddings \
-                 is not implemented"
-            )));
-        }
-        let table = |rope: &Rope| {
-            let pairs = rope.inverse_frequencies.len();
-            // Before the host computes a table that no adapter could hold.
-            let bytes = 8 * positions as u64 * pairs as u64;
-            if bytes > gpu.max_binding_size() {
-                return Err(Error::OutOfMemory(format!(
-                    "the rotary angles of {positions} positions take {bytes} bytes, more than one binding of {}; \
-                     lower the number of tokens",
-                    gpu.adapter().name
-                )));
-            }
-            gpu.upload(&rope.table(positions), positions, 2 * pairs)
-        };
-        self.config().ropes.iter().map(table).collect()
-    }
-}

@@ -13,6 +13,16 @@ use crate::{
 };
 
 impl WeightStore {
+    /// The stored shape of a tensor of this shape, and which rows of it are meant.
+    pub(super) fn stored_shape(&self, name: &str, shape: &[usize]) -> (Vec<usize>, Rows) {
+        let names = Names::of(&self.config);
+        let of_tokens = || [names.embedding(), names.head(), names.head_bias()].iter().any(|of| of == name);
+        match &self.vocabulary {
+            Some(vocabulary) if of_tokens() => vocabulary.of_tokens(shape),
+            _ => (shape.to_vec(), Rows::Run(0..if shape.len() == 2 { shape[0] } else { 1 })),
+        }
+    }
+
     /// The names under which transformers finds the tensor `name`: its own, and that with the first part of the
     /// decoder's names before it, or without it, as checkpoints of the bare decoder have them.
     fn candidates(&self, name: &str) -> Vec<String> {

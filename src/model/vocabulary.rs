@@ -4,32 +4,14 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tempfile::TempDir;
 
 use super::{
-    Model,
     config::Config,
-    storage::Rows,
-    weights::{Names, WeightStore},
+    decoder::{Model, Narrowing, Whole},
+    stored_vocabulary::StoredVocabulary,
+    weights::WeightStore,
 };
 use crate::error::{Error, Result};
-
-/// The tokens that stay, and what is made of the others.
-#[derive(Debug)]
-pub struct Narrowing {
-    /// The tokens that stay, by the ids that they had, ascending: their new ids are their places.
-    pub kept: Vec<u32>,
-    /// For each id of the whole vocabulary, the new ids that its text is written with; none where it has no text.
-    pub written_as: Vec<Vec<u32>>,
-    /// Where config.json and the tokenizer of these tokens lie, as long as the model is there.
-    pub directory: TempDir,
-}
-
-/// What a narrowed model remembers of the whole one.
-pub(super) struct Whole {
-    narrowing: Narrowing,
-    parameters: u64,
-}
 
 impl Model {
     /// This model with fewer tokens; `fields` are those of its config.json, with their new numbers.
@@ -89,27 +71,5 @@ impl Model {
             Ok(ids)
         };
         rows.iter().map(row).collect()
-    }
-}
-
-/// Which rows of the embedding and the head there are.
-#[derive(Debug)]
-pub struct StoredVocabulary {
-    rows: Vec<usize>,
-    /// Rows in the files.
-    whole: usize,
-}
-
-impl WeightStore {
-    /// The stored shape of a tensor of this shape, and which rows of it are meant.
-    pub(super) fn stored_shape(&self, name: &str, shape: &[usize]) -> (Vec<usize>, Rows) {
-        let names = Names::of(&self.config);
-        let of_tokens = || [names.embedding(), names.head(), names.head_bias()].iter().any(|of| of == name);
-        match &self.vocabulary {
-            Some(StoredVocabulary { rows, whole }) if of_tokens() => {
-                ([&[*whole], &shape[1..]].concat(), Rows::Listed(rows.clone()))
-            }
-            _ => (shape.to_vec(), Rows::Run(0..if shape.len() == 2 { shape[0] } else { 1 })),
-        }
     }
 }

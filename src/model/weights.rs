@@ -7,7 +7,7 @@ use super::{
     layer_spec::Step,
     slicing::LayerWidths,
     storage::{self, Rows},
-    vocabulary::StoredVocabulary,
+    stored_vocabulary::StoredVocabulary,
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},

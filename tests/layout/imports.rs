@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syn::{Expr, ItemUse, Macro, Path, Token, UseTree, Visibility, punctuated::Punctuated, visit, visit::Visit};
+use syn::{
+    Expr, ItemMod, ItemUse, Macro, Path, Token, UseTree, Visibility, punctuated::Punctuated, visit, visit::Visit,
+};
 
 /// A module, by its path from the crate: `["stream", "pass"]`.
 pub type Module = Vec<String>;
@@ -131,6 +133,13 @@ impl File {
 impl<'ast> Visit<'ast> for File {
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
         self.import(&[], &item.tree, !matches!(item.vis, Visibility::Inherited));
+    }
+
+    /// Tests within a file import that file, and what it imports.
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if item.ident != "tests" {
+            visit::visit_item_mod(self, item);
+        }
     }
 
     fn visit_path(&mut self, path: &'ast Path) {

@@ -7,14 +7,17 @@
 //! Rows start from [`BASE`], which is no model: what a row forgets is refused or left out, never taken from another
 //! row.
 
+mod forms;
+mod remote_code;
+mod role;
 mod rows;
 
-use super::{
-    defaults::{self, Defaults},
-    forms::Forms,
-};
+use super::defaults::{self, Defaults};
 use crate::ops::Norm;
 
+pub use forms::{Forms, Gguf, Stock};
+pub use remote_code::RemoteCode;
+pub use role::Role;
 pub use rows::ARCHITECTURES;
 
 /// A space that signals live in.
@@ -26,23 +29,6 @@ pub enum Space {
     Heads,
     /// Between the two linear layers of the MLP.
     Hidden,
-}
-
-/// What a weight of a layer is for; from it follow its size and where its result goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    Query,
-    Key,
-    Value,
-    Output,
-    Gate,
-    Up,
-    Down,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
 }
 
 /// How a linear weight is stored.
