@@ -71,7 +71,7 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// Stopped by `source`, but what was done before can be resumed.
-    #[error("stopped; what is done is kept in {path}, and the same command with --resume goes on")]
+    #[error("stopped; progress is kept in {path}, and the same command with --resume continues")]
     Kept { path: PathBuf, source: Box<Error> },
 }
 

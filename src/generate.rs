@@ -296,7 +296,7 @@ fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32
 
 /// Keys and values of the sequences sampled together take at most this many bytes.
 const CACHE_BYTES: usize = 1 << 30;
-/// After this many tokens the time that is left can be told.
+/// After this many tokens the time that is left can be estimated.
 const PROBE_STEPS: usize = 16;
 /// Longer than this is worth a word.
 const PATIENCE: f64 = 60.0;
@@ -341,7 +341,7 @@ pub fn sample_sequences(
     let weights = Resident::upload(gpu, model, length)?;
     let mut rows: Vec<Vec<u32>> = Vec::new();
     let began = std::time::Instant::now();
-    let mut told = false;
+    let mut announced = false;
     while rows.len() < count {
         let sequences = together.min(count - rows.len());
         let mut session = Session::new(gpu, model, &weights, sequences, length)?;
@@ -355,8 +355,8 @@ pub fn sample_sequences(
             )?;
             drawn.push(ids.clone());
             progress.advance(sequences as u64)?;
-            if step == PROBE_STEPS && !told {
-                told = true;
+            if step == PROBE_STEPS && !announced {
+                announced = true;
                 gpu.finish()?;
                 let seconds = began.elapsed().as_secs_f64() / PROBE_STEPS as f64
                     * length as f64

@@ -12,7 +12,7 @@ pub struct Budget {
     pub least: usize,
     /// More tell nothing new.
     pub most: usize,
-    /// Between the two, repetitions go on for this many seconds.
+    /// Between the two, repetitions continue for this many seconds.
     pub seconds: f64,
 }
 

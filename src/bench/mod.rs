@@ -61,7 +61,7 @@ pub fn groups(workloads: &[&'static Workload]) -> Vec<Vec<&'static Workload>> {
 
 /// Measures workloads in turns: a repetition of the first, of the second, and so on, then again.
 ///
-/// What concerns one workload alone, such as too little memory, is told in its row.
+/// What concerns one workload alone, such as too little memory, stands in its row.
 ///
 /// # Errors
 /// [`Error::Interrupted`]; [`Error::DeviceLost`]; [`Error::Write`] where a workload writes files.

@@ -67,7 +67,7 @@ pub fn ratios(rows: &[Row]) -> Vec<Ratio> {
     RULES.iter().filter_map(|rule| rule.apply(rows)).collect()
 }
 
-/// Whether a ratio of two workloads, or of each with a third, is told.
+/// Whether a ratio of two workloads, or of each with a third, is given.
 pub fn compared(a: &str, b: &str) -> bool {
     let partners = |name: &str| {
         let of = |rule: &Rule| [rule.slow, rule.fast].contains(&name).then_some([rule.slow, rule.fast]);

@@ -40,7 +40,7 @@ pub struct Recording {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     pub version: String,
-    /// `unknown` where the build was not told: `make` tells it.
+    /// `unknown` where the build was not given it: `make` does.
     pub git_hash: String,
     pub wgpu_version: String,
     /// `release` or `debug`.

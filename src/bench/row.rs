@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::statistics::{UNSTABLE, median, spread, throttles};
 
-/// What a workload's rate is told in.
+/// The unit of a workload's rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     #[serde(rename = "GFLOP/s")]
@@ -31,7 +31,7 @@ impl Unit {
     }
 }
 
-/// Which probe bounds a workload: the row is told in percent of it.
+/// Which probe bounds a workload: the row is a percentage of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bound {

@@ -1,4 +1,4 @@
-//! Matrices of reproducible random values, of which any element can be told without making the rest: a check needs no
+//! Matrices of reproducible random values, of which any element can be computed without the rest: a check needs no
 //! copy of a large operand.
 
 use faer::Mat;

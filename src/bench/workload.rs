@@ -35,9 +35,9 @@ pub enum When {
 /// What is computed, with its sizes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Case {
-    /// Multiply-adds in registers: the peak that compute rows are told in percent of.
+    /// Multiply-adds in registers: the peak that compute rows are a percentage of.
     Fma,
-    /// One large copy: the peak that rows bound by memory are told in percent of.
+    /// One large copy: the peak that rows bound by memory are a percentage of.
     Copy,
     /// `[m, k] · [n, k]ᵀ`.
     Gemm {
@@ -186,7 +186,7 @@ pub const WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// The workloads that a call asks for. The two probes are always among them, since all others are told in percent of
+/// The workloads that a call asks for. The two probes are always among them, since all others are percentages of
 /// those.
 ///
 /// # Errors

@@ -89,14 +89,14 @@ impl Assembled {
     fn transpose(&self, stored: &[u8]) -> Vec<u8> {
         let (size, cols) = (self.element(), self.shape.last().copied().unwrap_or(1));
         let rows = self.shape.iter().product::<usize>() / cols.max(1);
-        let mut turned = vec![0; stored.len()];
+        let mut transposed = vec![0; stored.len()];
         for row in 0..rows {
             for col in 0..cols {
                 let (from, to) = ((col * rows + row) * size, (row * cols + col) * size);
-                turned[to..to + size].copy_from_slice(&stored[from..from + size]);
+                transposed[to..to + size].copy_from_slice(&stored[from..from + size]);
             }
         }
-        turned
+        transposed
     }
 
     /// Some bytes of the parts one after the other.

@@ -96,7 +96,7 @@ fn text(bytes: &[u8]) -> Option<String> {
     None
 }
 
-/// What a file is that should have been another, after `before`; empty if that cannot be told.
+/// What a file is that should have been another, after `before`; empty if that is unknown.
 pub fn mistaken(bytes: &[u8], before: &str) -> String {
     let found = content(bytes).or_else(|| (!bytes.trim_ascii_start().starts_with(b"{")).then(|| answer(bytes))?);
     found.map_or(String::new(), |found| format!("{before}{found}"))
@@ -114,7 +114,7 @@ fn answer(bytes: &[u8]) -> Option<String> {
     ))
 }
 
-/// Why the bytes of a file are not those of a whole safetensors file, where that can be told.
+/// Why the bytes of a file are not those of a whole safetensors file, where that is known.
 pub fn tensors(bytes: &[u8]) -> Option<String> {
     if let Some(found) = content(bytes) {
         return Some(format!("it is {found}"));

@@ -12,8 +12,8 @@ use super::made::{RECORD, check_replaceable, files};
 use crate::error::{Error, Result};
 
 /// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in
-/// `.NAME.partial`, is what the run needs to go on after an interruption, once [`OutputDirectory::commit`] has said
-/// that there is something to go on from; until then, and at the end, all of it is removed. One process at a time works
+/// `.NAME.partial`, is what the run needs to resume after an interruption, once [`OutputDirectory::commit`] has said
+/// that there is something to resume; until then, and at the end, all of it is removed. One process at a time works
 /// on it.
 pub struct OutputDirectory {
     partial: PathBuf,
@@ -27,7 +27,7 @@ pub struct OutputDirectory {
     kept: Cell<bool>,
 }
 
-/// What a run needs to know to go on.
+/// What a run needs to know to resume.
 const STATE: &str = "state";
 /// The next one, until it is whole.
 const STATE_NEW: &str = "state.new";
@@ -61,7 +61,7 @@ impl OutputDirectory {
         Ok(this)
     }
 
-    /// Goes on with what an earlier run has committed, which is handed over.
+    /// Resumes an earlier run; returns the state that it committed.
     ///
     /// # Errors
     /// [`Error::Usage`] if there is nothing to resume; as [`OutputDirectory::create`] otherwise.
@@ -179,7 +179,7 @@ impl OutputDirectory {
         Ok(files)
     }
 
-    /// Where a file of this name lies that is no part of the output, but needed to go on.
+    /// Where a file of this name lies that is no part of the output, but needed to resume.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.partial.join(name)
     }
@@ -204,8 +204,8 @@ impl OutputDirectory {
         write_durably(&self.beside(name), bytes)
     }
 
-    /// Says how to go on from here: from now on, everything is kept if the run stops. What `state` speaks of must be
-    /// durable already.
+    /// Commits `state`, from which `--resume` continues: from now on, everything is kept if the run stops. What `state`
+    /// refers to must be durable already.
     ///
     /// # Errors
     /// [`Error::Write`]; the state before is still there then.
@@ -223,7 +223,7 @@ impl OutputDirectory {
         Ok(())
     }
 
-    /// Whether there is something to go on from.
+    /// Whether there is something to resume.
     pub fn is_committed(&self) -> bool {
         self.kept.get()
     }

@@ -182,7 +182,7 @@ impl Checkpoint {
         }
     }
 
-    /// Adds the tensors of a file; those that an earlier file has otherwise are noted in `differing`.
+    /// Adds the tensors of a file; those that an earlier file has with other contents go to `differing`.
     fn add(&mut self, path: PathBuf, differing: &mut Vec<(String, PathBuf, PathBuf)>) -> Result<()> {
         let (file, map) = open(&path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {

@@ -76,7 +76,7 @@ pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
     if index.is_file() {
         return Ok(selection(shards(path, &index)?, Vec::new()));
     }
-    // What stands there under the right name is told apart from nothing.
+    // Something that stands there under the right name is not the same as nothing.
     match [single, index].into_iter().find(|file| file.symlink_metadata().is_ok()) {
         Some(file) if file.exists() => Ok(selection(vec![file], Vec::new())),
         Some(link) => Err(Error::bad_file(&link, "a link to a file that is not there; download the model again")),

@@ -65,7 +65,7 @@ impl Place {
             Kind::File => Ok(Self::Replaced(fs::canonicalize(path).map_err(Error::write(path))?)),
             Kind::Directory => refused("is a directory; give the name of a file"),
             Kind::Pipe => open_pipe(path).map(Self::Stream).map_err(Error::write(path)),
-            // Appended, so that what a file behind a descriptor has already stays.
+            // Appended, so that what the file of a descriptor has already stays.
             Kind::Stream => OpenOptions::new().append(true).open(path).map(Self::Stream).map_err(Error::write(path)),
             Kind::Other => refused(
                 "is neither a file nor a pipe nor a device that takes text, and will not be written; give another name",

@@ -163,7 +163,7 @@ impl Writes {
             entries.map(|entry| Known::at(&entry.path())).collect::<Vec<_>>()
         };
         let mut inside = list(directory);
-        // Of what lies deeper only links could be missed: everything below is told by its path.
+        // Of what lies deeper only links could be missed: everything below is known by its path.
         let deeper: Vec<Known> =
             inside.iter().filter(|known| known.path.is_dir()).flat_map(|known| list(&known.path)).collect();
         inside.extend(deeper);

@@ -17,7 +17,7 @@ use crate::{
     run::Log,
 };
 
-/// What the user sees while work goes on.
+/// What the user sees while the work runs.
 pub struct Bars {
     bar: RefCell<Option<ProgressBar>>,
     interrupt: Interrupt,

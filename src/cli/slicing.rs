@@ -46,7 +46,7 @@ pub struct SlicingArgs {
     /// checkpoint allows, or a matrix of its own [default: tied where that can be]
     #[arg(long, help_heading = METHOD)]
     head: Option<HeadArg>,
-    /// What the kept coordinates are: the principal axes, or these turned at random (the same function, outliers
+    /// What the kept coordinates are: the principal axes, or these rotated at random (the same function, outliers
     /// spread)
     #[arg(long, help_heading = METHOD, default_value = "pca")]
     final_orientation: OrientationArg,

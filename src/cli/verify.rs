@@ -99,7 +99,7 @@ impl Args {
         );
         let shown = print(&match compared {
             Some((agreement, adapter)) => format!(
-                "{whole}; {} logits as the run noted them, to {:.1e} of the largest (allowed {:.1e}) on {}\n",
+                "{whole}; {} logits as the run recorded them, to {:.1e} of the largest (allowed {:.1e}) on {}\n",
                 agreement.logits, agreement.largest_difference, agreement.tolerance, adapter.name
             ),
             None => format!("{whole}; there is no {FILE} beside it to compare logits with\n"),

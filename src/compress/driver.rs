@@ -419,7 +419,7 @@ impl Work<'_> {
         let part = self.part(effort.candidate_share());
         for (predicted, sizes) in allocated {
             let mut next = Some((sizes, first));
-            // The second time around, with what the first has told.
+            // The second time around, with what the first has shown.
             while let Some((sizes, purpose)) = next.take() {
                 let at = match self.state.candidates.iter().position(|candidate| candidate.sizes == sizes) {
                     Some(at) => at,

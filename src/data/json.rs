@@ -1,4 +1,4 @@
-//! Texts that are JSON: one value, an array of them, or one a line; told from plain text by whether they parse.
+//! Texts that are JSON: one value, an array of them, or one a line; distinguished from plain text by whether they parse.
 
 use std::{fmt, path::Path};
 
@@ -190,7 +190,7 @@ fn second_object(text: &str) -> bool {
     values.next().is_some_and(|first| first.is_ok()) && text[values.byte_offset()..].trim_start().starts_with('{')
 }
 
-/// What is wrong, without the place, which is told in the file's own lines.
+/// What is wrong, without the place, which is given in the file's own lines.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);

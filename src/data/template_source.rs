@@ -126,7 +126,7 @@ fn expression(tag: &str, closing: &str, out: &mut String) -> Result<usize, Strin
     Ok(at)
 }
 
-/// Whether a string after this is formatted by a % that comes behind it: what binds as much has to come after that.
+/// Whether a string after this is formatted by a % that comes after it: what binds as much has to come after that.
 fn formats(before: &str) -> bool {
     !before.trim_end().ends_with(['*', '/', '%', '\'', '"'])
 }

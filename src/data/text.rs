@@ -161,7 +161,7 @@ impl Text {
             let drawn = ((u128::from(rng.next_u64()) * starts.len() as u128) >> 64) as usize;
             let mut ids = self.tokens_from(tokenizer, starts[drawn], seqlen)?;
             if ids.len() < seqlen && drawn > 0 {
-                // Too near the end to fill a sequence, and so is whatever comes behind: not drawn again.
+                // Too near the end to fill a sequence, and so is whatever comes after: not drawn again.
                 starts.truncate(drawn);
                 continue;
             }

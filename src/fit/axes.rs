@@ -9,7 +9,7 @@
 //! ```
 //!
 //! (the reduced-rank regression of B^½·x on x). With B = I this is PCA of the residual; what no weight reads counts
-//! less here. S is made orthonormal, so that the norm of what is kept approximates that of the token, and turned into
+//! less here. S is made orthonormal, so that the norm of what is kept approximates that of the token, and rotated into
 //! its own principal axes.
 
 use faer::{Mat, MatRef};
@@ -81,7 +81,7 @@ impl PointSums {
             .collect()
     }
 
-    /// What [`PointSums::bits`] has handed over.
+    /// What [`PointSums::bits`] has returned.
     pub fn from_bits(bits: &[f32], width: usize) -> Self {
         let values: Vec<f64> =
             bits.chunks_exact(2).map(|pair| bytemuck::cast::<[f32; 2], f64>([pair[0], pair[1]])).collect();
@@ -112,7 +112,7 @@ pub fn axes(signal: MatRef<'_, f64>, weighting: MatRef<'_, f64>, kept: usize) ->
     let root = &scaled * weighting.vectors.transpose();
     let seen = eigh((&root * signal * &root).as_ref())?;
     let q = (&root * seen.vectors.subcols(0, kept)).qr().compute_thin_Q();
-    let turned = eigh((q.transpose() * signal * &q).as_ref())?;
-    let (residual, orthogonality) = (seen.residual.max(turned.residual), seen.orthogonality.max(turned.orthogonality));
-    Ok((&q * &turned.vectors, Eigen { residual, orthogonality, ..turned }))
+    let own = eigh((q.transpose() * signal * &q).as_ref())?;
+    let (residual, orthogonality) = (seen.residual.max(own.residual), seen.orthogonality.max(own.orthogonality));
+    Ok((&q * &own.vectors, Eigen { residual, orthogonality, ..own }))
 }

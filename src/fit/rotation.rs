@@ -43,7 +43,7 @@ impl Rotation {
         Ok(Self { forward: gpu.upload(&forward, rows, width)?, backward: gpu.upload(&backward, width, rows)? })
     }
 
-    /// Uploads what [`Rotation::values`] has handed over.
+    /// Uploads what [`Rotation::values`] has returned.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; [`crate::Error::Shape`] if there are not `rows · width` values.

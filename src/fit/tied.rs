@@ -88,10 +88,10 @@ impl TiedAxes {
 
     /// Turns what is rotated by a random orthogonal matrix more: the same function, outliers spread.
     #[must_use]
-    pub fn turned(mut self, seed: u64, stream: u64) -> Self {
+    pub fn rotated(mut self, seed: u64, stream: u64) -> Self {
         let (single, kept) = (self.single, self.axes.ncols());
-        let turned = self.axes.subcols(single, kept - single) * random_orthogonal(kept - single, seed, stream);
-        self.axes.subcols_mut(single, kept - single).copy_from(turned);
+        let rotated = self.axes.subcols(single, kept - single) * random_orthogonal(kept - single, seed, stream);
+        self.axes.subcols_mut(single, kept - single).copy_from(rotated);
         self
     }
 

@@ -45,7 +45,7 @@ pub struct GpuOptions {
     pub measure_at_once: bool,
 }
 
-/// By what compiled kernels are told apart: name, source, constants.
+/// What distinguishes compiled kernels: name, source, constants.
 pub(super) type PipelineKey = (&'static str, *const u8, Vec<(&'static str, u32)>);
 
 /// The device, its queue and its compiled kernels. Ops are methods on it, spread over `ops/*.rs`.

@@ -163,7 +163,7 @@ impl Gpu {
         self.download_later(matrix)?.wait(self)
     }
 
-    /// Begins to read a f32 matrix back, as it is after all work recorded so far; work recorded later goes on
+    /// Begins to read a f32 matrix back, as it is after all work recorded so far; work recorded later runs
     /// meanwhile.
     ///
     /// # Errors

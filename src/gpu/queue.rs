@@ -134,7 +134,7 @@ impl Gpu {
     }
 
     /// Submits what is pending and waits for the submission before: so the GPU is always busy, and memory is freed one
-    /// submission behind.
+    /// submission later.
     fn submit(&self, pending: &mut Pending) -> Result<SubmissionIndex> {
         self.check()?;
         if !pending.params.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! The W `[m, n]` that minimises Σ_tokens ‖t − W·a‖² + Σ_j μ_j·‖w_j − p_j‖², w_j and p_j columns of W and of the prior
 //! P, solves W·(G + diag μ) = C + P·diag μ with G = Σ a·aᵀ and C = Σ t·aᵀ. For μ > 0 the matrix on the left is positive
-//! definite however few the tokens are, so Cholesky's factors exist; what no token has told about keeps the prior.
+//! definite however few the tokens are, so Cholesky's factors exist; what no token has touched keeps the prior.
 
 use faer::{
     Conj, MatMut,

@@ -69,7 +69,7 @@ pub fn subset(gram: Vec<f64>, ridge: &[f64], right: Vec<f64>, groups: &[Group], 
     subset_and_next(gram, ridge, right, groups, (remove, &[]))
 }
 
-/// As [`subset`], and says what it would cost to go on until `beyond[kind]` are out, where that is more.
+/// As [`subset`], and returns what it would cost to continue until `beyond[kind]` are out, where that is more.
 ///
 /// # Errors
 /// As [`subset`].

@@ -199,7 +199,7 @@ impl StopTokens {
         stops
     }
 
-    /// The ids that the model has; the others are noted.
+    /// The ids that the model has; the others get a note.
     fn within(&mut self, config: &Config, file: &str, role: &str, ids: &[i64]) -> Vec<u32> {
         let has = |id: i64| u32::try_from(id).ok().filter(|&id| (id as usize) < config.vocab_size);
         for id in ids.iter().filter(|&&id| has(id).is_none()) {

@@ -65,8 +65,8 @@ pub fn rows(weight: &Weight, role: Role, layer: &LayerSpec, pairs: Option<usize>
     let before = weight.holds.iter().take_while(|held| **held != role);
     let first: usize = before.map(|held| layer.rows(*held)).sum();
     let count = layer.rows(role);
-    let turned = pairs.filter(|_| matches!(role, Role::Query | Role::Key));
-    if weight.order == Order::Concatenated && turned.is_none() {
+    let rotary = pairs.filter(|_| matches!(role, Role::Query | Role::Key));
+    if weight.order == Order::Concatenated && rotary.is_none() {
         return Rows::Run(first..first + count);
     }
     let (h, group) = (layer.head_dim, layer.heads / layer.kv_heads.max(1));
@@ -76,7 +76,7 @@ pub fn rows(weight: &Weight, role: Role, layer: &LayerSpec, pairs: Option<usize>
         (Order::Grouped, Role::Key) => (head * (group + 2) + group) * h,
         (Order::Grouped, _) => (head * (group + 2) + group + 1) * h,
     };
-    let within = |j: usize| turned.map_or(j, |pairs| side_by_side(j, pairs));
+    let within = |j: usize| rotary.map_or(j, |pairs| side_by_side(j, pairs));
     Rows::Listed((0..count).map(|row| head_start(row / h) + within(row % h)).collect())
 }
 
@@ -121,7 +121,7 @@ mod tests {
     fn what_scatter_stores_rows_finds_again_and_nothing_is_left_out() {
         let qkv: &[Role] = &[Role::Query, Role::Key, Role::Value];
         let gate_up: &[Role] = &[Role::Gate, Role::Up];
-        // Groups of one and of several, heads of odd width, all, some and none of a head turned.
+        // Groups of one and of several, heads of odd width, all, some and none of a head rotary.
         for (heads, kv_heads, head_dim) in [(4, 4, 3), (6, 2, 4), (3, 1, 5), (1, 1, 2)] {
             let layer = layer(heads, kv_heads, head_dim);
             for (holds, order) in [(qkv, Order::Concatenated), (qkv, Order::Grouped), (gate_up, Order::Concatenated)] {

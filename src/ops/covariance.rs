@@ -36,7 +36,7 @@ pub const COVARIANCE_TOKENS: usize = 2048;
 const CHUNK: usize = 64;
 /// Runs of rows of a wide result begin at multiples of this.
 const ROWS: usize = 64;
-/// The most tokens that are turned and summed at a time: what a tile reads of its columns is to stay in the caches.
+/// The most tokens that are transposed and summed at a time: what a tile reads of its columns is to stay in the caches.
 pub const COVARIANCE_RUN: usize = 1024;
 
 /// Some columns of a signal.
@@ -113,10 +113,10 @@ impl Gpu {
         let run =
             b.iter().map(|b| b.0).chain([a.0]).map(|x| self.rows_per_binding(x.stride() * 4)).fold(run, usize::min);
         for first in (0..tokens).step_by(run) {
-            let turned =
+            let transposed =
                 |(x, columns): &Columns| self.transpose(&x.view(first..tokens.min(first + run))?, columns.clone());
-            let left = turned(&a)?;
-            let right = b.as_ref().map_or_else(|| Ok(left.clone()), turned)?;
+            let left = transposed(&a)?;
+            let right = b.as_ref().map_or_else(|| Ok(left.clone()), transposed)?;
             let tokens = tokens.min(first + run) - first;
             let dispatch = |config: &ProductConfig, first_row: usize, part: &Matrix, accumulate: bool| {
                 let params = Params {

@@ -69,8 +69,8 @@ pub fn rope_backward(
                 let real = columns(span, head, head_dim).start + pair;
                 let imaginary = real + frequencies.len();
                 let turn = Complex::from_polar(factor, -f64::from(position as f32 * frequency));
-                let turned = Complex::new(d[(token, real)], d[(token, imaginary)]) * turn;
-                (d[(token, real)], d[(token, imaginary)]) = (turned.re, turned.im);
+                let rotated = Complex::new(d[(token, real)], d[(token, imaginary)]) * turn;
+                (d[(token, real)], d[(token, imaginary)]) = (rotated.re, rotated.im);
             }
         }
     }

@@ -145,8 +145,8 @@ pub fn rope(
                 let real = columns(span, head, head_dim).start + pair;
                 let imaginary = real + frequencies.len();
                 let turn = nalgebra::Complex::from_polar(factor, f64::from(position as f32 * frequency));
-                let turned = nalgebra::Complex::new(x[(token, real)], x[(token, imaginary)]) * turn;
-                (x[(token, real)], x[(token, imaginary)]) = (turned.re, turned.im);
+                let rotated = nalgebra::Complex::new(x[(token, real)], x[(token, imaginary)]) * turn;
+                (x[(token, real)], x[(token, imaginary)]) = (rotated.re, rotated.im);
             }
         }
     }

@@ -100,7 +100,7 @@ pub(super) fn least_squares(
 }
 
 /// The basis of points with the covariances C and the sums A of WᵀW: orthonormal columns that span B^½·U, U the axes of
-/// B^½·C̄·B^½, with B = ½·Ā/tr Ā + ½·I/D, turned into the axes of what is in them.
+/// B^½·C̄·B^½, with B = ½·Ā/tr Ā + ½·I/D, rotated into the axes of what is in them.
 fn segment_basis(covariances: &[DMatrix<f64>], reads: &[DMatrix<f64>], width: usize) -> (DMatrix<f64>, f64) {
     let full = covariances.first().map_or(0, DMatrix::nrows);
     let mean = |all: &[DMatrix<f64>]| all.iter().fold(DMatrix::zeros(full, full), |sum, one| sum + one / one.trace());
@@ -112,8 +112,8 @@ fn segment_basis(covariances: &[DMatrix<f64>], reads: &[DMatrix<f64>], width: us
         * eigen.eigenvectors.transpose();
     let (_, u) = principal_axes(&(&root * &c * &root));
     let span = (root * u.columns(0, width)).qr().q();
-    let (values, turned) = principal_axes(&(span.transpose() * &c * &span));
-    (span * turned, values.iter().sum::<f64>() / c.trace())
+    let (values, own) = principal_axes(&(span.transpose() * &c * &span));
+    (span * own, values.iter().sum::<f64>() / c.trace())
 }
 
 impl<'a> Network<'a> {

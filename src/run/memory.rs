@@ -21,7 +21,7 @@ pub struct Ceilings {
     pub shared: bool,
 }
 
-/// What the sums of a run are cut into: other pieces would round otherwise, so a run that goes on keeps to them.
+/// What the sums of a run are cut into: other pieces would round otherwise, so a resumed run keeps to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pieces {

@@ -66,7 +66,7 @@ pub trait Method: Sized {
     /// What a user should know before the work.
     fn warnings(&self, model: &Model) -> Vec<String>;
 
-    /// This method with what only its work has told of the result.
+    /// This method with what only its work has shown of the result.
     ///
     /// # Errors
     /// [`crate::Error::Internal`].

@@ -29,7 +29,7 @@ const SCHEMA_VERSION: u32 = 1;
 /// Its name beside the model.
 pub const FILE: &str = RECORD;
 
-/// The most tokens that logits are noted for, and the most logits of each.
+/// The most tokens that logits are recorded for, and the most logits of each.
 const TOKENS: usize = 32;
 const ENTRIES: usize = 64;
 
@@ -45,7 +45,7 @@ pub struct RunRecord {
     /// sha256 of each file of tensors, and of code that comes with them, by its name.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
-    /// The names of all files of the output, by which it is told from what others have put there.
+    /// The names of all files of the output, which distinguish it from what others have put there.
     #[serde(default)]
     pub output: Vec<String>,
     pub record: Record,
@@ -56,9 +56,9 @@ pub struct RunRecord {
 pub struct Record {
     /// One sequence.
     pub input_ids: Vec<u32>,
-    /// The positions in it that something is noted for.
+    /// The positions in it that something is recorded for.
     pub positions: Vec<usize>,
-    /// The tokens of the vocabulary whose logits are noted.
+    /// The tokens of the vocabulary whose logits are recorded.
     pub entries: Vec<u32>,
     /// For each position, the logit of each entry.
     pub logits: Vec<Vec<f32>>,
@@ -169,14 +169,14 @@ impl RunRecord {
         for (name, found) in sha256_of_files(model)? {
             let path = model.directory().join(&name);
             match self.files.get(&name) {
-                Some(noted) if *noted == found => {}
+                Some(recorded) if *recorded == found => {}
                 Some(_) => {
                     return Err(Error::bad_file(
                         &path,
                         format!("has changed since it was written: its sha256 is not the one in {FILE}"),
                     ));
                 }
-                // A record of before code was noted.
+                // From before code was recorded.
                 None if name.ends_with(".py") => {}
                 None => return Err(Error::bad_file(&path, format!("is not one of the files that {FILE} speaks of"))),
             }

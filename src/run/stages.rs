@@ -88,7 +88,7 @@ impl<M: Method> Task<'_, M> {
             },
             Ok(outcome) => {
                 self.log.say(&format!(
-                    "stopped as asked; what is done is kept in {}, and the same command with --resume goes on",
+                    "stopped as requested; progress is kept in {}, and the same command with --resume continues",
                     kept.display()
                 ));
                 Ok(outcome)
@@ -173,13 +173,13 @@ impl<M: Method> Work<'_, M> {
         let mut record = None;
         if self.outcome.finished {
             let made = self.complete(&sha256)?;
-            let noted = calibration.first().map_or(&[][..], Vec::as_slice);
+            let recorded = calibration.first().map_or(&[][..], Vec::as_slice);
             let section = self.task.method.report(self.task.model, self.outcome.found.as_ref());
             let method = self.task.record(&section)?;
             for (name, drawing) in section.drawings() {
                 self.directory.write(name, drawing.as_bytes())?;
             }
-            record = Some(RunRecord::of(gpu, &made, noted, &memory.eval, method, &sha256)?);
+            record = Some(RunRecord::of(gpu, &made, recorded, &memory.eval, method, &sha256)?);
             self.after(gpu, &made, eval, memory)?;
             if M::COMPARES {
                 let rows = eval.first().unwrap_or(&calibration);

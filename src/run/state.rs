@@ -152,7 +152,7 @@ impl<S: Serialize + DeserializeOwned> State<S> {
         Ok(Some(sequences))
     }
 
-    /// Makes all of this what `--resume` goes on from.
+    /// Makes all of this what `--resume` continues from.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -183,7 +183,7 @@ fn differs(name: &str, before: Option<&Value>, now: Option<&Value>) -> Error {
     Error::Usage(format!("cannot resume: {name} was {}, and is {} now; --force starts over", shown(before), shown(now)))
 }
 
-/// Larger files are told apart by their size, their time and their beginning.
+/// Larger files are distinguished by their size, their time and their beginning.
 const WHOLE: u64 = 64 << 20;
 const BEGINNING: u64 = 1 << 20;
 

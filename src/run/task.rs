@@ -82,7 +82,7 @@ impl<'a, M: Method> Task<'a, M> {
         let gpu = match self.request.device.open(self.log) {
             Ok(gpu) => Some(gpu),
             Err(Error::NoAdapter(reason)) => {
-                self.log.note(&format!("no time can be told: {reason}"));
+                self.log.note(&format!("cannot estimate the time: {reason}"));
                 None
             }
             Err(other) => return Err(other),

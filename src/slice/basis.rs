@@ -132,7 +132,7 @@ impl<'a> Find<'a> {
         let (site, values) = if let Some(norm) = final_norm {
             let tied = TiedAxes::find(signal.as_ref(), weighting.as_ref(), &norm.weight, TOLERANCE, kept)?;
             let TiedAxes { kept_energy, eigen_residual, orthogonality, .. } = tied;
-            let tied = self.points.turned(tied, number);
+            let tied = self.points.rotated(tied, number);
             let others = tied.scale.iter().chain(&tied.final_norm).map(|&value| value as f32);
             let values = tied.values().into_iter().chain(others).collect();
             (Site { layer, kept_energy, eigen_residual, orthogonality }, values)

@@ -55,8 +55,8 @@ impl MemoryPlan {
         let table = self.part_bytes.min(config.vocab_size as u64 * full);
         // As below.
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
-        let turned = run * full;
-        let sums = 3 * square + tokens * full + turned;
+        let transposed = run * full;
+        let sums = 3 * square + tokens * full + transposed;
         // The residuals of a batch, normed, and those of the dense model in the others' coordinates.
         let factor = if plan.tied && options.refits() { tokens * (2 * full + 3 * width) } else { 0 };
         let ends =
@@ -83,7 +83,7 @@ impl MemoryPlan {
             let (inner, widest) = read.fold((0, kept), |(sum, widest), width| (sum + width, widest.max(width)));
             unknowns = unknowns.max(inner + if plan.config.shortcut_parameters() > 0 { d } else { 0 });
             let tile = TILE as u64;
-            // One that is summed, and one that is read back; and the tokens of its rows and columns, turned.
+            // One that is summed, and one that is read back; and the tokens of its rows and columns, transposed.
             let tiles = |rows: u64, cols: u64| {
                 3 * 4 * rows.min(tile) * cols.min(tile) + 4 * run * (rows.min(tile) + cols.min(tile))
             };
@@ -140,9 +140,9 @@ impl MemoryPlan {
         // back.
         let signal = if self.placement == Placement::Gpu { 0 } else { staging_bytes(tokens * full) };
         let ends = table + (staging_bytes(table).max(tokens * full + signal)).max(rotation / 2 + 2 * table);
-        // The covariance of a batch is read back while the next one runs, from tokens that are turned beside them.
-        let turned = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
-        let sums = 3 * square + tokens * full + turned;
+        // The covariance of a batch is read back while the next one runs, from tokens that are transposed beside them.
+        let transposed = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
+        let sums = 3 * square + tokens * full + transposed;
         let layer = (0..config.layers.len()).flat_map(|layer| config.steps().map(move |step| (layer, step)));
         let (mut gpu, mut largest, mut fused) = (ends.max(tokens * full + sums), 0, 0);
         for (layer, step) in layer {

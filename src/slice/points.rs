@@ -42,10 +42,10 @@ impl Points<'_> {
     }
 
     /// Coordinates for a tied head, rotated at random if that is asked for.
-    pub fn turned(&self, tied: TiedAxes, stream: usize) -> TiedAxes {
+    pub fn rotated(&self, tied: TiedAxes, stream: usize) -> TiedAxes {
         match self.options.orientation {
             Orientation::Pca => tied,
-            Orientation::Random => tied.turned(self.options.seed, stream as u64),
+            Orientation::Random => tied.rotated(self.options.seed, stream as u64),
         }
     }
 

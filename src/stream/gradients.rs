@@ -22,7 +22,7 @@ use crate::{
     progress::Progress,
 };
 
-/// What takes gradients. Each is handed over once for the sequences that it is of: for all, or for each by itself. None
+/// What takes gradients. Each is given once for the sequences that it is of: for all, or for each by itself. None
 /// may be kept beyond the call but as a copy.
 pub trait Collect {
     /// Of a step of a layer, from the last to the first.

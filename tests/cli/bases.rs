@@ -100,7 +100,7 @@ fn bases_and_residuals_that_were_damaged_are_refused() {
     ] {
         let runs = Runs::of(method);
         let said = runs.run("out", &["--stop-after", layers]);
-        assert!(said.code == Some(0) && said.err.contains("--resume goes on"), "{said:?}");
+        assert!(said.code == Some(0) && said.err.contains("--resume continues"), "{said:?}");
         let state = runs.state("out").expect("a state");
         for name in kept {
             let name = match *name {

@@ -124,7 +124,7 @@ impl Runs {
     /// A run that was stopped after two layers.
     fn stopped(&self, out: &str) {
         let said = self.run(out, &["--stop-after", "2"]);
-        assert!(said.code == Some(0) && said.err.contains("--resume goes on"), "{said:?}");
+        assert!(said.code == Some(0) && said.err.contains("--resume continues"), "{said:?}");
         assert_eq!(self.stage(out), 5);
     }
 
@@ -202,7 +202,7 @@ fn interrupted_it_says_how_to_go_on_and_does() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{err}");
     assert!(
-        err.contains(".out.partial") && err.contains("the same command with --resume goes on: interrupted"),
+        err.contains(".out.partial") && err.contains("the same command with --resume continues: interrupted"),
         "{err}"
     );
     assert!(!runs.scene.path("out").exists());
@@ -394,7 +394,7 @@ fn a_disk_that_fills_up_keeps_the_last_layer() {
     let said = said(&mut limited);
     assert_eq!(said.code, Some(7), "{said:?}");
     let last = said.err.lines().last().unwrap_or_default();
-    assert!(last.contains("--resume goes on: cannot write") && last.contains("File too large"), "{said:?}");
+    assert!(last.contains("--resume continues: cannot write") && last.contains("File too large"), "{said:?}");
     assert_eq!(runs.stage("out"), 5, "two layers are kept");
     assert_eq!(runs.run("out", &["--resume"]).code, Some(0));
     runs.check("out", "after the disk was full");
@@ -421,7 +421,7 @@ fn a_lost_device_is_opened_once_more_and_then_the_state_is_kept() {
         "the trace of what failed is written"
     );
     let last = said.err.lines().last().unwrap_or_default();
-    assert!(last.contains(".out.partial") && last.contains("--resume goes on: the GPU device was lost"), "{said:?}");
+    assert!(last.contains(".out.partial") && last.contains("--resume continues: the GPU device was lost"), "{said:?}");
     let before = runs.stage("out");
     assert!((2..STAGES).contains(&before), "lost too early or too late: {before}");
     assert_eq!(runs.run("out", &["--resume"]).code, Some(0));

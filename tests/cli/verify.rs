@@ -31,7 +31,7 @@ fn an_output_as_it_was_written_is_verified() {
     assert!((1e-6..1e-3).contains(&tolerance), "{tolerance}");
     assert_eq!(report["widths"][0]["attention_input"], json!(16), "{report}");
     let said = program(args!["verify", out]);
-    assert!(said.code == Some(0) && said.out.contains("2048 logits as the run noted them"), "{said:?}");
+    assert!(said.code == Some(0) && said.out.contains("2048 logits as the run recorded them"), "{said:?}");
 }
 
 #[test]

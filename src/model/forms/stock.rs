@@ -26,7 +26,7 @@ use crate::{
 };
 
 impl Config {
-    /// Whether a narrower model of this `model_type` can be told in its own config.
+    /// Whether a narrower model of this `model_type` can be described by its own config.
     pub fn has_stock_form(&self) -> bool {
         // The stock class takes hidden_size / num_attention_heads for the width of layer norms of queries and keys.
         let head_layer_norms = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer);

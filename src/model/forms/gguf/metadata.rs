@@ -163,7 +163,7 @@ fn file_type(kind: GgufType) -> u32 {
     }
 }
 
-/// The positions that llama.cpp is told of. It has no sliding windows for these architectures: within the smallest one,
+/// The positions that the file gives llama.cpp. It has no sliding windows for these architectures: within the smallest one,
 /// there is no difference.
 fn context_length(config: &Config, notes: &mut Vec<String>) -> usize {
     let window = config.layers.iter().filter_map(|layer| layer.window).min().unwrap_or(usize::MAX);

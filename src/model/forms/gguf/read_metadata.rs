@@ -196,29 +196,29 @@ fn rotary(
     let (base, share) = row.fields.rotary;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10000.0);
     set(base, shortest(theta));
-    let turned = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
+    let rotary = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
     match part {
-        RotaryPart::Share(_) => drop(set(share, portion(turned, head_dim).into())),
-        RotaryPart::Count(name, _) => drop(set(name, turned.into())),
-        RotaryPart::Whole if turned == head_dim => {}
+        RotaryPart::Share(_) => drop(set(share, portion(rotary, head_dim).into())),
+        RotaryPart::Count(name, _) => drop(set(name, rotary.into())),
+        RotaryPart::Whole if rotary == head_dim => {}
         RotaryPart::Whole => {
             let reason = format!("this architecture turns whole heads, of {head_dim}");
-            return Err(keys.unsupported("rope.dimension_count", &turned.into(), &reason));
+            return Err(keys.unsupported("rope.dimension_count", &rotary.into(), &reason));
         }
     }
-    let scaling = scaling(keys, turned, theta, factors)?;
+    let scaling = scaling(keys, rotary, theta, factors)?;
     set("rope_scaling", scaling);
     Ok(())
 }
 
-/// The share of a head by which transformers finds `turned` coordinates of `head_dim`.
-fn portion(turned: u64, head_dim: u64) -> f64 {
-    let share = turned as f64 / head_dim.max(1) as f64;
+/// The share of a head by which transformers finds `rotary` coordinates of `head_dim`.
+fn portion(rotary: u64, head_dim: u64) -> f64 {
+    let share = rotary as f64 / head_dim.max(1) as f64;
     // It rounds down.
-    if (head_dim as f64 * share) as u64 == turned { share } else { share * (1.0 + f64::EPSILON) }
+    if (head_dim as f64 * share) as u64 == rotary { share } else { share * (1.0 + f64::EPSILON) }
 }
 
-fn scaling(keys: &Keys, turned: u64, theta: f64, factors: Option<&[f32]>) -> Result<Value> {
+fn scaling(keys: &Keys, rotary: u64, theta: f64, factors: Option<&[f32]>) -> Result<Value> {
     let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
     let old = keys.number("rope.scale_linear")?;
     let factor = keys.number("rope.scaling.factor")?.or(old).unwrap_or(1.0);
@@ -235,7 +235,7 @@ fn scaling(keys: &Keys, turned: u64, theta: f64, factors: Option<&[f32]>) -> Res
             let reason = "factors for each frequency beside another rule are not implemented";
             return Err(keys.unsupported("rope.scaling.type", &kind.into(), reason));
         }
-        return llama3(factors, turned as usize, theta).ok_or_else(|| {
+        return llama3(factors, rotary as usize, theta).ok_or_else(|| {
             let reason = "these factors of the frequencies follow no rule of llama3";
             keys.unsupported("rope_freqs.weight", &factors.len().into(), reason)
         });

@@ -196,9 +196,9 @@ impl Maker<'_> {
     /// Which row of its tensor holds a row of a weight: another one of its head where the file has coordinates that
     /// turn together side by side.
     fn row_there(&self, layer: usize, role: Role, row: usize) -> usize {
-        let turned = self.source.interleaved && matches!(role, Role::Query | Role::Key);
+        let interleaved = self.source.interleaved && matches!(role, Role::Query | Role::Key);
         let head_dim = self.config.layers[layer].head_dim;
-        if turned { row / head_dim * head_dim + side_by_side(row % head_dim, head_dim / 2) } else { row }
+        if interleaved { row / head_dim * head_dim + side_by_side(row % head_dim, head_dim / 2) } else { row }
     }
 
     fn bad(&self, name: &str, reason: String) -> Error {

@@ -108,7 +108,7 @@ impl Entry {
             let found = layer.and_then(|layer| layer.linears().find(|linear| linear.role == role));
             found.ok_or_else(missing)
         };
-        let turned = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
+        let interleaved = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
         let head_dim = self.layer().map_or(0, |layer| config.layers[layer].head_dim);
         match self.source {
             Source::Embedding => in_order(&ends.embedding, each),
@@ -124,7 +124,7 @@ impl Entry {
                     layer.and_then(|layer| layer.blocks().find_map(|block| block.head_norms.as_ref()));
                 each(&norms.ok_or_else(missing)?[which].weight)
             }
-            Source::Weight(_, role) if turned(role) => {
+            Source::Weight(_, role) if interleaved(role) => {
                 let matrix = &linear(role)?.matrix;
                 (0..matrix.rows / head_dim).try_for_each(|head| {
                     let first = head * head_dim;
@@ -134,7 +134,7 @@ impl Entry {
             Source::Weight(_, role) => in_order(&linear(role)?.matrix, each),
             Source::Bias(_, role) => {
                 let bias = linear(role)?.bias.as_ref().ok_or_else(missing)?;
-                if !turned(role) {
+                if !interleaved(role) {
                     return each(bias);
                 }
                 each(&bias.chunks(head_dim).flat_map(|head| interleave(head, head_dim)).collect::<Vec<_>>())
