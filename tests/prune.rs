@@ -24,6 +24,7 @@ fn options(config: &Config) -> Options {
         global: false,
         iterations: 1,
         groups: Groups::Both,
+        keep_importances: false,
         seed: 42,
         dtype: Types::One(slicegpt_gpu::checkpoint::Dtype::F32),
     }

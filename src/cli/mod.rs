@@ -67,7 +67,7 @@ impl Cli {
     pub fn request(&self) -> Result<Option<Map<String, Value>>> {
         match &self.command {
             Command::Compress(args) => args.request()?.fields().map(Some),
-            Command::Prune(args) => args.request().fields().map(Some),
+            Command::Prune(args) => args.request()?.fields().map(Some),
             Command::Run(args) => args.request().fields().map(Some),
             _ => Ok(None),
         }

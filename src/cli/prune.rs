@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::{arguments::TEXTS, calibration::Calibrates, work::WorkArgs};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     prune::{Aggregate, Groups, Importance},
-    run::{CalibrationRequest, Prune, PruneLayers, PruneRequest, Request},
+    run::{CalibrationRequest, Prune, PruneLayers, PruneRefit, PruneRequest, Request},
 };
 
 const METHOD: &str = "How to prune";
@@ -40,8 +40,46 @@ pub struct Args {
     /// Cut MLP channels alone, or with --attention both
     #[arg(long, help_heading = METHOD)]
     mlp: bool,
+    /// What is done for the weights that are left: nothing, as published; or fit what writes the residual stream after
+    /// the first cut to the original on the examples, by least squares, which is worth more examples
+    #[arg(long, help_heading = METHOD, value_enum, default_value_t = RefitArg::None)]
+    refit: RefitArg,
+    /// Write what each group matters into this safetensors file: layers.I.attention, a value for each key-value head,
+    /// and layers.I.mlp, one for each channel; with several rounds, what each was last ranked by
+    #[arg(long, help_heading = METHOD, value_name = "FILE")]
+    write_importance: Option<PathBuf>,
+    /// As LLM-Pruner's script has it: taylor is what --importance says
+    #[arg(long = "pruner_type", hide = true, value_name = "taylor|l1|l2|random")]
+    pruner_type: Option<PrunerType>,
+    /// As LLM-Pruner's script has them: --layers for attention and MLP, which must agree
+    #[arg(long = "block_attention_layer_start", hide = true, requires = "block_attention_layer_end")]
+    #[arg(conflicts_with = "layers")]
+    block_attention_layer_start: Option<usize>,
+    #[arg(long = "block_attention_layer_end", hide = true, requires = "block_attention_layer_start")]
+    block_attention_layer_end: Option<usize>,
+    #[arg(long = "block_mlp_layer_start", hide = true, requires = "block_mlp_layer_end", conflicts_with = "layers")]
+    block_mlp_layer_start: Option<usize>,
+    #[arg(long = "block_mlp_layer_end", hide = true, requires = "block_mlp_layer_start")]
+    block_mlp_layer_end: Option<usize>,
+    /// As LLM-Pruner's script has it: what is done anyway
+    #[arg(long = "block_wise", hide = true)]
+    block_wise: bool,
     #[command(flatten)]
     work: WorkArgs<ExampleArgs>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RefitArg {
+    None,
+    Writes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PrunerType {
+    Taylor,
+    L1,
+    L2,
+    Random,
 }
 
 /// The examples whose loss is differentiated.
@@ -87,25 +125,55 @@ impl Calibrates for ExampleArgs {
 }
 
 impl Args {
-    pub fn request(&self) -> Request<PruneRequest> {
+    /// What is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if options for attention and for MLPs contradict each other.
+    pub fn request(&self) -> Result<Request<PruneRequest>> {
+        let (attention, mlp) = (
+            self.block_attention_layer_start.zip(self.block_attention_layer_end),
+            self.block_mlp_layer_start.zip(self.block_mlp_layer_end),
+        );
+        if let (Some(attention), Some(mlp)) = (attention, mlp)
+            && attention != mlp
+        {
+            return Err(Error::Usage(format!(
+                "--block_attention_layer_start and --block_attention_layer_end say {}..{}, those of the MLPs {}..{}: \
+                 heads and channels leave the same layers here; prune one with --attention, then the other with --mlp",
+                attention.0, attention.1, mlp.0, mlp.1
+            )));
+        }
+        let range = attention.or(mlp).map(|(start, end)| PruneLayers::Some(start..end));
         let groups = match (self.attention, self.mlp) {
             (true, false) => Groups::Attention,
             (false, true) => Groups::Mlp,
+            (false, false) if attention.is_some() && mlp.is_none() => Groups::Attention,
+            (false, false) if mlp.is_some() && attention.is_none() => Groups::Mlp,
             _ => Groups::Both,
         };
         let request = PruneRequest {
             ratio: self.ratio,
-            layers: self.layers.clone(),
-            importance: self.importance,
+            layers: range.or_else(|| self.layers.clone()),
+            importance: match self.pruner_type {
+                None | Some(PrunerType::Taylor) => self.importance,
+                Some(PrunerType::L1) => Importance::L1,
+                Some(PrunerType::L2) => Importance::L2,
+                Some(PrunerType::Random) => Importance::Random,
+            },
             aggregate: self.aggregate,
             global: self.global,
             iterations: self.iterations as usize,
             groups,
+            refit: match self.refit {
+                RefitArg::None => PruneRefit::None,
+                RefitArg::Writes => PruneRefit::Writes,
+            },
+            write_importance: self.write_importance.clone(),
         };
-        self.work.request(request, &format!("pruned-{}", (self.ratio * 1e6).round() / 1e4))
+        Ok(self.work.request(request, &format!("pruned-{}", (self.ratio * 1e6).round() / 1e4)))
     }
 
     pub fn execute(&self) -> Result<()> {
-        self.work.execute::<Prune>(&self.request())
+        self.work.execute::<Prune>(&self.request()?)
     }
 }

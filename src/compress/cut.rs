@@ -107,6 +107,16 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Those of what is kept of a layer whose heads are this wide.
+    pub fn of_kept(kept: &Kept, head_dim: usize) -> Self {
+        let of_heads = |heads: &[usize]| heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
+        Self {
+            query: of_heads(&kept.query_heads),
+            key: of_heads(&kept.key_value_heads),
+            channel: kept.mlp_channels.clone(),
+        }
+    }
+
     /// Those that go with the columns of the `writes`, side by side, that are `kept` of a layer of sizes `spec`: all of
     /// what the step does not write.
     pub fn of_columns(spec: &LayerSpec, writes: &[Linear], kept: &[Range<usize>]) -> Self {
@@ -155,4 +165,16 @@ pub fn pick(gpu: &Gpu, linear: &Linear, rows: &[usize]) -> Result<Linear> {
         None => None,
     };
     Ok(Linear { spec: linear.spec, role: linear.role, weight: picked, bias })
+}
+
+/// Some columns of a weight that writes the residual stream.
+///
+/// # Errors
+/// As [`pick`].
+pub fn pick_columns(gpu: &Gpu, linear: &Linear, columns: &[usize]) -> Result<Linear> {
+    let cols = linear.weight.cols();
+    let all = gpu.download(&linear.weight)?;
+    let picked: Vec<f32> = all.chunks_exact(cols).flat_map(|row| columns.iter().map(|&col| row[col])).collect();
+    let weight = gpu.upload(&picked, linear.weight.rows(), columns.len())?;
+    Ok(Linear { spec: linear.spec, role: linear.role, weight, bias: linear.bias.clone() })
 }

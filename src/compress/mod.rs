@@ -22,6 +22,7 @@ mod layers;
 mod memory;
 mod plan;
 mod refit;
+mod selection;
 mod survey;
 mod watch;
 
@@ -30,3 +31,5 @@ pub use budget::Curve;
 pub use driver::{Candidate, Job, Probe, Snapshot, axes, guess};
 pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};
+pub use refit::Refitted;
+pub use selection::{plan_of_selection, refit_selection};

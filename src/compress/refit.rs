@@ -22,7 +22,7 @@ use std::{ops::Range, time::Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cut::{Cut, Quota, Rows, pick},
+    cut::{Cut, Quota, Rows, pick, pick_columns},
     head::{Head, Ways},
     layers::Costs,
     plan::Plan,
@@ -58,8 +58,10 @@ pub struct Refitted {
 pub struct Refit<'a> {
     plan: &'a Plan,
     ridge: f64,
-    /// What selections go by.
-    metric: Metric,
+    /// What selections go by; none where what stays is `selected`.
+    metric: Option<Metric>,
+    /// What somebody else has chosen to stay of each layer.
+    selected: &'a [Kept],
     /// Into the narrower residual stream, with the final norm where the head is the embedding.
     coordinates: Option<(Rotation, Option<Vec<f64>>)>,
     dense: Residual,
@@ -101,53 +103,74 @@ impl<'a> Refit<'a> {
     /// [`Error::BadFile`] if what was committed is damaged; [`Error::Read`]; [`Error::Numerical`]; whatever the upload
     /// reports.
     pub fn new(pass: &Pass, plan: &'a Plan, facts: &Facts, ridge: f64, from: Option<&Refitted>) -> Result<Self> {
-        let config = pass.config;
         let coordinates = match plan.sizes.width {
             Some(_) => Some(facts.coordinates(pass, plan, &pass.job.model.store.ends()?)?),
             None => None,
         };
         let back = coordinates.as_ref().map(|(rotation, _)| rotation.values(pass.gpu)).transpose()?;
-        let metric = facts.metric(back.as_deref())?;
+        let metric = Some(facts.metric(back.as_deref())?);
+        Self { coordinates, metric, ..Self::of_width(pass, plan, ridge) }.from(pass, from)
+    }
+
+    /// The same where the width and the layers stay, and so does what is `selected` of each layer.
+    ///
+    /// # Errors
+    /// As [`Refit::new`].
+    pub fn of_selection(
+        pass: &Pass,
+        plan: &'a Plan,
+        selected: &'a [Kept],
+        ridge: f64,
+        from: Option<&Refitted>,
+    ) -> Result<Self> {
+        Self { selected, ..Self::of_width(pass, plan, ridge) }.from(pass, from)
+    }
+
+    /// Nothing done, at the width that the plan has.
+    fn of_width(pass: &Pass, plan: &'a Plan, ridge: f64) -> Self {
+        let config = pass.config;
         let mut cut = config.clone();
         for (place, &layer) in plan.sizes.layers.iter().enumerate() {
             cut.layers[layer] = plan.config.layers[place].clone();
         }
-        let dense = pass.residual("residual", config.hidden_size);
-        let before = pass.residual("before", config.hidden_size);
-        let small = pass.residual("small", plan.width);
-        let apart = coordinates.is_some();
-        let mut this = Self {
+        Self {
             plan,
             ridge,
-            metric,
-            coordinates,
-            dense,
-            before,
-            small,
-            apart,
+            metric: None,
+            selected: &[],
+            coordinates: None,
+            dense: pass.residual("residual", config.hidden_size),
+            before: pass.residual("before", config.hidden_size),
+            small: pass.residual("small", plan.width),
+            apart: false,
             cut,
             waiting: None,
             kept: Vec::new(),
             costs: None,
             agreement: None,
-        };
-        let done = from.map_or(0, |from| from.layers);
+        }
+    }
+
+    /// Restores what was committed, and begins.
+    fn from(mut self, pass: &Pass, from: Option<&Refitted>) -> Result<Self> {
+        self.apart = self.narrower();
         if let Some(from) = from {
-            this.kept = from.kept.clone();
+            self.kept = from.kept.clone();
             let mut residuals = from.residuals.iter();
             if let Some(saved) = residuals.next() {
-                this.dense.resume(pass.gpu, *saved, 0)?;
+                self.dense.resume(pass.gpu, *saved, 0)?;
             }
             if let Some(saved) = residuals.next() {
-                this.small.resume(pass.gpu, *saved, 0)?;
-                this.apart = true;
+                self.small.resume(pass.gpu, *saved, 0)?;
+                self.apart = true;
             }
         }
-        let steps = config.steps().len();
-        let stay = plan.sizes.layers.iter().filter(|&&layer| layer >= done).count();
-        let passes = (config.layers.len() - done + 2 * stay) * steps * pass.batches.len();
+        let done = from.map_or(0, |from| from.layers);
+        let steps = pass.config.steps().len();
+        let stay = self.plan.sizes.layers.iter().filter(|&&layer| layer >= done).count();
+        let passes = (pass.config.layers.len() - done + 2 * stay) * steps * pass.batches.len();
         pass.job.progress.begin("fit", (passes + pass.batches.len() - pass.counted) as u64);
-        Ok(this)
+        Ok(self)
     }
 
     /// The same, noting what it costs to cut each layer.
@@ -231,8 +254,21 @@ impl<'a> Refit<'a> {
     /// and runs it.
     fn finish(&mut self, pass: &mut Pass, waiting: Waiting, rope_tables: &[Matrix]) -> Result<()> {
         let Waiting { layer, step, mut weights, mut writes } = waiting;
-        let cuts = Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step);
         let mut now = pass.config.clone();
+        let cuts = match self.selected.get(layer) {
+            Some(_) => Vec::new(),
+            None => Cut::of_step(&now.layers[layer], &self.cut.layers[layer], step),
+        };
+        if let Some(kept) = self.selected.get(layer) {
+            let rows = Rows::of_kept(kept, now.layers[layer].head_dim);
+            for linear in weights.blocks.iter_mut().flat_map(|block| &mut block.linears) {
+                *linear = pick(pass.gpu, linear, rows.of(linear.role))?;
+            }
+            for linear in &mut writes {
+                *linear = pick_columns(pass.gpu, linear, rows.of(linear.role))?;
+            }
+            now.layers[layer] = self.cut.layers[layer].clone();
+        }
         let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;
         let fits = cuts.len().max(1);
         for round in 0..fits {
@@ -245,7 +281,7 @@ impl<'a> Refit<'a> {
                     let (groups, quotas) = cut.groups(&now.layers[layer], &prior_of.linears);
                     let remove: Vec<usize> = quotas.iter().map(|quota| quota.leave).collect();
                     let deepest = self.costs.iter().flat_map(|_| quotas.iter().map(Quota::deepest));
-                    let chosen = system.subset(&groups, (&remove, &deepest.collect::<Vec<_>>()), Some(&self.metric));
+                    let chosen = system.subset(&groups, (&remove, &deepest.collect::<Vec<_>>()), self.metric.as_ref());
                     let (kept, fit, removals) = located(format_args!("layer {layer}"), chosen)?;
                     if let Some(costs) = &mut self.costs {
                         costs.push(Costs::of(layer, &quotas, &groups, &removals));

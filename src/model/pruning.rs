@@ -36,6 +36,15 @@ impl Kept {
             mlp_channels: (0..spec.intermediate_size).collect(),
         }
     }
+
+    /// How many there are.
+    pub fn sizes(&self) -> LayerSizes {
+        LayerSizes {
+            num_attention_heads: self.query_heads.len(),
+            num_key_value_heads: self.key_value_heads.len(),
+            intermediate_size: self.mlp_channels.len(),
+        }
+    }
 }
 
 /// The sizes of every layer; those beside the section are the dense model's.

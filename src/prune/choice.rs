@@ -1,5 +1,7 @@
 //! Which groups leave: the least important ones, layer by layer or all in one row.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Kept, LayerSpec};
 
 /// How many of `left` groups leave, each of `width` channels, when of `all` that there were a share is to be gone: of C
@@ -19,11 +21,24 @@ pub fn without_lowest(importance: &[f64], kept: &[usize], leave: usize) -> Vec<u
 }
 
 /// What the groups of a layer matter: of its key-value heads with their queries, and of its MLP channels.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerImportance {
     pub layer: usize,
     pub attention: Vec<f64>,
     pub mlp: Vec<f64>,
+}
+
+impl LayerImportance {
+    /// Takes over what `newer` has of the groups that are `kept`: of each group, the value that it was last ranked by.
+    pub fn update(&mut self, newer: &Self, kept: &Kept) {
+        let take = |own: &mut Vec<f64>, newer: &[f64], kept: &[usize]| {
+            own.resize(newer.len(), 0.0);
+            kept.iter().for_each(|&group| own[group] = newer[group]);
+        };
+        take(&mut self.attention, &newer.attention, &kept.key_value_heads);
+        take(&mut self.mlp, &newer.mlp, &kept.mlp_channels);
+    }
 }
 
 /// What is to be cut of the layers that may be cut.
@@ -124,6 +139,14 @@ mod tests {
         assert_eq!(without_lowest(&[3.0, 1.0, 2.0, 1.0], &[0, 1, 2, 3], 2), [0, 2]);
         assert_eq!(without_lowest(&[1.0, 1.0, 1.0], &[0, 1, 2], 1), [1, 2]);
         assert_eq!(without_lowest(&[0.0, 5.0, 4.0], &[1, 2], 1), [1], "what has left counts no more");
+    }
+
+    #[test]
+    fn what_has_left_keeps_what_it_was_ranked_by() {
+        let kept = Kept { layer: 0, query_heads: vec![1], key_value_heads: vec![1], mlp_channels: vec![0, 2] };
+        let mut all = LayerImportance { layer: 0, attention: vec![1.0, 2.0], mlp: vec![3.0, 4.0, 5.0] };
+        all.update(&LayerImportance { layer: 0, attention: vec![0.0, 6.0], mlp: vec![7.0, 0.0, 8.0] }, &kept);
+        assert_eq!(all, LayerImportance { layer: 0, attention: vec![1.0, 6.0], mlp: vec![7.0, 4.0, 8.0] });
     }
 
     #[test]

@@ -32,13 +32,16 @@ pub struct Job<'a> {
 }
 
 /// What is done and durable.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
     /// Rounds that are over.
     pub rounds: usize,
     /// What is left of each layer after them; none before the first one.
     pub kept: Vec<Kept>,
+    /// What each group of the layers that may be cut was last ranked by, where that is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub importances: Vec<LayerImportance>,
     /// Layers that are written.
     pub written: usize,
     /// Whether all of the model is.
@@ -63,21 +66,41 @@ impl Job<'_> {
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<Snapshot> {
         let mut state = from.cloned().unwrap_or_default();
+        if self.rank(gpu, &mut state, commit)? && !state.done {
+            self.write(gpu, &mut state, commit)?;
+        }
+        Ok(state)
+    }
+
+    /// Ranks and cuts in the rounds that are not over; returns whether all are.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn rank(
+        &self,
+        gpu: &Gpu,
+        state: &mut Snapshot,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<bool> {
         if state.kept.is_empty() {
             state.kept = self.config().layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
         }
         while state.rounds < self.options.iterations {
             let importances = self.importances(gpu, &state.kept)?;
+            if self.options.keep_importances {
+                let none = |of: &LayerImportance| LayerImportance { layer: of.layer, ..LayerImportance::default() };
+                state.importances.extend(importances.iter().skip(state.importances.len()).map(none));
+                for (kept, newer) in state.importances.iter_mut().zip(&importances) {
+                    kept.update(newer, &state.kept[newer.layer]);
+                }
+            }
             self.round(state.rounds + 1, &importances, &mut state.kept);
             state.rounds += 1;
-            if !commit(&state)? {
-                return Ok(state);
+            if !commit(state)? {
+                return Ok(false);
             }
         }
-        if !state.done {
-            self.write(gpu, &mut state, commit)?;
-        }
-        Ok(state)
+        Ok(true)
     }
 
     /// What the groups of the layers that may be cut matter, where this much is left.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
-    model::{Config, Kept, LayerSizes, LayerSpec, Resize},
+    model::{Config, Kept, LayerSizes, LayerSpec},
     stream::Types,
 };
 
@@ -40,6 +40,8 @@ pub struct Options {
     /// Rounds, with new gradients in each.
     pub iterations: usize,
     pub groups: Groups,
+    /// Whether what the groups matter is kept, to be written.
+    pub keep_importances: bool,
     /// Of random importances.
     pub seed: u64,
     /// Types of the written tensors.
@@ -120,24 +122,11 @@ impl Plan {
     /// # Errors
     /// As [`Plan::guess`].
     pub fn of(config: &Config, kept: &[Kept], types: &Types) -> Result<Self> {
-        let sizes = |kept: &Kept| LayerSizes {
-            num_attention_heads: kept.query_heads.len(),
-            num_key_value_heads: kept.key_value_heads.len(),
-            intermediate_size: kept.mlp_channels.len(),
-        };
-        Self::new(config, kept.iter().map(sizes).collect(), types)
+        Self::new(config, kept.iter().map(Kept::sizes).collect(), types)
     }
 
     fn new(config: &Config, layers: Vec<LayerSizes>, types: &Types) -> Result<Self> {
-        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = layers[0];
-        let alike = layers.iter().all(|other| *other == layers[0]);
-        let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(config) };
-        let by_layer = Resize { by_layer: Some(layers), ..ordinary.clone() };
-        // What the ordinary classes have no form for, those of our own have.
-        let smaller = match alike.then(|| config.resized(&ordinary)) {
-            Some(Ok(smaller)) => smaller,
-            _ => config.resized(&by_layer)?,
-        };
+        let smaller = config.resized(&config.with_layers(layers))?;
         let dtypes = types.of_tensors(config, &smaller);
         let specs = smaller.tensors().into_iter().zip(dtypes);
         let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();

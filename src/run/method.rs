@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::request::Request;
 use crate::{
-    checkpoint::TensorPlan,
+    checkpoint::{FileTarget, TensorPlan},
     error::Result,
     gpu::Gpu,
     model::{Config, Model},
@@ -34,6 +34,19 @@ pub trait Method: Sized {
     /// The files that its options name, to be read.
     fn inputs(_: &Self::Options) -> Option<&Path> {
         None
+    }
+
+    /// The file that its options name to be written beside the output, and the flag that names it.
+    fn extra(_: &Self::Options) -> Option<(&'static str, &Path)> {
+        None
+    }
+
+    /// Writes that file, once the output is there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Write`].
+    fn write_extra(&self, _: FileTarget, _: &Self::Snapshot) -> Result<()> {
+        Ok(())
     }
 
     /// Plans what is asked for.

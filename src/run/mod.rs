@@ -48,7 +48,7 @@ pub use method::{Method, Row, Section};
 pub use origin::Origin;
 pub use outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport};
 pub use paths::{beside, name_of};
-pub use pruning::{Prune, PruneLayers, PruneReport, PruneRequest};
+pub use pruning::{Prune, PruneLayers, PruneRefit, PruneReport, PruneRequest, PruneSnapshot};
 pub use record::{Agreement, FILE, Record, RunRecord};
 pub use report::{Report, SCHEMA_VERSION};
 pub use request::{HARMLESS, Request};

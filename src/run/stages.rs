@@ -50,7 +50,8 @@ impl<M: Method> Task<'_, M> {
         let result = work.attempts((gpu, memory));
         let outcome = work.outcome;
         let result = result.map(|()| outcome);
-        let result = self.settle(directory, result).and_then(|outcome| self.exported(outcome));
+        let result = self.settle(directory, result);
+        let result = result.and_then(|outcome| self.write_extra(outcome)).and_then(|outcome| self.exported(outcome));
         // Of work that failed, too; after the output, which it must not cost.
         match (result, log.write_trace()) {
             (Err(error), Err(untraced)) => {
@@ -60,6 +61,14 @@ impl<M: Method> Task<'_, M> {
             (Ok(_), Err(untraced)) => Err(untraced),
             (result, Ok(())) => result,
         }
+    }
+
+    /// Writes what the method has beside the output, once that is there.
+    fn write_extra(&self, outcome: Outcome<M::Snapshot>) -> Result<Outcome<M::Snapshot>> {
+        if let (true, Some(target), Some(found)) = (outcome.finished, self.extra.take(), &outcome.found) {
+            self.method.write_extra(target, found)?;
+        }
+        Ok(outcome)
     }
 
     /// Exports the result, once it is there, if that was asked for.

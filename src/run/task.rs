@@ -38,6 +38,8 @@ pub struct Task<'a, M: Method> {
     pub(super) companions: Companions,
     /// What the result is exported to, too.
     pub(super) export: Cell<Option<FileTarget>>,
+    /// What the method writes beside the output.
+    pub(super) extra: Cell<Option<FileTarget>>,
     pub(super) log: &'a Log,
 }
 
@@ -54,6 +56,7 @@ impl<'a, M: Method> Task<'a, M> {
         inputs().for_each(|path| writes.reads(path));
         writes.directory("--output", &request.output)?;
         request.device.plan_trace(&mut writes, log)?;
+        let extra = M::extra(&request.method).map(|(flag, path)| writes.file(flag, path)).transpose()?;
         let method = M::plan(model, request)?;
         let export = request.export.map(|kind| {
             GgufExport::check(method.config())?;
@@ -71,7 +74,7 @@ impl<'a, M: Method> Task<'a, M> {
         let calibration = Calibration::new(&request.calibration, model, tokenizers, request.seed, window, M::MIXES);
         log.say(&method.summary(model));
         method.warnings(model).iter().for_each(|warning| log.note(warning));
-        Ok(Self { method, request, model, eval, calibration, companions, export, log })
+        Ok(Self { method, request, model, eval, calibration, companions, export, extra: Cell::new(extra), log })
     }
 
     /// What it would take, and how long, without doing anything.

@@ -43,6 +43,18 @@ pub struct Peak {
     pub disk: u64,
 }
 
+impl Peak {
+    /// The most of two things that come one after the other.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            gpu: self.gpu.max(other.gpu),
+            upload: self.upload.max(other.upload),
+            host: self.host.max(other.host),
+            disk: self.disk.max(other.disk),
+        }
+    }
+}
+
 impl MemoryPlan {
     /// For a machine with room for everything.
     pub fn unlimited(rows_per_batch: Option<usize>) -> Self {

@@ -7,6 +7,7 @@ fn in_sittings_pruning_ends_in_the_same_bytes() {
     for (method, reason) in [
         (&["--layers", "all", "--iterations", "2"][..], "two rounds, layers alike"),
         (&["--global", "--importance", "param_mix"], "layers that differ"),
+        (&["--layers", "1..3", "--refit", "writes"], "fitted, some layers whole"),
     ] {
         let runs = Runs::with("prune", method);
         let (mut done, mut sittings) = (0, 0);
@@ -77,6 +78,86 @@ fn the_report_lists_what_left_every_layer_and_what_was_written_has_the_rest() {
         let perplexity = &report["perplexity"];
         assert!(perplexity.is_null() || perplexity["sliced"].as_f64() > perplexity["original"].as_f64().map(|_| 1.0));
     }
+}
+
+#[test]
+fn what_each_group_matters_is_written_and_the_least_of_it_leaves() {
+    let scene = Scene::new(LLAMA);
+    let file = scene.path("importance.safetensors");
+    let flags = ["--layers", "1..2", "--ratio", "0.5", "--importance", "param_mix", "--write-importance"];
+    let report = pruned(&scene, &[&flags[..], &[file.to_str().expect("a name")]].concat()).json();
+    let bytes = fs::read(&file).expect("the file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    assert_eq!(file.len(), 2, "of the layer that may be cut");
+    for (name, count, list) in [("attention", 2, "key_value_heads"), ("mlp", 26, "mlp_channels")] {
+        let tensor = file.tensor(&format!("layers.1.{name}")).expect("the values");
+        assert_eq!((tensor.shape(), tensor.dtype()), (&[count][..], safetensors::Dtype::F64));
+        let value = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+        let values: Vec<f64> = tensor.data().chunks_exact(8).map(value).collect();
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+        order.truncate(count / 2);
+        order.sort_unstable();
+        assert_eq!(report["removed"][1][list], json!(order), "{name}");
+    }
+}
+
+/// Changes the f32 tensors of a file: name, shape, values.
+fn edit_tensors(path: &Path, edit: impl Fn(&str, &[usize], &mut [f32])) {
+    let mut bytes = fs::read(path).expect("a file");
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let tensors: Map<String, Value> = serde_json::from_slice(&bytes[8..header]).expect("a header");
+    for (name, tensor) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
+        let numbers = |field: &str| serde_json::from_value::<Vec<usize>>(tensor[field].clone()).expect("numbers");
+        let (shape, offsets) = (numbers("shape"), numbers("data_offsets"));
+        let data = &mut bytes[header + offsets[0]..header + offsets[1]];
+        let mut values: Vec<f32> =
+            data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect();
+        edit(name, &shape, &mut values);
+        data.chunks_exact_mut(4).zip(values).for_each(|(to, value)| to.copy_from_slice(&value.to_le_bytes()));
+    }
+    fs::write(path, bytes).expect("a file");
+}
+
+#[test]
+fn what_leaves_and_another_channel_can_do_costs_little_once_the_writes_are_fitted() {
+    let scene = Scene::new(LLAMA);
+    // Every second half of the channels computes what the first one does, and writes less of it.
+    edit_tensors(&scene.path("model/model.safetensors"), |name, shape, values| {
+        let (rows, cols) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        if name.contains("gate_proj") || name.contains("up_proj") {
+            values.copy_within(..rows / 2 * cols, rows / 2 * cols);
+        } else if name.contains("down_proj") {
+            values.chunks_exact_mut(cols).flat_map(|row| &mut row[cols / 2..]).for_each(|value| *value *= 0.3);
+        }
+    });
+    let flags = ["--layers", "all", "--mlp", "--ratio", "0.5", "--importance", "l1", "--aggregate", "last"];
+    let kl = |refit: &str| {
+        let report = pruned(&scene, &[&flags[..], &["--refit", refit]].concat()).json();
+        let second: Vec<u64> = (13..26).collect();
+        assert_eq!(report["removed"][0]["mlp_channels"], json!(second));
+        let (out, tokens, model) = (scene.path("out"), scene.path("tokens.json"), scene.path("model"));
+        let said = program(args!["eval", out, "--tokens", tokens, "--against", model, "--json"]).json();
+        said["against"]["kl"].as_f64().expect("a divergence")
+    };
+    let (without, with) = (kl("none"), kl("writes"));
+    assert!(with < 0.05 * without, "KL {with:.1e}, without a fit {without:.1e}");
+}
+
+#[test]
+fn the_flags_of_the_references_script_mean_the_same() {
+    let scene = Scene::new(LLAMA);
+    let written = || fs::read(scene.path("out/model.safetensors")).expect("weights");
+    pruned(&scene, &["--ratio", "0.5", "--importance", "l2", "--layers", "1..2"]).json();
+    let own = written();
+    let both = ["--block_mlp_layer_start", "1", "--block_mlp_layer_end", "2"];
+    let flags = ["--block_wise", "--pruning_ratio", "0.5", "--pruner_type", "l2", "--taylor", "param_mix"];
+    let attention = ["--block_attention_layer_start", "1", "--block_attention_layer_end", "2"];
+    pruned(&scene, &[&flags[..], &attention, &both].concat()).json();
+    assert_eq!(written(), own);
+    let said =
+        pruned(&scene, &[&attention[..], &["--block_mlp_layer_start", "0", "--block_mlp_layer_end", "2"]].concat());
+    assert!(said.code == Some(2) && said.err.contains("say 1..2, those of the MLPs 0..2"), "{said:?}");
 }
 
 #[test]

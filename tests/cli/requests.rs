@@ -6,14 +6,30 @@ use slicegpt_gpu::{cli::Cli, run::HARMLESS};
 
 /// Options that no result depends on, beside those of [`HARMLESS`].
 const CHANGE_NOTHING: &[&str] =
-    &["dry_run", "json", "lose_device_after", "resume", "stop_after", "trace", "withhold_gpu_memory"];
+    &["block_wise", "dry_run", "json", "lose_device_after", "resume", "stop_after", "trace", "withhold_gpu_memory"];
 
-/// For every other option, a value that is not its default.
+/// For every other option, a value that is not its default; first for those of one subcommand.
 const VALUES: &[(&str, &str)] = &[
     ("aggregate", "max"),
     ("attention", ""),
     ("axes", "mlp"),
     ("basis", "segments=3"),
+    (
+        "block_attention_layer_end",
+        "2 --block_attention_layer_start=1 --block_mlp_layer_start=1 --block_mlp_layer_end=2",
+    ),
+    (
+        "block_attention_layer_start",
+        "1 --block_attention_layer_end=2 --block_mlp_layer_start=1 --block_mlp_layer_end=2",
+    ),
+    (
+        "block_mlp_layer_end",
+        "2 --block_attention_layer_start=1 --block_attention_layer_end=2 --block_mlp_layer_start=1",
+    ),
+    (
+        "block_mlp_layer_start",
+        "1 --block_attention_layer_start=1 --block_attention_layer_end=2 --block_mlp_layer_end=2",
+    ),
     ("cal_batch_size", "3"),
     ("cal_max_seqlen", "77"),
     ("cal_nsamples", "9"),
@@ -33,7 +49,9 @@ const VALUES: &[(&str, &str)] = &[
     ("head", "untied"),
     ("per_layer", ""),
     ("precision", "f16-matrix"),
+    ("pruner_type", "l2"),
     ("ratio", "0.5"),
+    ("prune refit", "writes"),
     ("refit", "reads"),
     ("ridge", "0.5"),
     ("round_interval", "4"),
@@ -44,10 +62,20 @@ const VALUES: &[(&str, &str)] = &[
     ("target_parameters", "-10%"),
     ("target_size", "1MB"),
     ("vocabulary", "90"),
+    ("write_importance", "file"),
 ];
 
 /// Options that are another way to give the value of one, which is compared.
-const OTHER_NAMES: &[(&str, &str)] = &[("attention", "groups"), ("keep", "target_parameters"), ("mlp", "groups")];
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("attention", "groups"),
+    ("block_attention_layer_end", "layers"),
+    ("block_attention_layer_start", "layers"),
+    ("block_mlp_layer_end", "layers"),
+    ("block_mlp_layer_start", "layers"),
+    ("keep", "target_parameters"),
+    ("mlp", "groups"),
+    ("pruner_type", "importance"),
+];
 
 fn request(arguments: &[&str]) -> Option<Map<String, Value>> {
     let arguments = [&["slicegpt-gpu"], arguments].concat();
@@ -76,11 +104,14 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
             if HARMLESS.contains(&id) {
                 continue;
             }
-            let value = VALUES.iter().find(|(known, _)| *known == id).map(|(_, value)| *value);
+            let own = format!("{name} {id}");
+            let value = VALUES.iter().find(|(known, _)| *known == own || *known == id).map(|(_, value)| *value);
             let value = value.unwrap_or_else(|| panic!("{name} --{id}: what is a value that is not the default?"));
             let flag = format!("--{}", argument.get_long().unwrap_or(id));
             let given = if value.is_empty() { flag } else { format!("{flag}={value}") };
-            let asked = request(&[name, "model", &given]).expect("a request");
+            // Some options go together.
+            let arguments: Vec<&str> = [name, "model"].into_iter().chain(given.split(' ')).collect();
+            let asked = request(&arguments).expect("a request");
             assert_ne!(asked[field], plain[field], "{name} {given} asks for nothing else");
             // One way to say how much to cut takes the place of the other one; the output's name says it, too.
             let sizes = ["keep", "sparsity", "target_parameters", "target_size"].contains(&id);

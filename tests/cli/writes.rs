@@ -45,6 +45,7 @@ const PATHS: &[(&str, &str, Use)] = &[
     ("prune", "model", Reads),
     ("prune", "output", WritesDirectory),
     ("prune", "trace", WritesFile),
+    ("prune", "write-importance", WritesFile),
     ("run", "calibration", Reads),
     ("run", "eval", Reads),
     ("run", "model", Reads),
@@ -79,7 +80,7 @@ fn every_option_that_takes_a_path_is_known_to_read_or_to_write_and_what_writes_t
                 argument.get_id()
             );
             if is_path {
-                found.insert((command.get_name().to_owned(), argument.get_id().to_string()));
+                found.insert((command.get_name().to_owned(), argument.get_id().as_str().replace('_', "-")));
             }
         }
         let writes = PATHS.iter().any(|(name, _, kind)| *name == command.get_name() && *kind != Reads);

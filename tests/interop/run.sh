@@ -40,10 +40,16 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$requirements")" != "$(cat "$venv/in
 	cp "$requirements" "$venv/installed"
 fi
 
-failed=
-for script in tests/interop/*.py; do
+# Two at a time: much of each is one thread that starts programs and compiles shaders. What one says is kept together.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+export logs program venv
+printf '%s\n' tests/interop/*.py | xargs -P 2 -I '{}' sh -c '
 	began=$(date +%s)
-	if "$venv/bin/python" "$script" --binary "$program"; then result=passed; else result=FAILED failed="$failed $script"; fi
-	echo "$result: $script, $(($(date +%s) - began)) s"
-done
-[ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
+	name=$logs/$(basename "$1")
+	if "$venv/bin/python" "$1" --binary "$program" >"$name.log" 2>&1; then result=passed; else result=FAILED; : >"$name.failed"; fi
+	cat "$name.log"
+	echo "$result: $1, $(($(date +%s) - began)) s"
+' run.sh '{}'
+failed=$(find "$logs" -name '*.failed' -exec basename {} .failed ';')
+[ -z "$failed" ] || { echo "failed:" $failed; exit 1; }

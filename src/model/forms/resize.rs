@@ -49,6 +49,17 @@ impl Resize {
 }
 
 impl Config {
+    /// All of a model but what its layers, of these sizes, have lost: an ordinary one where they are alike and its
+    /// classes have a form for that, one of ours otherwise.
+    pub fn with_layers(&self, layers: Vec<LayerSizes>) -> Resize {
+        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = layers[0];
+        let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(self) };
+        match layers.iter().all(|other| *other == layers[0]) && self.resized(&ordinary).is_ok() {
+            true => ordinary,
+            false => Resize { by_layer: Some(layers), ..ordinary },
+        }
+    }
+
     /// The config of a model of these sizes.
     ///
     /// # Errors

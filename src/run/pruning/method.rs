@@ -1,5 +1,7 @@
 //! Pruning as a run sees it.
 
+use std::path::{Path, PathBuf};
+
 use super::{
     super::{
         method::Method,
@@ -7,14 +9,16 @@ use super::{
         units::{grouped, percent_removed},
     },
     report::PruneReport,
-    request::{PruneLayers, PruneRequest},
+    request::{PruneLayers, PruneRefit, PruneRequest},
+    snapshot::PruneSnapshot,
 };
 use crate::{
-    checkpoint::TensorPlan,
+    checkpoint::{Dtype, FileTarget, TensorFile, TensorPlan},
+    compress,
     error::{Error, Result},
     gpu::Gpu,
     model::{Config, Model},
-    prune::{self, Options, Plan, Snapshot},
+    prune::{self, LayerImportance, Options, Plan, Snapshot},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
@@ -24,15 +28,43 @@ pub struct Prune {
     pub options: Options,
     /// What is written; before the work, what would be if all layers lost as much.
     pub plan: Plan,
+    refit: PruneRefit,
+    write_importance: Option<PathBuf>,
 }
+
+/// The ridge of the re-fit, as a share of the regressors' mean energy: that of a compression.
+const RIDGE: f64 = 0.03;
 
 impl Method for Prune {
     type Options = PruneRequest;
     type Report = PruneReport;
-    type Snapshot = Snapshot;
+    type Snapshot = PruneSnapshot;
 
     const NAME: &'static str = "prune";
     const PHASE: &'static str = "prune";
+
+    fn extra(options: &PruneRequest) -> Option<(&'static str, &Path)> {
+        options.write_importance.as_deref().map(|path| ("--write-importance", path))
+    }
+
+    fn write_extra(&self, target: FileTarget, found: &PruneSnapshot) -> Result<()> {
+        let of_layer = |one: &LayerImportance| {
+            let name = |kind: &str| format!("layers.{}.{kind}", one.layer);
+            [(name("attention"), one.attention.clone()), (name("mlp"), one.mlp.clone())]
+        };
+        let tensors: Vec<_> = found.ranked.importances.iter().flat_map(of_layer).collect();
+        let plan = |(name, values): &(String, Vec<f64>)| TensorPlan {
+            name: name.clone(),
+            shape: vec![values.len()],
+            dtype: Dtype::F64,
+        };
+        let mut file = TensorFile::create(target, tensors.iter().map(plan).collect())?;
+        for (name, values) in &tensors {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            file.write(name, &bytes)?;
+        }
+        file.finish()
+    }
 
     fn plan(model: &Model, request: &Request<PruneRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
@@ -46,13 +78,16 @@ impl Method for Prune {
                 options.ratio, options.layers.start, options.layers.end
             )));
         }
-        Ok(Self { options, plan })
+        let PruneRequest { refit, ref write_importance, .. } = request.method;
+        Ok(Self { options, plan, refit, write_importance: write_importance.clone() })
     }
 
     fn options(&self) -> PruneRequest {
         let Options { ratio, ref layers, importance, aggregate, global, iterations, groups, .. } = self.options;
         let layers = Some(PruneLayers::Some(layers.clone()));
-        PruneRequest { ratio, layers, importance, aggregate, global, iterations, groups }
+        let write_importance = self.write_importance.clone();
+        let refit = self.refit;
+        PruneRequest { ratio, layers, importance, aggregate, global, iterations, groups, refit, write_importance }
     }
 
     fn types(&self) -> &Types {
@@ -92,7 +127,7 @@ impl Method for Prune {
         Vec::new()
     }
 
-    fn settled(&self, model: &Model, found: &Snapshot) -> Result<Self> {
+    fn settled(&self, model: &Model, PruneSnapshot { ranked: found, .. }: &PruneSnapshot) -> Result<Self> {
         if found.rounds < self.options.iterations {
             return Ok(self.clone());
         }
@@ -103,35 +138,70 @@ impl Method for Prune {
         self.options.iterations + 1
     }
 
-    fn passed(&self, snapshot: &Snapshot, layers: usize) -> usize {
-        snapshot.rounds * layers + snapshot.written
+    fn passed(&self, PruneSnapshot { ranked, fitting }: &PruneSnapshot, layers: usize) -> usize {
+        ranked.rounds * layers + fitting.as_ref().map_or(ranked.written, |fitting| fitting.layers)
     }
 
-    fn is_done(&self, snapshot: &Snapshot, _: usize) -> bool {
-        snapshot.done
+    fn is_done(&self, snapshot: &PruneSnapshot, _: usize) -> bool {
+        snapshot.ranked.done
     }
 
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
-        self.options.peak(memory, config, self.plan.byte_len(), calibration, rope, element_size)
+        let ranked = self.options.peak(memory, config, self.plan.byte_len(), calibration, rope, element_size);
+        match self.refit {
+            PruneRefit::None => ranked,
+            PruneRefit::Writes => {
+                let written = self.plan.byte_len();
+                ranked.max(compress::peak(memory, config, written, calibration, rope, element_size))
+            }
+        }
     }
 
     fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
-        self.options.seconds(speed, config, tokens)
+        let refit = match self.refit {
+            PruneRefit::None => 0.0,
+            // The original, what the writes read of the smaller model, and that one.
+            PruneRefit::Writes => 3.0 * speed.forward_seconds(config, tokens),
+        };
+        self.options.seconds(speed, config, tokens) + refit
     }
 
     fn run(
         &self,
         gpu: &Gpu,
         Job { model, rows, memory, directory, progress, .. }: Job<'_>,
-        from: Option<&Snapshot>,
-        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
-    ) -> Result<Snapshot> {
-        prune::Job { model, rows, options: &self.options, memory, directory, progress }.run(gpu, from, commit)
+        from: Option<&PruneSnapshot>,
+        commit: &mut dyn FnMut(&PruneSnapshot) -> Result<bool>,
+    ) -> Result<PruneSnapshot> {
+        let prune = prune::Job { model, rows, options: &self.options, memory, directory, progress };
+        let ranking = from.map(|from| &from.ranked);
+        let alone = &mut |ranked: &Snapshot| commit(&PruneSnapshot { ranked: ranked.clone(), fitting: None });
+        if self.refit == PruneRefit::None {
+            return Ok(PruneSnapshot { ranked: prune.run(gpu, ranking, alone)?, fitting: None });
+        }
+        let mut state = from.cloned().unwrap_or_default();
+        if state.ranked.done || !prune.rank(gpu, &mut state.ranked, alone)? {
+            return Ok(state);
+        }
+        let kept = state.ranked.kept.clone();
+        let plan = compress::plan_of_selection(model.config(), &kept, &self.options.dtype)?;
+        let job =
+            Job { model, rows, watched: 0, memory, output: &plan.config, tensors: &plan.tensors, directory, progress };
+        let from = state.fitting.clone();
+        let done = compress::refit_selection(gpu, job, &plan, &kept, RIDGE, from.as_ref(), &mut |fitting| {
+            state.fitting = Some(fitting.clone());
+            commit(&state)
+        })?;
+        if done {
+            state.ranked.done = true;
+            commit(&state)?;
+        }
+        Ok(state)
     }
 
-    fn report(&self, model: &Model, found: Option<&Snapshot>) -> PruneReport {
+    fn report(&self, model: &Model, found: Option<&PruneSnapshot>) -> PruneReport {
         let settled = found.and_then(|found| self.settled(model, found).ok());
         let plan = settled.as_ref().map_or(&self.plan, |settled| &settled.plan);
-        PruneReport::new(model, &self.options, plan, found)
+        PruneReport::new(model, &self.options, plan, self.refit, found.map(|found| &found.ranked))
     }
 }

@@ -3,7 +3,9 @@
 mod method;
 mod report;
 mod request;
+mod snapshot;
 
 pub use method::Prune;
 pub use report::PruneReport;
-pub use request::{PruneLayers, PruneRequest};
+pub use request::{PruneLayers, PruneRefit, PruneRequest};
+pub use snapshot::PruneSnapshot;

@@ -4,10 +4,13 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::super::{
-    method::{Row, Section},
-    sizes::{Removed, Sizes, loading},
-    units::{bytes, grouped, percent_removed},
+use super::{
+    super::{
+        method::{Row, Section},
+        sizes::{Removed, Sizes, loading},
+        units::{bytes, grouped, percent_removed},
+    },
+    request::PruneRefit,
 };
 use crate::{
     model::{LayerSizes, LayerSpec, Model},
@@ -19,6 +22,8 @@ use crate::{
 pub struct PruneReport {
     #[serde(skip)]
     model_type: &'static str,
+    #[serde(skip)]
+    refit: PruneRefit,
     #[serde(skip)]
     first: usize,
     #[serde(skip)]
@@ -36,7 +41,13 @@ pub struct PruneReport {
 
 impl PruneReport {
     /// What is planned, and what came of it, as far as it is known.
-    pub(super) fn new(model: &Model, options: &Options, plan: &Plan, found: Option<&Snapshot>) -> Self {
+    pub(super) fn new(
+        model: &Model,
+        options: &Options,
+        plan: &Plan,
+        refit: PruneRefit,
+        found: Option<&Snapshot>,
+    ) -> Self {
         let (config, smaller) = (model.config(), &plan.config);
         let parameters = config.parameters();
         let sizes = |spec: &LayerSpec| LayerSizes {
@@ -49,6 +60,7 @@ impl PruneReport {
         let width = config.hidden_size;
         Self {
             model_type: config.architecture.model_type,
+            refit,
             first: options.layers.start,
             last: options.layers.end - 1,
             before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, width),
@@ -107,10 +119,14 @@ impl Section for PruneReport {
     }
 
     fn introduction(&self, original: &str, version: &str) -> String {
+        let after = match self.refit {
+            PruneRefit::None => "Nothing was trained after that.",
+            PruneRefit::Writes => "What writes the residual stream was fitted to the original by least squares.",
+        };
         format!(
             "# {original}, pruned\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} removed \
              the attention heads and MLP channels of layers {} to {} that matter least by an estimate of LLM-Pruner \
-             ([Ma et al. 2023](https://arxiv.org/abs/2305.11627)). Nothing was trained after that.\n\n",
+             ([Ma et al. 2023](https://arxiv.org/abs/2305.11627)). {after}\n\n",
             self.model_type, self.percent_removed, self.first, self.last
         )
     }

@@ -1,9 +1,10 @@
 //! How pruning is asked for.
 
-use std::{ops::Range, str::FromStr};
+use std::{ops::Range, path::PathBuf, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
+use super::super::paths::as_shown_if;
 use crate::{
     model::Config,
     prune::{Aggregate, Groups, Importance, Options},
@@ -24,6 +25,12 @@ pub struct PruneRequest {
     /// Rounds, with new gradients in each.
     pub iterations: usize,
     pub groups: Groups,
+    /// What is done for what is left.
+    pub refit: PruneRefit,
+    /// The safetensors file to write what each group matters into: `layers.I.attention`, a value for each key-value
+    /// head, and `layers.I.mlp`, one for each channel, in F64.
+    #[serde(serialize_with = "as_shown_if")]
+    pub write_importance: Option<PathBuf>,
 }
 
 impl Default for PruneRequest {
@@ -37,6 +44,8 @@ impl Default for PruneRequest {
             global: false,
             iterations: 1,
             groups: Groups::Both,
+            refit: PruneRefit::None,
+            write_importance: None,
         }
     }
 }
@@ -51,8 +60,20 @@ impl PruneRequest {
             Some(PruneLayers::Some(range)) => range.clone(),
         };
         let Self { ratio, importance, aggregate, global, iterations, groups, .. } = *self;
-        Options { ratio, layers, importance, aggregate, global, iterations, groups, seed, dtype }
+        let keep_importances = self.write_importance.is_some();
+        Options { ratio, layers, importance, aggregate, global, iterations, groups, keep_importances, seed, dtype }
     }
+}
+
+/// What is done for the weights that are left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PruneRefit {
+    /// Nothing, as published.
+    #[default]
+    None,
+    /// What writes the residual stream after the first cut is fitted to the original on the examples, by least squares.
+    Writes,
 }
 
 /// Layers that may be cut.
