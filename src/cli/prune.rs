@@ -16,6 +16,10 @@ pub struct Args {
     /// The share of attention heads and MLP channels that leaves, of the layers that may be cut
     #[arg(long, alias = "pruning_ratio", default_value_t = 0.25, value_name = "SHARE")]
     ratio: f64,
+    /// Cut whole experts of a mixture instead, and this share of them: those whose results, times the router's gates,
+    /// are shortest on the examples (REAP)
+    #[arg(long, value_name = "SHARE", conflicts_with_all = ["ratio", "importance", "aggregate", "iterations", "attention", "mlp"])]
+    experts: Option<f64>,
     /// The layers that may be cut, from A up to but not B, or `all` [default: all but the first eighth and the last
     /// sixteenth: 4..30 of 32]
     #[arg(long, value_name = "A..B|all")]
@@ -27,7 +31,7 @@ pub struct Args {
     /// How the weights of a channel count together: sum, mean, max, prod, first or last
     #[arg(long, alias = "grouping_strategy", help_heading = METHOD, default_value = "sum", value_name = "HOW")]
     aggregate: Aggregate,
-    /// Rank the heads and channels of all layers in one row: layers then differ in size
+    /// Rank the heads and channels, or the experts, of all layers in one row: layers then differ in size
     #[arg(long, alias = "global_pruning", help_heading = METHOD)]
     global: bool,
     /// Cut in this many rounds, with new gradients in each
@@ -57,7 +61,8 @@ pub struct ExampleArgs {
         value_name = "self|FILE"
     )]
     examples: PathBuf,
-    /// Examples; of a token file the first N rows [default: 10, or all rows of a token file that has fewer]
+    /// Examples; of a token file the first N rows [default: 10, for experts 128, or all rows of a token file that has
+    /// fewer]
     #[arg(id = "cal_nsamples", long = "nsamples", aliases = ["cal-nsamples", "num_examples"], help_heading = TEXTS, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     nsamples: Option<u32>,
@@ -72,6 +77,8 @@ pub struct ExampleArgs {
 
 /// As many as the reference has.
 const EXAMPLES: usize = 10;
+/// What the scores of experts are measured on: each token tells of a few of them alone.
+const ROUTED_EXAMPLES: usize = 128;
 
 impl Calibrates for ExampleArgs {
     fn request(&self) -> CalibrationRequest {
@@ -88,13 +95,15 @@ impl Calibrates for ExampleArgs {
 
 impl Args {
     pub fn request(&self) -> Request<PruneRequest> {
-        let groups = match (self.attention, self.mlp) {
-            (true, false) => Groups::Attention,
-            (false, true) => Groups::Mlp,
+        let groups = match (self.experts, self.attention, self.mlp) {
+            (Some(_), ..) => Groups::Experts,
+            (None, true, false) => Groups::Attention,
+            (None, false, true) => Groups::Mlp,
             _ => Groups::Both,
         };
+        let ratio = self.experts.unwrap_or(self.ratio);
         let request = PruneRequest {
-            ratio: self.ratio,
+            ratio,
             layers: self.layers.clone(),
             importance: self.importance,
             aggregate: self.aggregate,
@@ -102,7 +111,11 @@ impl Args {
             iterations: self.iterations as usize,
             groups,
         };
-        self.work.request(request, &format!("pruned-{}", (self.ratio * 1e6).round() / 1e4))
+        let mut request = self.work.request(request, &format!("pruned-{}", (ratio * 1e6).round() / 1e4));
+        if groups == Groups::Experts {
+            request.calibration.usual_nsamples = Some(ROUTED_EXAMPLES);
+        }
+        request
     }
 
     pub fn execute(&self) -> Result<()> {

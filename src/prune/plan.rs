@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     choice::leaving,
+    experts::experts_leaving,
     importance::{Aggregate, Importance},
 };
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
-    model::{Config, Kept, LayerSizes, LayerSpec, Resize},
+    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE, Resize},
     stream::Types,
 };
 
@@ -24,6 +25,8 @@ pub enum Groups {
     Attention,
     /// MLP channels alone.
     Mlp,
+    /// Whole experts of mixtures, and nothing else.
+    Experts,
 }
 
 /// How to prune.
@@ -72,6 +75,12 @@ impl Options {
         if self.iterations == 0 {
             return usage("--iterations 0: expected at least one".into());
         }
+        match (self.groups == Groups::Experts, config.is_mixture()) {
+            (true, false) => return usage("--experts: this model has none".into()),
+            (false, true) => return usage(MIXTURE.into()),
+            (true, true) if self.iterations > 1 => return usage("--iterations: experts leave in one round".into()),
+            _ => {}
+        }
         if config.fused() || config.pruned {
             return usage("this model is cut already; prune the original to another ratio instead".into());
         }
@@ -81,6 +90,10 @@ impl Options {
     /// What is left of a layer of these sizes if all layers lose as much.
     fn left(&self, layer: usize, spec: &LayerSpec) -> LayerSizes {
         let inside = self.layers.contains(&layer);
+        if self.groups == Groups::Experts {
+            let left = |experts: Experts| experts.count - if inside { experts_leaving(experts, self.ratio) } else { 0 };
+            return LayerSizes { num_experts: spec.experts.map(left), ..LayerSizes::from(spec) };
+        }
         let share = |wanted: bool| if wanted && inside { self.ratio } else { 0.0 };
         // In one round or several, the same number.
         let kv_heads =
@@ -91,6 +104,7 @@ impl Options {
             num_attention_heads: kv_heads * (spec.heads / spec.kv_heads.max(1)),
             num_key_value_heads: kv_heads,
             intermediate_size: spec.intermediate_size - channels,
+            num_experts: None,
         }
     }
 }
@@ -124,24 +138,32 @@ impl Plan {
             num_attention_heads: kept.query_heads.len(),
             num_key_value_heads: kept.key_value_heads.len(),
             intermediate_size: kept.mlp_channels.len(),
+            num_experts: Some(kept.experts.len()).filter(|&count| count > 0),
         };
         Self::new(config, kept.iter().map(sizes).collect(), types)
     }
 
     fn new(config: &Config, layers: Vec<LayerSizes>, types: &Types) -> Result<Self> {
-        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = layers[0];
-        let alike = layers.iter().all(|other| *other == layers[0]);
-        let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(config) };
-        let by_layer = Resize { by_layer: Some(layers), ..ordinary.clone() };
-        // What the ordinary classes have no form for, those of our own have.
-        let smaller = match alike.then(|| config.resized(&ordinary)) {
-            Some(Ok(smaller)) => smaller,
-            _ => config.resized(&by_layer)?,
+        let smaller = match config.is_mixture() {
+            true => config.with_experts(&layers)?,
+            false => Self::with_fewer_groups(config, layers)?,
         };
         let dtypes = types.of_tensors(config, &smaller);
         let specs = smaller.tensors().into_iter().zip(dtypes);
         let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();
         Ok(Self { parameters: smaller.parameters(), config: smaller, tensors })
+    }
+
+    fn with_fewer_groups(config: &Config, layers: Vec<LayerSizes>) -> Result<Config> {
+        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size, .. } = layers[0];
+        let alike = layers.iter().all(|other| *other == layers[0]);
+        let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(config) };
+        let by_layer = Resize { by_layer: Some(layers), ..ordinary.clone() };
+        // What the ordinary classes have no form for, those of our own have.
+        match alike.then(|| config.resized(&ordinary)) {
+            Some(Ok(smaller)) => Ok(smaller),
+            _ => config.resized(&by_layer),
+        }
     }
 
     /// Bytes of all tensors.

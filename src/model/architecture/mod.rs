@@ -7,7 +7,9 @@
 //! Rows start from [`BASE`], which is no model: what a row forgets is refused or left out, never taken from another
 //! row.
 
+mod mixture;
 mod rows;
+mod rows_mixtures;
 
 use super::{
     defaults::{self, Defaults},
@@ -15,6 +17,7 @@ use super::{
 };
 use crate::ops::Norm;
 
+pub use mixture::{Fused, Mixture, MixtureLayers, Normalised};
 pub use rows::ARCHITECTURES;
 
 /// A space that signals live in.
@@ -26,6 +29,8 @@ pub enum Space {
     Heads,
     /// Between the two linear layers of the MLP.
     Hidden,
+    /// A number for each expert of a mixture.
+    Experts,
 }
 
 /// What a weight of a layer is for; from it follow its size and where its result goes.
@@ -38,11 +43,14 @@ pub enum Role {
     Gate,
     Up,
     Down,
+    /// What says which experts of a mixture a token goes to.
+    Router,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 8] =
+        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down, Self::Router];
 }
 
 /// How a linear weight is stored.
@@ -104,6 +112,8 @@ pub enum BlockKind {
     Mlp {
         gated: bool,
     },
+    /// Several gated MLPs, of which each token goes to a few.
+    Mixture,
 }
 
 /// A part of a layer that reads the residual stream once and adds to it once.
@@ -176,6 +186,8 @@ pub enum Window {
     Listed,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise from `max_window_layers` on.
     FromLayer,
+    /// All of them when `use_sliding_window` is true.
+    Used,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise those without rotary embeddings.
     WithoutRope,
 }
@@ -285,7 +297,9 @@ pub struct Architecture {
     pub multipliers: Multipliers,
     pub ends: EndsSpec,
     pub wiring: Wiring,
+    /// Of a layer that is no mixture.
     pub blocks: &'static [Block],
+    pub mixture: Option<Mixture>,
     /// Fields that must have this value (as JSON), with the reason.
     pub required: &'static [(&'static str, &'static str, &'static str)],
     /// Fields of [`REFUSED`] that this row handles.
@@ -294,7 +308,7 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// The stored weights of a layer, block by block.
+    /// The stored weights of a layer that is no mixture, block by block.
     pub fn weights(&self) -> impl Iterator<Item = &'static Weight> + use<> {
         self.blocks.iter().flat_map(|block| block.weights)
     }
@@ -351,6 +365,7 @@ pub const BASE: Architecture = Architecture {
     ends: EndsSpec { tied_head: false, head_bias: false },
     wiring: Wiring::Sequential,
     blocks: &[],
+    mixture: None,
     required: &[],
     handles: &[],
     forms: Forms { stock: None, gguf: None, code: None },

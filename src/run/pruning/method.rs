@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     gpu::Gpu,
     model::{Config, Model},
-    prune::{self, Options, Plan, Snapshot},
+    prune::{self, Groups, Options, Plan, Snapshot},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
@@ -40,6 +40,12 @@ impl Method for Prune {
         let options = request.method.options(config, request.seed, dtype);
         options.check(config)?;
         let plan = Plan::guess(config, &options)?;
+        if plan.parameters == config.parameters() && options.groups == Groups::Experts {
+            return Err(Error::Usage(format!(
+                "--experts {}: not one expert would leave; raise it, if a layer has more than a token goes to",
+                options.ratio
+            )));
+        }
         if plan.parameters == config.parameters() {
             return Err(Error::Usage(format!(
                 "--ratio {}: not one head or channel of layers {}..{} would leave; raise it",

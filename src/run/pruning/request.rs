@@ -46,6 +46,7 @@ impl PruneRequest {
     pub fn options(&self, config: &Config, seed: u64, dtype: Types) -> Options {
         let count = config.layers.len();
         let layers = match &self.layers {
+            None if self.groups == Groups::Experts => 0..count,
             None => Options::usual_layers(count),
             Some(PruneLayers::All) => 0..count,
             Some(PruneLayers::Some(range)) => range.clone(),

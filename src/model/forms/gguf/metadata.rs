@@ -42,6 +42,12 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if let Some(weight) = architecture.weights().find(biased) {
         return refuse(format!("llama.cpp has no bias for {} in this architecture", weight.name));
     }
+    if differ(config, |layer| layer.experts) {
+        return refuse("its layers differ in their experts, or some have none, which llama.cpp has no form for".into());
+    }
+    if config.layers[0].experts.is_some_and(|experts| !experts.normalised) {
+        return refuse("llama.cpp divides the gates of a token's experts by their sum, which this model does not".into());
+    }
     let usual = |layer: &LayerSpec| (1.0 / (layer.head_dim as f64).sqrt()) as f32;
     if config.layers.iter().any(|layer| layer.attention_scale != usual(layer)) {
         return refuse("llama.cpp scales attention by 1/sqrt(head_dim) alone".into());
@@ -116,6 +122,11 @@ pub fn metadata(
     add("embedding_length", size(config.hidden_size));
     add("block_count", size(config.layers.len()));
     add("feed_forward_length", sizes(|layer| layer.intermediate_size));
+    if let Some(experts) = layer.experts {
+        add("expert_count", size(experts.count));
+        add("expert_used_count", size(experts.chosen));
+        add("expert_feed_forward_length", size(layer.intermediate_size));
+    }
     add("attention.head_count", sizes(|layer| layer.heads));
     add("attention.head_count_kv", sizes(|layer| layer.kv_heads));
     add("attention.key_length", size(layer.head_dim));
@@ -186,5 +197,6 @@ pub fn stem(role: Role) -> &'static str {
         Role::Gate => "ffn_gate",
         Role::Up => "ffn_up",
         Role::Down => "ffn_down",
+        Role::Router => "ffn_gate_inp",
     }
 }
