@@ -65,7 +65,8 @@ impl Options {
         let (count, Range { start, end }) = (config.layers.len(), self.layers.clone());
         let usage = |reason: String| Err(Error::Usage(reason));
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
-            return usage(format!("--ratio {}: expected a number between 0 and 1", self.ratio));
+            let flag = if self.groups == Groups::Experts { "--experts" } else { "--ratio" };
+            return usage(format!("{flag} {}: expected a number between 0 and 1", self.ratio));
         }
         if end > count || start >= end {
             return usage(format!(

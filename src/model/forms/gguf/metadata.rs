@@ -121,7 +121,11 @@ pub fn metadata(
     add("context_length", size(context_length(config, notes)));
     add("embedding_length", size(config.hidden_size));
     add("block_count", size(config.layers.len()));
-    add("feed_forward_length", sizes(|layer| layer.intermediate_size));
+    match layer.experts {
+        // Of the MLP of dense layers, where there were any.
+        Some(_) => add("feed_forward_length", size(dense_width(config))),
+        None => add("feed_forward_length", sizes(|layer| layer.intermediate_size)),
+    }
     if let Some(experts) = layer.experts {
         add("expert_count", size(experts.count));
         add("expert_used_count", size(experts.chosen));
@@ -163,6 +167,12 @@ pub fn metadata(
         add("rope.scaling.attn_factor", GgufValue::F32(factor));
     }
     Ok(list)
+}
+
+/// What a mixture's config says of the width of MLPs that are none.
+fn dense_width(config: &Config) -> usize {
+    let (name, own) = (config.architecture.fields.intermediate_size, config.layers[0].intermediate_size);
+    config.raw.get(name).and_then(serde_json::Value::as_u64).map_or(own, |width| width as usize)
 }
 
 /// The number that `general.file_type` has for files of mostly this type.
