@@ -17,6 +17,7 @@ mod layer;
 mod layer_spec;
 mod missing;
 mod mixture;
+mod parameters;
 mod pruning;
 mod rope;
 mod shapes;

@@ -64,6 +64,12 @@ impl Options {
     pub fn check(&self, config: &Config) -> Result<()> {
         let (count, Range { start, end }) = (config.layers.len(), self.layers.clone());
         let usage = |reason: String| Err(Error::Usage(reason));
+        match (self.groups == Groups::Experts, config.is_mixture()) {
+            (true, false) => return usage("--experts: this model has none".into()),
+            (false, true) => return usage(MIXTURE.into()),
+            (true, true) if self.iterations > 1 => return usage("--iterations: experts leave in one round".into()),
+            _ => {}
+        }
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
             let flag = if self.groups == Groups::Experts { "--experts" } else { "--ratio" };
             return usage(format!("{flag} {}: expected a number between 0 and 1", self.ratio));
@@ -75,12 +81,6 @@ impl Options {
         }
         if self.iterations == 0 {
             return usage("--iterations 0: expected at least one".into());
-        }
-        match (self.groups == Groups::Experts, config.is_mixture()) {
-            (true, false) => return usage("--experts: this model has none".into()),
-            (false, true) => return usage(MIXTURE.into()),
-            (true, true) if self.iterations > 1 => return usage("--iterations: experts leave in one round".into()),
-            _ => {}
         }
         if config.fused() || config.pruned {
             return usage("this model is cut already; prune the original to another ratio instead".into());

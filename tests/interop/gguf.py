@@ -46,7 +46,7 @@ REFUSED = {
     "llama_gelu": "silu",
     "llama_gelu_pytorch_tanh": "silu",
     "qwen3_bias": "bias",
-    "qwen3_moe_dense_between": "experts",
+    "qwen3_moe_dense_between": "bias",
     "qwen3_moe_every_second": "experts",
     "qwen3_moe_plain_tied": "divides the gates",
     "qwen3_moe_top_1": "divides the gates",
