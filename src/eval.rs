@@ -7,9 +7,9 @@ use crate::{
     error::{Error, Result, too_low},
     gpu::{Gpu, Matrix},
     model::{
-        Agreement, Agreements, BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, PART_BYTES, Readout,
-        architecture::Position, logit_entries, logit_slices, parts, plan_batches, row_bytes, signal_bytes,
-        staging_bytes,
+        Agreement, Agreements, BATCH_TOKENS, Batch, BatchSize, Config, HostMatrix, Model, NoExpertTap, PART_BYTES,
+        Readout, each_part, layers_bytes, logit_entries, logit_slices, parts, plan_batches, row_bytes, staging_bytes,
+        state_bytes, through,
     },
     progress::Progress,
 };
@@ -52,7 +52,7 @@ impl EvalMemory {
     /// [`Error::OutOfMemory`] that says by how much that is too little.
     pub fn fit(config: &Config, rows: &[Vec<u32>], element_size: usize, most: Option<u64>) -> Result<(Self, u64)> {
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let residuals = rows.iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size);
+        let residuals = rows.iter().map(Vec::len).sum::<usize>() as u64 * state_bytes(config);
         let most = most.unwrap_or(u64::MAX);
         let mut candidate = Self::default();
         loop {
@@ -91,26 +91,12 @@ impl EvalMemory {
     pub fn gpu_bytes(&self, config: &Config, longest: usize, element_size: usize) -> u64 {
         let d = config.hidden_size;
         let tokens = self.batch_tokens.max(longest);
-        let layers = 0..config.layers.len();
-        let signals = |layer| {
-            let widths = config.widths(layer);
-            let bytes = |step| {
-                let (before, after) = widths.step(step);
-                signal_bytes(config, layer, step, before, after)
-            };
-            config.steps().map(bytes).max().unwrap_or(0)
-        };
-        let weights =
-            layers.clone().map(|layer| config.layer_parameters(layer)).max().unwrap_or(0) * element_size as u64;
         let table = self.part_bytes.min((config.vocab_size * d.next_multiple_of(4) * element_size) as u64);
         let logits =
             tokens as u64 * (2 * row_bytes(d) + 4 * logit_entries(u64::MAX, tokens).min(config.vocab_size) as u64);
-        let group = self.residual_bytes.max(tokens as u64 * row_bytes(d));
-        let upload = staging_bytes(config.largest_matrix() * element_size as u64);
-        let signals = tokens as u64 * layers.map(signals).max().unwrap_or(0);
-        group
-            + rope_bytes(config, longest)
-            + (weights + signals.max(upload)).max(table + logits.max(staging_bytes(table)))
+        let group = self.residual_bytes.max(tokens as u64 * state_bytes(config));
+        let layers = layers_bytes(config, tokens as u64, element_size);
+        group + rope_bytes(config, longest) + layers.max(table + logits.max(staging_bytes(table)))
     }
 }
 
@@ -161,7 +147,7 @@ pub fn perplexity_within(
                 gpu.loss_state(x.rows())?,
             ));
         }
-        each_part(gpu, &ends.head, memory, |first, part| {
+        each_part(gpu, &ends.head, memory.part_bytes, |first, part| {
             inputs.iter().try_for_each(|(_, input, targets, state)| {
                 readout.logits(gpu, input, first, part, |first, logits| gpu.loss(logits, first, targets, state))
             })
@@ -231,7 +217,7 @@ pub fn logits_within(
             let input = readout.norm(gpu, model.config(), &x)?;
             let mut values: Vec<Vec<f32>> =
                 rows[range.clone()].iter().map(|row| vec![0.0; row.len() * vocab]).collect();
-            each_part(gpu, &ends.head, memory, |first, part| {
+            each_part(gpu, &ends.head, memory.part_bytes, |first, part| {
                 readout.logits(gpu, &input, first, part, |first, logits| {
                     let (slice, width) = (gpu.download(logits)?, logits.cols());
                     for (values, block) in values.iter_mut().zip(&batch.sequences) {
@@ -251,19 +237,6 @@ pub fn logits_within(
     })
 }
 
-/// Puts the rows of a table onto the GPU, part by part.
-fn each_part(
-    gpu: &Gpu,
-    table: &HostMatrix,
-    memory: &EvalMemory,
-    mut each: impl FnMut(usize, &Matrix) -> Result<()>,
-) -> Result<()> {
-    for rows in parts(gpu, table, table.element.size(), memory.part_bytes) {
-        each(rows.start, &table.upload(gpu, rows)?)?;
-    }
-    Ok(())
-}
-
 /// Runs all rows through all layers, and yields the batches with their last residuals, `[tokens, width]`, a group at a
 /// time.
 fn each_group(
@@ -278,9 +251,8 @@ fn each_group(
     let config = model.config();
     let ranges = plan_batches(gpu, config, rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
     progress.begin(phase, (ranges.len() * (config.layers.len() + 1)) as u64);
-    let bytes = |range: &Range<usize>| {
-        rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * row_bytes(config.hidden_size)
-    };
+    let bytes =
+        |range: &Range<usize>| rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * state_bytes(config);
     let mut remaining = ranges.as_slice();
     while !remaining.is_empty() {
         let mut held = 0;
@@ -290,48 +262,9 @@ fn each_group(
         });
         let (group, rest) = remaining.split_at(count.count().max(1));
         remaining = rest;
-        each(run_group(gpu, model, rows, group, memory, progress)?)?;
+        each(through(gpu, model, rows, group, memory.part_bytes, &mut NoExpertTap, progress)?)?;
     }
     Ok(())
-}
-
-/// Runs some batches of the rows through all layers, and returns them with their last residuals, `[tokens, width]`.
-fn run_group(
-    gpu: &Gpu,
-    model: &Model,
-    rows: &[Vec<u32>],
-    group: &[Range<usize>],
-    memory: &EvalMemory,
-    progress: &dyn Progress,
-) -> Result<Vec<(Range<usize>, Batch, Matrix)>> {
-    let config = model.config();
-    let rope_tables = model.rope_tables(gpu, rows.iter().map(Vec::len).max().unwrap_or(0))?;
-    let ends = model.store.ends()?;
-    let mut states = Vec::new();
-    for range in group {
-        let batch = Batch::new(gpu, &rows[range.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        let x = gpu.unfilled(batch.tokens, ends.embedding.cols)?;
-        states.push((range.clone(), batch, x));
-    }
-    each_part(gpu, &ends.embedding, memory, |first, part| {
-        states.iter().try_for_each(|(_, batch, x)| gpu.embed(&batch.ids, first, part, x, false))
-    })?;
-    if let (Some(positions), Position::Learned { offset, .. }) =
-        (&ends.positions, config.architecture.attention.position)
-    {
-        each_part(gpu, positions, memory, |first, part| {
-            states.iter().try_for_each(|(_, batch, x)| gpu.embed_positions(&batch.positions, first, offset, part, x))
-        })?;
-    }
-    for layer in 0..config.layers.len() {
-        let weights = model.layer(gpu, layer)?;
-        for (_, batch, x) in &mut states {
-            let context = batch.context(gpu, config, layer, &rope_tables);
-            *x = context.forward(&weights, x.clone())?;
-            progress.advance(1)?;
-        }
-    }
-    Ok(states)
 }
 
 /// Refuses to compare models of different vocabularies.
@@ -375,7 +308,8 @@ pub fn agreement(
     for range in ranges {
         let mut inputs = Vec::new();
         for (model, readout) in models.iter().zip(&readouts) {
-            for (_, _, x) in run_group(gpu, model, rows, std::slice::from_ref(&range), memory, progress)? {
+            let alone = std::slice::from_ref(&range);
+            for (_, _, x) in through(gpu, model, rows, alone, memory.part_bytes, &mut NoExpertTap, progress)? {
                 inputs.push(readout.norm(gpu, model.config(), &x)?);
             }
         }

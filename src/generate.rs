@@ -8,12 +8,12 @@ use rand_chacha::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, Ends, LayerContext, LayerSpec, LayerWeights, Model},
+    model::{Batch, Ends, LayerContext, LayerSpec, LayerWeights, Model, NoExpertTap, forward},
     ops::{RowCopy, SampleOptions, Sequence},
     progress::Progress,
 };
 
-/// A model with all its layers on the GPU, and the keys and values of the tokens that its sequences have so far.
+/// A model with all its layers but experts on the GPU, and the keys and values of the tokens that its sequences have so far.
 pub struct Session<'a> {
     gpu: &'a Gpu,
     model: &'a Model,
@@ -24,7 +24,7 @@ pub struct Session<'a> {
     length: usize,
 }
 
-/// All weights of a model on the GPU.
+/// All weights of a model on the GPU, but those of experts, which come as tokens go to them.
 pub struct Resident {
     layers: Vec<LayerWeights>,
     ends: Ends,
@@ -101,7 +101,7 @@ impl<'a> Session<'a> {
             let tables = &self.weights.rope_tables;
             let context =
                 LayerContext { cache: Some(cache), ..batch.context(self.gpu, self.model.config(), layer, tables) };
-            x = context.forward(weights, x)?;
+            forward(self.gpu, self.model, weights, &mut [(context, &mut x)], &mut NoExpertTap, || Ok(()))?;
         }
         self.length += tokens;
         if tokens == 1 {
@@ -305,7 +305,14 @@ const PATIENCE: f64 = 60.0;
 /// sampled together.
 pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
     let sequence = length * token_bytes(model);
-    model.store.checkpoint.byte_len() + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
+    // Experts come and go.
+    let (config, element) = (model.config(), model.store.element_size() as u64);
+    let experts = |layer: usize| {
+        config.layer_parameters(layer) - config.resident_parameters(layer).min(config.layer_parameters(layer))
+    };
+    let away: u64 = (0..config.layers.len()).map(experts).sum();
+    model.store.checkpoint.byte_len().saturating_sub(away * element)
+        + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
 }
 
 /// Sequences that a model writes itself.

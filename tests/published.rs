@@ -144,7 +144,7 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
 
 #[test]
 fn sliced_and_pruned_configs_name_classes_that_the_python_files_beside_them_define() {
-    for architecture in ARCHITECTURES {
+    for architecture in ARCHITECTURES.iter().filter(|row| row.forms.code.is_some()) {
         let Fields {
             hidden_size,
             num_hidden_layers,

@@ -16,6 +16,10 @@ pub struct Args {
     /// The share of attention heads and MLP channels that leaves, of the layers that may be cut
     #[arg(long, alias = "pruning_ratio", default_value_t = 0.25, value_name = "SHARE")]
     ratio: f64,
+    /// Cut whole experts of a mixture instead, and this share of them: those whose results, times the router's gates,
+    /// are shortest on the examples (REAP)
+    #[arg(long, value_name = "SHARE", conflicts_with_all = ["ratio", "importance", "aggregate", "iterations", "attention", "mlp"])]
+    experts: Option<f64>,
     /// The layers that may be cut, from A up to but not B, or `all` [default: all but the first eighth and the last
     /// sixteenth: 4..30 of 32]
     #[arg(long, value_name = "A..B|all")]
@@ -27,7 +31,7 @@ pub struct Args {
     /// How the weights of a channel count together: sum, mean, max, prod, first or last
     #[arg(long, alias = "grouping_strategy", help_heading = METHOD, default_value = "sum", value_name = "HOW")]
     aggregate: Aggregate,
-    /// Rank the heads and channels of all layers in one row: layers then differ in size
+    /// Rank the heads and channels, or the experts, of all layers in one row: layers then differ in size
     #[arg(long, alias = "global_pruning", help_heading = METHOD)]
     global: bool,
     /// Cut in this many rounds, with new gradients in each
@@ -45,7 +49,7 @@ pub struct Args {
     #[arg(long, help_heading = METHOD, value_enum, default_value_t = RefitArg::None)]
     refit: RefitArg,
     /// Write what each group matters into this safetensors file: layers.I.attention, a value for each key-value head,
-    /// and layers.I.mlp, one for each channel; with several rounds, what each was last ranked by
+    /// and layers.I.mlp, one for each channel, or layers.I.experts; with several rounds, what each was last ranked by
     #[arg(long, help_heading = METHOD, value_name = "FILE")]
     write_importance: Option<PathBuf>,
     /// As LLM-Pruner's script has it: taylor is what --importance says
@@ -95,7 +99,8 @@ pub struct ExampleArgs {
         value_name = "self|FILE"
     )]
     examples: PathBuf,
-    /// Examples; of a token file the first N rows [default: 10, or all rows of a token file that has fewer]
+    /// Examples; of a token file the first N rows [default: 10, for experts 128, or all rows of a token file that has
+    /// fewer]
     #[arg(id = "cal_nsamples", long = "nsamples", aliases = ["cal-nsamples", "num_examples"], help_heading = TEXTS, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     nsamples: Option<u32>,
@@ -110,6 +115,8 @@ pub struct ExampleArgs {
 
 /// As many as the reference has.
 const EXAMPLES: usize = 10;
+/// What the scores of experts are measured on: each token tells of a few of them alone.
+const ROUTED_EXAMPLES: usize = 128;
 
 impl Calibrates for ExampleArgs {
     fn request(&self) -> CalibrationRequest {
@@ -145,14 +152,16 @@ impl Args {
         }
         let range = attention.or(mlp).map(|(start, end)| PruneLayers::Some(start..end));
         let groups = match (self.attention, self.mlp) {
+            _ if self.experts.is_some() => Groups::Experts,
             (true, false) => Groups::Attention,
             (false, true) => Groups::Mlp,
             (false, false) if attention.is_some() && mlp.is_none() => Groups::Attention,
             (false, false) if mlp.is_some() && attention.is_none() => Groups::Mlp,
             _ => Groups::Both,
         };
+        let ratio = self.experts.unwrap_or(self.ratio);
         let request = PruneRequest {
-            ratio: self.ratio,
+            ratio,
             layers: range.or_else(|| self.layers.clone()),
             importance: match self.pruner_type {
                 None | Some(PrunerType::Taylor) => self.importance,
@@ -170,7 +179,11 @@ impl Args {
             },
             write_importance: self.write_importance.clone(),
         };
-        Ok(self.work.request(request, &format!("pruned-{}", (self.ratio * 1e6).round() / 1e4)))
+        let mut request = self.work.request(request, &format!("pruned-{}", (ratio * 1e6).round() / 1e4));
+        if groups == Groups::Experts {
+            request.calibration.usual_nsamples = Some(ROUTED_EXAMPLES);
+        }
+        Ok(request)
     }
 
     pub fn execute(&self) -> Result<()> {

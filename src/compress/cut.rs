@@ -143,6 +143,8 @@ impl Rows {
             Role::Query | Role::Output => &self.query,
             Role::Key | Role::Value => &self.key,
             Role::Gate | Role::Up | Role::Down => &self.channel,
+            // Mixtures are left alone.
+            Role::Router => &[],
         }
     }
 }

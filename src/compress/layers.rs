@@ -88,6 +88,7 @@ pub fn by_layer(config: &Config, sizes: &Resize, costs: &[Costs]) -> Option<Resi
             num_attention_heads: queries[at] * kv_heads[at],
             num_key_value_heads: kv_heads[at],
             intermediate_size: channels[at],
+            num_experts: None,
         })
         .collect();
     let differ = layers.windows(2).any(|pair| pair[0] != pair[1]);

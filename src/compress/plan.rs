@@ -7,7 +7,7 @@ use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
     fit::TOLERANCE,
-    model::{Config, Names, Resize},
+    model::{Config, MIXTURE, Names, Resize},
     stream::Types,
 };
 
@@ -135,6 +135,9 @@ impl Plan {
         if config.fused() || config.pruned {
             let reason = "this model is cut already; compress the original to another size instead";
             return Err(Error::Usage(reason.into()));
+        }
+        if config.is_mixture() {
+            return Err(Error::Usage(MIXTURE.into()));
         }
         if sizes.layers.first() != Some(&0) {
             return Err(Error::Usage(

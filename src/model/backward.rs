@@ -139,6 +139,7 @@ impl LayerContext<'_> {
         for (block, sums) in weights.blocks.iter().zip(&mut gradients.blocks) {
             match block.spec.kind {
                 BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
+                BlockKind::Mixture => return Err(Error::shape("step_backward", "a mixture has no backward pass")),
                 BlockKind::Mlp { .. } => {
                     let rows = self.mlp_rows();
                     for first in (0..x.rows()).step_by(rows) {

@@ -1,6 +1,9 @@
 //! Sequences of any length, concatenated: nothing is padded, so nothing padded can leak into a result.
 
-use super::{Config, LayerContext, Step, architecture::BlockKind};
+use super::{
+    Config, LayerContext, Step,
+    architecture::{BlockKind, Role},
+};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
@@ -73,6 +76,13 @@ pub fn row_bytes(width: usize) -> u64 {
     4 * width.next_multiple_of(4) as u64
 }
 
+/// Bytes that a token takes on the GPU while a layer is worked on, whether or not it is its turn: its residual, and in a
+/// mixture also what all experts read of it.
+pub fn state_bytes(config: &Config) -> u64 {
+    let rows = if config.is_mixture() { 2 } else { 1 };
+    rows * row_bytes(config.hidden_size)
+}
+
 /// Bytes of an upload that wait in staging memory at a time, where memory is short: uploads go in pieces.
 pub fn staging_bytes(bytes: u64) -> u64 {
     bytes.min(64 << 20)
@@ -89,6 +99,13 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
                 heads = row_bytes(spec.heads_width());
                 attention = row_bytes(input) + row_bytes(spec.qkv_width()) + heads;
             }
+            // What all experts read, the router's logits, and what one expert reads, has inside and gives: at most of
+            // all tokens.
+            BlockKind::Mixture => {
+                let (inner, count) = (spec.intermediate_size, spec.rows(Role::Router));
+                mlp = 2 * row_bytes(input) + row_bytes(count) + row_bytes(2 * inner) + row_bytes(inner);
+                mlp += row_bytes(output);
+            }
             BlockKind::Mlp { gated } => {
                 let inner = spec.intermediate_size * if gated { 2 } else { 1 };
                 mlp = row_bytes(input) + row_bytes(inner) + row_bytes(spec.intermediate_size);
@@ -96,6 +113,25 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
         }
     }
     row_bytes(input) + attention.max(heads + row_bytes(output) + mlp)
+}
+
+/// The most bytes on the GPU while `tokens` tokens run through a layer: its weights, of a mixture those of one expert,
+/// and the signals beside the residual.
+pub fn layers_bytes(config: &Config, tokens: u64, element_size: usize) -> u64 {
+    let layers = 0..config.layers.len();
+    let signals = |layer| {
+        let widths = config.widths(layer);
+        let bytes = |step| {
+            let (before, after) = widths.step(step);
+            signal_bytes(config, layer, step, before, after)
+        };
+        config.layer_steps(layer).map(bytes).max().unwrap_or(0)
+    };
+    let weights = layers.clone().map(|layer| config.resident_parameters(layer)).max().unwrap_or(0);
+    let upload = staging_bytes(config.largest_matrix() * element_size as u64);
+    let signals = tokens * layers.map(signals).max().unwrap_or(0);
+    // Experts come while others work.
+    weights * element_size as u64 + if config.is_mixture() { signals + upload } else { signals.max(upload) }
 }
 
 /// Ranges of consecutive rows that make a batch each, never more than the widest activation of a layer lets one binding
@@ -109,7 +145,11 @@ pub fn plan_batches(
     rows: &[Vec<u32>],
     size: BatchSize,
 ) -> Result<Vec<std::ops::Range<usize>>> {
-    let widest = config.layers.iter().map(|layer| layer.qkv_width().max(layer.heads_width())).max();
+    let widest = config.layers.iter().map(|layer| {
+        let experts = layer.rows(Role::Router);
+        layer.qkv_width().max(layer.heads_width()).max(experts)
+    });
+    let widest = widest.max();
     let widest = widest.unwrap_or(0).max(config.hidden_size);
     let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
     if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    architecture::{ARCHITECTURES, Architecture, Bias, Position, REFUSED, Window, Wiring},
+    architecture::{ARCHITECTURES, Architecture, Bias, Block, Position, REFUSED, Weight, Window, Wiring},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{LayerSpec, Step, attention_scales, rope, roped_layers, windows},
+    layer_spec::{Experts, LayerSpec, Step, attention_scales, experts, rope, roped_layers, windows},
     pruning::Pruning,
     rope::Rope,
     slicing::Slicing,
@@ -23,6 +23,10 @@ use crate::{
 pub const SLICED_PREFIX: &str = "sliced_";
 /// Before the `model_type` of a checkpoint whose layers differ in size.
 pub const PRUNED_PREFIX: &str = "pruned_";
+
+/// Why methods that change what every layer has leave mixtures alone.
+pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, and \
+                           nothing else is implemented";
 
 /// What a model is, checked: sizes are positive and fit together, and every field that changes the maths is handled.
 #[derive(Debug, Clone)]
@@ -173,16 +177,20 @@ impl Config {
         let known = roped_layers(&reader, architecture, num_hidden_layers)?;
         let windows = windows(&reader, architecture, &known)?;
         let scales = attention_scales(&reader, architecture, head_dim, num_hidden_layers)?;
-        let layer = |((known, window), attention_scale): ((bool, Option<usize>), f32)| LayerSpec {
+        let mixed = experts(&reader, architecture, num_hidden_layers)?;
+        type Kind = ((bool, Option<usize>), (f32, Option<(Experts, usize)>));
+        let layer = |((known, window), (attention_scale, experts)): Kind| LayerSpec {
             heads: num_attention_heads,
             kv_heads: num_key_value_heads,
             head_dim,
-            intermediate_size,
+            intermediate_size: experts.map_or(intermediate_size, |(_, width)| width),
+            experts: experts.map(|(experts, _)| experts),
             rope: (known && !ropes.is_empty()).then_some(0),
             window,
             attention_scale,
         };
-        let mut layers: Vec<LayerSpec> = known.into_iter().zip(windows).zip(scales).map(layer).collect();
+        let mut layers: Vec<LayerSpec> =
+            known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).map(layer).collect();
         if pruned {
             Pruning::apply(&raw, path, &mut layers)?;
         }
@@ -221,7 +229,7 @@ impl Config {
             pruned,
             raw: Map::new(),
         };
-        for weight in architecture.weights() {
+        for weight in (0..config.layers.len()).flat_map(|layer| config.weights(layer)) {
             config.stored_bias(weight.bias, &raw, path)?;
         }
         Ok(Self { raw, ..config })
@@ -252,6 +260,7 @@ impl Config {
     pub fn can_slice(&self) -> Result<()> {
         match () {
             () if self.fused() => Err("this model is sliced already; slice the original to another sparsity instead"),
+            () if self.is_mixture() => Err(MIXTURE),
             () if self.pruned => Err("the layers of this model differ in size, which sliced models have no form for"),
             () => Ok(()),
         }
@@ -265,9 +274,35 @@ impl Config {
         !listed || self.layers.iter().all(|layer| layer.window.is_some())
     }
 
-    /// The steps of every layer, in order.
+    /// Whether some of its layers are mixtures of experts.
+    pub fn is_mixture(&self) -> bool {
+        self.layers.iter().any(|layer| layer.experts.is_some())
+    }
+
+    /// The blocks of a layer.
+    pub fn blocks(&self, layer: usize) -> &'static [Block] {
+        match (&self.architecture.mixture, self.layers[layer].experts) {
+            (Some(mixture), Some(_)) => mixture.blocks,
+            _ => self.architecture.blocks,
+        }
+    }
+
+    /// The stored weights of a layer, block by block, but those of experts.
+    pub fn weights(&self, layer: usize) -> impl Iterator<Item = &'static Weight> + use<> {
+        self.blocks(layer).iter().flat_map(|block| block.weights)
+    }
+
+    /// The steps of a layer that is no mixture, in order.
     pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + Clone + use<> {
-        let blocks = self.architecture.blocks;
+        self.steps_of(self.architecture.blocks)
+    }
+
+    /// The steps of a layer.
+    pub fn layer_steps(&self, layer: usize) -> impl ExactSizeIterator<Item = Step> + Clone + use<> {
+        self.steps_of(self.blocks(layer))
+    }
+
+    fn steps_of(&self, blocks: &'static [Block]) -> impl ExactSizeIterator<Item = Step> + Clone + use<> {
         let size = if self.parallel { blocks.len() } else { 1 };
         let count = blocks.len() / size.max(1);
         (0..count).map(move |index| Step {

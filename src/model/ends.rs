@@ -32,6 +32,22 @@ pub fn parts(
     (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
 }
 
+/// Puts the rows of a table onto the GPU in its stored type, in parts of up to about `bytes`: `each(first row, part)`.
+///
+/// # Errors
+/// Those of `each`; [`crate::Error::OutOfMemory`], [`crate::Error::BadTensor`], [`crate::Error::Read`].
+pub fn each_part(
+    gpu: &Gpu,
+    table: &HostMatrix,
+    bytes: u64,
+    mut each: impl FnMut(usize, &Matrix) -> Result<()>,
+) -> Result<()> {
+    for rows in parts(gpu, table, table.element.size(), bytes) {
+        each(rows.start, &table.upload(gpu, rows)?)?;
+    }
+    Ok(())
+}
+
 /// A table that may be larger than one buffer, in runs of rows.
 struct Table {
     parts: Vec<(usize, Matrix)>,

@@ -14,6 +14,7 @@ use crate::{
 /// Sizes beyond these are not models but mistakes or attacks.
 pub(super) const MAX_WIDTH: u64 = 1 << 20;
 pub(super) const MAX_LAYERS: u64 = 4096;
+pub(super) const MAX_EXPERTS: u64 = 4096;
 pub(super) const MAX_VOCABULARY: u64 = 1 << 24;
 pub(super) const MAX_POSITIONS: u64 = 1 << 28;
 

@@ -145,6 +145,11 @@ impl StepWeights {
         Ok(this)
     }
 
+    /// The mixture that the step is, if it is one.
+    pub(super) fn mixture(&self) -> Option<&BlockWeights> {
+        self.blocks.iter().find(|block| block.spec.kind == BlockKind::Mixture)
+    }
+
     /// Gives a weight to the block that it belongs to.
     pub fn add(&mut self, linear: Linear) {
         let of = |block: &&mut BlockWeights| block.spec.weights.iter().any(|weight| weight.name == linear.spec.name);
@@ -259,6 +264,9 @@ impl LayerContext<'_> {
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `tap`.
     pub fn inner(&self, weights: &StepWeights, x: &Matrix, tap: &mut dyn Tap) -> Result<()> {
+        if weights.mixture().is_some() {
+            return Err(Error::shape("layer", "a mixture goes through its experts one by one"));
+        }
         let attention = |block: &BlockWeights| block.spec.kind == BlockKind::Attention;
         // Attention looks at all tokens, an MLP at one.
         let mut attended = Vec::new();
@@ -324,6 +332,7 @@ impl LayerContext<'_> {
         match block.spec.kind {
             BlockKind::Attention => self.spec().qkv_width(),
             BlockKind::Mlp { gated } => self.spec().intermediate_size * if gated { 2 } else { 1 },
+            BlockKind::Mixture => 2 * self.spec().intermediate_size,
         }
     }
 

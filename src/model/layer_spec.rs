@@ -3,8 +3,11 @@
 use serde_json::Value;
 
 use super::{
-    architecture::{Architecture, Block, BlockKind, Position, Role, RopeLayers, RotaryPart, Weight, Window},
-    fields::{MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
+    architecture::{
+        Architecture, Block, BlockKind, MixtureLayers, Normalised, Position, Role, RopeLayers, RotaryPart, Weight,
+        Window,
+    },
+    fields::{MAX_EXPERTS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
     rope::Rope,
 };
 use crate::{
@@ -19,14 +22,26 @@ pub struct LayerSpec {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Between the two linear layers of the MLP.
+    /// Between the two linear layers of the MLP, or of each expert.
     pub intermediate_size: usize,
+    /// Where the layer is a mixture.
+    pub experts: Option<Experts>,
     /// Which of [`Config::ropes`](super::Config::ropes); `None` where the layer does not know positions from it.
     pub rope: Option<usize>,
     /// A token sees itself and the `window - 1` tokens before it; all of them if `None`.
     pub window: Option<usize>,
     /// What q·k is multiplied by.
     pub attention_scale: f32,
+}
+
+/// The experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    pub count: usize,
+    /// How many of them a token goes to.
+    pub chosen: usize,
+    /// Whether the gates of these are divided by their sum.
+    pub normalised: bool,
 }
 
 /// A part of a layer between two points of the residual stream: one block, or all of them where they read the same
@@ -65,6 +80,7 @@ impl LayerSpec {
             Role::Query => self.heads * self.head_dim,
             Role::Key | Role::Value => self.kv_heads * self.head_dim,
             Role::Gate | Role::Up => self.intermediate_size,
+            Role::Router => self.experts.map_or(0, |experts| experts.count),
             Role::Output | Role::Down => 0,
         }
     }
@@ -167,6 +183,7 @@ pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[boo
         // One mask for all layers.
         Window::All => vec![true; layers],
         Window::Listed => types.unwrap_or_else(|| vec![true; layers]),
+        Window::Used => vec![reader.flag("use_sliding_window", false)?; layers],
         Window::FromLayer if !reader.flag("use_sliding_window", false)? => vec![false; layers],
         // Types that are listed count whatever use_sliding_window says.
         Window::WithoutRope => match types {
@@ -190,6 +207,53 @@ pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[boo
     }
     let window = window()?;
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+/// The experts of each layer, and the width of each of them, where it is a mixture.
+pub(super) fn experts(
+    reader: &Reader,
+    architecture: &Architecture,
+    layers: usize,
+) -> Result<Vec<Option<(Experts, usize)>>> {
+    let Some(mixture) = &architecture.mixture else { return Ok(vec![None; layers]) };
+    let ([first, second], default) = mixture.count;
+    if let (Some(one), Some(other)) = (reader.get(first), reader.get(second))
+        && one != other
+    {
+        return Err(reader.wrong(first, &format!("as many as {second}, which is {other}")));
+    }
+    let name = reader.name(first, second);
+    // Without experts, every layer has an MLP.
+    let none = reader.get(name).and_then(Value::as_u64) == Some(0) && mixture.layers != MixtureLayers::All;
+    if none {
+        return Ok(vec![None; layers]);
+    }
+    let count = reader.size_or(name, MAX_EXPERTS, default)?;
+    let chosen = reader.size_or(mixture.chosen.0, MAX_EXPERTS, mixture.chosen.1)?;
+    if chosen > count {
+        return Err(reader.wrong(mixture.chosen.0, &format!("at most the {count} experts that there are")));
+    }
+    let width = reader.size_or(mixture.intermediate_size.0, MAX_WIDTH * 4, mixture.intermediate_size.1)?;
+    let normalised = match mixture.normalised {
+        Normalised::Always => true,
+        Normalised::Field(name, default) => reader.flag(name, default)?,
+    };
+    let mixed = match mixture.layers {
+        MixtureLayers::All => vec![true; layers],
+        MixtureLayers::Every { step, dense } => {
+            let step = reader.size_or(step, MAX_LAYERS, 1)?;
+            let dense: Vec<i64> = match reader.get(dense) {
+                None => Vec::new(),
+                Some(value) => {
+                    let numbers = value.as_array().map(|list| list.iter().map(Value::as_i64).collect::<Option<_>>());
+                    numbers.flatten().ok_or_else(|| reader.wrong(dense, "a list of layers"))?
+                }
+            };
+            (0..layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as i64))).collect()
+        }
+    };
+    let experts = (Experts { count, chosen, normalised }, width);
+    Ok(mixed.into_iter().map(|mixed| mixed.then_some(experts)).collect())
 }
 
 fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool>> {

@@ -15,6 +15,20 @@ pub struct LayerSizes {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub intermediate_size: usize,
+    /// Of a layer that is a mixture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_experts: Option<usize>,
+}
+
+impl From<&LayerSpec> for LayerSizes {
+    fn from(spec: &LayerSpec) -> Self {
+        Self {
+            num_attention_heads: spec.heads,
+            num_key_value_heads: spec.kv_heads,
+            intermediate_size: spec.intermediate_size,
+            num_experts: spec.experts.map(|experts| experts.count),
+        }
+    }
 }
 
 /// What is left of one layer, by numbers in the original.
@@ -24,6 +38,9 @@ pub struct Kept {
     pub query_heads: Vec<usize>,
     pub key_value_heads: Vec<usize>,
     pub mlp_channels: Vec<usize>,
+    /// None where the layer is no mixture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<usize>,
 }
 
 impl Kept {
@@ -34,6 +51,7 @@ impl Kept {
             query_heads: (0..spec.heads).collect(),
             key_value_heads: (0..spec.kv_heads).collect(),
             mlp_channels: (0..spec.intermediate_size).collect(),
+            experts: (0..spec.experts.map_or(0, |experts| experts.count)).collect(),
         }
     }
 
@@ -43,6 +61,7 @@ impl Kept {
             num_attention_heads: self.query_heads.len(),
             num_key_value_heads: self.key_value_heads.len(),
             intermediate_size: self.mlp_channels.len(),
+            num_experts: Some(self.experts.len()).filter(|&count| count > 0),
         }
     }
 }
@@ -67,7 +86,16 @@ impl Pruning {
             return Err(bad(format!("expected the sizes of {} layers, found {}", layers.len(), pruning.layers.len())));
         }
         for (index, (layer, sizes)) in layers.iter_mut().zip(&pruning.layers).enumerate() {
-            let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = *sizes;
+            let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size, .. } =
+                *sizes;
+            if let Some(number) = sizes.num_experts {
+                let chosen =
+                    layer.experts.as_mut().filter(|experts| (experts.chosen..=experts.count).contains(&number));
+                let experts = chosen.ok_or_else(|| {
+                    bad(format!("layer {index} has {number} experts; expected as many as a token goes to, and no more than before"))
+                })?;
+                experts.count = number;
+            }
             let whole = (layer.heads, layer.kv_heads, layer.intermediate_size);
             let fits = (1..=whole.0).contains(&heads)
                 && (1..=whole.1).contains(&kv_heads)

@@ -15,6 +15,8 @@ const CLASSES: &[(&str, &str, bool)] = &[
     ("granite", SERIALIZED, false),
     ("qwen2", "Qwen2Tokenizer", true),
     ("qwen3", "Qwen2Tokenizer", false),
+    ("qwen3_moe", "Qwen2Tokenizer", false),
+    ("mixtral", SERIALIZED, false),
     ("phi", "GPT2Tokenizer", false),
     ("phi3", SERIALIZED, true),
     ("opt", "GPT2Tokenizer", false),

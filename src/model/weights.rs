@@ -1,5 +1,7 @@
 //! The table and a checkpoint → the weights of one layer. The only place that spells tensor names.
 
+use std::collections::HashMap;
+
 use super::{
     architecture::{Block, BlockKind, Layout, Position, QkNorm, Role, Space, Weight},
     config::Config,
@@ -7,6 +9,7 @@ use super::{
     layer_spec::Step,
     slicing::LayerWidths,
     storage::{self, Rows},
+    stored::FusedRows,
     stored_vocabulary::StoredVocabulary,
 };
 use crate::{
@@ -76,9 +79,15 @@ impl<'a> Names<'a> {
 
     /// The norms of a layer that the residual goes through, each once.
     pub fn layer_norms(&self, layer: usize) -> Vec<String> {
-        let mut norms: Vec<&str> = self.config.architecture.blocks.iter().map(|block| block.norm).collect();
+        let mut norms: Vec<&str> = self.config.blocks(layer).iter().map(|block| block.norm).collect();
         norms.dedup();
         norms.into_iter().map(|name| self.layer(layer, name)).collect()
+    }
+
+    /// The name of a weight of an expert, where the layer is a mixture.
+    pub fn expert(&self, layer: usize, expert: usize, weight: &Weight) -> String {
+        let experts = self.config.architecture.mixture.map_or("", |mixture| mixture.experts);
+        self.layer(layer, &format!("{experts}.{expert}.{}.weight", weight.name))
     }
 
     /// The norm before the head.
@@ -186,13 +195,17 @@ impl Config {
             for name in names.layer_norms(layer) {
                 norm(&mut add, name);
             }
-            for weight in self.architecture.weights() {
+            for weight in self.weights(layer) {
                 let (rows, cols) = self.weight_shape(weight, layer);
                 let shape = if weight.layout == Layout::Conv1d { [cols, rows] } else { [rows, cols] };
                 add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
                 if self.linear_bias(weight) {
                     add(names.layer(layer, &format!("{}.bias", weight.name)), &[rows]);
                 }
+            }
+            for (expert, weight) in self.expert_weights(layer) {
+                let (rows, cols) = self.weight_shape(weight, layer);
+                add(names.expert(layer, expert, weight), &[rows, cols]);
             }
             if let Some(qk) = self.qk_norm() {
                 let head_dim = self.layers[layer].head_dim;
@@ -221,33 +234,6 @@ impl Config {
     pub fn qk_norm(&self) -> Option<QkNorm> {
         self.architecture.attention.qk_norm.filter(|_| self.qk_norm)
     }
-
-    /// How many parameters the matrices of a layer have.
-    pub fn layer_parameters(&self, layer: usize) -> u64 {
-        let linears = self.architecture.weights().map(|weight| self.weight_shape(weight, layer));
-        let shortcuts = self.shortcuts(layer).map(|(_, before, after)| (before, after));
-        linears.chain(shortcuts).map(|(rows, cols)| (rows * cols) as u64).sum()
-    }
-
-    /// Parameters of the largest matrix of a layer.
-    pub fn largest_matrix(&self) -> u64 {
-        let layers = 0..self.layers.len();
-        let sizes = layers.flat_map(|layer| {
-            let roles = self.architecture.weights().flat_map(|weight| weight.holds);
-            roles.map(move |role| self.linear_shape(*role, layer))
-        });
-        sizes.map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
-    }
-
-    /// How many parameters a checkpoint of this config has.
-    pub fn parameters(&self) -> u64 {
-        self.tensors().iter().map(TensorSpec::parameters).sum()
-    }
-
-    /// How many of them are in shortcuts.
-    pub fn shortcut_parameters(&self) -> u64 {
-        self.tensors().iter().filter(|tensor| tensor.name.ends_with("_shortcut_Q")).map(TensorSpec::parameters).sum()
-    }
 }
 
 /// A config and the checkpoint with its tensors.
@@ -257,6 +243,8 @@ pub struct WeightStore {
     pub(super) notes: Vec<String>,
     /// Where only some rows of the embedding and the head count.
     pub(super) vocabulary: Option<StoredVocabulary>,
+    /// Tensors that are rows of one of all experts, by the names that the architecture gives them.
+    pub(super) fused: HashMap<String, FusedRows>,
 }
 
 impl WeightStore {
@@ -265,7 +253,8 @@ impl WeightStore {
     /// # Errors
     /// [`Error::BadTensor`] that names the one that is not, [`Error::Several`] for more of them; [`Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
-        let mut store = Self { config, checkpoint, notes: Vec::new(), vocabulary: None };
+        let mut store = Self { config, checkpoint, notes: Vec::new(), vocabulary: None, fused: HashMap::new() };
+        store.fused = store.fused_experts();
         store.resolve_head()?;
         let check = |spec: TensorSpec| {
             let found = store.find(&spec.name, &spec.shape).map(drop);
@@ -349,6 +338,10 @@ impl WeightStore {
 
     /// A whole tensor of this name and shape.
     fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
+        if let (Some(FusedRows { tensor, shape: whole, rows }), [_, cols]) = (self.fused.get(name), shape) {
+            let (stored, tensor, element) = self.stored(tensor, whole)?;
+            return Ok(HostMatrix::stored(stored, tensor, Rows::Run(rows.clone()), *cols, element, false));
+        }
         let (whole, rows) = self.stored_shape(name, shape);
         let (stored, tensor, element) = self.stored(name, &whole)?;
         let cols = match (shape, &rows) {
@@ -409,7 +402,7 @@ impl WeightStore {
             let blocks = step.blocks.iter().map(|block| self.block(layer, block)).collect::<Result<_>>()?;
             Ok(HostStep { blocks, shortcut })
         };
-        Ok(HostLayer { fused: config.fused(), steps: config.steps().map(step).collect::<Result<_>>()? })
+        Ok(HostLayer { fused: config.fused(), steps: config.layer_steps(layer).map(step).collect::<Result<_>>()? })
     }
 
     fn block(&self, layer: usize, spec: &'static Block) -> Result<HostBlock<'_>> {
@@ -431,13 +424,32 @@ impl WeightStore {
         Ok(HostBlock { spec, norm: self.residual_norm(&names.layer(layer, spec.norm))?, head_norms, linears })
     }
 
+    /// Where to read the weights of an expert of a layer that is a mixture.
+    ///
+    /// # Errors
+    /// [`crate::Error::BadTensor`].
+    pub fn expert(&self, layer: usize, expert: usize) -> Result<Vec<HostLinear<'_>>> {
+        let (config, names) = (&self.config, Names::of(&self.config));
+        let weights = config.architecture.mixture.map_or(&[][..], |mixture| mixture.weights);
+        let linear = |spec: &'static Weight| {
+            let (rows, cols) = config.weight_shape(spec, layer);
+            let matrix = self.find(&names.expert(layer, expert, spec), &[rows, cols])?;
+            Ok(HostLinear { spec, role: spec.holds[0], matrix, bias: None })
+        };
+        weights.iter().map(linear).collect()
+    }
+
     fn linear(&self, layer: usize, spec: &'static Weight, role: Role) -> Result<HostLinear<'_>> {
         let (config, name) = (&self.config, Names::of(&self.config).layer(layer, spec.name));
         let (rows, cols) = config.weight_shape(spec, layer);
         let transposed = spec.layout == Layout::Conv1d;
         let shape = if transposed { [cols, rows] } else { [rows, cols] };
         let held = config.weight_rows(spec, role, layer);
-        let (stored, tensor, element) = self.stored(&format!("{name}.weight"), &shape)?;
+        let weight = format!("{name}.weight");
+        if self.fused.contains_key(&weight) {
+            return Ok(HostLinear { spec, role, matrix: self.find(&weight, &shape)?, bias: None });
+        }
+        let (stored, tensor, element) = self.stored(&weight, &shape)?;
         let bias = if config.linear_bias(spec) {
             let all = self.vector(&format!("{name}.bias"), rows)?;
             Some((0..held.len()).map(|row| all[held.stored(row)]).collect())

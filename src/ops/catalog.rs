@@ -1,9 +1,9 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, attention, attention_backward, column_sums, copy_rows, covariance, divergence,
-    divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, sample, scale_tokens, subtract,
+    activation, activation_backward, add_rows, attention, attention_backward, column_sums, copy_rows, covariance,
+    divergence, divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
+    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, sample, scale_tokens, subtract,
     transpose,
 };
 use crate::gpu::Kernel;
@@ -14,6 +14,7 @@ pub fn kernels() -> Vec<Kernel> {
     let families = [
         activation::kernels(),
         activation_backward::kernels(),
+        add_rows::kernels(),
         attention::kernels(),
         attention_backward::kernels(),
         column_sums::kernels(),
@@ -36,6 +37,7 @@ pub fn kernels() -> Vec<Kernel> {
         norm_backward::kernels(),
         probe::kernels(),
         rope::kernels(),
+        route::kernels(),
         sample::kernels(),
         scale_tokens::kernels(),
         subtract::kernels(),

@@ -3,6 +3,7 @@
 
 mod activation;
 mod activation_backward;
+mod add_rows;
 mod attention;
 mod attention_backward;
 mod catalog;
@@ -30,6 +31,7 @@ mod operands;
 mod probe;
 mod product;
 mod rope;
+mod route;
 mod sample;
 mod scale_tokens;
 mod sequence;
@@ -50,6 +52,7 @@ pub use norm::Norm;
 pub use norm_backward::NormInput;
 pub use probe::PROBE_CHAINS;
 pub use product::ProductConfig;
+pub use route::Routes;
 pub use sample::SampleOptions;
 pub use sequence::{Sequence, sequences};
 pub use transpose::transposed_columns;

@@ -20,13 +20,16 @@ pub fn without_lowest(importance: &[f64], kept: &[usize], leave: usize) -> Vec<u
     stay
 }
 
-/// What the groups of a layer matter: of its key-value heads with their queries, and of its MLP channels.
+/// What the groups of a layer matter: of its key-value heads with their queries, and of its MLP channels; or of the
+/// experts of a mixture.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerImportance {
     pub layer: usize,
     pub attention: Vec<f64>,
     pub mlp: Vec<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<f64>,
 }
 
 impl LayerImportance {
@@ -83,7 +86,7 @@ fn cut_globally(share: Share, specs: &[LayerSpec], importances: &[LayerImportanc
     // (importance, layer, whether it is a head, number).
     let mut groups = Vec::new();
     let mut all = 0;
-    for LayerImportance { layer, attention, mlp } in importances {
+    for LayerImportance { layer, attention, mlp, .. } in importances {
         if share.attention {
             all += specs[*layer].kv_heads;
             groups.extend(kept[*layer].key_value_heads.iter().map(|&head| (attention[head], *layer, true, head)));
@@ -120,7 +123,16 @@ mod tests {
     use super::*;
 
     fn spec(heads: usize, kv_heads: usize, head_dim: usize, intermediate_size: usize) -> LayerSpec {
-        LayerSpec { heads, kv_heads, head_dim, intermediate_size, rope: None, window: None, attention_scale: 1.0 }
+        LayerSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            intermediate_size,
+            experts: None,
+            rope: None,
+            window: None,
+            attention_scale: 1.0,
+        }
     }
 
     #[test]
@@ -143,17 +155,30 @@ mod tests {
 
     #[test]
     fn what_has_left_keeps_what_it_was_ranked_by() {
-        let kept = Kept { layer: 0, query_heads: vec![1], key_value_heads: vec![1], mlp_channels: vec![0, 2] };
-        let mut all = LayerImportance { layer: 0, attention: vec![1.0, 2.0], mlp: vec![3.0, 4.0, 5.0] };
-        all.update(&LayerImportance { layer: 0, attention: vec![0.0, 6.0], mlp: vec![7.0, 0.0, 8.0] }, &kept);
-        assert_eq!(all, LayerImportance { layer: 0, attention: vec![1.0, 6.0], mlp: vec![7.0, 4.0, 8.0] });
+        let (query_heads, key_value_heads, mlp_channels) = (vec![1], vec![1], vec![0, 2]);
+        let kept = Kept { query_heads, key_value_heads, mlp_channels, ..Kept::default() };
+        let mut all =
+            LayerImportance { layer: 0, attention: vec![1.0, 2.0], mlp: vec![3.0, 4.0, 5.0], experts: vec![] };
+        all.update(
+            &LayerImportance { layer: 0, attention: vec![0.0, 6.0], mlp: vec![7.0, 0.0, 8.0], experts: vec![] },
+            &kept,
+        );
+        assert_eq!(
+            all,
+            LayerImportance { layer: 0, attention: vec![1.0, 6.0], mlp: vec![7.0, 4.0, 8.0], experts: vec![] }
+        );
     }
 
     #[test]
     fn key_value_heads_leave_with_their_queries() {
         let specs = [spec(6, 3, 2, 4)];
         let mut kept = [Kept::all(0, &specs[0])];
-        let importances = [LayerImportance { layer: 0, attention: vec![2.0, 1.0, 3.0], mlp: vec![4.0, 3.0, 2.0, 1.0] }];
+        let importances = [LayerImportance {
+            layer: 0,
+            attention: vec![2.0, 1.0, 3.0],
+            mlp: vec![4.0, 3.0, 2.0, 1.0],
+            experts: vec![],
+        }];
         let share = Share { ratio: 0.34, attention: true, mlp: true, global: false };
         cut(share, &specs, &importances, &mut kept);
         let Kept { query_heads, key_value_heads, mlp_channels, .. } = &kept[0];
@@ -165,7 +190,12 @@ mod tests {
     fn one_row_of_all_groups_leaves_at_least_one_of_each_kind_in_each_layer() {
         let specs = [spec(2, 2, 2, 3), spec(2, 2, 2, 3)];
         let mut kept = [Kept::all(0, &specs[0]), Kept::all(1, &specs[1])];
-        let importance = |layer, by: f64| LayerImportance { layer, attention: vec![by, 2.0 * by], mlp: vec![by; 3] };
+        let importance = |layer, by: f64| LayerImportance {
+            layer,
+            attention: vec![by, 2.0 * by],
+            mlp: vec![by; 3],
+            experts: vec![],
+        };
         let share = Share { ratio: 0.6, attention: true, mlp: true, global: true };
         cut(share, &specs, &[importance(0, 1.0), importance(1, 10.0)], &mut kept);
         // Six of ten: three of layer 0, whose last head and channel stay, and three of layer 1.

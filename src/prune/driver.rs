@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     choice::{LayerImportance, Share, cut},
+    expert_scores::expert_scores,
+    experts::{ExpertScores, cut_experts},
     measure::Measure,
     plan::{Groups, Options, Plan},
 };
@@ -86,15 +88,30 @@ impl Job<'_> {
             state.kept = self.config().layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
         }
         while state.rounds < self.options.iterations {
-            let importances = self.importances(gpu, &state.kept)?;
-            if self.options.keep_importances {
-                let none = |of: &LayerImportance| LayerImportance { layer: of.layer, ..LayerImportance::default() };
-                state.importances.extend(importances.iter().skip(state.importances.len()).map(none));
-                for (kept, newer) in state.importances.iter_mut().zip(&importances) {
-                    kept.update(newer, &state.kept[newer.layer]);
+            if self.options.groups == Groups::Experts {
+                let Job { model, rows, ref memory, progress, .. } = *self;
+                let Options { ratio, global, ref layers, .. } = *self.options;
+                let scores = expert_scores(gpu, model, rows, layers.clone(), memory, progress)?;
+                cut_experts(ratio, global, &self.config().layers, &scores, &mut state.kept);
+                if self.options.keep_importances {
+                    let of = |found: ExpertScores| LayerImportance {
+                        layer: found.layer,
+                        experts: found.scores,
+                        ..LayerImportance::default()
+                    };
+                    state.importances = scores.into_iter().map(of).collect();
                 }
+            } else {
+                let importances = self.importances(gpu, &state.kept)?;
+                if self.options.keep_importances {
+                    let none = |of: &LayerImportance| LayerImportance { layer: of.layer, ..LayerImportance::default() };
+                    state.importances.extend(importances.iter().skip(state.importances.len()).map(none));
+                    for (kept, newer) in state.importances.iter_mut().zip(&importances) {
+                        kept.update(newer, &state.kept[newer.layer]);
+                    }
+                }
+                self.round(state.rounds + 1, &importances, &mut state.kept);
             }
-            self.round(state.rounds + 1, &importances, &mut state.kept);
             state.rounds += 1;
             if !commit(state)? {
                 return Ok(false);
@@ -173,11 +190,20 @@ impl Job<'_> {
         if *kept == Kept::all(layer, &config.layers[layer]) {
             return self.copy(pass, |name| name.starts_with(&start));
         }
-        let weights: Vec<String> =
-            config.architecture.weights().map(|weight| format!("{start}{}.", weight.name)).collect();
+        let mut weights: Vec<String> = config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
+        let names = Names::of(config);
+        weights.extend(config.expert_weights(layer).map(|(expert, weight)| names.expert(layer, expert, weight)));
         self.copy(pass, |name| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight)))?;
         for linear in self.model.store.layer(layer)?.linears() {
             pass.writer.linear(layer, &left(gpu, config, kept, linear)?)?;
+        }
+        // Experts are numbered anew, and otherwise as they were.
+        for (number, &expert) in kept.experts.iter().enumerate() {
+            for (_, weight) in config.expert_weights(layer).filter(|(of, _)| *of == expert) {
+                let (rows, cols) = config.weight_shape(weight, layer);
+                let spec = TensorSpec { name: names.expert(layer, expert, weight), shape: vec![rows, cols] };
+                pass.copy(&spec, &names.expert(layer, number, weight))?;
+            }
         }
         Ok(())
     }
@@ -191,6 +217,7 @@ fn left(gpu: &Gpu, config: &Config, kept: &Kept, linear: &HostLinear) -> Result<
         Role::Query | Role::Output => channels(&kept.query_heads),
         Role::Key | Role::Value => channels(&kept.key_value_heads),
         Role::Gate | Role::Up | Role::Down => kept.mlp_channels.clone(),
+        Role::Router => kept.experts.clone(),
     };
     let cols = linear.matrix.cols;
     let all = linear.matrix.to_f32()?;

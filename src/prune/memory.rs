@@ -1,8 +1,8 @@
 //! How much memory pruning takes at its peak, and how long, known before.
 
-use super::plan::Options;
+use super::plan::{Groups, Options};
 use crate::{
-    model::{Config, row_bytes, signal_bytes, staging_bytes},
+    model::{Config, layers_bytes, row_bytes, signal_bytes, staging_bytes, state_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -19,6 +19,9 @@ impl Options {
         rope: u64,
         element_size: usize,
     ) -> Peak {
+        if self.groups == Groups::Experts {
+            return Self::experts_peak(memory, config, written, examples, rope, element_size);
+        }
         let full = row_bytes(config.hidden_size);
         // Each by itself where squares are wanted.
         let tokens =
@@ -61,9 +64,36 @@ impl Options {
         }
     }
 
+    /// What it takes to run the examples through a mixture once. Where residuals do not stay on the GPU, no more of them
+    /// are there than those of a batch.
+    fn experts_peak(
+        memory: &MemoryPlan,
+        config: &Config,
+        written: u64,
+        examples: &Extent,
+        rope: u64,
+        element_size: usize,
+    ) -> Peak {
+        let tokens = memory.batch_tokens(examples);
+        let held = if memory.placement == Placement::Gpu { examples.tokens as u64 } else { tokens };
+        let table = (config.vocab_size as u64 * row_bytes(config.hidden_size)).min(memory.part_bytes);
+        let largest = config.largest_matrix() * element_size as u64;
+        let layers = layers_bytes(config, tokens, element_size);
+        Peak {
+            gpu: held * state_bytes(config) + rope + layers.max(table + staging_bytes(table)),
+            upload: largest.max(table),
+            // What is copied in one go, in two types.
+            host: 2 * largest.max(table).max(32 << 20),
+            disk: written,
+        }
+    }
+
     /// Seconds of all rounds with this many tokens: forward, and backward with the forward again and two products for
     /// each of its one.
     pub fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
+        if self.groups == Groups::Experts {
+            return speed.forward_seconds(config, tokens);
+        }
         let passes = if self.importance.needs_gradient() { self.iterations } else { 0 };
         4.0 * passes as f64 * speed.forward_seconds(config, tokens)
     }

@@ -5,10 +5,14 @@
 //! gradients of the mean next-token loss of a few examples are worked out a step of a layer at a time
 //! ([`crate::stream::Gradients`]); weights and gradients say what each group matters (`importance`, `measure`); the least
 //! important leave, layer by layer or of all layers in one row (`choice`), at once or in rounds with new gradients in
-//! each; and what is left is written as it is (`driver`). The width of the residual stream stays.
+//! each; and what is left is written as it is (`driver`). The width of the residual stream stays. Of mixtures, whole
+//! experts leave, by what they add to the residual stream (`experts`,
+//! `expert_scores`).
 
 mod choice;
 mod driver;
+mod expert_scores;
+mod experts;
 mod importance;
 mod measure;
 mod memory;
@@ -16,5 +20,7 @@ mod plan;
 
 pub use choice::{LayerImportance, Share, cut, leaving, without_lowest};
 pub use driver::{Job, Snapshot};
+pub use expert_scores::expert_scores;
+pub use experts::{ExpertScores, cut_experts, experts_leaving};
 pub use importance::{Aggregate, Evidence, Importance, of_channels, of_heads};
 pub use plan::{Groups, Options, Plan};

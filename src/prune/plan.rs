@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     choice::leaving,
+    experts::experts_leaving,
     importance::{Aggregate, Importance},
 };
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
-    model::{Config, Kept, LayerSizes, LayerSpec},
+    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE},
     stream::Types,
 };
 
@@ -24,6 +25,8 @@ pub enum Groups {
     Attention,
     /// MLP channels alone.
     Mlp,
+    /// Whole experts of mixtures, and nothing else.
+    Experts,
 }
 
 /// How to prune.
@@ -63,8 +66,15 @@ impl Options {
     pub fn check(&self, config: &Config) -> Result<()> {
         let (count, Range { start, end }) = (config.layers.len(), self.layers.clone());
         let usage = |reason: String| Err(Error::Usage(reason));
+        match (self.groups == Groups::Experts, config.is_mixture()) {
+            (true, false) => return usage("--experts: this model has none".into()),
+            (false, true) => return usage(MIXTURE.into()),
+            (true, true) if self.iterations > 1 => return usage("--iterations: experts leave in one round".into()),
+            _ => {}
+        }
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
-            return usage(format!("--ratio {}: expected a number between 0 and 1", self.ratio));
+            let flag = if self.groups == Groups::Experts { "--experts" } else { "--ratio" };
+            return usage(format!("{flag} {}: expected a number between 0 and 1", self.ratio));
         }
         if end > count || start >= end {
             return usage(format!(
@@ -83,6 +93,10 @@ impl Options {
     /// What is left of a layer of these sizes if all layers lose as much.
     fn left(&self, layer: usize, spec: &LayerSpec) -> LayerSizes {
         let inside = self.layers.contains(&layer);
+        if self.groups == Groups::Experts {
+            let left = |experts: Experts| experts.count - if inside { experts_leaving(experts, self.ratio) } else { 0 };
+            return LayerSizes { num_experts: spec.experts.map(left), ..LayerSizes::from(spec) };
+        }
         let share = |wanted: bool| if wanted && inside { self.ratio } else { 0.0 };
         // In one round or several, the same number.
         let kv_heads =
@@ -93,6 +107,7 @@ impl Options {
             num_attention_heads: kv_heads * (spec.heads / spec.kv_heads.max(1)),
             num_key_value_heads: kv_heads,
             intermediate_size: spec.intermediate_size - channels,
+            num_experts: None,
         }
     }
 }
@@ -126,7 +141,10 @@ impl Plan {
     }
 
     fn new(config: &Config, layers: Vec<LayerSizes>, types: &Types) -> Result<Self> {
-        let smaller = config.resized(&config.with_layers(layers))?;
+        let smaller = match config.is_mixture() {
+            true => config.with_experts(&layers)?,
+            false => config.resized(&config.with_layers(layers))?,
+        };
         let dtypes = types.of_tensors(config, &smaller);
         let specs = smaller.tensors().into_iter().zip(dtypes);
         let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();

@@ -80,6 +80,7 @@ impl Round {
                     add(queries * h, 1, spec.kv_heads, spec.kv_heads - self.kv_heads);
                 }
                 BlockKind::Attention => add(h, spec.kv_heads, queries, queries - self.queries),
+                BlockKind::Mixture => {}
                 BlockKind::Mlp { .. } => add(1, 1, spec.intermediate_size, spec.intermediate_size - self.channels),
             }
         }
@@ -320,7 +321,7 @@ fn take(block: &mut Block, kept: &[usize], spec: &LayerSpec, now: &mut Config, l
     };
     for (role, affine) in &mut block.linears {
         let rows = match role {
-            Role::Output | Role::Down => continue,
+            Role::Output | Role::Down | Role::Router => continue,
             Role::Query | Role::Gate | Role::Up => &rows[0],
             Role::Key | Role::Value => &rows[1],
         };

@@ -243,6 +243,7 @@ impl<'a> Network<'a> {
         match block.kind {
             BlockKind::Attention => self.attended(layer, block, x),
             BlockKind::Mlp { gated } => self.hidden(block, gated, x),
+            BlockKind::Mixture => panic!("the twin of a whole model has no experts"),
         }
     }
 

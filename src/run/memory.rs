@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result, too_low},
     eval::{EvalMemory, rope_bytes},
     generate::sampling_bytes,
-    model::{BatchSize, Config, Model, PART_BYTES, row_bytes, staging_bytes},
+    model::{BatchSize, Config, Model, PART_BYTES, row_bytes, staging_bytes, state_bytes},
     stream::{Extent, MemoryPlan, Placement},
 };
 
@@ -164,7 +164,7 @@ impl<M: Method> Workload<'_, M> {
         let work = phase(M::PHASE, peak.gpu, peak.upload, peak.host, peak.disk);
         let mut residual_bytes = EvalMemory::default().residual_bytes;
         if let Some(measured) = self.eval {
-            residual_bytes = residual_bytes.min(measured.tokens as u64 * row_bytes(config.hidden_size));
+            residual_bytes = residual_bytes.min(measured.tokens as u64 * state_bytes(config));
             let dense = eval(config, element_size);
             let cut = eval(sliced, widest);
             let mut measured = PhasePeak {

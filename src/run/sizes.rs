@@ -4,6 +4,10 @@ use serde::Serialize;
 
 use crate::model::{Config, Kept, LayerSpec};
 
+fn experts(layer: &LayerSpec) -> usize {
+    layer.experts.map_or(0, |experts| experts.count)
+}
+
 /// The sizes of a model; where layers differ, heads and channels are the mean, rounded down.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sizes {
@@ -14,6 +18,9 @@ pub struct Sizes {
     pub query_heads: usize,
     pub key_value_heads: usize,
     pub intermediate_size: usize,
+    /// Of all layers together, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<usize>,
     /// Bytes of keys and values that a token leaves in a cache of 16-bit numbers.
     pub cache_bytes_per_token: usize,
     /// Tokens of the vocabulary.
@@ -31,6 +38,7 @@ impl Sizes {
             query_heads: mean(|layer| layer.heads),
             key_value_heads: mean(|layer| layer.kv_heads),
             intermediate_size: mean(|layer| layer.intermediate_size),
+            experts: config.is_mixture().then(|| config.layers.iter().map(experts).sum()),
             cache_bytes_per_token: config.layers.iter().map(|layer| 2 * layer.kv_width()).sum(),
             vocabulary: config.vocab_size,
         }
@@ -46,6 +54,9 @@ pub struct Removed {
     pub query_heads: Vec<usize>,
     pub key_value_heads: Vec<usize>,
     pub mlp_channels: Vec<usize>,
+    /// None of a layer that is no mixture.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub experts: Vec<usize>,
 }
 
 impl Removed {
@@ -59,6 +70,7 @@ impl Removed {
             query_heads: missing(spec.heads, &kept.query_heads),
             key_value_heads: missing(spec.kv_heads, &kept.key_value_heads),
             mlp_channels: missing(spec.intermediate_size, &kept.mlp_channels),
+            experts: missing(experts(spec), &kept.experts),
         }
     }
 }

@@ -15,6 +15,7 @@ mod gguf;
 mod gguf_reader;
 mod help;
 mod memory;
+mod mixtures;
 mod pruning;
 mod refusals;
 mod requests;

@@ -46,9 +46,16 @@ REFUSED = {
     "llama_gelu": "silu",
     "llama_gelu_pytorch_tanh": "silu",
     "qwen3_bias": "bias",
+    "qwen3_moe_dense_between": "bias",
+    "qwen3_moe_every_second": "experts",
+    "qwen3_moe_plain_tied": "divides the gates",
+    "qwen3_moe_top_1": "divides the gates",
+    "qwen3_moe_top_all": "divides the gates",
+    "qwen3_moe_window": "divides the gates",
 }
 # A sliding window shorter than the rows is what llama.cpp has none of: within the window, logits agree.
-WINDOWED = {"mistral_head_dim", "mistral_window", "qwen2_window", "qwen2_layer_types", "qwen2_old_config_window", "qwen3_window"}
+WINDOWED = {"mistral_head_dim", "mistral_window", "qwen2_window", "qwen2_layer_types", "qwen2_old_config_window", "qwen3_window",
+            "mixtral_tied_window"}
 
 # Both compute in f32; ours agree with transformers to 1e-5 as well.
 LOGITS = 1e-5
@@ -248,7 +255,7 @@ def safetensors(path):
 
 
 def fixtures(check):
-    names = sorted(path.name for path in FIXTURES.iterdir() if path.name.split("_")[0] in ("llama", "mistral", "qwen2", "qwen3"))
+    names = sorted(path.name for path in FIXTURES.iterdir() if path.name.split("_")[0] in ("llama", "mistral", "qwen2", "qwen3", "mixtral"))
     assert len(names) >= 28, names
     for name in names:
         model = FIXTURES / name

@@ -29,7 +29,7 @@ import torch
 import transformers
 from compare import close, greedy, logits, same_continuations
 from narrow import Narrowing
-from program import DEMO, FIXTURES, Program, random_rows, write_tokens
+from program import DEMO, Program, dense_fixtures, random_rows, write_tokens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
@@ -284,7 +284,7 @@ def main():
     transformers.logging.disable_progress_bar()
     program = Program(arguments.binary)
 
-    sources = sorted(path for path in FIXTURES.iterdir() if (path / "config.json").is_file())
+    sources = dense_fixtures()
     kinds = {}
     for source in sources:
         kinds.setdefault(json.loads((source / "config.json").read_text())["model_type"], source)

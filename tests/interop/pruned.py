@@ -24,7 +24,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
-from program import DEMO, FIXTURES, Program, difference
+from program import DEMO, Program, dense_fixtures, difference
 from prune import prune
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,7 +110,7 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     program = Program(arguments.binary)
-    sources = sorted(path for path in FIXTURES.iterdir() if (path / "config.json").is_file())
+    sources = dense_fixtures()
     chosen = [source for source in [*sources, DEMO] if not arguments.names or source.name.startswith(tuple(arguments.names))]
     assert chosen, f"no model is called {arguments.names}"
     failed = []

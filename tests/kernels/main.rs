@@ -9,6 +9,7 @@ mod attention;
 mod backward;
 mod bench;
 mod differences;
+mod mixture;
 mod products;
 mod rows;
 #[path = "../support/mod.rs"]

@@ -8,14 +8,17 @@
 //! row.
 
 mod forms;
+mod mixture;
 mod remote_code;
 mod role;
 mod rows;
+mod rows_mixtures;
 
 use super::defaults::{self, Defaults};
 use crate::ops::Norm;
 
 pub use forms::{Forms, Gguf, Stock};
+pub use mixture::{Fused, Mixture, MixtureLayers, Normalised};
 pub use remote_code::RemoteCode;
 pub use role::Role;
 pub use rows::ARCHITECTURES;
@@ -29,6 +32,8 @@ pub enum Space {
     Heads,
     /// Between the two linear layers of the MLP.
     Hidden,
+    /// A number for each expert of a mixture.
+    Experts,
 }
 
 /// How a linear weight is stored.
@@ -90,6 +95,8 @@ pub enum BlockKind {
     Mlp {
         gated: bool,
     },
+    /// Several gated MLPs, of which each token goes to a few.
+    Mixture,
 }
 
 /// A part of a layer that reads the residual stream once and adds to it once.
@@ -162,6 +169,8 @@ pub enum Window {
     Listed,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise from `max_window_layers` on.
     FromLayer,
+    /// All of them when `use_sliding_window` is true.
+    Used,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise those without rotary embeddings.
     WithoutRope,
 }
@@ -271,7 +280,9 @@ pub struct Architecture {
     pub multipliers: Multipliers,
     pub ends: EndsSpec,
     pub wiring: Wiring,
+    /// Of a layer that is no mixture.
     pub blocks: &'static [Block],
+    pub mixture: Option<Mixture>,
     /// Fields that must have this value (as JSON), with the reason.
     pub required: &'static [(&'static str, &'static str, &'static str)],
     /// Fields of [`REFUSED`] that this row handles.
@@ -280,7 +291,7 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// The stored weights of a layer, block by block.
+    /// The stored weights of a layer that is no mixture, block by block.
     pub fn weights(&self) -> impl Iterator<Item = &'static Weight> + use<> {
         self.blocks.iter().flat_map(|block| block.weights)
     }
@@ -337,6 +348,7 @@ pub const BASE: Architecture = Architecture {
     ends: EndsSpec { tied_head: false, head_bias: false },
     wiring: Wiring::Sequential,
     blocks: &[],
+    mixture: None,
     required: &[],
     handles: &[],
     forms: Forms { stock: None, gguf: None, code: None },

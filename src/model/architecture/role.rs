@@ -10,9 +10,12 @@ pub enum Role {
     Gate,
     Up,
     Down,
+    /// What says which experts of a mixture a token goes to.
+    Router,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 7] = [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 8] =
+        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down, Self::Router];
 }

@@ -3,6 +3,7 @@
 use super::{
     Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
     Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
+    rows_mixtures::{MIXTRAL, QWEN3_MOE},
 };
 use crate::{
     model::{
@@ -17,16 +18,18 @@ use Role::{Down, Gate, Key, Output, Query, Up, Value};
 use Space::{Heads, Hidden, Residual};
 
 /// Every row.
-pub const ARCHITECTURES: &[Architecture] =
-    &[LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX];
+pub const ARCHITECTURES: &[Architecture] = &[
+    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX, QWEN3_MOE,
+    MIXTRAL,
+];
 
-const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
+pub(super) const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
 
 const fn rope(part: RotaryPart) -> Position {
     Position::Rope { interleaved: false, part, theta: 10000.0, layers: RopeLayers::All }
 }
 
-const fn attention(norm: &'static str, weights: &'static [Weight]) -> Block {
+pub(super) const fn attention(norm: &'static str, weights: &'static [Weight]) -> Block {
     Block { kind: BlockKind::Attention, norm, weights }
 }
 
@@ -35,7 +38,7 @@ const fn mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
 }
 
 /// q, k, v and the output under the names that most models use.
-const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weight; 4] {
+pub(super) const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weight; 4] {
     [
         Weight::linear("self_attn.q_proj", &[Query], Residual, Heads, qkv),
         Weight::linear("self_attn.k_proj", &[Key], Residual, Heads, qkv),
@@ -57,7 +60,7 @@ const fn gated(bias: Bias) -> [Weight; 3] {
 }
 
 /// The two blocks of most models, whose attention and gated MLP may have biases.
-const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
+pub(super) const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
     [
         attention("input_layernorm", heads),
         Block { kind: BlockKind::Mlp { gated: true }, norm: "post_attention_layernorm", weights: mlp },
@@ -65,11 +68,11 @@ const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Bloc
 }
 
 const ATTENTION_BIAS: Bias = Field("attention_bias", false);
-const FIELD_HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
+pub(super) const FIELD_HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
 const FIELD_BLOCKS: &[Block] = &gated_blocks(FIELD_HEADS, &gated(Field("mlp_bias", false)));
-const GATED: &[Weight] = &gated(Never);
-const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
-const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
+pub(super) const GATED: &[Weight] = &gated(Never);
+pub(super) const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
+pub(super) const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
 
 const LLAMA_CPP: Gguf = Gguf {
     architecture: "llama",

@@ -52,7 +52,7 @@ impl Config {
     /// All of a model but what its layers, of these sizes, have lost: an ordinary one where they are alike and its
     /// classes have a form for that, one of ours otherwise.
     pub fn with_layers(&self, layers: Vec<LayerSizes>) -> Resize {
-        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size } = layers[0];
+        let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size, .. } = layers[0];
         let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(self) };
         match layers.iter().all(|other| *other == layers[0]) && self.resized(&ordinary).is_ok() {
             true => ordinary,
@@ -104,11 +104,7 @@ impl Config {
             self.keep_layers(&mut raw, &sizes.layers);
         }
         if let Some(layers) = &sizes.by_layer {
-            raw.insert("model_type".into(), json!(format!("{PRUNED_PREFIX}{}", self.architecture.model_type)));
-            raw.insert("pruning".into(), json!(Pruning { layers: layers.clone() }));
-            for (name, value) in self.architecture.forms.code.iter().flat_map(|code| code.fields(true)) {
-                raw.insert(name.into(), value);
-            }
+            self.by_layer(&mut raw, layers);
         }
         let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
         let same = config.layers.len() == sizes.layers.len()
@@ -120,6 +116,41 @@ impl Config {
             Ok(config)
         } else {
             refuse("leave out these layers: what they do depends on where they stand".into())
+        }
+    }
+
+    /// The config of a model with this many experts in its mixtures, which are otherwise as they are. Where layers have
+    /// different numbers, it is one of the `model_type` for such.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if anything else of `layers` differs; as [`Config::from_fields`].
+    pub fn with_experts(&self, layers: &[LayerSizes]) -> Result<Self> {
+        let mut raw = self.raw.clone();
+        let Some(mixture) = &self.architecture.mixture else {
+            return Err(Error::Usage(format!("a {} has no experts", self.architecture.model_type)));
+        };
+        let counts: Vec<usize> = layers.iter().filter_map(|layer| layer.num_experts).collect();
+        match counts.first() {
+            Some(first) if counts.iter().all(|count| count == first) => {
+                let [general, own] = mixture.count.0;
+                set(&mut raw, general, own, *first);
+            }
+            _ => self.by_layer(&mut raw, layers),
+        }
+        let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
+        if layers.len() == self.layers.len() && config.layers.iter().map(LayerSizes::from).eq(layers.iter().copied()) {
+            Ok(config)
+        } else {
+            Err(Error::Usage("sizes that differ in more than the number of experts".into()))
+        }
+    }
+
+    /// Makes fields those of a model whose layers differ.
+    fn by_layer(&self, raw: &mut serde_json::Map<String, Value>, layers: &[LayerSizes]) {
+        raw.insert("model_type".into(), json!(format!("{PRUNED_PREFIX}{}", self.architecture.model_type)));
+        raw.insert("pruning".into(), json!(Pruning { layers: layers.to_vec() }));
+        for (name, value) in self.architecture.forms.code.iter().flat_map(|code| code.fields(true)) {
+            raw.insert(name.into(), value);
         }
     }
 

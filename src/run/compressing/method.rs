@@ -16,7 +16,7 @@ use crate::{
     compress::{self, Axis, Goal, Options, Plan, Snapshot},
     error::{Error, Result},
     gpu::Gpu,
-    model::{Config, Model},
+    model::{Config, MIXTURE, Model},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
@@ -61,6 +61,9 @@ impl Method for Compress {
 
     fn plan(model: &Model, request: &Request<CompressRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
+        if model.config().is_mixture() {
+            return Err(Error::Usage(MIXTURE.into()));
+        }
         let mut options = request.method.options(dtype);
         options.check()?;
         if request.method.vocabulary.is_some() {

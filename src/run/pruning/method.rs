@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     gpu::Gpu,
     model::{Config, Model},
-    prune::{self, LayerImportance, Options, Plan, Snapshot},
+    prune::{self, Groups, LayerImportance, Options, Plan, Snapshot},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
@@ -50,9 +50,11 @@ impl Method for Prune {
     fn write_extra(&self, target: FileTarget, found: &PruneSnapshot) -> Result<()> {
         let of_layer = |one: &LayerImportance| {
             let name = |kind: &str| format!("layers.{}.{kind}", one.layer);
-            [(name("attention"), one.attention.clone()), (name("mlp"), one.mlp.clone())]
+            [("attention", &one.attention), ("mlp", &one.mlp), ("experts", &one.experts)]
+                .map(|(kind, values)| (name(kind), values.clone()))
         };
-        let tensors: Vec<_> = found.ranked.importances.iter().flat_map(of_layer).collect();
+        let tensors = found.ranked.importances.iter().flat_map(of_layer);
+        let tensors: Vec<_> = tensors.filter(|(_, values)| !values.is_empty()).collect();
         let plan = |(name, values): &(String, Vec<f64>)| TensorPlan {
             name: name.clone(),
             shape: vec![values.len()],
@@ -72,6 +74,12 @@ impl Method for Prune {
         let options = request.method.options(config, request.seed, dtype);
         options.check(config)?;
         let plan = Plan::guess(config, &options)?;
+        if plan.parameters == config.parameters() && options.groups == Groups::Experts {
+            return Err(Error::Usage(format!(
+                "--experts {}: not one expert would leave; raise it, if a layer has more than a token goes to",
+                options.ratio
+            )));
+        }
         if plan.parameters == config.parameters() {
             return Err(Error::Usage(format!(
                 "--ratio {}: not one head or channel of layers {}..{} would leave; raise it",
@@ -79,6 +87,9 @@ impl Method for Prune {
             )));
         }
         let PruneRequest { refit, ref write_importance, .. } = request.method;
+        if refit == PruneRefit::Writes && options.groups == Groups::Experts {
+            return Err(Error::Usage("--refit writes: what is left of a mixture is not fitted".into()));
+        }
         Ok(Self { options, plan, refit, write_importance: write_importance.clone() })
     }
 

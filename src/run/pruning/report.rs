@@ -13,8 +13,8 @@ use super::{
     request::PruneRefit,
 };
 use crate::{
-    model::{LayerSizes, LayerSpec, Model},
-    prune::{Options, Plan, Snapshot},
+    model::{LayerSizes, Model},
+    prune::{Groups, Options, Plan, Snapshot},
 };
 
 /// The fields of a report that pruning writes.
@@ -28,6 +28,9 @@ pub struct PruneReport {
     first: usize,
     #[serde(skip)]
     last: usize,
+    /// Whether experts left, not heads and channels.
+    #[serde(skip)]
+    experts: bool,
     pub before: Sizes,
     /// If all layers lose as much, before the work.
     pub after: Sizes,
@@ -50,11 +53,6 @@ impl PruneReport {
     ) -> Self {
         let (config, smaller) = (model.config(), &plan.config);
         let parameters = config.parameters();
-        let sizes = |spec: &LayerSpec| LayerSizes {
-            num_attention_heads: spec.heads,
-            num_key_value_heads: spec.kv_heads,
-            intermediate_size: spec.intermediate_size,
-        };
         let known = found.filter(|found| found.rounds == options.iterations);
         let removed = known.map_or(&[][..], |found| &found.kept);
         let width = config.hidden_size;
@@ -63,10 +61,11 @@ impl PruneReport {
             refit,
             first: options.layers.start,
             last: options.layers.end - 1,
+            experts: options.groups == Groups::Experts,
             before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, width),
             after: Sizes::of(smaller, plan.byte_len(), plan.parameters, width),
             percent_removed: percent_removed(parameters, plan.parameters),
-            by_layer: smaller.pruned.then(|| smaller.layers.iter().map(sizes).collect()),
+            by_layer: smaller.pruned.then(|| smaller.layers.iter().map(LayerSizes::from).collect()),
             removed: removed.iter().zip(&config.layers).map(|(kept, spec)| Removed::of(spec, kept)).collect(),
         }
     }
@@ -85,17 +84,27 @@ impl Section for PruneReport {
             Some(_) => ["query heads, the mean", "key-value heads, the mean", "MLP channels, the mean"],
             None => ["query heads", "key-value heads", "MLP channels"],
         };
-        vec![
+        let mut rows = vec![
             row("parameters", before.parameters, after.parameters, grouped),
             row("bytes", before.bytes, after.bytes, bytes),
             size(names[0], before.query_heads, after.query_heads),
             size(names[1], before.key_value_heads, after.key_value_heads),
             size(names[2], before.intermediate_size, after.intermediate_size),
-        ]
+        ];
+        if let (Some(before), Some(after)) = (before.experts, after.experts) {
+            rows.truncate(2);
+            rows.push(size("experts of all layers", before, after));
+        }
+        rows
     }
 
     fn findings(&self) -> String {
         let mut text = String::new();
+        for removed in self.removed.iter().filter(|one| !one.experts.is_empty()) {
+            let experts: Vec<String> = removed.experts.iter().map(usize::to_string).collect();
+            let name = format!("removed from layer {}", removed.layer);
+            let _ = writeln!(text, "{name:<24} experts {}", experts.join(", "));
+        }
         for removed in self.removed.iter().filter(|one| !one.query_heads.is_empty() || !one.mlp_channels.is_empty()) {
             let heads: Vec<String> = removed.query_heads.iter().map(usize::to_string).collect();
             let heads = if heads.is_empty() { "none".into() } else { heads.join(", ") };
@@ -110,7 +119,10 @@ impl Section for PruneReport {
     }
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        let Sizes { query_heads, key_value_heads, intermediate_size, .. } = self.after;
+        let Sizes { query_heads, key_value_heads, intermediate_size, experts, .. } = self.after;
+        if let Some(experts) = experts {
+            return vec![("experts", experts)];
+        }
         vec![
             ("query_heads", query_heads),
             ("key_value_heads", key_value_heads),
@@ -119,6 +131,14 @@ impl Section for PruneReport {
     }
 
     fn introduction(&self, original: &str, version: &str) -> String {
+        if self.experts {
+            return format!(
+                "# {original}, with fewer experts\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu \
+                 {version} removed the experts of layers {} to {} whose weighted results are shortest: REAP, as published \
+                 ([Lasby et al. 2025](https://arxiv.org/abs/2510.13999)). Nothing was trained after that.\n\n",
+                self.model_type, self.percent_removed, self.first, self.last
+            );
+        }
         let after = match self.refit {
             PruneRefit::None => "Nothing was trained after that.",
             PruneRefit::Writes => "What writes the residual stream was fitted to the original by least squares.",

@@ -12,6 +12,12 @@ FIXTURES = ROOT / "tests" / "fixtures" / "parity"
 DEMO = ROOT / "assets" / "demo"
 
 
+def dense_fixtures():
+    """Those that are no mixtures of experts, of which only `prune --experts` makes smaller ones."""
+    is_mixture = lambda path: "num_experts_per_tok" in json.loads((path / "config.json").read_text())
+    return sorted(path for path in FIXTURES.iterdir() if (path / "config.json").is_file() and not is_mixture(path))
+
+
 class Program:
     """The program at a path; whatever it refuses stops the test."""
 

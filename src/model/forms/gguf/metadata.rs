@@ -42,6 +42,14 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if let Some(weight) = architecture.weights().find(biased) {
         return refuse(format!("llama.cpp has no bias for {} in this architecture", weight.name));
     }
+    if differ(config, |layer| layer.experts) {
+        return refuse("its layers differ in their experts, or some have none, which llama.cpp has no form for".into());
+    }
+    if config.layers[0].experts.is_some_and(|experts| !experts.normalised) {
+        return refuse(
+            "llama.cpp divides the gates of a token's experts by their sum, which this model does not".into(),
+        );
+    }
     let usual = |layer: &LayerSpec| (1.0 / (layer.head_dim as f64).sqrt()) as f32;
     if config.layers.iter().any(|layer| layer.attention_scale != usual(layer)) {
         return refuse("llama.cpp scales attention by 1/sqrt(head_dim) alone".into());
@@ -115,7 +123,16 @@ pub fn metadata(
     add("context_length", size(context_length(config, notes)));
     add("embedding_length", size(config.hidden_size));
     add("block_count", size(config.layers.len()));
-    add("feed_forward_length", sizes(|layer| layer.intermediate_size));
+    match layer.experts {
+        // Of the MLP of dense layers, where there were any.
+        Some(_) => add("feed_forward_length", size(dense_width(config))),
+        None => add("feed_forward_length", sizes(|layer| layer.intermediate_size)),
+    }
+    if let Some(experts) = layer.experts {
+        add("expert_count", size(experts.count));
+        add("expert_used_count", size(experts.chosen));
+        add("expert_feed_forward_length", size(layer.intermediate_size));
+    }
     add("attention.head_count", sizes(|layer| layer.heads));
     add("attention.head_count_kv", sizes(|layer| layer.kv_heads));
     add("attention.key_length", size(layer.head_dim));
@@ -154,6 +171,12 @@ pub fn metadata(
     Ok(list)
 }
 
+/// What a mixture's config says of the width of MLPs that are none.
+fn dense_width(config: &Config) -> usize {
+    let (name, own) = (config.architecture.fields.intermediate_size, config.layers[0].intermediate_size);
+    config.raw.get(name).and_then(serde_json::Value::as_u64).map_or(own, |width| width as usize)
+}
+
 /// The number that `general.file_type` has for files of mostly this type.
 fn file_type(kind: GgufType) -> u32 {
     match kind {
@@ -186,5 +209,6 @@ pub fn stem(role: Role) -> &'static str {
         Role::Gate => "ffn_gate",
         Role::Up => "ffn_up",
         Role::Down => "ffn_down",
+        Role::Router => "ffn_gate_inp",
     }
 }

@@ -94,7 +94,7 @@ impl<'a> GgufExport<'a> {
                 layer = number.map(|number| Ok::<_, Error>((number, self.model.store.layer(number)?))).transpose()?;
             }
             let weights = layer.as_ref().map(|(_, weights)| weights);
-            entry.each_rows(self.model.config(), self.target, &ends, weights, |rows| {
+            entry.each_rows(&self.model.store, self.target, &ends, weights, |rows| {
                 file.write(&entry.tensor.name, rows)
             })?;
             progress.advance(1)?;

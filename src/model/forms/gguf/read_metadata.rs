@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     model::{
         PRUNED_PREFIX,
-        architecture::{Architecture, Multipliers, Position, RotaryPart, Window, Wiring},
+        architecture::{Architecture, Mixture, Multipliers, Normalised, Position, RotaryPart, Window, Wiring},
         fields::MAX_LAYERS,
     },
     ops::Norm,
@@ -49,6 +49,9 @@ pub fn fields(
         return Err(keys.unsupported("attention.head_count_kv", &found, "this architecture has as many as heads"));
     }
     set(names.intermediate_size, sizes.most(&sizes.inner).into());
+    if let Some(mixture) = &row.mixture {
+        experts(keys, mixture, &mut set)?;
+    }
     if !sizes.alike() {
         set("model_type", format!("{PRUNED_PREFIX}{}", row.model_type).into());
         set("pruning", json!({ "layers": sizes.listed() }));
@@ -84,6 +87,26 @@ pub fn fields(
     keys.check_all_asked()?;
     Ok((source, fields))
 }
+
+/// The experts of each layer.
+fn experts(keys: &Keys, mixture: &Mixture, set: &mut impl FnMut(&str, Value) -> Option<Value>) -> Result<()> {
+    set(mixture.count.0[1], keys.size("expert_count")?.into());
+    set(mixture.chosen.0, keys.size("expert_used_count")?.into());
+    if let Some(width) = keys.optional_size("expert_feed_forward_length")?.filter(|width| *width > 0) {
+        set(mixture.intermediate_size.0, width.into());
+    }
+    // llama.cpp divides gates by their sum in all of them.
+    if let Normalised::Field(name, _) = mixture.normalised {
+        set(name, true.into());
+    }
+    match keys.optional_size("expert_gating_func")?.filter(|function| ![0, SOFTMAX].contains(function)) {
+        Some(other) => Err(keys.unsupported("expert_gating_func", &other.into(), "gates are a softmax here")),
+        None => Ok(()),
+    }
+}
+
+/// The number that `expert_gating_func` has for gates that are a softmax.
+const SOFTMAX: u64 = 1;
 
 /// What layers have for sizes; each list is as long as there are layers.
 struct LayerSizes {

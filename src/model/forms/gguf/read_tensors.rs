@@ -1,7 +1,11 @@
 //! The tensors of a GGUF file → those of a checkpoint: names, the order of rows, what is fused on either side, and
 //! what is transposed. The inverse of [`super::tensors`], for every row that files are read as.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     metadata::stem,
@@ -87,7 +91,7 @@ impl Maker<'_> {
     fn layer(&mut self, layer: usize, names: &Names) -> Result<()> {
         let config = self.config;
         let mut norms: Vec<&str> = Vec::new();
-        for block in config.architecture.blocks {
+        for block in config.blocks(layer) {
             let theirs = if block.kind == BlockKind::Attention { "attn_norm" } else { "ffn_norm" };
             // Two blocks may share one, which the file has under the first name.
             if !norms.contains(&block.norm) {
@@ -99,12 +103,31 @@ impl Maker<'_> {
                 self.weight(layer, weight, &names.layer(layer, weight.name))?;
             }
         }
+        self.experts(layer, names)?;
         if let Some(qk) = config.qk_norm() {
             for (ours, theirs) in [(qk.q, "attn_q_norm"), (qk.k, "attn_k_norm")] {
                 let width = config.layers[layer].head_dim;
                 let ours = names.layer(layer, ours);
                 self.norm(&ours, &format!("blk.{layer}.{theirs}"), width, qk.norm == Norm::Layer)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The weights of each expert, which the file has in one tensor for each role.
+    fn experts(&mut self, layer: usize, names: &Names) -> Result<()> {
+        let count = self.config.layers[layer].experts.map_or(0, |experts| experts.count);
+        // The numbers of rows are the same for all experts.
+        let mut numbers: BTreeMap<usize, Arc<[usize]>> = BTreeMap::new();
+        for (expert, weight) in self.config.expert_weights(layer) {
+            let (rows, cols) = self.config.weight_shape(weight, layer);
+            let all = Arc::clone(numbers.entry(rows).or_insert_with(|| (0..rows).collect()));
+            let name = format!("blk.{layer}.{}_exps.weight", stem(weight.holds[0]));
+            let GgufEntry { encoding, offset, .. } = self.entry(&name, &[count, rows, cols])?;
+            let bytes = rows * (cols / encoding.block) * encoding.bytes;
+            let offset = offset + (expert * bytes) as u64;
+            let part = Part { encoding, offset, width: cols, rows: all };
+            self.list.push((names.expert(layer, expert, weight), Assembled::new(vec![rows, cols], vec![part], false)));
         }
         Ok(())
     }

@@ -30,12 +30,14 @@ const fn source(architecture: &'static str, model_type: &'static str, interleave
 /// In the order in which they are tried.
 const SOURCES: &[Source] = &[
     source("llama", "llama", true),
+    source("llama", "mixtral", true),
     // llama.cpp has no bias for the output there: what has none for it, but has some, was a qwen2.
     source("llama", "qwen2", true),
     Source { by_layer: true, ..source("deci", "llama", true) },
     Source { by_layer: true, ..source("deci", "qwen2", true) },
     source("qwen2", "qwen2", false),
     source("qwen3", "qwen3", false),
+    source("qwen3moe", "qwen3_moe", false),
     source("smollm3", "smollm3", true),
     source("granite", "granite", true),
     source("starcoder2", "starcoder2", false),
@@ -72,8 +74,19 @@ impl Source {
                 known: known.join(", "),
             });
         }
-        let found = sources.find_map(|source| Some((*source, biases(header, source.row()?)?)));
+        // Some architectures are mixtures in some files.
+        let mixture = holder(header, Role::Router, "weight").is_some();
+        let found = sources.find_map(|source| {
+            let row = source.row().filter(|row| row.mixture.is_some() == mixture)?;
+            Some((*source, biases(header, row)?))
+        });
         found.ok_or_else(|| {
+            if mixture {
+                return Error::bad_file(
+                    path,
+                    format!("a mixture of experts, which models of the architecture {name} are not here"),
+                );
+            }
             let there = Role::ALL.into_iter().filter(|role| has_bias(header, *role)).map(stem);
             let there: Vec<_> = there.collect();
             let list = if there.is_empty() { "none".to_owned() } else { there.join(", ") };

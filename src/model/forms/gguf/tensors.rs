@@ -5,7 +5,7 @@ use crate::{
     checkpoint::{GgufTensor, GgufType},
     error::{Error, Result},
     model::{
-        Config, HostEnds, HostLayer, HostMatrix, HostNorm,
+        Config, HostEnds, HostLayer, HostMatrix, HostNorm, WeightStore,
         architecture::{BlockKind, Role},
         forms::Gguf,
         side_by_side,
@@ -32,6 +32,8 @@ enum Source {
     /// Of a layer: the norm of its queries (0) or its keys (1).
     HeadNorm(usize, usize),
     Weight(usize, Role),
+    /// Of all experts of a layer.
+    Experts(usize, Role),
     Bias(usize, Role),
 }
 
@@ -39,9 +41,11 @@ enum Source {
 pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entry>> {
     let mut list = Vec::new();
     let mut add = |name: String, shape: &[usize], source| {
-        let kind = match shape {
-            [_, width] if kind.fits(*width) => kind,
-            [_, _] => GgufType::F16,
+        let kind = match (shape, &source) {
+            // What rounding it may do is send a token elsewhere; llama.cpp's converter leaves it, too.
+            (_, Source::Weight(_, Role::Router)) => GgufType::F32,
+            ([_, .., width], _) if kind.fits(*width) => kind,
+            ([_, _, ..], _) => GgufType::F16,
             _ => GgufType::F32,
         };
         list.push(Entry { tensor: GgufTensor { name, shape: shape.to_vec(), kind }, source });
@@ -56,7 +60,7 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
     for layer in 0..config.layers.len() {
         let name = |stem: &str, end: &str| format!("blk.{layer}.{stem}.{end}");
         add(name("attn_norm", "weight"), &[d], Source::Norm(layer, BlockKind::Attention));
-        for weight in config.architecture.weights() {
+        for weight in config.weights(layer) {
             for role in weight.holds {
                 let (rows, cols) = config.linear_shape(*role, layer);
                 add(name(stem(*role), "weight"), &[rows, cols], Source::Weight(layer, *role));
@@ -65,12 +69,20 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
                 }
             }
         }
+        for (_, weight) in config.expert_weights(layer).take_while(|(expert, _)| *expert == 0) {
+            let count = config.layers[layer].experts.map_or(0, |experts| experts.count);
+            for role in weight.holds {
+                let (rows, cols) = config.linear_shape(*role, layer);
+                let stem = format!("{}_exps", stem(*role));
+                add(name(&stem, "weight"), &[count, rows, cols], Source::Experts(layer, *role));
+            }
+        }
         if config.qk_norm {
             let head_dim = config.layers[layer].head_dim;
             add(name("attn_q_norm", "weight"), &[head_dim], Source::HeadNorm(layer, 0));
             add(name("attn_k_norm", "weight"), &[head_dim], Source::HeadNorm(layer, 1));
         }
-        let mlp = config.architecture.blocks.iter().find(|block| block.kind != BlockKind::Attention);
+        let mlp = config.blocks(layer).iter().find(|block| block.kind != BlockKind::Attention);
         if let Some(block) = mlp {
             add(name("ffn_norm", "weight"), &[d], Source::Norm(layer, block.kind));
         }
@@ -86,9 +98,11 @@ impl Entry {
     /// The layer it belongs to.
     pub fn layer(&self) -> Option<usize> {
         match self.source {
-            Source::Norm(layer, _) | Source::HeadNorm(layer, _) | Source::Weight(layer, _) | Source::Bias(layer, _) => {
-                Some(layer)
-            }
+            Source::Norm(layer, _)
+            | Source::HeadNorm(layer, _)
+            | Source::Weight(layer, _)
+            | Source::Experts(layer, _)
+            | Source::Bias(layer, _) => Some(layer),
             Source::Embedding | Source::Head | Source::FinalNorm | Source::FrequencyFactors => None,
         }
     }
@@ -97,12 +111,13 @@ impl Entry {
     /// [`Entry::layer`].
     pub fn each_rows(
         &self,
-        config: &Config,
+        store: &WeightStore,
         target: Gguf,
         ends: &HostEnds,
         layer: Option<&HostLayer>,
         mut each: impl FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
+        let config = &store.config;
         let missing = || Error::shape("export", format!("{} is not in the checkpoint", self.tensor.name));
         let linear = |role: Role| {
             let found = layer.and_then(|layer| layer.linears().find(|linear| linear.role == role));
@@ -129,6 +144,14 @@ impl Entry {
                 (0..matrix.rows / head_dim).try_for_each(|head| {
                     let first = head * head_dim;
                     each(&interleave(&matrix.rows_f32(first..first + head_dim)?, head_dim))
+                })
+            }
+            Source::Experts(layer, role) => {
+                let count = config.layers[layer].experts.map_or(0, |experts| experts.count);
+                (0..count).try_for_each(|expert| {
+                    let linears = store.expert(layer, expert)?;
+                    let linear = linears.iter().find(|linear| linear.role == role).ok_or_else(missing)?;
+                    in_order(&linear.matrix, &mut each)
                 })
             }
             Source::Weight(_, role) => in_order(&linear(role)?.matrix, each),

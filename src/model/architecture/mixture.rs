@@ -1,0 +1,55 @@
+//! What the table says of mixtures: layers that have several MLPs, the experts, of which a router chooses a few for each
+//! token.
+
+use super::{Block, Weight};
+
+/// When the gates of a token's experts are divided by their sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Normalised {
+    Always,
+    /// When this config field says so; `bool` if it does not speak.
+    Field(&'static str, bool),
+}
+
+/// Which layers are mixtures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MixtureLayers {
+    All,
+    /// Every n-th, n by the field `step`, 1 by default, but none of those in the list `dense`.
+    Every {
+        step: &'static str,
+        dense: &'static str,
+    },
+}
+
+/// The mixtures of a row. Their layers have other blocks than the row's dense ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Mixture {
+    /// Those of a layer. The last one is the mixture, whose weight is the router.
+    pub blocks: &'static [Block],
+    pub layers: MixtureLayers,
+    /// How many experts there are: names of the config field, and what the class takes without one.
+    pub count: ([&'static str; 2], usize),
+    /// How many of them a token goes to.
+    pub chosen: (&'static str, usize),
+    /// Between the linear layers of an expert; the field may be that of the dense MLP.
+    pub intermediate_size: (&'static str, usize),
+    pub normalised: Normalised,
+    /// What stands before the number of an expert in the name of its tensors.
+    pub experts: &'static str,
+    /// The weights of an expert, by their names after its number.
+    pub weights: &'static [Weight],
+    /// What this and `block` are called where the tensors of all experts are one.
+    pub fused: Option<Fused>,
+}
+
+/// How transformers names things in memory, and writes them if asked to.
+#[derive(Debug, Clone, Copy)]
+pub struct Fused {
+    /// The router.
+    pub router: &'static str,
+    /// `[experts, 2 · intermediate_size, hidden_size]`: gate, then up, of each.
+    pub gate_up: &'static str,
+    /// `[experts, hidden_size, intermediate_size]`.
+    pub down: &'static str,
+}

@@ -1,0 +1,120 @@
+//! The rows of mixtures of experts.
+
+use super::{
+    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, Fields, Fused, Mixture, MixtureLayers, Normalised,
+    Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Weight, Window,
+    rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, STOCK, attention, gated_blocks, heads},
+};
+use crate::{
+    model::{
+        defaults,
+        forms::{Forms, Gguf},
+    },
+    ops::Norm,
+};
+
+use Bias::Never;
+use Role::{Down, Gate, Router, Up};
+use Space::{Experts, Hidden, Residual};
+
+/// The block of a mixture, which reads the norm that the MLP of other layers reads.
+const fn mixture(router: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Mixture, norm: "post_attention_layernorm", weights: router }
+}
+
+const fn router(name: &'static str) -> Weight {
+    Weight::linear(name, &[Router], Residual, Experts, Never)
+}
+
+const fn expert(gate: &'static str, up: &'static str, down: &'static str) -> [Weight; 3] {
+    [
+        Weight::linear(gate, &[Gate], Residual, Hidden, Never),
+        Weight::linear(up, &[Up], Residual, Hidden, Never),
+        Weight::linear(down, &[Down], Hidden, Residual, Never),
+    ]
+}
+
+const FUSED: Fused = Fused { router: "mlp.gate", gate_up: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" };
+
+pub(super) const QWEN3_MOE: Architecture = Architecture {
+    model_type: "qwen3_moe",
+    fields: Fields { default_key_value_heads: Some(4), ..GROUPED },
+    defaults: defaults::QWEN3_MOE,
+    attention: AttentionSpec {
+        window: Window::Used,
+        default_window: Some(4096),
+        qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
+        ..EXPLICIT
+    },
+    blocks: &gated_blocks(FIELD_HEADS, GATED),
+    mixture: Some(Mixture {
+        blocks: &[attention("input_layernorm", FIELD_HEADS), mixture(&[router("mlp.gate")])],
+        layers: MixtureLayers::Every { step: "decoder_sparse_step", dense: "mlp_only_layers" },
+        count: (["num_local_experts", "num_experts"], 128),
+        chosen: ("num_experts_per_tok", 8),
+        intermediate_size: ("moe_intermediate_size", 768),
+        normalised: Normalised::Field("norm_topk_prob", false),
+        experts: "mlp.experts",
+        weights: &expert("gate_proj", "up_proj", "down_proj"),
+        fused: Some(FUSED),
+    }),
+    handles: &["num_experts", "num_local_experts"],
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf {
+            architecture: "qwen3moe",
+            by_layer: None,
+            interleaved: false,
+            frequency_factors: false,
+            biases: &[],
+            other_widths: None,
+        }),
+        code: None,
+    },
+    ..BASE
+};
+
+const MIXTRAL_HEADS: &[Weight] = &heads("self_attn.o_proj", Never, Never);
+
+pub(super) const MIXTRAL: Architecture = Architecture {
+    model_type: "mixtral",
+    fields: Fields { default_key_value_heads: Some(8), norm_eps: (Some("rms_norm_eps"), 1e-5), ..GROUPED },
+    defaults: defaults::MISTRAL,
+    attention: AttentionSpec {
+        position: Position::Rope {
+            interleaved: false,
+            part: RotaryPart::Whole,
+            theta: 1_000_000.0,
+            layers: RopeLayers::All,
+        },
+        window: Window::All,
+        zero_head_dim: true,
+        ..EXPLICIT
+    },
+    mixture: Some(Mixture {
+        blocks: &[attention("input_layernorm", MIXTRAL_HEADS), mixture(&[router("block_sparse_moe.gate")])],
+        layers: MixtureLayers::All,
+        count: (["num_experts", "num_local_experts"], 8),
+        chosen: ("num_experts_per_tok", 2),
+        intermediate_size: ("intermediate_size", 14336),
+        normalised: Normalised::Always,
+        experts: "block_sparse_moe.experts",
+        weights: &expert("w1", "w3", "w2"),
+        fused: Some(FUSED),
+    }),
+    blocks: &gated_blocks(MIXTRAL_HEADS, GATED),
+    handles: &["num_experts", "num_local_experts"],
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf {
+            architecture: "llama",
+            by_layer: None,
+            interleaved: true,
+            frequency_factors: true,
+            biases: &[],
+            other_widths: None,
+        }),
+        code: None,
+    },
+    ..BASE
+};

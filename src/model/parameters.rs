@@ -1,0 +1,57 @@
+//! How many parameters a model has, and how many of a layer are needed at once.
+
+use super::{Config, TensorSpec, architecture::Weight};
+
+impl Config {
+    /// The weights of each expert of a layer in turn; none where it is no mixture.
+    pub fn expert_weights(&self, layer: usize) -> impl Iterator<Item = (usize, &'static Weight)> + use<> {
+        let count = self.layers[layer].experts.map_or(0, |experts| experts.count);
+        let weights = self.architecture.mixture.map_or(&[][..], |mixture| mixture.weights);
+        (0..count).flat_map(move |expert| weights.iter().map(move |weight| (expert, weight)))
+    }
+
+    /// How many parameters the matrices of a layer have.
+    pub fn layer_parameters(&self, layer: usize) -> u64 {
+        let experts = self.layers[layer].experts.map_or(0, |experts| experts.count);
+        self.shared_parameters(layer) + experts as u64 * self.expert_parameters(layer)
+    }
+
+    /// How many of them are on the GPU at once while tokens run through the layer: of a mixture, those of one expert.
+    pub fn resident_parameters(&self, layer: usize) -> u64 {
+        self.shared_parameters(layer) + self.expert_parameters(layer)
+    }
+
+    /// How many of them every token goes through, and those of routers.
+    pub fn shared_parameters(&self, layer: usize) -> u64 {
+        let linears = self.weights(layer).map(|weight| self.weight_shape(weight, layer));
+        let shortcuts = self.shortcuts(layer).map(|(_, before, after)| (before, after));
+        linears.chain(shortcuts).map(|(rows, cols)| (rows * cols) as u64).sum()
+    }
+
+    /// Parameters of one expert of a layer; 0 where it is no mixture.
+    pub fn expert_parameters(&self, layer: usize) -> u64 {
+        let first = self.expert_weights(layer).take_while(|(expert, _)| *expert == 0);
+        first.map(|(_, weight)| self.weight_shape(weight, layer)).map(|(rows, cols)| (rows * cols) as u64).sum()
+    }
+
+    /// Parameters of the largest matrix of a layer.
+    pub fn largest_matrix(&self) -> u64 {
+        let layers = 0..self.layers.len();
+        let sizes = layers.flat_map(|layer| {
+            let expert = self.expert_weights(layer).take_while(|(expert, _)| *expert == 0).map(|(_, weight)| weight);
+            let roles = self.weights(layer).chain(expert).flat_map(|weight| weight.holds);
+            roles.map(move |role| self.linear_shape(*role, layer))
+        });
+        sizes.map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
+    }
+
+    /// How many parameters a checkpoint of this config has.
+    pub fn parameters(&self) -> u64 {
+        self.tensors().iter().map(TensorSpec::parameters).sum()
+    }
+
+    /// How many of them are in shortcuts.
+    pub fn shortcut_parameters(&self) -> u64 {
+        self.tensors().iter().filter(|tensor| tensor.name.ends_with("_shortcut_Q")).map(TensorSpec::parameters).sum()
+    }
+}

@@ -1,0 +1,49 @@
+//! Mixtures of experts on the command line: which experts leave, and what else is refused before any work.
+
+use serde_json::{Value, json};
+
+use std::ffi::OsStr;
+
+use crate::{Scene, args, program, read_json};
+
+const MIXTURE: &str = "qwen3_moe_normalised";
+
+#[test]
+fn experts_are_pruned_reported_verified_and_exported() {
+    let scene = Scene::new(MIXTURE);
+    let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("examples.json", 6, 20));
+    let asked = args!["prune", model, "-o", out, "--experts", "0.34", "--examples", tokens, "--json"];
+    let report = program(asked).json();
+    let experts = |removed: &Value| removed["experts"].as_array().map_or(0, Vec::len);
+    let removed = report["removed"].as_array().expect("a list");
+    assert_eq!(removed.iter().map(experts).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!((&report["before"]["experts"], &report["after"]["experts"]), (&json!(12), &json!(8)));
+    assert!(report["by_layer"].is_null());
+    let written = read_json(&scene.path("out/config.json"));
+    assert_eq!((&written["model_type"], &written["num_experts"]), (&json!("qwen3_moe"), &json!(4)));
+    assert_eq!(program(args!["verify", out]).code, Some(0));
+    let file = scene.path("out.gguf");
+    assert_eq!(program(args!["export", out, "--format", "gguf", "-o", file]).code, Some(0));
+    assert_eq!(program(args!["verify", file]).code, Some(0));
+    // What is cut already may be cut no more, but by layer it is no different.
+    let again = scene.path("again");
+    let asked = args!["prune", model, "-o", again, "--experts", "0.34", "--global", "--examples", tokens, "--json"];
+    let report = program(asked).json();
+    let by_layer = report["removed"].as_array().expect("a list").iter().map(experts).sum::<usize>();
+    assert_eq!(by_layer, 4, "as many in all");
+}
+
+#[test]
+fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
+    let scene = Scene::new(MIXTURE);
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    for verb in ["run", "compress", "prune"] {
+        scene.refused(args![verb, model, "-o", out], 2, "prune --experts SHARE");
+    }
+    scene.refused(args!["prune", model, "-o", out, "--experts", "1.5"], 2, "--experts 1.5");
+    scene.refused(args!["prune", model, "-o", out, "--experts", "0.1"], 2, "not one expert");
+    let said = program(args!["prune", model, "-o", out, "--experts", "0.5", "--mlp"]);
+    assert!(said.code == Some(2) && said.err.contains("--mlp"), "{said:?}");
+    let dense = Scene::new("llama_gqa_tied");
+    dense.refused(args!["prune", dense.path("model"), "-o", dense.path("out"), "--experts", "0.5"], 2, "has none");
+}

@@ -1,0 +1,103 @@
+//! route and add_rows: which experts a token goes to, and what it gets back from them.
+
+use slicegpt_gpu::reference;
+
+use crate::{
+    check, download, error,
+    support::{self, ROUNDOFF, Random},
+    upload,
+};
+
+#[test]
+fn route_finds_the_experts_and_gates_of_its_twin() {
+    let gpu = support::gpu();
+    for (tokens, experts, chosen, reason) in [
+        (1, 1, 1, "the smallest"),
+        (3, 6, 2, "few experts"),
+        (70, 64, 8, "an expert a thread"),
+        (5, 129, 8, "several experts a thread, one more for one of them"),
+        (2, 300, 300, "all of them"),
+        (66_000, 4, 1, "more tokens than a dimension of workgroups"),
+    ] {
+        for normalised in [false, true] {
+            let values = Random::new(experts as u64).values(tokens * experts, 3.0);
+            let routes = gpu.route(&upload(&gpu, &values, tokens, experts), chosen, normalised).expect("routes");
+            let expected = reference::route(&reference::matrix(tokens, experts, &values), chosen, normalised);
+            let (ids, gates): (Vec<u32>, Vec<f64>) = expected.into_iter().flatten().unzip();
+            let what = format!("route {tokens} tokens to {chosen} of {experts}, normalised {normalised} ({reason})");
+            assert_eq!(routes.ids, ids, "{what}");
+            let worst = routes.gates.iter().zip(&gates).map(|(&found, gate)| (f64::from(found) - gate).abs() / gate);
+            // exp of up to about 20 has that many roundings of its argument; then sums of positive numbers.
+            check(&what, worst.fold(0.0, f64::max), 64.0 * ROUNDOFF);
+        }
+    }
+}
+
+#[test]
+fn of_equal_logits_the_experts_before_others_are_chosen() {
+    let gpu = support::gpu();
+    for (experts, chosen) in [(5, 3), (200, 70)] {
+        let routes = gpu.route(&upload(&gpu, &vec![0.25; 2 * experts], 2, experts), chosen, true).expect("routes");
+        let first: Vec<u32> = (0..chosen as u32).collect();
+        assert_eq!(routes.ids, [first.clone(), first].concat());
+        assert!(
+            routes
+                .gates
+                .iter()
+                .all(|&gate| (f64::from(gate) * chosen as f64 - 1.0).abs() < 2.0 * chosen as f64 * ROUNDOFF)
+        );
+    }
+    // The same number three times, beside a larger and a smaller one, far apart.
+    let mut logits = vec![-1.0; 130];
+    for (expert, logit) in [(129, 2.0), (3, 1.0), (65, 1.0), (127, 1.0)] {
+        logits[expert] = logit;
+    }
+    assert_eq!(gpu.route(&upload(&gpu, &logits, 1, 130), 5, false).expect("routes").ids, [129, 3, 65, 127, 0]);
+}
+
+#[test]
+fn logits_far_apart_leave_gates_of_one_and_zero_and_those_that_are_no_numbers_are_refused() {
+    let gpu = support::gpu();
+    let route = |logits: &[f32], normalised| gpu.route(&upload(&gpu, logits, 1, logits.len()), 2, normalised);
+    let routes = route(&[-3e4, 1e4, -1e4], true).expect("routes");
+    assert_eq!((routes.ids, routes.gates), (vec![1, 2], vec![1.0, 0.0]));
+    assert!(route(&[f32::NAN; 3], true).is_err());
+    assert!(route(&[f32::INFINITY, 1.0, 2.0], false).is_err());
+    let logits = upload(&gpu, &[0.0; 6], 2, 3);
+    assert!(gpu.route(&logits, 4, true).is_err() && gpu.route(&logits, 0, true).is_err());
+}
+
+#[test]
+fn add_rows_adds_to_its_targets_and_to_nothing_else() {
+    let gpu = support::gpu();
+    for (rows, width, all, reason) in [
+        (1, 1, 1, "the smallest"),
+        (0, 8, 3, "an expert without tokens"),
+        (7, 50, 9, "padded rows"),
+        (40, 300, 40, "all tokens, more than a workgroup adds of one"),
+        (66_000, 3, 66_001, "more rows than a dimension of workgroups"),
+    ] {
+        let mut random = Random::new((rows * 1000 + width) as u64);
+        let (values, before) = (random.values(rows * width, 1.0), random.values(all * width, 1.0));
+        // Backwards: targets are in no order.
+        let targets: Vec<(u32, f32)> = (0..rows).map(|row| ((all - 1 - row) as u32, random.normal())).collect();
+        let y = upload(&gpu, &before, all, width);
+        gpu.add_rows(&upload(&gpu, &values, rows, width), &y, &targets).expect("add_rows");
+        let mut expected = reference::matrix(all, width, &before);
+        let wide: Vec<(u32, f64)> = targets.iter().map(|&(target, gate)| (target, f64::from(gate))).collect();
+        reference::add_rows(&reference::matrix(rows, width, &values), &mut expected, &wide);
+        let most = expected.amax().max(1.0);
+        let what = format!("add_rows [{rows}, {width}] to {all} ({reason})");
+        check(&what, error(&download(&gpu, &y), &expected, |_, _| most), 4.0 * ROUNDOFF);
+    }
+}
+
+#[test]
+fn add_rows_refuses_targets_that_are_there_twice_or_not_at_all() {
+    let gpu = support::gpu();
+    let (x, y) = (upload(&gpu, &[1.0; 6], 2, 3), upload(&gpu, &[1.0; 12], 4, 3));
+    for targets in [&[(1, 1.0), (1, 1.0)][..], &[(0, 1.0), (4, 1.0)], &[(0, 1.0)]] {
+        assert!(gpu.add_rows(&x, &y, targets).is_err(), "{targets:?}");
+    }
+    assert!(gpu.add_rows(&x, &upload(&gpu, &[1.0; 8], 2, 4), &[(0, 1.0), (1, 1.0)]).is_err(), "another width");
+}

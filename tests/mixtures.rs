@@ -1,0 +1,286 @@
+//! Do mixtures of experts write what transformers writes, are experts never on the GPU together, and do they leave as
+//! an independent implementation has it?
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use slicegpt_gpu::{
+    checkpoint::{Dtype, OutputDirectory},
+    eval::{self, EvalMemory},
+    generate::{Sampling, generate},
+    gpu::Gpu,
+    model::{BatchSize, Config, Experts, Model},
+    progress::Silent,
+    prune::{Aggregate, Groups, Importance, Job, Options, Plan, Snapshot, expert_scores},
+    stream::{MemoryPlan, Placement, Types},
+    synthetic::{self, TokenRows},
+};
+
+const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, seed: 1 };
+
+/// The parity fixtures that are mixtures.
+fn fixtures() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(support::fixture("parity")).expect("fixtures");
+    let mut found: Vec<PathBuf> = all.map(|entry| entry.expect("an entry").path()).collect();
+    found.retain(|path| path.join("greedy.json").exists());
+    found.sort();
+    assert!(found.len() >= 13, "{found:?}");
+    found
+}
+
+fn logits(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], memory: &EvalMemory) -> Vec<f32> {
+    let mut all = Vec::new();
+    let collect = |_, values: Vec<f32>| {
+        all.extend(values);
+        Ok(())
+    };
+    eval::logits_within(gpu, model, rows, memory, &Silent, collect).expect("logits");
+    all
+}
+
+#[test]
+fn the_likeliest_tokens_are_those_of_transformers_with_a_cache() {
+    #[derive(serde::Deserialize)]
+    struct Greedy {
+        prompt: Vec<u32>,
+        tokens: Vec<u32>,
+    }
+    let gpu = support::gpu();
+    for path in fixtures() {
+        let model = Model::open(&path).expect("a model");
+        let text = std::fs::read(path.join("greedy.json")).expect("a file");
+        let Greedy { prompt, tokens } = serde_json::from_slice(&text).expect("tokens");
+        let mut found = Vec::new();
+        generate(&gpu, &model, &prompt, &[], tokens.len(), &GREEDY, |token| {
+            found.push(token);
+            Ok(true)
+        })
+        .expect("text");
+        assert_eq!(found, tokens, "{}", path.display());
+    }
+}
+
+#[test]
+fn logits_do_not_depend_on_which_sequences_run_together_or_how_experts_are_cut_to_fit_a_binding() {
+    for name in ["qwen3_moe_every_second", "mixtral_top_2"] {
+        let path = support::fixture("parity").join(name);
+        let model = Model::open(&path).expect("a model");
+        let rows = vec![support::tokens(&path.join("tokens.json"))[0].clone(); 3];
+        let expected = support::tensor(&path.join("logits.safetensors"), "logits.0").repeat(3);
+        let usual = EvalMemory::default();
+        // One batch with all; each in a batch of its own, together; and one batch after the other.
+        let small = EvalMemory { batch_tokens: 1, ..usual };
+        for (memory, reason) in [
+            (usual, "together"),
+            (small, "three batches"),
+            (EvalMemory { residual_bytes: 0, ..small }, "one batch at a time"),
+        ] {
+            let found = logits(&support::gpu(), &model, &rows, &memory);
+            let error = support::relative_error(&found, &expected);
+            assert!(error <= 1e-5, "{name}, {reason}: relative error {error:.1e}");
+        }
+        let cut = support::gpu_with(Some(16 << 10));
+        let inner = 2 * model.config().layers[1].intermediate_size.next_multiple_of(4) * 4;
+        assert!(cut.rows_per_binding(inner) < 111 || name != "qwen3_moe_every_second", "nothing is cut");
+        let error = support::relative_error(&logits(&cut, &model, &rows, &usual), &expected);
+        assert!(error <= 1e-5, "{name}, in small bindings: relative error {error:.1e}");
+    }
+}
+
+fn config(fields: Value) -> Result<Config, slicegpt_gpu::Error> {
+    let fields = fields.as_object().expect("fields").clone();
+    Config::from_fields(fields, Path::new("config.json"))
+}
+
+/// A random mixture of 64 experts in one layer.
+fn many_experts(directory: &Path) -> Model {
+    let config = config(json!({
+        "model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "num_experts": 64, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 128, "norm_topk_prob": true, "vocab_size": 100,
+    }))
+    .expect("a config");
+    let output = OutputDirectory::create(&directory.join("model"), false).expect("a directory");
+    synthetic::write(&output, &config, Dtype::F32, TokenRows { rows: 2, len: 40 }, 1, &Silent).expect("a model");
+    output.finish().expect("a model");
+    Model::open(&directory.join("model")).expect("a model")
+}
+
+#[test]
+fn the_experts_of_a_layer_are_never_on_the_gpu_together() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let model = many_experts(directory.path());
+    let config = model.config();
+    let rows = support::tokens(&directory.path().join("model/tokens.json"));
+    let mut gpu = support::gpu();
+    let memory = EvalMemory { batch_tokens: 40, ..EvalMemory::default() };
+    let memory = EvalMemory { residual_bytes: 2 * 40 * slicegpt_gpu::model::state_bytes(config), ..memory };
+    let planned = memory.gpu_bytes(config, 40, 4);
+    gpu.set_planned_memory(Some(planned));
+    logits(&gpu, &model, &rows, &memory);
+    let (peak, experts) = (gpu.memory().peak, 4 * 64 * config.expert_parameters(0));
+    println!("{peak} bytes at most, {planned} planned, {experts} of experts");
+    assert!(peak <= planned, "{peak} bytes, where {planned} were planned");
+    assert!(planned < experts / 2, "{planned} bytes are planned, where the experts have {experts}");
+}
+
+#[test]
+fn what_a_config_leaves_out_is_what_the_classes_of_transformers_take() {
+    let spec = |fields: Value| config(fields).expect("a config").layers;
+    let layers = spec(json!({ "model_type": "qwen3_moe" }));
+    let experts = Experts { count: 128, chosen: 8, normalised: false };
+    let LayerSizes(heads) = LayerSizes::of(&layers[0]);
+    assert_eq!((layers.len(), heads, layers[23].experts), (24, [32, 4, 64, 768], Some(experts)));
+    let layers = spec(json!({ "model_type": "mixtral" }));
+    let experts = Experts { count: 8, chosen: 2, normalised: true };
+    let LayerSizes(heads) = LayerSizes::of(&layers[0]);
+    assert_eq!((layers.len(), heads, layers[31].experts), (32, [32, 8, 128, 14336], Some(experts)));
+    assert_eq!(layers[0].window, None);
+    // Either name, as either version of transformers writes it.
+    for name in ["num_experts", "num_local_experts"] {
+        for kind in ["qwen3_moe", "mixtral"] {
+            let mut fields = json!({ "model_type": kind, "num_experts_per_tok": 2 });
+            fields[name] = json!(5);
+            assert_eq!(spec(fields)[0].experts.map(|experts| experts.count), Some(5), "{kind} {name}");
+        }
+    }
+    let mixed = |more: Value| {
+        let mut fields = json!({ "model_type": "qwen3_moe", "num_hidden_layers": 4 });
+        fields.as_object_mut().expect("fields").extend(more.as_object().expect("fields").clone());
+        spec(fields).iter().map(|layer| (layer.experts.is_some(), layer.intermediate_size)).collect::<Vec<_>>()
+    };
+    let (dense, mixture) = ((false, 6144), (true, 768));
+    assert_eq!(mixed(json!({ "decoder_sparse_step": 2 })), [dense, mixture, dense, mixture]);
+    assert_eq!(mixed(json!({ "mlp_only_layers": [0, 3, 9, -1] })), [dense, mixture, mixture, dense]);
+    assert_eq!(mixed(json!({ "mlp_only_layers": null })), [mixture; 4]);
+    assert_eq!(mixed(json!({ "num_experts": 0 })), [dense; 4]);
+    for (fields, message) in [
+        (json!({ "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5 }), "num_experts_per_tok"),
+        (json!({ "model_type": "mixtral", "num_local_experts": 0 }), "num_local_experts"),
+        (json!({ "model_type": "qwen3_moe", "num_experts": 4, "num_local_experts": 8 }), "num_local_experts"),
+        (json!({ "model_type": "qwen3_moe", "decoder_sparse_step": 0 }), "decoder_sparse_step"),
+        (json!({ "model_type": "qwen3_moe", "mlp_only_layers": ["x"] }), "mlp_only_layers"),
+        (json!({ "model_type": "llama", "num_local_experts": 8 }), "num_local_experts"),
+    ] {
+        let error = config(fields).expect_err(message).to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+/// Query heads, key-value heads, their width, and that of MLPs.
+struct LayerSizes([usize; 4]);
+
+impl LayerSizes {
+    fn of(layer: &slicegpt_gpu::model::LayerSpec) -> Self {
+        Self([layer.heads, layer.kv_heads, layer.head_dim, layer.intermediate_size])
+    }
+}
+
+/// What tests/fixtures/make_experts.py found of a fixture.
+#[derive(serde::Deserialize)]
+struct Expected {
+    share: f64,
+    scores: Vec<Option<Vec<f64>>>,
+    left: Vec<Option<Vec<usize>>>,
+    left_global: Vec<Option<Vec<usize>>>,
+}
+
+fn options(config: &Config, share: f64, global: bool) -> Options {
+    Options {
+        ratio: share,
+        layers: 0..config.layers.len(),
+        importance: Importance::ParamFirst,
+        aggregate: Aggregate::Sum,
+        global,
+        iterations: 1,
+        groups: Groups::Experts,
+        keep_importances: false,
+        seed: 42,
+        dtype: Types::One(Dtype::F32),
+    }
+}
+
+/// Prunes a model, stopping at every commit to resume; the experts that are left of each layer, and the model.
+fn pruned(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, at: &Path) -> (Vec<Vec<usize>>, Model) {
+    let directory = OutputDirectory::create(at, false).expect("an output");
+    let memory = MemoryPlan::unlimited(None);
+    let job = Job { model, rows, options, memory, directory: &directory, progress: &Silent };
+    let mut state: Option<Snapshot> = None;
+    while state.as_ref().is_none_or(|state| !state.done) {
+        state = Some(job.run(gpu, state.as_ref(), &mut |_| Ok(false)).expect("a step of the work"));
+    }
+    let kept = state.expect("a state").kept;
+    let plan = Plan::of(model.config(), &kept, &options.dtype).expect("a plan");
+    let text = serde_json::to_vec(&plan.config.raw).expect("JSON");
+    directory.write("config.json", &text).expect("a config");
+    directory.finish().expect("an output");
+    let pruned = Model::open(at).expect("the pruned model");
+    assert_eq!(pruned.config().parameters(), plan.parameters);
+    assert_eq!(pruned.store.unexpected(), Vec::<String>::new());
+    (kept.into_iter().map(|kept| kept.experts).collect(), pruned)
+}
+
+#[test]
+fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_what_that_computes() {
+    let gpu = support::gpu();
+    for name in ["qwen3_moe_normalised", "qwen3_moe_dense_between", "qwen3_moe_top_1", "mixtral_top_2"] {
+        let path = support::fixture("parity").join(name);
+        let model = Model::open(&path).expect("a model");
+        let rows = support::tokens(&path.join("tokens.json"));
+        let files = support::fixture("experts").join(name);
+        let text = std::fs::read(files.with_extension("json")).expect("a file");
+        let expected: Expected = serde_json::from_slice(&text).expect("JSON");
+        let layers = 0..model.config().layers.len();
+        // Together, and one batch after the other as where there is little memory.
+        let one_by_one = BatchSize { rows: Some(1), ..BatchSize::default() };
+        for memory in [
+            MemoryPlan::unlimited(None),
+            MemoryPlan { placement: Placement::Host, batch: one_by_one, part_bytes: 1024 },
+        ] {
+            let found = expert_scores(&gpu, &model, &rows, layers.clone(), &memory, &Silent).expect("scores");
+            let mixtures: Vec<_> =
+                expected.scores.iter().enumerate().filter_map(|(at, of)| Some((at, of.as_ref()?))).collect();
+            assert_eq!(found.len(), mixtures.len(), "{name}");
+            for (found, (layer, expected)) in found.iter().zip(mixtures) {
+                assert_eq!(found.layer, layer, "{name}");
+                let worst = found.scores.iter().zip(expected).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max);
+                println!("{name} layer {layer}: {worst:.1e}");
+                assert!(worst < 1e-5, "{name} layer {layer}: relative error {worst:.1e}");
+            }
+        }
+        for (global, left, kind) in [(false, &expected.left, "each"), (true, &expected.left_global, "global")] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let options = options(model.config(), expected.share, global);
+            let (kept, smaller) = pruned(&gpu, &model, &rows, &options, &directory.path().join("out"));
+            let left: Vec<Vec<usize>> = left.iter().map(|left| left.clone().unwrap_or_default()).collect();
+            assert_eq!(kept, left, "{name} {kind}");
+            let counts: Vec<usize> = left.iter().map(Vec::len).filter(|count| *count > 0).collect();
+            let alike = counts.windows(2).all(|pair| pair[0] == pair[1]);
+            assert_eq!(smaller.config().pruned, !alike, "{name} {kind}");
+            let expected: Vec<f32> = (0..rows.len())
+                .flat_map(|row| support::tensor(&files.with_extension("safetensors"), &format!("{kind}.{row}")))
+                .collect();
+            let error = support::relative_error(&logits(&gpu, &smaller, &rows, &EvalMemory::default()), &expected);
+            assert!(error <= 1e-5, "{name} {kind}: relative error {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn a_pruning_section_gives_layers_their_experts_and_no_impossible_numbers() {
+    let section = |experts: Value| {
+        let layer = |experts: &Value| json!({ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 10, "num_experts": experts });
+        config(json!({
+            "model_type": "pruned_qwen3_moe", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 10,
+            "vocab_size": 50, "pruning": { "layers": [layer(&experts), layer(&json!(6))] },
+        }))
+    };
+    let layers = section(json!(3)).expect("a config").layers;
+    assert_eq!([0, 1].map(|layer: usize| layers[layer].experts.map(|experts| experts.count)), [Some(3), Some(6)]);
+    for wrong in [1, 7, 0] {
+        assert!(section(json!(wrong)).expect_err("no such layer").to_string().contains("experts"), "{wrong}");
+    }
+}
