@@ -251,9 +251,8 @@ fn each_group(
     let config = model.config();
     let ranges = plan_batches(gpu, config, rows, BatchSize { tokens: memory.batch_tokens, rows: None })?;
     progress.begin(phase, (ranges.len() * (config.layers.len() + 1)) as u64);
-    let bytes = |range: &Range<usize>| {
-        rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * state_bytes(config)
-    };
+    let bytes =
+        |range: &Range<usize>| rows[range.clone()].iter().map(Vec::len).sum::<usize>() as u64 * state_bytes(config);
     let mut remaining = ranges.as_slice();
     while !remaining.is_empty() {
         let mut held = 0;

@@ -307,9 +307,12 @@ pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
     let sequence = length * token_bytes(model);
     // Experts come and go.
     let (config, element) = (model.config(), model.store.element_size() as u64);
-    let experts = |layer: usize| config.layer_parameters(layer) - config.resident_parameters(layer).min(config.layer_parameters(layer));
+    let experts = |layer: usize| {
+        config.layer_parameters(layer) - config.resident_parameters(layer).min(config.layer_parameters(layer))
+    };
     let away: u64 = (0..config.layers.len()).map(experts).sum();
-    model.store.checkpoint.byte_len().saturating_sub(away * element) + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
+    model.store.checkpoint.byte_len().saturating_sub(away * element)
+        + (count * sequence).min(CACHE_BYTES.max(sequence)) as u64
 }
 
 /// Sequences that a model writes itself.

@@ -189,7 +189,8 @@ impl Config {
             window,
             attention_scale,
         };
-        let mut layers: Vec<LayerSpec> = known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).map(layer).collect();
+        let mut layers: Vec<LayerSpec> =
+            known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).map(layer).collect();
         if pruned {
             Pruning::apply(&raw, path, &mut layers)?;
         }

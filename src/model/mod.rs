@@ -33,7 +33,9 @@ use std::path::Path;
 
 pub use agreement::{Agreement, Agreements};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients};
-pub use batch::{BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes};
+pub use batch::{
+    BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes,
+};
 pub use config::{Config, MIXTURE, PRUNED_PREFIX, SLICED_PREFIX};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets};

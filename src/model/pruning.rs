@@ -76,9 +76,11 @@ impl Pruning {
             return Err(bad(format!("expected the sizes of {} layers, found {}", layers.len(), pruning.layers.len())));
         }
         for (index, (layer, sizes)) in layers.iter_mut().zip(&pruning.layers).enumerate() {
-            let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size, .. } = *sizes;
+            let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size, .. } =
+                *sizes;
             if let Some(number) = sizes.num_experts {
-                let chosen = layer.experts.as_mut().filter(|experts| (experts.chosen..=experts.count).contains(&number));
+                let chosen =
+                    layer.experts.as_mut().filter(|experts| (experts.chosen..=experts.count).contains(&number));
                 let experts = chosen.ok_or_else(|| {
                     bad(format!("layer {index} has {number} experts; expected as many as a token goes to, and no more than before"))
                 })?;

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use super::{
-    Batch, Model, architecture::Position, ends::each_part, layer::LayerContext, mixture::{ExpertTap, forward},
+    Batch, Model,
+    architecture::Position,
+    ends::each_part,
+    layer::LayerContext,
+    mixture::{ExpertTap, forward},
 };
 use crate::{
     error::Result,
@@ -46,10 +50,8 @@ pub fn through(
     }
     for layer in 0..config.layers.len() {
         let weights = model.layer(gpu, layer)?;
-        let mut batches: Vec<(LayerContext, &mut Matrix)> = states
-            .iter_mut()
-            .map(|(_, batch, x)| (batch.context(gpu, config, layer, &rope_tables), x))
-            .collect();
+        let mut batches: Vec<(LayerContext, &mut Matrix)> =
+            states.iter_mut().map(|(_, batch, x)| (batch.context(gpu, config, layer, &rope_tables), x)).collect();
         forward(gpu, model, &weights, &mut batches, tap, || progress.advance(1))?;
     }
     Ok(states)

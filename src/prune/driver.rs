@@ -159,8 +159,7 @@ impl Job<'_> {
         if *kept == Kept::all(layer, &config.layers[layer]) {
             return self.copy(pass, |name| name.starts_with(&start));
         }
-        let mut weights: Vec<String> =
-            config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
+        let mut weights: Vec<String> = config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
         let names = Names::of(config);
         weights.extend(config.expert_weights(layer).map(|(expert, weight)| names.expert(layer, expert, weight)));
         self.copy(pass, |name| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight)))?;

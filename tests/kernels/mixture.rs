@@ -40,7 +40,12 @@ fn of_equal_logits_the_experts_before_others_are_chosen() {
         let routes = gpu.route(&upload(&gpu, &vec![0.25; 2 * experts], 2, experts), chosen, true).expect("routes");
         let first: Vec<u32> = (0..chosen as u32).collect();
         assert_eq!(routes.ids, [first.clone(), first].concat());
-        assert!(routes.gates.iter().all(|&gate| (f64::from(gate) * chosen as f64 - 1.0).abs() < 2.0 * chosen as f64 * ROUNDOFF));
+        assert!(
+            routes
+                .gates
+                .iter()
+                .all(|&gate| (f64::from(gate) * chosen as f64 - 1.0).abs() < 2.0 * chosen as f64 * ROUNDOFF)
+        );
     }
     // The same number three times, beside a larger and a smaller one, far apart.
     let mut logits = vec![-1.0; 130];

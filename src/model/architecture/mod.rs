@@ -17,7 +17,7 @@ use super::{
 };
 use crate::ops::Norm;
 
-pub use mixture::{Fused, Mixture, MixtureLayers, Normalised};
+pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared};
 pub use rows::ARCHITECTURES;
 
 /// A space that signals live in.

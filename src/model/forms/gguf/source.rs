@@ -37,6 +37,7 @@ const SOURCES: &[Source] = &[
     Source { by_layer: true, ..source("deci", "qwen2", true) },
     source("qwen2", "qwen2", false),
     source("qwen3", "qwen3", false),
+    source("qwen2moe", "qwen2_moe", false),
     source("qwen3moe", "qwen3_moe", false),
     source("smollm3", "smollm3", true),
     source("granite", "granite", true),
@@ -82,7 +83,10 @@ impl Source {
         });
         found.ok_or_else(|| {
             if mixture {
-                return Error::bad_file(path, format!("a mixture of experts, which models of the architecture {name} are not here"));
+                return Error::bad_file(
+                    path,
+                    format!("a mixture of experts, which models of the architecture {name} are not here"),
+                );
             }
             let there = Role::ALL.into_iter().filter(|role| has_bias(header, *role)).map(stem);
             let there: Vec<_> = there.collect();
