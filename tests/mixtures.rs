@@ -26,7 +26,7 @@ fn fixtures() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = all.map(|entry| entry.expect("an entry").path()).collect();
     found.retain(|path| path.join("greedy.json").exists());
     found.sort();
-    assert!(found.len() >= 13, "{found:?}");
+    assert!(found.len() >= 15, "{found:?}");
     found
 }
 
@@ -130,11 +130,11 @@ fn the_experts_of_a_layer_are_never_on_the_gpu_together() {
 fn what_a_config_leaves_out_is_what_the_classes_of_transformers_take() {
     let spec = |fields: Value| config(fields).expect("a config").layers;
     let layers = spec(json!({ "model_type": "qwen3_moe" }));
-    let experts = Experts { count: 128, chosen: 8, normalised: false };
+    let experts = Experts { count: 128, chosen: 8, normalised: false, shared: None };
     let LayerSizes(heads) = LayerSizes::of(&layers[0]);
     assert_eq!((layers.len(), heads, layers[23].experts), (24, [32, 4, 64, 768], Some(experts)));
     let layers = spec(json!({ "model_type": "mixtral" }));
-    let experts = Experts { count: 8, chosen: 2, normalised: true };
+    let experts = Experts { count: 8, chosen: 2, normalised: true, shared: None };
     let LayerSizes(heads) = LayerSizes::of(&layers[0]);
     assert_eq!((layers.len(), heads, layers[31].experts), (32, [32, 8, 128, 14336], Some(experts)));
     assert_eq!(layers[0].window, None);
@@ -225,7 +225,9 @@ fn pruned(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, at: &P
 #[test]
 fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_what_that_computes() {
     let gpu = support::gpu();
-    for name in ["qwen3_moe_normalised", "qwen3_moe_dense_between", "qwen3_moe_top_1", "mixtral_top_2"] {
+    let names =
+        ["qwen3_moe_normalised", "qwen3_moe_dense_between", "qwen3_moe_top_1", "qwen2_moe_plain", "mixtral_top_2"];
+    for name in names {
         let path = support::fixture("parity").join(name);
         let model = Model::open(&path).expect("a model");
         let rows = support::tokens(&path.join("tokens.json"));

@@ -102,7 +102,8 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
             // What all experts read, the router's logits, and what one expert reads, has inside and gives: at most of
             // all tokens.
             BlockKind::Mixture => {
-                let (inner, count) = (spec.intermediate_size, spec.rows(Role::Router));
+                let shared = spec.experts.and_then(|experts| experts.shared).unwrap_or(0);
+                let (inner, count) = (spec.intermediate_size.max(shared), spec.rows(Role::Router));
                 mlp = 2 * row_bytes(input) + row_bytes(count) + row_bytes(2 * inner) + row_bytes(inner);
                 mlp += row_bytes(output);
             }

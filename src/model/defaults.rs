@@ -36,6 +36,8 @@ pub const QWEN: Defaults = Defaults {
     ..LLAMA
 };
 
+pub const QWEN2_MOE: Defaults = Defaults { num_attention_heads: 16, intermediate_size: 5632, ..QWEN3_MOE };
+
 pub const QWEN3_MOE: Defaults = Defaults { hidden_size: 2048, num_hidden_layers: 24, intermediate_size: 6144, ..QWEN };
 
 pub const PHI3: Defaults = Defaults {

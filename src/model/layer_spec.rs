@@ -42,6 +42,8 @@ pub struct Experts {
     pub chosen: usize,
     /// Whether the gates of these are divided by their sum.
     pub normalised: bool,
+    /// The width of the expert that every token goes to, if there is one.
+    pub shared: Option<usize>,
 }
 
 /// A part of a layer between two points of the residual stream: one block, or all of them where they read the same
@@ -252,7 +254,11 @@ pub(super) fn experts(
             (0..layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as i64))).collect()
         }
     };
-    let experts = (Experts { count, chosen, normalised }, width);
+    let shared = mixture.shared.map(|shared| {
+        let (name, default) = shared.intermediate_size;
+        reader.size_or(name, MAX_WIDTH * 4, default)
+    });
+    let experts = (Experts { count, chosen, normalised, shared: shared.transpose()? }, width);
     Ok(mixed.into_iter().map(|mixed| mixed.then_some(experts)).collect())
 }
 

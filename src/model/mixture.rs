@@ -4,7 +4,7 @@
 //!
 //! With h = norm(x), a mixture adds Σ_j g_j · f_j(h) to x: the router's logits say which experts j a token goes to, and
 //! the gates g_j ([`Gpu::route`]); f_j is a gated MLP. An expert gathers its tokens, and adds its weighted results to
-//! theirs. The sums are in the order of the experts' numbers, whatever the batches, for no two results of an expert
+//! theirs. An expert that every token goes to comes last. The sums are in the order of the experts' numbers, whatever the batches, for no two results of an expert
 //! belong to the same token.
 
 use super::{
@@ -38,8 +38,17 @@ impl ExpertTap for NoExpertTap {}
 /// What the experts of a layer read of a batch, and which tokens each of them gets.
 struct Routed {
     normed: Matrix,
-    /// By expert: a token, its gate, and that divided by the sum of its token's gates.
-    tokens: Vec<Vec<(u32, f32, f32)>>,
+    /// By expert.
+    tokens: Vec<Vec<Given>>,
+}
+
+/// A token that an expert gets.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    token: u32,
+    gate: f32,
+    /// The gate divided by the sum of its token's gates.
+    share: f32,
 }
 
 impl Routed {
@@ -49,7 +58,7 @@ impl Routed {
         for (token, (ids, gates)) in rows.enumerate() {
             let sum: f32 = gates.iter().sum();
             for (&id, &gate) in ids.iter().zip(gates) {
-                tokens[id as usize].push((token as u32, gate, gate / sum));
+                tokens[id as usize].push(Given { token: token as u32, gate, share: gate / sum });
             }
         }
         Self { normed, tokens }
@@ -89,8 +98,30 @@ pub fn forward(
         let host = model.store.expert(layer, expert)?;
         let linears = host.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
         for ((context, x), routed) in batches.iter().zip(&routed) {
-            context.expert(&linears, routed, expert, x, tap)?;
+            let mut tap = |shares: &[f32], result: &Matrix| tap.result(layer, expert, shares, result);
+            context.expert(&linears, &routed.normed, &routed.tokens[expert], x, &mut tap)?;
         }
+    }
+    if count > 0 {
+        shared(gpu, model, batches, &routed)?;
+    }
+    Ok(())
+}
+
+/// Runs all tokens through the expert that all of them go to, where there is one.
+fn shared(gpu: &Gpu, model: &Model, batches: &[(LayerContext, &mut Matrix)], routed: &[Routed]) -> Result<()> {
+    let host = model.store.shared_expert(batches[0].0.layer)?;
+    let Some((gate, weights)) = host.split_last() else { return Ok(()) };
+    let gate = Linear::upload(gpu, gate)?;
+    let linears = weights.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
+    for ((context, x), Routed { normed, .. }) in batches.iter().zip(routed) {
+        let logits = gpu.download(&gpu.product(normed, &gate.weight)?)?;
+        let given = |(token, logit): (usize, f32)| {
+            let gate = (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32;
+            Given { token: token as u32, gate, share: gate }
+        };
+        let tokens: Vec<Given> = logits.into_iter().enumerate().map(given).collect();
+        context.expert(&linears, normed, &tokens, x, &mut |_, _| Ok(()))?;
     }
     Ok(())
 }
@@ -108,25 +139,26 @@ impl LayerContext<'_> {
         Ok(Routed::new(normed, experts.count, &routes))
     }
 
-    /// Adds what one expert makes of its tokens to `x`.
+    /// Adds what an expert makes of the tokens given to `x`; `tap` gets their shares, and what it gives before the gates.
     fn expert(
         &self,
         linears: &[Linear],
-        routed: &Routed,
-        expert: usize,
+        normed: &Matrix,
+        given: &[Given],
         x: &Matrix,
-        tap: &mut dyn ExpertTap,
+        tap: &mut dyn FnMut(&[f32], &Matrix) -> Result<()>,
     ) -> Result<()> {
         let of = |role: Role| {
             let found = linears.iter().find(|linear| linear.role == role);
             found.ok_or_else(|| Error::shape("expert", format!("an expert without its {role:?}")))
         };
-        let (gpu, inner, width) = (self.gpu, self.spec().intermediate_size, x.cols());
-        for tokens in routed.tokens[expert].chunks(self.mlp_rows()) {
+        let (gpu, inner, width) = (self.gpu, of(Role::Gate)?.weight.rows(), x.cols());
+        let together = gpu.rows_per_binding(2 * inner.next_multiple_of(4) * 4);
+        for tokens in given.chunks(together) {
             let gathered = gpu.unfilled(tokens.len(), width)?;
             let rows: Vec<(usize, usize)> =
-                tokens.iter().enumerate().map(|(row, (token, ..))| (*token as usize, row)).collect();
-            gpu.copy_rows(&routed.normed, &gathered, &rows, RowCopy::whole(width))?;
+                tokens.iter().enumerate().map(|(row, given)| (given.token as usize, row)).collect();
+            gpu.copy_rows(normed, &gathered, &rows, RowCopy::whole(width))?;
             let both = gpu.unfilled(tokens.len(), 2 * inner)?;
             for (role, column) in [(Role::Gate, 0), (Role::Up, inner)] {
                 let Linear { weight, bias, .. } = of(role)?;
@@ -136,9 +168,9 @@ impl LayerContext<'_> {
             let result = gpu.unfilled(tokens.len(), width)?;
             let Linear { weight, bias, .. } = of(Role::Down)?;
             gpu.linear_layer(&hidden, weight, bias.as_ref(), &result, 0, false)?;
-            let shares: Vec<f32> = tokens.iter().map(|(.., share)| *share).collect();
-            tap.result(self.layer, expert, &shares, &result)?;
-            let targets: Vec<(u32, f32)> = tokens.iter().map(|(token, gate, _)| (*token, *gate)).collect();
+            let shares: Vec<f32> = tokens.iter().map(|given| given.share).collect();
+            tap(&shares, &result)?;
+            let targets: Vec<(u32, f32)> = tokens.iter().map(|given| (given.token, given.gate)).collect();
             gpu.add_rows(&result, x, &targets)?;
         }
         Ok(())

@@ -1,6 +1,9 @@
 //! How many parameters a model has, and how many of a layer are needed at once.
 
-use super::{Config, TensorSpec, architecture::Weight};
+use super::{
+    Config, TensorSpec,
+    architecture::{Space, Weight},
+};
 
 impl Config {
     /// The weights of each expert of a layer in turn; none where it is no mixture.
@@ -10,22 +13,41 @@ impl Config {
         (0..count).flat_map(move |expert| weights.iter().map(move |weight| (expert, weight)))
     }
 
+    /// The weights of the expert that every token goes to, with their sizes `[out, in]`, and last its gate; none where
+    /// there is no such.
+    pub fn shared_weights(&self, layer: usize) -> Vec<(&'static Weight, [usize; 2])> {
+        let shared = self.architecture.mixture.and_then(|mixture| mixture.shared);
+        let width = self.layers[layer].experts.and_then(|experts| experts.shared);
+        let (Some(shared), Some(inner)) = (shared, width) else { return Vec::new() };
+        let outer = self.hidden_size;
+        let shape = |weight: &Weight| if weight.writes == Space::Residual { [outer, inner] } else { [inner, outer] };
+        let weights = shared.weights.iter().map(|weight| (weight, shape(weight)));
+        weights.chain([(shared.gate, [1, outer])]).collect()
+    }
+
     /// How many parameters the matrices of a layer have.
     pub fn layer_parameters(&self, layer: usize) -> u64 {
         let experts = self.layers[layer].experts.map_or(0, |experts| experts.count);
-        self.shared_parameters(layer) + experts as u64 * self.expert_parameters(layer)
+        let (each, shared) = (self.expert_parameters(layer), self.shared_expert_parameters(layer));
+        self.common_parameters(layer) + experts as u64 * each + shared
     }
 
     /// How many of them are on the GPU at once while tokens run through the layer: of a mixture, those of one expert.
     pub fn resident_parameters(&self, layer: usize) -> u64 {
-        self.shared_parameters(layer) + self.expert_parameters(layer)
+        let expert = self.expert_parameters(layer).max(self.shared_expert_parameters(layer));
+        self.common_parameters(layer) + expert
     }
 
-    /// How many of them every token goes through, and those of routers.
-    pub fn shared_parameters(&self, layer: usize) -> u64 {
+    /// How many of them are of no expert.
+    fn common_parameters(&self, layer: usize) -> u64 {
         let linears = self.weights(layer).map(|weight| self.weight_shape(weight, layer));
         let shortcuts = self.shortcuts(layer).map(|(_, before, after)| (before, after));
         linears.chain(shortcuts).map(|(rows, cols)| (rows * cols) as u64).sum()
+    }
+
+    /// How many of them are of the expert that every token goes to.
+    fn shared_expert_parameters(&self, layer: usize) -> u64 {
+        self.shared_weights(layer).iter().map(|(_, [rows, cols])| (rows * cols) as u64).sum()
     }
 
     /// Parameters of one expert of a layer; 0 where it is no mixture.
@@ -42,7 +64,9 @@ impl Config {
             let roles = self.weights(layer).chain(expert).flat_map(|weight| weight.holds);
             roles.map(move |role| self.linear_shape(*role, layer))
         });
-        sizes.map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
+        let shared = (0..self.layers.len()).flat_map(|layer| self.shared_weights(layer));
+        let shared = shared.map(|(_, [rows, cols])| (rows, cols));
+        sizes.chain(shared).map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
     }
 
     /// How many parameters a checkpoint of this config has.

@@ -15,6 +15,7 @@ const CLASSES: &[(&str, &str, bool)] = &[
     ("granite", SERIALIZED, false),
     ("qwen2", "Qwen2Tokenizer", true),
     ("qwen3", "Qwen2Tokenizer", false),
+    ("qwen2_moe", "Qwen2Tokenizer", false),
     ("qwen3_moe", "Qwen2Tokenizer", false),
     ("mixtral", SERIALIZED, false),
     ("phi", "GPT2Tokenizer", false),

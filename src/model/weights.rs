@@ -207,6 +207,9 @@ impl Config {
                 let (rows, cols) = self.weight_shape(weight, layer);
                 add(names.expert(layer, expert, weight), &[rows, cols]);
             }
+            for (weight, shape) in self.shared_weights(layer) {
+                add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
+            }
             if let Some(qk) = self.qk_norm() {
                 let head_dim = self.layers[layer].head_dim;
                 for name in [qk.q, qk.k] {
@@ -437,6 +440,19 @@ impl WeightStore {
             Ok(HostLinear { spec, role: spec.holds[0], matrix, bias: None })
         };
         weights.iter().map(linear).collect()
+    }
+
+    /// Where to read the weights of the expert that every token goes to, and last its gate; none without such.
+    ///
+    /// # Errors
+    /// [`crate::Error::BadTensor`].
+    pub fn shared_expert(&self, layer: usize) -> Result<Vec<HostLinear<'_>>> {
+        let names = Names::of(&self.config);
+        let linear = |(spec, shape): (&'static Weight, [usize; 2])| {
+            let matrix = self.find(&names.layer(layer, &format!("{}.weight", spec.name)), &shape)?;
+            Ok(HostLinear { spec, role: spec.holds[0], matrix, bias: None })
+        };
+        self.config.shared_weights(layer).into_iter().map(linear).collect()
     }
 
     fn linear(&self, layer: usize, spec: &'static Weight, role: Role) -> Result<HostLinear<'_>> {

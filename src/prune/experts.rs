@@ -52,7 +52,7 @@ pub fn cut_experts(share: f64, global: bool, specs: &[LayerSpec], found: &[Exper
 mod tests {
     use super::*;
 
-    const EXPERTS: Experts = Experts { count: 4, chosen: 2, normalised: true };
+    const EXPERTS: Experts = Experts { count: 4, chosen: 2, normalised: true, shared: None };
 
     fn spec() -> LayerSpec {
         LayerSpec {
@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn so_many_experts_leave_and_never_those_that_a_token_needs() {
-        let of = |count, chosen, share| experts_leaving(Experts { count, chosen, normalised: true }, share);
+        let of =
+            |count, chosen, share| experts_leaving(Experts { count, chosen, normalised: true, shared: None }, share);
         assert_eq!((of(128, 8, 0.25), of(8, 2, 0.3), of(100, 1, 0.29)), (32, 2, 29));
         assert_eq!((of(4, 2, 0.9), of(4, 4, 0.5)), (2, 0), "a token goes to as many");
     }

@@ -46,6 +46,7 @@ REFUSED = {
     "llama_gelu": "silu",
     "llama_gelu_pytorch_tanh": "silu",
     "qwen3_bias": "bias",
+    "qwen2_moe_dense_between": "experts",
     "qwen3_moe_dense_between": "bias",
     "qwen3_moe_every_second": "experts",
     "qwen3_moe_plain_tied": "divides the gates",

@@ -38,6 +38,7 @@ from transformers import AutoModelForCausalLM
 FIXTURES_CUT = {
     "qwen3_moe_normalised": ("Qwen3MoeForCausalLM", True),
     "qwen3_moe_dense_between": ("Qwen3MoeForCausalLM", False),
+    "qwen2_moe_plain": ("Qwen2MoeForCausalLM", True),
     "mixtral_top_2": ("MixtralForCausalLM", True),
 }
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")

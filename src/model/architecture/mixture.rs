@@ -39,8 +39,23 @@ pub struct Mixture {
     pub experts: &'static str,
     /// The weights of an expert, by their names after its number.
     pub weights: &'static [Weight],
+    /// An expert that every token goes to beside those.
+    pub shared: Option<Shared>,
+    /// Whether llama.cpp divides the gates of a token's experts by their sum.
+    pub gguf_normalises: bool,
     /// What this and `block` are called where the tensors of all experts are one.
     pub fused: Option<Fused>,
+}
+
+/// An expert that every token goes to. What it gives is multiplied by the sigmoid of its gate's product with what it
+/// reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared {
+    pub intermediate_size: (&'static str, usize),
+    /// By their names within a layer.
+    pub weights: &'static [Weight],
+    /// `[1, hidden_size]`.
+    pub gate: &'static Weight,
 }
 
 /// How transformers names things in memory, and writes them if asked to.

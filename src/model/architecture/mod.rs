@@ -18,7 +18,7 @@ use super::defaults::{self, Defaults};
 use crate::ops::Norm;
 
 pub use forms::{Forms, Gguf, Stock};
-pub use mixture::{Fused, Mixture, MixtureLayers, Normalised};
+pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared};
 pub use remote_code::RemoteCode;
 pub use role::Role;
 pub use rows::ARCHITECTURES;

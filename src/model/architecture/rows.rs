@@ -3,7 +3,7 @@
 use super::{
     Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
     Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
-    rows_mixtures::{MIXTRAL, QWEN3_MOE},
+    rows_mixtures::{MIXTRAL, QWEN2_MOE, QWEN3_MOE},
 };
 use crate::{
     model::{
@@ -19,8 +19,8 @@ use Space::{Heads, Hidden, Residual};
 
 /// Every row.
 pub const ARCHITECTURES: &[Architecture] = &[
-    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX, QWEN3_MOE,
-    MIXTRAL,
+    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX, QWEN2_MOE,
+    QWEN3_MOE, MIXTRAL,
 ];
 
 pub(super) const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });

@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, Fields, Fused, Mixture, MixtureLayers, Normalised,
-    Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Weight, Window,
+    Position, QkNorm, Role, RopeLayers, RotaryPart, Shared, Space, Weight, Window,
     rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, STOCK, attention, gated_blocks, heads},
 };
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
     ops::Norm,
 };
 
-use Bias::Never;
-use Role::{Down, Gate, Router, Up};
+use Bias::{Field, Never};
+use Role::{Down, Gate, Key, Query, Router, Up, Value};
 use Space::{Experts, Hidden, Residual};
 
 /// The block of a mixture, which reads the norm that the MLP of other layers reads.
@@ -36,6 +36,48 @@ const fn expert(gate: &'static str, up: &'static str, down: &'static str) -> [We
 
 const FUSED: Fused = Fused { router: "mlp.gate", gate_up: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" };
 
+const QWEN2_HEADS: &[Weight] = &heads("self_attn.o_proj", Field("qkv_bias", true), Never);
+
+pub(super) const QWEN2_MOE: Architecture = Architecture {
+    model_type: "qwen2_moe",
+    fields: Fields { default_key_value_heads: Some(16), ..GROUPED },
+    defaults: defaults::QWEN2_MOE,
+    attention: EXPLICIT,
+    blocks: &gated_blocks(QWEN2_HEADS, GATED),
+    mixture: Some(Mixture {
+        blocks: &[attention("input_layernorm", QWEN2_HEADS), mixture(&[router("mlp.gate")])],
+        layers: MixtureLayers::Every { step: "decoder_sparse_step", dense: "mlp_only_layers" },
+        count: (["num_experts", "num_experts"], 60),
+        chosen: ("num_experts_per_tok", 4),
+        intermediate_size: ("moe_intermediate_size", 1408),
+        normalised: Normalised::Field("norm_topk_prob", false),
+        experts: "mlp.experts",
+        weights: &expert("gate_proj", "up_proj", "down_proj"),
+        shared: Some(Shared {
+            intermediate_size: ("shared_expert_intermediate_size", 5632),
+            weights: &expert("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj"),
+            gate: &router("mlp.shared_expert_gate"),
+        }),
+        gguf_normalises: false,
+        fused: Some(FUSED),
+    }),
+    required: &[("use_sliding_window", "false", "which layers have it depends on more than is implemented")],
+    handles: &["num_experts"],
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf {
+            architecture: "qwen2moe",
+            by_layer: None,
+            interleaved: false,
+            frequency_factors: false,
+            biases: &[Query, Key, Value],
+            other_widths: None,
+        }),
+        code: None,
+    },
+    ..BASE
+};
+
 pub(super) const QWEN3_MOE: Architecture = Architecture {
     model_type: "qwen3_moe",
     fields: Fields { default_key_value_heads: Some(4), ..GROUPED },
@@ -56,6 +98,8 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
         normalised: Normalised::Field("norm_topk_prob", false),
         experts: "mlp.experts",
         weights: &expert("gate_proj", "up_proj", "down_proj"),
+        shared: None,
+        gguf_normalises: true,
         fused: Some(FUSED),
     }),
     handles: &["num_experts", "num_local_experts"],
@@ -100,6 +144,8 @@ pub(super) const MIXTRAL: Architecture = Architecture {
         normalised: Normalised::Always,
         experts: "block_sparse_moe.experts",
         weights: &expert("w1", "w3", "w2"),
+        shared: None,
+        gguf_normalises: true,
         fused: Some(FUSED),
     }),
     blocks: &gated_blocks(MIXTRAL_HEADS, GATED),

@@ -45,10 +45,13 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if differ(config, |layer| layer.experts) {
         return refuse("its layers differ in their experts, or some have none, which llama.cpp has no form for".into());
     }
-    if config.layers[0].experts.is_some_and(|experts| !experts.normalised) {
-        return refuse(
-            "llama.cpp divides the gates of a token's experts by their sum, which this model does not".into(),
-        );
+    if let (Some(experts), Some(mixture)) = (config.layers[0].experts, architecture.mixture)
+        && experts.normalised != mixture.gguf_normalises
+    {
+        return refuse(match experts.normalised {
+            true => "this model divides the gates of a token's experts by their sum, which llama.cpp does not".into(),
+            false => "llama.cpp divides the gates of a token's experts by their sum, which this model does not".into(),
+        });
     }
     let usual = |layer: &LayerSpec| (1.0 / (layer.head_dim as f64).sqrt()) as f32;
     if config.layers.iter().any(|layer| layer.attention_scale != usual(layer)) {
@@ -132,6 +135,9 @@ pub fn metadata(
         add("expert_count", size(experts.count));
         add("expert_used_count", size(experts.chosen));
         add("expert_feed_forward_length", size(layer.intermediate_size));
+        if let Some(width) = experts.shared {
+            add("expert_shared_feed_forward_length", size(width));
+        }
     }
     add("attention.head_count", sizes(|layer| layer.heads));
     add("attention.head_count_kv", sizes(|layer| layer.kv_heads));

@@ -95,9 +95,11 @@ fn experts(keys: &Keys, mixture: &Mixture, set: &mut impl FnMut(&str, Value) -> 
     if let Some(width) = keys.optional_size("expert_feed_forward_length")?.filter(|width| *width > 0) {
         set(mixture.intermediate_size.0, width.into());
     }
-    // llama.cpp divides gates by their sum in all of them.
+    if let (Some(shared), Some(width)) = (mixture.shared, keys.optional_size("expert_shared_feed_forward_length")?) {
+        set(shared.intermediate_size.0, width.into());
+    }
     if let Normalised::Field(name, _) = mixture.normalised {
-        set(name, true.into());
+        set(name, mixture.gguf_normalises.into());
     }
     match keys.optional_size("expert_gating_func")?.filter(|function| ![0, SOFTMAX].contains(function)) {
         Some(other) => Err(keys.unsupported("expert_gating_func", &other.into(), "gates are a softmax here")),

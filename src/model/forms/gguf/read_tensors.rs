@@ -129,6 +129,15 @@ impl Maker<'_> {
             let part = Part { encoding, offset, width: cols, rows: all };
             self.list.push((names.expert(layer, expert, weight), Assembled::new(vec![rows, cols], vec![part], false)));
         }
+        for (weight, [rows, cols]) in self.config.shared_weights(layer) {
+            let name = format!("blk.{layer}.{}_shexp.weight", stem(weight.holds[0]));
+            // The gate has one row, which the file has as a vector.
+            let shape = if weight.holds == [Role::Router] { &[cols][..] } else { &[rows, cols] };
+            let GgufEntry { encoding, offset, .. } = self.entry(&name, shape)?;
+            let part = Part { encoding, offset, width: cols, rows: (0..rows).collect() };
+            let ours = names.layer(layer, &format!("{}.weight", weight.name));
+            self.list.push((ours, Assembled::new(vec![rows, cols], vec![part], false)));
+        }
         Ok(())
     }
 

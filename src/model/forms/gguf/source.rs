@@ -37,6 +37,7 @@ const SOURCES: &[Source] = &[
     Source { by_layer: true, ..source("deci", "qwen2", true) },
     source("qwen2", "qwen2", false),
     source("qwen3", "qwen3", false),
+    source("qwen2moe", "qwen2_moe", false),
     source("qwen3moe", "qwen3_moe", false),
     source("smollm3", "smollm3", true),
     source("granite", "granite", true),

@@ -34,6 +34,8 @@ enum Source {
     Weight(usize, Role),
     /// Of all experts of a layer.
     Experts(usize, Role),
+    /// Of the expert of a layer that every token goes to: which of its weights.
+    Shared(usize, usize),
     Bias(usize, Role),
 }
 
@@ -77,6 +79,11 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
                 add(name(&stem, "weight"), &[count, rows, cols], Source::Experts(layer, *role));
             }
         }
+        for (which, (weight, [rows, cols])) in config.shared_weights(layer).into_iter().enumerate() {
+            let stem = format!("{}_shexp", stem(weight.holds[0]));
+            let shape = if weight.holds == [Role::Router] { &[cols][..] } else { &[rows, cols] };
+            add(name(&stem, "weight"), shape, Source::Shared(layer, which));
+        }
         if config.qk_norm {
             let head_dim = config.layers[layer].head_dim;
             add(name("attn_q_norm", "weight"), &[head_dim], Source::HeadNorm(layer, 0));
@@ -102,6 +109,7 @@ impl Entry {
             | Source::HeadNorm(layer, _)
             | Source::Weight(layer, _)
             | Source::Experts(layer, _)
+            | Source::Shared(layer, _)
             | Source::Bias(layer, _) => Some(layer),
             Source::Embedding | Source::Head | Source::FinalNorm | Source::FrequencyFactors => None,
         }
@@ -153,6 +161,10 @@ impl Entry {
                     let linear = linears.iter().find(|linear| linear.role == role).ok_or_else(missing)?;
                     in_order(&linear.matrix, &mut each)
                 })
+            }
+            Source::Shared(layer, which) => {
+                let linears = store.shared_expert(layer)?;
+                in_order(&linears.get(which).ok_or_else(missing)?.matrix, each)
             }
             Source::Weight(_, role) => in_order(&linear(role)?.matrix, each),
             Source::Bias(_, role) => {
