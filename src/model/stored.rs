@@ -26,6 +26,12 @@ impl WeightStore {
             shorter.skip(1).map(|prefix| format!("{prefix}{rest}")).collect::<Vec<_>>()
         });
         names.extend(bare.unwrap_or_default());
+        if let Some(part) = self.config.part_of {
+            let decoder = name.strip_prefix(architecture.names.prefix);
+            names.extend(decoder.into_iter().flat_map(|rest| part.decoders.iter().map(move |of| format!("{of}{rest}"))));
+            let head = Some(name).filter(|name| name.starts_with(architecture.names.head));
+            names.extend(head.into_iter().flat_map(|head| part.heads.iter().map(move |of| format!("{of}{head}"))));
+        }
         if let (Some(alias), Some(rest)) = (architecture.names.head_alias, name.strip_prefix(architecture.names.head)) {
             names.extend([format!("{alias}{rest}"), format!("{base}{alias}{rest}")]);
         }

@@ -1,8 +1,11 @@
 //! The rows of the table.
 
 use super::{
-    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
-    Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
+    Affine, Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
+    Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Scale, Space, Stems, Weight, Window, Wiring,
+    rows_alibi::{BLOOM, FALCON_7B, FALCON_NEW, FALCON_NEW_SHARED, FALCON_SEQUENTIAL, MPT},
+    rows_gemma::{GEMMA, GEMMA2, GEMMA3},
+    rows_norms::{COHERE, GPT_NEO, OLMO, OLMO2, STABLELM, STABLELM_PARALLEL},
 };
 use crate::{
     model::{
@@ -17,25 +20,57 @@ use Role::{Down, Gate, Key, Output, Query, Up, Value};
 use Space::{Heads, Hidden, Residual};
 
 /// Every row.
-pub const ARCHITECTURES: &[Architecture] =
-    &[LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX];
+pub const ARCHITECTURES: &[Architecture] = &[
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    SMOLLM3,
+    GRANITE,
+    STARCODER2,
+    PHI,
+    PHI3,
+    OPT,
+    GPT2,
+    GPTJ,
+    GPT_NEOX,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    OLMO,
+    OLMO2,
+    STABLELM,
+    STABLELM_PARALLEL,
+    COHERE,
+    GPT_NEO,
+    FALCON_7B,
+    FALCON_NEW,
+    FALCON_NEW_SHARED,
+    FALCON_SEQUENTIAL,
+    BLOOM,
+    MPT,
+];
 
-const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
+pub(super) const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
 
-const fn rope(part: RotaryPart) -> Position {
+pub(super) const fn rope(part: RotaryPart) -> Position {
     Position::Rope { interleaved: false, part, theta: 10000.0, layers: RopeLayers::All }
 }
 
-const fn attention(norm: &'static str, weights: &'static [Weight]) -> Block {
-    Block { kind: BlockKind::Attention, norm, weights }
+pub(super) const fn attention(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Attention, norm: Some(norm), norm_after: None, weights }
 }
 
-const fn mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
-    Block { kind: BlockKind::Mlp { gated: false }, norm, weights }
+pub(super) const fn mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Mlp { gated: false }, norm: Some(norm), norm_after: None, weights }
+}
+
+pub(super) const fn gated_mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Mlp { gated: true }, norm: Some(norm), norm_after: None, weights }
 }
 
 /// q, k, v and the output under the names that most models use.
-const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weight; 4] {
+pub(super) const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weight; 4] {
     [
         Weight::linear("self_attn.q_proj", &[Query], Residual, Heads, qkv),
         Weight::linear("self_attn.k_proj", &[Key], Residual, Heads, qkv),
@@ -44,11 +79,11 @@ const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weight; 4] {
     ]
 }
 
-const fn plain(up: &'static str, down: &'static str, bias: Bias) -> [Weight; 2] {
+pub(super) const fn plain(up: &'static str, down: &'static str, bias: Bias) -> [Weight; 2] {
     [Weight::linear(up, &[Up], Residual, Hidden, bias), Weight::linear(down, &[Down], Hidden, Residual, bias)]
 }
 
-const fn gated(bias: Bias) -> [Weight; 3] {
+pub(super) const fn gated(bias: Bias) -> [Weight; 3] {
     [
         Weight::linear("mlp.gate_proj", &[Gate], Residual, Hidden, bias),
         Weight::linear("mlp.up_proj", &[Up], Residual, Hidden, bias),
@@ -57,19 +92,30 @@ const fn gated(bias: Bias) -> [Weight; 3] {
 }
 
 /// The two blocks of most models, whose attention and gated MLP may have biases.
-const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
+pub(super) const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
     [
         attention("input_layernorm", heads),
-        Block { kind: BlockKind::Mlp { gated: true }, norm: "post_attention_layernorm", weights: mlp },
+        gated_mlp("post_attention_layernorm", mlp),
     ]
 }
 
-const ATTENTION_BIAS: Bias = Field("attention_bias", false);
-const FIELD_HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
-const FIELD_BLOCKS: &[Block] = &gated_blocks(FIELD_HEADS, &gated(Field("mlp_bias", false)));
-const GATED: &[Weight] = &gated(Never);
-const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
-const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
+pub(super) const ATTENTION_BIAS: Bias = Field("attention_bias", false);
+pub(super) const FIELD_HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
+pub(super) const FIELD_BLOCKS: &[Block] = &gated_blocks(FIELD_HEADS, &gated(Field("mlp_bias", false)));
+pub(super) const GATED: &[Weight] = &gated(Never);
+pub(super) const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
+pub(super) const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
+
+pub(super) const LAYER_NORM: NormSpec = NormSpec { kind: Norm::Layer, ..BASE.norm };
+/// Of each head by itself, with weights that all share.
+pub(super) const QK_NORM: QkNorm = QkNorm {
+    q: "self_attn.q_norm",
+    k: "self_attn.k_norm",
+    norm: Norm::Rms,
+    span: QkSpan::Shared,
+    bias: false,
+    field: None,
+};
 
 const LLAMA_CPP: Gguf = Gguf {
     architecture: "llama",
@@ -125,7 +171,7 @@ const QWEN3: Architecture = Architecture {
     fields: QWEN2.fields,
     defaults: defaults::QWEN,
     attention: AttentionSpec {
-        qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
+        qk_norm: Some(QK_NORM),
         head_dim: Some(128),
         ..QWEN2.attention
     },
@@ -175,6 +221,7 @@ const GRANITE: Architecture = Architecture {
         residual: Some("residual_multiplier"),
         attention: Some("attention_multiplier"),
         logits: Some("logits_scaling"),
+        ..BASE.multipliers
     },
     blocks: FIELD_BLOCKS,
     handles: &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"],
@@ -193,7 +240,7 @@ const STARCODER2: Architecture = Architecture {
         ..GROUPED
     },
     defaults: defaults::STARCODER2,
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec { window: Window::All, zero_head_dim: true, ..EXPLICIT },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
@@ -211,6 +258,7 @@ const PHI3: Architecture = Architecture {
     attention: AttentionSpec {
         position: rope(RotaryPart::Share(1.0)),
         rope_types: &["default"],
+        longrope: &["longrope", "su", "yarn"],
         window: Window::All,
         ..EXPLICIT
     },
@@ -233,14 +281,16 @@ const PHI: Architecture = Architecture {
     fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu_new"), ..GROUPED },
     defaults: defaults::PHI,
     names: Stems { final_norm: "final_layernorm", ..BASE.names },
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec {
         position: rope(RotaryPart::Share(0.5)),
         qk_norm: Some(QkNorm {
             q: "self_attn.q_layernorm",
             k: "self_attn.k_layernorm",
             norm: Norm::Layer,
+            bias: true,
             field: Some("qk_layernorm"),
+            ..QK_NORM
         }),
         ..EXPLICIT
     },
@@ -266,7 +316,7 @@ const OPT: Architecture = Architecture {
     },
     defaults: defaults::OPT,
     names: Stems { prefix: "model.decoder.", final_norm: "final_layer_norm", ..BASE.names },
-    norm: NormSpec { kind: Norm::Layer, affine: Some("layer_norm_elementwise_affine") },
+    norm: NormSpec { affine: Affine::Field("layer_norm_elementwise_affine"), ..LAYER_NORM },
     attention: AttentionSpec { position: Position::Learned { name: "embed_positions", offset: 2 }, ..BASE.attention },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
@@ -281,7 +331,7 @@ const OPT: Architecture = Architecture {
     ..BASE
 };
 
-const GPT2_FIELDS: Fields = Fields {
+pub(super) const GPT2_FIELDS: Fields = Fields {
     hidden_size: "n_embd",
     num_hidden_layers: "n_layer",
     num_attention_heads: "n_head",
@@ -293,7 +343,7 @@ const GPT2_FIELDS: Fields = Fields {
     ..BASE.fields
 };
 
-const GPT2_NAMES: Stems =
+pub(super) const GPT2_NAMES: Stems =
     Stems { prefix: "transformer.", embedding: "wte", layers: "h", final_norm: "ln_f", ..BASE.names };
 
 const GPT2: Architecture = Architecture {
@@ -301,10 +351,10 @@ const GPT2: Architecture = Architecture {
     fields: GPT2_FIELDS,
     defaults: defaults::GPT2,
     names: GPT2_NAMES,
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec {
         position: Position::Learned { name: "wpe", offset: 0 },
-        scale_fields: true,
+        scale: Scale::HeadDim { fields: true },
         ..BASE.attention
     },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
@@ -341,7 +391,7 @@ const GPTJ: Architecture = Architecture {
     fields: GPT2_FIELDS,
     defaults: defaults::GPTJ,
     names: GPT2_NAMES,
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec {
         position: Position::Rope {
             interleaved: true,
@@ -375,7 +425,7 @@ const GPT_NEOX: Architecture = Architecture {
         head_alias: Some("lm_head"),
         ..BASE.names
     },
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec { position: rope(RotaryPart::Share(0.25)), ..BASE.attention },
     wiring: Wiring::Field("use_parallel_residual", true),
     blocks: &[
