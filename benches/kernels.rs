@@ -43,7 +43,16 @@ fn kernels(c: &mut Criterion) {
     });
     let qkv = gpu.upload(&values(TOKENS * 3 * 768), TOKENS, 3 * 768).expect("qkv");
     let span = |column| HeadSpan { column, heads: 12 };
-    let shape = AttentionShape { head_dim: 64, q: span(0), k: span(768), v: span(1536), scale: 0.125, window: None };
+    let shape = AttentionShape {
+        head_dim: 64,
+        q: span(0),
+        k: span(768),
+        v: span(1536),
+        scale: 0.125,
+        window: None,
+        softcap: None,
+        alibi: None,
+    };
     group.bench_function("attention", |b| {
         b.iter(|| {
             gpu.attention(&shape, &qkv, &qkv, &sequences([TOKENS])).and_then(|_| gpu.finish()).expect("attention")

@@ -1,5 +1,6 @@
 // attention: causal attention with grouped queries, an optional sliding window and an online softmax; no [tokens, tokens] matrix anywhere.
-//   out[t, h] = sum_j softmax_j(scale * q[t, h]·k[j, h / group]) v[j, h / group]   over the j <= t of t's sequence with t - j < window
+//   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence with t - j < window,
+//   s as in shared/scores.wgsl
 //   q         [tokens, q_stride] f32; query head h begins at q_column + h * HEAD_DIM
 //   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * HEAD_DIM, value head likewise
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token)
@@ -75,6 +76,7 @@ fn main(
     }
     // Of the one query whose softmax is this thread's.
     let position = block.w + index / params.group_part;
+    let head = first_head + index % params.group_part;
     var highest = MASKED;
     var sum = 0.0;
     for (var first = begin; first < end; first += KEYS) {
@@ -120,7 +122,7 @@ fn main(
         for (var key = 0u; key < KEYS; key += 1u) {
             let j = first + key;
             let seen = j < end && j <= position && (params.window == 0u || position - j < params.window);
-            let score = select(MASKED, params.scale * weight[key * 16u + query4][lane], seen);
+            let score = select(MASKED, scored(params.scale * weight[key * 16u + query4][lane], head, position, j), seen);
             weight[key * 16u + query4][lane] = score;
             highest = max(highest, score);
         }

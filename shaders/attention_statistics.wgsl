@@ -1,5 +1,6 @@
 // attention_statistics: what attention's gradient needs of each query: its softmax in one number, and how its result and gradient agree.
-//   statistics[t, h] = (log sum_j exp(scale * q[t, h]·k[j, h / group]), sum_i d[t, h, i] out[t, h, i])
+//   statistics[t, h] = (log sum_j exp(s(scale * q[t, h]·k[j, h / group])), sum_i d[t, h, i] out[t, h, i])
+//   s as in shared/scores.wgsl
 //   qkv       [tokens, stride] f32; query head h begins at q_column + h * head_dim, key and value heads likewise
 //   d, out    [tokens, heads * head_dim] f32, the gradient of attention's result and that result
 //   dispatch  (heads, blocks of 32 queries of the sequence first .. end, from first_block on)
@@ -29,10 +30,10 @@ fn main(
         let y = query + 4u * thread.y;
         let x = key + 4u * thread.x;
         let at = 32u * thread.y + thread.x;
-        score[at] = select(vec4(MASKED), params.scale * s0, seen(y, x));
-        score[at + 8u] = select(vec4(MASKED), params.scale * s1, seen(y + 1u, x));
-        score[at + 16u] = select(vec4(MASKED), params.scale * s2, seen(y + 2u, x));
-        score[at + 24u] = select(vec4(MASKED), params.scale * s3, seen(y + 3u, x));
+        score[at] = select(vec4(MASKED), scored4(params.scale * s0, head, y, x), seen(y, x));
+        score[at + 8u] = select(vec4(MASKED), scored4(params.scale * s1, head, y + 1u, x), seen(y + 1u, x));
+        score[at + 16u] = select(vec4(MASKED), scored4(params.scale * s2, head, y + 2u, x), seen(y + 2u, x));
+        score[at + 24u] = select(vec4(MASKED), scored4(params.scale * s3, head, y + 3u, x), seen(y + 3u, x));
         workgroupBarrier();
         if index < ROWS {
             var most = vec4(highest);

@@ -1,5 +1,6 @@
 // attention_wide: attention (see attention.wgsl) for few queries at a time, spread over the coordinates of a head: decoding, and wide heads.
-//   out[t, h] = sum_j softmax_j(scale * q[t, h]·k[j, h / group]) v[j, h / group]   over the j <= t of t's sequence with t - j < window
+//   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence with t - j < window,
+//   s as in shared/scores.wgsl
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
 // A workgroup takes the queries that queries_1.wgsl or queries_4.wgsl has room for, which share a key-value head. For the scores a thread has one
 // key of 64; for the values four coordinates of every PARTS-th key.
@@ -96,6 +97,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
             for (var dim4 = 0u; dim4 < HEAD4; dim4 += 1u) {
                 score += products(dim4, load_kv(at, 4u * dim4));
             }
+            score = scored_each(score, first_head, positions, first + index);
             let key = Place(first + index);
             score = select(score, Each(MASKED), key > positions);
             if params.window != 0u {

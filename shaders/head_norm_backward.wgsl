@@ -1,5 +1,5 @@
 // head_norm_backward: the gradient of what head_norm normalised from that of its result, each head by itself, in place.
-//   KIND 0 (rms) or 1 (layer), as in norm_backward.wgsl, over the head_dim values of a head; weight is shared by the heads
+//   KIND 0 (rms) or 1 (layer), as in norm_backward.wgsl, over the head_dim values of a head; weight_stride is 0 where the heads share weight
 //   x, d      [tokens, stride] f32, x as it was before the norm; head h begins at column + h * head_dim of both
 //   dispatch  one workgroup a (token, head), folded into (x, y)
 struct Params {
@@ -9,12 +9,12 @@ struct Params {
     stride: u32,
     column: u32,
     eps: f32,
-    unused0: u32,
-    unused1: u32,
+    weight_stride: u32,
+    unused: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;                // [tokens, stride]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;           // [head_dim]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;           // [1 or heads, head_dim]
 @group(0) @binding(3) var<storage, read_write> d: array<f32>;          // [tokens, stride]
 
 @compute @workgroup_size(64)
@@ -24,6 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let start = unit / params.heads * params.stride + params.column + unit % params.heads * params.head_dim;
+    let own = unit % params.heads * params.weight_stride;
     var mean = 0.0;
     var mean_gradient = 0.0;
     if KIND == 1u {
@@ -31,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         var gradients = 0.0;
         for (var i = index; i < params.head_dim; i += 64u) {
             sum += x[start + i];
-            gradients += d[start + i] * weight[i];
+            gradients += d[start + i] * weight[own + i];
         }
         mean = reduce_sum(sum, index) / f32(params.head_dim);
         mean_gradient = reduce_sum(gradients, index) / f32(params.head_dim);
@@ -44,10 +45,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let scale = 1.0 / sqrt(reduce_sum(squares, index) / f32(params.head_dim) + params.eps);
     var products = 0.0;
     for (var i = index; i < params.head_dim; i += 64u) {
-        products += d[start + i] * weight[i] * ((x[start + i] - mean) * scale);
+        products += d[start + i] * weight[own + i] * ((x[start + i] - mean) * scale);
     }
     let along = reduce_sum(products, index) / f32(params.head_dim);
     for (var i = index; i < params.head_dim; i += 64u) {
-        d[start + i] = scale * (d[start + i] * weight[i] - mean_gradient - (x[start + i] - mean) * scale * along);
+        d[start + i] = scale * (d[start + i] * weight[own + i] - mean_gradient - (x[start + i] - mean) * scale * along);
     }
 }

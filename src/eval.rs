@@ -319,7 +319,8 @@ pub fn agreement(
         for part in parts(gpu, table, table.element.size(), memory.part_bytes) {
             let heads = [ends[0].head.upload(gpu, part.clone())?, ends[1].head.upload(gpu, part.clone())?];
             let of = |which: usize| (&inputs[which], &heads[which], readouts[which].bias(part.clone()));
-            logit_slices(gpu, [of(0), of(1)], |first, [p, q]| {
+            let softcaps = [ends[0].logit_softcap, ends[1].logit_softcap];
+            logit_slices(gpu, [of(0), of(1)], softcaps, |first, [p, q]| {
                 gpu.divergence(p, q, part.start + first, &targets, &state)
             })?;
         }

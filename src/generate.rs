@@ -84,8 +84,8 @@ impl<'a> Session<'a> {
                 format!("{} ids for {} sequences at {} of {}", ids.cols(), self.sequences, self.length, self.capacity),
             ));
         }
-        let positions: Vec<u32> =
-            (0..self.sequences).flat_map(|_| (self.length..self.length + tokens).map(|p| p as u32)).collect();
+        let rows = self.model.config().table_rows(self.length..self.length + tokens);
+        let positions: Vec<u32> = (0..self.sequences).flat_map(|_| rows.clone()).collect();
         let sequences = (0..self.sequences)
             .map(|index| Sequence {
                 first: index * tokens,

@@ -107,9 +107,15 @@ fn every_default_and_spelling_is_as_in_transformers() {
             if folded.into_iter().chain([f64::from(config.logit_scale) * logits]).any(|one| (one - 1.0).abs() > 1e-6) {
                 failures.push(format!("{shown}: multipliers {folded:?}, logits {}", config.logit_scale));
             }
-            let Some(frequencies) = expected.get("inverse_frequencies").filter(|found| !found.is_null()).map(numbers)
-            else {
-                assert!(config.ropes.is_empty(), "{shown}");
+            let found = |name: &str| expected.get(name).filter(|found| !found.is_null()).map(numbers);
+            if let (Some(rope), Some(local)) = (config.ropes.get(1), found("local_frequencies")) {
+                let off = rope.inverse_frequencies.iter().zip(&local).map(|(&a, b)| (f64::from(a) / b - 1.0).abs());
+                if rope.inverse_frequencies.len() != local.len() || off.fold(0.0, f64::max) > 5e-7 {
+                    failures.push(format!("{shown}: {:?} with a window, expected {local:?}", rope.inverse_frequencies));
+                }
+            }
+            let Some(frequencies) = found("inverse_frequencies") else {
+                assert!(config.ropes.is_empty() || config.ropes.len() == 2, "{shown}");
                 continue;
             };
             let rope = &config.ropes[0];

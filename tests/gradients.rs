@@ -51,16 +51,42 @@ impl Store<'_> {
     }
 }
 
+impl Store<'_> {
+    /// The gradients of norms of queries or keys, which heads may share, or have in a tensor each.
+    fn head_norms(&mut self, layer: usize, stored: &[(String, Vec<usize>)], gradients: &AffineGradients) {
+        let names = Names::of(self.config);
+        let count: usize = stored.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let places = self.config.head_norm_places(layer, count);
+        for (part, of) in [("weight", &gradients.weight), ("bias", &gradients.bias)] {
+            let Some(of) = of else { continue };
+            let mut sums = vec![0.0; count];
+            for head in self.values(of).chunks(count) {
+                head.iter().zip(&places).for_each(|(value, &place)| sums[place] += value);
+            }
+            let mut first = 0;
+            for (stem, shape) in stored {
+                let (rows, cols) = if let [rows, cols] = shape[..] { (rows, cols) } else { (1, shape[0]) };
+                let name = names.layer(layer, &format!("{stem}.{part}"));
+                self.add(name, rows, cols, 0, &sums[first..first + rows * cols]);
+                first += rows * cols;
+            }
+        }
+    }
+}
+
 impl Collect for Store<'_> {
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> slicegpt_gpu::Result<()> {
         let (config, names) = (self.config, Names::of(self.config));
         self.rows.push(at.rows.clone());
         for block in &gradients.blocks {
-            self.norm(&names.layer(at.layer, block.spec.norm), &block.norm, config.hidden_size);
-            if let Some(qk) = config.qk_norm() {
-                for (name, sums) in [qk.q, qk.k].into_iter().zip(&block.head_norms) {
-                    self.norm(&names.layer(at.layer, name), sums, config.layers[at.layer].head_dim);
+            let norms = [(block.spec.norm, &block.norm), (block.spec.norm_after, &block.norm_after)];
+            for (name, sums) in norms {
+                if let Some(name) = name {
+                    self.norm(&names.layer(at.layer, name), sums, config.hidden_size);
                 }
+            }
+            for (stored, sums) in config.head_norms(at.layer).iter().zip(&block.head_norms) {
+                self.head_norms(at.layer, stored, sums);
             }
             for linear in &block.linears {
                 let name = names.layer(at.layer, linear.spec.name);

@@ -12,6 +12,10 @@ struct Params {
     window: u32,
     blocks: u32,
     kv_heads: u32,
+    softcap: f32,
+    alibi_heads: u32,
+    alibi_factor: f32,
+    alibi_in_bf16: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;          // [tokens, q_stride]

@@ -14,6 +14,10 @@ struct Params {
     d_stride: u32,
     statistics_stride2: u32,
     scale: f32,
+    softcap: f32,
+    alibi_heads: u32,
+    alibi_factor: f32,
+    alibi_in_bf16: u32,
     unused0: u32,
     unused1: u32,
     unused2: u32,
@@ -120,6 +124,18 @@ fn multiply(thread: vec2<u32>, index: u32, head: u32, query: u32, key: u32) {
         }
         workgroupBarrier();
     }
+}
+
+// The scores of a query with four keys, from their scaled products.
+fn scored4(products: vec4<f32>, head: u32, query: u32, key: u32) -> vec4<f32> {
+    let position = query - params.first;
+    let first = key - params.first;
+    return vec4(
+        scored(products.x, head, position, first),
+        scored(products.y, head, position, first + 1u),
+        scored(products.z, head, position, first + 2u),
+        scored(products.w, head, position, first + 3u),
+    );
 }
 
 // Which of the keys from row `key` on a query sees.

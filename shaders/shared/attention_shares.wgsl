@@ -10,8 +10,14 @@ struct Shares {
 // Of a query with four keys, whose products are s and t.
 fn shares(query: u32, key: u32, head: u32, s: vec4<f32>, t: vec4<f32>) -> Shares {
     let found = statistics[min(query, params.end - 1u) * params.statistics_stride2 + head];
-    let share = select(vec4(0.0), exp(params.scale * s - vec4(found.x)), seen(query, key));
-    return Shares(share, params.scale * share * (t - vec4(found.y)));
+    let products = params.scale * s;
+    let share = select(vec4(0.0), exp(scored4(products, head, query, key) - vec4(found.x)), seen(query, key));
+    var slope = vec4(1.0);
+    if params.softcap != 0.0 {
+        let caps = vec4(capped(products.x), capped(products.y), capped(products.z), capped(products.w)) / params.softcap;
+        slope -= caps * caps;
+    }
+    return Shares(share, params.scale * share * slope * (t - vec4(found.y)));
 }
 
 // Four coordinates of a gradient, in place of what was there before or added to it.

@@ -29,6 +29,10 @@ fn products(dim4: u32, key: vec4<f32>) -> Each {
     return dot(key, query[dim4]);
 }
 
+fn scored_each(score: Each, first_head: u32, positions: Place, key: u32) -> Each {
+    return scored(score, first_head, positions, key);
+}
+
 fn scaled(results: Results, factor: Each) -> Results {
     return factor * results;
 }

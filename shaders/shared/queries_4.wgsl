@@ -29,6 +29,16 @@ fn products(dim4: u32, key: vec4<f32>) -> Each {
     return key.x * query[4u * dim4] + key.y * query[4u * dim4 + 1u] + key.z * query[4u * dim4 + 2u] + key.w * query[4u * dim4 + 3u];
 }
 
+fn scored_each(score: Each, first_head: u32, positions: Place, key: u32) -> Each {
+    let heads = vec4(first_head) + vec4(0u, 1u, 2u, 3u) % vec4(params.group_part);
+    return vec4(
+        scored(score.x, heads.x, positions.x, key),
+        scored(score.y, heads.y, positions.y, key),
+        scored(score.z, heads.z, positions.z, key),
+        scored(score.w, heads.w, positions.w, key),
+    );
+}
+
 fn scaled(results: Results, factor: Each) -> Results {
     return mat4x4(factor.x * results[0], factor.y * results[1], factor.z * results[2], factor.w * results[3]);
 }

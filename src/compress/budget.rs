@@ -242,6 +242,9 @@ impl<'a> Space<'a> {
                  narrower model; run --basis shared unties them",
             );
         }
+        if axis == Axis::Width {
+            self.config.can_slice().or_else(|error| refuse(&error.to_string()))?;
+        }
         if axis == Axis::Heads && queries < 2 {
             return refuse("no two query heads share a key and a value, and all of a group cannot leave");
         }

@@ -10,6 +10,9 @@
 //!     writes:  W' = argmin Σ ‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²,   t = S'·(x_new − x) + q·(S'·x − z)
 //! ```
 //!
+//! Where a norm comes after a block, it makes of anything what has that norm's length: the target is then what the dense
+//! block gives before it, o, with each token's error divided by the root mean square of that, t = o.
+//!
 //! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]), what
 //! is lost of a direction counting by how much the weights make of it, and then what wrote them. Where layers are left
 //! out, the dense model runs through them alone, and the write before the gap is fitted to the residual after it. Until
@@ -32,10 +35,10 @@ use super::{
 use crate::{
     error::{Error, Result},
     fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
-    gpu::Matrix,
+    gpu::{Gpu, Matrix},
     model::{
         Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
-        StepWeights, TensorSpec, architecture::Space,
+        StepWeights, Tap, TensorSpec, architecture::Space,
     },
     stream::{At, Method, Pass, Residual, Saved, located},
 };
@@ -65,7 +68,7 @@ pub struct Refit<'a> {
     /// Into the narrower residual stream, with the final norm where the head is the embedding.
     coordinates: Option<(Rotation, Option<Vec<f64>>)>,
     dense: Residual,
-    /// The dense one before the step that is being fitted.
+    /// The dense one before the step that is being fitted; what its block has made where a norm comes after that.
     before: Residual,
     small: Residual,
     /// Whether the two differ.
@@ -218,7 +221,8 @@ impl<'a> Refit<'a> {
             let batch = pass.batch(index)?;
             let x = self.dense.load(gpu, index)?;
             let context = batch.context(gpu, config, layer, rope_tables);
-            if index < pass.counted && keeps {
+            let fitted_to_result = has_norm_after(weights);
+            if index < pass.counted && keeps && !fitted_to_result {
                 self.before.store(gpu, index, copied(gpu, &x)?, false)?;
             }
             if let Some((block, regression)) = fitted.as_mut().filter(|_| index < pass.counted) {
@@ -226,7 +230,14 @@ impl<'a> Refit<'a> {
                 let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
                 regression.add(gpu, &[context.norm(block, &z)?], &context.norm(block, &x)?, &ones)?;
             }
-            let y = context.step(weights, x, &mut NoTap)?;
+            let y = if index < pass.counted && keeps && fitted_to_result {
+                let mut results = Results { gpu, all: gpu.zeros(x.rows(), config.hidden_size)? };
+                let y = context.step(weights, x, &mut results)?;
+                self.before.store(gpu, index, results.all, false)?;
+                y
+            } else {
+                context.step(weights, x, &mut NoTap)?
+            };
             self.dense.store(gpu, index, y, step.last)?;
             pass.job.progress.advance(1)?;
         }
@@ -337,9 +348,16 @@ impl<'a> Refit<'a> {
         let mut regression = Regression::new(writes.widths(), self.small.width(), writes.has_bias());
         for index in 0..pass.counted {
             let batch = pass.batch(index)?;
-            let (x, z) = (self.dense.load(gpu, index)?, self.small.load(gpu, index)?);
-            let before = self.moved(pass, &self.before.load(gpu, index)?)?;
-            let target = write_target(gpu, self.moved(pass, &x)?, &before, &z, MADE_UP)?;
+            let z = self.small.load(gpu, index)?;
+            let before = self.before.load(gpu, index)?;
+            let (x, target) = if has_norm_after(weights) {
+                let target = copied(gpu, &before)?;
+                (before, target)
+            } else {
+                let (x, before) = (self.dense.load(gpu, index)?, self.moved(pass, &before)?);
+                let target = write_target(gpu, self.moved(pass, &x)?, &before, &z, MADE_UP)?;
+                (x, target)
+            };
             let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
             let mut tap = InnerTap(|tokens: Range<usize>, inner: &[Matrix]| {
                 let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);
@@ -385,6 +403,24 @@ impl<'a> Refit<'a> {
     }
 }
 
+/// Whether what the blocks of a step make goes through a norm before it is added to the residual.
+fn has_norm_after(weights: &StepWeights) -> bool {
+    weights.blocks.iter().any(|block| block.spec.norm_after.is_some())
+}
+
+/// Collects what the block of a step makes, before the norm of that.
+struct Results<'g> {
+    gpu: &'g Gpu,
+    /// `[tokens, hidden_size]`, zero at first.
+    all: Matrix,
+}
+
+impl Tap for Results<'_> {
+    fn written(&mut self, tokens: Range<usize>, result: &Matrix) -> Result<()> {
+        self.gpu.subtract(&self.all.view(tokens)?, result, -1.0)
+    }
+}
+
 impl Method for Refit<'_> {
     type State = Refitted;
 
@@ -399,13 +435,10 @@ impl Method for Refit<'_> {
             return pass.write_tables(ends, |gpu, part| rotation.rows(gpu, part));
         }
         let names = Names::of(pass.config);
-        let tables = [Some(names.embedding()), names.positions()];
-        let tables: Vec<TensorSpec> = pass
-            .config
-            .tensors()
-            .into_iter()
-            .filter(|spec| tables.iter().flatten().any(|name| *name == spec.name))
-            .collect();
+        let starts = names.before_layers();
+        let tensors = pass.config.tensors().into_iter();
+        let tables: Vec<TensorSpec> =
+            tensors.filter(|spec| starts.iter().any(|start| spec.name.starts_with(start))).collect();
         self.copy(pass, tables.into_iter().map(|spec| (spec.clone(), spec.name)))
     }
 
@@ -454,9 +487,9 @@ impl Method for Refit<'_> {
         if self.narrower() {
             return pass.writer.norms(place, host);
         }
-        let mut stems: Vec<&str> = pass.config.architecture.blocks.iter().map(|block| block.norm).collect();
-        stems.dedup();
-        stems.extend(pass.config.qk_norm().iter().flat_map(|norm| [norm.q, norm.k]));
+        let head_norms = pass.config.head_norms(layer).concat().into_iter().map(|(stem, _)| stem);
+        let stems: Vec<String> = pass.config.norms(layer).into_iter().map(str::to_owned).chain(head_norms).collect();
+        let stems: Vec<&str> = stems.iter().map(String::as_str).collect();
         self.copy(pass, self.of_layer(pass, layer, &stems).into_iter())
     }
 

@@ -30,7 +30,7 @@ pub fn agreement(
             let begin = first;
             first += part.rows();
             let bias = bias.as_deref();
-            logit_slices(gpu, [(&p, part, bias), (&q, part, bias)], |start, [p, q]| {
+            logit_slices(gpu, [(&p, part, bias), (&q, part, bias)], [ends.logit_softcap; 2], |start, [p, q]| {
                 gpu.divergence(p, q, begin + start, &targets, &state)
             })
         })?;

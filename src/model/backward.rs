@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionResult, HeadSpan, Norm, NormInput},
+    ops::{AttentionResult, Bound, HeadSpan, Norm, NormInput},
 };
 
 /// Sums over tokens of the gradients of a weight and of its bias, in the shapes of these, in f32.
@@ -35,7 +35,10 @@ pub struct BlockGradients {
     pub spec: &'static Block,
     /// Of the norm before it.
     pub norm: AffineGradients,
-    /// Of the norms of queries and keys, head by head: `[1, heads · head_dim]`, to be added up over the heads.
+    /// Of the norm of its result.
+    pub norm_after: AffineGradients,
+    /// Of the norms of queries and keys, head by head: `[1, heads · head_dim]`, to be added up over heads that share
+    /// their weights.
     pub head_norms: [AffineGradients; 2],
     pub linears: Vec<LinearGradients>,
 }
@@ -56,6 +59,7 @@ impl StepGradients {
         let block = |block: &BlockWeights| BlockGradients {
             spec: block.spec,
             norm: AffineGradients::default(),
+            norm_after: AffineGradients::default(),
             head_norms: Default::default(),
             linears: block.linears.iter().map(none).collect(),
         };
@@ -192,8 +196,10 @@ impl LayerContext<'_> {
         let shape = spec.attention_shape();
         let input = self.norm(block, x)?;
         let qkv = self.projected(block, &input)?;
-        // What the norms of queries and keys read is needed again.
-        let raw = block.head_norms.as_ref().map(|_| gpu.columns(&qkv, 0..qkv.cols())).transpose()?;
+        // What the norms of queries and keys read is needed again, and what was clipped.
+        let clip = self.clip(block);
+        let raw = (block.head_norms.is_some() || clip.is_some()).then(|| gpu.columns(&qkv, 0..qkv.cols()));
+        let raw = raw.transpose()?;
         self.place_in_place(block, &qkv)?;
         let out = gpu.attention(&shape, &qkv, &qkv, self.sequences)?;
         let d = self.output_backward(block, &out, d, sums)?;
@@ -205,8 +211,11 @@ impl LayerContext<'_> {
         }
         if let (Some(norms), Some(raw)) = (&block.head_norms, &raw) {
             for ((span, norm), sums) in [shape.q, shape.k].into_iter().zip(norms).zip(&mut sums.head_norms) {
-                self.head_norm_backward(span, norm, raw, &d, sums)?;
+                self.head_norm_backward(norm.span(span, spec.head_dim), norm, raw, &d, sums)?;
             }
+        }
+        if let (Some(limit), Some(raw)) = (clip, &raw) {
+            gpu.bound_backward_in_place(Bound::Clip, raw, limit, &d)?;
         }
         self.reads_backward(block, x, &input, &d, dx, sums)
     }
@@ -241,9 +250,39 @@ impl LayerContext<'_> {
     ) -> Result<Matrix> {
         let output = block.output()?;
         let d_inner = self.gpu.unfilled(inner.rows(), inner.cols())?;
+        let d = &match block.spec.norm_after {
+            Some(_) => self.norm_after_backward(block, inner, d, sums)?,
+            None => d.clone(),
+        };
         self.gpu.linear_backward(d, 0..d.cols(), &output.weight, &d_inner, false)?;
         self.add_linear(output, inner, d, 0..d.cols(), sums)?;
         Ok(d_inner)
+    }
+
+    /// The gradient of a block's result before the norm of that, from that of the residual.
+    fn norm_after_backward(
+        &self,
+        block: &BlockWeights,
+        inner: &Matrix,
+        d: &Matrix,
+        sums: &mut BlockGradients,
+    ) -> Result<Matrix> {
+        let (gpu, config, output) = (self.gpu, self.config, block.output()?);
+        let result = gpu.unfilled(inner.rows(), output.weight.rows())?;
+        gpu.linear_layer(inner, &output.weight, output.bias.as_ref(), &result, 0, false)?;
+        if let Some(norm) = &block.norm_after {
+            sums.norm_after.add_norm(gpu, norm, d, &self.normed_after(None, &result)?)?;
+        }
+        let before = gpu.unfilled(d.rows(), d.cols())?;
+        let norm = NormInput {
+            kind: config.architecture.norm.kind,
+            x: &result,
+            weight: block.norm_after.as_ref().map(|norm| &norm.weight),
+            norm_width: config.hidden_size,
+            eps: config.norm_eps,
+        };
+        gpu.norm_backward(norm, d, &before, false)?;
+        Ok(before)
     }
 
     /// Adds the gradient of the residual that a block has read, `x`, to `dx`, from that of all that its weights made of
@@ -263,6 +302,9 @@ impl LayerContext<'_> {
             let columns = self.projected_columns(block, read);
             gpu.linear_backward(d, columns.clone(), &read.weight, &d_input, index > 0)?;
             self.add_linear(read, input, d, columns, sums)?;
+        }
+        if block.spec.norm.is_none() {
+            return gpu.subtract(dx, &d_input, -1.0);
         }
         let config = self.config;
         let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };

@@ -1,5 +1,7 @@
 //! Sequences of any length, concatenated: nothing is padded, so nothing padded can leak into a result.
 
+use std::ops::Range;
+
 use super::{
     Config, LayerContext, Step,
     architecture::{BlockKind, Role},
@@ -14,11 +16,19 @@ use crate::{
 pub struct Batch {
     /// Token ids of all sequences.
     pub ids: Matrix,
-    /// The position of each token in its sequence.
+    /// The position of each token in its sequence: the row of it in a table of positions, or of rotary angles.
     pub positions: Matrix,
     /// Which tokens belong together.
     pub sequences: Vec<Sequence>,
     pub tokens: usize,
+}
+
+impl Config {
+    /// The rows of tables of positions for these tokens of a sequence that ends with them.
+    pub fn table_rows(&self, tokens: Range<usize>) -> Range<u32> {
+        let first = self.ropes.iter().map(|rope| rope.first_row(tokens.end)).max().unwrap_or(0);
+        (first + tokens.start) as u32..(first + tokens.end) as u32
+    }
 }
 
 impl Batch {
@@ -26,9 +36,9 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn new(gpu: &Gpu, rows: &[&[u32]]) -> Result<Self> {
+    pub fn new(gpu: &Gpu, config: &Config, rows: &[&[u32]]) -> Result<Self> {
         let ids: Vec<u32> = rows.iter().flat_map(|row| row.iter().copied()).collect();
-        let positions: Vec<u32> = rows.iter().flat_map(|row| 0..row.len() as u32).collect();
+        let positions: Vec<u32> = rows.iter().flat_map(|row| config.table_rows(0..row.len())).collect();
         let sequences = sequences(rows.iter().map(|row| row.len()));
         Ok(Self { ids: gpu.upload_u32(&ids)?, positions: gpu.upload_u32(&positions)?, tokens: ids.len(), sequences })
     }
@@ -113,7 +123,9 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
             }
         }
     }
-    row_bytes(input) + attention.max(heads + row_bytes(output) + mlp)
+    // A result and its norm, before they are added to the residual.
+    let after = if step.blocks.iter().any(|block| block.norm_after.is_some()) { 2 * row_bytes(output) } else { 0 };
+    row_bytes(input) + attention.max(heads + row_bytes(output) + after + mlp)
 }
 
 /// The most bytes on the GPU while `tokens` tokens run through a layer: its weights, of a mixture those of one expert,

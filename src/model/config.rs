@@ -5,10 +5,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    architecture::{ARCHITECTURES, Architecture, Bias, Block, Position, REFUSED, Weight, Window, Wiring},
+    architecture::{
+        ARCHITECTURES, Affine, Architecture, Bias, Block, Position, QkSpan, REFUSED, Weight, Window, Wiring,
+    },
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{Experts, LayerSpec, Step, attention_scales, experts, rope, roped_layers, windows},
+    layer_spec::{Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, windows},
+    multimodal::{self, TextPart},
     pruning::Pruning,
     rope::Rope,
     slicing::Slicing,
@@ -54,6 +57,8 @@ pub struct Config {
     pub embedding_scale: f32,
     /// What logits are multiplied by.
     pub logit_scale: f32,
+    /// The c in c·tanh(logit / c), where logits go through that.
+    pub logit_softcap: Option<f32>,
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
@@ -61,7 +66,9 @@ pub struct Config {
     pub slicing: Option<Slicing>,
     /// Whether the sizes of the layers are those of a `pruning` section.
     pub pruned: bool,
-    /// The file as it was.
+    /// What wraps this model, if it is the text part of a larger one.
+    pub part_of: Option<&'static TextPart>,
+    /// The file as it was; of a text part, its own section.
     pub raw: Map<String, Value>,
 }
 
@@ -80,21 +87,13 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_fields(raw: Map<String, Value>, path: &Path) -> Result<Self> {
+        let (raw, part_of) = multimodal::text_part(raw, path)?;
         let reader = Reader { fields: &raw, path };
         let model_type =
             reader.get("model_type").and_then(Value::as_str).ok_or_else(|| reader.wrong("model_type", "a string"))?;
         let (stem, sliced) = model_type.strip_prefix(SLICED_PREFIX).map_or((model_type, false), |stem| (stem, true));
         let (stem, pruned) = stem.strip_prefix(PRUNED_PREFIX).map_or((stem, false), |stem| (stem, true));
-        let architecture =
-            ARCHITECTURES.iter().find(|row| row.model_type == stem).ok_or_else(|| Error::UnknownArchitecture {
-                model_type: model_type.into(),
-                path: path.into(),
-                known: format!(
-                    "{}{}",
-                    ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", "),
-                    kind(&raw)
-                ),
-            })?;
+        let architecture = row(&reader, stem, model_type)?;
         refuse(&reader, architecture)?;
 
         let (fields, defaults) = (&architecture.fields, &architecture.defaults);
@@ -117,6 +116,10 @@ impl Config {
                 reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.unwrap_or(num_attention_heads))?
             }
             None => num_attention_heads,
+        };
+        let num_key_value_heads = match fields.multi_query {
+            Some((name, default)) if reader.flag(name, default)? => 1,
+            _ => num_key_value_heads,
         };
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             return Err(Error::bad_file(
@@ -156,6 +159,7 @@ impl Config {
             false => reader.size_or(positions, MAX_POSITIONS, defaults.max_position_embeddings)?,
         };
         let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str).unwrap_or_default();
+        let name = fields.activation_meant.filter(|(of, _)| *of == name).map_or(name, |(_, meant)| meant);
         let activation = activation(name).ok_or_else(|| {
             let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
             reader.unsupported(fields.activation.0, &name.into(), known)
@@ -168,8 +172,11 @@ impl Config {
             Some(factor) if reader.get(fields.intermediate_size).is_none() => factor * hidden_size,
             _ => reader.size_or(fields.intermediate_size, MAX_WIDTH * 4, defaults.intermediate_size)?,
         };
-        let ropes = rope(&reader, architecture, head_dim, max_position_embeddings)?;
-        let ropes: Vec<Rope> = ropes.into_iter().collect();
+        let alibi = alibi(&reader, architecture, num_attention_heads, head_dim)?;
+        let ropes = match alibi {
+            Some(_) => Vec::new(),
+            None => ropes(&reader, architecture, head_dim, max_position_embeddings)?,
+        };
         let counts = matches!(attention.position, Position::Learned { .. }) || ropes.iter().any(Rope::knows_length);
         if unstated && counts {
             reader.size(positions, MAX_POSITIONS)?;
@@ -178,16 +185,22 @@ impl Config {
         let windows = windows(&reader, architecture, &known)?;
         let scales = attention_scales(&reader, architecture, head_dim, num_hidden_layers)?;
         let mixed = experts(&reader, architecture, num_hidden_layers)?;
-        type Kind = ((bool, Option<usize>), (f32, Option<(Experts, usize)>));
-        let layer = |((known, window), (attention_scale, experts)): Kind| LayerSpec {
+        let softcap = reader.optional(attention.softcap)?;
+        let clip_qkv = attention.clip.map_or(Ok(None), |name| reader.positive(name))?.map(|limit| limit as f32);
+        type Kind = ((bool, (Option<usize>, bool)), (f32, Option<(Experts, usize)>));
+        let layer = |((known, (window, local)), (attention_scale, experts)): Kind| LayerSpec {
             heads: num_attention_heads,
             kv_heads: num_key_value_heads,
             head_dim,
             intermediate_size: experts.map_or(intermediate_size, |(_, width)| width),
             experts: experts.map(|(experts, _)| experts),
-            rope: (known && !ropes.is_empty()).then_some(0),
+            // Layers with a window may have a table of their own.
+            rope: (known && !ropes.is_empty()).then_some(usize::from(local && ropes.len() > 1)),
             window,
             attention_scale,
+            softcap,
+            alibi,
+            clip_qkv,
         };
         let mut layers: Vec<LayerSpec> =
             known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).map(layer).collect();
@@ -196,6 +209,12 @@ impl Config {
         }
         let multipliers = &architecture.multipliers;
         let residual = reader.multiplier(multipliers.residual, |factor| factor > 0.0)?;
+        let sqrt_width = if multipliers.sqrt_width { (hidden_size as f64).sqrt() } else { 1.0 };
+        let logit_scale = match multipliers.logit_scale {
+            Some((name, default)) if reader.get(name).is_none() => default,
+            Some((name, _)) => reader.multiplier(Some(name), |factor| factor != 0.0)?,
+            None => 1.0,
+        };
         let config = Self {
             architecture,
             hidden_size,
@@ -204,7 +223,11 @@ impl Config {
             max_position_embeddings,
             norm_eps: (norm_eps / (residual * residual)) as f32,
             head_norm_eps: norm_eps as f32,
-            norm_affine: architecture.norm.affine.map_or(Ok(true), |name| reader.flag(name, true))?,
+            norm_affine: match architecture.norm.affine {
+                Affine::Always => true,
+                Affine::Never => false,
+                Affine::Field(name) => reader.flag(name, true)?,
+            },
             qk_norm: match architecture.attention.qk_norm.and_then(|norm| norm.field) {
                 Some(field) => reader.flag(field, false)?,
                 None => architecture.attention.qk_norm.is_some(),
@@ -216,8 +239,9 @@ impl Config {
                 Wiring::Field(name, default) => reader.flag(name, default)?,
             },
             ropes,
-            embedding_scale: (reader.multiplier(multipliers.embedding, |_| true)? / residual) as f32,
-            logit_scale: (1.0 / reader.multiplier(multipliers.logits, |factor| factor != 0.0)?) as f32,
+            embedding_scale: (reader.multiplier(multipliers.embedding, |_| true)? * sqrt_width / residual) as f32,
+            logit_scale: (logit_scale / reader.multiplier(multipliers.logits, |factor| factor != 0.0)?) as f32,
+            logit_softcap: reader.optional(multipliers.logit_softcap)?,
             tie_word_embeddings: reader.flag("tie_word_embeddings", architecture.ends.tied_head)? && !sliced,
             bos_token_id: reader.ids("bos_token_id", defaults.bos_token_id)?.first().copied(),
             eos_token_ids: reader.ids("eos_token_id", defaults.eos_token_id)?,
@@ -227,6 +251,7 @@ impl Config {
                 None
             },
             pruned,
+            part_of,
             raw: Map::new(),
         };
         for weight in (0..config.layers.len()).flat_map(|layer| config.weights(layer)) {
@@ -250,7 +275,8 @@ impl Config {
 
     /// Whether the norms have a bias that fusing puts into the weights that read them.
     pub fn norm_has_bias(&self) -> bool {
-        self.norm_affine && self.architecture.norm.kind == crate::ops::Norm::Layer
+        let norm = &self.architecture.norm;
+        self.norm_affine && norm.bias && norm.kind == crate::ops::Norm::Layer
     }
 
     /// Whether the width of the residual stream can be cut; a model that can be read need not be one.
@@ -262,9 +288,35 @@ impl Config {
             () if self.fused() => Err("this model is sliced already; slice the original to another sparsity instead"),
             () if self.is_mixture() => Err(MIXTURE),
             () if self.pruned => Err("the layers of this model differ in size, which sliced models have no form for"),
+            () if self.architecture.has_norms_after() => Err(
+                "the width of this model cannot be cut: norms after its blocks normalise what is added to the residual \
+                 stream, which no rotation of the stream passes through; cut heads, channels, layers or tokens instead",
+            ),
+            () if self.architecture.names.embedding_norm.is_some() => Err(
+                "the width of this model cannot be cut: the norm after its embedding has parameters that no rotation of \
+                 the residual stream passes through; cut channels or layers instead",
+            ),
             () => Ok(()),
         }
         .map_err(|reason| Error::Usage(reason.into()))
+    }
+
+    /// Whether heads can leave a layer; what other layers have makes no difference.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that says why not.
+    pub fn can_cut_heads(&self) -> Result<()> {
+        let span = self.qk_norm().map(|norm| norm.span);
+        let reason = if self.layers.iter().any(|layer| layer.alibi.is_some()) {
+            "the slopes of its linear biases follow from the number of heads"
+        } else if span == Some(QkSpan::Whole) {
+            "the norms of its queries and keys span all heads"
+        } else if matches!(span, Some(QkSpan::PerHead | QkSpan::PerHeadTensors)) {
+            "the norms of its queries and keys have weights for each head, which are not cut yet"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Usage(format!("heads of this {} cannot leave: {reason}", self.architecture.model_type)))
     }
 
     /// Whether the windows of the layers are those that transformers' class of this `model_type` gives them; where the
@@ -285,6 +337,18 @@ impl Config {
             (Some(mixture), Some(_)) => mixture.blocks,
             _ => self.architecture.blocks,
         }
+    }
+
+    /// The norms of a layer that the residual, or what is added to it, goes through, each once.
+    pub fn norms(&self, layer: usize) -> Vec<&'static str> {
+        let all = self.blocks(layer).iter().flat_map(|block| [block.norm, block.norm_after]).flatten();
+        let mut norms = Vec::new();
+        all.for_each(|norm| {
+            if !norms.contains(&norm) {
+                norms.push(norm);
+            }
+        });
+        norms
     }
 
     /// The stored weights of a layer, block by block, but those of experts.
@@ -324,6 +388,29 @@ impl Config {
         let limited = learned || self.ropes.iter().any(|rope| rope.dynamic);
         limited.then_some(self.max_position_embeddings)
     }
+}
+
+/// The row of a `model_type` without what comes before it in `written`.
+fn row(reader: &Reader, stem: &str, written: &str) -> Result<&'static Architecture> {
+    let mut rows = ARCHITECTURES.iter().filter(|row| row.model_type == stem).peekable();
+    let Some(first) = rows.peek().copied() else {
+        let mut known: Vec<&str> = ARCHITECTURES.iter().map(|row| row.model_type).collect();
+        known.dedup();
+        let kind = kind(reader.fields);
+        return Err(Error::UnknownArchitecture {
+            model_type: written.into(),
+            path: reader.path.into(),
+            known: format!("{}{kind}", known.join(", ")),
+        });
+    };
+    let has = |(name, wanted, default): &(&str, &str, &str)| {
+        reader.get(name).map_or((*default).to_owned(), Value::to_string) == *wanted
+    };
+    rows.find(|row| row.when.iter().all(has)).ok_or_else(|| {
+        let (name, ..) = first.when.iter().find(|field| !has(field)).copied().unwrap_or_default();
+        let value = reader.get(name).cloned().unwrap_or_default();
+        reader.unsupported(name, &value, "transformers has no such model")
+    })
 }
 
 fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {

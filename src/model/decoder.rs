@@ -113,7 +113,8 @@ impl Model {
         let table = |rope: &Rope| {
             let pairs = rope.inverse_frequencies.len();
             // Before the host computes a table that no adapter could hold.
-            let bytes = 8 * positions as u64 * pairs as u64;
+            let rows = rope.rows(positions);
+            let bytes = 8 * rows as u64 * pairs as u64;
             if bytes > gpu.max_binding_size() {
                 return Err(Error::OutOfMemory(format!(
                     "the rotary angles of {positions} positions take {bytes} bytes, more than one binding of {}; \
@@ -121,7 +122,7 @@ impl Model {
                     gpu.adapter().name
                 )));
             }
-            gpu.upload(&rope.table(positions), positions, 2 * pairs)
+            gpu.upload(&rope.table(positions), rows, 2 * pairs)
         };
         self.config().ropes.iter().map(table).collect()
     }

@@ -114,3 +114,86 @@ pub const GPT_NEOX: Defaults = Defaults {
     bos_token_id: Some(0),
     eos_token_id: Some(2),
 };
+
+pub const GEMMA: Defaults = Defaults {
+    hidden_size: 3072,
+    num_hidden_layers: 28,
+    num_attention_heads: 16,
+    intermediate_size: 24576,
+    vocab_size: 256_000,
+    max_position_embeddings: 8192,
+    bos_token_id: Some(2),
+    eos_token_id: Some(1),
+};
+
+pub const GEMMA2: Defaults =
+    Defaults { hidden_size: 2304, num_hidden_layers: 26, num_attention_heads: 8, intermediate_size: 9216, ..GEMMA };
+
+pub const GEMMA3: Defaults = Defaults { vocab_size: 262_208, max_position_embeddings: 131_072, ..GEMMA2 };
+
+/// Of OLMo and OLMo 2.
+pub const OLMO: Defaults = Defaults { vocab_size: 50304, bos_token_id: None, eos_token_id: Some(50279), ..LLAMA };
+
+pub const STABLELM: Defaults = Defaults {
+    hidden_size: 2560,
+    intermediate_size: 6912,
+    vocab_size: 50304,
+    max_position_embeddings: 4096,
+    bos_token_id: Some(0),
+    eos_token_id: Some(0),
+    ..LLAMA
+};
+
+pub const COHERE: Defaults = Defaults {
+    hidden_size: 8192,
+    num_hidden_layers: 40,
+    num_attention_heads: 64,
+    intermediate_size: 22528,
+    vocab_size: 256_000,
+    max_position_embeddings: 8192,
+    bos_token_id: Some(5),
+    eos_token_id: Some(255_001),
+};
+
+pub const GPT_NEO: Defaults = Defaults {
+    hidden_size: 2048,
+    num_hidden_layers: 24,
+    num_attention_heads: 16,
+    intermediate_size: 8192,
+    max_position_embeddings: 2048,
+    ..GPT2
+};
+
+pub const FALCON: Defaults = Defaults {
+    hidden_size: 4544,
+    num_hidden_layers: 32,
+    num_attention_heads: 71,
+    intermediate_size: 18176,
+    vocab_size: 65024,
+    max_position_embeddings: 2048,
+    bos_token_id: Some(11),
+    eos_token_id: Some(11),
+};
+
+/// Its class has no length; what models of it were trained with.
+pub const BLOOM: Defaults = Defaults {
+    hidden_size: 64,
+    num_hidden_layers: 2,
+    num_attention_heads: 8,
+    intermediate_size: 256,
+    vocab_size: 250_880,
+    max_position_embeddings: 2048,
+    bos_token_id: Some(1),
+    eos_token_id: Some(2),
+};
+
+pub const MPT: Defaults = Defaults {
+    hidden_size: 2048,
+    num_hidden_layers: 24,
+    num_attention_heads: 16,
+    intermediate_size: 8192,
+    vocab_size: 50368,
+    max_position_embeddings: 2048,
+    bos_token_id: None,
+    eos_token_id: None,
+};

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
-    ops::Norm,
+    ops::{Bound, Norm},
 };
 
 /// The most bytes of a table in work at a time, where there is room.
@@ -65,6 +65,7 @@ impl Table {
 pub struct Readout {
     pub(super) final_norm: Option<NormWeights>,
     head_bias: Option<Vec<f32>>,
+    softcap: Option<f32>,
     fused: bool,
 }
 
@@ -77,6 +78,7 @@ impl Readout {
         Ok(Self {
             final_norm: ends.final_norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose()?,
             head_bias: ends.head_bias.clone(),
+            softcap: ends.logit_softcap,
             fused: ends.fused,
         })
     }
@@ -95,6 +97,11 @@ impl Readout {
     /// Of the final norm; once fused, a layer norm is the RMS norm of a residual whose mean is already zero.
     pub(super) fn norm_kind(&self, config: &Config) -> Norm {
         if self.fused { Norm::Rms } else { config.architecture.norm.kind }
+    }
+
+    /// The c in c·tanh(logit / c), where logits go through that.
+    pub fn softcap(&self) -> Option<f32> {
+        self.softcap
     }
 
     /// The biases of some rows of the head, if it has any.
@@ -116,21 +123,22 @@ impl Readout {
         mut each: impl FnMut(usize, &Matrix) -> Result<()>,
     ) -> Result<()> {
         let bias = self.bias(first..first + table.rows());
-        logit_slices(gpu, [(input, table, bias)], |start, [logits]| each(first + start, logits))
+        logit_slices(gpu, [(input, table, bias)], [self.softcap], |start, [logits]| each(first + start, logits))
     }
 }
 
 /// What a model's head gets `[tokens, width]`, rows of it, and a bias for each of these or none.
 pub type HeadPart<'a> = (&'a Matrix, &'a Matrix, Option<&'a [f32]>);
 
-/// The logits of N models for each slice of the same rows of their heads: `each(first row of the slice, [tokens, entries]
-/// of each model)`.
+/// The logits of N models for each slice of the same rows of their heads, with the soft-caps that they have: `each(first
+/// row of the slice, [tokens, entries] of each model)`.
 ///
 /// # Errors
 /// Those of `each`; [`crate::Error::OutOfMemory`].
 pub fn logit_slices<const N: usize>(
     gpu: &Gpu,
     models: [HeadPart; N],
+    softcaps: [Option<f32>; N],
     mut each: impl FnMut(usize, [&Matrix; N]) -> Result<()>,
 ) -> Result<()> {
     let tokens = models.iter().map(|(input, ..)| input.rows()).max().unwrap_or(0);
@@ -138,11 +146,14 @@ pub fn logit_slices<const N: usize>(
     let entries = logit_entries(gpu.max_binding_size(), tokens);
     for start in (0..rows).step_by(entries) {
         let mut logits = Vec::with_capacity(N);
-        for (input, table, bias) in models {
+        for ((input, table, bias), softcap) in models.into_iter().zip(softcaps) {
             let slice = table.view(start..table.rows().min(start + entries))?;
             let bias = bias.map(|bias| gpu.upload(&bias[start..start + slice.rows()], 1, slice.rows())).transpose()?;
             let of = gpu.unfilled(input.rows(), slice.rows())?;
             gpu.linear_layer(input, &slice, bias.as_ref(), &of, 0, false)?;
+            if let Some(limit) = softcap {
+                gpu.bound_in_place(Bound::SoftCap, &of, limit)?;
+            }
             logits.push(of);
         }
         each(start, std::array::from_fn(|model| &logits[model]))?;
@@ -176,7 +187,7 @@ impl Ends {
     pub fn upload(gpu: &Gpu, config: &Config, ends: &HostEnds) -> Result<Self> {
         let offset = match config.architecture.attention.position {
             Position::Learned { offset, .. } => offset,
-            Position::Rope { .. } => 0,
+            Position::Rope { .. } | Position::None => 0,
         };
         // A tied head is the embedding, unless one of them has a factor of its own.
         let shared = config.tie_word_embeddings && ends.embedding.element == ends.head.element;

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::NormInput,
+    ops::{Bound, NormInput},
 };
 
 /// The next tokens of a batch, as the gradient of their loss needs them.
@@ -52,6 +52,9 @@ impl Readout {
                 return Err(Error::shape("loss_backward", format!("{} rows of the head at once", table.rows())));
             }
             let d = gpu.loss_backward(logits, first, &targets.ids, &targets.state, targets.factor)?;
+            if let Some(limit) = self.softcap() {
+                gpu.bound_backward_in_place(Bound::SoftCap, logits, limit, &d)?;
+            }
             gpu.linear_backward(&d, 0..d.cols(), table, d_input, true)?;
             if let Some(sums) = &mut sums {
                 add(gpu, &mut sums.weight, gpu.linear_weight_backward(&d, 0..d.cols(), input)?, 1.0)?;

@@ -46,8 +46,29 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// A field that is not null; of a section, as "section.field".
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
+        let (section, field) = name.split_once('.').map_or((None, name), |(section, field)| (Some(section), field));
+        let fields = match section {
+            Some(section) => self.fields.get(section)?.as_object()?,
+            None => self.fields,
+        };
+        fields.get(field).filter(|value| !value.is_null())
+    }
+
+    /// A positive number, if the field has one.
+    pub fn positive(&self, name: &str) -> Result<Option<f64>> {
+        let positive = |value: &Value| value.as_f64().filter(|number| *number > 0.0 && (*number as f32).is_finite());
+        self.get(name)
+            .map(|value| positive(value).ok_or_else(|| self.unsupported(name, value, "expected a number above 0")))
+            .transpose()
+    }
+
+    /// The positive number of a field that counts as its default where it is not there, and as none where it is null.
+    pub fn optional(&self, field: Option<(&str, Option<f64>)>) -> Result<Option<f32>> {
+        let Some((name, default)) = field else { return Ok(None) };
+        let there = self.fields.contains_key(name);
+        Ok(if there { self.positive(name)? } else { default }.map(|number| number as f32))
     }
 
     pub fn wrong(&self, name: &str, expected: &str) -> Error {

@@ -21,7 +21,8 @@ use crate::{error::Result, ops::Norm};
 pub fn layer(config: &Config, layer: &HostLayer) -> Result<HostLayer<'static>> {
     let block = |block: &HostBlock| {
         let linears = block.linears.iter().map(|one| linear(config, block, one)).collect::<Result<_>>()?;
-        Ok(HostBlock { spec: block.spec, norm: None, head_norms: block.head_norms.clone(), linears })
+        let (head_norms, norm_after) = (block.head_norms.clone(), block.norm_after.clone());
+        Ok(HostBlock { spec: block.spec, norm: None, norm_after, head_norms, linears })
     };
     let step = |step: &HostStep| {
         Ok(HostStep { blocks: step.blocks.iter().map(block).collect::<Result<_>>()?, shortcut: None })

@@ -10,6 +10,7 @@ use crate::{
     checkpoint::{Dtype, Tensor},
     error::{Error, Result},
     gpu::{ElementType, Gpu, Matrix},
+    ops::Norm,
 };
 
 /// A row-major matrix, in host memory or still in its file.
@@ -33,6 +34,8 @@ enum Source<'a> {
         element: ElementType,
         /// What every value is multiplied by, in f32.
         scale: f32,
+        /// The norm that every row goes through.
+        norm: Option<RowNorm>,
     },
 }
 
@@ -53,7 +56,12 @@ impl<'a> HostMatrix<'a> {
         transposed: bool,
     ) -> Self {
         let rows = stored.len();
-        Self { rows, cols, element, source: Source::File { name, tensor, stored, transposed, element, scale: 1.0 } }
+        Self {
+            rows,
+            cols,
+            element,
+            source: Source::File { name, tensor, stored, transposed, element, scale: 1.0, norm: None },
+        }
     }
 
     /// This matrix times a factor: of f32 values, unless it is 1.
@@ -62,6 +70,15 @@ impl<'a> HostMatrix<'a> {
             && let Source::File { scale, .. } = &mut self.source
         {
             *scale *= factor;
+            self.element = ElementType::F32;
+        }
+        self
+    }
+
+    /// This matrix with a norm of every row: of f32 values.
+    pub(super) fn normed(mut self, with: RowNorm) -> Self {
+        if let Source::File { norm, .. } = &mut self.source {
+            *norm = Some(with);
             self.element = ElementType::F32;
         }
         self
@@ -80,13 +97,16 @@ impl<'a> HostMatrix<'a> {
                 let there = all.get(bytes).map(Cow::Borrowed);
                 there.ok_or_else(|| Error::shape("read", "rows beyond the end of a matrix"))
             }
-            Source::File { element, scale, .. } => {
+            Source::File { element, scale, norm, .. } => {
                 let read = self.stored_bytes(rows)?;
-                if *scale == 1.0 {
+                if *scale == 1.0 && norm.is_none() {
                     return Ok(Cow::Owned(read));
                 }
-                let scaled = element.decode(&read).map(|value| value * scale);
-                Ok(Cow::Owned(scaled.flat_map(f32::to_le_bytes).collect()))
+                let mut values: Vec<f32> = element.decode(&read).map(|value| value * scale).collect();
+                if let Some(norm) = norm {
+                    values.chunks_exact_mut(self.cols).for_each(|row| norm.apply(row));
+                }
+                Ok(Cow::Owned(values.into_iter().flat_map(f32::to_le_bytes).collect()))
             }
         }
     }
@@ -229,8 +249,37 @@ impl HostLinear<'_> {
 /// The parameters of a norm.
 #[derive(Debug, Clone)]
 pub struct HostNorm {
+    /// How many heads have weights of their own, one after the other; 1 of any other norm.
+    pub heads: usize,
     pub weight: Vec<f32>,
     pub bias: Option<Vec<f32>>,
+}
+
+/// A norm of rows of a table, worked out in f64 as they are read.
+#[derive(Debug, Clone)]
+pub(super) struct RowNorm {
+    pub kind: Norm,
+    pub eps: f32,
+    pub parameters: Option<HostNorm>,
+}
+
+impl RowNorm {
+    fn apply(&self, row: &mut [f32]) {
+        let width = row.len() as f64;
+        let mean = match self.kind {
+            Norm::Rms => 0.0,
+            Norm::Layer => row.iter().map(|&value| f64::from(value)).sum::<f64>() / width,
+        };
+        let squares = row.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>();
+        let scale = 1.0 / (squares / width + f64::from(self.eps)).sqrt();
+        for (i, value) in row.iter_mut().enumerate() {
+            let normed = (f64::from(*value) - mean) * scale;
+            let parameters = self.parameters.as_ref();
+            let weight = parameters.map_or(1.0, |norm| norm.weight[i]);
+            let bias = parameters.and_then(|norm| norm.bias.as_ref()).map_or(0.0, |bias| bias[i]);
+            *value = (normed * f64::from(weight) + f64::from(bias)) as f32;
+        }
+    }
 }
 
 impl HostNorm {
@@ -249,6 +298,8 @@ pub struct HostBlock<'a> {
     pub spec: &'static Block,
     /// The norm before it; `None` once fused, or without parameters.
     pub norm: Option<HostNorm>,
+    /// The norm of its result, where there is one.
+    pub norm_after: Option<HostNorm>,
     /// Of queries and keys.
     pub head_norms: Option<[HostNorm; 2]>,
     pub linears: Vec<HostLinear<'a>>,
@@ -289,5 +340,7 @@ pub struct HostEnds<'a> {
     pub positions: Option<HostMatrix<'a>>,
     pub final_norm: Option<HostNorm>,
     pub head: HostMatrix<'a>,
+    /// The c in c·tanh(logit / c), where logits go through that.
+    pub logit_softcap: Option<f32>,
     pub head_bias: Option<Vec<f32>>,
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionShape, HeadSpan, Norm, RowCopy, Sequence},
+    ops::{AttentionShape, Bound, HeadSpan, Norm, RowCopy, Sequence},
 };
 
 /// A linear weight `[out, in]` on the GPU.
@@ -36,7 +36,7 @@ impl Linear {
     }
 }
 
-/// The parameters of a norm on the GPU.
+/// The parameters of a norm on the GPU: one row, or one for each head that has its own.
 #[derive(Debug, Clone)]
 pub struct NormWeights {
     pub weight: Matrix,
@@ -49,8 +49,16 @@ impl NormWeights {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn upload(gpu: &Gpu, norm: &HostNorm) -> Result<Self> {
-        let bias = norm.bias.as_deref().map(|bias| upload_row(gpu, bias)).transpose()?;
-        Ok(Self { weight: upload_row(gpu, &norm.weight)?, bias })
+        let width = norm.weight.len() / norm.heads.max(1);
+        let upload = |values: &Vec<f32>| gpu.upload(values, norm.heads, width);
+        Ok(Self { weight: upload(&norm.weight)?, bias: norm.bias.as_ref().map(upload).transpose()? })
+    }
+}
+
+impl NormWeights {
+    /// The heads of `span`, of `head_dim` each, as what the norm takes for heads: one, where it spans all of them.
+    pub(super) fn span(&self, span: HeadSpan, head_dim: usize) -> HeadSpan {
+        HeadSpan { heads: span.heads * head_dim / self.weight.cols().max(1), ..span }
     }
 }
 
@@ -66,6 +74,8 @@ pub struct BlockWeights {
     pub fused: bool,
     /// The norm before it; without parameters if `None`.
     pub norm: Option<NormWeights>,
+    /// The norm of its result, where the row has one.
+    pub norm_after: Option<NormWeights>,
     /// Of queries and keys.
     pub head_norms: Option<[NormWeights; 2]>,
     pub linears: Vec<Linear>,
@@ -74,8 +84,8 @@ pub struct BlockWeights {
 impl BlockWeights {
     fn upload(gpu: &Gpu, block: &HostBlock, fused: bool) -> Result<Self> {
         let linears = block.linears.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<_>>()?;
-        let norm = block.norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose()?;
-        Ok(Self { spec: block.spec, fused, norm, head_norms: upload_head_norms(gpu, block)?, linears })
+        let [norm, norm_after] = upload_norms(gpu, block)?;
+        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms: upload_head_norms(gpu, block)?, linears })
     }
 
     /// The weight that writes the residual stream.
@@ -92,6 +102,12 @@ impl BlockWeights {
     pub(super) fn linears(&self, reads: bool) -> impl Iterator<Item = &Linear> {
         self.linears.iter().filter(move |linear| (linear.spec.reads == Space::Residual) == reads)
     }
+}
+
+/// The norm before a block, and that of its result.
+fn upload_norms(gpu: &Gpu, block: &HostBlock) -> Result<[Option<NormWeights>; 2]> {
+    let upload = |norm: &Option<HostNorm>| norm.as_ref().map(|norm| NormWeights::upload(gpu, norm)).transpose();
+    Ok([upload(&block.norm)?, upload(&block.norm_after)?])
 }
 
 fn upload_head_norms(gpu: &Gpu, block: &HostBlock) -> Result<Option<[NormWeights; 2]>> {
@@ -135,10 +151,9 @@ impl StepWeights {
     pub fn of(gpu: &Gpu, host: &[HostBlock], linears: Vec<Linear>, fused: bool) -> Result<Self> {
         let mut blocks = Vec::with_capacity(host.len());
         for block in host {
-            let norm = block.norm.as_ref().filter(|_| !fused);
-            let norm = norm.map(|norm| NormWeights::upload(gpu, norm)).transpose()?;
-            let head_norms = upload_head_norms(gpu, block)?;
-            blocks.push(BlockWeights { spec: block.spec, fused, norm, head_norms, linears: Vec::new() });
+            let [norm, norm_after] = upload_norms(gpu, block)?;
+            let (norm, head_norms) = (norm.filter(|_| !fused), upload_head_norms(gpu, block)?);
+            blocks.push(BlockWeights { spec: block.spec, fused, norm, norm_after, head_norms, linears: Vec::new() });
         }
         let mut this = Self { blocks, shortcut: None };
         linears.into_iter().for_each(|linear| this.add(linear));
@@ -200,6 +215,14 @@ pub trait Tap {
     fn inner(&mut self, _tokens: Range<usize>, _inner: &[Matrix]) -> Result<()> {
         Ok(())
     }
+
+    /// What a run of tokens of a block becomes before the norm of its result, `[tokens, width after]`, where it has one.
+    ///
+    /// # Errors
+    /// Those of whatever is made of it.
+    fn written(&mut self, _tokens: Range<usize>, _result: &Matrix) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Looks at nothing.
@@ -243,7 +266,7 @@ impl LayerContext<'_> {
         weights.steps.iter().try_fold(x, |x, step| self.step(step, x, &mut NoTap))
     }
 
-    /// One step: `y = x · shortcut + Σ block(norm(x))`, `x` `[tokens, width before]`, `y` `[tokens, width after]`.
+    /// One step: `y = x · shortcut + Σ norm(block(norm(x)))` with the norms that the row has, `x` `[tokens, width before]`, `y` `[tokens, width after]`.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `tap`.
@@ -299,12 +322,15 @@ impl LayerContext<'_> {
         self.gpu.rows_per_binding(2 * self.spec().intermediate_size.next_multiple_of(4) * 4)
     }
 
-    /// What a block reads of `x` `[tokens, width before]`.
+    /// What a block reads of `x` `[tokens, width before]`; where no norm is between them, that itself.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn norm(&self, block: &BlockWeights, x: &Matrix) -> Result<Matrix> {
         let config = self.config;
+        if block.spec.norm.is_none() {
+            return Ok(x.clone());
+        }
         // Once fused, a layer norm is the RMS norm of a residual whose mean is already zero.
         let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };
         let weight = block.norm.as_ref().map(|norm| &norm.weight);
@@ -325,7 +351,22 @@ impl LayerContext<'_> {
             let column = self.projected_columns(block, read).start;
             self.gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &all, column, false)?;
         }
+        if let Some(limit) = self.clip(block) {
+            self.gpu.bound_in_place(Bound::Clip, &all, limit)?;
+        }
         Ok(all)
+    }
+
+    /// Beyond which size queries, keys and values are clipped.
+    pub(super) fn clip(&self, block: &BlockWeights) -> Option<f32> {
+        self.spec().clip_qkv.filter(|_| block.spec.kind == BlockKind::Attention)
+    }
+
+    /// The norm of what a block has made, `[tokens, width after]`, with `weights` or without parameters.
+    pub(super) fn normed_after(&self, weights: Option<&NormWeights>, result: &Matrix) -> Result<Matrix> {
+        let (config, kind) = (self.config, self.config.architecture.norm.kind);
+        let bias = weights.and_then(|norm| norm.bias.as_ref());
+        self.gpu.norm(kind, result, weights.map(|norm| &norm.weight), bias, config.hidden_size, config.norm_eps)
     }
 
     fn projected_width(&self, block: &BlockWeights) -> usize {
@@ -354,7 +395,14 @@ impl LayerContext<'_> {
         let shape = spec.attention_shape();
         if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
             for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
-                gpu.head_norm(qk.norm, qkv, span, &norm.weight, norm.bias.as_ref(), config.head_norm_eps)?;
+                gpu.head_norm(
+                    qk.norm,
+                    qkv,
+                    norm.span(span, spec.head_dim),
+                    &norm.weight,
+                    norm.bias.as_ref(),
+                    config.head_norm_eps,
+                )?;
             }
         }
         if let Some((span, table)) = self.turned() {
@@ -402,10 +450,17 @@ impl Tap for Writer<'_> {
 
     fn inner(&mut self, tokens: Range<usize>, inner: &[Matrix]) -> Result<()> {
         self.tap.inner(tokens.clone(), inner)?;
-        let residual = self.residual.view(tokens)?;
+        let residual = self.residual.view(tokens.clone())?;
         for (block, values) in self.weights.blocks.iter().zip(inner) {
-            let output = block.output()?;
-            self.context.gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &residual, 0, true)?;
+            let (output, gpu) = (block.output()?, self.context.gpu);
+            if block.spec.norm_after.is_none() {
+                gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &residual, 0, true)?;
+                continue;
+            }
+            let result = gpu.unfilled(values.rows(), output.weight.rows())?;
+            gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &result, 0, false)?;
+            self.tap.written(tokens.clone(), &result)?;
+            gpu.subtract(&residual, &self.context.normed_after(block.norm_after.as_ref(), &result)?, -1.0)?;
         }
         Ok(())
     }

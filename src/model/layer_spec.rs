@@ -1,22 +1,22 @@
 //! The sizes and the kind of each layer, as a config gives them.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::{
     architecture::{
-        Architecture, Block, BlockKind, MixtureLayers, Normalised, Position, Role, RopeLayers, RotaryPart, Weight,
-        Window,
+        self, Architecture, Block, BlockKind, MixtureLayers, Normalised, Position, Role, RopeLayers, RotaryPart, Scale,
+        Weight, Window,
     },
     fields::{MAX_EXPERTS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
     rope::Rope,
 };
 use crate::{
     error::Result,
-    ops::{AttentionShape, HeadSpan},
+    ops::{Alibi, AttentionShape, HeadSpan},
 };
 
 /// The sizes of one layer, which may differ from those of others.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LayerSpec {
     /// Query heads.
     pub heads: usize,
@@ -32,6 +32,12 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// What q·k is multiplied by.
     pub attention_scale: f32,
+    /// The c in c·tanh(score / c), where scores go through that.
+    pub softcap: Option<f32>,
+    /// By how much keys count less the further back they are.
+    pub alibi: Option<Alibi>,
+    /// Queries, keys and values beyond this size are set to it.
+    pub clip_qkv: Option<f32>,
 }
 
 /// The experts of a layer.
@@ -112,26 +118,85 @@ impl LayerSpec {
             v: HeadSpan { column: q + kv, heads: self.kv_heads },
             scale: self.attention_scale,
             window: self.window,
+            softcap: self.softcap,
+            alibi: self.alibi,
         }
     }
 }
 
-/// The angles that the architecture takes from its config, if it has any.
-pub(super) fn rope(
+/// The tables of angles that the architecture takes from its config: that of all layers, or of those without a window
+/// and then of those with one.
+pub(super) fn ropes(
     reader: &Reader,
     architecture: &Architecture,
     head_dim: usize,
     max_positions: usize,
-) -> Result<Option<Rope>> {
-    let Position::Rope { part, theta, .. } = architecture.attention.position else { return Ok(None) };
+) -> Result<Vec<Rope>> {
+    let Position::Rope { part, theta, .. } = architecture.attention.position else { return Ok(Vec::new()) };
     if let RotaryPart::Count(name, default) = part {
         let dim = reader.size_or(name, MAX_WIDTH, default)?;
-        let fits = (dim <= head_dim && dim.is_multiple_of(2)).then(|| Rope::plain(dim, theta));
+        let fits = (dim <= head_dim && dim.is_multiple_of(2)).then(|| vec![Rope::plain(dim, theta)]);
         let expected = format!("an even number up to the head width of {head_dim}, or {default} by default");
-        return fits.map(Some).ok_or_else(|| reader.wrong(name, &expected));
+        return fits.ok_or_else(|| reader.wrong(name, &expected));
     }
-    let rope = Rope::from_fields(reader.fields, reader.path, architecture, head_dim, max_positions)?;
-    Ok(Some(rope).filter(|rope| !rope.inverse_frequencies.is_empty()))
+    let sections = match architecture.attention.local_theta {
+        None => vec![reader.fields.clone()],
+        Some(local) => by_window(reader.fields, local).into(),
+    };
+    let mut ropes = Vec::with_capacity(sections.len());
+    for fields in sections {
+        let rope = Rope::from_fields(&fields, reader.path, architecture, head_dim, max_positions)?;
+        ropes.extend(Some(rope).filter(|rope| !rope.inverse_frequencies.is_empty()));
+    }
+    Ok(ropes)
+}
+
+/// What config.json would say of rotary embeddings if all layers were without a window, and if all had one: there are
+/// sections for either, or the scaling beside them is that of layers without.
+fn by_window(fields: &Map<String, Value>, (local, theta): (&str, f64)) -> [Map<String, Value>; 2] {
+    let empty = Map::new();
+    let object = |name: &str| fields.get(name).and_then(Value::as_object).unwrap_or(&empty);
+    let section = |of: &str| object("rope_parameters").get(of).and_then(Value::as_object).cloned().unwrap_or_default();
+    let (mut full, mut sliding) = (section("full_attention"), section("sliding_attention"));
+    if fields.get("rope_parameters").is_none_or(Value::is_null) {
+        // The class begins with it, and so an older "type" beside it does not count.
+        full.insert("rope_type".into(), "default".into());
+    }
+    full.extend(object("rope_scaling").clone());
+    let beside = |name: &str| fields.get(name).filter(|value| !value.is_null()).cloned();
+    if let Some(theta) = beside("rope_theta") {
+        full.entry("rope_theta").or_insert(theta);
+    }
+    sliding.entry("rope_theta").or_insert_with(|| beside(local).unwrap_or_else(|| theta.into()));
+    let nested = ["full_attention", "sliding_attention"];
+    let flat = object("rope_parameters").keys().any(|key| !nested.contains(&key.as_str()));
+    [full, sliding].map(|section| {
+        let mut fields = fields.clone();
+        ["rope_scaling", "rope_theta"].into_iter().for_each(|name| drop(fields.remove(name)));
+        // What is not by layer is left there, for its reader to judge.
+        if !flat {
+            fields.insert("rope_parameters".into(), section.into());
+        }
+        fields
+    })
+}
+
+/// The linear biases of the attention, if it has any: of all heads, of which pruning may leave some.
+pub(super) fn alibi(
+    reader: &Reader,
+    architecture: &Architecture,
+    heads: usize,
+    head_dim: usize,
+) -> Result<Option<Alibi>> {
+    let plain = Alibi { heads, factor: 1.0, in_bf16: false };
+    Ok(match architecture.attention.alibi {
+        architecture::Alibi::Never => None,
+        architecture::Alibi::Always => Some(plain),
+        architecture::Alibi::Field(name) => reader.flag(name, false)?.then(|| {
+            let factor = 1.0 / (head_dim as f64).sqrt();
+            Alibi { factor: factor as f32, in_bf16: true, ..plain }
+        }),
+    })
 }
 
 /// Whether each layer has rotary embeddings.
@@ -157,18 +222,31 @@ pub(super) fn roped_layers(reader: &Reader, architecture: &Architecture, layers:
     })
 }
 
-/// The sliding window of each layer; `roped` says which have rotary embeddings.
-pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[bool]) -> Result<Vec<Option<usize>>> {
+/// The sliding window of each layer, and whether it is of the kind that has one; `roped` says which have rotary
+/// embeddings.
+pub(super) fn windows(
+    reader: &Reader,
+    architecture: &Architecture,
+    roped: &[bool],
+) -> Result<Vec<(Option<usize>, bool)>> {
     let layers = roped.len();
     let types = match reader.get("layer_types") {
         None => None,
         Some(value) => Some(layer_types(reader, value, layers)?),
     };
+    let (name, default) = match architecture.attention.window {
+        Window::Repeated { size: (name, default), .. } => (name, Some(default)),
+        _ => ("sliding_window", architecture.attention.default_window),
+    };
     // Read where it counts: elsewhere it may be whatever switches it off.
-    let window = || match reader.get("sliding_window") {
-        Some(_) => reader.size("sliding_window", MAX_POSITIONS).map(Some),
-        None if reader.fields.contains_key("sliding_window") => Ok(None),
-        None => Ok(architecture.attention.default_window),
+    let window = || match reader.get(name) {
+        Some(_) => reader.size(name, MAX_POSITIONS).map(Some),
+        // transformers makes no mask of it for these.
+        None if reader.fields.contains_key(name) && matches!(architecture.attention.window, Window::Pattern { .. }) => {
+            Err(reader.wrong(name, "a number of tokens"))
+        }
+        None if reader.fields.contains_key(name) => Ok(None),
+        None => Ok(default),
     };
     let slides: Vec<bool> = match architecture.attention.window {
         Window::None => match types {
@@ -195,6 +273,14 @@ pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[boo
                 roped.iter().map(|roped| slides && !roped).collect()
             }
         },
+        Window::Pattern { field, interval } => match types {
+            Some(types) => types,
+            None => {
+                let interval = field.map_or(Ok(interval), |name| reader.size_or(name, MAX_LAYERS, interval))?;
+                (1..=layers).map(|number| !number.is_multiple_of(interval)).collect()
+            }
+        },
+        Window::Repeated { list, .. } => repeated(reader, list, layers)?,
         Window::FromLayer => match types {
             Some(types) => types,
             None => {
@@ -205,10 +291,33 @@ pub(super) fn windows(reader: &Reader, architecture: &Architecture, roped: &[boo
         },
     };
     if !slides.contains(&true) {
-        return Ok(vec![None; layers]);
+        return Ok(vec![(None, false); layers]);
     }
     let window = window()?;
-    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+    Ok(slides.into_iter().map(|slides| (window.filter(|_| slides), slides)).collect())
+}
+
+/// Which layers are "local" in a list such as `[[["global", "local"], 12]]`.
+fn repeated(reader: &Reader, list: &str, layers: usize) -> Result<Vec<bool>> {
+    let wrong = || reader.wrong(list, &format!("pairs of names, global or local, and how often: of {layers} layers"));
+    let default = json!([[["global", "local"], 12]]);
+    let value = reader.get(list).unwrap_or(&default);
+    let mut found = Vec::new();
+    for pair in value.as_array().ok_or_else(wrong)? {
+        let names = pair.get(0).and_then(Value::as_array).ok_or_else(wrong)?;
+        let times = pair.get(1).and_then(Value::as_u64).filter(|times| *times <= MAX_LAYERS).ok_or_else(wrong)?;
+        let local = names.iter().map(|name| match name.as_str() {
+            Some("global") => Some(false),
+            Some("local") => Some(true),
+            _ => None,
+        });
+        let local = local.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+        if local.len() as u64 * times > MAX_LAYERS {
+            return Err(wrong());
+        }
+        (0..times).for_each(|_| found.extend(&local));
+    }
+    if found.len() == layers { Ok(found) } else { Err(wrong()) }
 }
 
 /// The experts of each layer, and the width of each of them, where it is a mixture.
@@ -283,13 +392,16 @@ pub(super) fn attention_scales(
     head_dim: usize,
     layers: usize,
 ) -> Result<Vec<f32>> {
-    let base = if row.multipliers.attention.is_some() {
-        reader.multiplier(row.multipliers.attention, |_| true)?
-    } else if row.attention.scale_fields && !reader.flag("scale_attn_weights", true)? {
-        1.0
-    } else {
-        1.0 / (head_dim as f64).sqrt()
+    let usual = 1.0 / (head_dim as f64).sqrt();
+    let fields = row.attention.scale == Scale::HeadDim { fields: true };
+    let base = match row.attention.scale {
+        _ if row.multipliers.attention.is_some() => reader.multiplier(row.multipliers.attention, |_| true)?,
+        Scale::HeadDim { .. } if fields && !reader.flag("scale_attn_weights", true)? => 1.0,
+        Scale::HeadDim { .. } => usual,
+        Scale::One => 1.0,
+        Scale::InverseSqrt(name, default) => 1.0 / reader.positive(name)?.unwrap_or(default).sqrt(),
+        Scale::Field(name) => reader.positive(name)?.unwrap_or(usual),
     };
-    let by_layer = row.attention.scale_fields && reader.flag("scale_attn_by_inverse_layer_idx", false)?;
+    let by_layer = fields && reader.flag("scale_attn_by_inverse_layer_idx", false)?;
     Ok((0..layers).map(|layer| (if by_layer { base / (layer + 1) as f64 } else { base }) as f32).collect())
 }

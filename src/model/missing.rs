@@ -120,7 +120,7 @@ impl WeightStore {
         ];
         let out: Vec<&str> = all
             .iter()
-            .filter(|names| !names.iter().any(|name| raw.contains_key(*name)))
+            .filter(|names| !names[0].is_empty() && !names.iter().any(|name| raw.contains_key(*name)))
             .map(|names| names[0])
             .collect();
         if out.is_empty() {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     architecture::{Architecture, Position, RotaryPart},
-    fields::brief,
+    fields::{MAX_POSITIONS, brief},
 };
 use crate::{
     error::{Error, Result},
@@ -26,6 +26,16 @@ pub struct Rope {
     pub scaling: Scaling,
     /// Whether longer sequences than `max_position_embeddings` would have other frequencies.
     pub dynamic: bool,
+    /// What the tokens of longer sequences turn by instead (LongRoPE).
+    pub long: Option<Long>,
+}
+
+/// The angles of sequences of more than `original` tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Long {
+    /// As those of shorter ones.
+    pub inverse_frequencies: Vec<f32>,
+    pub original: usize,
 }
 
 /// How the frequencies were scaled, for formats that state the rule instead of the frequencies.
@@ -49,7 +59,7 @@ impl Rope {
     /// The angles theta^(−2i/dim) of `dim` coordinates.
     pub fn plain(dim: usize, theta: f64) -> Self {
         let inverse_frequencies = plain(theta, dim);
-        Self { inverse_frequencies, attention_factor: 1.0, theta, scaling: Scaling::None, dynamic: false }
+        Self { inverse_frequencies, attention_factor: 1.0, theta, scaling: Scaling::None, dynamic: false, long: None }
     }
 
     /// Reads `rope_parameters` (or the older `rope_scaling` with `rope_theta` beside it, which counts more) and the
@@ -68,7 +78,7 @@ impl Rope {
         let (partial, default_theta) = match architecture.attention.position {
             Position::Rope { part: RotaryPart::Share(default), theta, .. } => (Some(default), theta),
             Position::Rope { theta, .. } => (None, theta),
-            Position::Learned { .. } => (None, 10000.0),
+            Position::Learned { .. } | Position::None => (None, 10000.0),
         };
         let given = |value: &&Value| !is_falsy(value);
         let section = ["rope_scaling", "rope_parameters"]
@@ -104,7 +114,8 @@ impl Rope {
                 return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}")));
             }
         };
-        if !architecture.attention.rope_types.contains(&kind) {
+        let kind = if architecture.attention.longrope.contains(&kind) { "longrope" } else { kind };
+        if kind != "longrope" && !architecture.attention.rope_types.contains(&kind) {
             return Err(Error::UnsupportedField {
                 field: format!("{name}.rope_type"),
                 value: format!("{kind:?}"),
@@ -142,7 +153,7 @@ impl Rope {
             ));
         }
         let plain = plain(theta, dim);
-        let (mut attention_factor, mut scaling) = (1.0, Scaling::None);
+        let (mut attention_factor, mut scaling, mut long) = (1.0, Scaling::None, None);
         let scaled = match kind {
             "dynamic" => numbers.dynamic(dim, theta, max_positions)?,
             "linear" => {
@@ -159,17 +170,24 @@ impl Rope {
                 (frequencies, attention_factor, scaling) = numbers.yarn(&plain, dim as f64, theta, max_positions)?;
                 frequencies
             }
+            "longrope" => {
+                let frequencies;
+                (frequencies, long, attention_factor) = numbers.longrope(&plain, architecture, max_positions)?;
+                scaling = Scaling::Other;
+                frequencies
+            }
             _ => plain,
         };
         let inverse_frequencies: Vec<f32> = scaled;
         let attention_factor = attention_factor as f32;
-        if !inverse_frequencies.iter().chain([&attention_factor]).all(|number| number.is_finite()) {
+        let longer = long.iter().flat_map(|long: &Long| &long.inverse_frequencies);
+        if !inverse_frequencies.iter().chain(longer).chain([&attention_factor]).all(|number| number.is_finite()) {
             return Err(Error::bad_file(
                 path,
                 format!("{name}: theta {theta} and the numbers of rope_type {kind:?} make angles that are not finite"),
             ));
         }
-        Ok(Self { inverse_frequencies, attention_factor, theta, scaling, dynamic: kind == "dynamic" })
+        Ok(Self { inverse_frequencies, attention_factor, theta, scaling, dynamic: kind == "dynamic", long })
     }
 
     /// Whether `max_position_embeddings` has, or may have, a part in the frequencies.
@@ -177,19 +195,43 @@ impl Rope {
         self.dynamic || !matches!(self.scaling, Scaling::None | Scaling::Linear { .. })
     }
 
-    /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`.
+    /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`. Where longer
+    /// sequences turn by other angles, their rows come after [`Long::original`] of the others.
     ///
     /// The angle is rounded to f32 before its cosine is taken, as models were trained with.
     pub fn table(&self, positions: usize) -> Vec<f32> {
-        let factor = f64::from(self.attention_factor);
-        (0..positions)
-            .flat_map(|position| {
-                self.inverse_frequencies.iter().flat_map(move |&frequency| {
+        let rows = |frequencies: &[f32], count: usize| -> Vec<f32> {
+            let factor = f64::from(self.attention_factor);
+            let angles = (0..count).flat_map(|position| {
+                frequencies.iter().flat_map(move |&frequency| {
                     let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
                     [(cos * factor) as f32, (sin * factor) as f32]
                 })
-            })
-            .collect()
+            });
+            angles.collect()
+        };
+        match &self.long {
+            Some(long) if positions > long.original => {
+                [rows(&self.inverse_frequencies, long.original), rows(&long.inverse_frequencies, positions)].concat()
+            }
+            _ => rows(&self.inverse_frequencies, positions),
+        }
+    }
+
+    /// How many rows [`Rope::table`] has.
+    pub fn rows(&self, positions: usize) -> usize {
+        positions + self.first_row(positions)
+    }
+
+    /// The row of position 0 in the table for sequences of this length.
+    pub fn first_row(&self, length: usize) -> usize {
+        self.long.as_ref().filter(|long| length > long.original).map_or(0, |long| long.original)
+    }
+
+    /// The frequencies for sequences of this length.
+    pub fn frequencies(&self, length: usize) -> &[f32] {
+        let long = self.long.as_ref().filter(|long| length > long.original);
+        long.map_or(&self.inverse_frequencies, |long| &long.inverse_frequencies)
     }
 }
 
@@ -287,6 +329,47 @@ impl Numbers<'_> {
             }
         };
         Ok(plain.iter().map(scale).collect())
+    }
+
+    /// LongRoPE (arXiv 2402.13753): a factor for each pair, one list for sequences up to the original length and one for
+    /// longer ones; cosines and sines are multiplied by sqrt(1 + ln(factor) / ln(original)).
+    fn longrope(
+        &self,
+        plain: &[f32],
+        architecture: &Architecture,
+        max_positions: usize,
+    ) -> Result<(Vec<f32>, Option<Long>, f64)> {
+        const NAME: &str = "original_max_position_embeddings";
+        // The field of the class counts, which is never without a value, whatever the section says.
+        let original =
+            self.number(NAME, self.fields.get(NAME))?.unwrap_or(architecture.defaults.max_position_embeddings as f64);
+        if !(original >= 1.0 && original.fract() == 0.0 && original <= MAX_POSITIONS as f64) {
+            return Err(Error::bad_file(self.path, format!("{NAME}: expected a whole number, found {original}")));
+        }
+        let by = |name: &str| {
+            let factors = self.section.get(name).and_then(Value::as_array);
+            let factors = factors.filter(|factors| factors.len() == plain.len());
+            let positive = |factor: &Value| factor.as_f64().map(|factor| factor as f32).filter(|factor| *factor > 0.0);
+            let factors = factors.and_then(|all| all.iter().map(positive).collect::<Option<Vec<f32>>>());
+            let factors = factors.ok_or_else(|| {
+                let expected = format!("expected a positive number for each of {} pairs", plain.len());
+                Error::bad_file(self.path, format!("{}.{name}: {expected}", self.name))
+            })?;
+            Ok::<_, Error>(
+                plain.iter().zip(factors).map(|(frequency, factor)| 1.0 / (factor * (1.0 / frequency))).collect(),
+            )
+        };
+        let factor = match self.optional("factor")? {
+            Some(factor) => factor,
+            None => max_positions as f64 / original,
+        };
+        let attention_factor = match self.optional("attention_factor")? {
+            Some(given) => given,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / original.ln()).sqrt(),
+        };
+        let long = Long { inverse_frequencies: by("long_factor")?, original: original as usize };
+        Ok((by("short_factor")?, Some(long), attention_factor))
     }
 
     /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than

@@ -102,16 +102,7 @@ mod tests {
     use crate::model::architecture::{ARCHITECTURES, BASE, Bias, Layout, Space};
 
     fn layer(heads: usize, kv_heads: usize, head_dim: usize) -> LayerSpec {
-        LayerSpec {
-            heads,
-            kv_heads,
-            head_dim,
-            intermediate_size: 5,
-            experts: None,
-            rope: None,
-            window: None,
-            attention_scale: 1.0,
-        }
+        LayerSpec { heads, kv_heads, head_dim, intermediate_size: 5, ..LayerSpec::default() }
     }
 
     fn weight(holds: &'static [Role], order: Order) -> Weight {

@@ -1,10 +1,11 @@
 //! Which tensor of a checkpoint is which of a model: names with or without their first part, heads of their own or the
 //! embedding's.
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 use super::{
     architecture::Role,
+    fused_rows::FusedRows,
     host::HostMatrix,
     storage::Rows,
     weights::{Names, WeightStore},
@@ -14,14 +15,6 @@ use crate::{
     error::{Error, Result},
     gpu::ElementType,
 };
-
-/// Rows of a tensor, which may have more than two dimensions: all but the last one count rows.
-#[derive(Debug, Clone)]
-pub struct FusedRows {
-    pub tensor: String,
-    pub shape: Vec<usize>,
-    pub rows: Range<usize>,
-}
 
 impl WeightStore {
     /// The stored shape of a tensor of this shape, and which rows of it are meant.
@@ -47,6 +40,13 @@ impl WeightStore {
             shorter.skip(1).map(|prefix| format!("{prefix}{rest}")).collect::<Vec<_>>()
         });
         names.extend(bare.unwrap_or_default());
+        if let Some(part) = self.config.part_of {
+            let decoder = name.strip_prefix(architecture.names.prefix);
+            names
+                .extend(decoder.into_iter().flat_map(|rest| part.decoders.iter().map(move |of| format!("{of}{rest}"))));
+            let head = Some(name).filter(|name| name.starts_with(architecture.names.head));
+            names.extend(head.into_iter().flat_map(|head| part.heads.iter().map(move |of| format!("{of}{head}"))));
+        }
         if let (Some(alias), Some(rest)) = (architecture.names.head_alias, name.strip_prefix(architecture.names.head)) {
             names.extend([format!("{alias}{rest}"), format!("{base}{alias}{rest}")]);
         }

@@ -34,7 +34,7 @@ pub fn through(
     let ends = model.store.ends()?;
     let mut states = Vec::new();
     for range in group {
-        let batch = Batch::new(gpu, &rows[range.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let batch = Batch::new(gpu, config, &rows[range.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let x = gpu.unfilled(batch.tokens, ends.embedding.cols)?;
         states.push((range.clone(), batch, x));
     }

@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 
 use super::{
-    architecture::{Block, BlockKind, Layout, Position, QkNorm, Role, Space, Weight},
+    architecture::{Block, BlockKind, Layout, Position, QkNorm, QkSpan, Role, Space, Weight},
     config::Config,
-    host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep},
+    fused_rows::FusedRows,
+    host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, RowNorm},
     layer_spec::Step,
     slicing::LayerWidths,
     storage::{self, Rows},
-    stored::FusedRows,
     stored_vocabulary::StoredVocabulary,
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},
     error::{Error, Result},
     gpu::ElementType,
-    ops::Norm,
 };
 
 /// Name and shape of a stored tensor.
@@ -63,8 +62,19 @@ impl<'a> Names<'a> {
     pub fn positions(&self) -> Option<String> {
         match self.config.architecture.attention.position {
             Position::Learned { name, .. } => Some(self.top(&format!("{name}.weight"))),
-            Position::Rope { .. } => None,
+            Position::Rope { .. } | Position::None => None,
         }
+    }
+
+    /// What starts the names of all tensors before the first layer.
+    pub fn before_layers(&self) -> Vec<String> {
+        let norm = self.embedding_norm().map(|name| format!("{name}."));
+        [Some(self.embedding()), norm, self.positions()].into_iter().flatten().collect()
+    }
+
+    /// The norm of the embedded tokens.
+    pub fn embedding_norm(&self) -> Option<String> {
+        self.config.architecture.names.embedding_norm.map(|name| self.top(name))
     }
 
     /// The weight of the head.
@@ -77,11 +87,9 @@ impl<'a> Names<'a> {
         format!("{}.bias", self.config.architecture.names.head)
     }
 
-    /// The norms of a layer that the residual goes through, each once.
+    /// The norms of a layer that the residual, or what is added to it, goes through, each once.
     pub fn layer_norms(&self, layer: usize) -> Vec<String> {
-        let mut norms: Vec<&str> = self.config.blocks(layer).iter().map(|block| block.norm).collect();
-        norms.dedup();
-        norms.into_iter().map(|name| self.layer(layer, name)).collect()
+        self.config.norms(layer).into_iter().map(|name| self.layer(layer, name)).collect()
     }
 
     /// The name of a weight of an expert, where the layer is a mixture.
@@ -149,10 +157,20 @@ impl Config {
         if matches!(role, Role::Output | Role::Down) {
             return Rows::Run(0..self.linear_shape(role, layer).0);
         }
-        let spec = &self.layers[layer];
-        let rope = spec.rope.and_then(|table| self.ropes.get(table));
-        let pairs = rope.filter(|_| self.architecture.interleaved()).map(|rope| rope.inverse_frequencies.len());
-        storage::rows(weight, role, spec, pairs)
+        storage::rows(weight, role, &self.layers[layer], self.turned(layer))
+    }
+
+    /// How many pairs of coordinates of a head turn, where they are stored side by side.
+    fn turned(&self, layer: usize) -> Option<usize> {
+        let rope = self.layers[layer].rope.and_then(|table| self.ropes.get(table));
+        rope.filter(|_| self.architecture.interleaved()).map(|rope| rope.inverse_frequencies.len())
+    }
+
+    /// Where the stored weights of the norms of queries and keys have those of `count` coordinates.
+    pub fn head_norm_places(&self, layer: usize, count: usize) -> Vec<usize> {
+        let (pairs, width) = (self.turned(layer), self.layers[layer].head_dim);
+        let place = |j: usize| pairs.map_or(j, |pairs| storage::side_by_side(j, pairs));
+        (0..count).map(|at| at / width * width + place(at % width)).collect()
     }
 
     /// Whether a weight has a bias: its own, or one that fusing a norm gave it.
@@ -169,7 +187,7 @@ impl Config {
     fn position_rows(&self) -> Option<usize> {
         match self.architecture.attention.position {
             Position::Learned { offset, .. } => Some(self.max_position_embeddings + offset),
-            Position::Rope { .. } => None,
+            Position::Rope { .. } | Position::None => None,
         }
     }
 
@@ -188,6 +206,9 @@ impl Config {
         };
         let first = self.widths(0).attention_input;
         add(names.embedding(), &[self.vocab_size, first]);
+        if let Some(name) = names.embedding_norm() {
+            norm(&mut add, name);
+        }
         if let (Some(name), Some(rows)) = (names.positions(), self.position_rows()) {
             add(name, &[rows, first]);
         }
@@ -210,13 +231,10 @@ impl Config {
             for (weight, shape) in self.shared_weights(layer) {
                 add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
             }
-            if let Some(qk) = self.qk_norm() {
-                let head_dim = self.layers[layer].head_dim;
-                for name in [qk.q, qk.k] {
-                    add(names.layer(layer, &format!("{name}.weight")), &[head_dim]);
-                    if qk.norm == Norm::Layer {
-                        add(names.layer(layer, &format!("{name}.bias")), &[head_dim]);
-                    }
+            for (stem, shape) in self.head_norms(layer).concat() {
+                add(names.layer(layer, &format!("{stem}.weight")), &shape);
+                if self.qk_norm().is_some_and(|qk| qk.bias) {
+                    add(names.layer(layer, &format!("{stem}.bias")), &shape);
                 }
             }
             for (step, before, after) in self.shortcuts(layer) {
@@ -236,6 +254,23 @@ impl Config {
     /// The norms of queries and keys, where the model has them.
     pub fn qk_norm(&self) -> Option<QkNorm> {
         self.architecture.attention.qk_norm.filter(|_| self.qk_norm)
+    }
+
+    /// What the norms of queries, and those of keys, are called in a layer, and the shapes of their weights.
+    pub fn head_norms(&self, layer: usize) -> [Vec<(String, Vec<usize>)>; 2] {
+        let Some(qk) = self.qk_norm() else { return Default::default() };
+        let spec = &self.layers[layer];
+        [(qk.q, spec.heads), (qk.k, spec.kv_heads)].map(|(stem, heads)| {
+            let one = |shape: &[usize]| vec![(stem.to_owned(), shape.to_vec())];
+            match qk.span {
+                QkSpan::Shared => one(&[spec.head_dim]),
+                QkSpan::PerHead => one(&[heads, spec.head_dim]),
+                QkSpan::Whole => one(&[heads * spec.head_dim]),
+                QkSpan::PerHeadTensors => {
+                    (0..heads).map(|head| (format!("{stem}.norms.{head}"), vec![spec.head_dim])).collect()
+                }
+            }
+        })
     }
 }
 
@@ -268,6 +303,14 @@ impl WeightStore {
             return Err(error);
         }
         store.note_wide();
+        if let Some(part) = store.config.part_of {
+            let others = store.checkpoint.names().filter(|name| part.is_other(name)).count();
+            let (whole, text) = (part.model_type, store.config.architecture.model_type);
+            store.notes.push(format!(
+                "of this {whole}, the text part is taken, a {text}: {others} tensors of other parts are left out of what \
+                 is written"
+            ));
+        }
         if let Some(head) = store.classifier() {
             store
                 .notes
@@ -311,7 +354,9 @@ impl WeightStore {
             "rotary_emb.inv_freq",
             "position_ids",
         ];
-        let lost = |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end));
+        let other = |name: &str| self.config.part_of.is_some_and(|part| part.is_other(name));
+        let lost =
+            |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end)) && !other(name);
         self.checkpoint.names().filter(lost).map(str::to_owned).collect()
     }
 
@@ -372,17 +417,45 @@ impl WeightStore {
         self.find(name, &[len])?.to_f32()
     }
 
-    fn norm(&self, name: &str, width: usize, bias: bool) -> Result<HostNorm> {
+    fn norm(&self, name: &str, shape: &[usize], bias: bool) -> Result<HostNorm> {
+        let read = |part: &str| self.find(&format!("{name}.{part}"), shape)?.to_f32();
+        let offset = self.config.architecture.norm.offset;
         Ok(HostNorm {
-            weight: self.vector(&format!("{name}.weight"), width)?,
-            bias: if bias { Some(self.vector(&format!("{name}.bias"), width)?) } else { None },
+            heads: 1,
+            weight: read("weight")?.into_iter().map(|weight| weight + offset).collect(),
+            bias: if bias { Some(read("bias")?) } else { None },
         })
+    }
+
+    /// The norms of queries and of keys in a layer.
+    fn head_norms(&self, layer: usize, qk: QkNorm) -> Result<[HostNorm; 2]> {
+        let names = Names::of(&self.config);
+        let read = |parts: Vec<(String, Vec<usize>)>| {
+            let heads = match qk.span {
+                QkSpan::Shared | QkSpan::Whole => 1,
+                QkSpan::PerHead => parts[0].1[0],
+                QkSpan::PerHeadTensors => parts.len(),
+            };
+            let mut whole = HostNorm { heads, weight: Vec::new(), bias: qk.bias.then(Vec::new) };
+            for (stem, shape) in parts {
+                let part = self.norm(&names.layer(layer, &stem), &shape, qk.bias)?;
+                whole.weight.extend(part.weight);
+                whole.bias.iter_mut().for_each(|bias| bias.extend(part.bias.iter().flatten()));
+            }
+            let places = self.config.head_norm_places(layer, whole.weight.len());
+            let in_order = |stored: &[f32]| places.iter().map(|&place| stored[place]).collect::<Vec<f32>>();
+            whole.weight = in_order(&whole.weight);
+            whole.bias = whole.bias.as_deref().map(in_order);
+            Ok::<_, Error>(whole)
+        };
+        let [q, k] = self.config.head_norms(layer);
+        Ok([read(q)?, read(k)?])
     }
 
     fn residual_norm(&self, name: &str) -> Result<Option<HostNorm>> {
         let config = &self.config;
         (config.norm_affine && !config.fused())
-            .then(|| self.norm(name, config.hidden_size, config.norm_has_bias()))
+            .then(|| self.norm(name, &[config.hidden_size], config.norm_has_bias()))
             .transpose()
     }
 
@@ -418,13 +491,13 @@ impl WeightStore {
         }
         let head_norms = match config.qk_norm().filter(|_| spec.kind == BlockKind::Attention) {
             None => None,
-            Some(qk) => {
-                let head_dim = config.layers[layer].head_dim;
-                let norm = |name| self.norm(&names.layer(layer, name), head_dim, qk.norm == Norm::Layer);
-                Some([norm(qk.q)?, norm(qk.k)?])
-            }
+            Some(qk) => Some(self.head_norms(layer, qk)?),
         };
-        Ok(HostBlock { spec, norm: self.residual_norm(&names.layer(layer, spec.norm))?, head_norms, linears })
+        let norm = |name: Option<&str>| match name {
+            Some(name) => self.residual_norm(&names.layer(layer, name)),
+            None => Ok(None),
+        };
+        Ok(HostBlock { spec, norm: norm(spec.norm)?, norm_after: norm(spec.norm_after)?, head_norms, linears })
     }
 
     /// Where to read the weights of an expert of a layer that is a mixture.
@@ -500,7 +573,12 @@ impl WeightStore {
         let final_norm = self.residual_norm(&names.final_norm())?.map(|norm| norm.scaled(scale));
         let head = if final_norm.is_some() { head } else { head.scaled(scale) };
         let head_bias = head_bias.map(|bias| bias.into_iter().map(|value| value * scale).collect());
-        let embedding = embedding.scaled(config.embedding_scale);
-        Ok(HostEnds { fused: config.fused(), embedding, positions, final_norm, head, head_bias })
+        let mut embedding = embedding.scaled(config.embedding_scale);
+        if let Some(name) = names.embedding_norm() {
+            let (kind, eps) = (config.architecture.norm.kind, config.norm_eps);
+            embedding = embedding.normed(RowNorm { kind, eps, parameters: self.residual_norm(&name)? });
+        }
+        let (fused, logit_softcap) = (config.fused(), config.logit_softcap);
+        Ok(HostEnds { fused, embedding, positions, final_norm, head, logit_softcap, head_bias })
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What attention needs to know of a layer: where heads lie in the rows of the queries, and of the keys and values.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct AttentionShape {
     pub head_dim: usize,
     pub q: HeadSpan,
@@ -19,6 +19,28 @@ pub struct AttentionShape {
     pub scale: f32,
     /// A token sees itself and the `window - 1` tokens before it; all of them if `None`.
     pub window: Option<usize>,
+    /// Scores become `c · tanh(score / c)` with this c.
+    pub softcap: Option<f32>,
+    pub alibi: Option<Alibi>,
+}
+
+/// Linear biases, of Press et al. (2022): the score of a key that is i positions back loses `factor · slope · i`. The
+/// slopes of n heads, n a power of two, are 2^(−8/n), 2^(−16/n) … 2^(−8); of more than n and fewer than 2n, those of n
+/// and then every other one of 2n, from the first on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alibi {
+    /// Query heads of the layer, on which the slopes depend.
+    pub heads: usize,
+    pub factor: f32,
+    /// Whether slopes, and their products with positions, are rounded to bf16.
+    pub in_bf16: bool,
+}
+
+impl Alibi {
+    /// The largest power of two up to the number of heads.
+    pub(super) fn power_of_two(&self) -> u32 {
+        1 << self.heads.max(1).ilog2()
+    }
 }
 
 /// Wider heads would not leave room for a tile of keys and values, nor for a thread's registers.
@@ -73,13 +95,26 @@ struct Params {
     window: u32,
     blocks: u32,
     kv_heads: u32,
+    softcap: f32,
+    alibi_heads: u32,
+    alibi_factor: f32,
+    alibi_in_bf16: u32,
 }
 
 fn kernel(queries: usize, head_dim: usize, aligned: bool) -> Kernel {
     let (name, source) = match queries {
-        ONE => ("attention_wide", shader!("shared/attention", "shared/queries_1", "attention_wide")),
-        FEW => ("attention_wide", shader!("shared/attention", "shared/queries_4", "attention_wide")),
-        _ => ("attention", shader!("shared/attention", "shared/attention_block", "attention")),
+        ONE => (
+            "attention_wide",
+            shader!("shared/attention", "shared/tanh", "shared/scores", "shared/queries_1", "attention_wide"),
+        ),
+        FEW => (
+            "attention_wide",
+            shader!("shared/attention", "shared/tanh", "shared/scores", "shared/queries_4", "attention_wide"),
+        ),
+        _ => (
+            "attention",
+            shader!("shared/attention", "shared/tanh", "shared/scores", "shared/attention_block", "attention"),
+        ),
     };
     Kernel { name, source, constants: vec![("HEAD_DIM", head_dim as u32), ("ALIGNED", aligned.into())] }
 }
@@ -96,8 +131,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Causal attention with grouped queries: `out[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j, h / group]) · v[j, h /
-    /// group]`.
+    /// Causal attention with grouped queries: `out[t, h] = Σ_j softmax_j(s(scale · q[t, h]·k[j, h / group])) · v[j, h /
+    /// group]`, s the soft-cap and the linear bias of `shape`.
     ///
     /// `q` is `[tokens, *]`, `kv` holds keys and values `[rows, *]` (it may be `q`: the output of one projection),
     /// `sequences` says which tokens belong together. The result is `[tokens, heads · head_dim]`.
@@ -135,6 +170,10 @@ impl Gpu {
             window: shape.window.unwrap_or(0) as u32,
             blocks: 0,
             kv_heads: k.heads as u32,
+            softcap: shape.softcap.unwrap_or(0.0),
+            alibi_heads: shape.alibi.map_or(0, |alibi| alibi.power_of_two()),
+            alibi_factor: shape.alibi.map_or(0.0, |alibi| alibi.factor),
+            alibi_in_bf16: shape.alibi.is_some_and(|alibi| alibi.in_bf16).into(),
         };
         let aligned = [head_dim, queries.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
         let kernel = kernel(most, head_dim, aligned);

@@ -24,6 +24,10 @@ struct Params {
     d_stride: u32,
     statistics_stride2: u32,
     scale: f32,
+    softcap: f32,
+    alibi_heads: u32,
+    alibi_factor: f32,
+    alibi_in_bf16: u32,
     unused: [u32; 3],
 }
 
@@ -39,15 +43,31 @@ enum Part {
 
 fn kernel(part: Part, aligned: bool) -> Kernel {
     let (name, source, sides) = match part {
-        Part::Statistics => ("attention_statistics", shader!("shared/attention_backward", "attention_statistics"), 1),
+        Part::Statistics => (
+            "attention_statistics",
+            shader!("shared/attention_backward", "shared/tanh", "shared/scores", "attention_statistics"),
+            1,
+        ),
         Part::Queries => (
             "attention_backward_queries",
-            shader!("shared/attention_backward", "shared/attention_shares", "attention_backward_queries"),
+            shader!(
+                "shared/attention_backward",
+                "shared/tanh",
+                "shared/scores",
+                "shared/attention_shares",
+                "attention_backward_queries"
+            ),
             2,
         ),
         Part::Keys => (
             "attention_backward_keys",
-            shader!("shared/attention_backward", "shared/attention_shares", "attention_backward_keys"),
+            shader!(
+                "shared/attention_backward",
+                "shared/tanh",
+                "shared/scores",
+                "shared/attention_shares",
+                "attention_backward_keys"
+            ),
             2,
         ),
     };
@@ -123,7 +143,7 @@ impl Gpu {
         [statistics, d]: [&Matrix; 2],
         sequences: &[Sequence],
     ) -> Result<()> {
-        let AttentionShape { head_dim, q, k, v, scale, window } = *shape;
+        let AttentionShape { head_dim, q, k, v, scale, window, softcap, alibi } = *shape;
         let aligned = [head_dim, q.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
         let (heads, products) = match part {
             Part::Statistics => (q.heads, 1),
@@ -151,6 +171,10 @@ impl Gpu {
                     d_stride: d.stride() as u32,
                     statistics_stride2: (statistics.stride() / 2) as u32,
                     scale,
+                    softcap: softcap.unwrap_or(0.0),
+                    alibi_heads: alibi.map_or(0, |alibi| alibi.power_of_two()),
+                    alibi_factor: alibi.map_or(0.0, |alibi| alibi.factor),
+                    alibi_in_bf16: alibi.is_some_and(|alibi| alibi.in_bf16).into(),
                     unused: [0; 3],
                 };
                 let grid = [heads as u32, count as u32, 1];

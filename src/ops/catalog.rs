@@ -1,10 +1,10 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, add_rows, attention, attention_backward, column_sums, copy_rows, covariance,
-    divergence, divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, sample, scale_tokens, subtract,
-    transpose,
+    activation, activation_backward, add_rows, attention, attention_backward, bound, bound_backward, column_sums,
+    copy_rows, covariance, divergence, divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix,
+    gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route,
+    sample, scale_tokens, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -17,6 +17,8 @@ pub fn kernels() -> Vec<Kernel> {
         add_rows::kernels(),
         attention::kernels(),
         attention_backward::kernels(),
+        bound::kernels(),
+        bound_backward::kernels(),
         column_sums::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),

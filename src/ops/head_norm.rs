@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Where heads lie in the rows of a matrix, side by side: head h begins at `column + h · head_dim`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeadSpan {
     pub column: usize,
     pub heads: usize,
@@ -32,7 +32,12 @@ struct Params {
     column: u32,
     eps: f32,
     has_bias: u32,
-    unused: u32,
+    weight_stride: u32,
+}
+
+/// From the weights of one head to those of the next.
+pub(super) fn weight_stride(weight: &Matrix) -> u32 {
+    if weight.rows() > 1 { weight.stride() as u32 } else { 0 }
 }
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "head_norm");
@@ -47,8 +52,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` have head_dim
-    /// values.
+    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` are `[1, head_dim]`,
+    /// or `[heads, head_dim]` where each head has its own.
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`.
@@ -62,7 +67,10 @@ impl Gpu {
         eps: f32,
     ) -> Result<()> {
         let head_dim = weight.cols();
-        if span.end(head_dim) > x.cols() || bias.is_some_and(|bias| bias.cols() != head_dim) {
+        if span.end(head_dim) > x.cols()
+            || ![1, span.heads].contains(&weight.rows())
+            || bias.is_some_and(|bias| (bias.rows(), bias.cols()) != (weight.rows(), head_dim))
+        {
             return Err(Error::shape("head_norm", format!("{span:?} of {head_dim} in rows of {}", x.cols())));
         }
         let params = Params {
@@ -73,7 +81,7 @@ impl Gpu {
             column: span.column as u32,
             eps,
             has_bias: bias.is_some().into(),
-            unused: 0,
+            weight_stride: weight_stride(weight),
         };
         let kernel = kernel(kind);
         let heads = x.rows() * span.heads;

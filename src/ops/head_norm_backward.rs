@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{HeadSpan, Norm, WORKGROUP, folded, shader};
+use super::{HeadSpan, Norm, WORKGROUP, folded, head_norm::weight_stride, shader};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -17,8 +17,8 @@ struct Params {
     stride: u32,
     column: u32,
     eps: f32,
-    unused0: u32,
-    unused1: u32,
+    weight_stride: u32,
+    unused: u32,
 }
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "head_norm_backward");
@@ -35,7 +35,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 
 impl Gpu {
     /// Makes the gradient of what [`Gpu::head_norm`] was given, `x` `[tokens, *]`, of that of its result: the heads of
-    /// `d` `[tokens, *]` in `span`, in place. `weight` has head_dim values.
+    /// `d` `[tokens, *]` in `span`, in place. `weight` is `[1, head_dim]`, or
+    /// `[heads, head_dim]` where each head has its own.
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`, or `d` has another shape.
@@ -49,7 +50,10 @@ impl Gpu {
         d: &Matrix,
     ) -> Result<()> {
         let head_dim = weight.cols();
-        if span.end(head_dim) > x.cols() || (d.rows(), d.cols()) != (x.rows(), x.cols()) {
+        if span.end(head_dim) > x.cols()
+            || ![1, span.heads].contains(&weight.rows())
+            || (d.rows(), d.cols()) != (x.rows(), x.cols())
+        {
             let found =
                 format!("{span:?} of {head_dim}, x [{}, {}], d [{}, {}]", x.rows(), x.cols(), d.rows(), d.cols());
             return Err(Error::shape("head_norm_backward", found));
@@ -61,8 +65,8 @@ impl Gpu {
             stride: x.stride() as u32,
             column: span.column as u32,
             eps,
-            unused0: 0,
-            unused1: 0,
+            weight_stride: weight_stride(weight),
+            unused: 0,
         };
         let heads = x.rows() * span.heads;
         let bindings = [x.into(), weight.into(), d.into()];

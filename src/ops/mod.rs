@@ -6,6 +6,8 @@ mod activation_backward;
 mod add_rows;
 mod attention;
 mod attention_backward;
+mod bound;
+mod bound_backward;
 mod catalog;
 mod column_sums;
 mod copy_rows;
@@ -40,8 +42,9 @@ mod transpose;
 mod tuning;
 
 pub use activation::Activation;
-pub use attention::{AttentionShape, MAX_HEAD_DIM};
+pub use attention::{Alibi, AttentionShape, MAX_HEAD_DIM};
 pub use attention_backward::AttentionResult;
+pub use bound::Bound;
 #[doc(hidden)]
 pub use catalog::kernels;
 pub use copy_rows::RowCopy;

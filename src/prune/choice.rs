@@ -123,16 +123,7 @@ mod tests {
     use super::*;
 
     fn spec(heads: usize, kv_heads: usize, head_dim: usize, intermediate_size: usize) -> LayerSpec {
-        LayerSpec {
-            heads,
-            kv_heads,
-            head_dim,
-            intermediate_size,
-            experts: None,
-            rope: None,
-            window: None,
-            attention_scale: 1.0,
-        }
+        LayerSpec { heads, kv_heads, head_dim, intermediate_size, ..LayerSpec::default() }
     }
 
     #[test]

@@ -156,8 +156,8 @@ impl Job<'_> {
         let written = (state.written > 0).then_some(state.written);
         let mut pass = Pass::new(gpu, job, StockForm::fused(self.config().hidden_size), written)?;
         let names = Names::of(self.config());
-        let tables = [Some(names.embedding()), names.positions()];
-        let is_table = |name: &str| tables.iter().flatten().any(|table| table == name);
+        let tables = names.before_layers();
+        let is_table = |name: &str| tables.iter().any(|start| name.starts_with(start));
         let of_layer = |name: &str| (0..layers).any(|layer| name.starts_with(&names.layer(layer, "")));
         if written.is_none() {
             self.copy(&mut pass, |name| is_table(name))?;

@@ -61,9 +61,7 @@ mod tests {
             head_dim: 2,
             intermediate_size: 3,
             experts: Some(EXPERTS),
-            rope: None,
-            window: None,
-            attention_scale: 1.0,
+            ..LayerSpec::default()
         }
     }
 

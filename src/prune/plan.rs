@@ -87,6 +87,9 @@ impl Options {
         if config.fused() || config.pruned {
             return usage("this model is cut already; prune the original to another ratio instead".into());
         }
+        if self.groups != Groups::Mlp {
+            config.can_cut_heads().or_else(|error| usage(format!("{error}; --mlp prunes channels alone")))?;
+        }
         Ok(())
     }
 

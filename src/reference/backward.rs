@@ -3,7 +3,10 @@
 
 use nalgebra::{Complex, DMatrix, DVector};
 
-use super::kernels::{columns, erf};
+use super::{
+    kernels::{columns, erf},
+    scores::scored,
+};
 use crate::ops::{Activation, AttentionShape, HeadSpan, Norm, Sequence};
 
 /// Of one token, or head: with n the normed values without parameters, `r · (g − n · Σ g n / width)`, of a layer norm
@@ -123,24 +126,29 @@ pub fn column_sums(a: &DMatrix<f64>, b: Option<&DMatrix<f64>>) -> DMatrix<f64> {
     DMatrix::from_fn(1, a.ncols(), |_, i| products.column(i).sum())
 }
 
-/// The shares of the keys that a token sees, and where their rows begin.
+/// The shares of the keys that a token sees, the logarithm of their sum, where their rows begin, and the derivatives of
+/// their scores by the scaled products.
 fn shares(
     shape: &AttentionShape,
     qkv: &DMatrix<f64>,
     block: &Sequence,
     position: usize,
     head: usize,
-) -> (DVector<f64>, f64, usize) {
+) -> (DVector<f64>, f64, usize, DVector<f64>) {
     let oldest = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let (first, count, h) = (block.kv_row + oldest, position + 1 - oldest, shape.head_dim);
     let shared = head / shape.group();
     let query = qkv.view((block.first + position, columns(shape.q, head, h).start), (1, h));
     let keys = qkv.view((first, columns(shape.k, shared, h).start), (count, h));
-    let scores = keys * query.transpose() * f64::from(shape.scale);
+    let mut scores = keys * query.transpose() * f64::from(shape.scale);
+    let mut slopes = DVector::zeros(count);
+    for (index, score) in scores.iter_mut().enumerate() {
+        (*score, slopes[index]) = scored(shape, *score, head, position, oldest + index);
+    }
     let highest = scores.max();
     let sum = scores.map(|score| (score - highest).exp()).sum();
     let log_sum = highest + sum.ln();
-    (DVector::from_iterator(count, scores.iter().map(|score| (score - log_sum).exp())), log_sum, first)
+    (DVector::from_iterator(count, scores.iter().map(|score| (score - log_sum).exp())), log_sum, first, slopes)
 }
 
 /// For each token and head, the logarithm of the sum of its scores' exponentials, and the product of its result with
@@ -182,10 +190,10 @@ pub fn attention_backward(
                 let (token, shared) = (block.first + position, head / shape.group());
                 let [q, k, v] = [(shape.q, head), (shape.k, shared), (shape.v, shared)]
                     .map(|(span, head)| columns(span, head, h).start);
-                let (p, _, first) = shares(shape, qkv, block, position, head);
+                let (p, _, first, slopes) = shares(shape, qkv, block, position, head);
                 let gradient = d.view((token, head * h), (1, h)).transpose();
                 let agreements = qkv.view((first, v), (p.len(), h)) * &gradient;
-                let ds = scale * p.component_mul(&agreements.add_scalar(-p.dot(&agreements)));
+                let ds = scale * p.component_mul(&slopes).component_mul(&agreements.add_scalar(-p.dot(&agreements)));
                 let keys = qkv.view((first, k), (p.len(), h)).into_owned();
                 let query = qkv.view((token, q), (1, h)).into_owned();
                 let mut dv = dqkv.view_mut((first, v), (p.len(), h));

@@ -243,7 +243,20 @@ impl<'a> Network<'a> {
         let blocks = &small.steps[step].blocks;
         let inner = |block: &Block| stacked(&each.iter().map(|z| network.inner(layer, block, z)).collect::<Vec<_>>());
         let parts: Vec<DMatrix<f64>> = blocks.iter().map(inner).collect();
-        let target = after - before + MADE_UP * (before - own);
+        // A norm after a block makes of anything what has its length: the block's own result is fitted.
+        let dense = &self.layers[layer].steps[step].blocks;
+        let result = dense.iter().find(|block| block.has_norm_after).map(|block| {
+            let mut first = 0;
+            let results = each.iter().map(|z| {
+                let own = before.rows(first, z.nrows()).into_owned();
+                first += z.nrows();
+                Ok(block.output()?.apply(&self.inner(layer, block, &own)))
+            });
+            Ok::<_, crate::Error>(stacked(&results.collect::<Result<Vec<_>>>()?))
+        });
+        let result = result.transpose()?;
+        let target = result.clone().unwrap_or_else(|| after - before + MADE_UP * (before - own));
+        let after = result.as_ref().unwrap_or(after);
         let eps = f64::from(self.config.norm_eps);
         let energies = kernels::energy(after).into_iter();
         let weights: Vec<f64> = energies.map(|energy| 1.0 / (energy / after.ncols() as f64 + eps).sqrt()).collect();

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use super::kernels;
+use super::{kernels, scores};
 use crate::{
     error::{Error, Result},
     model::{
@@ -10,10 +10,11 @@ use crate::{
         architecture::{BlockKind, Position, Role},
         fuse,
     },
-    ops::{HeadSpan, Norm, Sequence},
+    ops::{Bound, HeadSpan, Norm, Sequence},
 };
 
-/// A weight and a bias: of a linear layer `[out, in]`, or of a norm `[1, width]`.
+/// A weight and a bias: of a linear layer `[out, in]`, or of a norm `[1, width]`, `[heads, head_dim]` where each head has
+/// its own.
 #[derive(Debug, Clone)]
 pub struct Affine {
     pub weight: DMatrix<f64>,
@@ -22,10 +23,11 @@ pub struct Affine {
 
 impl Affine {
     fn norm(norm: &HostNorm) -> Self {
-        Self { weight: kernels::matrix(1, norm.weight.len(), &norm.weight), bias: norm.bias.as_deref().map(wide) }
+        let width = norm.weight.len() / norm.heads;
+        Self { weight: kernels::matrix(norm.heads, width, &norm.weight), bias: norm.bias.as_deref().map(wide) }
     }
 
-    fn apply(&self, x: &DMatrix<f64>) -> DMatrix<f64> {
+    pub(super) fn apply(&self, x: &DMatrix<f64>) -> DMatrix<f64> {
         kernels::linear(x, &self.weight, self.bias.as_deref())
     }
 }
@@ -43,7 +45,12 @@ fn host(matrix: &HostMatrix) -> Result<DMatrix<f64>> {
 pub struct Block {
     pub(super) kind: BlockKind,
     pub linears: Vec<(Role, Affine)>,
+    /// Whether it reads the residual through a norm.
+    has_norm: bool,
     norm: Option<Affine>,
+    /// Whether its result goes through a norm.
+    pub(super) has_norm_after: bool,
+    norm_after: Option<Affine>,
     head_norms: Option<[Affine; 2]>,
 }
 
@@ -52,7 +59,7 @@ impl Block {
         self.linears.iter().find(|(held, _)| *held == role).map(|(_, affine)| affine)
     }
 
-    fn output(&self) -> Result<&Affine> {
+    pub(super) fn output(&self) -> Result<&Affine> {
         let output = self.role(Role::Output).or(self.role(Role::Down));
         output.ok_or_else(|| Error::shape("reference", "a block that writes nothing"))
     }
@@ -76,7 +83,10 @@ impl Step {
             Ok(Block {
                 kind: block.spec.kind,
                 linears: block.linears.iter().map(linear).collect::<Result<_>>()?,
+                has_norm: block.spec.norm.is_some(),
                 norm: block.norm.as_ref().map(Affine::norm),
+                has_norm_after: block.spec.norm_after.is_some(),
+                norm_after: block.norm_after.as_ref().map(Affine::norm),
                 head_norms: block.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
             })
         });
@@ -179,6 +189,7 @@ impl<'a> Network<'a> {
             embedding: embedding(&ends.embedding)?,
             positions: ends.positions.as_ref().map(embedding).transpose()?,
             final_norm: None,
+            logit_softcap: ends.logit_softcap,
             head: HostMatrix::from_f32(ends.head.rows, ends.head.cols, head),
             head_bias,
         };
@@ -191,7 +202,11 @@ impl<'a> Network<'a> {
     /// [`Error::Shape`] if a weight is missing.
     pub fn logits(&self, row: &[u32]) -> Result<DMatrix<f64>> {
         let x = (0..self.layers.len()).try_fold(self.embed(row), |x, layer| self.layer(layer, &x))?;
-        Ok(self.head.apply(&self.norm(self.final_norm.as_ref(), &x)))
+        let logits = self.head.apply(&self.norm(self.final_norm.as_ref(), &x));
+        Ok(match self.config.logit_softcap {
+            Some(limit) => scores::bound(Bound::SoftCap, &logits, f64::from(limit)),
+            None => logits,
+        })
     }
 
     /// exp of the mean over the rows of their mean negative log-likelihood.
@@ -227,14 +242,17 @@ impl<'a> Network<'a> {
         (0..self.layers[index].steps.len()).try_fold(x.clone(), |x, step| self.step(index, step, &x))
     }
 
-    /// The residual after a step of a layer: `x · shortcut + Σ block(norm(x))`.
+    /// The residual after a step of a layer: `x · shortcut + Σ norm(block(norm(x)))`, with the norms that there are.
     ///
     /// # Errors
     /// As [`Network::logits`].
     pub fn step(&self, layer: usize, step: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
         let weights = &self.layers[layer].steps[step];
         let carried = weights.shortcut.as_ref().map_or_else(|| x.clone(), |shortcut| x * shortcut);
-        let add = |sum: DMatrix<f64>, block: &Block| Ok(sum + block.output()?.apply(&self.inner(layer, block, x)));
+        let add = |sum: DMatrix<f64>, block: &Block| {
+            let result = block.output()?.apply(&self.inner(layer, block, x));
+            Ok(if block.has_norm_after { sum + self.norm_after(block, &result) } else { sum + result })
+        };
         weights.blocks.iter().try_fold(carried, add)
     }
 
@@ -255,11 +273,24 @@ impl<'a> Network<'a> {
         kernels::norm(kind, x, weight, bias, self.config.hidden_size, f64::from(self.config.norm_eps))
     }
 
+    /// The norm of a block's result, which nothing has been fused into.
+    pub(super) fn norm_after(&self, block: &Block, result: &DMatrix<f64>) -> DMatrix<f64> {
+        let weight = block.norm_after.as_ref().map(|norm| norm.weight.as_slice());
+        let bias = block.norm_after.as_ref().and_then(|norm| norm.bias.as_deref());
+        let (kind, eps) = (self.config.architecture.norm.kind, f64::from(self.config.norm_eps));
+        kernels::norm(kind, result, weight, bias, self.config.hidden_size, eps)
+    }
+
+    /// What a block reads.
+    fn read(&self, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
+        if block.has_norm { self.norm(block.norm.as_ref(), x) } else { x.clone() }
+    }
+
     /// What the attention's output projection reads.
     fn attended(&self, layer: usize, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
         let (config, spec) = (self.config, &self.config.layers[layer]);
         let (h, heads, kv) = (spec.head_dim, spec.heads, spec.kv_heads);
-        let input = self.norm(block.norm.as_ref(), x);
+        let input = self.read(block, x);
         // All queries, then all keys, then all values.
         let mut qkv = DMatrix::zeros(x.nrows(), (heads + 2 * kv) * h);
         for (role, column) in [(Role::Query, 0), (Role::Key, heads * h), (Role::Value, (heads + kv) * h)] {
@@ -268,18 +299,26 @@ impl<'a> Network<'a> {
                 qkv.columns_mut(column, values.ncols()).copy_from(&values);
             }
         }
+        if let Some(limit) = spec.clip_qkv {
+            qkv = scores::bound(Bound::Clip, &qkv, f64::from(limit));
+        }
         let (q, k) = (HeadSpan { column: 0, heads }, HeadSpan { column: heads * h, heads: kv });
         if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
             for (span, norm) in [q, k].into_iter().zip(norms) {
-                let (weight, bias) = (norm.weight.as_slice(), norm.bias.as_deref());
-                kernels::head_norm(qk.norm, &mut qkv, span, weight, bias, f64::from(config.head_norm_eps));
+                let (each, rows) = (norm.weight.ncols(), norm.weight.nrows());
+                for head in 0..span.heads * h / each {
+                    let own = HeadSpan { column: span.column + head * each, heads: 1 };
+                    let weight: Vec<f64> = norm.weight.row(head % rows).iter().copied().collect();
+                    let bias = norm.bias.as_deref().map(|bias| &bias[head % rows * each..][..each]);
+                    kernels::head_norm(qk.norm, &mut qkv, own, &weight, bias, f64::from(config.head_norm_eps));
+                }
             }
         }
         if let Some(rope) = spec.rope.map(|table| &config.ropes[table]) {
             let positions: Vec<u32> = (0..x.nrows() as u32).collect();
             for span in [q, k] {
                 let factor = f64::from(rope.attention_factor);
-                kernels::rope(&mut qkv, span, h, &positions, &rope.inverse_frequencies, factor);
+                kernels::rope(&mut qkv, span, h, &positions, rope.frequencies(x.nrows()), factor);
             }
         }
         let sequence = Sequence { first: 0, tokens: x.nrows(), kv_row: 0, position: 0 };
@@ -288,7 +327,7 @@ impl<'a> Network<'a> {
 
     /// What the MLP's last projection reads.
     fn hidden(&self, block: &Block, gated: bool, x: &DMatrix<f64>) -> DMatrix<f64> {
-        let input = self.norm(block.norm.as_ref(), x);
+        let input = self.read(block, x);
         let mut inner = DMatrix::zeros(x.nrows(), 0);
         for read in [Role::Gate, Role::Up].into_iter().filter_map(|role| block.role(role)) {
             let (values, before) = (read.apply(&input), inner.ncols());

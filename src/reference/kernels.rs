@@ -2,6 +2,7 @@
 
 use nalgebra::DMatrix;
 
+use super::scores::scored;
 use crate::ops::{
     Activation, AttentionShape, Divergence, HeadSpan, Norm, PROBE_CHAINS, RowCopy, SampleOptions, Sequence,
 };
@@ -167,7 +168,10 @@ pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, se
                 let seen = position + 1 - oldest;
                 let keys = kv.view((first_row, columns(shape.k, shared, head_dim).start), (seen, head_dim));
                 let values = kv.view((first_row, columns(shape.v, shared, head_dim).start), (seen, head_dim));
-                let scores = query * keys.transpose() * f64::from(shape.scale);
+                let mut scores = query * keys.transpose() * f64::from(shape.scale);
+                for (score, key) in scores.iter_mut().zip(oldest..) {
+                    *score = scored(shape, *score, head, position, key).0;
+                }
                 let highest = scores.max();
                 let weights = scores.map(|score| (score - highest).exp());
                 let mixed = &weights * values / weights.sum();

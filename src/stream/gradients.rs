@@ -145,7 +145,8 @@ impl Gradients<'_> {
     }
 
     fn batch(&self, rows: &Range<usize>) -> Result<Batch> {
-        Batch::new(self.gpu, &self.rows[rows.clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())
+        let rows: Vec<&[u32]> = self.rows[rows.clone()].iter().map(Vec::as_slice).collect();
+        Batch::new(self.gpu, self.model.config(), &rows)
     }
 
     /// An empty residual of all batches.
@@ -212,7 +213,7 @@ impl Gradients<'_> {
     fn positions<'e>(&self, ends: &'e HostEnds<'e>) -> Option<(&'e HostMatrix<'e>, usize)> {
         match self.model.config().architecture.attention.position {
             Position::Learned { offset, .. } => Some((ends.positions.as_ref()?, offset)),
-            Position::Rope { .. } => None,
+            Position::Rope { .. } | Position::None => None,
         }
     }
 

@@ -77,7 +77,8 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn batch(&self, index: usize) -> Result<Batch> {
-        Batch::new(self.gpu, &self.job.rows[self.batches[index].clone()].iter().map(Vec::as_slice).collect::<Vec<_>>())
+        let rows: Vec<&[u32]> = self.job.rows[self.batches[index].clone()].iter().map(Vec::as_slice).collect();
+        Batch::new(self.gpu, self.config, &rows)
     }
 
     /// Fills the residual after the embeddings, in the original basis.
@@ -217,10 +218,12 @@ impl<'a> Pass<'a> {
     pub fn write_tied_end(&mut self, final_norm: &[f32], gain: f64) -> Result<()> {
         let config = self.config;
         let names = Names::of(config);
-        let gain = (gain / f64::from(config.logit_scale)) as f32;
+        // A head that is the embedding grows with what makes up for the factor of embedded tokens.
+        let grown = f64::from(config.embedding_scale) / f64::from(self.job.output.embedding_scale);
+        let gain = (gain / (grown * f64::from(config.logit_scale))) as f32;
         let weights: Vec<f32> = final_norm.iter().map(|weight| weight * gain).collect();
         if !weights.is_empty() {
-            self.writer.write(&format!("{}.weight", names.final_norm()), &weights)?;
+            self.writer.norm_weight(&names.final_norm(), &weights)?;
         }
         let others = [format!("{}.bias", names.final_norm()), names.head_bias(), names.head()];
         let others: Vec<TensorSpec> = config.tensors().into_iter().filter(|spec| others.contains(&spec.name)).collect();

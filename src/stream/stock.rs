@@ -47,7 +47,10 @@ impl StockForm {
         let written = |dtype| tensors.iter().any(|tensor| tensor.dtype == dtype && norms.contains(&tensor.name));
         // What bf16 holds of a number of this size, f16 and f32 hold, too.
         let narrowest = [Dtype::BF16, Dtype::F16].into_iter().find(|dtype| written(*dtype)).and_then(element_type);
-        let rounded = narrowest.unwrap_or(ElementType::F32).nearest(exact);
+        let offset = config.architecture.norm.offset;
+        // What is stored is rounded, which may be less than the weight.
+        let stored_weight = narrowest.unwrap_or(ElementType::F32).nearest(exact - f64::from(offset));
+        let rounded = stored_weight + offset;
         let embedding = if stored == width {
             None
         } else {

@@ -55,8 +55,7 @@ impl<'a> Writer<'a> {
             None => Some(TensorWriter::new(directory, tensors, SHARD_BYTES)?),
             Some(layers) => {
                 let mut done: Vec<String> = (0..layers).map(|layer| names.layer(layer, "")).collect();
-                done.push(names.embedding());
-                done.extend(names.positions());
+                done.extend(names.before_layers());
                 let is_done = |name: &str| done.iter().any(|start| name.starts_with(start));
                 Some(TensorWriter::resume(directory, tensors, SHARD_BYTES, is_done)?)
             }
@@ -163,8 +162,18 @@ impl<'a> Writer<'a> {
     /// As [`Writer::write`].
     pub fn norm(&mut self, name: &str) -> Result<()> {
         let Some(weight) = self.form.norm else { return Ok(()) };
-        self.write(&format!("{name}.weight"), &vec![weight; self.form.width])?;
+        self.norm_weight(name, &vec![weight; self.form.width])?;
         if self.form.norm_bias { self.write(&format!("{name}.bias"), &vec![0.0; self.form.width]) } else { Ok(()) }
+    }
+
+    /// Writes the weight of a norm, as the checkpoint has it.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn norm_weight(&mut self, name: &str, weights: &[f32]) -> Result<()> {
+        let offset = self.config.architecture.norm.offset;
+        let stored: Vec<f32> = weights.iter().map(|weight| weight - offset).collect();
+        self.write(&format!("{name}.weight"), &stored)
     }
 
     /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, and
@@ -183,11 +192,20 @@ impl<'a> Writer<'a> {
     fn head_norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
         let names = Names::of(self.config);
         let head_norms = weights.blocks().find_map(|block| block.head_norms.as_ref());
-        if let (Some(norms), Some(qk)) = (head_norms, self.config.qk_norm()) {
-            for (name, norm) in [qk.q, qk.k].into_iter().zip(norms) {
-                self.write(&names.layer(layer, &format!("{name}.weight")), &norm.weight)?;
-                if let Some(bias) = &norm.bias {
-                    self.write(&names.layer(layer, &format!("{name}.bias")), bias)?;
+        for (stored, norm) in self.config.head_norms(layer).into_iter().zip(head_norms.into_iter().flatten()) {
+            let each = norm.weight.len() / stored.len().max(1);
+            let places = Rows::Listed(self.config.head_norm_places(layer, norm.weight.len()));
+            let as_stored = |values: &[f32]| {
+                let mut stored = vec![0.0; values.len()];
+                scatter(&places, values, 1, &mut stored);
+                stored
+            };
+            let (weight, bias) = (as_stored(&norm.weight), norm.bias.as_deref().map(as_stored));
+            for (at, (stem, _)) in stored.into_iter().enumerate() {
+                let (name, values) = (names.layer(layer, &stem), at * each..(at + 1) * each);
+                self.norm_weight(&name, &weight[values.clone()])?;
+                if let Some(bias) = &bias {
+                    self.write(&format!("{name}.bias"), &bias[values])?;
                 }
             }
         }

@@ -24,7 +24,7 @@ use support::{Random, Tensors, fixture};
 use tempfile::TempDir;
 
 /// One fixture of each kind, and those with a tied head where others have none.
-const KINDS: [(&str, &str); 18] = [
+const KINDS: [(&str, &str); 23] = [
     ("llama_gqa_tied", "rms norm, tied head, grouped queries"),
     ("llama_mha_untied", "a key and a value for every query, three layers"),
     ("llama_bias", "biases on reads and writes"),
@@ -43,6 +43,11 @@ const KINDS: [(&str, &str); 18] = [
     ("gpt_neox_parallel", "two norms before one step"),
     ("gpt_neox_sequential", "query, key and value of each head together"),
     ("starcoder2_tied", "layer norm, grouped queries"),
+    ("gemma_tied", "norms of one more than their weights, embeddings times the root of the width"),
+    ("gemma2_tied", "norms after blocks, soft-caps"),
+    ("olmo2_untied", "norms after blocks alone, queries and keys normalised whole"),
+    ("cohere_untied", "layer norm without a bias, parallel gated blocks"),
+    ("falcon_rw", "linear biases"),
 ];
 
 fn open(directory: &Path) -> Model {

@@ -7,7 +7,7 @@ use super::*;
 /// A fixture, what is cut of it, and why.
 type Case = (&'static str, fn(Resize) -> Resize, &'static str);
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 13] = [
     ("llama_gqa_tied", |all| Resize { intermediate_size: 15, ..all }, "channels; a tied head"),
     ("llama_mha_untied", |all| Resize { layers: vec![0, 2], ..all }, "a layer, and a head that is fitted"),
     ("llama_gqa_tied", |all| Resize { heads: all.kv_heads, ..all }, "queries of each group"),
@@ -18,6 +18,9 @@ const CASES: [Case; 10] = [
     ("gpt2_tied", |all| Resize { intermediate_size: 30, ..all }, "transposed weights, biases"),
     ("gpt_neox_parallel", |all| Resize { intermediate_size: 21, layers: vec![0], ..all }, "channels before a gap"),
     ("granite_tied", |all| Resize { intermediate_size: 13, ..all }, "factors of everything"),
+    ("gemma2_no_caps", |all| Resize { intermediate_size: 13, heads: all.kv_heads, ..all }, "norms after blocks"),
+    ("gemma3_tied", |all| Resize { layers: vec![0, 2], ..all }, "a gap after a norm, two tables of angles"),
+    ("olmo2_untied", |all| Resize { intermediate_size: 15, ..all }, "no norms before blocks"),
 ];
 
 #[test]

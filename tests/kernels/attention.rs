@@ -2,7 +2,7 @@
 
 use slicegpt_gpu::{
     gpu::Gpu,
-    ops::{AttentionShape, HeadSpan, Sequence, sequences},
+    ops::{Alibi, AttentionShape, HeadSpan, Sequence, sequences},
     reference,
 };
 
@@ -22,7 +22,23 @@ pub fn side_by_side(head_dim: usize, heads: usize, kv_heads: usize, window: Opti
         v: span((heads + kv_heads) * head_dim, kv_heads),
         scale: 1.0 / (head_dim as f32).sqrt(),
         window,
+        ..AttentionShape::default()
     }
+}
+
+/// What may become of scores: a soft-cap that bites, linear biases of few and of many heads, exact and in bf16.
+pub fn scores(shape: AttentionShape) -> [(AttentionShape, &'static str); 4] {
+    let heads = shape.q.heads;
+    let alibi = Alibi { heads, factor: 1.0, in_bf16: false };
+    [
+        (AttentionShape { softcap: Some(0.8), ..shape }, "a soft-cap"),
+        (AttentionShape { softcap: Some(200.0), ..shape }, "a soft-cap far beyond the scores"),
+        (AttentionShape { alibi: Some(alibi), ..shape }, "linear biases"),
+        (
+            AttentionShape { alibi: Some(Alibi { factor: 0.4, in_bf16: true, ..alibi }), ..shape },
+            "linear biases in bf16",
+        ),
+    ]
 }
 
 /// A score is a sum of head_dim products with magnitudes around √head_dim in all, after scaling; its error multiplies a
@@ -86,7 +102,8 @@ fn attention_matches_reference_for_every_kind_of_heads_and_windows() {
 fn attention_finds_heads_wherever_they_begin() {
     let gpu = support::gpu_unlimited();
     let span = |column| HeadSpan { column, heads: 4 };
-    let shape = AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, window: None };
+    let shape =
+        AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
     compare(&gpu, &shape, (50, 125), None, &sequences([20, 30]), "values before queries, gaps between them");
 }
 
@@ -109,6 +126,7 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
             v: span(kv_heads * head_dim, kv_heads),
             scale: 0.2,
             window,
+            ..AttentionShape::default()
         };
         // Room for 100 positions a sequence; each is somewhere else.
         let sequences: Vec<Sequence> = [0, 64, 63, 40]
@@ -116,8 +134,37 @@ fn attention_of_new_tokens_reads_a_cache_at_their_positions() {
             .enumerate()
             .map(|(i, &position)| Sequence { first: i * tokens, tokens, kv_row: i * 100, position })
             .collect();
-        compare(&gpu, &shape, (4 * tokens, heads * head_dim), Some((400, 2 * kv_heads * head_dim)), &sequences, reason);
+        let kv = Some((400, 2 * kv_heads * head_dim));
+        compare(&gpu, &shape, (4 * tokens, heads * head_dim), kv, &sequences, reason);
+        for (shape, what) in scores(shape) {
+            compare(&gpu, &shape, (4 * tokens, heads * head_dim), kv, &sequences, &format!("{reason}, {what}"));
+        }
     }
+}
+
+#[test]
+fn attention_caps_scores_and_biases_them_by_distance() {
+    let gpu = support::gpu_unlimited();
+    for (head_dim, heads, kv_heads, window, lengths, reason) in [
+        (6, 6, 2, None, &[20, 9, 41][..], "heads that are no power of two, tiles of keys"),
+        (8, 16, 1, Some(7), &[40, 5], "more heads than eight, a window"),
+        (130, 3, 3, None, &[33], "wide heads"),
+        (6, 1, 1, None, &[12], "one head"),
+    ] {
+        let size = (lengths.iter().sum(), (heads + 2 * kv_heads) * head_dim);
+        for (shape, what) in scores(side_by_side(head_dim, heads, kv_heads, window)) {
+            compare(&gpu, &shape, size, None, &sequences(lengths.iter().copied()), &format!("{reason}, {what}"));
+        }
+    }
+}
+
+#[test]
+fn slopes_are_those_of_the_paper() {
+    assert_eq!(reference::slopes(8), (1..=8).map(|head| 0.5f64.powi(head)).collect::<Vec<_>>());
+    let twelve = reference::slopes(12);
+    assert_eq!(twelve[..8], reference::slopes(8)[..]);
+    let halves: Vec<f64> = [1, 3, 5, 7].iter().map(|&half| 2f64.powf(-f64::from(half) / 2.0)).collect();
+    assert!(twelve[8..].iter().zip(&halves).all(|(one, other)| (one - other).abs() < 1e-15), "{twelve:?}");
 }
 
 #[test]

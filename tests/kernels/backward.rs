@@ -4,12 +4,12 @@ use nalgebra::DMatrix;
 use slicegpt_gpu::{
     gpu::{ElementType, Gpu},
     model::{Rope, Scaling},
-    ops::{Activation, AttentionResult, AttentionShape, HeadSpan, Norm, NormInput, sequences},
+    ops::{Activation, AttentionResult, AttentionShape, Bound, HeadSpan, Norm, NormInput, sequences},
     reference,
 };
 
 use crate::{
-    attention::side_by_side,
+    attention::{scores, side_by_side},
     check, download, error,
     products::stored,
     support::{self, ROUNDOFF, Random},
@@ -108,6 +108,7 @@ fn gradients_of_head_norms_and_rope_match_reference_and_leave_the_rest_alone() {
             theta: 10000.0,
             scaling: Scaling::None,
             dynamic: false,
+            long: None,
         };
         let positions = [0, 1, 63, 2000, 17];
         let table = upload(&gpu, &rope.table(2001), 2001, 2 * pairs);
@@ -267,9 +268,45 @@ fn gradients_of_attention_match_reference_for_every_kind_of_heads_and_windows() 
         let shape = side_by_side(head_dim, heads, kv_heads, window);
         attention(&gpu, &shape, (heads + 2 * kv_heads) * head_dim, lengths, reason);
     }
+    for (heads, kv_heads, window, lengths) in [(6, 2, None, &[40, 5][..]), (12, 1, Some(7), &[33])] {
+        for (shape, what) in scores(side_by_side(10, heads, kv_heads, window)) {
+            attention(&gpu, &shape, (heads + 2 * kv_heads) * 10, lengths, what);
+        }
+    }
     let span = |column| HeadSpan { column, heads: 4 };
-    let shape = AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, window: None };
+    let shape =
+        AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
     attention(&gpu, &shape, 125, &[20, 30], "values before queries, gaps between them");
+}
+
+#[test]
+fn bounds_and_their_gradients_match_reference_at_awkward_widths_and_limits() {
+    let gpu = support::gpu_unlimited();
+    for (tokens, width, limit, reason) in [
+        (1, 1, 1.0, "the smallest"),
+        (3, 67, 0.3, "padded rows, most values beyond the limit"),
+        (70, 64, 50.0, "many workgroups, all values far within the limit"),
+        (2, 5, 1e-3, "values a thousand times the limit"),
+    ] {
+        let mut random = Random::new(width as u64);
+        let (x, d) = (random.values(tokens * width, 2.0), random.values(tokens * width, 1.0));
+        for kind in [Bound::Clip, Bound::SoftCap] {
+            let (y, gpu_d) = (upload(&gpu, &x, tokens, width), upload(&gpu, &d, tokens, width));
+            gpu.bound_in_place(kind, &y, limit).expect("bound");
+            let x = reference::matrix(tokens, width, &x);
+            let expected = reference::bound(kind, &x, f64::from(limit));
+            // A quotient, a series or an exponential and a quotient, and a product.
+            let off = error(&download(&gpu, &y), &expected, |t, i| expected[(t, i)].abs().max(f64::from(limit) * 0.1));
+            check(&format!("bound {kind:?} [{tokens}, {width}] ({reason})"), off, 12.0 * ROUNDOFF);
+            gpu.bound_backward_in_place(kind, &y, limit, &gpu_d).expect("bound_backward");
+            let y = download(&gpu, &y);
+            let expected = reference::bound_backward(kind, &y, f64::from(limit), &reference::matrix(tokens, width, &d));
+            let off = error(&download(&gpu, &gpu_d), &expected, |t, i| f64::from(d[t * width + i]).abs());
+            check(&format!("bound_backward {kind:?} [{tokens}, {width}] ({reason})"), off, 6.0 * ROUNDOFF);
+        }
+    }
+    let (y, d) = (gpu.zeros(2, 3).expect("zeros"), gpu.zeros(2, 4).expect("zeros"));
+    assert!(gpu.bound_backward_in_place(Bound::Clip, &y, 1.0, &d).is_err());
 }
 
 #[test]

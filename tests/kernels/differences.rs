@@ -2,11 +2,11 @@
 
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    ops::{Activation, AttentionShape, HeadSpan, Norm, sequences},
+    ops::{Activation, AttentionShape, Bound, HeadSpan, Norm, sequences},
     reference,
 };
 
-use crate::support::Random;
+use crate::{attention::scores, support::Random};
 
 fn random(random: &mut Random, rows: usize, cols: usize) -> DMatrix<f64> {
     DMatrix::from_fn(rows, cols, |_, _| f64::from(random.normal()))
@@ -154,14 +154,31 @@ fn gradients_of_attention_are_derivatives() {
             v: span((heads + kv_heads) * h, kv_heads),
             scale: 0.7,
             window,
+            ..AttentionShape::default()
         };
         let qkv = random(&mut Random::new(5), 9, (heads + 2 * kv_heads) * h);
         let sequences = sequences([5, 1, 3]);
+        for (shape, what) in [(shape, "plain")].into_iter().chain(scores(shape)) {
+            compare(
+                &format!("attention_backward, {heads} heads, {kv_heads} key-value heads, window {window:?}, {what}"),
+                &qkv,
+                |qkv| reference::attention(&shape, qkv, qkv, &sequences),
+                |d| reference::attention_backward(&shape, &qkv, d, &sequences),
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_of_bounds_are_derivatives() {
+    let x = random(&mut Random::new(8), 4, 7) * 2.0;
+    for kind in [Bound::Clip, Bound::SoftCap] {
+        let y = reference::bound(kind, &x, 0.9);
         compare(
-            &format!("attention_backward, {heads} heads, {kv_heads} key-value heads, window {window:?}"),
-            &qkv,
-            |qkv| reference::attention(&shape, qkv, qkv, &sequences),
-            |d| reference::attention_backward(&shape, &qkv, d, &sequences),
+            &format!("bound_backward {kind:?}"),
+            &x,
+            |x| reference::bound(kind, x, 0.9),
+            |d| reference::bound_backward(kind, &y, 0.9, d),
         );
     }
 }

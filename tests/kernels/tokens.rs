@@ -125,6 +125,45 @@ fn head_norms_match_reference_and_leave_the_rest_alone() {
     }
 }
 
+#[test]
+fn norms_of_heads_may_have_weights_of_their_own() {
+    let gpu = support::gpu_unlimited();
+    let (tokens, width) = (4, 90);
+    for (head_dim, column, heads, reason) in [(6, 1, 5, "padded weights"), (64, 8, 1, "one head"), (3, 0, 30, "many")] {
+        let span = HeadSpan { column, heads };
+        let mut random = Random::new(head_dim as u64);
+        let (values, d) = (random.values(tokens * width, 3.0), random.values(tokens * width, 1.0));
+        let (weight, bias) = (random.values(heads * head_dim, 1.0), random.values(heads * head_dim, 1.0));
+        for kind in [Norm::Rms, Norm::Layer] {
+            let (x, before) = (upload(&gpu, &values, tokens, width), upload(&gpu, &values, tokens, width));
+            let [gpu_weight, gpu_bias] = [&weight, &bias].map(|values| upload(&gpu, values, heads, head_dim));
+            gpu.head_norm(kind, &x, span, &gpu_weight, Some(&gpu_bias), 1e-5).expect("head_norm");
+            let gpu_d = upload(&gpu, &d, tokens, width);
+            gpu.head_norm_backward_in_place(kind, &before, span, &gpu_weight, 1e-5, &gpu_d)
+                .expect("head_norm_backward");
+            let twin = reference::matrix(tokens, width, &values);
+            let (mut expected, mut expected_d) = (twin.clone(), reference::matrix(tokens, width, &d));
+            for head in 0..heads {
+                let own = HeadSpan { column: column + head * head_dim, heads: 1 };
+                let [weight, bias] = [&weight, &bias].map(|values| wide(&values[head * head_dim..][..head_dim]));
+                let eps = f64::from(1e-5f32);
+                reference::head_norm(kind, &mut expected, own, &weight, Some(&bias), eps);
+                reference::head_norm_backward(kind, &twin, own, &weight, eps, &mut expected_d);
+            }
+            let scale = |_, column| if inside(span, head_dim, column) { 4.0 } else { 0.0 };
+            let off = error(&download(&gpu, &x), &expected, scale);
+            check(&format!("head_norm {kind:?}, own weights of {head_dim} ({reason})"), off, norm_tolerance(head_dim));
+            let most = expected_d.amax().max(1.0);
+            let scale = |_, column| if inside(span, head_dim, column) { most } else { 0.0 };
+            let off = error(&download(&gpu, &gpu_d), &expected_d, scale);
+            let what = format!("head_norm_backward {kind:?}, own weights of {head_dim} ({reason})");
+            check(&what, off, 2.0 * norm_tolerance(head_dim));
+        }
+    }
+    let (x, weight) = (gpu.zeros(2, 12).expect("zeros"), gpu.zeros(2, 4).expect("zeros"));
+    assert!(gpu.head_norm(Norm::Rms, &x, HeadSpan { column: 0, heads: 3 }, &weight, None, 1e-5).is_err());
+}
+
 /// Whether a column belongs to a head.
 fn inside(span: HeadSpan, head_dim: usize, column: usize) -> bool {
     (span.column..span.end(head_dim)).contains(&column)
@@ -146,6 +185,7 @@ fn rope_matches_reference_up_to_far_positions_and_leaves_the_rest_alone() {
             theta: 10000.0,
             scaling: Scaling::None,
             dynamic: false,
+            long: None,
         };
         let span = HeadSpan { column, heads };
         let positions = [0, 1, 2, 63, 64, 1000, 3999, 4000, 17];

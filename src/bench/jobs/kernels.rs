@@ -139,7 +139,7 @@ pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usi
         k: span(0, kv_heads),
         v: span(width, kv_heads),
         scale: 1.0 / (head_dim as f32).sqrt(),
-        window: None,
+        ..AttentionShape::default()
     };
     let (q, kv) = (Values::signal(1, tokens, heads * head_dim), Values::signal(2, past + tokens, 2 * width));
     let (gpu_q, gpu_kv) = (q.upload(gpu)?, kv.upload(gpu)?);

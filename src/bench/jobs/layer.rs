@@ -144,7 +144,7 @@ impl Layer {
                 };
                 let linears = self.linears.iter().filter(own).map(linear).collect::<Result<_>>()?;
                 let fused = self.config.fused();
-                blocks.push(BlockWeights { spec, fused, norm: norm()?, head_norms: None, linears });
+                blocks.push(BlockWeights { spec, fused, norm: norm()?, norm_after: None, head_norms: None, linears });
             }
             steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
         }

@@ -108,7 +108,7 @@ fn kept_energy(model: &Model, rows: &[Vec<u32>], plan: &Plan, sites: &[Site]) ->
     let row = |table, index: usize| fuse::embedding_rows(config, table, index..index + 1);
     let offset = match config.architecture.attention.position {
         Position::Learned { offset, .. } => offset,
-        Position::Rope { .. } => 0,
+        Position::Rope { .. } | Position::None => 0,
     };
     let mut signal = Vec::new();
     for (position, &id) in rows.iter().flat_map(|row| row.iter().enumerate()) {

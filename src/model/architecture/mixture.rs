@@ -1,7 +1,7 @@
 //! What the table says of mixtures: layers that have several MLPs, the experts, of which a router chooses a few for each
 //! token.
 
-use super::{Block, Weight};
+use super::block::{Block, Weight};
 
 /// When the gates of a token's experts are divided by their sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,106 +7,27 @@
 //! Rows start from [`BASE`], which is no model: what a row forgets is refused or left out, never taken from another
 //! row.
 
+mod block;
 mod forms;
 mod mixture;
 mod remote_code;
 mod role;
 mod rows;
+mod rows_alibi;
+mod rows_gemma;
 mod rows_mixtures;
+mod rows_norms;
+mod table;
 
 use super::defaults::{self, Defaults};
 use crate::ops::Norm;
 
+pub use block::{Bias, Block, BlockKind, Layout, Order, Space, Weight};
 pub use forms::{Forms, Gguf, Stock};
 pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared};
 pub use remote_code::RemoteCode;
 pub use role::Role;
-pub use rows::ARCHITECTURES;
-
-/// A space that signals live in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Space {
-    /// The residual stream, hidden_size wide: what slicing makes narrower.
-    Residual,
-    /// Queries, keys, values or the attention's result.
-    Heads,
-    /// Between the two linear layers of the MLP.
-    Hidden,
-    /// A number for each expert of a mixture.
-    Experts,
-}
-
-/// How a linear weight is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `[out, in]`.
-    Linear,
-    /// `[in, out]`, GPT-2's.
-    Conv1d,
-}
-
-/// In which order a stored tensor has the rows of the weights that it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// One weight after the other.
-    Concatenated,
-    /// For each key-value head its queries, then its key, then its value.
-    Grouped,
-}
-
-/// When a weight has a bias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bias {
-    Never,
-    Always,
-    /// When this config field says so; `bool` if it does not speak.
-    Field(&'static str, bool),
-}
-
-/// A stored tensor of a decoder layer, and the linear weights that it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weight {
-    /// Name within the layer, without `.weight`.
-    pub name: &'static str,
-    pub holds: &'static [Role],
-    pub order: Order,
-    pub reads: Space,
-    pub writes: Space,
-    pub layout: Layout,
-    pub bias: Bias,
-}
-
-impl Weight {
-    const fn linear(name: &'static str, holds: &'static [Role], reads: Space, writes: Space, bias: Bias) -> Self {
-        Self { name, holds, order: Order::Concatenated, reads, writes, layout: Layout::Linear, bias }
-    }
-
-    const fn conv1d(name: &'static str, holds: &'static [Role], reads: Space, writes: Space) -> Self {
-        let this = Self::linear(name, holds, reads, writes, Bias::Always);
-        Self { layout: Layout::Conv1d, ..this }
-    }
-}
-
-/// What a block computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlockKind {
-    Attention,
-    /// `gated`: activation(gate) · up instead of activation(up).
-    Mlp {
-        gated: bool,
-    },
-    /// Several gated MLPs, of which each token goes to a few.
-    Mixture,
-}
-
-/// A part of a layer that reads the residual stream once and adds to it once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
-    pub kind: BlockKind,
-    /// The norm that its weights read the residual through. Two blocks may name the same one.
-    pub norm: &'static str,
-    pub weights: &'static [Weight],
-}
+pub use table::ARCHITECTURES;
 
 /// How the blocks of a layer are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +65,8 @@ pub enum RopeLayers {
 /// Where the model knows positions from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Position {
+    /// From nothing but the bias of its attention, [`Alibi`].
+    None,
     /// A learned table: its name, and the row of position 0.
     Learned { name: &'static str, offset: usize },
     /// Rotary embeddings.
@@ -173,14 +96,65 @@ pub enum Window {
     Used,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise those without rotary embeddings.
     WithoutRope,
+    /// Those that `layer_types` names, or otherwise all but every n-th, n by the field or its default.
+    Pattern {
+        field: Option<&'static str>,
+        interval: usize,
+    },
+    /// Those that are "local" in this list of pairs, of names and of how often these are repeated; the size is in `size`.
+    Repeated {
+        list: &'static str,
+        size: (&'static str, usize),
+    },
 }
 
-/// Normalisation of queries and keys by head.
+/// What q·k is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    /// 1 / sqrt(head_dim), or as scale_attn_weights and scale_attn_by_inverse_layer_idx say.
+    HeadDim {
+        fields: bool,
+    },
+    One,
+    /// 1 / sqrt of this field, or of this number.
+    InverseSqrt(&'static str, f64),
+    /// This field, or 1 / sqrt(head_dim).
+    Field(&'static str),
+}
+
+/// When keys that are further back count less, in proportion to their distance: attention with linear biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alibi {
+    Never,
+    /// Added to the scaled scores.
+    Always,
+    /// When this config field is true, instead of rotary embeddings: added to the scores before they are scaled, in
+    /// bf16.
+    Field(&'static str),
+}
+
+/// What the norms of queries and keys share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkSpan {
+    /// All heads have the same weights.
+    Shared,
+    /// Each head has its own, all of them in one tensor `[heads, head_dim]`.
+    PerHead,
+    /// Each head has its own, in a tensor each: `NAME.norms.HEAD`.
+    PerHeadTensors,
+    /// One norm over all heads, side by side.
+    Whole,
+}
+
+/// Normalisation of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QkNorm {
     pub q: &'static str,
     pub k: &'static str,
     pub norm: Norm,
+    pub span: QkSpan,
+    /// Whether they have a bias.
+    pub bias: bool,
     /// The config field that switches it on; always on if `None`.
     pub field: Option<&'static str>,
 }
@@ -194,6 +168,8 @@ pub struct Fields {
     pub num_key_value_heads: Option<&'static str>,
     /// Where the config does not mention it; num_attention_heads if `None`, and where it is null.
     pub default_key_value_heads: Option<usize>,
+    /// The field by which all heads share one key and one value, and what counts where it is not there.
+    pub multi_query: Option<(&'static str, bool)>,
     pub intermediate_size: &'static str,
     /// intermediate_size / hidden_size where the config does not give it; the default of the class if `None`.
     pub intermediate_factor: Option<usize>,
@@ -201,6 +177,8 @@ pub struct Fields {
     /// Name, and the value where the config does not give it.
     pub norm_eps: (Option<&'static str>, f64),
     pub activation: (&'static str, &'static str),
+    /// What an activation of this name is taken for.
+    pub activation_meant: Option<(&'static str, &'static str)>,
     /// The base of rotary frequencies and the part of each head that turns, where they stand beside the section that is
     /// about them.
     pub rotary: (&'static str, &'static str),
@@ -212,6 +190,8 @@ pub struct Stems {
     /// Before every name but the head's; some checkpoints leave it out.
     pub prefix: &'static str,
     pub embedding: &'static str,
+    /// The norm of the embedded tokens.
+    pub embedding_norm: Option<&'static str>,
     pub layers: &'static str,
     pub final_norm: &'static str,
     pub head: &'static str,
@@ -223,8 +203,20 @@ pub struct Stems {
 #[derive(Debug, Clone, Copy)]
 pub struct NormSpec {
     pub kind: Norm,
-    /// The config field that says whether they have parameters; they do if `None`.
-    pub affine: Option<&'static str>,
+    pub affine: Affine,
+    /// Whether layer norms have a bias.
+    pub bias: bool,
+    /// What is added to stored weights.
+    pub offset: f32,
+}
+
+/// Whether norms have parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affine {
+    Always,
+    Never,
+    /// When this config field is true, or not there.
+    Field(&'static str),
 }
 
 /// What the attention of every layer has in common.
@@ -233,9 +225,18 @@ pub struct AttentionSpec {
     pub position: Position,
     /// The rotary scalings that transformers computes for it.
     pub rope_types: &'static [&'static str],
+    /// Those that mean LongRoPE.
+    pub longrope: &'static [&'static str],
     pub window: Window,
-    /// Whether scale_attn_weights and scale_attn_by_inverse_layer_idx count.
-    pub scale_fields: bool,
+    pub scale: Scale,
+    pub alibi: Alibi,
+    /// The field of the c in c·tanh(score / c), and its default.
+    pub softcap: Option<(&'static str, Option<f64>)>,
+    /// The field of the size beyond which queries, keys and values are clipped.
+    pub clip: Option<&'static str>,
+    /// The field of the base of rotary frequencies in layers with a window, and its default; that of the others if
+    /// `None`.
+    pub local_theta: Option<(&'static str, f64)>,
     /// The window where the config does not mention it; `null` means none.
     pub default_window: Option<usize>,
     pub qk_norm: Option<QkNorm>,
@@ -252,12 +253,18 @@ pub struct AttentionSpec {
 pub struct Multipliers {
     /// Of the embedded tokens.
     pub embedding: Option<&'static str>,
+    /// Whether embedded tokens are multiplied by sqrt(hidden_size).
+    pub sqrt_width: bool,
     /// Of what each block adds to the residual stream.
     pub residual: Option<&'static str>,
     /// Of q·k, instead of 1 / sqrt(head_dim).
     pub attention: Option<&'static str>,
     /// What logits are divided by.
     pub logits: Option<&'static str>,
+    /// What logits are multiplied by, and its default.
+    pub logit_scale: Option<(&'static str, f64)>,
+    /// The field of the c in c·tanh(logit / c), and its default.
+    pub logit_softcap: Option<(&'static str, Option<f64>)>,
 }
 
 /// The two ends of a model.
@@ -272,6 +279,9 @@ pub struct EndsSpec {
 #[derive(Debug, Clone, Copy)]
 pub struct Architecture {
     pub model_type: &'static str,
+    /// Where a `model_type` has several rows: fields with the value (as JSON) that they have in this one, and the one
+    /// that counts where they are null or not there.
+    pub when: &'static [(&'static str, &'static str, &'static str)],
     pub fields: Fields,
     pub defaults: Defaults,
     pub names: Stems,
@@ -296,6 +306,11 @@ impl Architecture {
         self.blocks.iter().flat_map(|block| block.weights)
     }
 
+    /// Whether results of blocks go through a norm.
+    pub fn has_norms_after(&self) -> bool {
+        self.blocks.iter().any(|block| block.norm_after.is_some())
+    }
+
     /// Whether what reads a stored head has the coordinates that turn together side by side.
     pub fn interleaved(&self) -> bool {
         matches!(self.attention.position, Position::Rope { interleaved: true, .. })
@@ -305,29 +320,33 @@ impl Architecture {
 /// No model: RMS norms with weights, whole rotary heads, no windows, no biases, no form but the checkpoint itself.
 pub const BASE: Architecture = Architecture {
     model_type: "",
+    when: &[],
     fields: Fields {
         hidden_size: "hidden_size",
         num_hidden_layers: "num_hidden_layers",
         num_attention_heads: "num_attention_heads",
         num_key_value_heads: None,
         default_key_value_heads: None,
+        multi_query: None,
         intermediate_size: "intermediate_size",
         intermediate_factor: None,
         max_position_embeddings: "max_position_embeddings",
         norm_eps: (Some("rms_norm_eps"), 1e-6),
         activation: ("hidden_act", "silu"),
+        activation_meant: None,
         rotary: ("rope_theta", "partial_rotary_factor"),
     },
     defaults: defaults::LLAMA,
     names: Stems {
         prefix: "model.",
         embedding: "embed_tokens",
+        embedding_norm: None,
         layers: "layers",
         final_norm: "norm",
         head: "lm_head",
         head_alias: None,
     },
-    norm: NormSpec { kind: Norm::Rms, affine: None },
+    norm: NormSpec { kind: Norm::Rms, affine: Affine::Always, bias: true, offset: 0.0 },
     attention: AttentionSpec {
         position: Position::Rope {
             interleaved: false,
@@ -336,15 +355,28 @@ pub const BASE: Architecture = Architecture {
             layers: RopeLayers::All,
         },
         rope_types: &["default", "linear", "dynamic", "llama3", "yarn"],
+        longrope: &[],
         window: Window::None,
-        scale_fields: false,
+        scale: Scale::HeadDim { fields: false },
+        alibi: Alibi::Never,
+        softcap: None,
+        clip: None,
+        local_theta: None,
         default_window: None,
         qk_norm: None,
         head_dim: None,
         explicit_head_dim: false,
         zero_head_dim: false,
     },
-    multipliers: Multipliers { embedding: None, residual: None, attention: None, logits: None },
+    multipliers: Multipliers {
+        embedding: None,
+        sqrt_width: false,
+        residual: None,
+        attention: None,
+        logits: None,
+        logit_scale: None,
+        logit_softcap: None,
+    },
     ends: EndsSpec { tied_head: false, head_bias: false },
     wiring: Wiring::Sequential,
     blocks: &[],
@@ -377,6 +409,8 @@ pub const REFUSED: &[(&str, &[&str])] = &[
     ("parallel_attn", &[]),
     ("kv_lora_rank", &[]),
     ("attention_sink", &[]),
+    ("use_bidirectional_attention", &[]),
+    ("apply_residual_connection_post_layernorm", &[]),
     ("per_layer_config", &[]),
     ("configuration_files", &[]),
 ];

@@ -1,9 +1,8 @@
 //! The rows of the table.
 
 use super::{
-    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
-    Position, QkNorm, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
-    rows_mixtures::{MIXTRAL, QWEN2_MOE, QWEN3_MOE},
+    Affine, Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
+    Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Scale, Space, Stems, Weight, Window, Wiring,
 };
 use crate::{
     model::{
@@ -17,24 +16,22 @@ use Bias::{Always, Field, Never};
 use Role::{Down, Gate, Key, Output, Query, Up, Value};
 use Space::{Heads, Hidden, Residual};
 
-/// Every row.
-pub const ARCHITECTURES: &[Architecture] = &[
-    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, STARCODER2, PHI, PHI3, OPT, GPT2, GPTJ, GPT_NEOX, QWEN2_MOE,
-    QWEN3_MOE, MIXTRAL,
-];
-
 pub(super) const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
 
-const fn rope(part: RotaryPart) -> Position {
+pub(super) const fn rope(part: RotaryPart) -> Position {
     Position::Rope { interleaved: false, part, theta: 10000.0, layers: RopeLayers::All }
 }
 
 pub(super) const fn attention(norm: &'static str, weights: &'static [Weight]) -> Block {
-    Block { kind: BlockKind::Attention, norm, weights }
+    Block { kind: BlockKind::Attention, norm: Some(norm), norm_after: None, weights }
 }
 
-const fn mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
-    Block { kind: BlockKind::Mlp { gated: false }, norm, weights }
+pub(super) const fn mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Mlp { gated: false }, norm: Some(norm), norm_after: None, weights }
+}
+
+pub(super) const fn gated_mlp(norm: &'static str, weights: &'static [Weight]) -> Block {
+    Block { kind: BlockKind::Mlp { gated: true }, norm: Some(norm), norm_after: None, weights }
 }
 
 /// q, k, v and the output under the names that most models use.
@@ -47,11 +44,11 @@ pub(super) const fn heads(output: &'static str, qkv: Bias, bias: Bias) -> [Weigh
     ]
 }
 
-const fn plain(up: &'static str, down: &'static str, bias: Bias) -> [Weight; 2] {
+pub(super) const fn plain(up: &'static str, down: &'static str, bias: Bias) -> [Weight; 2] {
     [Weight::linear(up, &[Up], Residual, Hidden, bias), Weight::linear(down, &[Down], Hidden, Residual, bias)]
 }
 
-const fn gated(bias: Bias) -> [Weight; 3] {
+pub(super) const fn gated(bias: Bias) -> [Weight; 3] {
     [
         Weight::linear("mlp.gate_proj", &[Gate], Residual, Hidden, bias),
         Weight::linear("mlp.up_proj", &[Up], Residual, Hidden, bias),
@@ -61,18 +58,26 @@ const fn gated(bias: Bias) -> [Weight; 3] {
 
 /// The two blocks of most models, whose attention and gated MLP may have biases.
 pub(super) const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
-    [
-        attention("input_layernorm", heads),
-        Block { kind: BlockKind::Mlp { gated: true }, norm: "post_attention_layernorm", weights: mlp },
-    ]
+    [attention("input_layernorm", heads), gated_mlp("post_attention_layernorm", mlp)]
 }
 
-const ATTENTION_BIAS: Bias = Field("attention_bias", false);
+pub(super) const ATTENTION_BIAS: Bias = Field("attention_bias", false);
 pub(super) const FIELD_HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
-const FIELD_BLOCKS: &[Block] = &gated_blocks(FIELD_HEADS, &gated(Field("mlp_bias", false)));
+pub(super) const FIELD_BLOCKS: &[Block] = &gated_blocks(FIELD_HEADS, &gated(Field("mlp_bias", false)));
 pub(super) const GATED: &[Weight] = &gated(Never);
 pub(super) const GROUPED: Fields = Fields { num_key_value_heads: Some("num_key_value_heads"), ..BASE.fields };
 pub(super) const EXPLICIT: AttentionSpec = AttentionSpec { explicit_head_dim: true, ..BASE.attention };
+
+pub(super) const LAYER_NORM: NormSpec = NormSpec { kind: Norm::Layer, ..BASE.norm };
+/// Of each head by itself, with weights that all share.
+pub(super) const QK_NORM: QkNorm = QkNorm {
+    q: "self_attn.q_norm",
+    k: "self_attn.k_norm",
+    norm: Norm::Rms,
+    span: QkSpan::Shared,
+    bias: false,
+    field: None,
+};
 
 const LLAMA_CPP: Gguf = Gguf {
     architecture: "llama",
@@ -83,7 +88,7 @@ const LLAMA_CPP: Gguf = Gguf {
     other_widths: None,
 };
 
-const LLAMA: Architecture = Architecture {
+pub(super) const LLAMA: Architecture = Architecture {
     model_type: "llama",
     fields: GROUPED,
     attention: EXPLICIT,
@@ -92,7 +97,7 @@ const LLAMA: Architecture = Architecture {
     ..BASE
 };
 
-const MISTRAL: Architecture = Architecture {
+pub(super) const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
     fields: Fields { default_key_value_heads: Some(8), ..GROUPED },
     defaults: defaults::MISTRAL,
@@ -102,7 +107,7 @@ const MISTRAL: Architecture = Architecture {
     ..BASE
 };
 
-const QWEN2: Architecture = Architecture {
+pub(super) const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
     fields: Fields { default_key_value_heads: Some(32), ..GROUPED },
     defaults: defaults::QWEN,
@@ -123,15 +128,11 @@ const QWEN2: Architecture = Architecture {
     ..BASE
 };
 
-const QWEN3: Architecture = Architecture {
+pub(super) const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     fields: QWEN2.fields,
     defaults: defaults::QWEN,
-    attention: AttentionSpec {
-        qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
-        head_dim: Some(128),
-        ..QWEN2.attention
-    },
+    attention: AttentionSpec { qk_norm: Some(QK_NORM), head_dim: Some(128), ..QWEN2.attention },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     forms: Forms {
         stock: STOCK,
@@ -148,7 +149,7 @@ const QWEN3: Architecture = Architecture {
     ..BASE
 };
 
-const SMOLLM3: Architecture = Architecture {
+pub(super) const SMOLLM3: Architecture = Architecture {
     model_type: "smollm3",
     fields: Fields { default_key_value_heads: Some(4), ..GROUPED },
     defaults: defaults::SMOLLM3,
@@ -169,7 +170,7 @@ const SMOLLM3: Architecture = Architecture {
     ..BASE
 };
 
-const GRANITE: Architecture = Architecture {
+pub(super) const GRANITE: Architecture = Architecture {
     model_type: "granite",
     fields: GROUPED,
     attention: EXPLICIT,
@@ -178,6 +179,7 @@ const GRANITE: Architecture = Architecture {
         residual: Some("residual_multiplier"),
         attention: Some("attention_multiplier"),
         logits: Some("logits_scaling"),
+        ..BASE.multipliers
     },
     blocks: FIELD_BLOCKS,
     handles: &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"],
@@ -187,7 +189,7 @@ const GRANITE: Architecture = Architecture {
 
 const USE_BIAS: Bias = Field("use_bias", true);
 
-const STARCODER2: Architecture = Architecture {
+pub(super) const STARCODER2: Architecture = Architecture {
     model_type: "starcoder2",
     fields: Fields {
         default_key_value_heads: Some(2),
@@ -196,7 +198,7 @@ const STARCODER2: Architecture = Architecture {
         ..GROUPED
     },
     defaults: defaults::STARCODER2,
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec { window: Window::All, zero_head_dim: true, ..EXPLICIT },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
@@ -207,13 +209,14 @@ const STARCODER2: Architecture = Architecture {
     ..BASE
 };
 
-const PHI3: Architecture = Architecture {
+pub(super) const PHI3: Architecture = Architecture {
     model_type: "phi3",
     fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..GROUPED },
     defaults: defaults::PHI3,
     attention: AttentionSpec {
         position: rope(RotaryPart::Share(1.0)),
         rope_types: &["default"],
+        longrope: &["longrope", "su", "yarn"],
         window: Window::All,
         ..EXPLICIT
     },
@@ -231,19 +234,21 @@ const PHI3: Architecture = Architecture {
     ..BASE
 };
 
-const PHI: Architecture = Architecture {
+pub(super) const PHI: Architecture = Architecture {
     model_type: "phi",
     fields: Fields { norm_eps: (Some("layer_norm_eps"), 1e-5), activation: ("hidden_act", "gelu_new"), ..GROUPED },
     defaults: defaults::PHI,
     names: Stems { final_norm: "final_layernorm", ..BASE.names },
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec {
         position: rope(RotaryPart::Share(0.5)),
         qk_norm: Some(QkNorm {
             q: "self_attn.q_layernorm",
             k: "self_attn.k_layernorm",
             norm: Norm::Layer,
+            bias: true,
             field: Some("qk_layernorm"),
+            ..QK_NORM
         }),
         ..EXPLICIT
     },
@@ -259,7 +264,7 @@ const PHI: Architecture = Architecture {
 
 const ENABLE_BIAS: Bias = Field("enable_bias", true);
 
-const OPT: Architecture = Architecture {
+pub(super) const OPT: Architecture = Architecture {
     model_type: "opt",
     fields: Fields {
         intermediate_size: "ffn_dim",
@@ -269,7 +274,7 @@ const OPT: Architecture = Architecture {
     },
     defaults: defaults::OPT,
     names: Stems { prefix: "model.decoder.", final_norm: "final_layer_norm", ..BASE.names },
-    norm: NormSpec { kind: Norm::Layer, affine: Some("layer_norm_elementwise_affine") },
+    norm: NormSpec { affine: Affine::Field("layer_norm_elementwise_affine"), ..LAYER_NORM },
     attention: AttentionSpec { position: Position::Learned { name: "embed_positions", offset: 2 }, ..BASE.attention },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[
@@ -284,7 +289,7 @@ const OPT: Architecture = Architecture {
     ..BASE
 };
 
-const GPT2_FIELDS: Fields = Fields {
+pub(super) const GPT2_FIELDS: Fields = Fields {
     hidden_size: "n_embd",
     num_hidden_layers: "n_layer",
     num_attention_heads: "n_head",
@@ -296,18 +301,18 @@ const GPT2_FIELDS: Fields = Fields {
     ..BASE.fields
 };
 
-const GPT2_NAMES: Stems =
+pub(super) const GPT2_NAMES: Stems =
     Stems { prefix: "transformer.", embedding: "wte", layers: "h", final_norm: "ln_f", ..BASE.names };
 
-const GPT2: Architecture = Architecture {
+pub(super) const GPT2: Architecture = Architecture {
     model_type: "gpt2",
     fields: GPT2_FIELDS,
     defaults: defaults::GPT2,
     names: GPT2_NAMES,
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec {
         position: Position::Learned { name: "wpe", offset: 0 },
-        scale_fields: true,
+        scale: Scale::HeadDim { fields: true },
         ..BASE.attention
     },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
@@ -339,12 +344,12 @@ const GPTJ_HEADS: &[Weight] = &[
     Weight::linear("attn.out_proj", &[Output], Heads, Residual, Never),
 ];
 
-const GPTJ: Architecture = Architecture {
+pub(super) const GPTJ: Architecture = Architecture {
     model_type: "gptj",
     fields: GPT2_FIELDS,
     defaults: defaults::GPTJ,
     names: GPT2_NAMES,
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec {
         position: Position::Rope {
             interleaved: true,
@@ -361,7 +366,7 @@ const GPTJ: Architecture = Architecture {
     ..BASE
 };
 
-const GPT_NEOX: Architecture = Architecture {
+pub(super) const GPT_NEOX: Architecture = Architecture {
     model_type: "gpt_neox",
     fields: Fields {
         norm_eps: (Some("layer_norm_eps"), 1e-5),
@@ -378,7 +383,7 @@ const GPT_NEOX: Architecture = Architecture {
         head_alias: Some("lm_head"),
         ..BASE.names
     },
-    norm: NormSpec { kind: Norm::Layer, affine: None },
+    norm: LAYER_NORM,
     attention: AttentionSpec { position: rope(RotaryPart::Share(0.25)), ..BASE.attention },
     wiring: Wiring::Field("use_parallel_residual", true),
     blocks: &[

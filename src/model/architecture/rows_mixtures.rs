@@ -2,15 +2,12 @@
 
 use super::{
     Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, Fields, Fused, Mixture, MixtureLayers, Normalised,
-    Position, QkNorm, Role, RopeLayers, RotaryPart, Shared, Space, Weight, Window,
-    rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, STOCK, attention, gated_blocks, heads},
+    Position, Role, RopeLayers, RotaryPart, Shared, Space, Weight, Window,
+    rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, STOCK, attention, gated_blocks, heads},
 };
-use crate::{
-    model::{
-        defaults,
-        forms::{Forms, Gguf},
-    },
-    ops::Norm,
+use crate::model::{
+    defaults,
+    forms::{Forms, Gguf},
 };
 
 use Bias::{Field, Never};
@@ -19,7 +16,7 @@ use Space::{Experts, Hidden, Residual};
 
 /// The block of a mixture, which reads the norm that the MLP of other layers reads.
 const fn mixture(router: &'static [Weight]) -> Block {
-    Block { kind: BlockKind::Mixture, norm: "post_attention_layernorm", weights: router }
+    Block { kind: BlockKind::Mixture, norm: Some("post_attention_layernorm"), norm_after: None, weights: router }
 }
 
 const fn router(name: &'static str) -> Weight {
@@ -82,12 +79,7 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
     model_type: "qwen3_moe",
     fields: Fields { default_key_value_heads: Some(4), ..GROUPED },
     defaults: defaults::QWEN3_MOE,
-    attention: AttentionSpec {
-        window: Window::Used,
-        default_window: Some(4096),
-        qk_norm: Some(QkNorm { q: "self_attn.q_norm", k: "self_attn.k_norm", norm: Norm::Rms, field: None }),
-        ..EXPLICIT
-    },
+    attention: AttentionSpec { window: Window::Used, default_window: Some(4096), qk_norm: Some(QK_NORM), ..EXPLICIT },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     mixture: Some(Mixture {
         blocks: &[attention("input_layernorm", FIELD_HEADS), mixture(&[router("mlp.gate")])],

@@ -77,6 +77,9 @@ impl Config {
             self.narrow(&mut raw, width, self.can_stay_tied());
         }
         let alike = sizes.by_layer.is_none();
+        if sizes.each().any(|(heads, kv_heads, _)| (heads, kv_heads) != (whole.heads, whole.kv_heads)) {
+            self.can_cut_heads()?;
+        }
         if alike && (sizes.heads, sizes.kv_heads) != (whole.heads, whole.kv_heads) {
             if !self.architecture.attention.explicit_head_dim {
                 return refuse("have fewer heads: its classes take hidden_size / heads for the width of a head".into());
@@ -97,6 +100,9 @@ impl Config {
             }
         }
         if alike && sizes.intermediate_size != whole.intermediate_size {
+            if fields.intermediate_size.is_empty() {
+                return refuse("have fewer channels: its classes take a multiple of hidden_size".into());
+            }
             raw.insert(fields.intermediate_size.into(), json!(sizes.intermediate_size));
         }
         if sizes.layers != whole.layers {
@@ -169,6 +175,16 @@ impl Config {
             {
                 *values = stay.iter().map(|&layer| values[layer].clone()).collect();
             }
+        }
+        // What was to be worked out from the number of a layer is said of each.
+        if matches!(self.architecture.attention.window, Window::Pattern { .. }) && !raw.contains_key("layer_types") {
+            let full = |layer: &usize| self.layers[*layer].window.is_none();
+            let types = stay.iter().map(|layer| if full(layer) { "full_attention" } else { "sliding_attention" });
+            raw.insert("layer_types".into(), types.collect());
+        }
+        if let Window::Repeated { list, .. } = self.architecture.attention.window {
+            let name = |layer: &usize| if self.layers[*layer].window.is_some() { "local" } else { "global" };
+            raw.insert(list.into(), stay.iter().map(|layer| json!([[name(layer)], 1])).collect());
         }
         if self.architecture.attention.window == Window::FromLayer
             && self.layers.iter().any(|layer| layer.window.is_some())

@@ -19,7 +19,6 @@ use crate::{
         architecture::{BlockKind, Layout, Role, Weight},
         side_by_side,
     },
-    ops::Norm,
 };
 
 /// The tensors of the checkpoint that the config describes, put together from those of the file.
@@ -92,11 +91,15 @@ impl Maker<'_> {
         let config = self.config;
         let mut norms: Vec<&str> = Vec::new();
         for block in config.blocks(layer) {
-            let theirs = if block.kind == BlockKind::Attention { "attn_norm" } else { "ffn_norm" };
-            // Two blocks may share one, which the file has under the first name.
-            if !norms.contains(&block.norm) {
-                norms.push(block.norm);
-                let ours = names.layer(layer, block.norm);
+            let theirs = match block.kind {
+                BlockKind::Attention => ["attn_norm", "post_attention_norm"],
+                BlockKind::Mlp { .. } | BlockKind::Mixture => ["ffn_norm", "post_ffw_norm"],
+            };
+            for (norm, theirs) in [block.norm, block.norm_after].into_iter().zip(theirs) {
+                // Two blocks may share one, which the file has under the first name.
+                let Some(norm) = norm.filter(|norm| !norms.contains(norm)) else { continue };
+                norms.push(norm);
+                let ours = names.layer(layer, norm);
                 self.norm(&ours, &format!("blk.{layer}.{theirs}"), config.hidden_size, config.norm_has_bias())?;
             }
             for weight in block.weights {
@@ -108,7 +111,7 @@ impl Maker<'_> {
             for (ours, theirs) in [(qk.q, "attn_q_norm"), (qk.k, "attn_k_norm")] {
                 let width = config.layers[layer].head_dim;
                 let ours = names.layer(layer, ours);
-                self.norm(&ours, &format!("blk.{layer}.{theirs}"), width, qk.norm == Norm::Layer)?;
+                self.norm(&ours, &format!("blk.{layer}.{theirs}"), width, qk.bias)?;
             }
         }
         Ok(())
