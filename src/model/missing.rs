@@ -2,7 +2,8 @@
 
 use super::{
     config::Config,
-    weights::{Names, WeightStore},
+    tensors::Names,
+    weights::WeightStore,
 };
 use crate::checkpoint::shard_of;
 

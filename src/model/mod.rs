@@ -23,6 +23,7 @@ mod shapes;
 mod slicing;
 mod storage;
 mod stored;
+mod tensors;
 mod tokenizer_class;
 mod vocabulary;
 mod weights;
@@ -47,7 +48,8 @@ pub use slicing::{LayerWidths, Slicing};
 pub use storage::{Rows, scatter, side_by_side};
 pub use stored::element_type;
 pub use vocabulary::Narrowing;
-pub use weights::{Names, TensorSpec, WeightStore};
+pub use tensors::{Names, TensorSpec};
+pub use weights::WeightStore;
 
 use crate::{
     checkpoint::{Checkpoint, adapter},

@@ -4,7 +4,8 @@
 use super::{
     host::HostMatrix,
     storage::Rows,
-    weights::{Names, WeightStore},
+    tensors::Names,
+    weights::WeightStore,
 };
 use crate::{
     checkpoint::{Dtype, Tensor},

@@ -10,7 +10,8 @@ use super::{
     Model,
     config::Config,
     storage::Rows,
-    weights::{Names, WeightStore},
+    tensors::Names,
+    weights::WeightStore,
 };
 use crate::error::{Error, Result};
 
