@@ -113,6 +113,17 @@ impl<'a> Session<'a> {
         Ok(last)
     }
 
+    /// Forgets the tokens that there are if their keys would be others with `tokens` more of each sequence, as where
+    /// longer texts turn by other angles; returns whether it did: they are then to be run again.
+    pub fn restart_before(&mut self, tokens: usize) -> bool {
+        let first = |length: usize| self.model.config().first_table_row(length);
+        let restarts = self.length > 0 && first(self.length) != first(self.length + tokens);
+        if restarts {
+            self.length = 0;
+        }
+        restarts
+    }
+
     /// Draws the next token of each sequence from its last residual, on the GPU; the ids stay there.
     ///
     /// # Errors
@@ -188,13 +199,18 @@ pub fn generate(
     let mut session = Session::new(gpu, model, &weights, 1, capacity)?;
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut next = prompt.to_vec();
+    let mut all = next.clone();
     for made in 0..count {
+        if session.restart_before(next.len()) {
+            next.clone_from(&all);
+        }
         let x = session.step(gpu.upload_u32(&next)?, next.len())?;
         let token = draw(&session.logits(&x)?, sampling, &mut rng)?;
         if eos.contains(&token) || !each(token)? {
             return Ok(made);
         }
         next = vec![token];
+        all.push(token);
     }
     Ok(count)
 }
@@ -355,7 +371,10 @@ pub fn sample_sequences(
         let mut ids = gpu.upload_u32(&starts[rows.len()..rows.len() + sequences])?;
         let mut drawn = vec![ids.clone()];
         for step in 1..length {
-            let x = session.step(ids, 1)?;
+            let x = match session.restart_before(1) {
+                true => session.step(side_by_side(gpu, &drawn)?, drawn.len())?,
+                false => session.step(ids, 1)?,
+            };
             ids = session.sample(
                 &x,
                 &SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 },
@@ -381,6 +400,13 @@ pub fn sample_sequences(
         rows.extend((0..sequences).map(|row| columns.iter().map(|column| column[row]).collect()));
     }
     Ok(rows)
+}
+
+/// The tokens of each sequence one after the other, from those of each step.
+fn side_by_side(gpu: &Gpu, drawn: &[Matrix]) -> Result<Matrix> {
+    let columns = drawn.iter().map(|ids| gpu.download_u32(ids)).collect::<Result<Vec<_>>>()?;
+    let sequences = 0..columns.first().map_or(0, Vec::len);
+    gpu.upload_u32(&sequences.flat_map(|row| columns.iter().map(move |column| column[row])).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

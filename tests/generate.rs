@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use slicegpt_gpu::{
-    generate::{Samples, Sampling, generate, sample_sequences},
+    generate::{Resident, Samples, Sampling, Session, generate, sample_sequences},
     gpu::Gpu,
     model::Model,
     progress::Silent,
@@ -50,6 +50,63 @@ fn generation_stops_at_an_end_token_and_at_the_end_of_the_positions() {
     assert_eq!(rollout(&gpu, &ending, 12), free[..first], "the end token is not part of the text");
     let positions = endless.config().max_position_embeddings;
     assert_eq!(rollout(&gpu, &endless, 10 * positions).len(), positions - 3);
+}
+
+#[test]
+fn greedy_text_is_that_of_transformers_whatever_the_attention() {
+    let gpu = support::gpu();
+    let text = fs::read_to_string(support::fixture("greedy.json")).expect("the fixture");
+    let all: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+    assert!(all.len() >= 16, "only {} texts", all.len());
+    for (name, entry) in all {
+        let ids = |what: &str| -> Vec<u32> {
+            let list = entry[what].as_array().expect("a list");
+            list.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+        };
+        let model = Model::open(&support::fixture("parity").join(&name)).expect("a model");
+        let (expected, mut made) = (ids("tokens"), Vec::new());
+        generate(&gpu, &model, &ids("prompt"), &[], expected.len(), &GREEDY, |token| {
+            made.push(token);
+            Ok(true)
+        })
+        .expect("tokens");
+        assert_eq!(made, expected, "{name}");
+    }
+}
+
+#[test]
+fn logits_with_a_cache_are_those_of_whole_sequences() {
+    let gpu = support::gpu();
+    for name in [
+        "bloom_tied",
+        "cohere_qk_norm",
+        "falcon_alibi_parallel",
+        "falcon_new",
+        "gemma2_tied",
+        "gemma3_pattern",
+        "gemma3_multimodal",
+        "gpt_neo_global",
+        "mpt_tied",
+        "olmo2_tied",
+        "olmo_clip",
+        "stablelm_parallel",
+    ] {
+        let path = support::fixture("parity").join(name);
+        let model = Model::open(&path).expect("a model");
+        let row = &support::tokens(&path.join("tokens.json"))[1];
+        let expected = support::tensor(&path.join("logits.safetensors"), "logits.1");
+        let weights = Resident::upload(&gpu, &model, row.len()).expect("weights");
+        let mut session = Session::new(&gpu, &model, &weights, 1, row.len()).expect("a session");
+        let (mut done, vocabulary) = (0, model.config().vocab_size);
+        for tokens in [4, 1, 1, 3].into_iter().chain(std::iter::repeat_n(1, row.len() - 9)) {
+            let ids = gpu.upload_u32(&row[done..done + tokens]).expect("ids");
+            let x = session.step(ids, tokens).expect("a step");
+            done += tokens;
+            let found = session.logits(&x).expect("logits");
+            let error = support::relative_error(&found, &expected[(done - 1) * vocabulary..done * vocabulary]);
+            assert!(error <= 2e-5, "{name}: relative error {error:.1e} after {done} tokens");
+        }
+    }
 }
 
 #[test]

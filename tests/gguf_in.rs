@@ -107,6 +107,14 @@ fn what_export_writes_is_read_as_the_same_model() {
         "qwen3_moe_top_1",
         "qwen3_moe_top_all",
         "qwen3_moe_window",
+        "gemma_untied",
+        "gemma2_no_caps",
+        "gemma2_final_cap",
+        "gemma2_layer_types",
+        "gemma3_pattern",
+        "gemma3_local_theta",
+        "gemma3_multimodal",
+        "olmo2_tied",
     ];
     let untold = ["llama_rope_yarn_attention_factor", "llama_rope_yarn_betas", "llama_rope_yarn_mscale"];
     let directory = tempfile::tempdir().expect("a directory");
@@ -114,10 +122,8 @@ fn what_export_writes_is_read_as_the_same_model() {
     for entry in std::fs::read_dir(fixture("parity")).expect("fixtures") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        if !["llama", "mistral", "qwen2", "qwen3", "mixtral"]
-            .iter()
-            .any(|family| name.split('_').next() == Some(*family))
-        {
+        let families = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", "mixtral"];
+        if !families.iter().any(|family| name.split('_').next() == Some(*family)) {
             continue;
         }
         let original = Model::open(&path).expect("a model");

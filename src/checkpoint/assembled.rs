@@ -36,6 +36,8 @@ pub struct Assembled {
     pub dtype: Dtype,
     /// The type in which it is written by default.
     pub written: Dtype,
+    /// What is added to every value, of a tensor in f32.
+    plus: f32,
     /// Of a transposed tensor, all of it, while it is read.
     whole: Mutex<Option<Arc<Vec<u8>>>>,
 }
@@ -49,7 +51,12 @@ impl Assembled {
         let dtype = if alike { first } else { Dtype::F32 };
         let quantised = parts.iter().any(|part| part.encoding.float().is_none());
         let written = if quantised { Dtype::F16 } else { dtype };
-        Self { shape, parts, transposed, dtype, written, whole: Mutex::new(None) }
+        Self { shape, parts, transposed, dtype, written, plus: 0.0, whole: Mutex::new(None) }
+    }
+
+    /// This tensor, in f32, with a number added to every value as it is read.
+    pub fn plus(self, plus: f32) -> Self {
+        Self { dtype: Dtype::F32, plus, ..self }
     }
 
     fn element(&self) -> usize {
@@ -67,11 +74,20 @@ impl Assembled {
         self.parts.iter().map(bytes).sum()
     }
 
-    /// Some bytes of the tensor; the range has been checked.
+    /// Some bytes of the tensor; the range has been checked, and is of whole values.
     ///
     /// # Errors
     /// [`Error::Read`].
     pub fn read_range(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
+        let bytes = self.read_unchanged(range, file, path)?;
+        if self.plus == 0.0 {
+            return Ok(bytes);
+        }
+        let value = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) + self.plus;
+        Ok(bytes.chunks_exact(4).flat_map(|bytes| value(bytes).to_le_bytes()).collect())
+    }
+
+    fn read_unchanged(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
         if !self.transposed {
             return self.rows_range(range, file, path);
         }

@@ -24,9 +24,14 @@ pub struct Batch {
 }
 
 impl Config {
+    /// The row of position 0 in tables of positions for sequences of this length.
+    pub fn first_table_row(&self, length: usize) -> usize {
+        self.ropes.iter().map(|rope| rope.first_row(length)).max().unwrap_or(0)
+    }
+
     /// The rows of tables of positions for these tokens of a sequence that ends with them.
     pub fn table_rows(&self, tokens: Range<usize>) -> Range<u32> {
-        let first = self.ropes.iter().map(|rope| rope.first_row(tokens.end)).max().unwrap_or(0);
+        let first = self.first_table_row(tokens.end);
         (first + tokens.start) as u32..(first + tokens.end) as u32
     }
 }

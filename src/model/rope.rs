@@ -114,8 +114,8 @@ impl Rope {
                 return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}")));
             }
         };
-        let kind = if architecture.attention.longrope.contains(&kind) { "longrope" } else { kind };
-        if kind != "longrope" && !architecture.attention.rope_types.contains(&kind) {
+        let long_kind = architecture.attention.longrope.contains(&kind);
+        if !long_kind && !architecture.attention.rope_types.contains(&kind) {
             return Err(Error::UnsupportedField {
                 field: format!("{name}.rope_type"),
                 value: format!("{kind:?}"),
@@ -154,7 +154,7 @@ impl Rope {
         }
         let plain = plain(theta, dim);
         let (mut attention_factor, mut scaling, mut long) = (1.0, Scaling::None, None);
-        let scaled = match kind {
+        let scaled = match if long_kind { "longrope" } else { kind } {
             "dynamic" => numbers.dynamic(dim, theta, max_positions)?,
             "linear" => {
                 let factor = numbers.required("factor")?;

@@ -4,11 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    architecture::Role,
-    fused_rows::FusedRows,
-    host::HostMatrix,
-    storage::Rows,
-    weights::{Names, WeightStore},
+    architecture::Role, fused_rows::FusedRows, host::HostMatrix, storage::Rows, tensors::Names, weights::WeightStore,
 };
 use crate::{
     checkpoint::{Dtype, Tensor},

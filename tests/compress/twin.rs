@@ -19,7 +19,7 @@ const CASES: [Case; 13] = [
     ("gpt_neox_parallel", |all| Resize { intermediate_size: 21, layers: vec![0], ..all }, "channels before a gap"),
     ("granite_tied", |all| Resize { intermediate_size: 13, ..all }, "factors of everything"),
     ("gemma2_no_caps", |all| Resize { intermediate_size: 13, heads: all.kv_heads, ..all }, "norms after blocks"),
-    ("gemma3_tied", |all| Resize { layers: vec![0, 2], ..all }, "a gap after a norm, two tables of angles"),
+    ("gemma3_tied", |all| Resize { layers: vec![0, 1, 2, 4, 5], ..all }, "a gap after a norm, two tables of angles"),
     ("olmo2_untied", |all| Resize { intermediate_size: 15, ..all }, "no norms before blocks"),
 ];
 

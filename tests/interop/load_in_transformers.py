@@ -33,7 +33,9 @@ from program import DEMO, Program, dense_fixtures, random_rows, write_tokens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
-STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi"}
+STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi", "gemma", "cohere"}
+# Those that have no code of ours: only their stock forms, where they have one, are for transformers.
+WITHOUT_CODE = {"bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_neo", "mpt", "olmo", "olmo2", "stablelm"}
 LORA_TARGETS = {
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
@@ -47,6 +49,11 @@ GATED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 BASES = ("per-block", "shared")
 
 
+def has_form(config, basis, kind):
+    """Whether a model becomes an ordinary checkpoint."""
+    return basis == "shared" and kind in STOCK and not config.get("qk_layernorm") and not config.get("use_qk_norm")
+
+
 class Subject:
     """A sliced model on disk."""
 
@@ -54,11 +61,11 @@ class Subject:
         self.program, self.directory, self.kind = program, directory, kind
         self.config = json.loads((directory / "config.json").read_text())
         # The norms of phi's queries and keys are hidden_size / num_attention_heads wide.
-        self.stock = basis == "shared" and kind in STOCK and not self.config.get("qk_layernorm")
+        self.stock = has_form(self.config, basis, kind)
         expected = kind if self.stock else f"sliced_{kind}"
         assert self.config["model_type"] == expected, f"model_type {self.config['model_type']}, not {expected}"
         # Layer norms leave two matrices of one.
-        self.tied = tied and self.stock and kind != "phi"
+        self.tied = tied and self.stock and kind not in ("phi", "cohere")
         assert self.stock != ("auto_map" in self.config)
 
     def load(self, directory=None, **options):
@@ -292,7 +299,12 @@ def main():
     assert chosen, f"no model is called {arguments.names}"
     failed = []
     begin = time.monotonic()
-    tried = [(basis, source) for basis in BASES if arguments.basis in (None, basis) for source in chosen]
+    def for_transformers(basis, source):
+        config = json.loads((source / "config.json").read_text())
+        return config["model_type"] not in WITHOUT_CODE or has_form(config, basis, config["model_type"])
+
+    bases = [basis for basis in BASES if arguments.basis in (None, basis)]
+    tried = [(basis, source) for basis in bases for source in chosen if for_transformers(basis, source)]
     for basis, source in tried:
         start = time.monotonic()
         name = f"{basis:9} {source.name}"

@@ -1,6 +1,7 @@
 //! The forms that models of a row can be written in, beside our own.
 
 use super::{remote_code::RemoteCode, role::Role};
+use crate::ops::Activation;
 
 /// Those that a row has; one that it lacks is refused by name.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,19 @@ pub struct Stock {
     /// Whether transformers refuses a hidden_size that num_attention_heads does not divide, though head_dim is
     /// explicit.
     pub width_by_heads: bool,
+}
+
+/// What llama.cpp computes for its architecture of a row beyond what it does for llama.
+#[derive(Debug, Clone, Copy)]
+pub struct GgufOwn {
+    /// In the MLPs.
+    pub activation: Activation,
+    /// Every so manieth layer has no window there, where others have one; `None` where it has no windows.
+    pub window_interval: Option<usize>,
+    /// Whether it reads soft-caps of scores and logits from the file.
+    pub softcaps: bool,
+    /// Whether the head is always the embedding.
+    pub tied: bool,
 }
 
 /// How llama.cpp takes models of a row.

@@ -5,7 +5,13 @@ use super::{
     RotaryPart, Scale, Weight, Window,
     rows::{ATTENTION_BIAS, EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, STOCK, gated_blocks, heads},
 };
-use crate::model::{defaults, forms::Forms};
+use crate::{
+    model::{
+        defaults,
+        forms::{Forms, Gguf, GgufOwn},
+    },
+    ops::Activation,
+};
 
 const NORM: NormSpec = NormSpec { offset: 1.0, ..BASE.norm };
 const MULTIPLIERS: Multipliers = Multipliers { sqrt_width: true, ..BASE.multipliers };
@@ -25,9 +31,16 @@ pub(super) const GEMMA: Architecture = Architecture {
     multipliers: MULTIPLIERS,
     ends: ENDS,
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms { stock: STOCK, ..BASE.forms },
+    forms: Forms { stock: STOCK, gguf: Some(gguf("gemma")), ..BASE.forms },
+    gguf_own: GGUF_OWN,
     ..BASE
 };
+
+const fn gguf(architecture: &'static str) -> Gguf {
+    Gguf { architecture, by_layer: None, interleaved: false, frequency_factors: false, biases: &[], other_widths: None }
+}
+
+const GGUF_OWN: GgufOwn = GgufOwn { activation: Activation::GeluTanh, tied: true, ..BASE.gguf_own };
 
 const HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
 const BLOCKS: &[Block] = &[
@@ -66,6 +79,8 @@ pub(super) const GEMMA2: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["attn_logit_softcapping", "final_logit_softcapping"],
+    forms: Forms { gguf: Some(gguf("gemma2")), ..BASE.forms },
+    gguf_own: GgufOwn { window_interval: Some(2), softcaps: true, ..GGUF_OWN },
     ..BASE
 };
 
@@ -92,5 +107,7 @@ pub(super) const GEMMA3: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["final_logit_softcapping"],
+    forms: Forms { gguf: Some(gguf("gemma3")), ..BASE.forms },
+    gguf_own: GgufOwn { window_interval: Some(6), softcaps: true, ..GGUF_OWN },
     ..BASE
 };

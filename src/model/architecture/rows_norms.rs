@@ -11,7 +11,10 @@ use super::{
     },
 };
 use crate::{
-    model::{defaults, forms::Forms},
+    model::{
+        defaults,
+        forms::{Forms, Gguf},
+    },
     ops::Norm,
 };
 
@@ -23,7 +26,7 @@ pub(super) const OLMO: Architecture = Architecture {
     fields: Fields { norm_eps: (None, 1e-5), ..GROUPED },
     defaults: defaults::OLMO,
     norm: NormSpec { affine: Affine::Never, ..LAYER_NORM },
-    attention: AttentionSpec { clip: Some("clip_qkv"), ..BASE.attention },
+    attention: AttentionSpec { clip: Some("clip_qkv"), ..EXPLICIT },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     handles: &["clip_qkv"],
     ..BASE
@@ -50,6 +53,17 @@ pub(super) const OLMO2: Architecture = Architecture {
     defaults: defaults::OLMO,
     attention: AttentionSpec { qk_norm: Some(QkNorm { span: QkSpan::Whole, ..QK_NORM }), ..EXPLICIT },
     blocks: OLMO2_BLOCKS,
+    forms: Forms {
+        gguf: Some(Gguf {
+            architecture: "olmo2",
+            by_layer: None,
+            interleaved: false,
+            frequency_factors: false,
+            biases: &[],
+            other_widths: None,
+        }),
+        ..BASE.forms
+    },
     ..BASE
 };
 

@@ -10,4 +10,4 @@ pub use gguf::{GgufExport, GgufTokenizer, Vocabulary, is_gguf, open_gguf};
 pub use resize::Resize;
 pub use stock::without_mean;
 
-pub use super::architecture::{Forms, Gguf, RemoteCode, Stock};
+pub use super::architecture::{Forms, Gguf, GgufOwn, RemoteCode, Stock};

@@ -30,8 +30,27 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if config.slicing.is_some() {
         return refuse("sliced with a basis of its own for each layer, which llama.cpp has no form for; slice with `run --basis shared`".into());
     }
-    if config.activation != Activation::Silu {
-        return refuse(format!("llama.cpp computes silu in its MLP, not {:?}", config.activation));
+    let own = &architecture.gguf_own;
+    if config.activation != own.activation {
+        let theirs = if own.activation == Activation::Silu { "silu" } else { "gelu by its tanh" };
+        return refuse(format!("llama.cpp computes {theirs} in its MLP, not {:?}", config.activation));
+    }
+    if own.tied && !config.tie_word_embeddings {
+        return refuse("llama.cpp takes the embedding for the head of this architecture, which here are two".into());
+    }
+    let always = |field: Option<(&str, Option<f64>)>| field.is_some_and(|(_, default)| default.is_some());
+    let uncapped = (always(architecture.attention.softcap) && config.layers[0].softcap.is_none())
+        || (always(architecture.multipliers.logit_softcap) && config.logit_softcap.is_none());
+    if own.softcaps && uncapped {
+        return refuse("llama.cpp always caps the scores and the logits of this architecture".into());
+    }
+    if let Some(interval) = own.window_interval {
+        let windowed = |layer: usize| !(layer + 1).is_multiple_of(interval);
+        let window = config.layers.iter().find_map(|layer| layer.window);
+        let differs = |(at, layer): (usize, &LayerSpec)| layer.window != window.filter(|_| windowed(at));
+        if config.layers.iter().enumerate().any(differs) {
+            return refuse(format!("llama.cpp has a window in all layers of this architecture but every {interval}th"));
+        }
     }
     let alike = !differ(config, |layer| (layer.heads, layer.kv_heads, layer.intermediate_size));
     let wider = alike && config.layers.iter().any(|layer| layer.heads_width() != config.hidden_size);
@@ -57,7 +76,8 @@ pub fn target(config: &Config) -> Result<Gguf> {
     if config.layers.iter().any(|layer| layer.attention_scale != usual(layer)) {
         return refuse("llama.cpp scales attention by 1/sqrt(head_dim) alone".into());
     }
-    if differ(config, |layer| (layer.head_dim, layer.rope)) {
+    let tables = |layer: &LayerSpec| layer.rope.map(|table| if own.window_interval.is_some() { 0 } else { table });
+    if differ(config, |layer| (layer.head_dim, tables(layer))) {
         return refuse("its layers differ in their rotary embeddings".into());
     }
     if alike {
@@ -144,7 +164,32 @@ pub fn metadata(
     add("attention.key_length", size(layer.head_dim));
     add("attention.value_length", size(layer.head_dim));
     add("attention.layer_norm_rms_epsilon", GgufValue::F32(config.norm_eps));
+    let own = &config.architecture.gguf_own;
+    if own.window_interval.is_some()
+        && let Some(window) = config.layers.iter().find_map(|layer| layer.window)
+    {
+        add("attention.sliding_window", size(window));
+    }
+    if own.softcaps {
+        // What the file does not say is what the architecture had first.
+        for (key, cap) in
+            [("attn_logit_softcapping", config.layers[0].softcap), ("final_logit_softcapping", config.logit_softcap)]
+        {
+            if let Some(cap) = cap {
+                add(key, GgufValue::F32(cap));
+            }
+        }
+    }
     let Some(rope) = config.ropes.first() else { return Ok(list) };
+    if let Some(local) = config.ropes.get(1) {
+        if local.scaling != Scaling::None {
+            return Err(Error::Usage(format!(
+                "{} cannot be exported as gguf: llama.cpp scales no rotary frequencies of layers with a window",
+                config.architecture.model_type
+            )));
+        }
+        add("rope.freq_base_swa", GgufValue::F32(local.theta as f32));
+    }
     add("rope.dimension_count", size(2 * rope.inverse_frequencies.len()));
     add("rope.freq_base", GgufValue::F32(rope.theta as f32));
     // What llama.cpp multiplies cosines and sines by of its own accord.
@@ -195,7 +240,9 @@ fn file_type(kind: GgufType) -> u32 {
 /// The positions that the file gives llama.cpp. It has no sliding windows for these architectures: within the smallest one,
 /// there is no difference.
 fn context_length(config: &Config, notes: &mut Vec<String>) -> usize {
-    let window = config.layers.iter().filter_map(|layer| layer.window).min().unwrap_or(usize::MAX);
+    let known = config.architecture.gguf_own.window_interval.is_some();
+    let windows = config.layers.iter().filter_map(|layer| layer.window.filter(|_| !known));
+    let window = windows.min().unwrap_or(usize::MAX);
     if window < config.max_position_embeddings {
         notes.push(format!(
             "context_length is {window}, the model's sliding window, instead of {}: llama.cpp has no windows for this architecture, and beyond one it would compute something else",

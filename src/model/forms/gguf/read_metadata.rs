@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     model::{
         PRUNED_PREFIX,
-        architecture::{Architecture, Mixture, Multipliers, Normalised, Position, RotaryPart, Window, Wiring},
+        architecture::{Architecture, Mixture, Multipliers, Normalised, Position, RotaryPart, Scale, Window, Wiring},
         fields::MAX_LAYERS,
     },
     ops::Norm,
@@ -76,6 +76,23 @@ pub fn fields(
         set(name, keys.flag("use_parallel_residual")?.unwrap_or(default).into());
     }
     multipliers(keys, &row.multipliers, head_dim, &mut set)?;
+    if row.gguf_own.softcaps {
+        let caps = [
+            ("attn_logit_softcapping", row.attention.softcap),
+            ("final_logit_softcapping", row.multipliers.logit_softcap),
+        ];
+        for (key, (name, _)) in caps.into_iter().filter_map(|(key, field)| Some((key, field?))) {
+            match keys.number(key)? {
+                Some(cap) if cap != 0.0 => drop(set(name, shortest(cap))),
+                Some(_) => drop(set(name, Value::Null)),
+                // The default of the class is llama.cpp's, too.
+                None => {}
+            }
+        }
+    }
+    if let Scale::InverseSqrt(name, _) = row.attention.scale {
+        set(name, head_dim.into());
+    }
     window(keys, row, &mut set)?;
     rotary(keys, row, head_dim, factors, &mut set)?;
     set("tie_word_embeddings", (!header.tensors.contains_key("output.weight")).into());
@@ -199,8 +216,10 @@ fn multipliers(
 fn window(keys: &Keys, row: &Architecture, set: &mut impl FnMut(&str, Value) -> Option<Value>) -> Result<()> {
     match (keys.optional_size("attention.sliding_window")?.filter(|window| *window > 0), row.attention.window) {
         (None, Window::None) => {}
+        // llama.cpp then takes the window that the first models had.
+        (None, Window::Pattern { .. }) => {}
         (None, _) => drop(set("sliding_window", Value::Null)),
-        (Some(window), Window::All) => drop(set("sliding_window", window.into())),
+        (Some(window), Window::All | Window::Pattern { .. }) => drop(set("sliding_window", window.into())),
         (Some(window), _) => {
             let reason = "which layers have it is not known for this architecture";
             return Err(keys.unsupported("attention.sliding_window", &window.into(), reason));
@@ -218,6 +237,9 @@ fn rotary(
     set: &mut impl FnMut(&str, Value) -> Option<Value>,
 ) -> Result<()> {
     let Position::Rope { part, .. } = row.attention.position else { return Ok(()) };
+    if let Some((name, default)) = row.attention.local_theta {
+        set(name, shortest(keys.number("rope.freq_base_swa")?.unwrap_or(default)));
+    }
     let (base, share) = row.fields.rotary;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10000.0);
     set(base, shortest(theta));

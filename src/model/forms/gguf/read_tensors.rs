@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     model::{
         Config, Names,
-        architecture::{BlockKind, Layout, Role, Weight},
+        architecture::{BlockKind, Layout, QkSpan, Role, Weight},
         side_by_side,
     },
 };
@@ -109,7 +109,9 @@ impl Maker<'_> {
         self.experts(layer, names)?;
         if let Some(qk) = config.qk_norm() {
             for (ours, theirs) in [(qk.q, "attn_q_norm"), (qk.k, "attn_k_norm")] {
-                let width = config.layers[layer].head_dim;
+                let spec = &config.layers[layer];
+                let heads = if ours == qk.q { spec.heads } else { spec.kv_heads };
+                let width = spec.head_dim * if qk.span == QkSpan::Whole { heads } else { 1 };
                 let ours = names.layer(layer, ours);
                 self.norm(&ours, &format!("blk.{layer}.{theirs}"), width, qk.bias)?;
             }
@@ -146,6 +148,13 @@ impl Maker<'_> {
 
     fn norm(&mut self, ours: &str, theirs: &str, width: usize, bias: bool) -> Result<()> {
         self.whole(format!("{ours}.weight"), &format!("{theirs}.weight"), &[width])?;
+        // The file has what multiplies, the checkpoint may have less.
+        let offset = self.config.architecture.norm.offset;
+        if offset != 0.0
+            && let Some((name, tensor)) = self.list.pop()
+        {
+            self.list.push((name, tensor.plus(-offset)));
+        }
         if bias {
             self.whole(format!("{ours}.bias"), &format!("{theirs}.bias"), &[width])?;
         }

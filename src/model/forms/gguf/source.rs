@@ -44,6 +44,10 @@ const SOURCES: &[Source] = &[
     source("starcoder2", "starcoder2", false),
     source("phi2", "phi", false),
     source("phi3", "phi3", false),
+    source("gemma", "gemma", false),
+    source("gemma2", "gemma2", false),
+    source("gemma3", "gemma3_text", false),
+    source("olmo2", "olmo2", false),
     source("gpt2", "gpt2", false),
     source("gptneox", "gpt_neox", false),
 ];
@@ -96,6 +100,13 @@ impl Source {
                 format!("no model of the architecture {name} has biases like these in its layers: {list}"),
             )
         })
+    }
+}
+
+impl Architecture {
+    /// Whether GGUF files of its models can be read.
+    pub fn reads_gguf(&self) -> bool {
+        SOURCES.iter().any(|source| source.model_type == self.model_type)
     }
 }
 

@@ -29,6 +29,8 @@ enum Source {
     FrequencyFactors,
     /// Of a layer: the norm before its attention, or before its MLP.
     Norm(usize, BlockKind),
+    /// The norms of what these make.
+    NormAfter(usize, BlockKind),
     /// Of a layer: the norm of its queries (0) or its keys (1).
     HeadNorm(usize, usize),
     Weight(usize, Role),
@@ -61,7 +63,13 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
     }
     for layer in 0..config.layers.len() {
         let name = |stem: &str, end: &str| format!("blk.{layer}.{stem}.{end}");
-        add(name("attn_norm", "weight"), &[d], Source::Norm(layer, BlockKind::Attention));
+        let attention = config.blocks(layer).iter().find(|block| block.kind == BlockKind::Attention);
+        if attention.is_some_and(|block| block.norm.is_some()) {
+            add(name("attn_norm", "weight"), &[d], Source::Norm(layer, BlockKind::Attention));
+        }
+        if attention.is_some_and(|block| block.norm_after.is_some()) {
+            add(name("post_attention_norm", "weight"), &[d], Source::NormAfter(layer, BlockKind::Attention));
+        }
         for weight in config.weights(layer) {
             for role in weight.holds {
                 let (rows, cols) = config.linear_shape(*role, layer);
@@ -85,13 +93,17 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
             add(name(&stem, "weight"), shape, Source::Shared(layer, which));
         }
         if config.qk_norm {
-            let head_dim = config.layers[layer].head_dim;
-            add(name("attn_q_norm", "weight"), &[head_dim], Source::HeadNorm(layer, 0));
-            add(name("attn_k_norm", "weight"), &[head_dim], Source::HeadNorm(layer, 1));
+            for (which, stored) in config.head_norms(layer).into_iter().enumerate() {
+                let width = stored.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+                add(name(["attn_q_norm", "attn_k_norm"][which], "weight"), &[width], Source::HeadNorm(layer, which));
+            }
         }
         let mlp = config.blocks(layer).iter().find(|block| block.kind != BlockKind::Attention);
-        if let Some(block) = mlp {
+        if let Some(block) = mlp.filter(|block| block.norm.is_some()) {
             add(name("ffn_norm", "weight"), &[d], Source::Norm(layer, block.kind));
+        }
+        if let Some(block) = mlp.filter(|block| block.norm_after.is_some()) {
+            add(name("post_ffw_norm", "weight"), &[d], Source::NormAfter(layer, block.kind));
         }
     }
     add("output_norm.weight".into(), &[d], Source::FinalNorm);
@@ -106,6 +118,7 @@ impl Entry {
     pub fn layer(&self) -> Option<usize> {
         match self.source {
             Source::Norm(layer, _)
+            | Source::NormAfter(layer, _)
             | Source::HeadNorm(layer, _)
             | Source::Weight(layer, _)
             | Source::Experts(layer, _)
@@ -134,6 +147,8 @@ impl Entry {
         let interleaved = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
         let head_dim = self.layer().map_or(0, |layer| config.layers[layer].head_dim);
         match self.source {
+            // The head has no factor of embedded tokens in it, which llama.cpp knows of itself.
+            Source::Embedding if config.architecture.gguf_own.tied => in_order(&ends.head, each),
             Source::Embedding => in_order(&ends.embedding, each),
             Source::Head => in_order(&ends.head, each),
             Source::FinalNorm => each(&ends.final_norm.as_ref().ok_or_else(missing)?.weight),
@@ -141,6 +156,10 @@ impl Entry {
             Source::Norm(_, kind) => {
                 let block = layer.and_then(|layer| layer.blocks().find(|block| block.spec.kind == kind));
                 each(&block.and_then(|block| block.norm.as_ref()).ok_or_else(missing)?.weight)
+            }
+            Source::NormAfter(_, kind) => {
+                let block = layer.and_then(|layer| layer.blocks().find(|block| block.spec.kind == kind));
+                each(&block.and_then(|block| block.norm_after.as_ref()).ok_or_else(missing)?.weight)
             }
             Source::HeadNorm(_, which) => {
                 let norms: Option<&[HostNorm; 2]> =

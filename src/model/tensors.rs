@@ -1,0 +1,265 @@
+//! Names and shapes of the tensors of a config. The only place that spells names.
+
+use super::{
+    architecture::{Layout, Position, QkNorm, QkSpan, Role, Space, Weight},
+    config::Config,
+    layer_spec::Step,
+    slicing::LayerWidths,
+    storage::{self, Rows},
+};
+
+/// Name and shape of a stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// How many parameters it holds.
+    pub fn parameters(&self) -> u64 {
+        self.shape.iter().map(|&size| size as u64).product()
+    }
+}
+
+/// The names of a config's tensors.
+pub struct Names<'a> {
+    config: &'a Config,
+    prefix: &'a str,
+}
+
+impl<'a> Names<'a> {
+    /// The names that the architecture gives.
+    pub fn of(config: &'a Config) -> Self {
+        Self { config, prefix: config.architecture.names.prefix }
+    }
+
+    fn top(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The name of something in a layer.
+    pub fn layer(&self, layer: usize, name: &str) -> String {
+        format!("{}{}.{layer}.{name}", self.prefix, self.config.architecture.names.layers)
+    }
+
+    /// The embedding of tokens.
+    pub fn embedding(&self) -> String {
+        self.top(&format!("{}.weight", self.config.architecture.names.embedding))
+    }
+
+    /// The table of learned positions.
+    pub fn positions(&self) -> Option<String> {
+        match self.config.architecture.attention.position {
+            Position::Learned { name, .. } => Some(self.top(&format!("{name}.weight"))),
+            Position::Rope { .. } | Position::None => None,
+        }
+    }
+
+    /// What starts the names of all tensors before the first layer.
+    pub fn before_layers(&self) -> Vec<String> {
+        let norm = self.embedding_norm().map(|name| format!("{name}."));
+        [Some(self.embedding()), norm, self.positions()].into_iter().flatten().collect()
+    }
+
+    /// The norm of the embedded tokens.
+    pub fn embedding_norm(&self) -> Option<String> {
+        self.config.architecture.names.embedding_norm.map(|name| self.top(name))
+    }
+
+    /// The weight of the head.
+    pub fn head(&self) -> String {
+        format!("{}.weight", self.config.architecture.names.head)
+    }
+
+    /// The bias of the head.
+    pub fn head_bias(&self) -> String {
+        format!("{}.bias", self.config.architecture.names.head)
+    }
+
+    /// The norms of a layer that the residual, or what is added to it, goes through, each once.
+    pub fn layer_norms(&self, layer: usize) -> Vec<String> {
+        self.config.norms(layer).into_iter().map(|name| self.layer(layer, name)).collect()
+    }
+
+    /// The name of a weight of an expert, where the layer is a mixture.
+    pub fn expert(&self, layer: usize, expert: usize, weight: &Weight) -> String {
+        let experts = self.config.architecture.mixture.map_or("", |mixture| mixture.experts);
+        self.layer(layer, &format!("{experts}.{expert}.{}.weight", weight.name))
+    }
+
+    /// The norm before the head.
+    pub fn final_norm(&self) -> String {
+        self.top(self.config.architecture.names.final_norm)
+    }
+
+    /// The shortcut past a step of a layer.
+    pub fn shortcut(&self, layer: usize, step: Step) -> String {
+        self.layer(layer, ["attn_shortcut_Q", "mlp_shortcut_Q"][step.index])
+    }
+}
+
+impl Config {
+    /// The widths of the residual stream around a layer.
+    pub fn widths(&self, layer: usize) -> LayerWidths {
+        let whole = LayerWidths {
+            attn_shortcut: false,
+            mlp_shortcut: false,
+            ..LayerWidths::new(self.hidden_size, self.hidden_size, self.hidden_size)
+        };
+        self.slicing.as_ref().map_or(whole, |slicing| slicing.layers[layer])
+    }
+
+    /// Whether the norms have been fused into the weights.
+    pub fn fused(&self) -> bool {
+        self.slicing.is_some()
+    }
+
+    /// The shortcuts of a layer: the step that each belongs to, and its widths before and after.
+    pub fn shortcuts(&self, layer: usize) -> impl Iterator<Item = (Step, usize, usize)> {
+        let (widths, fused) = (self.widths(layer), self.fused());
+        self.steps().filter(move |step| fused && widths.has_shortcut(*step)).map(move |step| {
+            let (before, after) = widths.step(step);
+            (step, before, after)
+        })
+    }
+
+    /// `[out, in]` of a linear weight.
+    pub fn linear_shape(&self, role: Role, layer: usize) -> (usize, usize) {
+        let (widths, spec) = (self.widths(layer), &self.layers[layer]);
+        let step = self.steps().find(|step| step.linears().any(|(_, held)| held == role));
+        let (before, after) = step.map_or((self.hidden_size, self.hidden_size), |step| widths.step(step));
+        match role {
+            Role::Output => (after, spec.heads_width()),
+            Role::Down => (after, spec.intermediate_size),
+            _ => (spec.rows(role), before),
+        }
+    }
+
+    /// `[out, in]` of a stored tensor with all the weights that it holds.
+    pub fn weight_shape(&self, weight: &Weight, layer: usize) -> (usize, usize) {
+        let shapes = weight.holds.iter().map(|role| self.linear_shape(*role, layer));
+        shapes.fold((0, 0), |(rows, _), (more, cols)| (rows + more, cols))
+    }
+
+    /// Which rows of a stored tensor hold a linear weight.
+    pub fn weight_rows(&self, weight: &Weight, role: Role, layer: usize) -> Rows {
+        if matches!(role, Role::Output | Role::Down) {
+            return Rows::Run(0..self.linear_shape(role, layer).0);
+        }
+        storage::rows(weight, role, &self.layers[layer], self.turned(layer))
+    }
+
+    /// How many pairs of coordinates of a head turn, where they are stored side by side.
+    fn turned(&self, layer: usize) -> Option<usize> {
+        let rope = self.layers[layer].rope.and_then(|table| self.ropes.get(table));
+        rope.filter(|_| self.architecture.interleaved()).map(|rope| rope.inverse_frequencies.len())
+    }
+
+    /// Where the stored weights of the norms of queries and keys have those of `count` coordinates.
+    pub fn head_norm_places(&self, layer: usize, count: usize) -> Vec<usize> {
+        let (pairs, width) = (self.turned(layer), self.layers[layer].head_dim);
+        let place = |j: usize| pairs.map_or(j, |pairs| storage::side_by_side(j, pairs));
+        (0..count).map(|at| at / width * width + place(at % width)).collect()
+    }
+
+    /// Whether a weight has a bias: its own, or one that fusing a norm gave it.
+    pub fn linear_bias(&self, weight: &Weight) -> bool {
+        self.has_bias(weight.bias) || (self.fused() && weight.reads == Space::Residual && self.norm_has_bias())
+    }
+
+    /// Whether the head has a bias: its own, or one that fusing the final norm gave it.
+    pub fn has_head_bias(&self) -> bool {
+        self.architecture.ends.head_bias || (self.fused() && self.norm_has_bias())
+    }
+
+    /// Rows of the table of learned positions.
+    pub(super) fn position_rows(&self) -> Option<usize> {
+        match self.architecture.attention.position {
+            Position::Learned { offset, .. } => Some(self.max_position_embeddings + offset),
+            Position::Rope { .. } | Position::None => None,
+        }
+    }
+
+    /// Every tensor of a checkpoint of this config, dense or sliced, in the order they are written.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let names = Names::of(self);
+        let mut list = Vec::new();
+        let mut add = |name: String, shape: &[usize]| list.push(TensorSpec { name, shape: shape.to_vec() });
+        let norm = |add: &mut dyn FnMut(String, &[usize]), name: String| {
+            if self.norm_affine && !self.fused() {
+                add(format!("{name}.weight"), &[self.hidden_size]);
+                if self.norm_has_bias() {
+                    add(format!("{name}.bias"), &[self.hidden_size]);
+                }
+            }
+        };
+        let first = self.widths(0).attention_input;
+        add(names.embedding(), &[self.vocab_size, first]);
+        if let Some(name) = names.embedding_norm() {
+            norm(&mut add, name);
+        }
+        if let (Some(name), Some(rows)) = (names.positions(), self.position_rows()) {
+            add(name, &[rows, first]);
+        }
+        for layer in 0..self.layers.len() {
+            for name in names.layer_norms(layer) {
+                norm(&mut add, name);
+            }
+            for weight in self.weights(layer) {
+                let (rows, cols) = self.weight_shape(weight, layer);
+                let shape = if weight.layout == Layout::Conv1d { [cols, rows] } else { [rows, cols] };
+                add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
+                if self.linear_bias(weight) {
+                    add(names.layer(layer, &format!("{}.bias", weight.name)), &[rows]);
+                }
+            }
+            for (expert, weight) in self.expert_weights(layer) {
+                let (rows, cols) = self.weight_shape(weight, layer);
+                add(names.expert(layer, expert, weight), &[rows, cols]);
+            }
+            for (weight, shape) in self.shared_weights(layer) {
+                add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
+            }
+            for (stem, shape) in self.head_norms(layer).concat() {
+                add(names.layer(layer, &format!("{stem}.weight")), &shape);
+                if self.qk_norm().is_some_and(|qk| qk.bias) {
+                    add(names.layer(layer, &format!("{stem}.bias")), &shape);
+                }
+            }
+            for (step, before, after) in self.shortcuts(layer) {
+                add(names.shortcut(layer, step), &[before, after]);
+            }
+        }
+        norm(&mut add, names.final_norm());
+        if !self.tie_word_embeddings {
+            add(names.head(), &[self.vocab_size, self.widths(self.layers.len() - 1).output]);
+        }
+        if self.has_head_bias() {
+            add(names.head_bias(), &[self.vocab_size]);
+        }
+        list
+    }
+
+    /// The norms of queries and keys, where the model has them.
+    pub fn qk_norm(&self) -> Option<QkNorm> {
+        self.architecture.attention.qk_norm.filter(|_| self.qk_norm)
+    }
+
+    /// What the norms of queries, and those of keys, are called in a layer, and the shapes of their weights.
+    pub fn head_norms(&self, layer: usize) -> [Vec<(String, Vec<usize>)>; 2] {
+        let Some(qk) = self.qk_norm() else { return Default::default() };
+        let spec = &self.layers[layer];
+        [(qk.q, spec.heads), (qk.k, spec.kv_heads)].map(|(stem, heads)| {
+            let one = |shape: &[usize]| vec![(stem.to_owned(), shape.to_vec())];
+            match qk.span {
+                QkSpan::Shared => one(&[spec.head_dim]),
+                QkSpan::PerHead => one(&[heads, spec.head_dim]),
+                QkSpan::Whole => one(&[heads * spec.head_dim]),
+                QkSpan::PerHeadTensors => {
+                    (0..heads).map(|head| (format!("{stem}.norms.{head}"), vec![spec.head_dim])).collect()
+                }
+            }
+        })
+    }
+}

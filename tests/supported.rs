@@ -1,0 +1,120 @@
+//! Is the table of supported models in README.md what the program does? Its columns are answered by the code, for the
+//! models of the fixtures.
+
+mod support;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use slicegpt_gpu::{
+    checkpoint::Dtype,
+    compress::{Axis, Effort, Goal, Options, axes},
+    model::{Config, Model, architecture::ARCHITECTURES},
+    stream::Types,
+};
+
+/// What people call the models of a `model_type`.
+const FAMILIES: &[(&str, &str)] = &[
+    ("llama", "Llama 1, 2, 3, TinyLlama, SmolLM, SmolLM2"),
+    ("mistral", "Mistral 7B, text of Mistral Small 3"),
+    ("qwen2", "Qwen 2, Qwen 2.5"),
+    ("qwen3", "Qwen 3 (dense)"),
+    ("smollm3", "SmolLM3"),
+    ("granite", "Granite (dense)"),
+    ("phi3", "Phi-3, Phi-4, Phi-4-mini"),
+    ("phi", "Phi-1.5, Phi-2"),
+    ("gemma", "Gemma 1"),
+    ("gemma2", "Gemma 2"),
+    ("gemma3_text", "Gemma 3, text of those that see"),
+    ("olmo", "OLMo"),
+    ("olmo2", "OLMo 2"),
+    ("stablelm", "StableLM"),
+    ("cohere", "Command R"),
+    ("starcoder2", "StarCoder2"),
+    ("falcon", "Falcon 7B, 40B, RW"),
+    ("bloom", "BLOOM"),
+    ("mpt", "MPT"),
+    ("gptj", "GPT-J"),
+    ("gpt_neo", "GPT-Neo"),
+    ("gpt_neox", "Pythia, GPT-NeoX"),
+    ("opt", "OPT (not 350m)"),
+    ("gpt2", "GPT-2"),
+];
+
+/// What can be done with the models of one `model_type`, of which one or another may be able to do more.
+#[derive(Default)]
+struct Able {
+    sliced: bool,
+    narrower: bool,
+    pruned: bool,
+    heads: bool,
+    channels: bool,
+    layers: bool,
+}
+
+impl Able {
+    fn add(&mut self, config: &Config) {
+        self.sliced |= config.can_slice().is_ok();
+        self.narrower |= config.can_slice().is_ok() && config.has_stock_form();
+        self.pruned |= config.can_cut_heads().is_ok();
+        let options = Options {
+            goal: Goal::Parameters(0.1),
+            axes: Axis::ALL.to_vec(),
+            chosen: false,
+            effort: Effort::Quick,
+            dtype: Types::One(Dtype::F32),
+            ridge: 0.01,
+            per_layer: false,
+        };
+        let (found, _) = axes(config, &options).expect("an axis that can be cut");
+        self.heads |= found.contains(&Axis::Heads) || found.contains(&Axis::KvHeads);
+        self.channels |= found.contains(&Axis::Mlp);
+        self.layers |= found.contains(&Axis::Layers);
+    }
+
+    fn row(&self, family: &str, model_type: &str) -> String {
+        let yes = |able: bool, other: String| if able { "yes".to_owned() } else { other };
+        let other = |able: bool, kind: &str| if able { format!("`{kind}_…`") } else { "no".to_owned() };
+        let row = ARCHITECTURES.iter().find(|row| row.model_type == model_type).expect("a row");
+        let gguf = [row.forms.gguf.is_some(), row.reads_gguf()].map(|able| if able { "yes" } else { "no" });
+        format!(
+            "| {family} | {model_type} | {} | {} | {} | {} | {} ({}) |",
+            yes(self.narrower, other(self.sliced, "sliced")),
+            yes(self.heads, other(self.pruned, "pruned")),
+            yes(self.channels, "`pruned_…`".to_owned()),
+            yes(self.layers, "no".to_owned()),
+            gguf[0],
+            gguf[1],
+        )
+    }
+}
+
+fn fixtures() -> Vec<Config> {
+    let parity = support::fixture("parity");
+    let mut paths: Vec<_> = fs::read_dir(parity).expect("fixtures").map(|entry| entry.expect("entry").path()).collect();
+    paths.sort();
+    paths.iter().map(|path| Model::open(path).expect("a model").config().clone()).collect()
+}
+
+#[test]
+fn the_table_of_supported_models_is_what_the_program_does() {
+    let mut able: BTreeMap<&str, Able> = BTreeMap::new();
+    for config in fixtures() {
+        able.entry(config.architecture.model_type).or_default().add(&config);
+    }
+    for row in ARCHITECTURES {
+        assert!(FAMILIES.iter().any(|(of, _)| *of == row.model_type), "{}: has no line", row.model_type);
+    }
+    let mut expected = vec![
+        "| family | model_type | width | heads | channels | layers, tokens | GGUF out (in) |".to_owned(),
+        "|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    for (model_type, family) in FAMILIES {
+        let able = able.get(model_type).unwrap_or_else(|| panic!("{model_type}: has no fixture"));
+        expected.push(able.row(family, model_type));
+    }
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
+    let lines = readme.lines().skip_while(|line| *line != "## Supported models").skip(1);
+    let found: Vec<&str> =
+        lines.skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|')).collect();
+    assert!(found == expected, "README.md has another table than this:\n\n{}\n", expected.join("\n"));
+}
