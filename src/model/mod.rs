@@ -8,6 +8,7 @@ mod config;
 mod defaults;
 mod ends;
 mod ends_backward;
+mod experts;
 mod fields;
 pub mod forms;
 pub mod fuse;
