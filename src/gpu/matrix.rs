@@ -237,7 +237,8 @@ impl Readback {
     }
 }
 
-const STAGING_BYTES: usize = 64 << 20;
+/// Two of them wait at a time: one recorded, and one in the submission under way.
+const STAGING_BYTES: usize = 32 << 20;
 
 fn unpad<T: Copy>(values: Vec<T>, cols: usize, stride: usize) -> Vec<T> {
     if cols == stride {

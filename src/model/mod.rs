@@ -9,6 +9,7 @@ mod decoder;
 mod defaults;
 mod ends;
 mod ends_backward;
+mod experts;
 mod fields;
 pub mod forms;
 pub mod fuse;

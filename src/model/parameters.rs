@@ -38,6 +38,13 @@ impl Config {
         self.common_parameters(layer) + expert
     }
 
+    /// How many of them a token goes through: of a mixture, those of as many experts as a token goes to.
+    pub fn active_parameters(&self, layer: usize) -> u64 {
+        let chosen = self.layers[layer].experts.map_or(0, |experts| experts.chosen);
+        let (each, shared) = (self.expert_parameters(layer), self.shared_expert_parameters(layer));
+        self.common_parameters(layer) + chosen as u64 * each + shared
+    }
+
     /// How many of them are of no expert.
     fn common_parameters(&self, layer: usize) -> u64 {
         let linears = self.weights(layer).map(|weight| self.weight_shape(weight, layer));

@@ -1,11 +1,8 @@
 //! Which tensor of a checkpoint is which of a model: names with or without their first part, heads of their own or the
 //! embedding's.
 
-use std::collections::HashMap;
+use super::{host::HostMatrix, storage::Rows, tensors::Names, weights::WeightStore};
 
-use super::{
-    architecture::Role, fused_rows::FusedRows, host::HostMatrix, storage::Rows, tensors::Names, weights::WeightStore,
-};
 use crate::{
     checkpoint::{Dtype, Tensor},
     error::{Error, Result},
@@ -72,46 +69,6 @@ impl WeightStore {
             .chain(self.fused.values().map(|fused| fused.tensor.clone()))
             .flat_map(|name| self.candidates(&name))
             .collect()
-    }
-
-    /// The tensors of mixtures that the files have under the names, and in the form, that transformers has them in
-    /// memory: those of all experts in one.
-    pub(super) fn fused_experts(&self) -> HashMap<String, FusedRows> {
-        let (config, names) = (&self.config, Names::of(&self.config));
-        let mut found = HashMap::new();
-        let Some((mixture, fused)) = config.architecture.mixture.and_then(|mixture| Some((mixture, mixture.fused?)))
-        else {
-            return found;
-        };
-        let is_there = |name: &str| self.checkpoint.tensor(&self.stored_name(name)).is_some();
-        for (layer, spec) in config.layers.iter().enumerate() {
-            let Some(experts) = spec.experts else { continue };
-            let (count, inner, width) = (experts.count, spec.intermediate_size, config.hidden_size);
-            let of = |role: Role| match role {
-                Role::Gate => (fused.gate_up, [count, 2 * inner, width], 0, inner),
-                Role::Up => (fused.gate_up, [count, 2 * inner, width], inner, inner),
-                _ => (fused.down, [count, width, inner], 0, width),
-            };
-            let whole = [fused.gate_up, fused.down].map(|name| is_there(&names.layer(layer, name)));
-            for (expert, weight) in config.expert_weights(layer).filter(|_| whole.contains(&true)) {
-                let (tensor, shape, first, rows) = of(weight.holds[0]);
-                let (name, tensor) = (names.expert(layer, expert, weight), names.layer(layer, tensor));
-                if !is_there(&name) && is_there(&tensor) {
-                    let first = expert * shape[1] + first;
-                    found.insert(name, FusedRows { tensor, shape: shape.to_vec(), rows: first..first + rows });
-                }
-            }
-            for router in mixture.blocks.iter().flat_map(|block| block.weights) {
-                if router.holds == [Role::Router] {
-                    let name = names.layer(layer, &format!("{}.weight", router.name));
-                    let tensor = names.layer(layer, &format!("{}.weight", fused.router));
-                    if name != tensor && !is_there(&name) && is_there(&tensor) {
-                        found.insert(name, FusedRows { tensor, shape: vec![count, width], rows: 0..count });
-                    }
-                }
-            }
-        }
-        found
     }
 
     /// Refuses a tensor that the files have twice, under different names and with different values.

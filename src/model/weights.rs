@@ -129,7 +129,7 @@ impl WeightStore {
     }
 
     /// A whole tensor of this name and shape.
-    fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
+    pub(super) fn find(&self, name: &str, shape: &[usize]) -> Result<HostMatrix<'_>> {
         if let (Some(FusedRows { tensor, shape: whole, rows }), [_, cols]) = (self.fused.get(name), shape) {
             let (stored, tensor, element) = self.stored(tensor, whole)?;
             return Ok(HostMatrix::stored(stored, tensor, Rows::Run(rows.clone()), *cols, element, false));
@@ -242,34 +242,6 @@ impl WeightStore {
             None => Ok(None),
         };
         Ok(HostBlock { spec, norm: norm(spec.norm)?, norm_after: norm(spec.norm_after)?, head_norms, linears })
-    }
-
-    /// Where to read the weights of an expert of a layer that is a mixture.
-    ///
-    /// # Errors
-    /// [`crate::Error::BadTensor`].
-    pub fn expert(&self, layer: usize, expert: usize) -> Result<Vec<HostLinear<'_>>> {
-        let (config, names) = (&self.config, Names::of(&self.config));
-        let weights = config.architecture.mixture.map_or(&[][..], |mixture| mixture.weights);
-        let linear = |spec: &'static Weight| {
-            let (rows, cols) = config.weight_shape(spec, layer);
-            let matrix = self.find(&names.expert(layer, expert, spec), &[rows, cols])?;
-            Ok(HostLinear { spec, role: spec.holds[0], matrix, bias: None })
-        };
-        weights.iter().map(linear).collect()
-    }
-
-    /// Where to read the weights of the expert that every token goes to, and last its gate; none without such.
-    ///
-    /// # Errors
-    /// [`crate::Error::BadTensor`].
-    pub fn shared_expert(&self, layer: usize) -> Result<Vec<HostLinear<'_>>> {
-        let names = Names::of(&self.config);
-        let linear = |(spec, shape): (&'static Weight, [usize; 2])| {
-            let matrix = self.find(&names.layer(layer, &format!("{}.weight", spec.name)), &shape)?;
-            Ok(HostLinear { spec, role: spec.holds[0], matrix, bias: None })
-        };
-        self.config.shared_weights(layer).into_iter().map(linear).collect()
     }
 
     fn linear(&self, layer: usize, spec: &'static Weight, role: Role) -> Result<HostLinear<'_>> {

@@ -49,7 +49,7 @@ impl Speed {
 
     /// Seconds of running `tokens` tokens through a whole model, head included.
     pub fn forward_seconds(&self, config: &Config, tokens: usize) -> f64 {
-        let layers: u64 = (0..config.layers.len()).map(|layer| config.layer_parameters(layer)).sum();
+        let layers: u64 = (0..config.layers.len()).map(|layer| config.active_parameters(layer)).sum();
         let head = (config.vocab_size * config.hidden_size) as u64;
         (layers + head) as f64 * tokens as f64 / self.multiply_adds
     }
