@@ -23,6 +23,7 @@ use Space::{Heads, Hidden, Residual};
 pub const ARCHITECTURES: &[Architecture] = &[
     LLAMA,
     MISTRAL,
+    MINISTRAL,
     QWEN2,
     QWEN3,
     SMOLLM3,
@@ -143,6 +144,13 @@ const MISTRAL: Architecture = Architecture {
     blocks: &gated_blocks(&heads("self_attn.o_proj", Never, Never), GATED),
     forms: Forms { stock: STOCK, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL) },
     ..BASE
+};
+
+/// Mistral by a name of its own, as which transformers takes it where layers differ in their windows.
+const MINISTRAL: Architecture = Architecture {
+    model_type: "ministral",
+    forms: Forms { stock: STOCK, ..BASE.forms },
+    ..MISTRAL
 };
 
 const QWEN2: Architecture = Architecture {
