@@ -202,6 +202,8 @@ fn what_is_written_computes_what_the_model_does_without_what_left() {
             },
             "fused group by group, all in one row",
         ),
+        ("gemma2_tied", Options { ratio: 0.5, ..options(fixture("gemma2_tied").0.config()) }, "norms after blocks"),
+        ("falcon_rw", Options { groups: Groups::Mlp, ..options(fixture("falcon_rw").0.config()) }, "linear biases"),
         ("gpt2_n_inner", Options { groups: Groups::Mlp, ..options(fixture("gpt2_n_inner").0.config()) }, "transposed"),
         (
             "llama_bias",
@@ -256,6 +258,23 @@ fn random_importances_depend_on_the_seed_alone() {
     assert_eq!(of(1), of(1));
     assert_ne!(of(1), of(2));
     assert_ne!(of(1)[0].mlp, of(1)[1].mlp, "every layer has numbers of its own");
+}
+
+#[test]
+fn heads_that_others_depend_on_are_refused_with_the_reason() {
+    for (name, reason) in [
+        ("falcon_rw", "slopes of its linear biases"),
+        ("mpt_tied", "slopes of its linear biases"),
+        ("olmo2_untied", "span all heads"),
+        ("cohere_qk_norm", "weights for each head"),
+        ("stablelm_qk_layernorm", "weights for each head"),
+    ] {
+        let (model, _) = fixture(name);
+        let error = options(model.config()).check(model.config()).expect_err(name).to_string();
+        assert!(error.contains(reason) && error.contains("--mlp"), "{name}: {error}");
+        let channels = Options { groups: Groups::Mlp, ..options(model.config()) };
+        channels.check(model.config()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
 }
 
 #[test]

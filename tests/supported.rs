@@ -16,6 +16,7 @@ use slicegpt_gpu::{
 const FAMILIES: &[(&str, &str)] = &[
     ("llama", "Llama 1, 2, 3, TinyLlama, SmolLM, SmolLM2"),
     ("mistral", "Mistral 7B, text of Mistral Small 3"),
+    ("ministral", "Ministral 8B"),
     ("qwen2", "Qwen 2, Qwen 2.5"),
     ("qwen3", "Qwen 3 (dense)"),
     ("smollm3", "SmolLM3"),

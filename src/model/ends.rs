@@ -189,8 +189,8 @@ impl Ends {
             Position::Learned { offset, .. } => offset,
             Position::Rope { .. } | Position::None => 0,
         };
-        // A tied head is the embedding, unless one of them has a factor of its own.
-        let shared = config.tie_word_embeddings && ends.embedding.element == ends.head.element;
+        // A tied head is the embedding, unless one of them has a factor or a norm of its own.
+        let shared = config.tie_word_embeddings && ends.embedding.is(&ends.head);
         Ok(Self {
             embedding: Table::upload(gpu, &ends.embedding)?,
             positions: ends

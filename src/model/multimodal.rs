@@ -12,6 +12,8 @@ pub struct TextPart {
     pub model_type: &'static str,
     /// The `model_type` of its text part where that does not say.
     text: &'static str,
+    /// Whether the head is the embedding where the file does not say.
+    tied: bool,
     /// What stands in place of the first part of the decoder's names, `model.`; older files may have another.
     pub decoders: &'static [&'static str],
     /// Before the name of the head, likewise.
@@ -30,13 +32,14 @@ impl TextPart {
 
 /// Those whose text parts have a row.
 const WRAPPERS: &[TextPart] = &[
-    TextPart { model_type: "gemma3", text: "gemma3_text", ..NAMES },
-    TextPart { model_type: "mistral3", text: "mistral", ..NAMES },
+    TextPart { model_type: "gemma3", text: "gemma3_text", tied: true, ..NAMES },
+    TextPart { model_type: "mistral3", text: "mistral", tied: true, ..NAMES },
 ];
 
 const NAMES: TextPart = TextPart {
     model_type: "",
     text: "",
+    tied: false,
     decoders: &["model.language_model.", "language_model.model."],
     heads: &["language_model."],
     others: &["vision_tower.", "multi_modal_projector."],
@@ -60,10 +63,10 @@ pub(super) fn text_part(
     };
     text.entry("model_type").or_insert_with(|| wrapper.text.into());
     // What counts for the whole counts for its part; of ids, both say the same, or the part says nothing.
-    for name in ["tie_word_embeddings", "quantization_config"] {
-        if let Some(value) = raw.remove(name) {
-            text.insert(name.into(), value);
-        }
+    let tied = raw.remove("tie_word_embeddings").filter(|value| !value.is_null());
+    text.insert("tie_word_embeddings".into(), tied.unwrap_or(wrapper.tied.into()));
+    if let Some(value) = raw.remove("quantization_config") {
+        text.insert("quantization_config".into(), value);
     }
     for name in ["bos_token_id", "eos_token_id", "dtype", "torch_dtype", "transformers_version"] {
         if let Some(value) = raw.remove(name) {

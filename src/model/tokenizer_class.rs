@@ -25,6 +25,11 @@ const CLASSES: &[(&str, &str, bool)] = &[
     ("gptj", "GPT2Tokenizer", false),
     ("gpt_neox", "GPTNeoXTokenizer", false),
     ("starcoder2", "GPT2Tokenizer", false),
+    ("gpt_neo", "GPT2Tokenizer", false),
+    ("mpt", "GPTNeoXTokenizer", false),
+    ("olmo", "GPTNeoXTokenizer", false),
+    ("olmo2", SERIALIZED, false),
+    ("stablelm", SERIALIZED, false),
 ];
 
 /// Other names of the class that reads tokenizer.json as it stands.

@@ -41,6 +41,13 @@ enum Part {
     Keys,
 }
 
+/// The kernels that work out the shares of keys again.
+macro_rules! with_shares {
+    ($file:literal) => {
+        shader!("shared/attention_backward", "shared/tanh", "shared/scores", "shared/attention_shares", $file)
+    };
+}
+
 fn kernel(part: Part, aligned: bool) -> Kernel {
     let (name, source, sides) = match part {
         Part::Statistics => (
@@ -48,28 +55,8 @@ fn kernel(part: Part, aligned: bool) -> Kernel {
             shader!("shared/attention_backward", "shared/tanh", "shared/scores", "attention_statistics"),
             1,
         ),
-        Part::Queries => (
-            "attention_backward_queries",
-            shader!(
-                "shared/attention_backward",
-                "shared/tanh",
-                "shared/scores",
-                "shared/attention_shares",
-                "attention_backward_queries"
-            ),
-            2,
-        ),
-        Part::Keys => (
-            "attention_backward_keys",
-            shader!(
-                "shared/attention_backward",
-                "shared/tanh",
-                "shared/scores",
-                "shared/attention_shares",
-                "attention_backward_keys"
-            ),
-            2,
-        ),
+        Part::Queries => ("attention_backward_queries", with_shares!("attention_backward_queries"), 2),
+        Part::Keys => ("attention_backward_keys", with_shares!("attention_backward_keys"), 2),
     };
     Kernel { name, source, constants: vec![("SIDES", sides), ("ALIGNED", aligned.into())] }
 }

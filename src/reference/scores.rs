@@ -2,10 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use crate::{
-    gpu::ElementType,
-    ops::{AttentionShape, Bound},
-};
+use crate::ops::{AttentionShape, Bound};
 
 /// The slopes of linear biases by head, as the paper's own code recurs: powers of 2^(−8/n) for n a power of two, and
 /// otherwise those of the power before n, and every other one of the power after it.
@@ -19,7 +16,7 @@ pub fn slopes(heads: usize) -> Vec<f64> {
 }
 
 fn bf16(value: f64) -> f64 {
-    f64::from(ElementType::Bf16.nearest(value))
+    half::bf16::from_f64(value).to_f64()
 }
 
 /// The score of a key by its scaled product with a query, both of them by their positions, and its derivative.

@@ -107,6 +107,10 @@ pub(super) const MISTRAL: Architecture = Architecture {
     ..BASE
 };
 
+/// Mistral by a name of its own, as which transformers takes it where layers differ in their windows.
+pub(super) const MINISTRAL: Architecture =
+    Architecture { model_type: "ministral", forms: Forms { stock: STOCK, ..BASE.forms }, ..MISTRAL };
+
 pub(super) const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
     fields: Fields { default_key_value_heads: Some(32), ..GROUPED },

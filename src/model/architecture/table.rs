@@ -2,7 +2,9 @@
 
 use super::{
     Architecture,
-    rows::{GPT_NEOX, GPT2, GPTJ, GRANITE, LLAMA, MISTRAL, OPT, PHI, PHI3, QWEN2, QWEN3, SMOLLM3, STARCODER2},
+    rows::{
+        GPT_NEOX, GPT2, GPTJ, GRANITE, LLAMA, MINISTRAL, MISTRAL, OPT, PHI, PHI3, QWEN2, QWEN3, SMOLLM3, STARCODER2,
+    },
     rows_alibi::{BLOOM, FALCON_7B, FALCON_NEW, FALCON_NEW_SHARED, FALCON_SEQUENTIAL, MPT},
     rows_gemma::{GEMMA, GEMMA2, GEMMA3},
     rows_mixtures::{MIXTRAL, QWEN2_MOE, QWEN3_MOE},
@@ -13,6 +15,7 @@ use super::{
 pub const ARCHITECTURES: &[Architecture] = &[
     LLAMA,
     MISTRAL,
+    MINISTRAL,
     QWEN2,
     QWEN3,
     SMOLLM3,
