@@ -1,5 +1,6 @@
 // activation_backward: the gradient of an activation's input from that of its output.
-//   dx[t, i] = d[t, i] * f'(x[t, i]);  gated: dx[t, i] = d[t, i] * f'(x[t, i]) * x[t, width + i], dx[t, width + i] = d[t, i] * f(x[t, i])
+//   dx[t, i] = d[t, i] * f'(x[t, i]);  gated: dx[t, i] = d[t, i] * f'(x[t, i]) * x[t, width + i], dx[t, width + i] =
+//   d[t, i] * f(x[t, i])
 //   KIND and GATED as in activation.wgsl; relu's derivative at 0 is 0
 //   x, dx     [tokens, x_stride] f32, gate first, then up
 //   d         [tokens, width]    f32
@@ -15,7 +16,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> d: array<f32>;                // [tokens, d_stride]
 @group(0) @binding(3) var<storage, read_write> dx: array<f32>;         // [tokens, x_stride]
 
-// Of x * logistic(z) with dz / dx = slope. What is missing from 1 is the logistic function of -z: a difference would leave nothing of it.
+// Of x * logistic(z) with dz / dx = slope. What is missing from 1 is the logistic function of -z: a difference would
+// leave nothing of it.
 fn of_logistic(x: f32, z: f32, slope: f32) -> f32 {
     let share = 1.0 / (1.0 + exp(-z));
     return share + x * share * slope / (1.0 + exp(z));

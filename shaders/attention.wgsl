@@ -1,14 +1,19 @@
-// attention: causal attention with grouped queries, an optional sliding window and an online softmax; no [tokens, tokens] matrix anywhere.
-//   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence with t - j < window,
+// attention: causal attention with grouped queries, an optional sliding window and an online softmax; no [tokens,
+// tokens] matrix anywhere.
+//   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
+//   with t - j < window,
 //   s as in shared/scores.wgsl
 //   q         [tokens, q_stride] f32; query head h begins at q_column + h * HEAD_DIM
 //   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * HEAD_DIM, value head likewise
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token)
 //   out       [tokens, heads * head_dim]
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
-// A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and values come through workgroup
-// memory; tiles behind the window or beyond the last query are never read. For every 32 keys: scores by a product as in gemm, 8 queries times
-// 4 keys a thread; softmax with one query a thread; results by a product again. Blocks make batches ragged: sequences of any length lie one
+// A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and
+// values come through workgroup
+// memory; tiles behind the window or beyond the last query are never read. For every 32 keys: scores by a product as
+// in gemm, 8 queries times
+// 4 keys a thread; softmax with one query a thread; results by a product again. Blocks make batches ragged: sequences
+// of any length lie one
 // behind the other, and nothing is padded.
 const KEYS: u32 = 32u;
 const DIMS: u32 = 16u;                                                 // coordinates at a time for the scores
@@ -20,7 +25,8 @@ var<workgroup> tile: array<vec4<f32>, 384>;                            // querie
 var<workgroup> weight: array<vec4<f32>, KEYS * 16u>;                   // [key][query / 4]: scores, then weights of the softmax
 var<workgroup> factor: array<vec4<f32>, 16>;                           // [query / 4]: what results so far are multiplied by
 
-// Where query r of this workgroup begins in q: token r / group_part of the block, head r % group_part of this part of the group. The last one
+// Where query r of this workgroup begins in q: token r / group_part of the block, head r % group_part of this part of
+// the group. The last one
 // there is stands for those beyond.
 fn query_at(r: u32, block: vec4<u32>, first_head: u32, heads: u32) -> u32 {
     let token = block.x + min(r / params.group_part, block.y - 1u);
@@ -65,7 +71,8 @@ fn main(
     if order >= params.blocks {
         return;
     }
-    // Late blocks have more keys than early ones: in turn, so that a device that deals out the grid in halves has the same to do in both.
+    // Late blocks have more keys than early ones: in turn, so that a device that deals out the grid in halves has the
+    // same to do in both.
     let block = blocks[select(order / 2u, params.blocks - 1u - order / 2u, order % 2u == 1u)];
     let first_head = kv_head * params.group + part * params.group_part;
     let heads = min(params.group - part * params.group_part, params.group_part);

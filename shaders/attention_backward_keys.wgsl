@@ -1,10 +1,12 @@
 // attention_backward_keys: the gradients of attention's keys and values; no [tokens, tokens] matrix anywhere.
-//   dv[j, g] = sum_{h, t} p[t, j] d[t, h];   dk[j, g] = scale * sum_{h, t} p[t, j] s' (d[t, h]·v[j, g] - D[t, h]) q[t, h]
+//   dv[j, g] = sum_{h, t} p[t, j] d[t, h];   dk[j, g] = scale * sum_{h, t} p[t, j] s' (d[t, h]·v[j, g] - D[t, h])
+//   q[t, h]
 //   over the query heads h of key-value head g and the t that see j, with p and D as in attention_backward_queries.wgsl
 //   qkv, dqkv [tokens, stride] f32; query head h begins at q_column + h * head_dim, key and value heads likewise
 //   d         [tokens, heads * head_dim] f32, the gradient of attention's result
 //   dispatch  (key-value heads, blocks of 32 keys of the sequence first .. end, from first_block on)
-// Queries in their order, head by head: the sums are always the same ones. They stay in memory between two blocks of queries.
+// Queries in their order, head by head: the sums are always the same ones. They stay in memory between two blocks of
+// queries.
 var<workgroup> share: array<vec4<f32>, 256>;                           // [query][key / 4]
 var<workgroup> weight: array<vec4<f32>, 256>;                          // [query][key / 4]: gradients of scores
 

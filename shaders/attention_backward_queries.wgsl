@@ -1,6 +1,8 @@
 // attention_backward_queries: the gradient of attention's queries; no [tokens, tokens] matrix anywhere.
-//   dq[t, h] = scale * sum_j p[t, j] s' (d[t, h]·v[j, h / group] - D[t, h]) k[j, h / group],  p[t, j] = exp(s(scale * q[t, h]·k[j, h / group]) - L[t, h])
-//   with s and s' (which is 1 but for a soft-cap) as in shared/scores.wgsl, over the j that t sees, with (L, D) as attention_statistics.wgsl gives them
+//   dq[t, h] = scale * sum_j p[t, j] s' (d[t, h]·v[j, h / group] - D[t, h]) k[j, h / group],  p[t, j] = exp(s(scale *
+//   q[t, h]·k[j, h / group]) - L[t, h])
+//   with s and s' (which is 1 but for a soft-cap) as in shared/scores.wgsl, over the j that t sees, with (L, D) as
+//   attention_statistics.wgsl gives them
 //   qkv, dqkv [tokens, stride] f32; query head h begins at q_column + h * head_dim, key and value heads likewise
 //   d         [tokens, heads * head_dim] f32, the gradient of attention's result
 //   dispatch  (heads, blocks of 32 queries of the sequence first .. end, from first_block on)

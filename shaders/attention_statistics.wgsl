@@ -1,4 +1,5 @@
-// attention_statistics: what attention's gradient needs of each query: its softmax in one number, and how its result and gradient agree.
+// attention_statistics: what attention's gradient needs of each query: its softmax in one number, and how its result
+// and gradient agree.
 //   statistics[t, h] = (log sum_j exp(s(scale * q[t, h]·k[j, h / group])), sum_i d[t, h, i] out[t, h, i])
 //   s as in shared/scores.wgsl
 //   qkv       [tokens, stride] f32; query head h begins at q_column + h * head_dim, key and value heads likewise

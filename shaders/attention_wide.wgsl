@@ -1,8 +1,11 @@
-// attention_wide: attention (see attention.wgsl) for few queries at a time, spread over the coordinates of a head: decoding, and wide heads.
-//   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence with t - j < window,
+// attention_wide: attention (see attention.wgsl) for few queries at a time, spread over the coordinates of a head:
+// decoding, and wide heads.
+//   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
+//   with t - j < window,
 //   s as in shared/scores.wgsl
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
-// A workgroup takes the queries that queries_1.wgsl or queries_4.wgsl has room for, which share a key-value head. For the scores a thread has one
+// A workgroup takes the queries that queries_1.wgsl or queries_4.wgsl has room for, which share a key-value head. For
+// the scores a thread has one
 // key of 64; for the values four coordinates of every PARTS-th key.
 const PARTS: u32 = 64u / HEAD4;
 
@@ -81,7 +84,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     if params.window != 0u && block.w + 1u > params.window {
         begin = block.w + 1u - params.window;
     }
-    // Where this thread's coordinates begin, and which keys of a tile it adds up; threads beyond the last part have none.
+    // Where this thread's coordinates begin, and which keys of a tile it adds up; threads beyond the last part have
+    // none.
     let dim = 4u * (index % HEAD4);
     let own = index / HEAD4;
     var top = Each(MASKED);

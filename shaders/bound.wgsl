@@ -1,5 +1,6 @@
 // bound: every value kept within a limit.
-//   y[t, i] = min(max(y[t, i], -limit), limit) with KIND 0 (clip), or limit * tanh(y[t, i] / limit) with KIND 1 (soft-cap)
+//   y[t, i] = min(max(y[t, i], -limit), limit) with KIND 0 (clip), or limit * tanh(y[t, i] / limit) with KIND 1
+//   (soft-cap)
 //   y         [tokens, width]  f32, in place
 //   dispatch  64 groups of four values a workgroup, folded into (x, y)
 struct Params {

@@ -1,5 +1,6 @@
 // bound_backward: the gradient of what bound was given, from that of its result.
-//   d[t, i] = d[t, i] where |y[t, i]| < limit, else 0, with KIND 0 (clip), or d[t, i] * (1 - (y[t, i] / limit)^2) with KIND 1 (soft-cap)
+//   d[t, i] = d[t, i] where |y[t, i]| < limit, else 0, with KIND 0 (clip), or d[t, i] * (1 - (y[t, i] / limit)^2)
+//   with KIND 1 (soft-cap)
 //   y, d      [tokens, width]  f32, y as bound has made it; d in place
 //   dispatch  64 groups of four values a workgroup, folded into (x, y)
 struct Params {

@@ -1,4 +1,5 @@
-// column_sums: sums over tokens, of values or of products, in short chunks: gradients of biases and of the weights of norms.
+// column_sums: sums over tokens, of values or of products, in short chunks: gradients of biases and of the weights of
+// norms.
 //   sums[i] (+)= sum over chunks ( sum over the chunk's tokens a[t, column + i] * (b[t, column + i], or 1) )
 //   a, b      [tokens, stride]  f32
 //   sums      [columns]         f32

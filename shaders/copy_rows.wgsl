@@ -1,4 +1,5 @@
-// copy_rows: to[target, to_column + i] = from[source, from_column + i], i < cols: rows picked from one matrix and put into another.
+// copy_rows: to[target, to_column + i] = from[source, from_column + i], i < cols: rows picked from one matrix and put
+// into another.
 //   rows      [pairs] (source row, target row)
 //   dispatch  (ceil(cols / 256), pairs folded into (y, z)); a workgroup copies 256 values of a row
 struct Params {

@@ -5,7 +5,8 @@
 //   c         [rows, columns]             f32
 //   dispatch  (ceil(rows / tile rows), ceil(columns / tile columns), 1) for the rows first_row .. end_row of c
 // triangle != 0: tiles below the diagonal are not touched.
-// A chunk is 64 tokens. One running f32 sum over thousands of tokens loses the small eigenvalues to the few tokens of huge norm. What a thread
+// A chunk is 64 tokens. One running f32 sum over thousands of tokens loses the small eigenvalues to the few tokens of
+// huge norm. What a thread
 // reads lies side by side; neighbouring workgroups have the same columns, which therefore stay in the caches.
 struct Params {
     tokens: u32,
@@ -69,7 +70,8 @@ fn main(
     @builtin(local_invocation_id) thread: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    // Long columns of the triangle and short ones in turn: where a device deals out the grid in halves, both have the same to do.
+    // Long columns of the triangle and short ones in turn: where a device deals out the grid in halves, both have the
+    // same to do.
     let tile_column = select(group.y / 2u, groups.y - 1u - group.y / 2u, group.y % 2u == 1u);
     let first_row = params.first_row + 4u * ROWS4 * group.x;
     let first_column = 4u * COLUMNS4 * tile_column;

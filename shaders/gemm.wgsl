@@ -1,5 +1,6 @@
 // gemm: C (+)= A·Wᵀ + bias, or A·W + bias.
-//   c[m, column + n] (+)= sum_k a[m, a_column + k] * w[n, k] + bias[n]     (W_ROWS_ARE_STEPS = 0: a linear layer, w [N, K])
+//   c[m, column + n] (+)= sum_k a[m, a_column + k] * w[n, k] + bias[n]     (W_ROWS_ARE_STEPS = 0: a linear layer, w
+//   [N, K])
 //   c[m, column + n] (+)= sum_k a[m, a_column + k] * w[k, n] + bias[n]     (W_ROWS_ARE_STEPS = 1: w [K, N])
 //   dispatch  (ceil(N / tile columns), ceil(M / tile rows), 1)
 // Rows are padded with zeros to a multiple of four, so the last group of four steps adds nothing wrong.

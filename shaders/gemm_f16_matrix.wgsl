@@ -1,8 +1,10 @@
 // gemm_f16_matrix: C (+)= A·Wᵀ + bias on matrix units, A and W rounded to f16, products summed in f32.
 //   c[m, column + n] (+)= sum_k f16(a[m, k]) * f16(w[n, k]) + bias[n]
 //   dispatch  (ceil(N / 64), ceil(M / 64), 1)
-// The first four subgroups have a quarter of the tile each, 32×32 results in fragments (fragments_*.wgsl). THREADS is four times the largest
-// subgroup of the adapter: where subgroups turn out smaller there are more than four, and the others help with copying alone.
+// The first four subgroups have a quarter of the tile each, 32×32 results in fragments (fragments_*.wgsl). THREADS is
+// four times the largest
+// subgroup of the adapter: where subgroups turn out smaller there are more than four, and the others help with
+// copying alone.
 struct Params {
     m: u32,
     n: u32,
@@ -28,7 +30,8 @@ const QUARTER: u32 = 32u;
 const QUARTERS: u32 = 4u;
 const STEPS: u32 = 32u;
 const STEPS4: u32 = STEPS / 4u;
-// Fragments must begin at multiples of 16 bytes; with 16 more than the steps take, neighbouring rows are in different banks.
+// Fragments must begin at multiples of 16 bytes; with 16 more than the steps take, neighbouring rows are in different
+// banks.
 const STRIDE: u32 = STEPS + 8u;
 // Results of a quarter that are stored at a time.
 const ROUNDS: u32 = 4u;
@@ -44,7 +47,8 @@ fn narrowed(values: vec4<f32>) -> vec4<f16> {
     return vec4<f16>(select(values, select(-most, most, values > vec4(0.0)), abs(values) > most));
 }
 
-// Copies 32 steps of 64 rows of A and of W. Beyond the last step both are zero; beyond the last row anything will do, it is not stored.
+// Copies 32 steps of 64 rows of A and of W. Beyond the last step both are zero; beyond the last row anything will do,
+// it is not stored.
 fn stage(index: u32, first_row: u32, first_column: u32, first4: u32) {
     for (var unit = index; unit < TILE * STEPS4; unit += THREADS) {
         let line = unit / STEPS4;
@@ -88,7 +92,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var first4 = 0u; first4 < params.k4; first4 += STEPS4) {
         stage(index, first_row, first_column, first4);
         workgroupBarrier();
-        // Loops of one turn or none: whole subgroups take them, but the validator counts `if` as a branch of single threads.
+        // Loops of one turn or none: whole subgroups take them, but the validator counts `if` as a branch of single
+        // threads.
         for (var quarter = subgroup; quarter < QUARTERS; quarter += QUARTERS) {
             let left = quarter / 2u * QUARTER * STRIDE;
             let right = quarter % 2u * QUARTER * STRIDE;

@@ -1,4 +1,5 @@
-// gemm_naive: C = A·Wᵀ with one result a thread and no tiles: kept to show what the shared product is worth, used by the bench alone.
+// gemm_naive: C = A·Wᵀ with one result a thread and no tiles: kept to show what the shared product is worth, used by
+// the bench alone.
 //   c[m, n] = sum_k a[m, k] * w[n, k]
 //   a         [M, K]  f32
 //   w         [N, K]  f32

@@ -1,7 +1,9 @@
-// gemv: C (+)= A·Wᵀ + bias for up to four rows of A, where a tile would be mostly empty: decoding a token reads every weight once.
+// gemv: C (+)= A·Wᵀ + bias for up to four rows of A, where a tile would be mostly empty: decoding a token reads every
+// weight once.
 //   c[m, column + n] (+)= sum_k a[m, k] * w[n, k] + bias[n]
 //   dispatch  (groups of 4 * ROWS4 * 64 / LANES rows of w, 1, 1)
-// A thread takes 4 * ROWS4 rows of w, for which it reads A once, and every LANES-th group of four steps. ROWS4 is 2 for one row of A only.
+// A thread takes 4 * ROWS4 rows of w, for which it reads A once, and every LANES-th group of four steps. ROWS4 is 2
+// for one row of A only.
 struct Params {
     m: u32,
     n: u32,

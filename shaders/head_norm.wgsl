@@ -1,5 +1,6 @@
 // head_norm: normalise each attention head of queries or keys by itself, in place (QK-norm).
-//   KIND 0 (rms) or 1 (layer), as in norm.wgsl, over the head_dim values of a head; weight_stride is 0 where the heads share weight and bias
+//   KIND 0 (rms) or 1 (layer), as in norm.wgsl, over the head_dim values of a head; weight_stride is 0 where the
+//   heads share weight and bias
 //   x         [tokens, stride] f32; head h begins at column + h * head_dim
 //   dispatch  one workgroup a (token, head), folded into (x, y)
 struct Params {

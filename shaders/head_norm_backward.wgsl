@@ -1,5 +1,6 @@
 // head_norm_backward: the gradient of what head_norm normalised from that of its result, each head by itself, in place.
-//   KIND 0 (rms) or 1 (layer), as in norm_backward.wgsl, over the head_dim values of a head; weight_stride is 0 where the heads share weight
+//   KIND 0 (rms) or 1 (layer), as in norm_backward.wgsl, over the head_dim values of a head; weight_stride is 0 where
+//   the heads share weight
 //   x, d      [tokens, stride] f32, x as it was before the norm; head h begins at column + h * head_dim of both
 //   dispatch  one workgroup a (token, head), folded into (x, y)
 struct Params {

@@ -1,5 +1,6 @@
 // loss: log-softmax over a vocabulary that arrives in slices.
-//   state[t] = (m, s, z, _): the maximum so far, the sum of exp(logit - m) so far, the logit of the target once it has passed
+//   state[t] = (m, s, z, _): the maximum so far, the sum of exp(logit - m) so far, the logit of the target once it
+//   has passed
 //   so that -log p(target) = m + log(s) - z after the last slice; start from (-1e30, 0, 0, 0)
 //   logits    [tokens, width] f32, the vocabulary entries first .. first + width
 //   targets   [tokens] u32

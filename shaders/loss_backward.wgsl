@@ -1,5 +1,6 @@
 // loss_backward: the gradient of the logits of a slice of the vocabulary from the finished state of loss.wgsl.
-//   d[t, i] = factor * (exp(logits[t, i] - m) / s - [targets[t] = first + i]); zero for tokens without a target (0xffffffff)
+//   d[t, i] = factor * (exp(logits[t, i] - m) / s - [targets[t] = first + i]); zero for tokens without a target
+//   (0xffffffff)
 //   logits, d [tokens, width] f32, the vocabulary entries first .. first + width
 //   targets   [tokens] u32
 //   state     [tokens] (m, s, _, _)

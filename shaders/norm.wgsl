@@ -3,7 +3,8 @@
 //   KIND 1 (layer):  the same of x - mean_j x[t, j], with norm_width = width
 //   x, y      [tokens, width]  f32
 //   dispatch  LANES threads a token, 64 / LANES tokens a workgroup, folded into (x, y)
-// norm_width is the width before slicing, so width <= norm_width: a sliced token is measured on the scale of the full one.
+// norm_width is the width before slicing, so width <= norm_width: a sliced token is measured on the scale of the full
+// one.
 struct Params {
     tokens: u32,
     width: u32,

@@ -4,7 +4,8 @@
 //   KIND 1 (layer):  dx[t, i] (+)= r * (g[t, i] - mean_j g[t, j] - n[t, i] * sum_j g[t, j] n[t, j] / norm_width)
 //   x, d, dx  [tokens, width]  f32
 //   dispatch  LANES threads a token, 64 / LANES tokens a workgroup, folded into (x, y)
-// What slicing has taken off is a constant of the model: nothing is differentiated by it, and norm_width stays the divisor.
+// What slicing has taken off is a constant of the model: nothing is differentiated by it, and norm_width stays the
+// divisor.
 struct Params {
     tokens: u32,
     width: u32,

@@ -1,8 +1,10 @@
 // probe_fma: multiply-adds in registers and nothing else: the most that an adapter can do.
-//   every chain: z <- z * factor + summand, steps times;  y[t] = sum of the twelve chains of thread t, which begin at t % 16, t % 16 + 1, ...
+//   every chain: z <- z * factor + summand, steps times;  y[t] = sum of the twelve chains of thread t, which begin at
+//   t % 16, t % 16 + 1, ...
 //   y         [threads]  f32
 //   dispatch  (threads / 64, 1, 1)
-// Twelve chains that do not depend on one another hide the latency of each. Factor and summand come at run time, so no compiler can fold the
+// Twelve chains that do not depend on one another hide the latency of each. Factor and summand come at run time, so
+// no compiler can fold the
 // loop; a factor and a summand of 1 make the result exact, and tell how many steps were really taken.
 struct Params {
     threads: u32,

@@ -1,6 +1,7 @@
 // rope: rotate pairs of coordinates of each head by an angle that grows with the position, in place.
 //   (x[p], x[q]) <- (x[p] cos - x[q] sin, x[q] cos + x[p] sin)   for p = i, q = i + pairs, i < pairs of a head
-//   Coordinates from 2 * pairs on stay as they are. BACKWARD = 1: by the opposite angle, which makes the gradient of x before of that after.
+//   Coordinates from 2 * pairs on stay as they are. BACKWARD = 1: by the opposite angle, which makes the gradient of
+//   x before of that after.
 //   x         [tokens, stride] f32; head h begins at column + h * head_dim
 //   table     [positions, pairs] (cos, sin)
 //   dispatch  (ceil(heads / HEADS), tokens folded into (y, z)); LANES threads a head, HEADS heads a workgroup

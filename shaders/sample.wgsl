@@ -1,5 +1,7 @@
-// sample: draw a token from softmax(logits / temperature), by the Gumbel-max rule, over a vocabulary that arrives in slices.
-//   argmax_v ( logits[t, v] / temperature - log(-log(1 - u(seed, step, t, v))) ) is distributed as the softmax; ties go to the lower v
+// sample: draw a token from softmax(logits / temperature), by the Gumbel-max rule, over a vocabulary that arrives in
+// slices.
+//   argmax_v ( logits[t, v] / temperature - log(-log(1 - u(seed, step, t, v))) ) is distributed as the softmax; ties
+//   go to the lower v
 //   best      [tokens] f32, the winner's value so far; start from -1e30
 //   ids       [tokens] u32, the winner so far
 //   dispatch  one workgroup a token, folded into (x, y)

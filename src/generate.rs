@@ -62,7 +62,8 @@ impl<'a> Session<'a> {
         let (needed, most) = ((sequences * capacity * widest) as u64, gpu.max_binding_size());
         if needed > most {
             return Err(Error::OutOfMemory(format!(
-                "the keys and values of {sequences} sequences of {capacity} tokens take {needed} bytes a layer, one binding of {} holds {most}; \
+                "the keys and values of {sequences} sequences of {capacity} tokens take {needed} bytes a layer, one \
+                 binding of {} holds {most}; \
                  fewer new tokens need less, and --calibration FILE (or a lower --cal-max-seqlen) none",
                 gpu.adapter().name
             )));
@@ -389,7 +390,8 @@ pub fn sample_sequences(
                     * count.div_ceil(together) as f64;
                 if seconds > PATIENCE {
                     progress.note(&format!(
-                        "sampling {count} calibration sequences of {length} tokens from the model itself will take about {:.0} minutes; \
+                        "sampling {count} calibration sequences of {length} tokens from the model itself will take \
+                         about {:.0} minutes; \
                          --calibration FILE avoids it, a lower --cal-nsamples or --cal-max-seqlen shortens it",
                         (seconds / 60.0).ceil()
                     ));

@@ -131,13 +131,19 @@ fn shards_that_are_gone_or_of_another_kind_are_named() {
     index(directory.path(), &[("a", "a.safetensors"), ("b", "b.safetensors"), ("c", "sub/c.safetensors")]);
     let message = refusal(directory.path());
     assert!(
-        message.contains("cannot read 2 of the 3 shards that it names, which are not there: b.safetensors, sub/c.safetensors; download"),
+        message.contains(
+            "cannot read 2 of the 3 shards that it names, which are not there: b.safetensors, \
+             sub/c.safetensors; download"
+        ),
         "{message}"
     );
     index(directory.path(), &[("a", "pytorch_model.bin")]);
     let message = refusal(directory.path());
     assert!(
-        message.contains("\"pytorch_model.bin\" is not a .safetensors file: it is a PyTorch file; load it in transformers and save it"),
+        message.contains(
+            "\"pytorch_model.bin\" is not a .safetensors file: it is a PyTorch file; load it in \
+             transformers and save it"
+        ),
         "{message}"
     );
 }
@@ -148,7 +154,8 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         (&[], ": it is empty"),
         (
             &[("pytorch_model.bin", "")],
-            ": it has pytorch_model.bin, a PyTorch file; load it in transformers and save it with model.save_pretrained",
+            ": it has pytorch_model.bin, a PyTorch file; load it in transformers and save it with \
+             model.save_pretrained",
         ),
         (&[("tf_model.h5", "")], ": it has only tf_model.h5, a TensorFlow file"),
         (&[("flax_model.msgpack", "")], "a Flax file"),
@@ -166,7 +173,8 @@ fn what_a_directory_holds_instead_is_named_with_what_to_do() {
         (&[("modules.json", "[]"), ("pytorch_model.bin", "")], ": it is a sentence-transformers model"),
         (
             &[("model-00001-of-00004.safetensors", ""), ("model-00003-of-00004.safetensors", "")],
-            ": it has 2 of 4 shards (model-00001-of-00004.safetensors, model-00003-of-00004.safetensors), but not the index",
+            ": it has 2 of 4 shards (model-00001-of-00004.safetensors, model-00003-of-00004.safetensors), but not the \
+             index",
         ),
         (&[("consolidated.safetensors", "")], "tensor names of another program's"),
         (

@@ -16,7 +16,8 @@ fn render(template: &str) -> Result<String, String> {
     fs::write(directory.path().join("tokenizer_config.json"), settings).expect("a file");
     let chat = json!([
         { "role": "user", "content": "Hello <b> & 'you' \"there\"" },
-        { "role": "assistant", "content": " \u{1c} Tabs\tand\nlines \u{1f}", "n": 3, "x": 1.5, "none": [null, true, { "k": "v's" }] },
+        { "role": "assistant", "content": " \u{1c} Tabs\tand\nlines \
+             \u{1f}", "n": 3, "x": 1.5, "none": [null, true, { "k": "v's" }] },
     ]);
     let messages = chat.as_array().expect("messages").iter().filter_map(Value::as_object).cloned().collect();
     let built = TokenizerFiles::read(directory.path()).and_then(|files| files.build(SERIALIZED_CLASS));

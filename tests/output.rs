@@ -177,7 +177,8 @@ type Content<'a> = (&'a str, &'a str);
 #[test]
 fn a_directory_is_replaced_if_it_is_empty_or_an_output_and_nothing_else() {
     let listed = r#"{"tool_version": "0.1.0", "output": ["a/b.txt", "config.json", "slicegpt.json"]}"#;
-    let card = "# x, sliced\n\nThis is x (opt) after SliceGPT (arXiv 2401.15024): its residual stream was cut from 8 to 4 coordinates by slicegpt-gpu 0.1.0.";
+    let card = "# x, sliced\n\nThis is x (opt) after SliceGPT (arXiv 2401.15024): its residual stream was cut from 8 \
+         to 4 coordinates by slicegpt-gpu 0.1.0.";
     let synthesized = "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\"\n}\n";
     let saved =
         "{\n  \"model_type\": \"opt\",\n  \"torch_dtype\": \"float16\",\n  \"transformers_version\": \"5.0.0\"\n}\n";

@@ -59,7 +59,8 @@ fn target_parameters_picks_the_widest_width_that_removes_the_share() {
                         let plan = |cut| Plan::new(&config, &Options { slice_head, ..options(basis, cut, interval) });
                         for share in [0.01, 0.05, 0.2, 0.25, 0.5, 0.8] {
                             let what = format!(
-                                "{model_type} of {hidden_size}, tied {tied}, {basis}, head {slice_head}, {interval:?}, -{share}"
+                                "{model_type} of {hidden_size}, tied {tied}, {basis}, head {slice_head}, \
+                                 {interval:?}, -{share}"
                             );
                             let most = (1.0 - share) * config.parameters() as f64;
                             // By hand: the widest of all multiples whose own plan is small enough.

@@ -23,7 +23,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> blocks: array<vec4<u32>>;     // [blocks]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;        // [tokens, out_stride]
 
-// Coordinates dim .. dim+3 of the query, or of the key or value, that begins at an element; zero beyond the head. dim is a multiple of 4.
+// Coordinates dim .. dim+3 of the query, or of the key or value, that begins at an element; zero beyond the head. dim
+// is a multiple of 4.
 // ALIGNED = 1: every head begins at a multiple of four and has a multiple of four coordinates.
 fn load_q(at: u32, dim: u32) -> vec4<f32> {
     var value = vec4(0.0);

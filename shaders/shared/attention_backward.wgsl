@@ -1,4 +1,5 @@
-// What the kernels of attention's gradient share: products of 32 queries with 32 keys of one head and one sequence, a thread's 4 × 4 of them;
+// What the kernels of attention's gradient share: products of 32 queries with 32 keys of one head and one sequence, a
+// thread's 4 × 4 of them;
 // with SIDES = 2 also those of the gradients of the 32 results with the 32 values. 8 × 8 threads.
 struct Params {
     first: u32,

@@ -1,4 +1,5 @@
-// What a thread of the attention kernel holds: scores of 8 queries and 4 keys, results of the same 8 queries and up to 4 times 4 coordinates.
+// What a thread of the attention kernel holds: scores of 8 queries and 4 keys, results of the same 8 queries and up
+// to 4 times 4 coordinates.
 // Named, not arrays: see block_8x8.wgsl. Query r of the first half is a component of a0, of the second half of a1.
 var<private> s0: vec4<f32>; var<private> s1: vec4<f32>; var<private> s2: vec4<f32>; var<private> s3: vec4<f32>;
 var<private> s4: vec4<f32>; var<private> s5: vec4<f32>; var<private> s6: vec4<f32>; var<private> s7: vec4<f32>;

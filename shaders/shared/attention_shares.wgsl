@@ -1,4 +1,5 @@
-// The shares of keys in the results of queries, worked out again from attention_statistics.wgsl, and the gradients of their scores.
+// The shares of keys in the results of queries, worked out again from attention_statistics.wgsl, and the gradients of
+// their scores.
 @group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>; // [tokens, heads]
 @group(0) @binding(4) var<storage, read_write> dqkv: array<f32>;       // [tokens, stride]
 

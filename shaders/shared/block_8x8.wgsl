@@ -1,4 +1,5 @@
-// A thread's block of results: 8 rows and 8 columns, in two halves of 4 each, so that neighbouring threads read neighbouring vec4.
+// A thread's block of results: 8 rows and 8 columns, in two halves of 4 each, so that neighbouring threads read
+// neighbouring vec4.
 // Named accumulators, not an array: shader compilers keep names in registers, arrays only if they unroll every loop.
 const HALVES: u32 = 2u;
 

@@ -1,4 +1,5 @@
-// One query a workgroup of attention_wide: decoding where no heads share keys. Room for more would only be work for nothing.
+// One query a workgroup of attention_wide: decoding where no heads share keys. Room for more would only be work for
+// nothing.
 alias Each = f32;
 alias Place = u32;
 alias Results = vec4<f32>;                                             // four coordinates

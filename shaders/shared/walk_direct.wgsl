@@ -1,4 +1,5 @@
-// Every thread reads what it needs by itself. On a CPU that poses as a GPU this is fastest: its caches do what workgroup memory does elsewhere,
+// Every thread reads what it needs by itself. On a CPU that poses as a GPU this is fastest: its caches do what
+// workgroup memory does elsewhere,
 // and where all threads of a group have the same rows (THREADS_Y = 1), the left matrix is read once for all of them.
 
 // Adds the products of steps 0 .. 4*end4 to the block.

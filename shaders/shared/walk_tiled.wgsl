@@ -1,4 +1,5 @@
-// The rows and columns of a tile come through workgroup memory, STEPS steps at a time, so that each is read from memory once a workgroup.
+// The rows and columns of a tile come through workgroup memory, STEPS steps at a time, so that each is read from
+// memory once a workgroup.
 const STEPS4: u32 = STEPS / 4u;
 const THREADS: u32 = THREADS_X * THREADS_Y;
 

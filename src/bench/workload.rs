@@ -150,12 +150,16 @@ pub const WORKLOADS: &[Workload] = &[
     square("gemm-best/f32/2048x3072x3072", "the same in the best of all configurations", Best, 2048, 3072, 3072, Full),
     square("gemm-naive/f32/512x768x768", "the same, one result a thread", Naive, 512, 768, 768, Quick),
     square("gemm-naive/f32/512x3072x768", "the same, one result a thread", Naive, 512, 3072, 768, Full),
-    Workload { name: "covariance/768", what: "upper triangle, 2048 tokens", case: Case::Covariance { width: 768, tokens: 2048 }, when: Quick },
+    Workload { name: "covariance/768", what: "upper triangle, 2048 \
+         tokens", case: Case::Covariance { width: 768, tokens: 2048 }, when: Quick },
     square("gemm/square/768", "the same by the shared product, both triangles", Shared, 768, 768, 2048, Quick),
-    Workload { name: "covariance/2048", what: "upper triangle, 2048 tokens", case: Case::Covariance { width: 2048, tokens: 2048 }, when: Full },
+    Workload { name: "covariance/2048", what: "upper triangle, 2048 \
+         tokens", case: Case::Covariance { width: 2048, tokens: 2048 }, when: Full },
     square("gemm/square/2048", "the same by the shared product, both triangles", Shared, 2048, 2048, 2048, Full),
-    Workload { name: "eigh/1024", what: "symmetric eigenproblem in f64 on the CPU, all cores", case: Case::Eigh { width: 1024 }, when: Quick },
-    Workload { name: "eigh/2048", what: "symmetric eigenproblem in f64 on the CPU, all cores", case: Case::Eigh { width: 2048 }, when: Full },
+    Workload { name: "eigh/1024", what: "symmetric eigenproblem in f64 on the CPU, all \
+         cores", case: Case::Eigh { width: 1024 }, when: Quick },
+    Workload { name: "eigh/2048", what: "symmetric eigenproblem in f64 on the CPU, all \
+         cores", case: Case::Eigh { width: 2048 }, when: Full },
     Workload {
         name: "attention/opt-125m/prefill-512", what: "12 heads of 64", when: Quick,
         case: Case::Attention { heads: 12, kv_heads: 12, head_dim: 64, tokens: 512, past: 0 },
@@ -176,12 +180,14 @@ pub const WORKLOADS: &[Workload] = &[
     layer("layer/opt-125m/prefill-512/sliced-25", "with shortcuts", 512, Sliced, Quick),
     layer("layer/llama-2-7b/prefill-512/dense", "one decoder layer", 512, Dense, Full),
     layer("layer/llama-2-7b/prefill-512/sliced-25", "with shortcuts", 512, Sliced, Full),
-    layer("layer/llama-2-7b/prefill-512/sliced-25-no-shortcuts", "one basis for all layers", 512, WithoutShortcuts, Full),
+    layer("layer/llama-2-7b/prefill-512/sliced-25-no-shortcuts", "one basis for all \
+         layers", 512, WithoutShortcuts, Full),
     layer("layer/llama-2-7b/decode/dense", "one token after 511", 1, Dense, Full),
     layer("layer/llama-2-7b/decode/sliced-25", "with shortcuts", 1, Sliced, Full),
     layer("layer/llama-2-7b/decode/sliced-25-no-shortcuts", "one basis for all layers", 1, WithoutShortcuts, Full),
     Workload {
-        name: "run/opt-125m", what: "slicing a whole model of random weights by 25 %, 8 sequences of 128 tokens", when: Full,
+        name: "run/opt-125m", what: "slicing a whole model of random weights by 25 %, 8 sequences of 128 \
+             tokens", when: Full,
         case: Case::Run { sequences: 8, seqlen: 128 },
     },
 ];

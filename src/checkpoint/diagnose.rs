@@ -90,7 +90,9 @@ fn text(bytes: &[u8]) -> Option<String> {
     let lower = beginning.to_lowercase();
     if ["<!doctype", "<html", "<?xml", "<head", "<body"].iter().any(|tag| lower.starts_with(tag)) {
         return Some(
-            "a web page (HTML), not the file that it is about; download the file itself, from .../resolve/... instead of .../blob/...".into(),
+            "a web page (HTML), not the file that it is about; download the file itself, from .../resolve/... instead \
+             of .../blob/..."
+                .into(),
         );
     }
     None
@@ -190,7 +192,8 @@ pub fn directory(directory: &Path) -> String {
     if let Some((_, count)) = safetensors.iter().find_map(|name| shard_of(name)) {
         let found = safetensors.iter().filter(|name| shard_of(name).is_some()).count();
         return format!(
-            ": it has {found} of {count} shards ({}), but not the index that tells which tensor is where; download it, too",
+            ": it has {found} of {count} shards ({}), but not the index that tells which tensor is where; download \
+             it, too",
             list(&safetensors)
         );
     }
@@ -205,7 +208,9 @@ pub fn directory(directory: &Path) -> String {
             .into();
     }
     if has("consolidated.safetensors") {
-        return ": its consolidated.safetensors has tensor names of another program's; download the files that transformers loads".into();
+        return ": its consolidated.safetensors has tensor names of another program's; download the files that \
+             transformers loads"
+            .into();
     }
     if !safetensors.is_empty() {
         return format!(

@@ -67,20 +67,23 @@ pub fn check_replaceable(directory: &Path) -> Result<()> {
     }
     let Some(written) = Written::find(directory) else {
         return Err(Error::Usage(format!(
-            "{} is neither empty nor an output of this program, and will not be replaced; give another --output, or remove it yourself",
+            "{} is neither empty nor an output of this program, and will not be replaced; give another --output, or \
+             remove it yourself",
             directory.display()
         )));
     };
     if let Some(foreign) = files(directory)?.into_iter().find(|name| !written.includes(name)) {
         return Err(Error::Usage(format!(
-            "{} holds {foreign}, which this program has not written and would be lost; move it elsewhere, or give another --output",
+            "{} holds {foreign}, which this program has not written and would be lost; move it elsewhere, or give \
+             another --output",
             directory.display()
         )));
     }
     match changed(directory)? {
         None => Ok(()),
         Some(name) => Err(Error::Usage(format!(
-            "{} has been changed since this program wrote it, and what was changed would be lost; move it elsewhere, or give another --output",
+            "{} has been changed since this program wrote it, and what was changed would be lost; move it elsewhere, \
+             or give another --output",
             directory.join(name).display()
         ))),
     }

@@ -148,7 +148,8 @@ impl Checkpoint {
         }
         if let Some((name, earlier, later)) = differing.first() {
             checkpoint.notes.push(format!(
-                "{} tensors are in two files with different values, {name} first: that of {} counts, as in transformers, and that of {} is left out",
+                "{} tensors are in two files with different values, {name} first: that of {} counts, as in \
+                 transformers, and that of {} is left out",
                 differing.len(),
                 later.display(),
                 earlier.display()

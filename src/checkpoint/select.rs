@@ -62,7 +62,8 @@ pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
         return Err(Error::bad_file(
             path,
             format!(
-                "holds {name}, a shard of a distributed checkpoint, which transformers would load in place of {SINGLE}: load it there and save it with save_pretrained"
+                "holds {name}, a shard of a distributed checkpoint, which transformers would load in place of \
+                 {SINGLE}: load it there and save it with save_pretrained"
             ),
         ));
     }

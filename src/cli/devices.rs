@@ -38,7 +38,8 @@ impl Args {
             let _ = writeln!(text, "   driver     {}", adapter.driver);
             let _ = writeln!(
                 text,
-                "   limits     binding {}, buffer {}, workgroup memory {}, {} threads a workgroup, {} workgroups a dimension, {} buffers a kernel",
+                "   limits     binding {}, buffer {}, workgroup memory {}, {} threads a workgroup, {} workgroups a \
+                 dimension, {} buffers a kernel",
                 bytes(adapter.max_storage_buffer_binding_size),
                 bytes(adapter.max_buffer_size),
                 bytes(adapter.max_compute_workgroup_storage_size.into()),

@@ -41,7 +41,8 @@ impl Args {
         if record.is_none() && config.slicing.is_some() {
             return Err(Error::bad_file(
                 &model.directory().join(FILE),
-                "missing: this sliced model has lost the record of its run, or comes from a version that wrote none; `eval` measures what it is worth",
+                "missing: this sliced model has lost the record of its run, or comes from a version that wrote none; \
+                 `eval` measures what it is worth",
             ));
         }
         if record.is_none() && device.trace.is_some() {
@@ -67,7 +68,8 @@ impl Args {
                 return Err(Error::bad_file(
                     model.directory(),
                     format!(
-                        "logits differ from those in {FILE} by {:.1e} of the largest, more than the {:.1e} that rounding explains: the model is not the one that was written",
+                        "logits differ from those in {FILE} by {:.1e} of the largest, more than the {:.1e} that \
+                         rounding explains: the model is not the one that was written",
                         agreement.largest_difference, agreement.tolerance
                     ),
                 ));

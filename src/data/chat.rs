@@ -61,7 +61,8 @@ impl ChatTemplate {
         let bad = |reason: String| Error::bad_file(directory, reason);
         let templates = chat_templates(directory)?;
         if templates.is_empty() {
-            return Err(bad("no chat template (in chat_template.jinja, additional_chat_templates, tokenizer_config.json or chat_template.json): \
+            return Err(bad("no chat template (in chat_template.jinja, additional_chat_templates, \
+                 tokenizer_config.json or chat_template.json): \
                             put one there, or give plain text"
                 .into()));
         }

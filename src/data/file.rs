@@ -61,7 +61,9 @@ fn decode(bytes: Vec<u8>) -> std::result::Result<String, String> {
             let zeros = bytes.iter().filter(|&&byte| byte == 0).count();
             // Latin text has half of its bytes zero, that of other alphabets those of spaces and line ends.
             if 50 * zeros > bytes.len() {
-                return Err("not text, or UTF-16 without a byte-order mark; convert it to UTF-8, for example with iconv -f UTF-16LE -t UTF-8".into());
+                return Err("not text, or UTF-16 without a byte-order mark; convert it to UTF-8, for example with \
+                     iconv -f UTF-16LE -t UTF-8"
+                    .into());
             }
             utf8(bytes, 0)
         }
@@ -76,7 +78,8 @@ fn utf8(bytes: Vec<u8>, before: usize) -> std::result::Result<String, String> {
             return format!("not UTF-8 text: it ends in the middle of a character, at byte {}", at + before);
         }
         format!(
-            "not UTF-8 text: byte {:#04x} at {} (line {line}); if it is Windows-1252 or Latin-1, convert it with iconv -f WINDOWS-1252 -t UTF-8",
+            "not UTF-8 text: byte {:#04x} at {} (line {line}); if it is Windows-1252 or Latin-1, convert it with \
+             iconv -f WINDOWS-1252 -t UTF-8",
             error.as_bytes()[at],
             at + before
         )

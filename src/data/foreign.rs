@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-const TABLE: &str = "write its rows as JSON lines, for example with pandas: read_parquet(FILE).to_json(\"FILE.jsonl\", orient=\"records\", lines=True)";
+const TABLE: &str = "write its rows as JSON lines, for example with pandas: \
+     read_parquet(FILE).to_json(\"FILE.jsonl\", orient=\"records\", lines=True)";
 const ARROW: &str =
     "write its rows as JSON lines, for example with datasets: Dataset.from_file(FILE).to_json(\"FILE.jsonl\")";
 const DOCUMENT: &str = "save it as plain text";

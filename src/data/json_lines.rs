@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// What a row may be, for messages.
-pub const KNOWN: &str = "a JSON string or an object with \"text\", \"content\", \"messages\" or \"conversations\", \"instruction\" and \"output\", \
+pub const KNOWN: &str = "a JSON string or an object with \"text\", \"content\", \"messages\" or \"conversations\", \
+     \"instruction\" and \"output\", \
                          \"prompt\" and \"completion\", or \"input_ids\"";
 
 /// The forms of a row. Where a row has the keys of several, the one named first here counts.
@@ -238,16 +239,19 @@ impl Reader<'_> {
             self.passed_over.get_or_insert((form.key(), other.key()));
         }
         if form == Form::Content && given("role") {
-            return Err(
-                format!("{place}a message outside of a conversation; expected {{\"messages\": [{{\"role\": ..., \"content\": ...}}, ...]}}").into()
-            );
+            return Err(format!(
+                "{place}a message outside of a conversation; expected {{\"messages\": [{{\"role\": ..., \
+                     \"content\": ...}}, ...]}}"
+            )
+            .into());
         }
         if form == Form::Prompt && fields["prompt"].is_array() {
             form = Form::Messages;
         }
         match self.form {
             Some((first, at)) if first != form => Err(format!(
-                "{place}a row with {:?} where the first ({}) has {:?}; rows must be of one kind: put each kind into a file of its own",
+                "{place}a row with {:?} where the first ({}) has {:?}; rows must be of one kind: put each kind into a \
+                 file of its own",
                 form.key(),
                 at.to_string().trim_end_matches(": "),
                 first.key()
@@ -289,7 +293,8 @@ fn alpaca(instruction: &str, input: &str, output: &str) -> String {
         input => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
     };
     format!(
-        "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request.\n\n\
+        "Below is an instruction that describes a task{more}. Write a response that appropriately completes the \
+         request.\n\n\
          ### Instruction:\n{instruction}\n\n{input}### Response:\n{output}"
     )
 }

@@ -135,7 +135,8 @@ impl Text {
         if ids.len() < seqlen {
             let path = self.path.display();
             return Err(Error::BadTokens(format!(
-                "{path} has {} tokens, fewer than one window of {seqlen}; give a shorter one (eval --seqlen, run --ppl-eval-seqlen) or more text",
+                "{path} has {} tokens, fewer than one window of {seqlen}; give a shorter one (eval --seqlen, run \
+                 --ppl-eval-seqlen) or more text",
                 ids.len()
             )));
         }

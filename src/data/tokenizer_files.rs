@@ -304,7 +304,8 @@ pub(super) fn convert(directory: &Path) -> String {
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     let directory = directory.display();
     format!(
-        "with `pip install transformers sentencepiece protobuf tiktoken`, `python -c \"from transformers import AutoTokenizer as T; \
+        "with `pip install transformers sentencepiece protobuf tiktoken`, `python -c \"from transformers import \
+         AutoTokenizer as T; \
          T.from_pretrained('{directory}').save_pretrained('{directory}')\"` writes a tokenizer.json"
     )
 }

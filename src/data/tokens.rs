@@ -118,12 +118,14 @@ impl TokenRows {
                 "labels" => |_, id| i64::from(id),
                 "token_type_ids" => {
                     return Err(format!(
-                        "{place}token_type_ids are not known: GPT-2 and GPT-J add the embedding of the token of that number, the others ignore them; remove the field"
+                        "{place}token_type_ids are not known: GPT-2 and GPT-J add the embedding of the token of that \
+                         number, the others ignore them; remove the field"
                     ));
                 }
                 _ => {
                     return Err(format!(
-                        "{place}the field {name:?} beside input_ids is not known and may change what they mean; remove it"
+                        "{place}the field {name:?} beside input_ids is not known and may change what they mean; \
+                         remove it"
                     ));
                 }
             };
@@ -175,7 +177,8 @@ impl TokenRows {
 fn refused(name: &str, row: usize, position: usize, value: i64) -> String {
     let advice = match name {
         "attention_mask" => {
-            "only ones are known, and zeros at the end of a row, which are padding and left out; write each row without its padding"
+            "only ones are known, and zeros at the end of a row, which are padding and left out; write each row \
+             without its padding"
         }
         "labels" => "a loss over other tokens than input_ids is not known; remove labels if all tokens count",
         _ => "positions other than 0, 1, 2, ... are not known; write sequences that are packed into one row as rows",
@@ -219,7 +222,8 @@ pub fn check(rows: &[Vec<u32>], vocab_size: usize, positions: Option<usize>, sou
     for (index, row) in rows.iter().enumerate() {
         if let Some((position, id)) = row.iter().enumerate().find(|(_, id)| **id as usize >= vocab_size) {
             return Err(Error::BadTokens(format!(
-                "{source}: token {position} of row {index} is {id}, outside of the vocabulary of {vocab_size}; is it another model's?"
+                "{source}: token {position} of row {index} is {id}, outside of the vocabulary of {vocab_size}; is it \
+                 another model's?"
             )));
         }
         if let Some(most) = positions.filter(|&most| row.len() > most) {

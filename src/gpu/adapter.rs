@@ -5,8 +5,10 @@ use wgpu::{Backends, DeviceType};
 use crate::error::{Error, Result};
 
 /// What to do where there is no adapter.
-const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install \
-    mesa-vulkan-drivers libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vulkan-swrast vulkan-icd-loader)";
+const NO_ADAPTER: &str = "no GPU adapter found: install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: \
+     apt-get install \
+    mesa-vulkan-drivers libvulkan1; Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S \
+    vulkan-swrast vulkan-icd-loader)";
 
 /// What `devices` prints of an adapter.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -62,7 +64,8 @@ pub fn no_adapter() -> Error {
         .map(|info| format!("{} ({})", info.name, info.backend))
         .collect();
     Error::NoAdapter(format!(
-        "no adapter matches {}; without that there are: {}. {BACKEND} takes vulkan, metal or dx12, {NAME} a part of a name",
+        "no adapter matches {}; without that there are: {}. {BACKEND} takes vulkan, metal or dx12, {NAME} a part of a \
+         name",
         asked.join(" and "),
         there.join(", ")
     ))

@@ -6,7 +6,8 @@ use crate::error::Error;
 
 pub(super) fn out_of_memory(what: &str) -> Error {
     Error::OutOfMemory(format!(
-        "the GPU has too little memory for {what}; give --max-gpu-memory what it has to spare, shorten the sequences, or choose another --device"
+        "the GPU has too little memory for {what}; give --max-gpu-memory what it has to spare, shorten the sequences, \
+         or choose another --device"
     ))
 }
 

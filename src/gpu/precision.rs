@@ -46,7 +46,8 @@ impl MatrixUnits {
         let info = adapter.get_info();
         let refused = |missing: &str| {
             Error::Usage(format!(
-                "--precision f16-matrix: {} {missing}; leave --precision out, or choose another --device (`slicegpt-gpu devices` lists features)",
+                "--precision f16-matrix: {} {missing}; leave --precision out, or choose another --device \
+                 (`slicegpt-gpu devices` lists features)",
                 info.name
             ))
         };

@@ -212,7 +212,8 @@ impl Gpu {
         let size = super::pool::rounded(size);
         if size > self.adapter().max_buffer_size {
             return Err(Error::OutOfMemory(format!(
-                "a matrix of {size} bytes exceeds the largest buffer of {} ({} bytes); shorten the sequences, or choose another --device",
+                "a matrix of {size} bytes exceeds the largest buffer of {} ({} bytes); shorten the sequences, or \
+                 choose another --device",
                 self.adapter().name,
                 self.adapter().max_buffer_size
             )));
@@ -246,7 +247,8 @@ impl Gpu {
         }
         if over() {
             return Err(Error::OutOfMemory(format!(
-                "the work needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked for; raise the ceiling \
+                "the work needs more GPU memory than it may take: {} bytes are in use and {bytes} more were asked \
+                 for; raise the ceiling \
                  (--max-gpu-memory), or shorten the sequences",
                 self.pool.memory().held
             )));

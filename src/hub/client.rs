@@ -207,13 +207,18 @@ impl<'a> Client<'a> {
             if self.settings.token.is_some() { "the token that is set has no access to it" } else { "no token is set" };
         self.bad(match (response.status().as_u16(), code) {
             (_, "GatedRepo") | (403, _) => format!(
-                "the repository is gated, and {token}: accept its terms at {endpoint}/{repository}, then log in with `hf auth login` or set HF_TOKEN"
+                "the repository is gated, and {token}: accept its terms at {endpoint}/{repository}, then log in with \
+                 `hf auth login` or set HF_TOKEN"
             ),
             (_, "RevisionNotFound") => format!("the repository has no revision {:?}", self.name.revision()),
             (401, _) | (_, "RepoNotFound") => format!(
-                "no such file or directory, and no such repository at {endpoint}, or a private one, and {token}; check the name, or log in with `hf auth login` or set HF_TOKEN"
+                "no such file or directory, and no such repository at {endpoint}, or a private one, and {token}; \
+                 check the name, or log in with `hf auth login` or set HF_TOKEN"
             ),
-            (404, _) => format!("no such file or directory, and no such repository or revision at {endpoint}; check the name"),
+            (404, _) => format!(
+                "no such file or directory, and no such repository or revision at {endpoint}; check \
+                 the name"
+            ),
             (status, _) => format!("{endpoint} answers {status}; try again later"),
         })
     }

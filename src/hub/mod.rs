@@ -65,7 +65,8 @@ pub fn find(model: &Path, settings: &Settings, progress: &dyn Progress) -> Resul
             None => Err(Error::bad_file(
                 model,
                 format!(
-                    "no such file or directory, and {} cannot be reached to look for a repository of that name: {reason}",
+                    "no such file or directory, and {} cannot be reached to look for a repository of that name: \
+                     {reason}",
                     settings.endpoint
                 ),
             )),

@@ -71,7 +71,8 @@ impl Eigen {
             return Ok(self);
         }
         Err(Error::Numerical(format!(
-            "the eigendecomposition of width {n} failed its check: residual {residual:.1e}, orthogonality {orthogonality:.1e}, allowed {bound:.1e}"
+            "the eigendecomposition of width {n} failed its check: residual {residual:.1e}, orthogonality \
+             {orthogonality:.1e}, allowed {bound:.1e}"
         )))
     }
 

@@ -172,7 +172,8 @@ pub fn plan_batches(
     let most = gpu.rows_per_binding(widest.next_multiple_of(4) * 4);
     if let Some(longest) = rows.iter().map(Vec::len).max().filter(|&longest| longest > most) {
         return Err(Error::Usage(format!(
-            "a sequence of {longest} tokens exceeds the {most} that one binding of {} holds for this model; shorten the sequences (--cal-max-seqlen, --ppl-eval-seqlen, --seqlen)",
+            "a sequence of {longest} tokens exceeds the {most} that one binding of {} holds for this model; shorten \
+             the sequences (--cal-max-seqlen, --ppl-eval-seqlen, --seqlen)",
             gpu.adapter().name
         )));
     }

@@ -293,7 +293,8 @@ impl Config {
                  stream, which no rotation of the stream passes through; cut heads, channels, layers or tokens instead",
             ),
             () if self.architecture.names.embedding_norm.is_some() => Err(
-                "the width of this model cannot be cut: the norm after its embedding has parameters that no rotation of \
+                "the width of this model cannot be cut: the norm after its embedding has parameters that no rotation \
+                 of \
                  the residual stream passes through; cut channels or layers instead",
             ),
             () => Ok(()),
@@ -438,7 +439,8 @@ fn reason(name: &str, value: &Value) -> String {
                 .and_then(Value::as_str)
                 .map_or(String::new(), |method| format!(" ({method})"));
             format!(
-                "the weights are quantised{method}; give the checkpoint that they were made of, or dequantize() them in transformers and save that"
+                "the weights are quantised{method}; give the checkpoint that they were made of, or dequantize() them \
+                 in transformers and save that"
             )
         }
         "configuration_files" => {

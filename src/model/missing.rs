@@ -20,14 +20,16 @@ impl WeightStore {
         let any = |words: &[&str]| names().find(|name| words.iter().any(|word| name.contains(word)));
         if let Some(lora) = any(&[".lora_A.", ".lora_B.", ".lora_embedding_A"]) {
             return format!(
-                "; the file has {lora}: it holds a LoRA adapter; merge it into its base model first, with PEFT's merge_and_unload()"
+                "; the file has {lora}: it holds a LoRA adapter; merge it into its base model first, with PEFT's \
+                 merge_and_unload()"
             );
         }
         if let Some((wrapper, whose)) =
             WRAPPERS.iter().find(|(wrapper, _)| names().any(|stored| stored.replace(wrapper, "") == name))
         {
             return format!(
-                "; the file has it with `{wrapper}` in its name, which {whose} puts there and transformers does not load either: save the model that is wrapped, or take \
+                "; the file has it with `{wrapper}` in its name, which {whose} puts there and transformers does not \
+                 load either: save the model that is wrapped, or take \
                  `{wrapper}` out of the names"
             );
         }
@@ -41,7 +43,8 @@ impl WeightStore {
         }
         if let Some((number, count)) = self.only_shard() {
             return format!(
-                "; this file is shard {number} of {count}: give the directory that has all of them and model.safetensors.index.json"
+                "; this file is shard {number} of {count}: give the directory that has all of them and \
+                 model.safetensors.index.json"
             );
         }
         if let Some(foreign) = any(&["tok_embeddings.weight", ".attention.wq.", ".feed_forward.w1."]) {
@@ -54,7 +57,8 @@ impl WeightStore {
         }
         self.layers_there().map_or(String::new(), |count| {
             format!(
-                "; the files have {count} layers, where config.json says {}: one of them is not this model's, or not whole",
+                "; the files have {count} layers, where config.json says {}: one of them is not this model's, or not \
+                 whole",
                 self.config.layers.len()
             )
         })
@@ -70,7 +74,8 @@ impl WeightStore {
     fn why_no_head(&self) -> String {
         if let Some(head) = self.classifier() {
             return format!(
-                "; this is a classifier ({head}), which has no head that writes text: only models with one can be sliced"
+                "; this is a classifier ({head}), which has no head that writes text: only models with one can be \
+                 sliced"
             );
         }
         let class = self
@@ -80,7 +85,8 @@ impl WeightStore {
             .and_then(|names| names.get(0)?.as_str())
             .map_or(String::new(), |class| format!(" ({class})"));
         format!(
-            "; the files have no head{class}, and config.json does not tie it to the embedding: if it is the embedding, set \"tie_word_embeddings\": true there"
+            "; the files have no head{class}, and config.json does not tie it to the embedding: if it is the \
+             embedding, set \"tie_word_embeddings\": true there"
         )
     }
 

@@ -92,7 +92,10 @@ impl Pruning {
                 let chosen =
                     layer.experts.as_mut().filter(|experts| (experts.chosen..=experts.count).contains(&number));
                 let experts = chosen.ok_or_else(|| {
-                    bad(format!("layer {index} has {number} experts; expected as many as a token goes to, and no more than before"))
+                    bad(format!(
+                        "layer {index} has {number} experts; expected as many as a token goes to, and no more \
+                         than before"
+                    ))
                 })?;
                 experts.count = number;
             }

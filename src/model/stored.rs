@@ -106,7 +106,8 @@ impl WeightStore {
             return Ok(());
         }
         let note = format!(
-            "config.json ties the head to the embedding, but {head} differs from {embedding}: it is used as it is, as transformers does; \
+            "config.json ties the head to the embedding, but {head} differs from {embedding}: it is used as it is, as \
+             transformers does; \
              \"tie_word_embeddings\": false in config.json says so without this warning"
         );
         self.notes.push(note);

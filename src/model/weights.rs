@@ -51,7 +51,8 @@ impl WeightStore {
             let others = store.checkpoint.names().filter(|name| part.is_other(name)).count();
             let (whole, text) = (part.model_type, store.config.architecture.model_type);
             store.notes.push(format!(
-                "of this {whole}, the text part is taken, a {text}: {others} tensors of other parts are left out of what \
+                "of this {whole}, the text part is taken, a {text}: {others} tensors of other parts are left out of \
+                 what \
                  is written"
             ));
         }

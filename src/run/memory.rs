@@ -208,7 +208,8 @@ impl RunPlan {
         let Ceilings { gpu_bytes, host_bytes, shared } = self.ceilings;
         let advice = |phase: &str| match phase {
             "sample" => {
-                "sampling the calibration holds all weights on the GPU: raise it, give --calibration FILE, or lower --cal-max-seqlen"
+                "sampling the calibration holds all weights on the GPU: raise it, give --calibration FILE, or lower \
+                 --cal-max-seqlen"
             }
             _ => "raise it, or lower --cal-max-seqlen, --cal-nsamples or --ppl-eval-seqlen",
         };

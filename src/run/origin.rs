@@ -118,7 +118,8 @@ mod tests {
     fn terms_and_languages_are_read_however_they_are_written() {
         for matter in [
             "license: other\nlicense_name: \"own: 1.0\"\nlicense_link: LICENSE\nlanguage:\n- en\n- \"no\"\ntags:\n- x",
-            "# said\nlanguage: [en, 'no']\nlicense: 'other' # not free\nlicense_name: 'own: 1.0'\nlicense_link: LICENSE # here",
+            "# said\nlanguage: [en, 'no']\nlicense: 'other' # not free\nlicense_name: 'own: 1.0'\nlicense_link: \
+             LICENSE # here",
             "license: other\r\nlicense_link: LICENSE\r\nlicense_name: 'own: 1.0'\r\nlanguage:\r\n  - en\r\n  - no\r\n",
         ] {
             let found = card(matter);

@@ -91,7 +91,8 @@ model = AutoModelForCausalLM.from_pretrained(\".\")
 tokenizer = AutoTokenizer.from_pretrained(\".\")
 ```
 
-`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this program:
+`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this \
+program:
 ";
 
 /// How one is loaded whose layers differ.
@@ -105,6 +106,7 @@ model = AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(\".\")
 ```
 
-`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, if the original is a llama or a mistral. In this \
+`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, if the original is a llama or a mistral. In \
+this \
 program:
 ";

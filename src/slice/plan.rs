@@ -52,7 +52,8 @@ impl Plan {
         let stock = options.basis == Basis::SHARED && config.has_stock_form();
         if !stock && !config.has_windows_of_class() {
             return Err(Error::Usage(format!(
-                "layer_types: every layer of a sliced {} has the sliding window; give --basis shared, whose result is an \
+                "layer_types: every layer of a sliced {} has the sliding window; give --basis shared, whose result is \
+                 an \
                  ordinary checkpoint with this list",
                 config.architecture.model_type
             )));
@@ -169,7 +170,8 @@ fn untied(config: &Config, basis: Basis) -> String {
 
 fn unreachable_share(share: f64, options: &Options, interval: usize) -> Error {
     Error::Usage(format!(
-        "--target-parameters {:+}%: no width that is a multiple of {interval} removes that much with --basis {}; ask for less{}",
+        "--target-parameters {:+}%: no width that is a multiple of {interval} removes that much with --basis {}; ask \
+         for less{}",
         -100.0 * share,
         options.basis,
         if interval > 1 { " or give a smaller --round-interval" } else { "" }

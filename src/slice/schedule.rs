@@ -18,7 +18,8 @@ const ROUND_INTERVAL: usize = 8;
 pub fn sliced_width(hidden_size: usize, sparsity: f64, round_interval: usize) -> Result<usize> {
     if !(0.0..1.0).contains(&sparsity) || round_interval == 0 {
         return Err(Error::Usage(format!(
-            "--sparsity {sparsity} and --round-interval {round_interval}: expected 0 <= sparsity < 1 and an interval of at least 1"
+            "--sparsity {sparsity} and --round-interval {round_interval}: expected 0 <= sparsity < 1 and an interval \
+             of at least 1"
         )));
     }
     let exact = (1.0 - sparsity) * hidden_size as f64;
@@ -26,7 +27,8 @@ pub fn sliced_width(hidden_size: usize, sparsity: f64, round_interval: usize) ->
     let rounded = width - width % round_interval;
     if rounded == 0 {
         return Err(Error::Usage(format!(
-            "--sparsity {sparsity} with --round-interval {round_interval} leaves nothing of hidden_size {hidden_size}; lower either"
+            "--sparsity {sparsity} with --round-interval {round_interval} leaves nothing of hidden_size \
+             {hidden_size}; lower either"
         )));
     }
     Ok(rounded)

@@ -32,7 +32,8 @@ fn cards_begin_with_what_the_hub_reads_terms_and_measurements_included() {
         let scene = Scene::new(LLAMA);
         scene.put(
             "model/README.md",
-            "---\nlicense: other\nlicense_name: own-1\nlicense_link: https://example.org/l\nlanguage:\n- en\n- no\ntags:\n- \
+            "---\nlicense: other\nlicense_name: own-1\nlicense_link: https://example.org/l\nlanguage:\n- en\n- \
+             no\ntags:\n- \
              a\n---\n# Text\n",
         );
         let card = card(&scene, command);

@@ -34,7 +34,8 @@ fn every_subcommand_says_that_a_head_is_not_the_embedding() {
     ] {
         let said = program(arguments);
         assert_eq!(said.code, Some(0), "{said:?}");
-        let warning = "warning: config.json ties the head to the embedding, but lm_head.weight differs from model.embed_tokens.weight: it is used";
+        let warning = "warning: config.json ties the head to the embedding, but lm_head.weight differs from \
+             model.embed_tokens.weight: it is used";
         assert!(said.err.contains(warning), "{said:?}");
     }
     // The result has a head of its own, and says so.

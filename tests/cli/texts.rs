@@ -115,7 +115,8 @@ fn words_of_conversations(scene: &Scene) {
             "pair": [], "special_tokens": { "w3": { "id": "w3", "ids": [3], "tokens": ["w3"] } }
         }
     }));
-    let template = "{% for m in messages %}w1 {{ 'w4' if m.role == 'system' else 'w5' }} {{ m.content }} w2 {% endfor %}{{ 'w6' if add_generation_prompt }}";
+    let template = "{% for m in messages %}w1 {{ 'w4' if m.role == 'system' else 'w5' }} {{ m.content }} w2 \
+         {% endfor %}{{ 'w6' if add_generation_prompt }}";
     scene.put("model/tokenizer_config.json", json!({ "chat_template": template }).to_string());
 }
 

@@ -83,7 +83,8 @@ fn covariance_keeps_small_eigenvalues_beside_massive_activations() {
     {
         for (found, plain) in excess_losses(&tokens_with_massive_activations(massive, fall), &[64, 96, 112]) {
             println!(
-                "{massive:?}, falling by {fall}: energy lost in excess {found:.1e}, with one running f32 sum {plain:.1e}"
+                "{massive:?}, falling by {fall}: energy lost in excess {found:.1e}, with one running f32 sum \
+                 {plain:.1e}"
             );
             assert!(found <= 1e-5, "{massive:?}, {fall}: {found:.2e} more than the least loss");
             assert!(plain > 1e-5, "a running sum loses only {plain:.2e}, so the test proves nothing");

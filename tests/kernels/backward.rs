@@ -64,7 +64,8 @@ fn gradients_of_norms_match_reference_at_awkward_widths_and_scales() {
                 };
                 check(
                     &format!(
-                        "norm_backward {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters {parameters} ({reason})",
+                        "norm_backward {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters \
+                         {parameters} ({reason})",
                         scale = values[0]
                     ),
                     error(&download(&gpu, &dx), &expected, scale),

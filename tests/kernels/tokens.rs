@@ -54,7 +54,8 @@ fn norms_match_reference_at_awkward_widths_and_scales() {
                     let most = expected.amax().max(1.0);
                     check(
                         &format!(
-                            "norm {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters {parameters} ({reason})"
+                            "norm {kind:?} [{tokens}, {width}] of {norm_width} times {scale}, parameters {parameters} \
+                             ({reason})"
                         ),
                         error(&download(&gpu, &y), &expected, |_, _| most),
                         norm_tolerance(width),

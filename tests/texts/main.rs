@@ -92,7 +92,8 @@ fn every_form_of_rows_is_the_text_that_it_holds() {
     let below = "Below is an instruction that describes a task";
     let request = "Write a response that appropriately completes the request.";
     let with_input = format!(
-        "{below}, paired with an input that provides further context. {request}\n\n### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Response:\n3"
+        "{below}, paired with an input that provides further context. {request}\n\n### Instruction:\nAdd.\n\n### \
+         Input:\n1, 2\n\n### Response:\n3"
     );
     let without = format!("{below}. {request}\n\n### Instruction:\nWait.\n\n### Response:\n...");
     let lines = |rows: &[Value]| rows.iter().map(|row| row.to_string() + "\n").collect::<String>();

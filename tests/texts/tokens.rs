@@ -16,7 +16,8 @@ fn token_rows_are_read_in_each_form_and_what_says_the_same_is_no_hindrance() {
         (
             "tokens.json",
             "{\"input_ids\": [[1, 2, 3], [4, 5]], \"attention_mask\": [[1, 1, 1], [1, 1]], \
-             \"position_ids\": [[0, 1, 2], [0, 1]], \"labels\": [[-100, 2, 3], [4, 5]], \"text\": [\"x\", \"y\"], \"source\": \"here\", \"seed\": 1}",
+             \"position_ids\": [[0, 1, 2], [0, 1]], \"labels\": [[-100, 2, 3], [4, 5]], \"text\": [\"x\", \"y\"], \
+             \"source\": \"here\", \"seed\": 1}",
         ),
         (
             "tokens.json",

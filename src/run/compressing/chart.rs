@@ -33,7 +33,8 @@ pub fn draw(curves: &[Curve], cuts: &[(Axis, f64)]) -> String {
         let _ = writeln!(
             svg,
             "<path d=\"M{LEFT} {up:.1}H{RIGHT}\" stroke=\"#ddd\"/>\n<text x=\"{:.1}\" y=\"{:.1}\" \
-             text-anchor=\"end\">{kl:.2}</text>\n<text x=\"{across:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{:.0} %</text>",
+             text-anchor=\"end\">{kl:.2}</text>\n<text x=\"{across:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{:.0} \
+             %</text>",
             LEFT - 6.0,
             up + 4.0,
             BOTTOM + 16.0,

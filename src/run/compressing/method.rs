@@ -115,7 +115,8 @@ impl Method for Compress {
 
     fn warnings(&self, model: &Model) -> Vec<String> {
         let words = model.whole_vocabulary().map(|_| {
-            "perplexity, KL and top tokens are compared with the original over the tokens that are left, which a text is \
+            "perplexity, KL and top tokens are compared with the original over the tokens that are left, which a text \
+             is \
              written with otherwise; bits per byte are compared with the original as it is"
                 .to_owned()
         });
@@ -160,7 +161,8 @@ impl Method for Compress {
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<Snapshot> {
         if rows.len() < 2 {
-            let reason = "one sequence to calibrate on: at least two are needed, as one is measured on and not fitted to; \
+            let reason = "one sequence to calibrate on: at least two are needed, as one is measured on and not fitted \
+                 to; \
                           give more text, or lower --cal-max-seqlen";
             return Err(Error::BadTokens(reason.into()));
         }

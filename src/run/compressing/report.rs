@@ -200,7 +200,8 @@ impl Section for CompressReport {
             "larger: both together are smaller still"
         };
         format!(
-            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf --type \
+            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf \
+             --type \
              q8_0) it takes {quantised}, {rest}\n"
         )
     }
@@ -226,7 +227,8 @@ impl Section for CompressReport {
         let cut: Vec<String> = cut.chain(words).collect();
         format!(
             "# {original}, smaller\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} \
-             measured what each axis costs to cut, cut {}, and fitted the weights to the original by least squares.\n\n",
+             measured what each axis costs to cut, cut {}, and fitted the weights to the original by least \
+             squares.\n\n",
             self.model_type,
             self.percent_removed,
             cut.join(", ")
@@ -236,7 +238,8 @@ impl Section for CompressReport {
     fn card_findings(&self) -> String {
         let name = chart::NAME;
         format!(
-            "\n\n![What each axis costs to cut: KL divergence from the original by the share that leaves]({name})\n\nEach \
+            "\n\n![What each axis costs to cut: KL divergence from the original by the share that \
+             leaves]({name})\n\nEach \
              axis alone, on part of the calibration; the line is what was cut."
         )
     }

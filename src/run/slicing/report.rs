@@ -252,13 +252,15 @@ model = AutoModelForCausalLM.from_pretrained(\".\")
 tokenizer = AutoTokenizer.from_pretrained(\".\")
 ```
 
-`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this program:
+`slicegpt-gpu export . --format gguf` makes a file for llama.cpp of it, where that knows the architecture. In this \
+program:
 ";
 
 /// How a checkpoint with shortcuts is loaded.
 const SLICED: &str = "
 
-The tensors have their original names; norms are fused into the weights beside them. `attn_shortcut_Q` and `mlp_shortcut_Q`, where there are any, \
+The tensors have their original names; norms are fused into the weights beside them. `attn_shortcut_Q` and \
+`mlp_shortcut_Q`, where there are any, \
 carry the residual past a block, x · Q. Norms divide by `slicing.norm_width` of config.json.
 
 In transformers, with the Python files beside this one:

@@ -28,7 +28,11 @@ pub fn target(config: &Config) -> Result<Gguf> {
         return refuse(format!("only {} can", known.join(", ")));
     };
     if config.slicing.is_some() {
-        return refuse("sliced with a basis of its own for each layer, which llama.cpp has no form for; slice with `run --basis shared`".into());
+        return refuse(
+            "sliced with a basis of its own for each layer, which llama.cpp has no form for; slice with \
+             `run --basis shared`"
+                .into(),
+        );
     }
     let own = &architecture.gguf_own;
     if config.activation != own.activation {
@@ -209,7 +213,8 @@ pub fn metadata(
         Scaling::Other if target.frequency_factors => add("rope.scaling.type", text("none")),
         Scaling::Other => {
             return Err(Error::Usage(format!(
-                "{} cannot be exported as gguf: llama.cpp scales its rotary frequencies by linear and by plain yarn rules alone",
+                "{} cannot be exported as gguf: llama.cpp scales its rotary frequencies by linear and by plain yarn \
+                 rules alone",
                 config.architecture.model_type
             )));
         }
@@ -245,7 +250,8 @@ fn context_length(config: &Config, notes: &mut Vec<String>) -> usize {
     let window = windows.min().unwrap_or(usize::MAX);
     if window < config.max_position_embeddings {
         notes.push(format!(
-            "context_length is {window}, the model's sliding window, instead of {}: llama.cpp has no windows for this architecture, and beyond one it would compute something else",
+            "context_length is {window}, the model's sliding window, instead of {}: llama.cpp has no windows for this \
+             architecture, and beyond one it would compute something else",
             config.max_position_embeddings
         ));
     }

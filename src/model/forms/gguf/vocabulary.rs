@@ -111,14 +111,16 @@ impl Reader<'_> {
             Pieces::Bytes { composed } => {
                 if composed {
                     notes.push(
-                        "the tokenizer composes characters first (NFC), which llama.cpp does not: texts that are not composed become other tokens"
+                        "the tokenizer composes characters first (NFC), which llama.cpp does not: texts that are not \
+                         composed become other tokens"
                             .into(),
                     );
                 }
                 let found = pre_tokenizer(&self.file);
                 let pre = pre.or(found).ok_or_else(|| {
                     self.bad(format!(
-                        "cuts text into words in a way that has no known name in llama.cpp: {}; --tokenizer-pre NAME gives one, --no-tokenizer leaves the vocabulary out",
+                        "cuts text into words in a way that has no known name in llama.cpp: {}; --tokenizer-pre NAME \
+                         gives one, --no-tokenizer leaves the vocabulary out",
                         brief(&self.file.pre_tokenizer)
                     ))
                 })?;
@@ -143,7 +145,8 @@ impl Reader<'_> {
                 let (scores, other) = scores(&merges, &ids, tokens.len());
                 if other > 0 {
                     notes.push(format!(
-                        "{other} pairs of pieces make a token without a merge that says so: llama.cpp merges them, and may cut some words otherwise"
+                        "{other} pairs of pieces make a token without a merge that says so: llama.cpp merges them, \
+                         and may cut some words otherwise"
                     ));
                 }
                 add("model", text("llama"));
