@@ -176,7 +176,7 @@ fn an_unknown_model_type_is_refused_with_the_known_ones() {
     let message = refusal(with(llama(), json!({ "model_type": "foo" })));
     assert_eq!(
         message,
-        "unknown model_type \"foo\" in DIR/config.json; known: llama, mistral, qwen2, qwen3, smollm3, granite, starcoder2, phi, phi3, opt, gpt2, gptj, gpt_neox"
+        "unknown model_type \"foo\" in DIR/config.json; known: llama, mistral, qwen2, qwen3, smollm3, granite, starcoder2, phi, phi3, opt, gpt2, gptj, gpt_neox, qwen2_moe, qwen3_moe, mixtral"
     );
     for near in ["Llama", "llama ", "llama2", "gemma", "sliced_foo", "sliced_sliced_llama", ""] {
         assert!(refusal(with(llama(), json!({ "model_type": near }))).contains("unknown model_type"), "{near}");

@@ -22,6 +22,7 @@ const VALUES: &[(&str, &str)] = &[
     ("dtype", "bf16"),
     ("effort", "quick"),
     ("eval", "other.txt"),
+    ("experts", "0.4"),
     ("final_orientation", "random"),
     ("global", ""),
     ("importance", "l1"),
@@ -47,7 +48,8 @@ const VALUES: &[(&str, &str)] = &[
 ];
 
 /// Options that are another way to give the value of one, which is compared.
-const OTHER_NAMES: &[(&str, &str)] = &[("attention", "groups"), ("keep", "target_parameters"), ("mlp", "groups")];
+const OTHER_NAMES: &[(&str, &str)] =
+    &[("attention", "groups"), ("experts", "ratio"), ("keep", "target_parameters"), ("mlp", "groups")];
 
 fn request(arguments: &[&str]) -> Option<Map<String, Value>> {
     let arguments = [&["slicegpt-gpu"], arguments].concat();
@@ -87,6 +89,8 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
             let others = |fields: &Map<String, Value>| {
                 let mut fields = fields.clone();
                 let goal = |name: &str| sizes && ["sparsity", "target_parameters"].contains(&name);
+                // Which share it is is said by what leaves.
+                fields.retain(|name, _| !(id == "experts" && name == "groups"));
                 fields.retain(|name, _| name != id && name != field && name != "output" && !goal(name));
                 fields
             };
