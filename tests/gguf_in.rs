@@ -102,14 +102,7 @@ fn what_export_writes_is_read_as_the_same_model() {
         "llama_gelu",
         "llama_gelu_pytorch_tanh",
         "qwen3_bias",
-        // Gates that are not divided by their sum, and layers that are no mixtures among others.
         "qwen2_moe_dense_between",
-        "qwen3_moe_dense_between",
-        "qwen3_moe_every_second",
-        "qwen3_moe_plain_tied",
-        "qwen3_moe_top_1",
-        "qwen3_moe_top_all",
-        "qwen3_moe_window",
         "gemma_untied",
         "gemma2_no_caps",
         "gemma2_final_cap",
@@ -119,6 +112,8 @@ fn what_export_writes_is_read_as_the_same_model() {
         "gemma3_multimodal",
         "olmo2_tied",
     ];
+    // Others have gates that are not divided by their sum, or dense layers in between.
+    let mixtures = ["qwen3_moe_normalised", "qwen3_moe_one_tensor"];
     let untold = ["llama_rope_yarn_attention_factor", "llama_rope_yarn_betas", "llama_rope_yarn_mscale"];
     let directory = tempfile::tempdir().expect("a directory");
     let mut count = 0;
@@ -132,7 +127,8 @@ fn what_export_writes_is_read_as_the_same_model() {
         let original = Model::open(&path).expect("a model");
         let file = directory.path().join("x.gguf");
         let exported = export(&original, GgufType::F32, &file);
-        if refused.contains(&name.as_str()) {
+        let odd = name.starts_with("qwen3_moe") && !mixtures.contains(&name.as_str());
+        if odd || refused.contains(&name.as_str()) {
             assert!(exported.is_err(), "{name}");
             continue;
         }

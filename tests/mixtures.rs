@@ -169,6 +169,15 @@ fn what_a_config_leaves_out_is_what_the_classes_of_transformers_take() {
     }
 }
 
+#[test]
+fn more_experts_than_the_files_have_are_missed_by_number() {
+    let directory = support::copy_of("qwen3_moe_normalised");
+    support::set_fields(directory.path(), &[("num_local_experts", json!(8))]);
+    let Err(error) = Model::open(directory.path()) else { panic!("a model with two experts that are not there") };
+    let error = error.to_string();
+    assert!(error.contains("gate.weight") && error.contains("the files have 6 experts in this layer"), "{error}");
+}
+
 /// Query heads, key-value heads, their width, and that of MLPs.
 struct LayerSizes([usize; 4]);
 

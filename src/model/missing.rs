@@ -55,6 +55,9 @@ impl WeightStore {
         if name == Names::of(&self.config).head() {
             return self.why_no_head();
         }
+        if let Some(count) = self.experts_there(name) {
+            return format!("; the files have {count} experts in this layer, which is not what config.json says");
+        }
         self.layers_there().map_or(String::new(), |count| {
             format!(
                 "; the files have {count} layers, where config.json says {}: one of them is not this model's, or not \
@@ -95,6 +98,18 @@ impl WeightStore {
         ["score.weight", "classifier.weight", "qa_outputs.weight"]
             .into_iter()
             .find(|name| self.checkpoint.tensor(name).is_some())
+    }
+
+    /// How many experts the files have in the layer of this expert's tensor, where it is one.
+    fn experts_there(&self, name: &str) -> Option<usize> {
+        let marker = format!(".{}.", self.config.architecture.mixture?.experts);
+        let (layer, _) = name.split_once(&marker)?;
+        let number = |name: &str| {
+            let (found, rest) = name.split_once(&marker)?;
+            let expert = rest.split('.').next()?.parse::<usize>().ok();
+            expert.filter(|_| layer.ends_with(found))
+        };
+        Some(self.checkpoint.names().filter_map(number).max()? + 1)
     }
 
     /// How many layers the files have, where config.json says something else.

@@ -38,6 +38,7 @@ const VALUES: &[(&str, &str)] = &[
     ("dtype", "bf16"),
     ("effort", "quick"),
     ("eval", "other.txt"),
+    ("experts", "0.4"),
     ("final_orientation", "random"),
     ("global", ""),
     ("importance", "l1"),
@@ -72,6 +73,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("block_attention_layer_start", "layers"),
     ("block_mlp_layer_end", "layers"),
     ("block_mlp_layer_start", "layers"),
+    ("experts", "ratio"),
     ("keep", "target_parameters"),
     ("mlp", "groups"),
     ("pruner_type", "importance"),
@@ -118,6 +120,8 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
             let others = |fields: &Map<String, Value>| {
                 let mut fields = fields.clone();
                 let goal = |name: &str| sizes && ["sparsity", "target_parameters"].contains(&name);
+                // Which share it is is said by what leaves.
+                fields.retain(|name, _| !(id == "experts" && name == "groups"));
                 fields.retain(|name, _| name != id && name != field && name != "output" && !goal(name));
                 fields
             };
