@@ -192,7 +192,8 @@ fn small(model_type: &str) -> Value {
 
 #[test]
 fn what_a_row_has_no_maths_for_is_refused_by_name() {
-    let mpt = json!({ "model_type": "mpt", "d_model": 24, "n_heads": 4, "n_layers": 2, "vocab_size": 67, "max_seq_len": 40 });
+    let mpt =
+        json!({ "model_type": "mpt", "d_model": 24, "n_heads": 4, "n_layers": 2, "vocab_size": 67, "max_seq_len": 40 });
     let bloom = json!({ "model_type": "bloom", "hidden_size": 24, "n_head": 4, "n_layer": 2, "vocab_size": 67 });
     let falcon = json!({ "model_type": "falcon", "hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 67 });
     let neo = json!({ "model_type": "gpt_neo", "hidden_size": 24, "num_heads": 4, "num_layers": 2, "vocab_size": 67,
@@ -209,10 +210,18 @@ fn what_a_row_has_no_maths_for_is_refused_by_name() {
         (&mpt, attention(json!({ "attn_type": "multiquery_attention" })), "attn_config.attn_type"),
         (&mpt, json!({ "no_bias": false }), "no_bias"),
         (&mpt, json!({ "expansion_ratio": 2 }), "expansion_ratio"),
-        (&bloom, json!({ "apply_residual_connection_post_layernorm": true }), "apply_residual_connection_post_layernorm"),
+        (
+            &bloom,
+            json!({ "apply_residual_connection_post_layernorm": true }),
+            "apply_residual_connection_post_layernorm",
+        ),
         (&falcon, json!({ "num_ln_in_parallel_attn": 2 }), "num_ln_in_parallel_attn"),
         (&falcon, json!({ "new_decoder_architecture": true, "parallel_attn": false }), "parallel_attn"),
-        (&falcon, json!({ "new_decoder_architecture": true, "num_ln_in_parallel_attn": 3 }), "new_decoder_architecture"),
+        (
+            &falcon,
+            json!({ "new_decoder_architecture": true, "num_ln_in_parallel_attn": 3 }),
+            "new_decoder_architecture",
+        ),
         (&small("gemma"), json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention"),
         (&small("gemma3_text"), json!({ "attn_logit_softcapping": 50.0 }), "attn_logit_softcapping"),
         (&small("gemma2"), json!({ "final_logit_softcapping": -3.0 }), "final_logit_softcapping"),
@@ -223,12 +232,19 @@ fn what_a_row_has_no_maths_for_is_refused_by_name() {
         let message = refusal(with(base.clone(), change));
         assert!(message.contains(&format!("unsupported {field} = ")), "{message}");
     }
-    for types in [json!([[["global"], 3]]), json!([[["global", "other"], 1]]), json!("local"), json!([[["local"], 1e9]])] {
+    for types in
+        [json!([[["global"], 3]]), json!([[["global", "other"], 1]]), json!("local"), json!([[["local"], 1e9]])]
+    {
         let message = refusal(with(neo.clone(), json!({ "attention_types": types })));
         assert!(message.contains("attention_types: expected"), "{message}");
     }
+    let message = refusal(with(neo, json!({ "attention_layers": ["local"] })));
+    assert!(message.contains("attention_layers: expected"), "{message}");
+    let flat = json!({ "rope_parameters": { "rope_type": "default", "rope_theta": 5e3 } });
+    assert!(refusal(with(small("gemma3_text"), flat)).contains("rope_parameters: expected a section"));
     let longrope = |fields: Value| {
-        let section = with(json!({ "rope_type": "longrope", "long_factor": [1, 2, 3], "short_factor": [1, 1, 1] }), fields);
+        let section =
+            with(json!({ "rope_type": "longrope", "long_factor": [1, 2, 3], "short_factor": [1, 1, 1] }), fields);
         with(small("phi3"), json!({ "rope_scaling": section }))
     };
     parse(longrope(json!({}))).expect("a config");

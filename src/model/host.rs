@@ -56,7 +56,12 @@ impl<'a> HostMatrix<'a> {
         transposed: bool,
     ) -> Self {
         let rows = stored.len();
-        Self { rows, cols, element, source: Source::File { name, tensor, stored, transposed, element, scale: 1.0, norm: None } }
+        Self {
+            rows,
+            cols,
+            element,
+            source: Source::File { name, tensor, stored, transposed, element, scale: 1.0, norm: None },
+        }
     }
 
     /// This matrix times a factor: of f32 values, unless it is 1.

@@ -386,7 +386,14 @@ impl LayerContext<'_> {
         let shape = spec.attention_shape();
         if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
             for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
-                gpu.head_norm(qk.norm, qkv, norm.span(span, spec.head_dim), &norm.weight, norm.bias.as_ref(), config.head_norm_eps)?;
+                gpu.head_norm(
+                    qk.norm,
+                    qkv,
+                    norm.span(span, spec.head_dim),
+                    &norm.weight,
+                    norm.bias.as_ref(),
+                    config.head_norm_eps,
+                )?;
             }
         }
         if let Some((span, table)) = self.turned() {

@@ -1,10 +1,6 @@
 //! Why a tensor that a config calls for is not in the files, and what to do: only for messages.
 
-use super::{
-    config::Config,
-    tensors::Names,
-    weights::WeightStore,
-};
+use super::{config::Config, tensors::Names, weights::WeightStore};
 use crate::checkpoint::shard_of;
 
 /// What wrappers put into names, and whose they are.

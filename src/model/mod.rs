@@ -47,8 +47,8 @@ pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};
 pub use storage::{Rows, scatter, side_by_side};
 pub use stored::element_type;
-pub use vocabulary::Narrowing;
 pub use tensors::{Names, TensorSpec};
+pub use vocabulary::Narrowing;
 pub use weights::WeightStore;
 
 use crate::{

@@ -341,7 +341,8 @@ impl Numbers<'_> {
     ) -> Result<(Vec<f32>, Option<Long>, f64)> {
         const NAME: &str = "original_max_position_embeddings";
         // The field of the class counts, which is never without a value, whatever the section says.
-        let original = self.number(NAME, self.fields.get(NAME))?.unwrap_or(architecture.defaults.max_position_embeddings as f64);
+        let original =
+            self.number(NAME, self.fields.get(NAME))?.unwrap_or(architecture.defaults.max_position_embeddings as f64);
         if !(original >= 1.0 && original.fract() == 0.0 && original <= MAX_POSITIONS as f64) {
             return Err(Error::bad_file(self.path, format!("{NAME}: expected a whole number, found {original}")));
         }
@@ -354,7 +355,9 @@ impl Numbers<'_> {
                 let expected = format!("expected a positive number for each of {} pairs", plain.len());
                 Error::bad_file(self.path, format!("{}.{name}: {expected}", self.name))
             })?;
-            Ok::<_, Error>(plain.iter().zip(factors).map(|(frequency, factor)| 1.0 / (factor * (1.0 / frequency))).collect())
+            Ok::<_, Error>(
+                plain.iter().zip(factors).map(|(frequency, factor)| 1.0 / (factor * (1.0 / frequency))).collect(),
+            )
         };
         let factor = match self.optional("factor")? {
             Some(factor) => factor,

@@ -1,12 +1,7 @@
 //! Which tensor of a checkpoint is which of a model: names with or without their first part, heads of their own or the
 //! embedding's.
 
-use super::{
-    host::HostMatrix,
-    storage::Rows,
-    tensors::Names,
-    weights::WeightStore,
-};
+use super::{host::HostMatrix, storage::Rows, tensors::Names, weights::WeightStore};
 use crate::{
     checkpoint::{Dtype, Tensor},
     error::{Error, Result},
@@ -29,7 +24,8 @@ impl WeightStore {
         names.extend(bare.unwrap_or_default());
         if let Some(part) = self.config.part_of {
             let decoder = name.strip_prefix(architecture.names.prefix);
-            names.extend(decoder.into_iter().flat_map(|rest| part.decoders.iter().map(move |of| format!("{of}{rest}"))));
+            names
+                .extend(decoder.into_iter().flat_map(|rest| part.decoders.iter().map(move |of| format!("{of}{rest}"))));
             let head = Some(name).filter(|name| name.starts_with(architecture.names.head));
             names.extend(head.into_iter().flat_map(|head| part.heads.iter().map(move |of| format!("{of}{head}"))));
         }

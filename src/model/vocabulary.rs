@@ -6,13 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::{
-    Model,
-    config::Config,
-    storage::Rows,
-    tensors::Names,
-    weights::WeightStore,
-};
+use super::{Model, config::Config, storage::Rows, tensors::Names, weights::WeightStore};
 use crate::error::{Error, Result};
 
 /// The tokens that stay, and what is made of the others.

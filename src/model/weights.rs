@@ -93,9 +93,8 @@ impl WeightStore {
             "position_ids",
         ];
         let other = |name: &str| self.config.part_of.is_some_and(|part| part.is_other(name));
-        let lost = |name: &&str| {
-            !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end)) && !other(name)
-        };
+        let lost =
+            |name: &&str| !known.contains(*name) && !harmless.iter().any(|end| name.ends_with(end)) && !other(name);
         self.checkpoint.names().filter(lost).map(str::to_owned).collect()
     }
 

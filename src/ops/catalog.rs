@@ -1,10 +1,10 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, attention, attention_backward, bound, bound_backward, column_sums, copy_rows, covariance, divergence,
-    divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, sample, scale_tokens, subtract,
-    transpose,
+    activation, activation_backward, attention, attention_backward, bound, bound_backward, column_sums, copy_rows,
+    covariance, divergence, divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive,
+    gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, sample, scale_tokens,
+    subtract, transpose,
 };
 use crate::gpu::Kernel;
 

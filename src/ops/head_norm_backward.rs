@@ -52,7 +52,8 @@ impl Gpu {
         let head_dim = weight.cols();
         if span.end(head_dim) > x.cols()
             || ![1, span.heads].contains(&weight.rows())
-            || (d.rows(), d.cols()) != (x.rows(), x.cols()) {
+            || (d.rows(), d.cols()) != (x.rows(), x.cols())
+        {
             let found =
                 format!("{span:?} of {head_dim}, x [{}, {}], d [{}, {}]", x.rows(), x.cols(), d.rows(), d.cols());
             return Err(Error::shape("head_norm_backward", found));

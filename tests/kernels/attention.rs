@@ -34,7 +34,10 @@ pub fn scores(shape: AttentionShape) -> [(AttentionShape, &'static str); 4] {
         (AttentionShape { softcap: Some(0.8), ..shape }, "a soft-cap"),
         (AttentionShape { softcap: Some(200.0), ..shape }, "a soft-cap far beyond the scores"),
         (AttentionShape { alibi: Some(alibi), ..shape }, "linear biases"),
-        (AttentionShape { alibi: Some(Alibi { factor: 0.4, in_bf16: true, ..alibi }), ..shape }, "linear biases in bf16"),
+        (
+            AttentionShape { alibi: Some(Alibi { factor: 0.4, in_bf16: true, ..alibi }), ..shape },
+            "linear biases in bf16",
+        ),
     ]
 }
 
@@ -99,7 +102,8 @@ fn attention_matches_reference_for_every_kind_of_heads_and_windows() {
 fn attention_finds_heads_wherever_they_begin() {
     let gpu = support::gpu_unlimited();
     let span = |column| HeadSpan { column, heads: 4 };
-    let shape = AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
+    let shape =
+        AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
     compare(&gpu, &shape, (50, 125), None, &sequences([20, 30]), "values before queries, gaps between them");
 }
 

@@ -274,7 +274,8 @@ fn gradients_of_attention_match_reference_for_every_kind_of_heads_and_windows() 
         }
     }
     let span = |column| HeadSpan { column, heads: 4 };
-    let shape = AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
+    let shape =
+        AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
     attention(&gpu, &shape, 125, &[20, 30], "values before queries, gaps between them");
 }
 
@@ -299,8 +300,7 @@ fn bounds_and_their_gradients_match_reference_at_awkward_widths_and_limits() {
             check(&format!("bound {kind:?} [{tokens}, {width}] ({reason})"), off, 12.0 * ROUNDOFF);
             gpu.bound_backward_in_place(kind, &y, limit, &gpu_d).expect("bound_backward");
             let y = download(&gpu, &y);
-            let expected =
-                reference::bound_backward(kind, &y, f64::from(limit), &reference::matrix(tokens, width, &d));
+            let expected = reference::bound_backward(kind, &y, f64::from(limit), &reference::matrix(tokens, width, &d));
             let off = error(&download(&gpu, &gpu_d), &expected, |t, i| f64::from(d[t * width + i]).abs());
             check(&format!("bound_backward {kind:?} [{tokens}, {width}] ({reason})"), off, 6.0 * ROUNDOFF);
         }

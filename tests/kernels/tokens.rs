@@ -139,7 +139,8 @@ fn norms_of_heads_may_have_weights_of_their_own() {
             let [gpu_weight, gpu_bias] = [&weight, &bias].map(|values| upload(&gpu, values, heads, head_dim));
             gpu.head_norm(kind, &x, span, &gpu_weight, Some(&gpu_bias), 1e-5).expect("head_norm");
             let gpu_d = upload(&gpu, &d, tokens, width);
-            gpu.head_norm_backward_in_place(kind, &before, span, &gpu_weight, 1e-5, &gpu_d).expect("head_norm_backward");
+            gpu.head_norm_backward_in_place(kind, &before, span, &gpu_weight, 1e-5, &gpu_d)
+                .expect("head_norm_backward");
             let twin = reference::matrix(tokens, width, &values);
             let (mut expected, mut expected_d) = (twin.clone(), reference::matrix(tokens, width, &d));
             for head in 0..heads {

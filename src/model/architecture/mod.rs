@@ -193,9 +193,11 @@ pub enum Window {
         field: Option<&'static str>,
         interval: usize,
     },
-    /// Those that are "local" in this list of pairs, of names and of how often these are repeated; the size is in `size`.
+    /// Those that are "local" in this list of pairs, of names and of how often these are repeated, or in the list of all
+    /// layers, `each`, which counts more; the size is in `size`.
     Repeated {
         list: &'static str,
+        each: &'static str,
         size: (&'static str, usize),
     },
 }
@@ -204,7 +206,9 @@ pub enum Window {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
     /// 1 / sqrt(head_dim), or as scale_attn_weights and scale_attn_by_inverse_layer_idx say.
-    HeadDim { fields: bool },
+    HeadDim {
+        fields: bool,
+    },
     One,
     /// 1 / sqrt of this field, or of this number.
     InverseSqrt(&'static str, f64),

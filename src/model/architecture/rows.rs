@@ -94,10 +94,7 @@ pub(super) const fn gated(bias: Bias) -> [Weight; 3] {
 
 /// The two blocks of most models, whose attention and gated MLP may have biases.
 pub(super) const fn gated_blocks(heads: &'static [Weight], mlp: &'static [Weight]) -> [Block; 2] {
-    [
-        attention("input_layernorm", heads),
-        gated_mlp("post_attention_layernorm", mlp),
-    ]
+    [attention("input_layernorm", heads), gated_mlp("post_attention_layernorm", mlp)]
 }
 
 pub(super) const ATTENTION_BIAS: Bias = Field("attention_bias", false);
@@ -147,11 +144,8 @@ const MISTRAL: Architecture = Architecture {
 };
 
 /// Mistral by a name of its own, as which transformers takes it where layers differ in their windows.
-const MINISTRAL: Architecture = Architecture {
-    model_type: "ministral",
-    forms: Forms { stock: STOCK, ..BASE.forms },
-    ..MISTRAL
-};
+const MINISTRAL: Architecture =
+    Architecture { model_type: "ministral", forms: Forms { stock: STOCK, ..BASE.forms }, ..MISTRAL };
 
 const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
@@ -178,11 +172,7 @@ const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
     fields: QWEN2.fields,
     defaults: defaults::QWEN,
-    attention: AttentionSpec {
-        qk_norm: Some(QK_NORM),
-        head_dim: Some(128),
-        ..QWEN2.attention
-    },
+    attention: AttentionSpec { qk_norm: Some(QK_NORM), head_dim: Some(128), ..QWEN2.attention },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     forms: Forms {
         stock: STOCK,

@@ -1,9 +1,9 @@
 //! Rows whose attention may have linear biases in place of positions: falcon, bloom, mpt.
 
 use super::{
-    Alibi, Architecture, AttentionSpec, BASE, Block, EndsSpec, Fields, NormSpec, Order, Position, Role, Scale, Space,
-    Stems, Weight, Wiring,
+    Alibi, Architecture, AttentionSpec, BASE,
     Bias::{Always, Field, Never},
+    Block, EndsSpec, Fields, NormSpec, Order, Position, Role, Scale, Space, Stems, Weight, Wiring,
     rows::{GPT2_NAMES, LAYER_NORM, attention, mlp, plain},
 };
 use crate::model::{architecture::Bias, defaults};
@@ -95,11 +95,7 @@ pub(super) const BLOOM: Architecture = Architecture {
         ..BASE.fields
     },
     defaults: defaults::BLOOM,
-    names: Stems {
-        embedding: "word_embeddings",
-        embedding_norm: Some("word_embeddings_layernorm"),
-        ..GPT2_NAMES
-    },
+    names: Stems { embedding: "word_embeddings", embedding_norm: Some("word_embeddings_layernorm"), ..GPT2_NAMES },
     norm: LAYER_NORM,
     attention: AttentionSpec { position: Position::None, alibi: Alibi::Always, ..BASE.attention },
     ends: TIED,

@@ -1,8 +1,8 @@
 //! Gemma: norms whose stored weights are one less than what they multiply by, and embeddings times the root of the width.
 
 use super::{
-    Architecture, AttentionSpec, BASE, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position,
-    RopeLayers, RotaryPart, Scale, Weight, Window,
+    Architecture, AttentionSpec, BASE, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, RopeLayers,
+    RotaryPart, Scale, Weight, Window,
     rows::{ATTENTION_BIAS, EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, STOCK, gated_blocks, heads},
 };
 use crate::{
@@ -37,14 +37,7 @@ pub(super) const GEMMA: Architecture = Architecture {
 };
 
 const fn gguf(architecture: &'static str) -> Gguf {
-    Gguf {
-        architecture,
-        by_layer: None,
-        interleaved: false,
-        frequency_factors: false,
-        biases: &[],
-        other_widths: None,
-    }
+    Gguf { architecture, by_layer: None, interleaved: false, frequency_factors: false, biases: &[], other_widths: None }
 }
 
 const GGUF_OWN: GgufOwn = GgufOwn { activation: Activation::GeluTanh, tied: true, ..BASE.gguf_own };
@@ -67,7 +60,11 @@ const BLOCKS: &[Block] = &[
 
 pub(super) const GEMMA2: Architecture = Architecture {
     model_type: "gemma2",
-    fields: Fields { default_key_value_heads: Some(4), activation: ("hidden_activation", "gelu_pytorch_tanh"), ..GROUPED },
+    fields: Fields {
+        default_key_value_heads: Some(4),
+        activation: ("hidden_activation", "gelu_pytorch_tanh"),
+        ..GROUPED
+    },
     defaults: defaults::GEMMA2,
     norm: NORM,
     attention: AttentionSpec {

@@ -1,9 +1,10 @@
 //! Rows that differ from llama's in their norms: where these are, what they have for parameters, or what they span.
 
 use super::{
-    Affine, Architecture, AttentionSpec, BASE, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position,
-    QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Scale, Space, Weight, Window, Wiring,
+    Affine, Architecture, AttentionSpec, BASE,
     Bias::{Always, Field, Never},
+    Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart,
+    Scale, Space, Weight, Window, Wiring,
     rows::{
         EXPLICIT, FIELD_HEADS, GATED, GPT2_NAMES, GROUPED, LAYER_NORM, QK_NORM, STOCK, attention, gated_blocks,
         gated_mlp, heads, mlp, plain, rope,
@@ -109,12 +110,7 @@ pub(super) const COHERE: Architecture = Architecture {
             theta: 500_000.0,
             layers: RopeLayers::All,
         },
-        qk_norm: Some(QkNorm {
-            norm: Norm::Layer,
-            span: QkSpan::PerHead,
-            field: Some("use_qk_norm"),
-            ..QK_NORM
-        }),
+        qk_norm: Some(QkNorm { norm: Norm::Layer, span: QkSpan::PerHead, field: Some("use_qk_norm"), ..QK_NORM }),
         ..EXPLICIT
     },
     multipliers: Multipliers { logit_scale: Some(("logit_scale", 0.0625)), ..BASE.multipliers },
@@ -148,7 +144,7 @@ pub(super) const GPT_NEO: Architecture = Architecture {
     norm: LAYER_NORM,
     attention: AttentionSpec {
         position: Position::Learned { name: "wpe", offset: 0 },
-        window: Window::Repeated { list: "attention_types", size: ("window_size", 256) },
+        window: Window::Repeated { list: "attention_types", each: "attention_layers", size: ("window_size", 256) },
         scale: Scale::One,
         ..BASE.attention
     },
@@ -156,4 +152,3 @@ pub(super) const GPT_NEO: Architecture = Architecture {
     blocks: &[attention("ln_1", GPT_NEO_HEADS), mlp("ln_2", &plain("mlp.c_fc", "mlp.c_proj", Always))],
     ..BASE
 };
-

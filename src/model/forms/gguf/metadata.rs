@@ -149,10 +149,9 @@ pub fn metadata(
     }
     if own.softcaps {
         // What the file does not say is what the architecture had first.
-        for (key, cap) in [
-            ("attn_logit_softcapping", config.layers[0].softcap),
-            ("final_logit_softcapping", config.logit_softcap),
-        ] {
+        for (key, cap) in
+            [("attn_logit_softcapping", config.layers[0].softcap), ("final_logit_softcapping", config.logit_softcap)]
+        {
             if let Some(cap) = cap {
                 add(key, GgufValue::F32(cap));
             }

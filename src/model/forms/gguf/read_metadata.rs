@@ -74,7 +74,10 @@ pub fn fields(
     }
     multipliers(keys, &row.multipliers, head_dim, &mut set)?;
     if row.gguf_own.softcaps {
-        let caps = [("attn_logit_softcapping", row.attention.softcap), ("final_logit_softcapping", row.multipliers.logit_softcap)];
+        let caps = [
+            ("attn_logit_softcapping", row.attention.softcap),
+            ("final_logit_softcapping", row.multipliers.logit_softcap),
+        ];
         for (key, (name, _)) in caps.into_iter().filter_map(|(key, field)| Some((key, field?))) {
             match keys.number(key)? {
                 Some(cap) if cap != 0.0 => drop(set(name, shortest(cap))),
