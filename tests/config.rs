@@ -238,6 +238,10 @@ fn what_a_row_has_no_maths_for_is_refused_by_name() {
         let message = refusal(with(neo.clone(), json!({ "attention_types": types })));
         assert!(message.contains("attention_types: expected"), "{message}");
     }
+    let message = refusal(with(neo, json!({ "attention_layers": ["local"] })));
+    assert!(message.contains("attention_layers: expected"), "{message}");
+    let flat = json!({ "rope_parameters": { "rope_type": "default", "rope_theta": 5e3 } });
+    assert!(refusal(with(small("gemma3_text"), flat)).contains("rope_parameters: expected a section"));
     let longrope = |fields: Value| {
         let section =
             with(json!({ "rope_type": "longrope", "long_factor": [1, 2, 3], "short_factor": [1, 1, 1] }), fields);

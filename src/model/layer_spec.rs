@@ -141,7 +141,7 @@ pub(super) fn ropes(
     }
     let sections = match architecture.attention.local_theta {
         None => vec![reader.fields.clone()],
-        Some(local) => by_window(reader.fields, local).into(),
+        Some(local) => by_window(reader, local)?.into(),
     };
     let mut ropes = Vec::with_capacity(sections.len());
     for fields in sections {
@@ -153,8 +153,8 @@ pub(super) fn ropes(
 
 /// What config.json would say of rotary embeddings if all layers were without a window, and if all had one: there are
 /// sections for either, or the scaling beside them is that of layers without.
-fn by_window(fields: &Map<String, Value>, (local, theta): (&str, f64)) -> [Map<String, Value>; 2] {
-    let empty = Map::new();
+fn by_window(reader: &Reader, (local, theta): (&str, f64)) -> Result<[Map<String, Value>; 2]> {
+    let (fields, empty) = (reader.fields, Map::new());
     let object = |name: &str| fields.get(name).and_then(Value::as_object).unwrap_or(&empty);
     let section = |of: &str| object("rope_parameters").get(of).and_then(Value::as_object).cloned().unwrap_or_default();
     let (mut full, mut sliding) = (section("full_attention"), section("sliding_attention"));
@@ -169,16 +169,15 @@ fn by_window(fields: &Map<String, Value>, (local, theta): (&str, f64)) -> [Map<S
     }
     sliding.entry("rope_theta").or_insert_with(|| beside(local).unwrap_or_else(|| theta.into()));
     let nested = ["full_attention", "sliding_attention"];
-    let flat = object("rope_parameters").keys().any(|key| !nested.contains(&key.as_str()));
-    [full, sliding].map(|section| {
+    if object("rope_parameters").keys().any(|key| !nested.contains(&key.as_str())) {
+        return Err(reader.wrong("rope_parameters", "a section full_attention and one sliding_attention alone"));
+    }
+    Ok([full, sliding].map(|section| {
         let mut fields = fields.clone();
         ["rope_scaling", "rope_theta"].into_iter().for_each(|name| drop(fields.remove(name)));
-        // What is not by layer is left there, for its reader to judge.
-        if !flat {
-            fields.insert("rope_parameters".into(), section.into());
-        }
+        fields.insert("rope_parameters".into(), section.into());
         fields
-    })
+    }))
 }
 
 /// The linear biases of the attention, if it has any: of all heads, of which pruning may leave some.
@@ -280,7 +279,7 @@ pub(super) fn windows(
                 (1..=layers).map(|number| !number.is_multiple_of(interval)).collect()
             }
         },
-        Window::Repeated { list, .. } => repeated(reader, list, layers)?,
+        Window::Repeated { list, each, .. } => repeated(reader, (list, each), layers)?,
         Window::FromLayer => match types {
             Some(types) => types,
             None => {
@@ -297,8 +296,13 @@ pub(super) fn windows(
     Ok(slides.into_iter().map(|slides| (window.filter(|_| slides), slides)).collect())
 }
 
-/// Which layers are "local" in a list such as `[[["global", "local"], 12]]`.
-fn repeated(reader: &Reader, list: &str, layers: usize) -> Result<Vec<bool>> {
+/// Which layers are "local" in a list such as `[[["global", "local"], 12]]`, or in one of them each.
+fn repeated(reader: &Reader, (list, each): (&str, &str), layers: usize) -> Result<Vec<bool>> {
+    let is_local = |name: &Value| match name.as_str() {
+        Some("global") => Some(false),
+        Some("local") => Some(true),
+        _ => None,
+    };
     let wrong = || reader.wrong(list, &format!("pairs of names, global or local, and how often: of {layers} layers"));
     let default = json!([[["global", "local"], 12]]);
     let value = reader.get(list).unwrap_or(&default);
@@ -306,18 +310,19 @@ fn repeated(reader: &Reader, list: &str, layers: usize) -> Result<Vec<bool>> {
     for pair in value.as_array().ok_or_else(wrong)? {
         let names = pair.get(0).and_then(Value::as_array).ok_or_else(wrong)?;
         let times = pair.get(1).and_then(Value::as_u64).filter(|times| *times <= MAX_LAYERS).ok_or_else(wrong)?;
-        let local = names.iter().map(|name| match name.as_str() {
-            Some("global") => Some(false),
-            Some("local") => Some(true),
-            _ => None,
-        });
-        let local = local.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+        let local = names.iter().map(is_local).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
         if local.len() as u64 * times > MAX_LAYERS {
             return Err(wrong());
         }
         (0..times).for_each(|_| found.extend(&local));
     }
-    if found.len() == layers { Ok(found) } else { Err(wrong()) }
+    if found.len() != layers {
+        return Err(wrong());
+    }
+    let Some(value) = reader.get(each) else { return Ok(found) };
+    let names = value.as_array().filter(|names| names.len() >= layers);
+    let local = names.and_then(|names| names[..layers].iter().map(is_local).collect::<Option<Vec<_>>>());
+    local.ok_or_else(|| reader.wrong(each, &format!("global or local for each of {layers} layers")))
 }
 
 /// The experts of each layer, and the width of each of them, where it is a mixture.

@@ -4,6 +4,7 @@
 mod activation;
 mod activation_backward;
 mod add_rows;
+mod alibi;
 mod attention;
 mod attention_backward;
 mod bound;
@@ -42,7 +43,8 @@ mod transpose;
 mod tuning;
 
 pub use activation::Activation;
-pub use attention::{Alibi, AttentionShape, MAX_HEAD_DIM};
+pub use alibi::Alibi;
+pub use attention::{AttentionShape, MAX_HEAD_DIM};
 pub use attention_backward::AttentionResult;
 pub use bound::Bound;
 #[doc(hidden)]

@@ -144,7 +144,7 @@ pub(super) const GPT_NEO: Architecture = Architecture {
     norm: LAYER_NORM,
     attention: AttentionSpec {
         position: Position::Learned { name: "wpe", offset: 0 },
-        window: Window::Repeated { list: "attention_types", size: ("window_size", 256) },
+        window: Window::Repeated { list: "attention_types", each: "attention_layers", size: ("window_size", 256) },
         scale: Scale::One,
         ..BASE.attention
     },

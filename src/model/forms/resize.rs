@@ -182,7 +182,8 @@ impl Config {
             let types = stay.iter().map(|layer| if full(layer) { "full_attention" } else { "sliding_attention" });
             raw.insert("layer_types".into(), types.collect());
         }
-        if let Window::Repeated { list, .. } = self.architecture.attention.window {
+        if let Window::Repeated { list, each, .. } = self.architecture.attention.window {
+            raw.remove(each);
             let name = |layer: &usize| if self.layers[*layer].window.is_some() { "local" } else { "global" };
             raw.insert(list.into(), stay.iter().map(|layer| json!([[name(layer)], 1])).collect());
         }
