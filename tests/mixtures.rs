@@ -11,7 +11,11 @@ use slicegpt_gpu::{
     eval::{self, EvalMemory},
     generate::{Sampling, generate},
     gpu::Gpu,
-    model::{BatchSize, Config, Experts, Model},
+    model::{
+        BatchSize, Config, Experts, LayerSpec, Model,
+        architecture::{ARCHITECTURES, BlockKind, Role, Wiring},
+        state_bytes,
+    },
     progress::Silent,
     prune::{Aggregate, Groups, Importance, Job, Options, Plan, Snapshot, expert_scores},
     stream::{MemoryPlan, Placement, Types},
@@ -116,7 +120,7 @@ fn the_experts_of_a_layer_are_never_on_the_gpu_together() {
     let rows = support::tokens(&directory.path().join("model/tokens.json"));
     let mut gpu = support::gpu();
     let memory = EvalMemory { batch_tokens: 40, ..EvalMemory::default() };
-    let memory = EvalMemory { residual_bytes: 2 * 40 * slicegpt_gpu::model::state_bytes(config), ..memory };
+    let memory = EvalMemory { residual_bytes: 2 * 40 * state_bytes(config), ..memory };
     let planned = memory.gpu_bytes(config, 40, 4);
     gpu.set_planned_memory(Some(planned));
     logits(&gpu, &model, &rows, &memory);
@@ -131,12 +135,10 @@ fn what_a_config_leaves_out_is_what_the_classes_of_transformers_take() {
     let spec = |fields: Value| config(fields).expect("a config").layers;
     let layers = spec(json!({ "model_type": "qwen3_moe" }));
     let experts = Experts { count: 128, chosen: 8, normalised: false, shared: None };
-    let LayerSizes(heads) = LayerSizes::of(&layers[0]);
-    assert_eq!((layers.len(), heads, layers[23].experts), (24, [32, 4, 64, 768], Some(experts)));
+    assert_eq!((layers.len(), sizes(&layers[0]), layers[23].experts), (24, [32, 4, 64, 768], Some(experts)));
     let layers = spec(json!({ "model_type": "mixtral" }));
     let experts = Experts { count: 8, chosen: 2, normalised: true, shared: None };
-    let LayerSizes(heads) = LayerSizes::of(&layers[0]);
-    assert_eq!((layers.len(), heads, layers[31].experts), (32, [32, 8, 128, 14336], Some(experts)));
+    assert_eq!((layers.len(), sizes(&layers[0]), layers[31].experts), (32, [32, 8, 128, 14336], Some(experts)));
     assert_eq!(layers[0].window, None);
     // Either name, as either version of transformers writes it.
     for name in ["num_experts", "num_local_experts"] {
@@ -179,12 +181,8 @@ fn more_experts_than_the_files_have_are_missed_by_number() {
 }
 
 /// Query heads, key-value heads, their width, and that of MLPs.
-struct LayerSizes([usize; 4]);
-
-impl LayerSizes {
-    fn of(layer: &slicegpt_gpu::model::LayerSpec) -> Self {
-        Self([layer.heads, layer.kv_heads, layer.head_dim, layer.intermediate_size])
-    }
+fn sizes(layer: &LayerSpec) -> [usize; 4] {
+    [layer.heads, layer.kv_heads, layer.head_dim, layer.intermediate_size]
 }
 
 /// What tests/fixtures/make_experts.py found of a fixture.
@@ -293,5 +291,18 @@ fn a_pruning_section_gives_layers_their_experts_and_no_impossible_numbers() {
     assert_eq!([0, 1].map(|layer: usize| layers[layer].experts.map(|experts| experts.count)), [Some(3), Some(6)]);
     for wrong in [1, 7, 0] {
         assert!(section(json!(wrong)).expect_err("no such layer").to_string().contains("experts"), "{wrong}");
+    }
+}
+
+#[test]
+fn in_every_row_the_mixture_is_the_last_block_and_reads_what_the_others_wrote() {
+    let mixtures = ARCHITECTURES.iter().filter_map(|row| Some((row, row.mixture?)));
+    assert!(mixtures.clone().count() >= 3);
+    for (row, mixture) in mixtures {
+        let kinds: Vec<bool> = mixture.blocks.iter().map(|block| block.kind == BlockKind::Mixture).collect();
+        assert_eq!(kinds, [false, true], "{}", row.model_type);
+        assert_eq!(row.wiring, Wiring::Sequential, "{}", row.model_type);
+        let roles: Vec<Role> = mixture.weights.iter().flat_map(|weight| weight.holds).copied().collect();
+        assert_eq!(roles, [Role::Gate, Role::Up, Role::Down], "{}", row.model_type);
     }
 }

@@ -43,7 +43,7 @@ pub struct Mixture {
     pub shared: Option<Shared>,
     /// Whether llama.cpp divides the gates of a token's experts by their sum.
     pub gguf_normalises: bool,
-    /// What this and `block` are called where the tensors of all experts are one.
+    /// What experts and router are called where the tensors of all experts are one.
     pub fused: Option<Fused>,
 }
 
