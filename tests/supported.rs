@@ -84,11 +84,12 @@ impl Able {
             None => "no".to_owned(),
         };
         format!(
-            "| {family} | {model_type} | {} | {} | {} | {} | {} ({}) |",
+            "| {family} | {model_type} | {} | {} | {} | {} | {} | {} ({}) |",
             yes(self.narrower, other(self.sliced, "sliced")),
             yes(self.heads, other(self.pruned, "pruned")),
             yes(self.channels, "`pruned_…`".to_owned()),
             yes(self.layers, "no".to_owned()),
+            yes(row.forms.code.is_some(), "no".to_owned()),
             written,
             read,
         )
@@ -112,8 +113,8 @@ fn the_table_of_supported_models_is_what_the_program_does() {
         assert!(FAMILIES.iter().any(|(of, _)| *of == row.model_type), "{}: has no line", row.model_type);
     }
     let mut expected = vec![
-        "| family | model_type | width | heads | channels | layers, tokens | GGUF out (in) |".to_owned(),
-        "|---|---|---|---|---|---|---|".to_owned(),
+        "| family | model_type | width | heads | channels | layers, tokens | Python | GGUF out (in) |".to_owned(),
+        "|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     for (model_type, family) in FAMILIES {
         let able = able.get(model_type).unwrap_or_else(|| panic!("{model_type}: has no fixture"));
