@@ -66,7 +66,8 @@ impl Able {
             ridge: 0.01,
             per_layer: false,
         };
-        let (found, _) = axes(config, &options).expect("an axis that can be cut");
+        // Of some, such as those of one layer, there is nothing to cut.
+        let found = axes(config, &options).map(|(found, _)| found).unwrap_or_default();
         self.heads |= found.contains(&Axis::Heads) || found.contains(&Axis::KvHeads);
         self.channels |= found.contains(&Axis::Mlp);
         self.layers |= found.contains(&Axis::Layers);
@@ -76,15 +77,21 @@ impl Able {
         let yes = |able: bool, other: String| if able { "yes".to_owned() } else { other };
         let other = |able: bool, kind: &str| if able { format!("`{kind}_…`") } else { "no".to_owned() };
         let row = ARCHITECTURES.iter().find(|row| row.model_type == model_type).expect("a row");
-        let gguf = [row.forms.gguf.is_some(), row.reads_gguf()].map(|able| if able { "yes" } else { "no" });
+        let written = if row.forms.gguf.is_some() { "yes" } else { "no" };
+        let read = match row.read_from_gguf_as() {
+            Some(same) if same == model_type => "yes".to_owned(),
+            Some(other) => format!("as {other}"),
+            None => "no".to_owned(),
+        };
         format!(
-            "| {family} | {model_type} | {} | {} | {} | {} | {} ({}) |",
+            "| {family} | {model_type} | {} | {} | {} | {} | {} | {} ({}) |",
             yes(self.narrower, other(self.sliced, "sliced")),
             yes(self.heads, other(self.pruned, "pruned")),
             yes(self.channels, "`pruned_…`".to_owned()),
             yes(self.layers, "no".to_owned()),
-            gguf[0],
-            gguf[1],
+            yes(row.forms.code.is_some(), "no".to_owned()),
+            written,
+            read,
         )
     }
 }
@@ -106,8 +113,8 @@ fn the_table_of_supported_models_is_what_the_program_does() {
         assert!(FAMILIES.iter().any(|(of, _)| *of == row.model_type), "{}: has no line", row.model_type);
     }
     let mut expected = vec![
-        "| family | model_type | width | heads | channels | layers, tokens | GGUF out (in) |".to_owned(),
-        "|---|---|---|---|---|---|---|".to_owned(),
+        "| family | model_type | width | heads | channels | layers, tokens | Python | GGUF out (in) |".to_owned(),
+        "|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     for (model_type, family) in FAMILIES {
         let able = able.get(model_type).unwrap_or_else(|| panic!("{model_type}: has no fixture"));

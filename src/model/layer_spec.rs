@@ -320,8 +320,8 @@ fn repeated(reader: &Reader, (list, each): (&str, &str), layers: usize) -> Resul
         return Err(wrong());
     }
     let Some(value) = reader.get(each) else { return Ok(found) };
-    let names = value.as_array().filter(|names| names.len() >= layers);
-    let local = names.and_then(|names| names[..layers].iter().map(is_local).collect::<Option<Vec<_>>>());
+    let names = value.as_array().filter(|names| names.len() == layers);
+    let local = names.and_then(|names| names.iter().map(is_local).collect::<Option<Vec<_>>>());
     local.ok_or_else(|| reader.wrong(each, &format!("global or local for each of {layers} layers")))
 }
 

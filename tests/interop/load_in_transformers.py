@@ -51,7 +51,8 @@ BASES = ("per-block", "shared")
 
 def has_form(config, basis, kind):
     """Whether a model becomes an ordinary checkpoint."""
-    return basis == "shared" and kind in STOCK and not config.get("qk_layernorm") and not config.get("use_qk_norm")
+    return basis == "shared" and kind in STOCK and not config.get("qk_layernorm") and not config.get("use_qk_norm") and \
+        (config.get("rope_parameters") or {}).get("rope_type") != "longrope"
 
 
 class Subject:

@@ -84,6 +84,11 @@ impl Config {
             if !self.architecture.attention.explicit_head_dim {
                 return refuse("have fewer heads: its classes take hidden_size / heads for the width of a head".into());
             }
+            if self.ropes.iter().any(|rope| rope.long.is_some()) {
+                return refuse(
+                    "have fewer heads: its classes count the factors of longrope by hidden_size / heads".into(),
+                );
+            }
             let width = sizes.width.unwrap_or(self.hidden_size);
             let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
             if by_heads && !width.is_multiple_of(sizes.heads) {

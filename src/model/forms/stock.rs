@@ -33,7 +33,9 @@ impl Config {
         // What a norm adds becomes part of what reads it, for which that needs a bias.
         let biased = self.architecture.ends.head_bias
             && self.architecture.weights().all(|weight| weight.reads != Space::Residual || self.has_bias(weight.bias));
-        self.architecture.forms.stock.is_some() && !head_layer_norms && (!self.norm_has_bias() || biased)
+        // Its class counts the factors of LongRoPE by hidden_size / num_attention_heads.
+        let counted = self.ropes.iter().any(|rope| rope.long.is_some());
+        self.architecture.forms.stock.is_some() && !head_layer_norms && !counted && (!self.norm_has_bias() || biased)
     }
 
     /// Coordinates that the stock form adds to those that are kept: one where a layer norm subtracts a mean.

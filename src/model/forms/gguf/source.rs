@@ -104,9 +104,12 @@ impl Source {
 }
 
 impl Architecture {
-    /// Whether GGUF files of its models can be read.
-    pub fn reads_gguf(&self) -> bool {
-        SOURCES.iter().any(|source| source.model_type == self.model_type)
+    /// The `model_type` as which GGUF files of its models are read, if they can be.
+    pub fn read_from_gguf_as(&self) -> Option<&'static str> {
+        let own = |source: &&Source| source.model_type == self.model_type;
+        let alike = |source: &&Source| self.forms.gguf.is_some_and(|form| form.architecture == source.architecture);
+        let found = SOURCES.iter().find(own).or_else(|| SOURCES.iter().find(alike));
+        found.map(|source| source.model_type)
     }
 }
 

@@ -1,0 +1,102 @@
+//! What rows of the table have no maths for, and what their classes in transformers do not take, is refused by name.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use slicegpt_gpu::{Error, model::Config};
+
+fn parse(fields: Value) -> Result<Config, Error> {
+    Config::from_fields(fields.as_object().expect("an object").clone(), Path::new("DIR/config.json"))
+}
+
+/// `base` with some fields changed.
+fn with(mut base: Value, changes: Value) -> Value {
+    let changes = changes.as_object().expect("an object").clone();
+    base.as_object_mut().expect("an object").extend(changes);
+    base
+}
+
+/// The message of the refusal.
+fn refusal(fields: Value) -> String {
+    let error = parse(fields.clone()).err().unwrap_or_else(|| panic!("accepted: {fields}"));
+    assert_eq!(error.exit_code(), 3, "{error}");
+    error.to_string()
+}
+
+fn small(model_type: &str) -> Value {
+    json!({
+        "model_type": model_type, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 6,
+        "num_key_value_heads": 2, "intermediate_size": 26, "vocab_size": 67, "max_position_embeddings": 128
+    })
+}
+
+#[test]
+fn what_a_row_has_no_maths_for_is_refused_by_name() {
+    let mpt =
+        json!({ "model_type": "mpt", "d_model": 24, "n_heads": 4, "n_layers": 2, "vocab_size": 67, "max_seq_len": 40 });
+    let bloom = json!({ "model_type": "bloom", "hidden_size": 24, "n_head": 4, "n_layer": 2, "vocab_size": 67 });
+    let falcon = json!({ "model_type": "falcon", "hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 67 });
+    let neo = json!({ "model_type": "gpt_neo", "hidden_size": 24, "num_heads": 4, "num_layers": 2, "vocab_size": 67,
+                      "max_position_embeddings": 40, "attention_types": [[["global", "local"], 1]] });
+    for base in [&mpt, &bloom, &falcon, &neo] {
+        parse(base.clone()).unwrap_or_else(|error| panic!("{base}: {error}"));
+    }
+    let attention = |fields: Value| json!({ "attn_config": fields });
+    for (base, change, field) in [
+        (&mpt, attention(json!({ "alibi": false })), "attn_config.alibi"),
+        (&mpt, attention(json!({ "alibi_bias_max": 16 })), "attn_config.alibi_bias_max"),
+        (&mpt, attention(json!({ "qk_ln": true })), "attn_config.qk_ln"),
+        (&mpt, attention(json!({ "clip_qkv": -1.0 })), "attn_config.clip_qkv"),
+        (&mpt, attention(json!({ "attn_type": "multiquery_attention" })), "attn_config.attn_type"),
+        (&mpt, json!({ "no_bias": false }), "no_bias"),
+        (&mpt, json!({ "expansion_ratio": 2 }), "expansion_ratio"),
+        (
+            &bloom,
+            json!({ "apply_residual_connection_post_layernorm": true }),
+            "apply_residual_connection_post_layernorm",
+        ),
+        (&falcon, json!({ "num_ln_in_parallel_attn": 2 }), "num_ln_in_parallel_attn"),
+        (&falcon, json!({ "new_decoder_architecture": true, "parallel_attn": false }), "parallel_attn"),
+        (
+            &falcon,
+            json!({ "new_decoder_architecture": true, "num_ln_in_parallel_attn": 3 }),
+            "new_decoder_architecture",
+        ),
+        (&small("gemma"), json!({ "use_bidirectional_attention": true }), "use_bidirectional_attention"),
+        (&small("gemma3_text"), json!({ "attn_logit_softcapping": 50.0 }), "attn_logit_softcapping"),
+        (&small("gemma2"), json!({ "final_logit_softcapping": -3.0 }), "final_logit_softcapping"),
+        (&small("gemma2"), json!({ "query_pre_attn_scalar": 0 }), "query_pre_attn_scalar"),
+        (&small("olmo"), json!({ "clip_qkv": 0 }), "clip_qkv"),
+        (&small("cohere"), json!({ "logit_scale": 0.0 }), "logit_scale"),
+    ] {
+        let message = refusal(with(base.clone(), change));
+        assert!(message.contains(&format!("unsupported {field} = ")), "{message}");
+    }
+    for types in
+        [json!([[["global"], 3]]), json!([[["global", "other"], 1]]), json!("local"), json!([[["local"], 1e9]])]
+    {
+        let message = refusal(with(neo.clone(), json!({ "attention_types": types })));
+        assert!(message.contains("attention_types: expected"), "{message}");
+    }
+    let message = refusal(with(neo, json!({ "attention_layers": ["local"] })));
+    assert!(message.contains("attention_layers: expected"), "{message}");
+    let flat = json!({ "rope_parameters": { "rope_type": "default", "rope_theta": 5e3 } });
+    assert!(refusal(with(small("gemma3_text"), flat)).contains("rope_parameters: expected a section"));
+    let longrope = |fields: Value| {
+        let section =
+            with(json!({ "rope_type": "longrope", "long_factor": [1, 2, 3], "short_factor": [1, 1, 1] }), fields);
+        with(small("phi3"), json!({ "rope_scaling": section }))
+    };
+    parse(longrope(json!({}))).expect("a config");
+    for (fields, name) in [
+        (json!({ "long_factor": [1, 2] }), "long_factor"),
+        (json!({ "short_factor": [1, 0, 1] }), "short_factor"),
+        (json!({ "long_factor": null }), "long_factor"),
+    ] {
+        let message = refusal(longrope(fields));
+        assert!(message.contains(&format!("rope_scaling.{name}: expected a positive number")), "{message}");
+    }
+    let wrapped = json!({ "model_type": "gemma3", "text_config": small("gemma3_text"), "quantization_config": { "quant_method": "awq" } });
+    assert!(refusal(wrapped).contains("unsupported quantization_config = "));
+    assert!(refusal(json!({ "model_type": "gemma3", "text_config": 3 })).contains("text_config"));
+}
