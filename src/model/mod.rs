@@ -29,15 +29,20 @@ mod weights;
 use std::path::Path;
 
 pub use agreement::{Agreement, Agreements};
-pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients};
+pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{BATCH_TOKENS, Batch, BatchSize, plan_batches, row_bytes, signal_bytes, staging_bytes};
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, logit_entries, logit_slices, parts};
-pub use ends_backward::{HeadSlice, Targets};
-pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, is_gguf, without_mean};
+pub use ends_backward::{HeadSlice, Targets, TeacherSlice};
+pub use forms::{
+    AdapterForm, AdapterTensor, GgufExport, GgufTokenizer, LowRank, RemoteCode, Resize, Vocabulary, is_gguf,
+    without_mean,
+};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
-pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
+pub use layer::{
+    Adapter, BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap,
+};
 pub use layer_spec::{LayerSpec, Step};
 pub use pruning::{Kept, LayerSizes, Pruning};
 pub use rope::{Rope, Scaling};

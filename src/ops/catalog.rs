@@ -1,10 +1,10 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, attention, attention_backward, column_sums, copy_rows, covariance, divergence,
-    divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, sample, scale_tokens, subtract,
-    transpose,
+    activation, activation_backward, adamw, attention, attention_backward, column_sums, copy_rows, covariance,
+    divergence, divergence_backward, dropout, embed, embed_backward, energy, gemm, gemm_f16_matrix, gemm_naive, gemv,
+    head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, sample, scale_tokens,
+    subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -14,6 +14,7 @@ pub fn kernels() -> Vec<Kernel> {
     let families = [
         activation::kernels(),
         activation_backward::kernels(),
+        adamw::kernels(),
         attention::kernels(),
         attention_backward::kernels(),
         column_sums::kernels(),
@@ -21,6 +22,7 @@ pub fn kernels() -> Vec<Kernel> {
         covariance::kernels(),
         divergence::kernels(),
         divergence_backward::kernels(),
+        dropout::kernels(),
         embed::kernels(),
         embed_backward::kernels(),
         energy::kernels(),

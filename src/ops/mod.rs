@@ -3,6 +3,7 @@
 
 mod activation;
 mod activation_backward;
+mod adamw;
 mod attention;
 mod attention_backward;
 mod catalog;
@@ -11,6 +12,7 @@ mod copy_rows;
 mod covariance;
 mod divergence;
 mod divergence_backward;
+mod dropout;
 mod embed;
 mod embed_backward;
 mod energy;
@@ -38,6 +40,7 @@ mod transpose;
 mod tuning;
 
 pub use activation::Activation;
+pub use adamw::AdamW;
 pub use attention::{AttentionShape, MAX_HEAD_DIM};
 pub use attention_backward::AttentionResult;
 #[doc(hidden)]
@@ -45,6 +48,7 @@ pub use catalog::kernels;
 pub use copy_rows::RowCopy;
 pub use covariance::{COVARIANCE_RUN, COVARIANCE_TOKENS};
 pub use divergence::Divergence;
+pub use dropout::Dropout;
 pub use head_norm::HeadSpan;
 pub use norm::Norm;
 pub use norm_backward::NormInput;

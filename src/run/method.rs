@@ -1,6 +1,6 @@
 //! What differs between the ways to make a model smaller; everything else of a run is the same for all.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -34,6 +34,16 @@ pub trait Method: Sized {
     /// The files that its options name, to be read.
     fn inputs(_: &Self::Options) -> Option<&Path> {
         None
+    }
+
+    /// The directory that its options name to be written beside the output, and the option.
+    fn outputs(_: &Self::Options) -> Option<(&'static str, &Path)> {
+        None
+    }
+
+    /// The files of other models that the result depends on.
+    fn others(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Plans what is asked for.

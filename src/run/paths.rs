@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 
 use crate::model::is_gguf;
 
@@ -15,6 +15,14 @@ use crate::model::is_gguf;
 /// Those of the serialiser.
 pub fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
+}
+
+/// Serialises a path, where there is one, as text.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn as_shown_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.display().to_string()).serialize(serializer)
 }
 
 /// Serialises paths as text.

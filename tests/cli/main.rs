@@ -16,6 +16,7 @@ mod gguf_reader;
 mod help;
 mod memory;
 mod pruning;
+mod recovering;
 mod refusals;
 mod requests;
 mod resume;

@@ -144,7 +144,8 @@ impl Layer {
                 };
                 let linears = self.linears.iter().filter(own).map(linear).collect::<Result<_>>()?;
                 let fused = self.config.fused();
-                blocks.push(BlockWeights { spec, fused, norm: norm()?, head_norms: None, linears });
+                let (norm, head_norms, adapters) = (norm()?, None, Vec::new());
+                blocks.push(BlockWeights { spec, fused, norm, head_norms, linears, adapters });
             }
             steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
         }
