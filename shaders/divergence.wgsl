@@ -3,7 +3,8 @@
 //   state[3t + 1] = (u, i, j, _): the sum u of exp(p - m) (p - q); the entries i and j of the maxima, the first ones
 //   state[3t + 2] = (y, z, _, _): the logits of the target in p and q once it has passed
 //   so that KL(p || q) = u / s - (m + log s) + (n + log r) after the last slice; start from (-1e30, 0, -1e30, 0), 0, 0
-//   p, q      [tokens, width] f32, the vocabulary entries first .. first + width; both of the same stride
+//   p, q      [tokens, width] f32, the vocabulary entries first .. first + width; both of the same stride, and all
+//             logits taken times sharpness, which is one over a temperature
 //   dispatch  one workgroup a token, folded into (x, y)
 // Entries are counted in f32, which holds all of them below 2^24.
 struct Params {
@@ -11,6 +12,10 @@ struct Params {
     width: u32,
     stride: u32,
     first: u32,
+    sharpness: f32,
+    unused0: u32,
+    unused1: u32,
+    unused2: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> p: array<f32>;                 // [tokens, stride]
@@ -27,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let start = token * params.stride;
     var highest = vec2(-1e30);
     for (var i = index; i < params.width; i += 64u) {
-        highest = max(highest, vec2(p[start + i], q[start + i]));
+        highest = max(highest, params.sharpness * vec2(p[start + i], q[start + i]));
     }
     let slice = vec2(reduce_max(highest.x, index), reduce_max(highest.y, index));
     let before = state[3u * token];
@@ -36,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var weighted = 0.0;
     var entry = vec2(-1e30);
     for (var i = index; i < params.width; i += 64u) {
-        let value = vec2(p[start + i], q[start + i]);
+        let value = params.sharpness * vec2(p[start + i], q[start + i]);
         let part = exp(value - top);
         sums += part;
         weighted += part.x * (value.x - value.y);
@@ -54,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let target_id = targets[token];
         if target_id >= params.first && target_id - params.first < params.width {
             let at = start + target_id - params.first;
-            state[3u * token + 2u] = vec4(p[at], q[at], 0.0, 0.0);
+            state[3u * token + 2u] = vec4(params.sharpness * vec2(p[at], q[at]), 0.0, 0.0);
         }
     }
 }

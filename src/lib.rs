@@ -65,6 +65,7 @@ pub mod model;
 pub mod ops;
 pub mod progress;
 pub mod prune;
+pub mod recover;
 #[doc(hidden)]
 pub mod reference;
 pub mod run;

@@ -160,8 +160,17 @@ fn gradients(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], case: &Case) -> (f64, 
     let directory = tempfile::tempdir().expect("a directory");
     let output = OutputDirectory::create(&directory.path().join("out"), false).expect("an output");
     let memory = MemoryPlan { batch: case.batch, placement: case.placement, part_bytes: case.part_bytes };
-    let work =
-        Gradients { gpu, model, rows, memory, directory: &output, progress: &Silent, apart: case.apart, change: None };
+    let work = Gradients {
+        gpu,
+        model,
+        rows,
+        memory,
+        directory: &output,
+        progress: &Silent,
+        apart: case.apart,
+        change: None,
+        training: None,
+    };
     let mut store = Store { gpu, config: model.config(), tensors: Tensors::new(), rows: Vec::new() };
     let loss = work.run(&mut store).expect("gradients");
     (loss, store.tensors, store.rows)
@@ -315,6 +324,7 @@ fn gradients_of_sequences_by_themselves_are_those_of_their_own_loss() {
         progress: &Silent,
         apart: true,
         change: None,
+        training: None,
     };
     work.run(&mut each).expect("gradients");
     for (row, store) in rows.iter().zip(each.0) {
@@ -352,6 +362,7 @@ fn gradients_want_sequences_with_a_next_token() {
             progress: &Silent,
             apart: false,
             change: None,
+            training: None,
         };
         let mut store = Store { gpu: &gpu, config: model.config(), tensors: Tensors::new(), rows: Vec::new() };
         assert!(work.run(&mut store).is_err(), "{rows:?}");

@@ -25,5 +25,5 @@ pub use output::OutputDirectory;
 pub use quantised::Encoding;
 pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
-pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards};
+pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards, tensor_file};
 pub use writes::{ADDITIONAL_TEMPLATES, COMPANION_FILES, FileTarget, Writes, is_foreign_vocabulary};

@@ -284,7 +284,7 @@ pub(super) fn partial(target: &Path) -> Result<PathBuf> {
 fn foreign(partial: &Path) -> Result<Option<String>> {
     let numbered = |name: &str| {
         name.rsplit_once('.').is_some_and(|(stem, number)| {
-            stem.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'.'))
+            stem.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'))
                 && !number.is_empty()
                 && number.bytes().all(|byte| byte.is_ascii_digit())
         })

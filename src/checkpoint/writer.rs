@@ -75,6 +75,11 @@ fn header(tensors: &[TensorPlan]) -> Vec<u8> {
     header
 }
 
+/// A whole file of these tensors, one after the other, of which `bytes` has the data.
+pub fn tensor_file(tensors: &[TensorPlan], bytes: &[u8]) -> Vec<u8> {
+    [&header(tensors), bytes].concat()
+}
+
 /// Writes planned tensors into the files of a checkpoint, each to its place: in any order, and piece by piece, so that
 /// no tensor need be in memory whole. What is finished stays on disk when the work is interrupted.
 pub struct TensorWriter {

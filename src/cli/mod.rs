@@ -13,6 +13,7 @@ mod panics;
 mod print;
 mod progress;
 mod prune;
+mod recover;
 mod run;
 mod slicing;
 mod synthesize;
@@ -39,6 +40,8 @@ enum Command {
     Compress(compress::Args),
     /// Remove the attention heads and MLP channels that matter least, by gradients of the loss.
     Prune(prune::Args),
+    /// Train a model after a cut: on a text, or towards the dense model.
+    Recover(recover::Args),
     /// Slice a model and write the smaller one.
     Run(run::Args),
     /// Measure the perplexity of a model, dense or sliced.
@@ -68,6 +71,7 @@ impl Cli {
         match &self.command {
             Command::Compress(args) => args.request()?.fields().map(Some),
             Command::Prune(args) => args.request()?.fields().map(Some),
+            Command::Recover(args) => args.request().fields().map(Some),
             Command::Run(args) => args.request().fields().map(Some),
             _ => Ok(None),
         }
@@ -81,6 +85,7 @@ impl Cli {
         match self.command {
             Command::Compress(args) => args.execute(),
             Command::Prune(args) => args.execute(),
+            Command::Recover(args) => args.execute(),
             Command::Run(args) => args.execute(),
             Command::Eval(args) => args.execute(),
             Command::Generate(args) => args.execute(),

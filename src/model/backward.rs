@@ -27,6 +27,25 @@ pub struct LinearGradients {
     pub spec: &'static Weight,
     pub role: Role,
     pub of: AffineGradients,
+    /// Of A and B, where the weight has an adapter: then it has no gradient of its own.
+    pub low_rank: [Option<Matrix>; 2],
+}
+
+/// Which gradients are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of linear weights without an adapter, and of shortcuts.
+    pub weights: bool,
+    pub biases: bool,
+    /// Of norms.
+    pub norms: bool,
+}
+
+impl Wanted {
+    /// All of them.
+    pub const ALL: Self = Self { weights: true, biases: true, norms: true };
+    /// Those of adapters alone.
+    pub const ADAPTERS: Self = Self { weights: false, biases: false, norms: false };
 }
 
 /// The gradients of the parameters of a block.
@@ -49,13 +68,18 @@ pub struct StepGradients {
     pub blocks: Vec<BlockGradients>,
     /// Of the shortcut, as the forward pass has it: `[width after, width before]`.
     pub shortcut: Option<Matrix>,
+    pub wanted: Wanted,
 }
 
 impl StepGradients {
     /// No tokens yet.
-    pub fn new(weights: &StepWeights) -> Self {
-        let none =
-            |linear: &Linear| LinearGradients { spec: linear.spec, role: linear.role, of: AffineGradients::default() };
+    pub fn new(weights: &StepWeights, wanted: Wanted) -> Self {
+        let none = |linear: &Linear| LinearGradients {
+            spec: linear.spec,
+            role: linear.role,
+            of: AffineGradients::default(),
+            low_rank: Default::default(),
+        };
         let block = |block: &BlockWeights| BlockGradients {
             spec: block.spec,
             norm: AffineGradients::default(),
@@ -63,7 +87,7 @@ impl StepGradients {
             head_norms: Default::default(),
             linears: block.linears.iter().map(none).collect(),
         };
-        Self { blocks: weights.blocks.iter().map(block).collect(), shortcut: None }
+        Self { blocks: weights.blocks.iter().map(block).collect(), shortcut: None, wanted }
     }
 }
 
@@ -122,6 +146,19 @@ impl AffineGradients {
     }
 }
 
+/// What the weights of a block that read the residual have read.
+struct Read<'a> {
+    x: &'a Matrix,
+    /// Its norm.
+    input: &'a Matrix,
+}
+
+/// The gradients of a block so far, and which of them are wanted.
+struct Sums<'a> {
+    of: &'a mut BlockGradients,
+    wanted: Wanted,
+}
+
 impl LayerContext<'_> {
     /// One step backward: from the gradient `d` `[tokens, width after]` of the result of [`LayerContext::step`], that of
     /// `x` `[tokens, width before]`. Adds the gradients of the step's parameters to `gradients`, which was made of the
@@ -140,7 +177,9 @@ impl LayerContext<'_> {
             return Err(Error::shape("step_backward", "sequences with a cache, or gradients of another step"));
         }
         let dx = self.gpu.zeros(x.rows(), x.cols())?;
+        let wanted = gradients.wanted;
         for (block, sums) in weights.blocks.iter().zip(&mut gradients.blocks) {
+            let sums = &mut Sums { of: sums, wanted };
             match block.spec.kind {
                 BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
                 BlockKind::Mixture => return Err(Error::shape("step_backward", "a mixture has no backward pass")),
@@ -149,7 +188,7 @@ impl LayerContext<'_> {
                     for first in (0..x.rows()).step_by(rows) {
                         let tokens = first..x.rows().min(first + rows);
                         let [x, d, dx] = [x.view(tokens.clone())?, d.view(tokens.clone())?, dx.view(tokens)?];
-                        self.mlp_backward(block, &x, &d, &dx, sums)?;
+                        self.mlp_backward(block, first, &x, &d, &dx, sums)?;
                     }
                 }
             }
@@ -157,31 +196,35 @@ impl LayerContext<'_> {
         match &weights.shortcut {
             Some(shortcut) => {
                 self.gpu.linear_backward(d, 0..d.cols(), shortcut, &dx, true)?;
-                let part = self.gpu.linear_weight_backward(d, 0..d.cols(), x)?;
-                add(self.gpu, &mut gradients.shortcut, part, 1.0)?;
+                if wanted.weights {
+                    let part = self.gpu.linear_weight_backward(d, 0..d.cols(), x)?;
+                    add(self.gpu, &mut gradients.shortcut, part, 1.0)?;
+                }
             }
             None => self.gpu.subtract(&dx, d, -1.0)?,
         }
         Ok(dx)
     }
 
+    /// `first` is the number of the first token.
     fn mlp_backward(
         &self,
         block: &BlockWeights,
+        first: usize,
         x: &Matrix,
         d: &Matrix,
         dx: &Matrix,
-        sums: &mut BlockGradients,
+        sums: &mut Sums,
     ) -> Result<()> {
         let (gpu, gated) = (self.gpu, block.gated());
         let input = self.norm(block, x)?;
-        let inner = self.projected(block, &input)?;
+        let inner = self.projected(block, &input, first)?;
         let hidden = gpu.activation(self.config.activation, gated, &inner)?;
-        let d = self.output_backward(block, &hidden, d, sums)?;
+        let d = self.output_backward(block, first, &hidden, d, sums)?;
         drop(hidden);
         let d = gpu.activation_backward(self.config.activation, gated, &inner, &d)?;
         drop(inner);
-        self.reads_backward(block, x, &input, &d, dx, sums)
+        self.reads_backward(block, first, Read { x, input: &input }, &d, dx, sums)
     }
 
     fn attention_backward(
@@ -190,19 +233,19 @@ impl LayerContext<'_> {
         x: &Matrix,
         d: &Matrix,
         dx: &Matrix,
-        sums: &mut BlockGradients,
+        sums: &mut Sums,
     ) -> Result<()> {
         let (gpu, spec) = (self.gpu, self.spec());
         let shape = spec.attention_shape();
         let input = self.norm(block, x)?;
-        let qkv = self.projected(block, &input)?;
+        let qkv = self.projected(block, &input, 0)?;
         // What the norms of queries and keys read is needed again, and what was clipped.
         let clip = self.clip(block);
         let raw = (block.head_norms.is_some() || clip.is_some()).then(|| gpu.columns(&qkv, 0..qkv.cols()));
         let raw = raw.transpose()?;
         self.place_in_place(block, &qkv)?;
         let out = gpu.attention(&shape, &qkv, &qkv, self.sequences)?;
-        let d = self.output_backward(block, &out, d, sums)?;
+        let d = self.output_backward(block, 0, &out, d, sums)?;
         let result = AttentionResult { qkv: &qkv, out: &out, d: &d };
         let d = gpu.attention_backward(&shape, result, self.sequences)?;
         drop((qkv, out));
@@ -210,14 +253,15 @@ impl LayerContext<'_> {
             gpu.rope_backward_in_place(&d, span, spec.head_dim, self.positions, table)?;
         }
         if let (Some(norms), Some(raw)) = (&block.head_norms, &raw) {
-            for ((span, norm), sums) in [shape.q, shape.k].into_iter().zip(norms).zip(&mut sums.head_norms) {
-                self.head_norm_backward(norm.span(span, spec.head_dim), norm, raw, &d, sums)?;
+            for ((span, norm), of) in [shape.q, shape.k].into_iter().zip(norms).zip(&mut sums.of.head_norms) {
+                let (span, of) = (norm.span(span, spec.head_dim), sums.wanted.norms.then_some(of));
+                self.head_norm_backward(span, norm, raw, &d, of)?;
             }
         }
         if let (Some(limit), Some(raw)) = (clip, &raw) {
             gpu.bound_backward_in_place(Bound::Clip, raw, limit, &d)?;
         }
-        self.reads_backward(block, x, &input, &d, dx, sums)
+        self.reads_backward(block, 0, Read { x, input: &input }, &d, dx, sums)
     }
 
     /// The gradient of heads before their norm, in place of that after it in `d`.
@@ -227,16 +271,18 @@ impl LayerContext<'_> {
         norm: &NormWeights,
         raw: &Matrix,
         d: &Matrix,
-        sums: &mut AffineGradients,
+        sums: Option<&mut AffineGradients>,
     ) -> Result<()> {
         let Some(qk) = self.config.qk_norm() else { return Ok(()) };
         let (gpu, eps, head_dim) = (self.gpu, self.config.head_norm_eps, norm.weight.cols());
         let columns = span.column..span.end(head_dim);
-        // Without parameters, what the weight multiplied.
-        let n = gpu.columns(raw, columns.clone())?;
-        let ones = gpu.upload(&vec![1.0; head_dim], 1, head_dim)?;
-        gpu.head_norm(qk.norm, &n, HeadSpan { column: 0, heads: span.heads }, &ones, None, eps)?;
-        sums.add_norm(gpu, norm, &gpu.columns(d, columns)?, &n)?;
+        if let Some(sums) = sums {
+            // Without parameters, what the weight multiplied.
+            let n = gpu.columns(raw, columns.clone())?;
+            let ones = gpu.upload(&vec![1.0; head_dim], 1, head_dim)?;
+            gpu.head_norm(qk.norm, &n, HeadSpan { column: 0, heads: span.heads }, &ones, None, eps)?;
+            sums.add_norm(gpu, norm, &gpu.columns(d, columns)?, &n)?;
+        }
         gpu.head_norm_backward_in_place(qk.norm, raw, span, &norm.weight, eps, d)
     }
 
@@ -244,18 +290,19 @@ impl LayerContext<'_> {
     fn output_backward(
         &self,
         block: &BlockWeights,
+        first: usize,
         inner: &Matrix,
         d: &Matrix,
-        sums: &mut BlockGradients,
+        sums: &mut Sums,
     ) -> Result<Matrix> {
         let output = block.output()?;
         let d_inner = self.gpu.unfilled(inner.rows(), inner.cols())?;
         let d = &match block.spec.norm_after {
-            Some(_) => self.norm_after_backward(block, inner, d, sums)?,
+            Some(_) => self.norm_after_backward(block, first, inner, d, sums)?,
             None => d.clone(),
         };
         self.gpu.linear_backward(d, 0..d.cols(), &output.weight, &d_inner, false)?;
-        self.add_linear(output, inner, d, 0..d.cols(), sums)?;
+        self.add_linear((block, output), first, inner, (d, 0..d.cols()), &d_inner, sums)?;
         Ok(d_inner)
     }
 
@@ -263,15 +310,15 @@ impl LayerContext<'_> {
     fn norm_after_backward(
         &self,
         block: &BlockWeights,
+        first: usize,
         inner: &Matrix,
         d: &Matrix,
-        sums: &mut BlockGradients,
+        sums: &mut Sums,
     ) -> Result<Matrix> {
-        let (gpu, config, output) = (self.gpu, self.config, block.output()?);
-        let result = gpu.unfilled(inner.rows(), output.weight.rows())?;
-        gpu.linear_layer(inner, &output.weight, output.bias.as_ref(), &result, 0, false)?;
-        if let Some(norm) = &block.norm_after {
-            sums.norm_after.add_norm(gpu, norm, d, &self.normed_after(None, &result)?)?;
+        let (gpu, config) = (self.gpu, self.config);
+        let result = self.result(block, inner, first)?;
+        if let (Some(norm), true) = (&block.norm_after, sums.wanted.norms) {
+            sums.of.norm_after.add_norm(gpu, norm, d, &self.normed_after(None, &result)?)?;
         }
         let before = gpu.unfilled(d.rows(), d.cols())?;
         let norm = NormInput {
@@ -290,48 +337,71 @@ impl LayerContext<'_> {
     fn reads_backward(
         &self,
         block: &BlockWeights,
-        x: &Matrix,
-        input: &Matrix,
+        first: usize,
+        Read { x, input }: Read,
         d: &Matrix,
         dx: &Matrix,
-        sums: &mut BlockGradients,
+        sums: &mut Sums,
     ) -> Result<()> {
         let gpu = self.gpu;
         let d_input = gpu.unfilled(x.rows(), x.cols())?;
         for (index, read) in block.linears(true).enumerate() {
             let columns = self.projected_columns(block, read);
             gpu.linear_backward(d, columns.clone(), &read.weight, &d_input, index > 0)?;
-            self.add_linear(read, input, d, columns, sums)?;
+            self.add_linear((block, read), first, input, (d, columns), &d_input, sums)?;
         }
         if block.spec.norm.is_none() {
             return gpu.subtract(dx, &d_input, -1.0);
         }
         let config = self.config;
         let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };
-        if let Some(norm) = &block.norm {
+        if let (Some(norm), true) = (&block.norm, sums.wanted.norms) {
             let n = gpu.norm(kind, x, None, None, config.hidden_size, config.norm_eps)?;
-            sums.norm.add_norm(gpu, norm, &d_input, &n)?;
+            sums.of.norm.add_norm(gpu, norm, &d_input, &n)?;
         }
         let weight = block.norm.as_ref().map(|norm| &norm.weight);
         let norm = NormInput { kind, x, weight, norm_width: config.hidden_size, eps: config.norm_eps };
         gpu.norm_backward(norm, &d_input, dx, true)
     }
 
-    /// Adds the gradients of a linear weight that has read `x` and made what has the gradient `d[:, columns]`.
+    /// Adds the gradients of a linear weight that has read `x` and made what has the gradient `d[:, columns]`; and to
+    /// that of `x`, `dx`, what comes of an adapter that is not in the weight.
     fn add_linear(
         &self,
-        linear: &Linear,
+        (block, linear): (&BlockWeights, &Linear),
+        first: usize,
         x: &Matrix,
-        d: &Matrix,
-        columns: Range<usize>,
-        sums: &mut BlockGradients,
+        (d, columns): (&Matrix, Range<usize>),
+        dx: &Matrix,
+        sums: &mut Sums,
     ) -> Result<()> {
-        let sums = sums.linears.iter_mut().find(|one| one.role == linear.role && one.spec.name == linear.spec.name);
+        let (gpu, wanted) = (self.gpu, sums.wanted);
+        let mut linears = sums.of.linears.iter_mut();
+        let sums = linears.find(|one| one.role == linear.role && one.spec.name == linear.spec.name);
         let sums = sums.ok_or_else(|| Error::shape("step_backward", "gradients of another step"))?;
-        let part = self.gpu.linear_weight_backward(d, columns.clone(), x)?;
-        add(self.gpu, &mut sums.of.weight, part, 1.0)?;
-        if linear.bias.is_some() {
-            add_sums(self.gpu, &mut sums.of.bias, d, None, columns)?;
+        if linear.bias.is_some() && wanted.biases {
+            add_sums(gpu, &mut sums.of.bias, d, None, columns.clone())?;
+        }
+        let Some(adapter) = block.adapter(linear) else {
+            if wanted.weights {
+                let part = gpu.linear_weight_backward(d, columns, x)?;
+                add(gpu, &mut sums.of.weight, part, 1.0)?;
+            }
+            return Ok(());
+        };
+        // Through the low rank both ways: dA = s·(d·B)ᵀ·x and dB = s·dᵀ·(x·Aᵀ), without the gradient of the whole.
+        let (input, scale) = adapter.input(gpu, x, first)?;
+        let rank = adapter.a.rows();
+        let d_low = gpu.unfilled(x.rows(), rank)?;
+        gpu.linear_backward(d, columns.clone(), &adapter.b, &d_low, false)?;
+        let low = gpu.product(&input, &adapter.a)?;
+        let [da, db] = &mut sums.low_rank;
+        add(gpu, da, gpu.linear_weight_backward(&d_low, 0..rank, &input)?, scale)?;
+        add(gpu, db, gpu.linear_weight_backward(d, columns, &low)?, scale)?;
+        if let Some(dropout) = adapter.dropout {
+            let through = gpu.unfilled(x.rows(), x.cols())?;
+            gpu.linear_backward(&d_low, 0..rank, &adapter.a, &through, false)?;
+            gpu.dropout(dropout, first, &through, dx, true)?;
         }
         Ok(())
     }

@@ -31,7 +31,48 @@ pub struct HeadSlice<'a> {
     pub table: &'a Matrix,
 }
 
+/// What a teacher says of the same tokens, for the same rows of its own head.
+#[derive(Clone, Copy)]
+pub struct TeacherSlice<'a> {
+    pub readout: &'a Readout,
+    /// `[tokens, the teacher's width]`.
+    pub input: &'a Matrix,
+    pub table: &'a Matrix,
+    /// What [`Gpu::divergence_at`] has made of the whole vocabulary.
+    pub state: &'a Matrix,
+    pub temperature: f32,
+    /// What the gradient is multiplied by.
+    pub factor: f32,
+}
+
 impl Readout {
+    /// Adds to `d_input` `[tokens, width]`, the gradient of what the head has read, what comes of the divergence of a
+    /// teacher's predictions, from some rows of both heads.
+    ///
+    /// # Errors
+    /// As [`Readout::loss_backward`].
+    pub fn divergence_backward(
+        &self,
+        gpu: &Gpu,
+        HeadSlice { input, first, table }: HeadSlice,
+        teacher: TeacherSlice,
+        d_input: &Matrix,
+    ) -> Result<()> {
+        let TeacherSlice { readout, temperature, factor, state, .. } = teacher;
+        readout.logits(gpu, teacher.input, first, teacher.table, |start, p| {
+            if (start, p.cols()) != (first, table.rows()) {
+                return Err(Error::shape("divergence_backward", format!("{} rows of the head at once", table.rows())));
+            }
+            self.logits(gpu, input, first, table, |_, q| {
+                let d = gpu.divergence_backward_at(p, q, state, factor, temperature)?;
+                if let Some(limit) = self.softcap() {
+                    gpu.bound_backward_in_place(Bound::SoftCap, q, limit, &d)?;
+                }
+                gpu.linear_backward(&d, 0..d.cols(), table, d_input, true)
+            })
+        })
+    }
+
     /// Adds to `d_input` `[tokens, width]`, the gradient of what the head has read, what comes of some of its rows, and
     /// to `sums`, where they are wanted, the gradients of these rows and their biases.
     ///

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionShape, Bound, HeadSpan, Norm, RowCopy, Sequence},
+    ops::{AttentionShape, Bound, Dropout, HeadSpan, Norm, RowCopy, Sequence},
 };
 
 /// A linear weight `[out, in]` on the GPU.
@@ -66,6 +66,41 @@ fn upload_row(gpu: &Gpu, values: &[f32]) -> Result<Matrix> {
     gpu.upload(values, 1, values.len())
 }
 
+/// What is added to a linear weight `[out, in]` in training: `scale · B · A` (LoRA, arXiv 2106.09685).
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// The stored tensor that holds the weight.
+    pub spec: &'static Weight,
+    pub role: Role,
+    /// `[rank, in]`.
+    pub a: Matrix,
+    /// `[out, rank]`.
+    pub b: Matrix,
+    pub scale: f32,
+    /// What of its input is left out, `scale` included. Without it, the sum is in the weight already.
+    pub dropout: Option<Dropout>,
+}
+
+impl Adapter {
+    /// What `A` reads of `x` `[tokens, in]`, whose first token is the one numbered `first`; and what is left to
+    /// multiply by.
+    pub(super) fn input(&self, gpu: &Gpu, x: &Matrix, first: usize) -> Result<(Matrix, f32)> {
+        let Some(dropout) = self.dropout else { return Ok((x.clone(), self.scale)) };
+        let dropped = gpu.unfilled(x.rows(), x.cols())?;
+        gpu.dropout(dropout, first, x, &dropped, false)?;
+        Ok((dropped, 1.0))
+    }
+
+    /// Adds what it makes of `x` to the columns of `y` from `column` on, if the weight does not do so.
+    fn add(&self, gpu: &Gpu, x: &Matrix, first: usize, y: &Matrix, column: usize) -> Result<()> {
+        if self.dropout.is_none() {
+            return Ok(());
+        }
+        let low = gpu.product(&self.input(gpu, x, first)?.0, &self.a)?;
+        gpu.linear(&low, &self.b, None, y, column, true)
+    }
+}
+
 /// The weights of one block on the GPU.
 #[derive(Debug, Clone)]
 pub struct BlockWeights {
@@ -79,13 +114,21 @@ pub struct BlockWeights {
     /// Of queries and keys.
     pub head_norms: Option<[NormWeights; 2]>,
     pub linears: Vec<Linear>,
+    /// Of some of the linear weights.
+    pub adapters: Vec<Adapter>,
 }
 
 impl BlockWeights {
+    /// What is trained beside a linear weight.
+    pub(super) fn adapter(&self, linear: &Linear) -> Option<&Adapter> {
+        self.adapters.iter().find(|one| one.role == linear.role && one.spec.name == linear.spec.name)
+    }
+
     fn upload(gpu: &Gpu, block: &HostBlock, fused: bool) -> Result<Self> {
         let linears = block.linears.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<_>>()?;
         let [norm, norm_after] = upload_norms(gpu, block)?;
-        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms: upload_head_norms(gpu, block)?, linears })
+        let head_norms = upload_head_norms(gpu, block)?;
+        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms, linears, adapters: Vec::new() })
     }
 
     /// The weight that writes the residual stream.
@@ -153,7 +196,8 @@ impl StepWeights {
         for block in host {
             let [norm, norm_after] = upload_norms(gpu, block)?;
             let (norm, head_norms) = (norm.filter(|_| !fused), upload_head_norms(gpu, block)?);
-            blocks.push(BlockWeights { spec: block.spec, fused, norm, norm_after, head_norms, linears: Vec::new() });
+            let (linears, adapters) = (Vec::new(), Vec::new());
+            blocks.push(BlockWeights { spec: block.spec, fused, norm, norm_after, head_norms, linears, adapters });
         }
         let mut this = Self { blocks, shortcut: None };
         linears.into_iter().for_each(|linear| this.add(linear));
@@ -309,7 +353,7 @@ impl LayerContext<'_> {
                 } else {
                     let normed = self.norm(block, &x.view(tokens.clone())?)?;
                     tap.reads(block.spec, &normed)?;
-                    inner.push(self.hidden(block, &normed)?);
+                    inner.push(self.hidden(block, &normed, tokens.start)?);
                 }
             }
             tap.inner(tokens, &inner)?;
@@ -339,17 +383,21 @@ impl LayerContext<'_> {
     }
 
     /// What the MLP's second linear layer reads, `[tokens, intermediate_size]`.
-    fn hidden(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
-        self.gpu.activation(self.config.activation, block.gated(), &self.projected(block, input)?)
+    fn hidden(&self, block: &BlockWeights, input: &Matrix, first: usize) -> Result<Matrix> {
+        self.gpu.activation(self.config.activation, block.gated(), &self.projected(block, input, first)?)
     }
 
     /// What the weights of a block that read the residual make of it, side by side: queries, keys and values
-    /// `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up alone.
-    pub(super) fn projected(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
+    /// `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up alone. `first` is the number of
+    /// the first token.
+    pub(super) fn projected(&self, block: &BlockWeights, input: &Matrix, first: usize) -> Result<Matrix> {
         let all = self.gpu.unfilled(input.rows(), self.projected_width(block))?;
         for read in block.linears(true) {
             let column = self.projected_columns(block, read).start;
             self.gpu.linear_layer(input, &read.weight, read.bias.as_ref(), &all, column, false)?;
+            if let Some(adapter) = block.adapter(read) {
+                adapter.add(self.gpu, input, first, &all, column)?;
+            }
         }
         if let Some(limit) = self.clip(block) {
             self.gpu.bound_in_place(Bound::Clip, &all, limit)?;
@@ -360,6 +408,18 @@ impl LayerContext<'_> {
     /// Beyond which size queries, keys and values are clipped.
     pub(super) fn clip(&self, block: &BlockWeights) -> Option<f32> {
         self.spec().clip_qkv.filter(|_| block.spec.kind == BlockKind::Attention)
+    }
+
+    /// What a block makes of `inner`, which its last weight reads, before a norm of its result; `first` is the number of
+    /// the first token.
+    pub(super) fn result(&self, block: &BlockWeights, inner: &Matrix, first: usize) -> Result<Matrix> {
+        let (gpu, output) = (self.gpu, block.output()?);
+        let result = gpu.unfilled(inner.rows(), output.weight.rows())?;
+        gpu.linear_layer(inner, &output.weight, output.bias.as_ref(), &result, 0, false)?;
+        if let Some(adapter) = block.adapter(output) {
+            adapter.add(gpu, inner, first, &result, 0)?;
+        }
+        Ok(result)
     }
 
     /// The norm of what a block has made, `[tokens, width after]`, with `weights` or without parameters.
@@ -423,7 +483,7 @@ impl LayerContext<'_> {
     fn attention(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
         let (gpu, spec) = (self.gpu, self.spec());
         let shape = spec.attention_shape();
-        let qkv = self.projected(block, input)?;
+        let qkv = self.projected(block, input, 0)?;
         self.place_in_place(block, &qkv)?;
         let Some(cache) = self.cache else { return gpu.attention(&shape, &qkv, &qkv, self.sequences) };
         let rows: Vec<(usize, usize)> = self.sequences.iter().flat_map(|sequence| sequence.cache_rows()).collect();
@@ -450,15 +510,18 @@ impl Tap for Writer<'_> {
 
     fn inner(&mut self, tokens: Range<usize>, inner: &[Matrix]) -> Result<()> {
         self.tap.inner(tokens.clone(), inner)?;
+        let (gpu, first) = (self.context.gpu, tokens.start);
         let residual = self.residual.view(tokens.clone())?;
         for (block, values) in self.weights.blocks.iter().zip(inner) {
-            let (output, gpu) = (block.output()?, self.context.gpu);
+            let output = block.output()?;
             if block.spec.norm_after.is_none() {
                 gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &residual, 0, true)?;
+                if let Some(adapter) = block.adapter(output) {
+                    adapter.add(gpu, values, first, &residual, 0)?;
+                }
                 continue;
             }
-            let result = gpu.unfilled(values.rows(), output.weight.rows())?;
-            gpu.linear_layer(values, &output.weight, output.bias.as_ref(), &result, 0, false)?;
+            let result = self.context.result(block, values, first)?;
             self.tap.written(tokens.clone(), &result)?;
             gpu.subtract(&residual, &self.context.normed_after(block.norm_after.as_ref(), &result)?, -1.0)?;
         }

@@ -37,18 +37,23 @@ mod vocabulary;
 mod weights;
 
 pub use agreement::{Agreement, Agreements};
-pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients};
+pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
     BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes,
 };
 pub use config::{Config, MIXTURE, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
-pub use ends_backward::{HeadSlice, Targets};
-pub use forms::{GgufExport, GgufTokenizer, RemoteCode, Resize, Vocabulary, is_gguf, without_mean};
+pub use ends_backward::{HeadSlice, Targets, TeacherSlice};
+pub use forms::{
+    AdapterForm, AdapterTensor, GgufExport, GgufTokenizer, LowRank, RemoteCode, Resize, Vocabulary, is_gguf,
+    without_mean,
+};
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
-pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
+pub use layer::{
+    Adapter, BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap,
+};
 pub use layer_spec::{Experts, LayerSpec, Step};
 pub use mixture::{ExpertTap, NoExpertTap, forward};
 pub use pruning::{Kept, LayerSizes, Pruning};

@@ -1,10 +1,10 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, add_rows, attention, attention_backward, bound, bound_backward, column_sums,
-    copy_rows, covariance, divergence, divergence_backward, embed, embed_backward, energy, gemm, gemm_f16_matrix,
-    gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route,
-    sample, scale_tokens, subtract, transpose,
+    activation, activation_backward, adamw, add_rows, attention, attention_backward, bound, bound_backward,
+    column_sums, copy_rows, covariance, divergence, divergence_backward, dropout, embed, embed_backward, energy, gemm,
+    gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe,
+    rope, route, sample, scale_tokens, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -14,6 +14,7 @@ pub fn kernels() -> Vec<Kernel> {
     let families = [
         activation::kernels(),
         activation_backward::kernels(),
+        adamw::kernels(),
         add_rows::kernels(),
         attention::kernels(),
         attention_backward::kernels(),
@@ -24,6 +25,7 @@ pub fn kernels() -> Vec<Kernel> {
         covariance::kernels(),
         divergence::kernels(),
         divergence_backward::kernels(),
+        dropout::kernels(),
         embed::kernels(),
         embed_backward::kernels(),
         energy::kernels(),

@@ -15,6 +15,9 @@ struct Params {
     width: u32,
     stride: u32,
     first: u32,
+    /// One over the temperature.
+    sharpness: f32,
+    unused: [u32; 3],
 }
 
 const SHADER: &str = shader!("shared/grid", "shared/reduce", "divergence");
@@ -31,7 +34,7 @@ pub(super) fn kernels() -> Vec<Kernel> {
 /// The predictions of two models, p and q, at one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Divergence {
-    /// KL(p ‖ q), in nats.
+    /// KL(p ‖ q), in nats, at the temperature of the state.
     pub kl: f64,
     /// Whether both give the same token the largest probability.
     pub agrees: bool,
@@ -57,6 +60,22 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.
     pub fn divergence(&self, p: &Matrix, q: &Matrix, first: usize, targets: &Matrix, state: &Matrix) -> Result<()> {
+        self.divergence_at(p, q, first, targets, state, 1.0)
+    }
+
+    /// The same of predictions at a temperature: of logits that are divided by it.
+    ///
+    /// # Errors
+    /// As [`Gpu::divergence`].
+    pub fn divergence_at(
+        &self,
+        p: &Matrix,
+        q: &Matrix,
+        first: usize,
+        targets: &Matrix,
+        state: &Matrix,
+        temperature: f32,
+    ) -> Result<()> {
         let same = (p.rows(), p.cols(), p.stride()) == (q.rows(), q.cols(), q.stride());
         if !same || targets.cols() != p.rows() || (state.rows(), state.cols()) != (p.rows(), STATE.len()) {
             return Err(Error::shape(
@@ -73,7 +92,8 @@ impl Gpu {
             ));
         }
         let (tokens, width, stride) = (p.rows() as u32, p.cols() as u32, p.stride() as u32);
-        let params = Params { tokens, width, stride, first: first as u32 };
+        let params =
+            Params { tokens, width, stride, first: first as u32, sharpness: 1.0 / temperature, unused: [0; 3] };
         let work = (p.rows() * p.cols() * 8) as u64;
         let bindings = [p.into(), q.into(), targets.into(), state.into()];
         self.dispatch(&kernel(), &params, &bindings, folded(p.rows()), work)

@@ -3,6 +3,7 @@
 
 mod activation;
 mod activation_backward;
+mod adamw;
 mod add_rows;
 mod alibi;
 mod attention;
@@ -15,6 +16,7 @@ mod copy_rows;
 mod covariance;
 mod divergence;
 mod divergence_backward;
+mod dropout;
 mod embed;
 mod embed_backward;
 mod energy;
@@ -43,6 +45,7 @@ mod transpose;
 mod tuning;
 
 pub use activation::Activation;
+pub use adamw::AdamW;
 pub use alibi::Alibi;
 pub use attention::{AttentionShape, MAX_HEAD_DIM};
 pub use attention_backward::AttentionResult;
@@ -52,6 +55,7 @@ pub use catalog::kernels;
 pub use copy_rows::RowCopy;
 pub use covariance::{COVARIANCE_RUN, COVARIANCE_TOKENS};
 pub use divergence::Divergence;
+pub use dropout::Dropout;
 pub use head_norm::HeadSpan;
 pub use norm::Norm;
 pub use norm_backward::NormInput;

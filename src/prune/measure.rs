@@ -69,6 +69,7 @@ impl Measure<'_> {
             progress: self.progress,
             apart: self.options.importance.needs_squares(),
             change: if whole { None } else { Some(&change) },
+            training: None,
         };
         work.run(&mut measuring)?;
         Ok(measuring.found)

@@ -4,7 +4,8 @@ use nalgebra::DMatrix;
 
 use super::scores::scored;
 use crate::ops::{
-    Activation, AttentionShape, Divergence, HeadSpan, Norm, PROBE_CHAINS, RowCopy, SampleOptions, Sequence,
+    Activation, AdamW, AttentionShape, Divergence, Dropout, HeadSpan, Norm, PROBE_CHAINS, RowCopy, SampleOptions,
+    Sequence,
 };
 
 /// A matrix from row-major values.
@@ -282,4 +283,29 @@ pub fn sample(logits: &DMatrix<f64>, options: &SampleOptions) -> Vec<u32> {
     let best =
         |row: usize| (0..logits.ncols()).max_by(|&a, &b| value(row, a).total_cmp(&value(row, b))).unwrap_or_default();
     (0..logits.nrows()).map(|row| best(row) as u32).collect()
+}
+
+/// One step of AdamW of a weight and its moments, in place, from the gradient `g` times `scale`.
+pub fn adamw(options: &AdamW, g: &DMatrix<f64>, scale: f64, [w, m, v]: [&mut DMatrix<f64>; 3]) {
+    let AdamW { rate, betas: [beta1, beta2], eps, weight_decay, step } = *options;
+    let g = g * scale;
+    *m = &*m * beta1 + &g * (1.0 - beta1);
+    *v = &*v * beta2 + g.component_mul(&g) * (1.0 - beta2);
+    let unbiased = |moment: f64, beta: f64| moment / (1.0 - beta.powi(step as i32));
+    let step = m.zip_map(v, |m, v| rate * unbiased(m, beta1) / (unbiased(v, beta2).sqrt() + eps));
+    *w = &*w * (1.0 - rate * weight_decay) - step;
+}
+
+/// `x` with some values missing and the others times `scale / (1 − rate)`; its first token is the one numbered `first`.
+pub fn dropout(dropout: Dropout, first: usize, x: &DMatrix<f64>) -> DMatrix<f64> {
+    fn pcg(value: u32) -> u32 {
+        let state = value.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+        let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
+        (word >> 22) ^ word
+    }
+    DMatrix::from_fn(x.nrows(), x.ncols(), |t, i| {
+        let row = pcg(dropout.seed ^ pcg((first + t) as u32));
+        let missing = f64::from(pcg(row.wrapping_add(i as u32))) < f64::from(dropout.rate) * 2f64.powi(32);
+        if missing { 0.0 } else { x[(t, i)] * f64::from(dropout.scale) / (1.0 - f64::from(dropout.rate)) }
+    })
 }

@@ -1,6 +1,6 @@
 //! What differs between the ways to make a model smaller; everything else of a run is the same for all.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -47,6 +47,16 @@ pub trait Method: Sized {
     /// [`crate::Error::Write`].
     fn write_extra(&self, _: FileTarget, _: &Self::Snapshot) -> Result<()> {
         Ok(())
+    }
+
+    /// The directory that its options name to be written beside the output, and the option.
+    fn outputs(_: &Self::Options) -> Option<(&'static str, &Path)> {
+        None
+    }
+
+    /// The files of other models that the result depends on.
+    fn others(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Plans what is asked for.

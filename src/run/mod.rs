@@ -23,6 +23,7 @@ mod outcome;
 mod paths;
 mod pruning;
 mod record;
+mod recovering;
 mod report;
 mod request;
 mod sizes;
@@ -50,6 +51,7 @@ pub use outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport}
 pub use paths::{beside, name_of};
 pub use pruning::{Prune, PruneLayers, PruneRefit, PruneReport, PruneRequest, PruneSnapshot};
 pub use record::{Agreement, FILE, Record, RunRecord};
+pub use recovering::{Extra, Recover, RecoverReport, RecoverRequest};
 pub use report::{Report, SCHEMA_VERSION};
 pub use request::{HARMLESS, Request};
 pub use slicing::{Alternative, LayerReport, Slice, SliceReport, SliceRequest};

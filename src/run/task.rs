@@ -55,6 +55,9 @@ impl<'a, M: Method> Task<'a, M> {
         let inputs = || request.inputs().chain(M::inputs(&request.method));
         inputs().for_each(|path| writes.reads(path));
         writes.directory("--output", &request.output)?;
+        if let Some((option, path)) = M::outputs(&request.method) {
+            writes.directory(option, path)?;
+        }
         request.device.plan_trace(&mut writes, log)?;
         let extra = M::extra(&request.method).map(|(flag, path)| writes.file(flag, path)).transpose()?;
         let method = M::plan(model, request)?;
@@ -198,12 +201,17 @@ impl<'a, M: Method> Task<'a, M> {
         let mut files: Vec<_> = self.model.store.checkpoint.files().map(Path::to_owned).collect();
         files.push(directory.join("config.json"));
         files.extend(self.companions.copied.iter().map(|name| directory.join(name)));
-        files.extend(self.request.inputs().chain(M::inputs(&self.request.method)).map(Path::to_owned));
+        let inputs = self.request.inputs().chain(M::inputs(&self.request.method));
+        files.extend(inputs.filter(|path| !path.is_dir()).map(Path::to_owned));
         for path in files {
             // Shards may lie in directories below the model's, and have the same names there.
             let within = path.strip_prefix(directory).ok().map(Path::as_os_str);
             let name = within.or(path.file_name()).unwrap_or(path.as_os_str()).to_string_lossy();
             identity.insert(format!("the input {name}"), json!(fingerprint(&path)?));
+        }
+        for path in self.method.others() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            identity.insert(format!("the other model's {name}"), json!(fingerprint(&path)?));
         }
         Ok(identity)
     }

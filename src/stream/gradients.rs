@@ -10,14 +10,15 @@ use std::ops::Range;
 use super::{
     memory::MemoryPlan,
     store::{Placement, Residual},
+    training::{Objective, Training},
 };
 use crate::{
     checkpoint::OutputDirectory,
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        AffineGradients, Batch, BatchSize, HeadSlice, HostEnds, HostLayer, HostMatrix, Model, NoTap, Readout, Step,
-        StepGradients, StepWeights, Targets, architecture::Position, logit_entries, plan_batches,
+        AffineGradients, Batch, BatchSize, HostEnds, HostLayer, HostMatrix, Model, NoTap, Step, StepGradients,
+        StepWeights, Wanted, architecture::Position, plan_batches,
     },
     progress::Progress,
 };
@@ -84,17 +85,19 @@ pub struct Gradients<'a> {
     pub apart: bool,
     /// What is changed of the weights of a layer before they are used, if anything.
     pub change: Option<&'a Change<'a>>,
+    /// What is trained, and how; all weights of the file, by the loss of all next tokens, if `None`.
+    pub training: Option<Training<'a>>,
 }
 
 /// What is changed of the weights of a layer.
 pub type Change<'a> = dyn Fn(usize, &mut HostLayer) -> Result<()> + 'a;
 
 /// The sequences of a pass, and what is the same for all of its steps.
-struct Plan {
-    batches: Vec<Range<usize>>,
+pub(super) struct Plan {
+    pub batches: Vec<Range<usize>>,
     rope_tables: Vec<Matrix>,
-    /// Next tokens in all.
-    predicted: usize,
+    /// Next tokens in all that count.
+    pub predicted: usize,
 }
 
 impl Gradients<'_> {
@@ -104,17 +107,7 @@ impl Gradients<'_> {
     /// [`Error::BadTokens`] if there are no sequences, or one has no next token; [`Error::Numerical`] if the loss is not
     /// finite; those of `collect`; whatever the model, the GPU or the disk reports.
     pub fn run(&self, collect: &mut dyn Collect) -> Result<f64> {
-        if self.rows.is_empty() || self.rows.iter().any(|row| row.len() < 2) {
-            return Err(Error::BadTokens("gradients need sequences of two tokens or more".into()));
-        }
-        let config = self.model.config();
-        let size = if self.apart { BatchSize { rows: Some(1), ..self.memory.batch } } else { self.memory.batch };
-        let longest = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let plan = Plan {
-            batches: plan_batches(self.gpu, config, self.rows, size)?,
-            rope_tables: self.model.rope_tables(self.gpu, longest)?,
-            predicted: self.rows.iter().map(|row| row.len() - 1).sum(),
-        };
+        let (config, plan) = (self.model.config(), self.plan(self.model)?);
         let steps = config.points() as u64;
         self.progress.begin("gradients", (2 * steps + 2) * plan.batches.len() as u64);
         let ends = self.model.store.ends()?;
@@ -123,9 +116,9 @@ impl Gradients<'_> {
         let (loss, mut gradient) = self.loss(&plan, &ends, &last, collect)?;
         drop(last);
         for layer in (0..config.layers.len()).rev() {
-            let host = self.layer(layer)?;
-            for (step, host_step) in config.steps().zip(&host.steps).collect::<Vec<_>>().into_iter().rev() {
-                let weights = StepWeights::upload(self.gpu, host_step, host.fused)?;
+            let of_layer = self.layer(layer)?;
+            for step in config.steps().collect::<Vec<_>>().into_iter().rev() {
+                let weights = self.weights(layer, step, of_layer.as_ref())?;
                 let x = points.pop().ok_or_else(|| Error::shape("gradients", "no residual"))?;
                 self.step(&plan, layer, step, &weights, &x, &mut gradient, collect)?;
             }
@@ -137,11 +130,95 @@ impl Gradients<'_> {
         Ok(loss)
     }
 
-    /// The weights of a layer as they are used.
-    fn layer(&self, layer: usize) -> Result<HostLayer<'_>> {
+    /// The mean of what is to become small, and nothing of its gradients.
+    ///
+    /// # Errors
+    /// As [`Gradients::run`].
+    pub fn measure(&self) -> Result<f64> {
+        let plan = self.plan(self.model)?;
+        self.progress.begin("loss", 2 * (self.model.config().points() + 1) as u64 * plan.batches.len() as u64);
+        let ends = self.model.store.ends()?;
+        let supply = |layer, step| self.weights(layer, step, self.layer(layer)?.as_ref());
+        let last = self.forward_only(self.model, &plan, &supply)?;
+        let found = self.objective(&plan, &ends, &last).map(|objective| objective.mean);
+        self.progress.end();
+        found
+    }
+
+    /// How the sequences go through a model.
+    pub(super) fn plan(&self, model: &Model) -> Result<Plan> {
+        if self.rows.is_empty() || self.rows.iter().any(|row| row.len() < 2) {
+            return Err(Error::BadTokens("gradients need sequences of two tokens or more".into()));
+        }
+        let size = if self.apart { BatchSize { rows: Some(1), ..self.memory.batch } } else { self.memory.batch };
+        let longest = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        Ok(Plan {
+            batches: plan_batches(self.gpu, self.model.config(), self.rows, size)?,
+            rope_tables: model.rope_tables(self.gpu, longest)?,
+            predicted: (0..self.rows.len()).map(|row| self.counted(row)).sum(),
+        })
+    }
+
+    /// How many next tokens of a sequence count.
+    pub(super) fn counted(&self, row: usize) -> usize {
+        (1..self.rows[row].len()).filter(|&token| self.counts(row, token)).count()
+    }
+
+    /// Whether a token of a sequence counts where it is predicted.
+    pub(super) fn counts(&self, row: usize, token: usize) -> bool {
+        match self.training.map(|training| training.objective) {
+            Some(Objective::NextToken(Some(marked))) => {
+                marked.get(row).and_then(|row| row.get(token)).copied().unwrap_or(true)
+            }
+            _ => true,
+        }
+    }
+
+    /// The weights of a layer as they are used, unless they come from elsewhere.
+    fn layer(&self, layer: usize) -> Result<Option<HostLayer<'_>>> {
+        if self.training.is_some() {
+            return Ok(None);
+        }
         let mut host = self.model.store.layer(layer)?;
         self.change.map_or(Ok(()), |change| change(layer, &mut host))?;
-        Ok(host)
+        Ok(Some(host))
+    }
+
+    /// The weights of a step: those of its layer where these are given.
+    fn weights(&self, layer: usize, step: Step, host: Option<&HostLayer>) -> Result<StepWeights> {
+        match (host, &self.training) {
+            (Some(host), _) => StepWeights::upload(self.gpu, &host.steps[step.index], host.fused),
+            (None, Some(training)) => training.weights.weights(layer, step),
+            (None, None) => Err(Error::shape("gradients", "no weights")),
+        }
+    }
+
+    /// The residual after the last step alone.
+    pub(super) fn forward_only(
+        &self,
+        model: &Model,
+        plan: &Plan,
+        weights: &dyn Fn(usize, Step) -> Result<StepWeights>,
+    ) -> Result<Residual> {
+        let (gpu, config) = (self.gpu, model.config());
+        let mut x = self.embed(plan, model, &model.store.ends()?)?;
+        for layer in 0..config.layers.len() {
+            for step in config.steps() {
+                let weights = weights(layer, step)?;
+                let number = layer * config.steps().len() + step.index + 1;
+                let mut after =
+                    self.residual(plan, &format!("forward.{}", number % 2), config.widths(layer).step(step).1);
+                for (index, rows) in plan.batches.iter().enumerate() {
+                    let batch = self.batch(rows)?;
+                    let context = batch.context(gpu, config, layer, &plan.rope_tables);
+                    let result = context.step(&weights, x.load(gpu, index)?, &mut NoTap)?;
+                    after.store(gpu, index, result, false)?;
+                    self.progress.advance(1)?;
+                }
+                x = after;
+            }
+        }
+        Ok(x)
     }
 
     fn batch(&self, rows: &Range<usize>) -> Result<Batch> {
@@ -150,7 +227,7 @@ impl Gradients<'_> {
     }
 
     /// An empty residual of all batches.
-    fn residual(&self, plan: &Plan, name: &str, width: usize) -> Residual {
+    pub(super) fn residual(&self, plan: &Plan, name: &str, width: usize) -> Residual {
         let tokens = |rows: &Range<usize>| self.rows[rows.clone()].iter().map(Vec::len).sum();
         let batches = plan.batches.iter().map(tokens).collect();
         Residual::new(self.directory, name, self.memory.placement, width, batches)
@@ -159,11 +236,11 @@ impl Gradients<'_> {
     /// The residual before each step, and after the last one.
     fn forward(&self, plan: &Plan, ends: &HostEnds) -> Result<Vec<Residual>> {
         let (gpu, config) = (self.gpu, self.model.config());
-        let mut points = vec![self.embed(plan, ends)?];
+        let mut points = vec![self.embed(plan, self.model, ends)?];
         for layer in 0..config.layers.len() {
-            let host = self.layer(layer)?;
-            for (step, host_step) in config.steps().zip(&host.steps) {
-                let weights = StepWeights::upload(gpu, host_step, host.fused)?;
+            let of_layer = self.layer(layer)?;
+            for step in config.steps() {
+                let weights = self.weights(layer, step, of_layer.as_ref())?;
                 let width = config.widths(layer).step(step).1;
                 let mut after = self.residual(plan, &format!("residual.{}", points.len()), width);
                 let before = points.last().ok_or_else(|| Error::shape("gradients", "no residual"))?;
@@ -184,7 +261,7 @@ impl Gradients<'_> {
         Ok(points)
     }
 
-    fn embed(&self, plan: &Plan, ends: &HostEnds) -> Result<Residual> {
+    fn embed(&self, plan: &Plan, model: &Model, ends: &HostEnds) -> Result<Residual> {
         let gpu = self.gpu;
         let mut residual = self.residual(plan, "residual.0", ends.embedding.cols);
         for part in self.memory.parts(gpu, &ends.embedding) {
@@ -197,7 +274,7 @@ impl Gradients<'_> {
                 residual.store(gpu, index, x, false)?;
             }
         }
-        let Some((positions, offset)) = self.positions(ends) else { return Ok(residual) };
+        let Some((positions, offset)) = positions_of(model, ends) else { return Ok(residual) };
         for part in self.memory.parts(gpu, positions) {
             let table = positions.upload(gpu, part.clone())?;
             for (index, rows) in plan.batches.iter().enumerate() {
@@ -207,120 +284,6 @@ impl Gradients<'_> {
             }
         }
         Ok(residual)
-    }
-
-    /// The table of learned positions, and the row of position 0.
-    fn positions<'e>(&self, ends: &'e HostEnds<'e>) -> Option<(&'e HostMatrix<'e>, usize)> {
-        match self.model.config().architecture.attention.position {
-            Position::Learned { offset, .. } => Some((ends.positions.as_ref()?, offset)),
-            Position::Rope { .. } | Position::None => None,
-        }
-    }
-
-    /// The mean loss, and the gradient of the last residual.
-    fn loss(
-        &self,
-        plan: &Plan,
-        ends: &HostEnds,
-        last: &Residual,
-        collect: &mut dyn Collect,
-    ) -> Result<(f64, Residual)> {
-        let (gpu, config) = (self.gpu, self.model.config());
-        let readout = Readout::upload(gpu, ends)?;
-        let mut targets = Vec::new();
-        for rows in &plan.batches {
-            let rows = &self.rows[rows.clone()];
-            let ids: Vec<u32> = rows.iter().flat_map(|row| row[1..].iter().copied().chain([u32::MAX])).collect();
-            let predicted = if self.apart { ids.len() - rows.len() } else { plan.predicted };
-            let (ids, state) = (gpu.upload_u32(&ids)?, gpu.loss_state(ids.len())?);
-            targets.push(Targets { ids, state, factor: 1.0 / predicted as f32 });
-        }
-        self.each_slice(plan, ends, |first, table| {
-            for (index, targets) in targets.iter().enumerate() {
-                let input = readout.norm(gpu, config, &last.load(gpu, index)?)?;
-                readout.logits(gpu, &input, first, table, |first, logits| {
-                    gpu.loss(logits, first, &targets.ids, &targets.state)
-                })?;
-            }
-            Ok(())
-        })?;
-        let mut total = 0.0;
-        for (targets, rows) in targets.iter().zip(&plan.batches) {
-            let losses = gpu.loss_values(&targets.state)?;
-            let mut first = 0;
-            for row in &self.rows[rows.clone()] {
-                total += losses[first..first + row.len() - 1].iter().sum::<f64>();
-                first += row.len();
-            }
-            self.progress.advance(1)?;
-        }
-        let loss = total / plan.predicted as f64;
-        if !loss.is_finite() {
-            return Err(Error::Numerical(format!("the loss is {loss}: the model's signals overflow")));
-        }
-        let gradient = self.head(plan, ends, &readout, &targets, last, collect)?;
-        Ok((loss, gradient))
-    }
-
-    /// From the losses to the gradient of the last residual.
-    fn head(
-        &self,
-        plan: &Plan,
-        ends: &HostEnds,
-        readout: &Readout,
-        targets: &[Targets],
-        last: &Residual,
-        collect: &mut dyn Collect,
-    ) -> Result<Residual> {
-        let (gpu, config) = (self.gpu, self.model.config());
-        let (wanted, scale) = (collect.ends(), config.logit_scale);
-        let mut gradient = self.residual(plan, "gradient", last.width());
-        self.each_slice(plan, ends, |first, table| {
-            let mut sums = AffineGradients::default();
-            for (index, targets) in targets.iter().enumerate() {
-                let x = last.load(gpu, index)?;
-                let input = readout.norm(gpu, config, &x)?;
-                let d = if first > 0 { gradient.load(gpu, index)? } else { gpu.zeros(x.rows(), x.cols())? };
-                let slice = HeadSlice { input: &input, first, table };
-                readout.loss_backward(gpu, slice, targets, &d, wanted.then_some(&mut sums))?;
-                gradient.store(gpu, index, d, false)?;
-            }
-            if wanted {
-                // The model has the factor of the logits in its final norm, or else in its head, and in the bias.
-                let sums = sums.scaled(gpu, if readout.has_norm() { 1.0 } else { scale }, scale)?;
-                collect.head(first..first + table.rows(), &sums)?;
-            }
-            Ok(())
-        })?;
-        let mut sums = AffineGradients::default();
-        for index in 0..plan.batches.len() {
-            let (x, d) = (last.load(gpu, index)?, gradient.load(gpu, index)?);
-            gradient.store(gpu, index, readout.norm_backward(gpu, config, &x, &d, &mut sums)?, false)?;
-            self.progress.advance(1)?;
-        }
-        if wanted {
-            collect.final_norm(&sums.scaled(gpu, scale, scale)?)?;
-        }
-        Ok(gradient)
-    }
-
-    /// Goes through the rows of the head, as many at a time as let the logits of every batch fit a binding.
-    fn each_slice(
-        &self,
-        plan: &Plan,
-        ends: &HostEnds,
-        mut each: impl FnMut(usize, &Matrix) -> Result<()>,
-    ) -> Result<()> {
-        let tokens = |rows: &Range<usize>| self.rows[rows.clone()].iter().map(Vec::len).sum::<usize>();
-        let most = plan.batches.iter().map(tokens).max().unwrap_or(0);
-        let entries = logit_entries(self.gpu.max_binding_size(), most);
-        for part in self.memory.parts(self.gpu, &ends.head) {
-            let table = ends.head.upload(self.gpu, part.clone())?;
-            for start in (0..table.rows()).step_by(entries) {
-                each(part.start + start, &table.view(start..table.rows().min(start + entries))?)?;
-            }
-        }
-        Ok(())
     }
 
     /// A step backward: makes the gradient of what it has read, `x`, of that of its result.
@@ -336,7 +299,8 @@ impl Gradients<'_> {
         collect: &mut dyn Collect,
     ) -> Result<()> {
         let (gpu, config) = (self.gpu, self.model.config());
-        let mut sums = StepGradients::new(weights);
+        let wanted = self.training.map_or(Wanted::ALL, |training| training.wanted);
+        let mut sums = StepGradients::new(weights, wanted);
         // Not in the file that is read.
         let number = layer * config.steps().len() + step.index;
         let mut before = self.residual(plan, &format!("gradient.{}", number % 2), x.width());
@@ -347,7 +311,7 @@ impl Gradients<'_> {
             before.store(gpu, index, context.step_backward(weights, &x, &d, &mut sums)?, false)?;
             if self.apart {
                 collect.step(GradientsAt { layer, step, rows: rows.clone() }, &sums)?;
-                sums = StepGradients::new(weights);
+                sums = StepGradients::new(weights, wanted);
             }
             self.progress.advance(1)?;
         }
@@ -363,7 +327,7 @@ impl Gradients<'_> {
             let sums = AffineGradients { weight: Some(sums), bias: None }.scaled(self.gpu, scale, 1.0)?;
             sums.weight.as_ref().map_or(Ok(()), |sums| collect.embedding(false, part, sums))
         })?;
-        let Some((table, offset)) = self.positions(ends) else { return Ok(()) };
+        let Some((table, offset)) = positions_of(self.model, ends) else { return Ok(()) };
         let places = |rows: &Range<usize>| {
             let row = |row: &Vec<u32>| offset as u32..(offset + row.len()) as u32;
             self.rows[rows.clone()].iter().flat_map(row).collect()
@@ -388,5 +352,13 @@ impl Gradients<'_> {
             each(part, sums)?;
         }
         Ok(())
+    }
+}
+
+/// The table of learned positions, and the row of position 0.
+fn positions_of<'e>(model: &Model, ends: &'e HostEnds<'e>) -> Option<(&'e HostMatrix<'e>, usize)> {
+    match model.config().architecture.attention.position {
+        Position::Learned { offset, .. } => Some((ends.positions.as_ref()?, offset)),
+        Position::Rope { .. } | Position::None => None,
     }
 }

@@ -7,6 +7,7 @@
 
 mod commit;
 mod gradients;
+mod losses;
 mod memory;
 mod pass;
 mod read_ahead;
@@ -14,6 +15,7 @@ mod run;
 mod speed;
 mod stock;
 mod store;
+mod training;
 mod types;
 mod writer;
 
@@ -26,5 +28,6 @@ pub use run::{At, Method, run};
 pub use speed::Speed;
 pub use stock::StockForm;
 pub use store::{Placement, Residual};
+pub use training::{Objective, Supply, Training};
 pub use types::Types;
 pub use writer::Writer;

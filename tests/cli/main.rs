@@ -17,6 +17,7 @@ mod help;
 mod memory;
 mod mixtures;
 mod pruning;
+mod recovering;
 mod refusals;
 mod requests;
 mod resume;

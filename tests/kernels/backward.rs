@@ -390,6 +390,22 @@ fn gradients_of_logits_match_reference_slice_by_slice() {
             let d = gpu.divergence_backward(&p, &q, &both, 0.25).expect("divergence_backward");
             compare("divergence_backward", download(&gpu, &d), &divergences, first);
         }
+        let warm = gpu.divergence_state(tokens).expect("state");
+        for (first, width) in parts() {
+            let (p, q) = (slice(&p, first, width), slice(&q, first, width));
+            gpu.divergence_at(&p, &q, first, &gpu_targets, &warm, 2.5).expect("divergence");
+        }
+        let [p_twin, q_twin] = [p_twin / 2.5, q_twin / 2.5];
+        let divergences = reference::divergence_backward(&p_twin, &q_twin, 0.25);
+        let expected = reference::divergence(&p_twin, &q_twin, &vec![0; tokens]);
+        let worst = gpu.divergences(&warm).expect("divergences").iter().zip(&expected);
+        let worst = worst.map(|(found, expected)| (found.kl - expected.kl).abs()).fold(0.0, f64::max);
+        check(&format!("divergence at a temperature ({reason})"), worst, 64.0 * f64::from(scale) * ROUNDOFF);
+        for (first, width) in parts() {
+            let (p, q) = (slice(&p, first, width), slice(&q, first, width));
+            let d = gpu.divergence_backward_at(&p, &q, &warm, 0.25, 2.5).expect("divergence_backward");
+            compare("divergence_backward at a temperature", download(&gpu, &d), &divergences, first);
+        }
     }
     let (logits, targets) = (gpu.zeros(3, 4).expect("zeros"), gpu.upload_u32(&[0; 3]).expect("targets"));
     let state = gpu.loss_state(2).expect("state");

@@ -3,7 +3,7 @@
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
     model::{Rope, Scaling},
-    ops::{Activation, HeadSpan, Norm},
+    ops::{Activation, AdamW, Dropout, HeadSpan, Norm},
     reference,
 };
 
@@ -251,6 +251,67 @@ fn energies_match_reference_at_awkward_widths() {
             norm_tolerance(width),
         );
     }
+}
+
+#[test]
+fn adamw_matches_reference_in_its_first_and_later_steps() {
+    let gpu = support::gpu_unlimited();
+    for (rows, width, step, scale, reason) in [
+        (1, 1, 1, 1.0, "the smallest"),
+        (3, 65, 1, 0.5, "padded rows, a clipped gradient"),
+        (70, 300, 7, 1.0, "many workgroups, a later step"),
+    ] {
+        let mut random = Random::new((rows * width) as u64);
+        let [w, g, m] = [1.0, 0.1, 0.05].map(|size| random.values(rows * width, size));
+        let v: Vec<f32> = random.values(rows * width, 0.1).iter().map(|value| value * value).collect();
+        let (m, v) = if step == 1 { (vec![0.0; m.len()], vec![0.0; v.len()]) } else { (m, v) };
+        let options = AdamW { rate: 0.01, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1, step };
+        let on_gpu = [&w, &m, &v].map(|values| upload(&gpu, values, rows, width));
+        let gradient = upload(&gpu, &g, rows, width);
+        gpu.adamw(&options, &gradient, scale, on_gpu.each_ref()).expect("adamw");
+        let mut twin = [&w, &m, &v].map(|values| reference::matrix(rows, width, values));
+        let g = reference::matrix(rows, width, &g);
+        reference::adamw(&options, &g, f64::from(scale), twin.each_mut());
+        let sizes = [1.0, 0.2, 0.05];
+        for (((found, expected), size), name) in on_gpu.iter().zip(&twin).zip(sizes).zip(["w", "m", "v"]) {
+            // A few products, a root and a quotient, each rounded.
+            let worst = error(&download(&gpu, found), expected, |i, j| expected[(i, j)].abs().max(size * 0.01));
+            check(&format!("adamw {name} [{rows}, {width}], step {step} ({reason})"), worst, 16.0 * ROUNDOFF);
+        }
+    }
+    let (two, three) = (gpu.zeros(2, 4).expect("zeros"), gpu.zeros(2, 3).expect("zeros"));
+    let other = [(); 3].map(|()| gpu.zeros(2, 4).expect("zeros"));
+    let options = AdamW { rate: 0.1, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.0, step: 1 };
+    assert!(gpu.adamw(&options, &three, 1.0, other.each_ref()).is_err());
+    assert!(gpu.adamw(&AdamW { step: 0, ..options }, &two, 1.0, other.each_ref()).is_err());
+}
+
+#[test]
+fn dropout_leaves_out_what_the_reference_does_and_the_same_again_in_pieces() {
+    let gpu = support::gpu_unlimited();
+    for (tokens, width, rate, reason) in
+        [(1, 1, 0.5, "the smallest"), (3, 65, 0.25, "padded rows"), (200, 300, 0.05, "many workgroups")]
+    {
+        let dropout = Dropout { rate, seed: 7 + tokens as u32, scale: 2.0 };
+        let mut random = Random::new((tokens * width) as u64);
+        let x = random.values(tokens * width, 1.0);
+        let (input, result) = (upload(&gpu, &x, tokens, width), gpu.zeros(tokens, width).expect("zeros"));
+        gpu.dropout(dropout, 5, &input, &result, false).expect("dropout");
+        gpu.dropout(dropout, 5, &input, &result, true).expect("dropout");
+        let expected = 2.0 * reference::dropout(dropout, 5, &reference::matrix(tokens, width, &x));
+        let found = download(&gpu, &result);
+        let worst = error(&found, &expected, |i, j| expected[(i, j)].abs().max(1e-3));
+        check(&format!("dropout [{tokens}, {width}] ({reason})"), worst, 4.0 * ROUNDOFF);
+        if tokens > 64 {
+            let missing = found.iter().filter(|value| **value == 0.0).count() as f64 / (tokens * width) as f64;
+            assert!((missing - f64::from(rate)).abs() < 0.005, "{missing} of the values are missing");
+            let piece = gpu.zeros(tokens - 64, width).expect("zeros");
+            gpu.dropout(dropout, 69, &input.view(64..tokens).expect("a view"), &piece, true).expect("dropout");
+            assert_eq!(2.0 * download(&gpu, &piece), found.rows(64, tokens - 64).into_owned(), "from token 64 on");
+        }
+    }
+    let (two, three) = (gpu.zeros(2, 4).expect("zeros"), gpu.zeros(2, 3).expect("zeros"));
+    assert!(gpu.dropout(Dropout { rate: 0.1, seed: 0, scale: 1.0 }, 0, &two, &three, false).is_err());
 }
 
 #[test]

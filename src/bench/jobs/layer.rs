@@ -144,7 +144,8 @@ impl Layer {
                 };
                 let linears = self.linears.iter().filter(own).map(linear).collect::<Result<_>>()?;
                 let fused = self.config.fused();
-                blocks.push(BlockWeights { spec, fused, norm: norm()?, norm_after: None, head_norms: None, linears });
+                let (norm, norm_after, head_norms, adapters) = (norm()?, None, None, Vec::new());
+                blocks.push(BlockWeights { spec, fused, norm, norm_after, head_norms, linears, adapters });
             }
             steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
         }

@@ -1,0 +1,147 @@
+//! `slicegpt-gpu recover`
+
+use std::path::PathBuf;
+
+use super::{arguments::TEXTS, calibration::Calibrates, work::WorkArgs};
+use crate::{
+    error::Result,
+    recover::{Mode, Schedule, Target},
+    run::{CalibrationRequest, Extra, Recover, RecoverRequest, Request},
+};
+
+const METHOD: &str = "How to train";
+const LOW_RANK: &str = "What is trained";
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// lora: the whole model on next tokens; blocks: each layer towards the same layer of --teacher; distil: the whole
+    /// model towards the predictions of --teacher [default: distil with --teacher, lora without]
+    #[arg(long, value_name = "lora|blocks|distil")]
+    mode: Option<Mode>,
+    /// The dense model that is imitated
+    #[arg(long, value_name = "DENSE")]
+    teacher: Option<PathBuf>,
+    /// Steps of the optimiser; with --mode blocks, of each layer
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Sequences of a step; those that do not fit at a time are taken one after the other
+    #[arg(long, help_heading = METHOD, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// The learning rate at its highest [default: 0.41 over the width of the model for A and B, 1e-4 at 4096; a
+    /// tenth of that for weights]
+    #[arg(long, alias = "lr", help_heading = METHOD, value_name = "RATE")]
+    learning_rate: Option<f64>,
+    /// How the learning rate falls: linear, cosine or constant
+    #[arg(long, help_heading = METHOD, default_value = "linear", value_name = "HOW")]
+    schedule: Schedule,
+    /// The share of the steps in which the learning rate rises
+    #[arg(long, help_heading = METHOD, default_value_t = 0.05, value_name = "SHARE")]
+    warmup: f64,
+    /// How strongly matrices decay, times the learning rate
+    #[arg(long, help_heading = METHOD, default_value_t = 0.01, value_name = "LAMBDA")]
+    weight_decay: f64,
+    /// Shorten gradients that are longer than this together; 0 for never
+    #[arg(long, help_heading = METHOD, default_value_t = 1.0, value_name = "LENGTH")]
+    max_grad_norm: f64,
+    /// The temperature of predictions, with --mode distil
+    #[arg(long, help_heading = METHOD, default_value_t = 1.0, value_name = "T")]
+    temperature: f64,
+    /// Rank of A and B
+    #[arg(long, help_heading = LOW_RANK, default_value_t = 8, value_name = "R")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    lora_r: u32,
+    /// B·A counts alpha / r times
+    #[arg(long, help_heading = LOW_RANK, default_value_t = 16.0, value_name = "ALPHA")]
+    lora_alpha: f64,
+    /// The share of what A reads that is left out
+    #[arg(long, help_heading = LOW_RANK, default_value_t = 0.0, value_name = "SHARE")]
+    lora_dropout: f64,
+    /// The weights that get A and B: some of q, k, v, o, gate, up and down [default: all; with --mode blocks none, as
+    /// their layer's weights are trained themselves]
+    #[arg(long, help_heading = LOW_RANK, value_name = "WEIGHTS", value_delimiter = ',')]
+    targets: Option<Vec<Target>>,
+    /// Train these in full, too: some of norms and biases; or weights, instead of A and B
+    #[arg(long, help_heading = LOW_RANK, value_name = "WHAT", value_delimiter = ',')]
+    train: Vec<Extra>,
+    /// Measure the loss on sequences that are not trained on every N steps; 0 for never [default: a tenth of the steps]
+    #[arg(long, help_heading = METHOD, value_name = "N")]
+    eval_every: Option<u32>,
+    /// Keep what --resume needs every N steps; with --mode blocks, after each layer
+    #[arg(long, help_heading = METHOD, default_value_t = 50, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    save_every: u32,
+    /// Write A and B to this directory, too, as an adapter that PEFT loads
+    #[arg(long, help_heading = LOW_RANK, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    work: WorkArgs<ExampleArgs>,
+}
+
+/// What is trained on.
+#[derive(Debug, clap::Args)]
+pub struct ExampleArgs {
+    /// What to train on: `self` samples from the model; or a file: plain text; JSON or JSON lines of strings or of
+    /// objects with text, messages, instruction and output, and the like; token ids {"input_ids": [[...], ...]}
+    #[arg(
+        id = "calibration",
+        long = "examples",
+        alias = "calibration",
+        default_value = "self",
+        value_name = "self|FILE"
+    )]
+    examples: PathBuf,
+    /// Sequences; of a token file the first N rows [default: 512, or all rows of a token file]
+    #[arg(id = "cal_nsamples", long = "nsamples", alias = "cal-nsamples", help_heading = TEXTS, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    nsamples: Option<u32>,
+    /// Tokens of a sequence, at most the model's own maximum
+    #[arg(id = "cal_max_seqlen", long = "seqlen", alias = "cal-max-seqlen", help_heading = TEXTS, default_value_t = 256, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..))]
+    seqlen: u32,
+    /// Sequences at a time [default: what makes about 2048 tokens]
+    #[arg(long, alias = "micro-batch-size", help_heading = TEXTS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cal_batch_size: Option<u32>,
+}
+
+impl Calibrates for ExampleArgs {
+    fn request(&self) -> CalibrationRequest {
+        CalibrationRequest {
+            calibration: self.examples.clone(),
+            cal_nsamples: self.nsamples.map(|count| count as usize),
+            cal_max_seqlen: self.seqlen as usize,
+            cal_batch_size: self.cal_batch_size.map(|count| count as usize),
+            ..CalibrationRequest::default()
+        }
+    }
+}
+
+impl Args {
+    pub fn request(&self) -> Request<RecoverRequest> {
+        let request = RecoverRequest {
+            mode: self.mode,
+            teacher: self.teacher.clone(),
+            steps: self.steps as usize,
+            batch_size: self.batch_size as usize,
+            learning_rate: self.learning_rate,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            lora_r: self.lora_r as usize,
+            lora_alpha: self.lora_alpha,
+            lora_dropout: self.lora_dropout,
+            targets: self.targets.clone(),
+            train: self.train.clone(),
+            temperature: self.temperature,
+            eval_every: self.eval_every.map(|steps| steps as usize),
+            save_every: self.save_every as usize,
+            adapter: self.adapter.clone(),
+        };
+        self.work.request(request, "recovered")
+    }
+
+    pub fn execute(&self) -> Result<()> {
+        self.work.execute::<Recover>(&self.request())
+    }
+}

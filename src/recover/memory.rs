@@ -1,0 +1,119 @@
+//! How much memory recovery takes at its peak, and how long, known before.
+
+use super::options::{Mode, Options};
+use crate::{
+    model::{Config, row_bytes, signal_bytes, staging_bytes},
+    ops::{COVARIANCE_RUN, transposed_columns},
+    stream::{Extent, MemoryPlan, Peak, Placement, Speed},
+};
+
+impl Options {
+    /// Parameters that are trained in a layer.
+    pub fn trained_parameters(&self, config: &Config, layer: usize) -> u64 {
+        let mut count = 0;
+        for step in config.steps() {
+            for (weight, role) in step.linears() {
+                let (rows, cols) = config.linear_shape(role, layer);
+                if self.trained.weights {
+                    count += rows * cols;
+                } else if self.trained.low_rank.iter().any(|target| target.role() == role) {
+                    count += self.rank * (rows + cols);
+                }
+                if self.trained.biases && config.linear_bias(weight) {
+                    count += rows;
+                }
+            }
+            if self.trained.norms && config.norm_affine && !config.fused() {
+                count += step.blocks.len() * config.hidden_size * if config.norm_has_bias() { 2 } else { 1 };
+            }
+        }
+        count as u64
+    }
+
+    /// What training a model of this config takes; `written` is the bytes of its tensors, `rope` the size of the table
+    /// of rotary angles, `element_size` that of a stored value, `teacher` the parameters of a teacher's layers, if there
+    /// is one.
+    pub fn peak(
+        &self,
+        memory: &MemoryPlan,
+        (config, teacher): (&Config, Option<&Config>),
+        written: u64,
+        examples: &Extent,
+        rope: u64,
+        element_size: usize,
+    ) -> Peak {
+        let full = row_bytes(config.hidden_size);
+        let layers = config.layers.len();
+        let on_gpu = memory.placement == Placement::Gpu;
+        let blocks = self.mode == Mode::Blocks;
+        let step = (self.batch_size as u64 * examples.longest as u64).min(examples.tokens as u64);
+        let tokens = memory.batch_tokens(examples).min(step);
+        // The residual before every step and after the last one, and two gradients of it, of the sequences of a step;
+        // or two of all.
+        let residuals = if blocks {
+            2 * examples.tokens as u64 * full + (config.steps().len() as u64 + 3) * tokens * full
+        } else {
+            (config.points() as u64 + 3) * step * full
+        };
+        let trained = |layer| self.trained_parameters(config, layer);
+        let all: u64 = (0..layers).map(trained).sum();
+        let most = (0..layers).map(trained).max().unwrap_or(0);
+        // Each with two moments and a gradient, in f32.
+        let optimiser = 16 * if blocks { most } else { all };
+        let parameters = |config: &Config| -> (u64, u64) {
+            let each = || (0..config.layers.len()).map(|layer| config.layer_parameters(layer));
+            (each().sum(), each().max().unwrap_or(0))
+        };
+        let (whole, largest_layer) = parameters(config);
+        let of_teacher = teacher.map_or(0, |config| {
+            let (whole, largest) = parameters(config);
+            4 * if on_gpu && !blocks { whole } else { largest }
+        });
+        // As stored, and with what is trained in them, in f32.
+        let weights = 8 * if on_gpu && !blocks { whole } else { largest_layer };
+        let table = memory.part_bytes.min(config.vocab_size as u64 * full);
+        let logits = 4 * 8192.min(config.vocab_size) as u64;
+        let models = if teacher.is_some() { 2 } else { 1 };
+        // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
+        let ends = models * (table + staging_bytes(table)) + tokens * (3 * logits + 6 * full);
+        let layer = (0..layers).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
+        let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
+        let (mut work, mut largest) = (0, 0);
+        for step in config.steps() {
+            let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
+            let most = shapes().map(|(rows, cols)| rows as u64 * row_bytes(cols)).max().unwrap_or(0);
+            let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
+            let signals =
+                tokens * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full);
+            work = work.max(3 * most + signals + 4 * run * widest);
+            largest = largest.max(most);
+        }
+        let held = if on_gpu { residuals } else { 0 };
+        let saved = 12 * if blocks { most } else { all };
+        Peak {
+            gpu: held + rope * models + optimiser + weights + of_teacher + ends.max(work) + staging_bytes(largest),
+            upload: largest.max(table),
+            host: 2 * saved
+                + 3 * largest * 4 / element_size.max(1) as u64
+                + tokens * full
+                + models * table
+                + if memory.placement == Placement::Host { residuals } else { 0 },
+            disk: written
+                + 2 * saved * if blocks { layers as u64 } else { 1 }
+                + if memory.placement == Placement::Disk { residuals } else { 0 },
+        }
+    }
+
+    /// Seconds of all steps, where a sequence has this many tokens (in blocks, of each layer, which is one share
+    /// of a pass): forward, and backward with the forward again and a
+    /// product or two for each of its one; a teacher's forward besides.
+    pub fn seconds(&self, speed: &Speed, config: &Config, sequence: usize) -> f64 {
+        let tokens = self.steps * self.batch_size * sequence;
+        let passes = match self.mode {
+            Mode::Lora => 4.0,
+            Mode::Blocks => 4.5,
+            Mode::Distil => 5.0,
+        };
+        passes * speed.forward_seconds(config, tokens)
+    }
+}

@@ -1,0 +1,242 @@
+//! What is asked of recovery.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    model::{Config, MIXTURE, Wanted, architecture::Role},
+    stream::Types,
+};
+
+/// What is trained towards what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The whole model towards the next tokens of a text.
+    Lora,
+    /// Each layer by itself towards the same layer of a teacher.
+    Blocks,
+    /// The whole model towards the predictions of a teacher.
+    Distil,
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    Linear,
+    Cosine,
+    Constant,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "lora" => Ok(Self::Lora),
+            "blocks" => Ok(Self::Blocks),
+            "distil" | "distill" => Ok(Self::Distil),
+            _ => Err("expected lora, blocks or distil".into()),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Lora => "lora",
+            Self::Blocks => "blocks",
+            Self::Distil => "distil",
+        })
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "linear" => Ok(Self::Linear),
+            "cosine" => Ok(Self::Cosine),
+            "constant" => Ok(Self::Constant),
+            _ => Err("expected linear, cosine or constant".into()),
+        }
+    }
+}
+
+impl Schedule {
+    /// The share of the learning rate in step `step`, from 0, of `steps`: it rises in the first `warmup` steps, the
+    /// first of which has the first share of it already, and falls to zero after the last, unless it is constant.
+    pub fn share(self, step: usize, warmup: usize, steps: usize) -> f64 {
+        if step < warmup {
+            return (step + 1) as f64 / warmup as f64;
+        }
+        let through = (step - warmup) as f64 / (steps - warmup).max(1) as f64;
+        match self {
+            Self::Linear => 1.0 - through,
+            Self::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * through).cos(),
+            Self::Constant => 1.0,
+        }
+    }
+}
+
+/// What of a layer is trained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Linear weights: A and B beside these; none if this is empty.
+    pub low_rank: Vec<Target>,
+    /// All linear weights themselves, instead.
+    pub weights: bool,
+    pub norms: bool,
+    pub biases: bool,
+}
+
+/// Linear weights with the same role in every layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    Query,
+    Key,
+    Value,
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Target {
+    /// All of them, with the names that flags have for them.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("q", Self::Query),
+        ("k", Self::Key),
+        ("v", Self::Value),
+        ("o", Self::Output),
+        ("gate", Self::Gate),
+        ("up", Self::Up),
+        ("down", Self::Down),
+    ];
+
+    /// The weights that it stands for.
+    pub fn role(self) -> Role {
+        match self {
+            Self::Query => Role::Query,
+            Self::Key => Role::Key,
+            Self::Value => Role::Value,
+            Self::Output => Role::Output,
+            Self::Gate => Role::Gate,
+            Self::Up => Role::Up,
+            Self::Down => Role::Down,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = Self::ALL.iter().find(|(known, _)| *known == name.trim_end_matches("_proj"));
+        found.map(|(_, target)| *target).ok_or_else(|| "expected some of q, k, v, o, gate, up and down".into())
+    }
+}
+
+/// How to train.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub mode: Mode,
+    /// Steps of the optimiser; in blocks, of each layer.
+    pub steps: usize,
+    /// Sequences of a step.
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    pub schedule: Schedule,
+    /// The share of the steps in which the learning rate rises.
+    pub warmup: f64,
+    pub weight_decay: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    /// Gradients that are longer than this together are shortened to it; none if this is 0.
+    pub max_grad_norm: f64,
+    /// Of A and B.
+    pub rank: usize,
+    /// `B · A` counts `alpha / rank` times.
+    pub alpha: f64,
+    /// The share of what `A` reads that is left out.
+    pub dropout: f64,
+    pub trained: Trained,
+    /// Of predictions, in distillation.
+    pub temperature: f64,
+    /// Steps between two measurements on sequences that are not trained on; none if this is 0.
+    pub eval_every: usize,
+    /// Steps between two points that a run can be resumed from.
+    pub save_every: usize,
+    /// Of what is drawn at random.
+    pub seed: u64,
+    /// Types of the written tensors.
+    pub dtype: Types,
+}
+
+impl Options {
+    /// Steps in which the learning rate rises.
+    pub fn warmup_steps(&self) -> usize {
+        (self.warmup * self.steps as f64).ceil() as usize
+    }
+
+    /// Which gradients training needs.
+    pub fn wanted(&self) -> Wanted {
+        let Trained { weights, biases, norms, .. } = self.trained;
+        Wanted { weights, biases, norms }
+    }
+
+    /// What `B · A` is multiplied by.
+    pub fn scale(&self) -> f32 {
+        (self.alpha / self.rank as f64) as f32
+    }
+
+    /// Checks that they make sense for a model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let usage = |reason: String| Err(Error::Usage(reason));
+        let within = |name: &str, value: f64, least: f64, most: f64| match value {
+            value if value >= least && value < most => Ok(()),
+            _ => usage(format!("{name} {value}: expected a number from {least} up to {most}")),
+        };
+        within("--learning-rate", self.learning_rate, f64::MIN_POSITIVE, 10.0)?;
+        within("--warmup", self.warmup, 0.0, 1.0)?;
+        within("--weight-decay", self.weight_decay, 0.0, 10.0)?;
+        within("--lora-dropout", self.dropout, 0.0, 1.0)?;
+        within("--lora-alpha", self.alpha, f64::MIN_POSITIVE, 1e6)?;
+        within("--max-grad-norm", self.max_grad_norm, 0.0, f64::INFINITY)?;
+        within("--temperature", self.temperature, 0.01, 1e4)?;
+        if self.mode == Mode::Blocks && config.fused() {
+            return usage(
+                "--mode blocks needs a residual stream in the teacher's coordinates, and a sliced model has others; use --mode lora or distil"
+                    .into(),
+            );
+        }
+        if config.is_mixture() {
+            return usage(MIXTURE.into());
+        }
+        let row = config.architecture;
+        if self.trained.norms && (row.has_norms_after() || row.norm.offset != 0.0) {
+            let why = "the norms of this model are stored in another form than they are used in";
+            return usage(format!("--train norms: {why}; leave it out"));
+        }
+        let mut norms: Vec<&str> = row.blocks.iter().filter_map(|block| block.norm).collect();
+        norms.dedup();
+        if self.trained.norms && norms.len() < row.blocks.len() {
+            return usage("--train norms: two blocks of a layer of this model read the same norm; leave it out".into());
+        }
+        if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
+            return usage("nothing would be trained: name --targets, or more of --train".into());
+        }
+        if self.trained.norms && config.fused() {
+            return usage("--train norms: the norms of a sliced model are in its weights; leave it out".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! The weights of layers in training: those of the file, and what is trained of them or beside them.
+
+use std::{cell::RefCell, collections::HashMap, ops::Range};
+
+use super::{options::Options, parameters::Parameter};
+use crate::{
+    error::{Error, Result},
+    gpu::{Gpu, Matrix},
+    model::{
+        Adapter, BlockGradients, BlockWeights, HostBlock, HostLinear, HostMatrix, HostStep, Linear, LowRank, Model,
+        NormWeights, Step, StepGradients, StepWeights,
+    },
+    ops::Dropout,
+    stream::Supply,
+};
+
+/// The weights of a model as they are stored, kept on the GPU where there is room.
+pub(super) struct Stored<'a> {
+    gpu: &'a Gpu,
+    model: &'a Model,
+    kept: Option<RefCell<HashMap<(usize, usize), StepWeights>>>,
+    /// Whether they are widened to f32.
+    wide: bool,
+}
+
+impl<'a> Stored<'a> {
+    pub fn new(gpu: &'a Gpu, model: &'a Model, resident: bool, wide: bool) -> Self {
+        Self { gpu, model, kept: resident.then(RefCell::default), wide }
+    }
+}
+
+impl Supply for Stored<'_> {
+    fn weights(&self, layer: usize, step: Step) -> Result<StepWeights> {
+        let place = (layer, step.index);
+        if let Some(found) = self.kept.as_ref().and_then(|kept| kept.borrow().get(&place).cloned()) {
+            return Ok(found);
+        }
+        let mut host = self.model.store.layer(layer)?;
+        if self.wide {
+            for linear in host.steps.iter_mut().flat_map(|step| &mut step.blocks).flat_map(|block| &mut block.linears) {
+                let (rows, cols) = (linear.matrix.rows, linear.matrix.cols);
+                linear.matrix = HostMatrix::from_f32(rows, cols, linear.matrix.to_f32()?);
+            }
+        }
+        let weights = StepWeights::upload(self.gpu, &host.steps[step.index], host.fused)?;
+        if let Some(kept) = &self.kept {
+            kept.borrow_mut().insert(place, weights.clone());
+        }
+        Ok(weights)
+    }
+}
+
+/// What is trained of a linear weight.
+struct LinearState {
+    /// A and B.
+    low_rank: Option<[Parameter; 2]>,
+    weight: Option<Parameter>,
+    bias: Option<Parameter>,
+}
+
+/// What is trained of a block.
+struct BlockState {
+    /// Weight and bias of the norm before it.
+    norm: [Option<Parameter>; 2],
+    linears: Vec<LinearState>,
+}
+
+type StepState = Vec<BlockState>;
+
+/// Some layers of a model in training.
+pub(super) struct Layers<'a> {
+    gpu: &'a Gpu,
+    options: &'a Options,
+    stored: Stored<'a>,
+    range: Range<usize>,
+    /// By layer and step.
+    states: Vec<Vec<StepState>>,
+    /// What was worked out since the last change, where there is room to keep it.
+    current: Option<RefCell<HashMap<(usize, usize), StepWeights>>>,
+    /// Of what is left out in the step under way.
+    seed: u32,
+}
+
+impl<'a> Layers<'a> {
+    /// Before the first step.
+    pub fn new(
+        gpu: &'a Gpu,
+        model: &'a Model,
+        options: &'a Options,
+        range: Range<usize>,
+        resident: bool,
+    ) -> Result<Self> {
+        let mut states = Vec::new();
+        for layer in range.clone() {
+            let host = model.store.layer(layer)?;
+            let steps = host.steps.iter().enumerate();
+            states.push(steps.map(|(step, host)| state_of(gpu, options, (layer, step), host)).collect::<Result<_>>()?);
+        }
+        let stored = Stored::new(gpu, model, resident, true);
+        let current = resident.then(RefCell::default);
+        Ok(Self { gpu, options, stored, range, states, current, seed: 0 })
+    }
+
+    /// All that is trained, in a fixed order.
+    pub fn parameters(&mut self) -> Vec<&mut Parameter> {
+        let mut all = Vec::new();
+        for block in self.states.iter_mut().flatten().flatten() {
+            all.extend(block.norm.iter_mut().flatten());
+            for linear in &mut block.linears {
+                all.extend(linear.low_rank.iter_mut().flatten());
+                all.extend(linear.weight.iter_mut().chain(&mut linear.bias));
+            }
+        }
+        all
+    }
+
+    /// Begins a step: what was worked out from the parameters before is forgotten, and other values are left out.
+    pub fn begin(&mut self, step: usize) {
+        if let Some(current) = &self.current {
+            current.borrow_mut().clear();
+        }
+        self.seed = (self.options.seed as u32).wrapping_mul(0x9e37_79b9).wrapping_add(step as u32);
+    }
+
+    /// Hands the gradients of a step of a layer to what is trained of it.
+    pub fn set_gradients(&mut self, layer: usize, step: usize, gradients: &StepGradients) -> Result<()> {
+        let state = &mut self.states[layer - self.range.start][step];
+        state.iter_mut().zip(&gradients.blocks).try_for_each(|(state, gradients)| set_gradients(state, gradients))
+    }
+
+    /// The weights of a step with all that is trained in them.
+    pub fn merged(&self, layer: usize, step: Step) -> Result<StepWeights> {
+        self.made(layer, step, false)
+    }
+
+    /// A and B of all weights that have them.
+    pub fn low_rank(&self) -> Result<Vec<LowRank>> {
+        let mut all = Vec::new();
+        for (layer, steps) in self.range.clone().zip(&self.states) {
+            for (host, state) in self.stored.model.store.layer(layer)?.steps.iter().zip(steps) {
+                for (block, state) in host.blocks.iter().zip(state) {
+                    for (linear, state) in block.linears.iter().zip(&state.linears) {
+                        let Some([a, b]) = &state.low_rank else { continue };
+                        let HostLinear { spec, role, .. } = *linear;
+                        let (rank, [a, b]) =
+                            (a.value.rows(), [self.gpu.download(&a.value)?, self.gpu.download(&b.value)?]);
+                        all.push(LowRank { layer, spec, role, rank, a, b });
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn made(&self, layer: usize, step: Step, drops: bool) -> Result<StepWeights> {
+        let mut weights = self.stored.weights(layer, step)?;
+        let outside = || Error::shape("training", format!("layer {layer} of {:?}", self.range));
+        let steps = layer.checked_sub(self.range.start).and_then(|at| self.states.get(at)).ok_or_else(outside)?;
+        for (number, (block, state)) in weights.blocks.iter_mut().zip(&steps[step.index]).enumerate() {
+            self.put(block, state, drops.then_some((layer, step.index, number)))?;
+        }
+        Ok(weights)
+    }
+
+    /// Puts what is trained of a block into its weights; `place` is given if some of what it reads is left out.
+    fn put(&self, block: &mut BlockWeights, state: &BlockState, place: Option<(usize, usize, usize)>) -> Result<()> {
+        let (gpu, scale) = (self.gpu, self.options.scale());
+        if let (Some(norm), [weight, bias]) = (&mut block.norm, &state.norm) {
+            let NormWeights { weight: own, bias: own_bias } = norm;
+            weight.iter().for_each(|trained| *own = trained.value.clone());
+            bias.iter().for_each(|trained| *own_bias = Some(trained.value.clone()));
+        }
+        for (index, (linear, state)) in block.linears.iter_mut().zip(&state.linears).enumerate() {
+            state.weight.iter().for_each(|trained| linear.weight = trained.value.clone());
+            state.bias.iter().for_each(|trained| linear.bias = Some(trained.value.clone()));
+            let Some([a, b]) = &state.low_rank else { continue };
+            let dropout = place.filter(|_| self.options.dropout > 0.0).map(|(layer, step, block)| {
+                let number = ((layer * 4 + step) * 4 + block) * 16 + index;
+                let seed = self.seed.wrapping_mul(0x85eb_ca6b) ^ (number as u32).wrapping_mul(0xc2b2_ae35);
+                Dropout { rate: self.options.dropout as f32, seed, scale }
+            });
+            if dropout.is_none() {
+                linear.weight = sum(gpu, &linear.weight, &b.value, &a.value, scale)?;
+            }
+            let Linear { spec, role, .. } = *linear;
+            block.adapters.push(Adapter { spec, role, a: a.value.clone(), b: b.value.clone(), scale, dropout });
+        }
+        Ok(())
+    }
+}
+
+impl Supply for Layers<'_> {
+    fn weights(&self, layer: usize, step: Step) -> Result<StepWeights> {
+        let place = (layer, step.index);
+        if let Some(found) = self.current.as_ref().and_then(|current| current.borrow().get(&place).cloned()) {
+            return Ok(found);
+        }
+        let weights = self.made(layer, step, true)?;
+        if let Some(current) = &self.current {
+            current.borrow_mut().insert(place, weights.clone());
+        }
+        Ok(weights)
+    }
+}
+
+/// The same with nothing left out.
+pub(super) struct Whole<'l, 'a>(pub &'l Layers<'a>);
+
+impl Supply for Whole<'_, '_> {
+    fn weights(&self, layer: usize, step: Step) -> Result<StepWeights> {
+        if self.0.options.dropout > 0.0 { self.0.merged(layer, step) } else { self.0.weights(layer, step) }
+    }
+}
+
+/// `w + scale · b · a`.
+fn sum(gpu: &Gpu, w: &Matrix, b: &Matrix, a: &Matrix, scale: f32) -> Result<Matrix> {
+    let sum = gpu.zeros(w.rows(), w.cols())?;
+    gpu.subtract(&sum, w, -1.0)?;
+    gpu.subtract(&sum, &gpu.matmul(b, a)?, -scale)?;
+    Ok(sum)
+}
+
+fn state_of(gpu: &Gpu, options: &Options, (layer, step): (usize, usize), host: &HostStep) -> Result<StepState> {
+    let row = |wanted: bool, values: Option<&Vec<f32>>| {
+        values.filter(|_| wanted).map(|values| Parameter::new(gpu, values, 1, values.len())).transpose()
+    };
+    let trained = &options.trained;
+    let linear = |index: usize, HostLinear { role, matrix, bias, .. }: &HostLinear| {
+        let (rows, cols) = (matrix.rows, matrix.cols);
+        let low = !trained.weights && trained.low_rank.iter().any(|target| target.role() == *role);
+        let stream = ((layer * 4 + step) * 64 + index) as u64;
+        Ok::<_, Error>(LinearState {
+            low_rank: if low {
+                let rank = options.rank;
+                Some([Parameter::drawn(gpu, [rank, cols], options.seed, stream)?, Parameter::zeros(gpu, rows, rank)?])
+            } else {
+                None
+            },
+            weight: if trained.weights { Some(Parameter::new(gpu, &matrix.to_f32()?, rows, cols)?) } else { None },
+            bias: row(trained.biases, bias.as_ref())?,
+        })
+    };
+    let block = |number: usize, HostBlock { norm, linears, .. }: &HostBlock| {
+        let (weight, bias) = norm.as_ref().map_or((None, None), |norm| (Some(&norm.weight), norm.bias.as_ref()));
+        let linears = linears.iter().enumerate().map(|(index, host)| linear(number * 16 + index, host));
+        Ok::<_, Error>(BlockState {
+            norm: [row(trained.norms, weight)?, row(trained.norms, bias)?],
+            linears: linears.collect::<Result<_>>()?,
+        })
+    };
+    host.blocks.iter().enumerate().map(|(number, host)| block(number, host)).collect()
+}
+
+fn set_gradients(state: &mut BlockState, gradients: &BlockGradients) -> Result<()> {
+    let [weight, bias] = &mut state.norm;
+    if let Some(weight) = weight {
+        weight.set_gradient(gradients.norm.weight.as_ref())?;
+    }
+    if let Some(bias) = bias {
+        bias.set_gradient(gradients.norm.bias.as_ref())?;
+    }
+    for (state, gradients) in state.linears.iter_mut().zip(&gradients.linears) {
+        for (parameter, gradient) in state.low_rank.iter_mut().flatten().zip(&gradients.low_rank) {
+            parameter.set_gradient(gradient.as_ref())?;
+        }
+        if let Some(weight) = &mut state.weight {
+            weight.set_gradient(gradients.of.weight.as_ref())?;
+        }
+        if let Some(bias) = &mut state.bias {
+            bias.set_gradient(gradients.of.bias.as_ref())?;
+        }
+    }
+    Ok(())
+}

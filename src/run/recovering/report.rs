@@ -1,0 +1,123 @@
+//! What recovery says of its result.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{
+    super::{
+        method::{Row, Section},
+        units::grouped,
+    },
+    chart,
+};
+use crate::{
+    model::Model,
+    recover::{Mode, Options, Snapshot},
+};
+
+/// The fields of a report that recovery writes.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecoverReport {
+    #[serde(skip)]
+    model_type: &'static str,
+    #[serde(skip)]
+    mode: Mode,
+    #[serde(skip)]
+    by_layer: Option<usize>,
+    pub parameters: u64,
+    pub trained_parameters: u64,
+    /// Steps that are over.
+    pub steps_done: usize,
+    /// What was to become small, step by step.
+    pub losses: Vec<f32>,
+    /// The same on sequences that were not trained on, after so many steps.
+    pub validation: Vec<(usize, f32)>,
+}
+
+impl RecoverReport {
+    pub(super) fn new(model: &Model, options: &Options, found: Option<&Snapshot>) -> Self {
+        let config = model.config();
+        Self {
+            model_type: config.architecture.model_type,
+            mode: options.mode,
+            by_layer: (options.mode == Mode::Blocks).then_some(options.steps),
+            parameters: config.parameters(),
+            trained_parameters: (0..config.layers.len()).map(|layer| options.trained_parameters(config, layer)).sum(),
+            steps_done: found.map_or(0, |found| found.steps),
+            losses: found.map_or_else(Vec::new, |found| found.losses.clone()),
+            validation: found.map_or_else(Vec::new, |found| found.validation.clone()),
+        }
+    }
+
+    /// The mean of the first and of the last tenth of the losses.
+    fn ends(&self) -> Option<[f64; 2]> {
+        let part = self.losses.len().div_ceil(10);
+        let mean = |losses: &[f32]| losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / losses.len() as f64;
+        let (first, last) = (self.losses.get(..part)?, self.losses.get(self.losses.len() - part..)?);
+        (part > 0).then(|| [mean(first), mean(last)])
+    }
+}
+
+impl Section for RecoverReport {
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        if let Some([first, last]) = self.ends() {
+            let change = format!("{:+.2} %", 100.0 * (last / first - 1.0));
+            rows.push(["training loss".into(), format!("{first:.4}"), format!("{last:.4}"), change]);
+        }
+        rows
+    }
+
+    fn findings(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "{:<24} {} of {}",
+            "trained parameters",
+            grouped(self.trained_parameters),
+            grouped(self.parameters)
+        );
+        if !self.validation.is_empty() {
+            let each: Vec<String> = self.validation.iter().map(|(step, loss)| format!("{step}: {loss:.4}")).collect();
+            let _ = writeln!(text, "{:<24} {}", "held-out loss by step", each.join(", "));
+        }
+        text
+    }
+
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        vec![("steps_done", self.steps_done)]
+    }
+
+    fn introduction(&self, original: &str, version: &str) -> String {
+        let how = match self.mode {
+            Mode::Lora => "with low-rank adaptation ([Hu et al. 2021](https://arxiv.org/abs/2106.09685))",
+            Mode::Blocks => {
+                "layer by layer towards the layers of the dense model ([block reconstruction](https://arxiv.org/abs/2510.14444))"
+            }
+            Mode::Distil => {
+                "towards the predictions of the dense model ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531))"
+            }
+        };
+        format!(
+            "# {original}, recovered\n\nThis is {original} ({}), trained further by slicegpt-gpu {version}: {} steps {how}.\n\n",
+            self.model_type, self.steps_done
+        )
+    }
+
+    fn tag(&self) -> &'static str {
+        "recovered"
+    }
+
+    fn card_findings(&self) -> String {
+        format!("\n\n![The loss of each step]({})\n", chart::NAME)
+    }
+
+    fn drawings(&self) -> Vec<(&'static str, String)> {
+        vec![(chart::NAME, chart::draw(&self.losses, &self.validation, self.by_layer))]
+    }
+
+    fn loading(&self) -> &'static str {
+        "\n\nIt is loaded as the model is that it was made from. In this program:\n"
+    }
+}

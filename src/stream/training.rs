@@ -1,0 +1,33 @@
+//! What training asks of a pass forward and back: which weights, and what is to become small.
+
+use crate::{
+    error::Result,
+    model::{Model, Step, StepWeights, Wanted},
+};
+
+/// Weights as they are now, which need not be those of the file.
+pub trait Supply {
+    /// Of a step of a layer.
+    ///
+    /// # Errors
+    /// Those of whatever they are made of.
+    fn weights(&self, layer: usize, step: Step) -> Result<StepWeights>;
+}
+
+/// What is to become small.
+#[derive(Clone, Copy)]
+pub enum Objective<'a> {
+    /// The mean loss of the next tokens: of those tokens of each sequence that are marked, or of all.
+    NextToken(Option<&'a [Vec<bool>]>),
+    /// T²·KL(p ‖ q), the mean over tokens, where p are the predictions of a teacher with the same vocabulary, at a
+    /// temperature T (Hinton et al., arXiv 1503.02531).
+    Teacher { model: &'a Model, weights: &'a dyn Supply, temperature: f32 },
+}
+
+/// How a model is trained.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    pub weights: &'a dyn Supply,
+    pub wanted: Wanted,
+    pub objective: Objective<'a>,
+}

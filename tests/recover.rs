@@ -1,0 +1,318 @@
+//! Is training what PyTorch does, does every way to train make small what it is to make small, and does it resume to the
+//! same bytes?
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use slicegpt_gpu::{
+    checkpoint::{Checkpoint, Dtype, OutputDirectory, TensorPlan},
+    gpu::Gpu,
+    model::{AdapterForm, Model},
+    progress::Silent,
+    recover::{Job, Mode, Options, Recovered, Schedule, Snapshot, Target, Trained, sequences},
+    stream::{MemoryPlan, Placement, Types},
+};
+
+/// As make_recovery.py has them.
+fn options() -> Options {
+    Options {
+        mode: Mode::Lora,
+        steps: 3,
+        batch_size: 1000,
+        learning_rate: 0.02,
+        schedule: Schedule::Linear,
+        warmup: 0.0,
+        weight_decay: 0.1,
+        betas: [0.9, 0.95],
+        eps: 1e-3,
+        max_grad_norm: 0.5,
+        rank: 3,
+        alpha: 6.0,
+        dropout: 0.0,
+        trained: Trained {
+            low_rank: Target::ALL.map(|(_, target)| target).to_vec(),
+            weights: false,
+            norms: false,
+            biases: false,
+        },
+        temperature: 1.0,
+        eval_every: 0,
+        save_every: 1,
+        seed: 7,
+        dtype: Types::One(Dtype::F32),
+    }
+}
+
+fn fixture(name: &str) -> (Model, Vec<Vec<u32>>) {
+    let path = support::fixture("parity").join(name);
+    let rows = support::tokens(&path.join("tokens.json")).into_iter().filter(|row| row.len() > 1).collect();
+    (Model::open(&path).expect("a model"), rows)
+}
+
+/// What came of training, and the model that was written.
+struct Made {
+    recovered: Recovered,
+    model: Model,
+    files: BTreeMap<String, String>,
+    _at: tempfile::TempDir,
+}
+
+/// How it is trained, beside the options.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    teacher: Option<&'a Model>,
+    counted: Option<&'a [Vec<bool>]>,
+    memory: MemoryPlan,
+    /// Whether it is stopped at every commit, to resume.
+    stops: bool,
+}
+
+const PLAIN: fn() -> How<'static> =
+    || How { teacher: None, counted: None, memory: MemoryPlan::unlimited(None), stops: false };
+
+fn train(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, how: How) -> Made {
+    let at = tempfile::tempdir().expect("a directory");
+    let directory = OutputDirectory::create(&at.path().join("out"), false).expect("an output");
+    let config = model.config();
+    let tensors: Vec<TensorPlan> = config
+        .tensors()
+        .into_iter()
+        .map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: Dtype::F32 })
+        .collect();
+    let job = Job {
+        model,
+        teacher: how.teacher,
+        rows,
+        counted: how.counted,
+        options,
+        memory: how.memory,
+        tensors: &tensors,
+        directory: &directory,
+        progress: &Silent,
+    };
+    let mut state: Option<Snapshot> = None;
+    let mut sittings = 0;
+    let recovered = loop {
+        let found = job.run(gpu, state.as_ref(), &mut |_| Ok(!how.stops)).expect("training");
+        sittings += 1;
+        if found.snapshot.done {
+            break found;
+        }
+        state = Some(found.snapshot);
+    };
+    assert!(!how.stops || sittings > 1, "it was never stopped");
+    directory.write("config.json", &serde_json::to_vec(&config.raw).expect("JSON")).expect("a config");
+    directory.finish().expect("an output");
+    let model = Model::open(&at.path().join("out")).expect("the trained model");
+    let files = model.store.checkpoint.sha256().expect("hashes");
+    Made { recovered, model, files, _at: at }
+}
+
+/// The values of a tensor.
+fn values(model: &Model, name: &str) -> Vec<f32> {
+    let specs = model.config().tensors();
+    let spec = specs.iter().find(|spec| spec.name == name).unwrap_or_else(|| panic!("no {name}"));
+    model.store.whole(spec).expect("a tensor").to_f32().expect("values")
+}
+
+/// max |a − b|, relative to the largest |b|.
+fn difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0.0, |most: f64, value| most.max(f64::from(value.abs())));
+    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / largest.max(1e-12)
+}
+
+/// The products that make_recovery.py has of a matrix: with cosines from the right, and from the left.
+fn products(values: &[f32], cols: usize) -> [Vec<f32>; 2] {
+    let cosine = |index: usize| (1.7 * (index + 1) as f64).cos();
+    let rows = values.chunks_exact(cols);
+    let right =
+        rows.clone().map(|row| row.iter().enumerate().map(|(j, w)| f64::from(*w) * cosine(j)).sum::<f64>() as f32);
+    let mut left = vec![0.0f64; cols];
+    for (i, row) in rows.clone().enumerate() {
+        row.iter().zip(&mut left).for_each(|(w, sum)| *sum += cosine(i) * f64::from(*w));
+    }
+    [right.collect(), left.into_iter().map(|sum| sum as f32).collect()]
+}
+
+#[test]
+fn three_steps_are_those_of_pytorch() {
+    let gpu = support::gpu();
+    for (name, others) in [("llama_gqa_tied", false), ("opt_untied", true)] {
+        let (model, rows) = fixture(name);
+        let path = support::fixture("recovery").join(format!("{name}.safetensors"));
+        let expected = Checkpoint::open_named(&path, None).expect("a fixture");
+        let of = |name: &str| {
+            let tensor = expected.tensor(name).unwrap_or_else(|| panic!("no {name} in the fixture"));
+            bytemuck::pod_collect_to_vec::<u8, f32>(&tensor.read().expect("bytes"))
+        };
+        let mut options = options();
+        (options.trained.norms, options.trained.biases) = (others, others);
+        // In one go, and with two sequences at a time.
+        for together in [None, Some(2)] {
+            let how = How { memory: MemoryPlan::unlimited(together), ..PLAIN() };
+            let made = train(&gpu, &model, &rows, &options, how);
+            let mut worst = difference(&made.recovered.snapshot.losses, &of("losses"));
+            let form = AdapterForm { base: String::new(), rank: 3, alpha: 6.0, dropout: 0.0 };
+            let (_, tensors) = form.write(model.config(), &made.recovered.low_rank).expect("an adapter");
+            for (key, [_, cols], found) in tensors {
+                let part = key.strip_prefix("base_model.model.").expect("PEFT's prefix");
+                let (weight, half) = part.split_once(".lora_").expect("a module");
+                let half = if half.starts_with('A') { "a" } else { "b" };
+                worst = worst.max(difference(&found, &of(&format!("{weight}.{half}"))));
+                if half == "a" {
+                    let [right, left] = products(&values(&made.model, &format!("{weight}.weight")), cols);
+                    worst = worst.max(difference(&right, &of(&format!("{weight}.right"))));
+                    worst = worst.max(difference(&left, &of(&format!("{weight}.left"))));
+                }
+            }
+            let vectors: Vec<String> = expected
+                .names()
+                .filter(|name| name.ends_with("norm.weight") || name.ends_with(".bias"))
+                .map(str::to_owned)
+                .collect();
+            assert_eq!(vectors.is_empty(), !others);
+            for vector in &vectors {
+                worst = worst.max(difference(&values(&made.model, vector), &of(vector)));
+            }
+            println!("{name}, {together:?} at a time: {worst:.1e}");
+            assert!(worst < 1e-4, "{name}, {together:?} at a time: relative error {worst:.1e}");
+        }
+    }
+}
+
+/// Rows that are long enough to learn something from.
+fn texts(model: &Model, count: usize) -> Vec<Vec<u32>> {
+    let vocabulary = model.config().vocab_size as u32;
+    (0..count as u32).map(|row| (0..24).map(|at| (row + at * (1 + row % 2)) % vocabulary).collect()).collect()
+}
+
+#[test]
+fn every_way_to_train_makes_its_loss_small_and_resumes_to_the_same_bytes_wherever_residuals_lie() {
+    let gpu = support::gpu();
+    let (model, _) = fixture("llama_gqa_tied");
+    let (other, _) = fixture("llama_gqa_tied");
+    let rows = texts(&model, 24);
+    // A student: the same model after other training.
+    let student = {
+        let options = Options { steps: 4, batch_size: 8, learning_rate: 0.05, ..options() };
+        train(&gpu, &model, &rows, &options, PLAIN()).model
+    };
+    let base = Options { steps: 6, batch_size: 8, save_every: 2, learning_rate: 0.01, eps: 1e-8, ..options() };
+    let whole = Trained { low_rank: Vec::new(), weights: true, norms: true, biases: true };
+    for (what, options) in [
+        ("lora", Options { eval_every: 3, ..base.clone() }),
+        ("lora with dropout", Options { dropout: 0.3, ..base.clone() }),
+        (
+            "lora of some weights, cosine",
+            Options {
+                schedule: Schedule::Cosine,
+                trained: Trained { low_rank: vec![Target::Query, Target::Down], ..base.trained.clone() },
+                ..base.clone()
+            },
+        ),
+        ("distil", Options { mode: Mode::Distil, temperature: 2.0, ..base.clone() }),
+        (
+            "distil, all weights",
+            Options { mode: Mode::Distil, trained: whole.clone(), learning_rate: 2e-3, ..base.clone() },
+        ),
+        ("blocks", Options { mode: Mode::Blocks, trained: whole, eval_every: 3, learning_rate: 2e-3, ..base.clone() }),
+        ("blocks by lora", Options { mode: Mode::Blocks, ..base.clone() }),
+    ] {
+        let teacher = (options.mode != Mode::Lora).then_some(&other);
+        let how = How { teacher, ..PLAIN() };
+        let once = train(&gpu, &student, &rows, &options, how);
+        let losses = &once.recovered.snapshot.losses;
+        let layers = if options.mode == Mode::Blocks { student.config().layers.len() } else { 1 };
+        assert_eq!(losses.len(), layers * options.steps, "{what}");
+        for layer in losses.chunks(options.steps) {
+            assert!(layer[options.steps - 1] < layer[0], "{what}: {losses:?}");
+        }
+        let validated = &once.recovered.snapshot.validation;
+        assert_eq!(validated.is_empty(), options.eval_every == 0, "{what}: {validated:?}");
+        for (placement, stops) in [(Placement::Gpu, true), (Placement::Disk, false)] {
+            let memory = MemoryPlan { placement, ..MemoryPlan::unlimited(None) };
+            let again = train(&gpu, &student, &rows, &options, How { memory, stops, ..how });
+            assert_eq!(again.files, once.files, "{what}, {placement:?}, stopped: {stops}");
+            assert_eq!(again.recovered.snapshot.losses, once.recovered.snapshot.losses, "{what}, {placement:?}");
+        }
+    }
+}
+
+#[test]
+fn only_tokens_that_count_are_learned() {
+    let gpu = support::gpu();
+    let (model, _) = fixture("llama_gqa_tied");
+    let rows = texts(&model, 4);
+    let counted: Vec<Vec<bool>> = rows.iter().map(|row| (0..row.len()).map(|token| token >= 20).collect()).collect();
+    let options = Options { steps: 1, ..options() };
+    let marked = train(&gpu, &model, &rows, &options, How { counted: Some(&counted), ..PLAIN() });
+    // The loss of the marked tokens alone, from the logits of the same rows.
+    let mut losses = Vec::new();
+    for row in &rows {
+        let logits = slicegpt_gpu::reference::logits(&model.store, row).expect("logits");
+        for token in 20..row.len() {
+            let line = logits.row(token - 1);
+            let most = line.max();
+            let sum: f64 = line.iter().map(|logit| (logit - most).exp()).sum();
+            losses.push(most + sum.ln() - line[row[token] as usize]);
+        }
+    }
+    let expected = losses.iter().sum::<f64>() / losses.len() as f64;
+    let found = f64::from(marked.recovered.snapshot.losses[0]);
+    assert!((found - expected).abs() < 1e-5 * expected, "{found}, expected {expected}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_with_the_step_and_a_way_out() {
+    let gpu = support::gpu();
+    let (model, _) = fixture("llama_gqa_tied");
+    let rows = texts(&model, 2);
+    let options = Options { learning_rate: 1e30, ..options() };
+    let at = tempfile::tempdir().expect("a directory");
+    let directory = OutputDirectory::create(&at.path().join("out"), false).expect("an output");
+    let job = Job {
+        model: &model,
+        teacher: None,
+        rows: &rows,
+        counted: None,
+        options: &options,
+        memory: MemoryPlan::unlimited(None),
+        tensors: &[],
+        directory: &directory,
+        progress: &Silent,
+    };
+    let error = job.run(&gpu, None, &mut |_| Ok(true)).err().expect("an error");
+    let said = error.to_string();
+    assert!(said.contains("step 2 of training") && said.contains("lower --learning-rate"), "{said}");
+    assert_eq!(error.exit_code(), 1);
+}
+
+#[test]
+fn the_order_takes_every_sequence_once_before_any_comes_again() {
+    for (count, size) in [(7, 3), (4, 4), (5, 1), (1, 1)] {
+        let all: Vec<usize> = (0..2 * count).flat_map(|step| sequences(step, size, count, 3)).collect();
+        for round in all.chunks_exact(count) {
+            let mut sorted = round.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..count).collect::<Vec<_>>(), "{count} by {size}");
+        }
+    }
+    assert_ne!(sequences(0, 50, 50, 3), sequences(1, 50, 50, 3));
+    assert_ne!(sequences(0, 50, 50, 3), sequences(0, 50, 50, 4));
+}
+
+#[test]
+fn the_learning_rate_rises_and_falls_as_its_schedule_says() {
+    for (schedule, expected) in [
+        (Schedule::Linear, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        (Schedule::Cosine, [0.5, 1.0, 1.0, 0.853_553, 0.5, 0.146_447]),
+        (Schedule::Constant, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+    ] {
+        for (step, expected) in expected.into_iter().enumerate() {
+            let found = schedule.share(step, 2, 6);
+            assert!((found - expected).abs() < 1e-6, "{schedule:?}, step {step}: {found}, expected {expected}");
+        }
+    }
+}
