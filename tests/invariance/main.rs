@@ -24,11 +24,12 @@ use slicegpt_gpu::{
 };
 use tempfile::TempDir;
 
-/// Every fixture with logits of transformers.
+/// Every fixture with logits of transformers, but mixtures of experts, which slicing refuses.
 fn fixtures() -> Vec<PathBuf> {
     let mut paths: Vec<_> = std::fs::read_dir(support::fixture("parity"))
         .expect("fixtures")
         .map(|entry| entry.expect("entry").path())
+        .filter(|path| !path.join("greedy.json").exists())
         .collect();
     paths.sort();
     assert!(paths.len() >= 50, "only {} fixtures", paths.len());
