@@ -106,10 +106,6 @@ impl<'a> Blocks<'a> {
         Ok(Self { job, gpu, teacher, groups, held, rope_tables })
     }
 
-    fn resident(&self) -> bool {
-        self.job.memory.placement == Placement::Gpu
-    }
-
     fn batch(&self, group: usize) -> Result<Batch> {
         let rows = &self.job.rows[self.groups[group].clone()];
         Batch::new(self.gpu, self.job.config(), &rows.iter().map(Vec::as_slice).collect::<Vec<_>>())
