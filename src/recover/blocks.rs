@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{Batch, BatchSize, Model, NoTap, StepGradients, plan_batches},
-    stream::{Placement, Residual, Supply},
+    stream::{Residual, Supply},
 };
 
 /// Layers that are trained one after the other, and what goes through them.
