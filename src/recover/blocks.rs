@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{Batch, BatchSize, Model, NoTap, StepGradients, plan_batches},
-    stream::{Placement, Residual, Supply},
+    stream::{Residual, Supply},
 };
 
 /// Layers that are trained one after the other, and what goes through them.
@@ -104,10 +104,6 @@ impl<'a> Blocks<'a> {
         groups.extend(along.into_iter().map(|rows| rows.start + trained.len()..rows.end + trained.len()));
         let rope_tables = [teacher.rope_tables(gpu, longest)?, job.model.rope_tables(gpu, longest)?];
         Ok(Self { job, gpu, teacher, groups, held, rope_tables })
-    }
-
-    fn resident(&self) -> bool {
-        self.job.memory.placement == Placement::Gpu
     }
 
     fn batch(&self, group: usize) -> Result<Batch> {

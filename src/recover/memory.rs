@@ -60,10 +60,13 @@ impl Options {
         let most = (0..layers).map(trained).max().unwrap_or(0);
         // Each with two moments and a gradient, in f32.
         let optimiser = 16 * if blocks { most } else { all };
-        let parameters = |config: &Config| (0..config.layers.len()).map(|layer| config.layer_parameters(layer));
-        let (whole, largest_layer) = (parameters(config).sum::<u64>(), parameters(config).max().unwrap_or(0));
+        let parameters = |config: &Config| -> (u64, u64) {
+            let layers = (0..config.layers.len()).map(|layer| config.layer_parameters(layer));
+            layers.fold((0, 0), |(whole, largest), layer| (whole + layer, largest.max(layer)))
+        };
+        let (whole, largest_layer) = parameters(config);
         let of_teacher = teacher.map_or(0, |config| {
-            let (whole, largest) = (parameters(config).sum::<u64>(), parameters(config).max().unwrap_or(0));
+            let (whole, largest) = parameters(config);
             4 * if on_gpu && !blocks { whole } else { largest }
         });
         // As stored, and with what is trained in them, in f32.
