@@ -43,7 +43,7 @@ pub struct Dropout {
 impl Dropout {
     /// Hashes below this are missing.
     fn threshold(self) -> u32 {
-        (f64::from(self.rate) * 4_294_967_296.0) as u32
+        (f64::from(self.rate) * 4_294_967_296.0).ceil() as u32
     }
 }
 

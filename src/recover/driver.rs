@@ -53,8 +53,19 @@ pub struct Snapshot {
     pub losses: Vec<f32>,
     /// The same on sequences that are not trained on, after this many steps.
     pub validation: Vec<(usize, f32)>,
+    /// Where the loss on these sequences was smallest, which is what is written.
+    pub best: Option<Best>,
     /// Whether all of the model is written.
     pub done: bool,
+}
+
+/// The step after which the loss on sequences that are not trained on was smallest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub step: usize,
+    pub loss: f32,
+    /// Where the parameters lie.
+    pub saved: Saved,
 }
 
 /// What came of it.
@@ -155,6 +166,10 @@ impl<'a> Job<'a> {
         let trained = self.rows.len() - self.held();
         self.progress.begin("train", (steps - now.steps) as u64);
         let quiet = Within(self.progress);
+        if now.steps == 0 && self.held() > 0 {
+            // What training has to be better than.
+            self.validate(gpu, layers, teacher, now)?;
+        }
         let mut pace = Pace::new(now.steps);
         while now.steps < steps {
             let step = now.steps;
@@ -175,27 +190,56 @@ impl<'a> Job<'a> {
             now.steps += 1;
             now.losses.push(loss as f32);
             pace.add(rows.iter().map(Vec::len).sum());
+            let mut better = false;
             if self.held() > 0 && (now.steps.is_multiple_of(eval_every) || now.steps == steps) {
-                layers.begin(now.steps);
-                let whole = Whole(layers);
-                let counted = self.counted.map(|counted| &counted[trained..]);
-                let pass = self.pass(gpu, &whole, &quiet, teacher, (&self.rows[trained..], counted))?;
-                let found = pass.measure();
-                now.validation.push((now.steps, self.at(step, found)? as f32));
+                better = self.validate(gpu, layers, teacher, now)?;
             }
             pace.tell(self.progress, now, steps);
             self.progress.advance(1)?;
-            if now.steps.is_multiple_of(save_every) || now.steps == steps {
-                // Not over what was committed last.
-                let number = now.saved.last().map_or(0, |saved| 1 - saved.file);
-                now.saved = vec![self.save(number, &state(gpu, &layers.parameters())?)?];
+            if better || now.steps.is_multiple_of(save_every) || now.steps == steps {
+                if !better {
+                    now.saved = vec![self.save(free(now), &state(gpu, &layers.parameters())?)?];
+                }
                 if !commit(now)? && now.steps < steps {
                     return Ok(false);
                 }
             }
         }
         self.progress.end();
+        if let Some(best) = now.best.filter(|best| best.step < now.steps) {
+            self.progress.note(&format!(
+                "the loss on sequences that were not trained on was smallest after step {} of {steps}: what was trained \
+                 after that is not written; more text, fewer steps or a lower --learning-rate would use it",
+                best.step
+            ));
+            restore(gpu, layers.parameters(), &self.load(best.saved)?)?;
+        }
         layers.begin(steps);
+        Ok(true)
+    }
+
+    /// Measures the loss on the sequences that are not trained on; keeps the parameters, and returns true, if it was
+    /// never smaller.
+    fn validate(
+        &self,
+        gpu: &Gpu,
+        layers: &mut Layers,
+        teacher: Option<&dyn Supply>,
+        now: &mut Snapshot,
+    ) -> Result<bool> {
+        let first = self.rows.len() - self.held();
+        layers.begin(now.steps);
+        let (whole, quiet) = (Whole(layers), Within(self.progress));
+        let counted = self.counted.map(|counted| &counted[first..]);
+        let pass = self.pass(gpu, &whole, &quiet, teacher, (&self.rows[first..], counted))?;
+        let loss = self.at(now.steps.max(1) - 1, pass.measure())? as f32;
+        now.validation.push((now.steps, loss));
+        if now.best.is_some_and(|best| best.loss <= loss) {
+            return Ok(false);
+        }
+        let saved = self.save(free(now), &state(gpu, &layers.parameters())?)?;
+        now.best = Some(Best { step: now.steps, loss, saved });
+        now.saved = vec![saved];
         Ok(true)
     }
 
@@ -260,6 +304,15 @@ impl<'a> Job<'a> {
         }
         Ok(values)
     }
+}
+
+/// A file that nothing committed lies in.
+fn free(now: &Snapshot) -> usize {
+    let taken = |number: &usize| {
+        let best = now.best.map(|best| best.saved);
+        now.saved.iter().chain(&best).any(|saved| saved.file == *number)
+    };
+    (0..3).find(|number| !taken(number)).unwrap_or(3)
 }
 
 /// How fast training is.

@@ -61,8 +61,8 @@ impl Options {
         // Each with two moments and a gradient, in f32.
         let optimiser = 16 * if blocks { most } else { all };
         let parameters = |config: &Config| -> (u64, u64) {
-            let each = || (0..config.layers.len()).map(|layer| config.layer_parameters(layer));
-            (each().sum(), each().max().unwrap_or(0))
+            let layers = (0..config.layers.len()).map(|layer| config.layer_parameters(layer));
+            layers.fold((0, 0), |(whole, largest), layer| (whole + layer, largest.max(layer)))
         };
         let (whole, largest_layer) = parameters(config);
         let of_teacher = teacher.map_or(0, |config| {

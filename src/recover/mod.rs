@@ -15,6 +15,6 @@ mod parameters;
 mod weights;
 mod write;
 
-pub use driver::{Job, Recovered, Snapshot};
+pub use driver::{Best, Job, Recovered, Snapshot};
 pub use options::{Mode, Options, Schedule, Target, Trained};
 pub use order::sequences;

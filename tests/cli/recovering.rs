@@ -28,7 +28,7 @@ fn the_report_has_every_loss_and_the_card_a_curve_and_an_adapter_lies_where_it_w
     let report = recovered(&scene, &["--adapter", adapter.to_str().expect("text"), "--eval-every", "2"]).json();
     assert_eq!(report["losses"].as_array().map(Vec::len), Some(3));
     let validated = report["validation"].as_array().expect("a list").iter().map(|each| each[0].as_u64());
-    assert_eq!(validated.collect::<Vec<_>>(), [Some(2), Some(3)]);
+    assert_eq!(validated.collect::<Vec<_>>(), [Some(0), Some(2), Some(3)]);
     let card = fs::read_to_string(scene.path("out/README.md")).expect("a card");
     assert!(card.contains("loss.svg") && scene.path("out/loss.svg").exists(), "{card}");
     let config = read_json(&adapter.join("adapter_config.json"));

@@ -33,6 +33,8 @@ pub struct RecoverReport {
     pub losses: Vec<f32>,
     /// The same on sequences that were not trained on, after so many steps.
     pub validation: Vec<(usize, f32)>,
+    /// After which of these steps it was smallest: what is written.
+    pub best_step: Option<usize>,
 }
 
 impl RecoverReport {
@@ -47,6 +49,7 @@ impl RecoverReport {
             steps_done: found.map_or(0, |found| found.steps),
             losses: found.map_or_else(Vec::new, |found| found.losses.clone()),
             validation: found.map_or_else(Vec::new, |found| found.validation.clone()),
+            best_step: found.and_then(|found| found.best).map(|best| best.step),
         }
     }
 
