@@ -191,9 +191,9 @@ impl WeightStore {
                 whole.bias.iter_mut().for_each(|bias| bias.extend(part.bias.iter().flatten()));
             }
             let places = self.config.head_norm_places(layer, whole.weight.len());
-            let in_order = |stored: &[f32]| places.iter().map(|&place| stored[place]).collect::<Vec<f32>>();
-            whole.weight = in_order(&whole.weight);
-            whole.bias = whole.bias.as_deref().map(in_order);
+            for values in [Some(&mut whole.weight), whole.bias.as_mut()].into_iter().flatten() {
+                *values = places.iter().map(|&place| values[place]).collect();
+            }
             Ok::<_, Error>(whole)
         };
         let [q, k] = self.config.head_norms(layer);
