@@ -62,6 +62,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help="these models alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     program = Program(arguments.binary)
