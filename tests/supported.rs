@@ -39,6 +39,9 @@ const FAMILIES: &[(&str, &str)] = &[
     ("gpt_neox", "Pythia, GPT-NeoX"),
     ("opt", "OPT (not 350m)"),
     ("gpt2", "GPT-2"),
+    ("qwen2_moe", "Qwen 1.5, 2 MoE"),
+    ("qwen3_moe", "Qwen 3 MoE"),
+    ("mixtral", "Mixtral"),
 ];
 
 /// What can be done with the models of one `model_type`, of which one or another may be able to do more.
@@ -50,13 +53,15 @@ struct Able {
     heads: bool,
     channels: bool,
     layers: bool,
+    experts: bool,
 }
 
 impl Able {
     fn add(&mut self, config: &Config) {
         self.sliced |= config.can_slice().is_ok();
         self.narrower |= config.can_slice().is_ok() && config.has_stock_form();
-        self.pruned |= config.can_cut_heads().is_ok();
+        self.experts |= config.is_mixture();
+        self.pruned |= !config.is_mixture() && config.can_cut_heads().is_ok();
         let options = Options {
             goal: Goal::Parameters(0.1),
             axes: Axis::ALL.to_vec(),
@@ -73,7 +78,8 @@ impl Able {
         self.layers |= found.contains(&Axis::Layers);
     }
 
-    fn row(&self, family: &str, model_type: &str) -> String {
+    /// The columns after those that say which models they are of.
+    fn columns(&self, model_type: &str) -> String {
         let yes = |able: bool, other: String| if able { "yes".to_owned() } else { other };
         let other = |able: bool, kind: &str| if able { format!("`{kind}_…`") } else { "no".to_owned() };
         let row = ARCHITECTURES.iter().find(|row| row.model_type == model_type).expect("a row");
@@ -84,11 +90,12 @@ impl Able {
             None => "no".to_owned(),
         };
         format!(
-            "| {family} | {model_type} | {} | {} | {} | {} | {} | {} ({}) |",
+            "{} | {} | {} | {} | {} | {} | {} ({}) |",
             yes(self.narrower, other(self.sliced, "sliced")),
             yes(self.heads, other(self.pruned, "pruned")),
-            yes(self.channels, "`pruned_…`".to_owned()),
+            yes(self.channels, other(!self.experts, "pruned")),
             yes(self.layers, "no".to_owned()),
+            if self.experts { "yes" } else { "" },
             yes(row.forms.code.is_some(), "no".to_owned()),
             written,
             read,
@@ -112,14 +119,22 @@ fn the_table_of_supported_models_is_what_the_program_does() {
     for row in ARCHITECTURES {
         assert!(FAMILIES.iter().any(|(of, _)| *of == row.model_type), "{}: has no line", row.model_type);
     }
-    let mut expected = vec![
-        "| family | model_type | width | heads | channels | layers, tokens | Python | GGUF out (in) |".to_owned(),
-        "|---|---|---|---|---|---|---|---|".to_owned(),
-    ];
+    // Of which the same can be done, stand in one line.
+    let mut alike: Vec<(String, Vec<String>)> = Vec::new();
     for (model_type, family) in FAMILIES {
         let able = able.get(model_type).unwrap_or_else(|| panic!("{model_type}: has no fixture"));
-        expected.push(able.row(family, model_type));
+        let (columns, name) = (able.columns(model_type), format!("{family} ({model_type})"));
+        match alike.iter_mut().find(|(others, _)| *others == columns) {
+            Some((_, names)) => names.push(name),
+            None => alike.push((columns, vec![name])),
+        }
     }
+    let mut expected = vec![
+        "| models (model_type) | width | heads | channels | layers, tokens | experts | Python | GGUF out (in) |"
+            .to_owned(),
+        "|---|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    expected.extend(alike.iter().map(|(columns, names)| format!("| {} | {columns}", names.join(", "))));
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
     let lines = readme.lines().skip_while(|line| *line != "## Supported models").skip(1);
     let found: Vec<&str> =
