@@ -22,6 +22,7 @@ mod layers;
 mod memory;
 mod plan;
 mod refit;
+mod results;
 mod selection;
 mod survey;
 mod watch;

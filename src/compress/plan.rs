@@ -7,7 +7,7 @@ use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
     fit::TOLERANCE,
-    model::{Config, MIXTURE, Names, Resize},
+    model::{Config, MIXTURE, Names, Resize, TensorSpec},
     stream::Types,
 };
 
@@ -173,5 +173,20 @@ impl Plan {
     /// Where a layer stands in the smaller model, if it stays.
     pub fn place(&self, layer: usize) -> Option<usize> {
         self.sizes.layers.binary_search(&layer).ok()
+    }
+
+    /// The tensors of a layer whose names continue with one of `starts`, with the names that they get.
+    pub(super) fn of_layer(&self, config: &Config, layer: usize, starts: &[&str]) -> Vec<(TensorSpec, String)> {
+        let names = Names::of(config);
+        let Some(place) = self.place(layer) else { return Vec::new() };
+        let tensors = config.tensors().into_iter();
+        tensors
+            .filter_map(|spec| {
+                let rest = spec.name.strip_prefix(&names.layer(layer, ""))?;
+                let stem = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias"))?;
+                let name = names.layer(place, rest);
+                starts.contains(&stem).then_some((spec, name))
+            })
+            .collect()
     }
 }

@@ -29,16 +29,17 @@ use super::{
     head::{Head, Ways},
     layers::Costs,
     plan::Plan,
+    results::{Results, has_norm_after},
     survey::Facts,
     watch::agreement,
 };
 use crate::{
     error::{Error, Result},
     fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
-    gpu::{Gpu, Matrix},
+    gpu::Matrix,
     model::{
         Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
-        StepWeights, Tap, TensorSpec, architecture::Space,
+        StepWeights, TensorSpec, architecture::Space,
     },
     stream::{At, Method, Pass, Residual, Saved, located},
 };
@@ -386,39 +387,6 @@ impl<'a> Refit<'a> {
     fn copy(&self, pass: &mut Pass, specs: impl Iterator<Item = (TensorSpec, String)>) -> Result<()> {
         specs.into_iter().try_for_each(|(from, to)| pass.copy(&from, &to))
     }
-
-    /// The tensors of a layer whose names continue with one of `starts`, with the names that they get.
-    fn of_layer(&self, pass: &Pass, layer: usize, starts: &[&str]) -> Vec<(TensorSpec, String)> {
-        let names = Names::of(pass.config);
-        let Some(place) = self.plan.place(layer) else { return Vec::new() };
-        let tensors = pass.config.tensors().into_iter();
-        tensors
-            .filter_map(|spec| {
-                let rest = spec.name.strip_prefix(&names.layer(layer, ""))?;
-                let stem = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias"))?;
-                let name = names.layer(place, rest);
-                starts.contains(&stem).then_some((spec, name))
-            })
-            .collect()
-    }
-}
-
-/// Whether what the blocks of a step make goes through a norm before it is added to the residual.
-fn has_norm_after(weights: &StepWeights) -> bool {
-    weights.blocks.iter().any(|block| block.spec.norm_after.is_some())
-}
-
-/// Collects what the block of a step makes, before the norm of that.
-struct Results<'g> {
-    gpu: &'g Gpu,
-    /// `[tokens, hidden_size]`, zero at first.
-    all: Matrix,
-}
-
-impl Tap for Results<'_> {
-    fn written(&mut self, tokens: Range<usize>, result: &Matrix) -> Result<()> {
-        self.gpu.subtract(&self.all.view(tokens)?, result, -1.0)
-    }
 }
 
 impl Method for Refit<'_> {
@@ -458,7 +426,7 @@ impl Method for Refit<'_> {
         if !self.apart && !gap && Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step).is_empty() {
             self.run_dense(pass, at, &dense, false)?;
             let stems: Vec<&str> = step.weights().map(|weight| weight.name).collect();
-            return self.copy(pass, self.of_layer(pass, layer, &stems).into_iter());
+            return self.copy(pass, self.plan.of_layer(pass.config, layer, &stems).into_iter());
         }
         if !self.apart {
             self.part(pass)?;
@@ -490,7 +458,7 @@ impl Method for Refit<'_> {
         let head_norms = pass.config.head_norms(layer).concat().into_iter().map(|(stem, _)| stem);
         let stems: Vec<String> = pass.config.norms(layer).into_iter().map(str::to_owned).chain(head_norms).collect();
         let stems: Vec<&str> = stems.iter().map(String::as_str).collect();
-        self.copy(pass, self.of_layer(pass, layer, &stems).into_iter())
+        self.copy(pass, self.plan.of_layer(pass.config, layer, &stems).into_iter())
     }
 
     fn state(&mut self, pass: &mut Pass, layers: usize) -> Result<Option<Refitted>> {

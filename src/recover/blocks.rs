@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::{
-    driver::{Job, Pace, Recovered, Snapshot},
+    job::{Job, Pace, Recovered, Snapshot},
     options::Options,
     order::sequences,
     parameters::{restore, state, update},

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod driver;
+mod job;
 mod memory;
 mod options;
 mod order;
@@ -15,6 +16,6 @@ mod parameters;
 mod weights;
 mod write;
 
-pub use driver::{Best, Job, Recovered, Snapshot};
+pub use job::{Best, Job, Recovered, Snapshot};
 pub use options::{Mode, Options, Schedule, Target, Trained};
 pub use order::sequences;

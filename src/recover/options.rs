@@ -137,7 +137,9 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
-        let found = Self::ALL.iter().find(|(known, _)| *known == name.trim_end_matches("_proj"));
+        // Also as the tensors are called.
+        let stem = name.rsplit_once('_').map_or(name, |(stem, _)| stem);
+        let found = Self::ALL.iter().find(|(known, _)| *known == stem);
         found.map(|(_, target)| *target).ok_or_else(|| "expected some of q, k, v, o, gate, up and down".into())
     }
 }

@@ -1,6 +1,6 @@
 //! Writing a trained model: what was trained as it is now, everything else as it was.
 
-use super::driver::Job;
+use super::job::Job;
 use crate::{
     error::Result,
     gpu::Gpu,
