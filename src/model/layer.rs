@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::{
+    adapter::Adapter,
     architecture::{Block, BlockKind, Role, Space, Weight},
     config::Config,
     host::{HostBlock, HostLayer, HostLinear, HostNorm, HostStep},
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionShape, Bound, Dropout, HeadSpan, Norm, RowCopy, Sequence},
+    ops::{AttentionShape, Bound, HeadSpan, Norm, RowCopy, Sequence},
 };
 
 /// A linear weight `[out, in]` on the GPU.
@@ -64,41 +65,6 @@ impl NormWeights {
 
 fn upload_row(gpu: &Gpu, values: &[f32]) -> Result<Matrix> {
     gpu.upload(values, 1, values.len())
-}
-
-/// What is added to a linear weight `[out, in]` in training: `scale · B · A` (LoRA, arXiv 2106.09685).
-#[derive(Debug, Clone)]
-pub struct Adapter {
-    /// The stored tensor that holds the weight.
-    pub spec: &'static Weight,
-    pub role: Role,
-    /// `[rank, in]`.
-    pub a: Matrix,
-    /// `[out, rank]`.
-    pub b: Matrix,
-    pub scale: f32,
-    /// What of its input is left out, `scale` included. Without it, the sum is in the weight already.
-    pub dropout: Option<Dropout>,
-}
-
-impl Adapter {
-    /// What `A` reads of `x` `[tokens, in]`, whose first token is the one numbered `first`; and what is left to
-    /// multiply by.
-    pub(super) fn input(&self, gpu: &Gpu, x: &Matrix, first: usize) -> Result<(Matrix, f32)> {
-        let Some(dropout) = self.dropout else { return Ok((x.clone(), self.scale)) };
-        let dropped = gpu.unfilled(x.rows(), x.cols())?;
-        gpu.dropout(dropout, first, x, &dropped, false)?;
-        Ok((dropped, 1.0))
-    }
-
-    /// Adds what it makes of `x` to the columns of `y` from `column` on, if the weight does not do so.
-    fn add(&self, gpu: &Gpu, x: &Matrix, first: usize, y: &Matrix, column: usize) -> Result<()> {
-        if self.dropout.is_none() {
-            return Ok(());
-        }
-        let low = gpu.product(&self.input(gpu, x, first)?.0, &self.a)?;
-        gpu.linear(&low, &self.b, None, y, column, true)
-    }
 }
 
 /// The weights of one block on the GPU.

@@ -1,5 +1,6 @@
 //! Transformers as data: the architecture table, configs, weights, and the forward pass of one layer.
 
+mod adapter;
 mod agreement;
 pub mod architecture;
 mod backward;
@@ -36,6 +37,7 @@ mod tokenizer_class;
 mod vocabulary;
 mod weights;
 
+pub use adapter::Adapter;
 pub use agreement::{Agreement, Agreements};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
@@ -51,9 +53,7 @@ pub use forms::{
 };
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
-pub use layer::{
-    Adapter, BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap,
-};
+pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{Experts, LayerSpec, Step};
 pub use mixture::{ExpertTap, NoExpertTap, forward};
 pub use pruning::{Kept, LayerSizes, Pruning};

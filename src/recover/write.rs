@@ -19,7 +19,7 @@ pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -
     progress.begin("write", layers as u64);
     let mut copied: Vec<TensorSpec> = config.tensors();
     let starts: Vec<String> = (0..layers).map(|layer| names.layer(layer, "")).collect();
-    for layer in 0..layers {
+    for (layer, start) in starts.iter().enumerate() {
         let mut written = Vec::new();
         for step in config.steps() {
             let weights = weights(layer, step)?;
@@ -39,7 +39,7 @@ pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -
             }
         }
         let rest = |spec: &&TensorSpec| {
-            spec.name.starts_with(&starts[layer]) && !written.iter().any(|start| spec.name.starts_with(start))
+            spec.name.starts_with(start) && !written.iter().any(|done| spec.name.starts_with(done))
         };
         copied.iter().filter(rest).try_for_each(|spec| pass.copy(spec, &spec.name))?;
         progress.advance(1)?;

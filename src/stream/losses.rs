@@ -24,7 +24,7 @@ pub(super) struct Found<'a> {
 
 enum Of<'a> {
     NextToken(Vec<Targets>),
-    Teacher(Teacher<'a>),
+    Teacher(Box<Teacher<'a>>),
 }
 
 /// The predictions of another model for the same batches.
@@ -47,7 +47,7 @@ impl Gradients<'_> {
         let (mean, of) = match self.training.map(|training| training.objective) {
             Some(Objective::Teacher { model, weights, temperature }) => {
                 let (mean, teacher) = self.divergence(plan, ends, &readout, last, (model, weights, temperature))?;
-                (mean, Of::Teacher(teacher))
+                (mean, Of::Teacher(Box::new(teacher)))
             }
             _ => {
                 let (mean, targets) = self.next_tokens(plan, ends, &readout, last)?;
@@ -177,7 +177,7 @@ impl Gradients<'_> {
                 let slice = HeadSlice { input: &input, first, table };
                 match (&of, &of_teacher) {
                     (Of::Teacher(teacher), Some(table)) => {
-                        let Teacher { readout: of, temperature, inputs, states, factor, .. } = teacher;
+                        let Teacher { readout: of, temperature, inputs, states, factor, .. } = teacher.as_ref();
                         let (input, state) = (&inputs[index], &states[index]);
                         let (temperature, factor) = (*temperature, *factor);
                         let teacher = TeacherSlice { readout: of, input, table, state, temperature, factor };

@@ -72,7 +72,10 @@ fn an_export_never_replaces_its_model_nor_a_directory() {
 fn a_model_that_llama_cpp_would_compute_otherwise_is_refused() {
     let out = "x.gguf";
     for (fixture, reason) in [
-        ("opt_relu", "only llama, mistral, qwen2, qwen3, qwen2_moe, qwen3_moe, mixtral can"),
+        (
+            "opt_relu",
+            "only llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, olmo2, qwen2_moe, qwen3_moe, mixtral can",
+        ),
         ("phi3_gqa", "only llama"),
         ("llama_gelu", "silu in its MLP, not Gelu"),
         ("qwen3_bias", "no bias for self_attn.q_proj"),

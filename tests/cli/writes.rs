@@ -46,6 +46,13 @@ const PATHS: &[(&str, &str, Use)] = &[
     ("prune", "output", WritesDirectory),
     ("prune", "trace", WritesFile),
     ("prune", "write-importance", WritesFile),
+    ("recover", "adapter", WritesDirectory),
+    ("recover", "calibration", Reads),
+    ("recover", "eval", Reads),
+    ("recover", "model", Reads),
+    ("recover", "output", WritesDirectory),
+    ("recover", "teacher", Reads),
+    ("recover", "trace", WritesFile),
     ("run", "calibration", Reads),
     ("run", "eval", Reads),
     ("run", "model", Reads),
@@ -144,11 +151,18 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
             .arg(tokens)
             .args(args!["--eval", text, "--eval", place("more.txt")])
             .args(["--ppl-eval-seqlen", "20"]),
+        "recover" => command
+            .args(["--steps", "1", "--batch-size", "1"])
+            .arg(model)
+            .arg("--examples")
+            .arg(tokens)
+            .args(args!["--eval", text, "--eval", place("more.txt")])
+            .args(["--ppl-eval-seqlen", "20"]),
         "synthesize" => command.args(["opt-125m", "--layers", "1", "--cal-nsamples", "1", "--cal-max-seqlen", "2"]),
         "verify" => command.arg(place("sliced")),
         _ => panic!("how does {subcommand} write its {option}?"),
     };
-    if matches!(subcommand, "compress" | "logits" | "prune" | "run") && option != "output" {
+    if matches!(subcommand, "compress" | "logits" | "prune" | "recover" | "run") && option != "output" {
         command.arg("--output").arg(place("other"));
     }
     command.arg(format!("--{option}")).arg(path);
@@ -164,7 +178,7 @@ fn inputs(subcommand: &str) -> Vec<&'static str> {
         "verify" => return vec!["sliced/model.safetensors", "sliced/slicegpt.json", "sliced/README.md"],
         "eval" => &["text.txt"],
         "logits" => &["tokens.json"],
-        "compress" | "prune" | "run" => &["tokens.json", "text.txt", "more.txt"],
+        "compress" | "prune" | "recover" | "run" => &["tokens.json", "text.txt", "more.txt"],
         _ => &[],
     };
     [&model, more].concat()

@@ -25,20 +25,24 @@ use slicegpt_gpu::{
 use tempfile::TempDir;
 
 /// Fixtures that differ from others in what goes on within a block alone.
-const ALIKE: [&str; 13] = [
+const ALIKE: [&str; 17] = [
     "cohere_tied",
+    "cohere_untied",
+    "falcon_7b",
     "falcon_alibi_parallel",
     "falcon_multi_head",
-    "falcon_new_shared",
+    "falcon_rw",
     "gemma_bf16",
+    "gemma_untied",
     "gpt_neo_global",
+    "gpt_neo_local",
+    "ministral_listed",
     "mpt_clip",
     "olmo_untied",
     "phi3_longrope",
     "phi3_longrope_factor",
     "stablelm_parallel",
     "stablelm_qk_layernorm",
-    "stablelm_qk_sequential",
 ];
 
 /// Every fixture with logits of transformers whose width can be cut.
