@@ -140,23 +140,15 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
         "run" | "compress" => command
             .args((subcommand == "compress").then_some(["--axes", "mlp", "--effort", "quick"]).into_iter().flatten())
             .arg(model)
-            .arg("--calibration")
-            .arg(tokens)
-            .args(args!["--eval", text, "--eval", place("more.txt")])
+            .args(args!["--calibration", tokens, "--eval", text, "--eval", place("more.txt")])
             .args(["--ppl-eval-seqlen", "20"]),
-        "prune" => command
-            .args(["--ratio", "0.5", "--layers", "all", "--nsamples", "2"])
+        "prune" | "recover" => command
+            .args(match subcommand {
+                "prune" => &["--ratio", "0.5", "--layers", "all", "--nsamples", "2"][..],
+                _ => &["--steps", "1", "--batch-size", "1"],
+            })
             .arg(model)
-            .arg("--examples")
-            .arg(tokens)
-            .args(args!["--eval", text, "--eval", place("more.txt")])
-            .args(["--ppl-eval-seqlen", "20"]),
-        "recover" => command
-            .args(["--steps", "1", "--batch-size", "1"])
-            .arg(model)
-            .arg("--examples")
-            .arg(tokens)
-            .args(args!["--eval", text, "--eval", place("more.txt")])
+            .args(args!["--examples", tokens, "--eval", text, "--eval", place("more.txt")])
             .args(["--ppl-eval-seqlen", "20"]),
         "synthesize" => command.args(["opt-125m", "--layers", "1", "--cal-nsamples", "1", "--cal-max-seqlen", "2"]),
         "verify" => command.arg(place("sliced")),
