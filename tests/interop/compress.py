@@ -67,7 +67,7 @@ def check_output(program, output, rows):
     config = json.loads((output / "config.json").read_text())
     assert "auto_map" not in config and not list(output.glob("*.py")), "code comes with it"
     ours, worst = program.logits(output, rows), 0.0
-    for attention in ("eager",) if config["model_type"] == "gptj" else ("eager", "sdpa"):
+    for attention in ("eager",) if config["model_type"] in ("gemma2", "gpt_neo", "gptj") else ("eager", "sdpa"):
         options = {"dtype": torch.float32, "attn_implementation": attention}
         model, info = AutoModelForCausalLM.from_pretrained(output, output_loading_info=True, **options)
         assert not any(info.values()), f"not loaded as stored: {info}"

@@ -5,6 +5,8 @@ use std::{
     rc::Rc,
 };
 
+use serde_json::json;
+
 use super::{
     super::{method::Method, request::Request, units::grouped},
     chart,
@@ -12,7 +14,7 @@ use super::{
     request::RecoverRequest,
 };
 use crate::{
-    checkpoint::{Dtype, OutputDirectory, TensorPlan, tensor_file},
+    checkpoint::{Dtype, OutputDirectory, RECORD, TensorPlan, tensor_file},
     error::{Error, Result},
     gpu::Gpu,
     model::{AdapterForm, AdapterTensor, Config, LowRank, Model},
@@ -222,6 +224,9 @@ impl Recover {
         let directory = OutputDirectory::create(path, self.force)?;
         directory.write("adapter_config.json", config.as_bytes())?;
         directory.write("adapter_model.safetensors", &tensor_file(&plans, &bytes))?;
+        // By which it is known for an output, and may be replaced.
+        let record = json!({ "tool_version": env!("CARGO_PKG_VERSION"), "output": directory.files_with_record()? });
+        directory.write(RECORD, record.to_string().as_bytes())?;
         directory.finish()
     }
 
