@@ -196,7 +196,7 @@ impl Rope {
     }
 
     /// Rows of (cos, sin) of each pair for the positions below `positions`: `[positions, 2 · pairs]`. Where longer
-    /// sequences turn by other angles, their rows come after [`Long::original`] of the others.
+    /// sequences turn by other angles, their rows come after those of the original length.
     ///
     /// The angle is rounded to f32 before its cosine is taken, as models were trained with.
     pub fn table(&self, positions: usize) -> Vec<f32> {
