@@ -61,7 +61,8 @@ pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// Go on with an unfinished run to the same output
     #[arg(long, help_heading = LONG)]
     resume: bool,
-    /// Stop after N layers, each of which counts twice where a basis is found first; --resume continues
+    /// Stop after N layers, each of which counts twice where a basis is found first, or N steps of training; --resume
+    /// continues
     #[arg(long, help_heading = LONG, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     stop_after: Option<u32>,
     /// Print one JSON object instead of the table

@@ -107,16 +107,6 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Those of what is kept of a layer whose heads are this wide.
-    pub fn of_kept(kept: &Kept, head_dim: usize) -> Self {
-        let of_heads = |heads: &[usize]| heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
-        Self {
-            query: of_heads(&kept.query_heads),
-            key: of_heads(&kept.key_value_heads),
-            channel: kept.mlp_channels.clone(),
-        }
-    }
-
     /// Those that go with the columns of the `writes`, side by side, that are `kept` of a layer of sizes `spec`: all of
     /// what the step does not write.
     pub fn of_columns(spec: &LayerSpec, writes: &[Linear], kept: &[Range<usize>]) -> Self {

@@ -272,12 +272,12 @@ impl<'a> Refit<'a> {
             None => Cut::of_step(&now.layers[layer], &self.cut.layers[layer], step),
         };
         if let Some(kept) = self.selected.get(layer) {
-            let rows = Rows::of_kept(kept, now.layers[layer].head_dim);
+            let head_dim = now.layers[layer].head_dim;
             for linear in weights.blocks.iter_mut().flat_map(|block| &mut block.linears) {
-                *linear = pick(pass.gpu, linear, rows.of(linear.role))?;
+                *linear = pick(pass.gpu, linear, &kept.channels(linear.role, head_dim))?;
             }
             for linear in &mut writes {
-                *linear = pick_columns(pass.gpu, linear, rows.of(linear.role))?;
+                *linear = pick_columns(pass.gpu, linear, &kept.channels(linear.role, head_dim))?;
             }
             now.layers[layer] = self.cut.layers[layer].clone();
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::layer_spec::LayerSpec;
+use super::{architecture::Role, layer_spec::LayerSpec};
 use crate::error::{Error, Result};
 
 /// The sizes of what is left of one layer.
@@ -52,6 +52,18 @@ impl Kept {
             key_value_heads: (0..spec.kv_heads).collect(),
             mlp_channels: (0..spec.intermediate_size).collect(),
             experts: (0..spec.experts.map_or(0, |experts| experts.count)).collect(),
+        }
+    }
+
+    /// The channels of a weight's rows, or of the columns of one that writes the residual stream, that are left where
+    /// heads are this wide.
+    pub fn channels(&self, role: Role, head_dim: usize) -> Vec<usize> {
+        let of_heads = |heads: &[usize]| heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
+        match role {
+            Role::Query | Role::Output => of_heads(&self.query_heads),
+            Role::Key | Role::Value => of_heads(&self.key_value_heads),
+            Role::Gate | Role::Up | Role::Down => self.mlp_channels.clone(),
+            Role::Router => self.experts.clone(),
         }
     }
 

@@ -13,10 +13,7 @@ use crate::{
     checkpoint::OutputDirectory,
     error::Result,
     gpu::Gpu,
-    model::{
-        Config, HostLinear, Kept, Linear, Model, Names, TensorSpec,
-        architecture::{Role, Space},
-    },
+    model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space},
     progress::Progress,
     stream::{self, MemoryPlan, Pass, StockForm},
 };
@@ -212,13 +209,7 @@ impl Job<'_> {
 /// The rows of a weight that stay, or the columns of one that writes the residual stream.
 fn left(gpu: &Gpu, config: &Config, kept: &Kept, linear: &HostLinear) -> Result<Linear> {
     let head_dim = config.layers[kept.layer].head_dim;
-    let channels = |heads: &[usize]| heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
-    let stays: Vec<usize> = match linear.role {
-        Role::Query | Role::Output => channels(&kept.query_heads),
-        Role::Key | Role::Value => channels(&kept.key_value_heads),
-        Role::Gate | Role::Up | Role::Down => kept.mlp_channels.clone(),
-        Role::Router => kept.experts.clone(),
-    };
+    let stays = kept.channels(linear.role, head_dim);
     let cols = linear.matrix.cols;
     let all = linear.matrix.to_f32()?;
     let writes = linear.spec.writes == Space::Residual;

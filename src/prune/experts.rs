@@ -7,7 +7,7 @@
 
 use crate::model::{Experts, Kept, LayerSpec};
 
-/// How many experts of a layer leave, if a share of them is to: never so many that fewer are left than a token goes to.
+/// How many experts of a layer leave, if a share of them is to: of which as many stay as a token goes to.
 pub fn experts_leaving(experts: Experts, share: f64) -> usize {
     // A share such as 0.29 of 100 is 28.999… in binary.
     let leave = (experts.count as f64 * share + 1e-9) as usize;
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_experts_leave_and_never_those_that_a_token_needs() {
+    fn a_share_of_the_experts_leaves_and_never_those_that_a_token_needs() {
         let of =
             |count, chosen, share| experts_leaving(Experts { count, chosen, normalised: true, shared: None }, share);
         assert_eq!((of(128, 8, 0.25), of(8, 2, 0.3), of(100, 1, 0.29)), (32, 2, 29));

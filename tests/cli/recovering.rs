@@ -50,6 +50,7 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         (&["--lora-dropout", "1"], "--lora-dropout 1"),
         (&["--targets", "q,nose"], "some of q"),
         (&["--train", "head"], "weights, norms and biases"),
+        (&["--train", "weights", "--targets", "q"], "--targets"),
         (&["--adapter", "x", "--train", "norms"], "--adapter holds A and B alone"),
         (&["--adapter", model], "would be overwritten"),
     ] {

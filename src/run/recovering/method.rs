@@ -11,7 +11,7 @@ use super::{
     super::{method::Method, request::Request, units::grouped},
     chart,
     report::RecoverReport,
-    request::RecoverRequest,
+    request::{Extra, RecoverRequest},
 };
 use crate::{
     checkpoint::{Dtype, OutputDirectory, RECORD, TensorPlan, tensor_file},
@@ -63,6 +63,11 @@ impl Method for Recover {
     }
 
     fn plan(model: &Model, request: &Request<RecoverRequest>) -> Result<Self> {
+        if request.method.train.contains(&Extra::Weights) && request.method.targets.is_some() {
+            return Err(Error::Usage(
+                "--targets says which weights get A and B, --train weights trains all themselves".into(),
+            ));
+        }
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
         let options = request.method.options(model.config().hidden_size, request.seed, dtype);
         options.check(model.config())?;

@@ -31,7 +31,7 @@ pub struct RecoverReport {
     pub steps_done: usize,
     /// What was to become small, step by step.
     pub losses: Vec<f32>,
-    /// The same on sequences that were not trained on, after so many steps.
+    /// The same on sequences that were not trained on, after this many steps.
     pub validation: Vec<(usize, f32)>,
     /// After which of these steps it was smallest: what is written.
     pub best_step: Option<usize>,
