@@ -14,6 +14,7 @@ type Word = (String, bool, u32);
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("attention_backward_keys", "attention_backward", "Params"),
     ("attention_backward_queries", "attention_backward", "Params"),
+    ("attention_backward_whole", "attention_backward", "Params"),
     ("attention_statistics", "attention_backward", "Params"),
     ("gemm", "gemm", "GemmParams"),
     ("gemm_f16_matrix", "operands", "RowParams"),

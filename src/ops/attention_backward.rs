@@ -28,7 +28,9 @@ struct Params {
     alibi_heads: u32,
     alibi_factor: f32,
     alibi_in_bf16: u32,
-    unused: [u32; 3],
+    /// Of keys for each workgroup, where it takes several.
+    blocks: u32,
+    unused: [u32; 2],
 }
 
 /// Queries, or keys, of a workgroup.
@@ -39,6 +41,18 @@ enum Part {
     Statistics,
     Queries,
     Keys,
+    Whole,
+}
+
+/// How the work of attention's gradient is dealt out. Sums over keys and queries are the same ones, but where a window
+/// begins within a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionGradient {
+    /// A workgroup for each block of queries, then one for each block of keys: products of both are worked out twice.
+    Apart,
+    /// A workgroup for each key-value head of a sequence, which works them out once: for adapters that run one workgroup
+    /// after the other.
+    Together,
 }
 
 /// The kernels that work out the shares of keys again.
@@ -57,13 +71,14 @@ fn kernel(part: Part, aligned: bool) -> Kernel {
         ),
         Part::Queries => ("attention_backward_queries", with_shares!("attention_backward_queries"), 2),
         Part::Keys => ("attention_backward_keys", with_shares!("attention_backward_keys"), 2),
+        Part::Whole => ("attention_backward_whole", with_shares!("attention_backward_whole"), 2),
     };
     Kernel { name, source, constants: vec![("SIDES", sides), ("ALIGNED", aligned.into())] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    let parts = [Part::Statistics, Part::Queries, Part::Keys];
+    let parts = [Part::Statistics, Part::Queries, Part::Keys, Part::Whole];
     parts.into_iter().flat_map(|part| [kernel(part, false), kernel(part, true)]).collect()
 }
 
@@ -111,11 +126,31 @@ impl Gpu {
         result: AttentionResult,
         sequences: &[Sequence],
     ) -> Result<Matrix> {
+        let software = self.adapter().software;
+        let how = if software { AttentionGradient::Together } else { AttentionGradient::Apart };
+        self.attention_backward_by(how, shape, result, sequences)
+    }
+
+    /// The same, dealt out in a way.
+    ///
+    /// # Errors
+    /// As [`Gpu::attention_backward`].
+    pub fn attention_backward_by(
+        &self,
+        how: AttentionGradient,
+        shape: &AttentionShape,
+        result: AttentionResult,
+        sequences: &[Sequence],
+    ) -> Result<Matrix> {
         let statistics = self.attention_statistics(shape, result, sequences)?;
         let AttentionResult { qkv, d, .. } = result;
         // What no head has is no part of the result.
         let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
-        for part in [Part::Queries, Part::Keys] {
+        let parts = match how {
+            AttentionGradient::Apart => &[Part::Queries, Part::Keys][..],
+            AttentionGradient::Together => &[Part::Whole],
+        };
+        for &part in parts {
             self.each_block(shape, part, [qkv, d, &statistics, &dqkv], [&statistics, d], sequences)?;
         }
         Ok(dqkv)
@@ -136,6 +171,7 @@ impl Gpu {
             Part::Statistics => (q.heads, 1),
             Part::Queries => (q.heads, 3),
             Part::Keys => (k.heads, 4),
+            Part::Whole => (k.heads, 5),
         };
         for sequence in sequences {
             let blocks = sequence.tokens.div_ceil(ROWS);
@@ -162,9 +198,10 @@ impl Gpu {
                     alibi_heads: alibi.map_or(0, |alibi| alibi.power_of_two()),
                     alibi_factor: alibi.map_or(0.0, |alibi| alibi.factor),
                     alibi_in_bf16: alibi.is_some_and(|alibi| alibi.in_bf16).into(),
-                    unused: [0; 3],
+                    blocks: count as u32,
+                    unused: [0; 2],
                 };
-                let grid = [heads as u32, count as u32, 1];
+                let grid = [heads as u32, if matches!(part, Part::Whole) { 1 } else { count as u32 }, 1];
                 self.dispatch(&kernel(part, aligned), &params, &bindings.map(Into::into), grid, (count * cost) as u64)?;
             }
         }
