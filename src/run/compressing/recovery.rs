@@ -51,7 +51,8 @@ pub(super) struct Made<'a> {
 
 impl Recovery {
     pub fn new(steps: usize, seed: u64, dtype: &Types) -> Self {
-        let request = RecoverRequest { mode: Some(Mode::Distil), steps, ..RecoverRequest::default() };
+        let save_every = steps.div_ceil(10).min(RecoverRequest::default().save_every);
+        let request = RecoverRequest { mode: Some(Mode::Distil), steps, save_every, ..RecoverRequest::default() };
         Self { request, seed, dtype: dtype.clone() }
     }
 
