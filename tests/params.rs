@@ -14,7 +14,6 @@ type Word = (String, bool, u32);
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("attention_backward_keys", "attention_blocks", "Params"),
     ("attention_backward_queries", "attention_blocks", "Params"),
-    ("attention_backward_whole", "attention_blocks", "Params"),
     ("attention_statistics", "attention_blocks", "Params"),
     ("gemm", "gemm", "GemmParams"),
     ("gemm_f16_matrix", "operands", "RowParams"),

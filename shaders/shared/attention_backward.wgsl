@@ -19,7 +19,7 @@ struct Params {
     alibi_heads: u32,
     alibi_factor: f32,
     alibi_in_bf16: u32,
-    blocks: u32,
+    part: u32,
     unused0: u32,
     unused1: u32,
 }

@@ -6,17 +6,6 @@ use crate::{
     gpu::{Gpu, Matrix},
 };
 
-/// How the work of attention's gradient is dealt out. Sums over keys and queries are the same ones, but where a window
-/// begins within a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionGradient {
-    /// A workgroup for each block of queries, then one for each block of keys: products of both are worked out twice.
-    Apart,
-    /// A workgroup for each key-value head of a sequence, which works them out once: for adapters that run one workgroup
-    /// after the other.
-    Together,
-}
-
 /// What attention was given and has made of it, and the gradient of that.
 #[derive(Clone, Copy)]
 pub struct AttentionResult<'a> {
@@ -61,31 +50,11 @@ impl Gpu {
         result: AttentionResult,
         sequences: &[Sequence],
     ) -> Result<Matrix> {
-        let software = self.adapter().software;
-        let how = if software { AttentionGradient::Together } else { AttentionGradient::Apart };
-        self.attention_backward_by(how, shape, result, sequences)
-    }
-
-    /// The same, dealt out in a way.
-    ///
-    /// # Errors
-    /// As [`Gpu::attention_backward`].
-    pub fn attention_backward_by(
-        &self,
-        how: AttentionGradient,
-        shape: &AttentionShape,
-        result: AttentionResult,
-        sequences: &[Sequence],
-    ) -> Result<Matrix> {
         let statistics = self.attention_statistics(shape, result, sequences)?;
         let AttentionResult { qkv, d, .. } = result;
         // What no head has is no part of the result.
         let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
-        let parts = match how {
-            AttentionGradient::Apart => &[Part::Queries, Part::Keys][..],
-            AttentionGradient::Together => &[Part::Whole],
-        };
-        for &part in parts {
+        for part in [Part::Queries, Part::Keys] {
             self.each_block(shape, part, [qkv, d, &statistics, &dqkv], [&statistics, d], sequences)?;
         }
         Ok(dqkv)

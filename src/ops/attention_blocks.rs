@@ -28,8 +28,8 @@ struct Params {
     alibi_heads: u32,
     alibi_factor: f32,
     alibi_in_bf16: u32,
-    /// Of keys for each workgroup, where it takes several.
-    blocks: u32,
+    /// Which query head of each group, where one kernel takes them one after the other.
+    part: u32,
     unused: [u32; 2],
 }
 
@@ -42,7 +42,6 @@ pub(super) enum Part {
     Statistics,
     Queries,
     Keys,
-    Whole,
 }
 
 /// The kernels that work out the shares of keys again.
@@ -61,14 +60,13 @@ fn kernel(part: Part, aligned: bool) -> Kernel {
         ),
         Part::Queries => ("attention_backward_queries", with_shares!("attention_backward_queries"), 2),
         Part::Keys => ("attention_backward_keys", with_shares!("attention_backward_keys"), 2),
-        Part::Whole => ("attention_backward_whole", with_shares!("attention_backward_whole"), 2),
     };
     Kernel { name, source, constants: vec![("SIDES", sides), ("ALIGNED", aligned.into())] }
 }
 
 /// Every kernel of this family.
 pub(super) fn kernels() -> Vec<Kernel> {
-    let parts = [Part::Statistics, Part::Queries, Part::Keys, Part::Whole];
+    let parts = [Part::Statistics, Part::Queries, Part::Keys];
     parts.into_iter().flat_map(|part| [kernel(part, false), kernel(part, true)]).collect()
 }
 
@@ -84,16 +82,17 @@ impl Gpu {
     ) -> Result<()> {
         let AttentionShape { head_dim, q, k, v, scale, window, softcap, alibi } = *shape;
         let aligned = [head_dim, q.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
-        let (heads, products) = match part {
-            Part::Statistics => (q.heads, 1),
-            Part::Queries => (q.heads, 3),
-            Part::Keys => (k.heads, 4),
-            Part::Whole => (k.heads, 5),
+        // Keys of a group add up over its heads, in a dispatch for each: a workgroup for all of them would take more turns
+        // of its loops, on long sequences, than Mesa's software driver takes before it ends them.
+        let (heads, products, turns) = match part {
+            Part::Statistics => (q.heads, 1, 1),
+            Part::Queries => (q.heads, 3, 1),
+            Part::Keys => (k.heads, 4, shape.group()),
         };
-        for sequence in sequences {
+        for (sequence, turn) in sequences.iter().flat_map(|sequence| (0..turns).map(move |turn| (sequence, turn))) {
             let blocks = sequence.tokens.div_ceil(ROWS);
             let seen = window.unwrap_or(sequence.tokens).min(sequence.tokens);
-            let cost = products * ROWS * seen * q.heads * head_dim;
+            let cost = products * ROWS * seen * heads * head_dim;
             let run = (self.work_per_dispatch() / cost.max(1)).clamp(1, 65535);
             for first_block in (0..blocks).step_by(run) {
                 let count = run.min(blocks - first_block);
@@ -115,10 +114,10 @@ impl Gpu {
                     alibi_heads: alibi.map_or(0, |alibi| alibi.power_of_two()),
                     alibi_factor: alibi.map_or(0.0, |alibi| alibi.factor),
                     alibi_in_bf16: alibi.is_some_and(|alibi| alibi.in_bf16).into(),
-                    blocks: count as u32,
+                    part: turn as u32,
                     unused: [0; 2],
                 };
-                let grid = [heads as u32, if matches!(part, Part::Whole) { 1 } else { count as u32 }, 1];
+                let grid = [heads as u32, count as u32, 1];
                 self.dispatch(&kernel(part, aligned), &params, &bindings.map(Into::into), grid, (count * cost) as u64)?;
             }
         }

@@ -49,7 +49,7 @@ pub use activation::Activation;
 pub use adamw::AdamW;
 pub use alibi::Alibi;
 pub use attention::{AttentionShape, MAX_HEAD_DIM};
-pub use attention_backward::{AttentionGradient, AttentionResult};
+pub use attention_backward::AttentionResult;
 pub use bound::Bound;
 #[doc(hidden)]
 pub use catalog::kernels;
