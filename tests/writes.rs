@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use slicegpt_gpu::{
     Error,
-    checkpoint::{AtomicFile, FileTarget, Writes},
+    checkpoint::{AtomicFile, FileTarget, OutputDirectory, Writes},
 };
 
 fn entries(directory: &Path) -> Vec<String> {

@@ -4,9 +4,7 @@ use nalgebra::DMatrix;
 use slicegpt_gpu::{
     gpu::{ElementType, Gpu},
     model::{Rope, Scaling},
-    ops::{
-        Activation, AttentionGradient, AttentionResult, AttentionShape, Bound, HeadSpan, Norm, NormInput, sequences,
-    },
+    ops::{Activation, AttentionResult, AttentionShape, Bound, HeadSpan, Norm, NormInput, sequences},
     reference,
 };
 
@@ -246,15 +244,9 @@ fn attention(gpu: &Gpu, shape: &AttentionShape, cols: usize, lengths: &[usize], 
     check(&format!("attention_statistics {shape:?} ({reason})"), off, tolerance);
     let expected = reference::attention_backward(shape, &qkv, &d, &sequences);
     let most = expected.amax().max(1.0);
-    let ways = [AttentionGradient::Apart, AttentionGradient::Together].map(|how| {
-        let dqkv = gpu.attention_backward_by(how, shape, result, &sequences).expect("attention_backward");
-        let dqkv = download(gpu, &dqkv);
-        let off = error(&dqkv, &expected, |_, _| most);
-        check(&format!("attention_backward {how:?} {shape:?}, {} sequences ({reason})", lengths.len()), off, tolerance);
-        dqkv
-    });
-    // Sums over the keys of a window begin where it does, or with a block.
-    assert!(shape.window.is_some() || ways[0] == ways[1], "{shape:?} ({reason}): not the same sums");
+    let dqkv = gpu.attention_backward(shape, result, &sequences).expect("attention_backward");
+    let off = error(&download(gpu, &dqkv), &expected, |_, _| most);
+    check(&format!("attention_backward {shape:?}, {} sequences ({reason})", lengths.len()), off, tolerance);
 }
 
 #[test]
@@ -268,6 +260,7 @@ fn gradients_of_attention_match_reference_for_every_kind_of_heads_and_windows() 
         (10, 6, 2, None, &[40], "heads that begin at no multiple of four"),
         (128, 4, 1, None, &[70], "one key-value head"),
         (256, 2, 1, None, &[66], "the largest head"),
+        (128, 128, 1, None, &[96], "more turns for all heads of a group than a software driver takes"),
         (1, 2, 1, None, &[12], "the smallest head"),
         (6, 4, 2, Some(1), &[12], "a window of the token itself"),
         (6, 4, 2, Some(7), &[40, 5, 7, 8], "windows shorter, equal to and longer than sequences"),
