@@ -38,7 +38,8 @@ impl Example {
     pub(super) fn answered(mut text: String, answer: &str) -> Self {
         let start = text.len();
         text.push_str(answer);
-        Self { answers: vec![start..text.len()], text, rendered: false }
+        let answer = start..text.len();
+        Self { text, answers: Vec::from([answer]), rendered: false }
     }
 
     /// All tokens, and which of them are an answer's: those after the ones with which the text up to the answer begins

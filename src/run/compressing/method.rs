@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{
     super::{
         method::Method,
+        recovering::LOSSES,
         request::Request,
         units::{grouped, percent_removed},
     },
@@ -138,7 +139,7 @@ impl Method for Compress {
     }
 
     fn pictures(&self) -> Vec<&'static str> {
-        let loss = self.recovery.is_some().then(|| super::super::recovering::LOSSES);
+        let loss = self.recovery.is_some().then_some(LOSSES);
         [super::chart::NAME].into_iter().chain(loss).collect()
     }
 
