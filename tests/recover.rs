@@ -136,10 +136,31 @@ fn products(values: &[f32], cols: usize) -> [Vec<f32>; 2] {
     [right.collect(), left.into_iter().map(|sum| sum as f32).collect()]
 }
 
+/// The model of a fixture with all matrices times 1.25.
+fn sharper(name: &str) -> (Model, tempfile::TempDir) {
+    let at = support::copy_of(name);
+    let path = at.path().join("model.safetensors");
+    let mut tensors = support::tensors(&path);
+    for (dtype, shape, bytes) in tensors.values_mut() {
+        assert_eq!(*dtype, Dtype::F32);
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+        let scale = if shape.len() == 2 { 1.25 } else { 1.0 };
+        *bytes = values.iter().flat_map(|value| (scale * value).to_le_bytes()).collect();
+    }
+    support::write_tensors(&path, &tensors, &[]);
+    (Model::open(at.path()).expect("a model"), at)
+}
+
 #[test]
 fn three_steps_are_those_of_pytorch() {
     let gpu = support::gpu();
-    for (name, others) in [("llama_gqa_tied", false), ("opt_untied", true)] {
+    // Norms after blocks, and a soft-cap of the logits that a teacher's are compared with.
+    for (name, others, taught) in [
+        ("llama_gqa_tied", false, false),
+        ("opt_untied", true, false),
+        ("gemma2_tied", false, false),
+        ("gemma2_final_cap", false, true),
+    ] {
         let (model, rows) = fixture(name);
         let path = support::fixture("recovery").join(format!("{name}.safetensors"));
         let expected = Checkpoint::open_named(&path, None).expect("a fixture");
@@ -149,9 +170,14 @@ fn three_steps_are_those_of_pytorch() {
         };
         let mut options = options();
         (options.trained.norms, options.trained.biases) = (others, others);
+        let teacher = taught.then(|| sharper(name));
+        if taught {
+            (options.mode, options.temperature) = (Mode::Distil, 2.0);
+        }
         // In one go, and with two sequences at a time.
         for together in [None, Some(2)] {
-            let how = How { memory: MemoryPlan::unlimited(together), ..PLAIN() };
+            let teacher = teacher.as_ref().map(|(model, _)| model);
+            let how = How { teacher, memory: MemoryPlan::unlimited(together), ..PLAIN() };
             let made = train(&gpu, &model, &rows, &options, how);
             let mut worst = difference(&made.recovered.snapshot.losses, &of("losses"));
             let form = AdapterForm { base: String::new(), rank: 3, alpha: 6.0, dropout: 0.0 };

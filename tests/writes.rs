@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use slicegpt_gpu::{
     Error,
-    checkpoint::{AtomicFile, FileTarget, Writes},
+    checkpoint::{AtomicFile, FileTarget, OutputDirectory, Writes},
 };
 
 fn entries(directory: &Path) -> Vec<String> {
@@ -160,4 +160,33 @@ fn a_file_that_is_named_like_a_directory_is_refused_with_what_to_do() {
         let error = Writes::new(force).file("--output", &directory.path().join("file/")).err().expect("no file's name");
         assert!(error.exit_code() == 2 && error.to_string().contains("leave out the slash"), "{error}");
     }
+}
+
+#[test]
+fn what_runs_put_beside_an_output_is_known_for_that_and_nothing_else() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let (target, kept) = (parent.path().join("out"), parent.path().join(".out.partial"));
+    let work = OutputDirectory::create(&target, false).expect("an output");
+    work.commit(b"state").expect("a state");
+    let draft = work.draft().expect("a draft");
+    draft.write("config.json", b"{}").expect("a file");
+    assert_eq!((draft.path(), draft.beside("x")), (kept.join("draft").as_path(), work.beside("x")));
+    drop((draft, work));
+    for name in ["residual.0", "residual.3.0", "gradient.1.1", "training.2"] {
+        let place = kept.join(name);
+        fs::write(&place, "values").expect("a file");
+        let resumed = OutputDirectory::resume(&target, false).unwrap_or_else(|error| panic!("{name}: {error}"));
+        drop(resumed);
+        assert!(place.exists() && kept.join("draft/config.json").exists(), "{name}");
+    }
+    for name in ["residual", "residual.", "Residual.0", "residual.0.txt", "residual 3.0", "drafts"] {
+        let place = kept.join(name);
+        fs::write(&place, "mine").expect("a file");
+        let error = OutputDirectory::resume(&target, false).err().expect("something foreign").to_string();
+        assert!(error.contains(&format!("holds {name}, which")), "{name}: {error}");
+        fs::remove_file(place).expect("mine");
+    }
+    let (work, _) = OutputDirectory::resume(&target, false).expect("what was kept");
+    work.finish().expect("the output");
+    assert!(target.is_dir() && !kept.exists(), "drafts are no part of the output");
 }

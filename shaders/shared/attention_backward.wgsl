@@ -19,9 +19,9 @@ struct Params {
     alibi_heads: u32,
     alibi_factor: f32,
     alibi_in_bf16: u32,
+    part: u32,
     unused0: u32,
     unused1: u32,
-    unused2: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;        // [tokens, stride]

@@ -95,7 +95,8 @@ fn ratios(ratios: &[Ratio]) -> Table {
             Some(false) => "no",
             None => "",
         };
-        let goal = ratio.target.map_or(String::new(), number);
+        let most = if ratio.at_most { "at most " } else { "" };
+        let goal = ratio.target.map_or(String::new(), |target| format!("{most}{}", number(target)));
         table.push(vec![ratio.what.clone(), number(ratio.value), goal, reached.into(), ratio.detail.clone()]);
     }
     table

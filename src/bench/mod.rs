@@ -35,7 +35,7 @@ pub use ratios::Ratio;
 pub use recording::{Adapter, AdapterRun, Machine, Recording, SCHEMA_VERSION, Tool, WGPU_VERSION};
 pub use row::{Bound, Check, Clock, Figures, Row, Unit, Work};
 pub use statistics::{median, spread, throttles};
-pub use workload::{Case, LayerSlicing, Product, WORKLOADS, When, Workload, select};
+pub use workload::{Case, Gradient, LayerSlicing, Product, WORKLOADS, When, Workload, select};
 
 use jobs::Job;
 use measure::Series;

@@ -62,7 +62,20 @@ pub enum Case {
         head_dim: usize,
         tokens: usize,
         past: usize,
+        window: Option<usize>,
     },
+    /// RMS norm.
+    Norm {
+        tokens: usize,
+        width: usize,
+    },
+    /// SiLU of one half times the other.
+    Activation {
+        tokens: usize,
+        width: usize,
+    },
+    /// What training adds to another workload.
+    Backward(Gradient),
     /// One decoder layer of [].
     Layer {
         tokens: usize,
@@ -73,6 +86,33 @@ pub enum Case {
     Run {
         sequences: usize,
         seqlen: usize,
+    },
+}
+
+/// Of what a gradient is worked out, from that of its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gradient {
+    /// Of what `[m, k] · [n, k]ᵀ` has read, and of its weight.
+    Linear {
+        m: usize,
+        n: usize,
+        k: usize,
+    },
+    Norm {
+        tokens: usize,
+        width: usize,
+    },
+    Activation {
+        tokens: usize,
+        width: usize,
+    },
+    /// Of a whole sequence.
+    Attention {
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        tokens: usize,
+        window: Option<usize>,
     },
 }
 
@@ -118,6 +158,21 @@ const fn layer(name: &'static str, what: &'static str, tokens: usize, slicing: L
     Workload { name, what, case: Case::Layer { tokens, past, slicing }, when }
 }
 
+const fn attention(
+    name: &'static str,
+    what: &'static str,
+    [heads, kv_heads, head_dim]: [usize; 3],
+    [tokens, past]: [usize; 2],
+    window: Option<usize>,
+    when: When,
+) -> Workload {
+    Workload { name, what, case: Case::Attention { heads, kv_heads, head_dim, tokens, past, window }, when }
+}
+
+const fn backward(name: &'static str, what: &'static str, gradient: Gradient) -> Workload {
+    Workload { name, what, case: Case::Backward(gradient), when: Full }
+}
+
 use LayerSlicing::{Dense, Sliced, WithoutShortcuts};
 use Product::{Best, Naive, Shared};
 use When::{Full, Hardware, Quick};
@@ -160,22 +215,30 @@ pub const WORKLOADS: &[Workload] = &[
          cores", case: Case::Eigh { width: 1024 }, when: Quick },
     Workload { name: "eigh/2048", what: "symmetric eigenproblem in f64 on the CPU, all \
          cores", case: Case::Eigh { width: 2048 }, when: Full },
-    Workload {
-        name: "attention/opt-125m/prefill-512", what: "12 heads of 64", when: Quick,
-        case: Case::Attention { heads: 12, kv_heads: 12, head_dim: 64, tokens: 512, past: 0 },
-    },
-    Workload {
-        name: "attention/tinyllama-1.1b/prefill-1024", what: "32 heads of 64 on 4 of keys and values", when: Full,
-        case: Case::Attention { heads: 32, kv_heads: 4, head_dim: 64, tokens: 1024, past: 0 },
-    },
-    Workload {
-        name: "attention/llama-2-7b/prefill-512", what: "32 heads of 128", when: Full,
-        case: Case::Attention { heads: 32, kv_heads: 32, head_dim: 128, tokens: 512, past: 0 },
-    },
-    Workload {
-        name: "attention/llama-2-7b/decode-2048", what: "one token after 2047", when: Full,
-        case: Case::Attention { heads: 32, kv_heads: 32, head_dim: 128, tokens: 1, past: 2047 },
-    },
+    attention("attention/opt-125m/prefill-512", "12 heads of 64", [12, 12, 64], [512, 0], None, Quick),
+    attention("attention/tinyllama-1.1b/prefill-1024", "32 heads of 64 on 4 of keys and \
+         values", [32, 4, 64], [1024, 0], None, Full),
+    attention("attention/tinyllama-1.1b/prefill-1024-window-128", "the same in a \
+         window", [32, 4, 64], [1024, 0], Some(128), Full),
+    attention("attention/llama-2-7b/prefill-512", "32 heads of 128", [32, 32, 128], [512, 0], None, Full),
+    attention("attention/llama-2-7b/decode-2048", "one token after 2047", [32, 32, 128], [1, 2047], None, Full),
+    Workload { name: "norm/tinyllama-1.1b/prefill-512", what: "RMS \
+         norm", case: Case::Norm { tokens: 512, width: 2048 }, when: Full },
+    Workload { name: "activation/tinyllama-1.1b/prefill-512", what: "SiLU of one half times the \
+         other", case: Case::Activation { tokens: 512, width: 5632 }, when: Full },
+    backward("backward/f32/512x3072x768", "of what a linear layer reads, and of its \
+         weight", Gradient::Linear { m: 512, n: 3072, k: 768 }),
+    backward("backward/tinyllama-1.1b/norm/prefill-512", "RMS norm", Gradient::Norm { tokens: 512, width: 2048 }),
+    backward("backward/tinyllama-1.1b/activation/prefill-512", "SiLU of one half times the \
+         other", Gradient::Activation { tokens: 512, width: 5632 }),
+    backward("backward/opt-125m/attention/prefill-512", "12 heads of \
+         64", Gradient::Attention { heads: 12, kv_heads: 12, head_dim: 64, tokens: 512, window: None }),
+    backward("backward/tinyllama-1.1b/attention/prefill-1024", "32 heads of 64 on 4 of keys and \
+         values", Gradient::Attention { heads: 32, kv_heads: 4, head_dim: 64, tokens: 1024, window: None }),
+    backward("backward/tinyllama-1.1b/attention/prefill-1024-window-128", "the same in a \
+         window", Gradient::Attention { heads: 32, kv_heads: 4, head_dim: 64, tokens: 1024, window: Some(128) }),
+    backward("backward/llama-2-7b/attention/prefill-512", "32 heads of \
+         128", Gradient::Attention { heads: 32, kv_heads: 32, head_dim: 128, tokens: 512, window: None }),
     layer("layer/opt-125m/prefill-512/dense", "one decoder layer", 512, Dense, Quick),
     layer("layer/opt-125m/prefill-512/sliced-25", "with shortcuts", 512, Sliced, Quick),
     layer("layer/llama-2-7b/prefill-512/dense", "one decoder layer", 512, Dense, Full),

@@ -33,6 +33,8 @@ const STATE: &str = "state";
 const STATE_NEW: &str = "state.new";
 const LOCK: &str = "lock";
 const OUTPUT: &str = "output";
+/// What the output is made of, where that is made first.
+const DRAFT: &str = "draft";
 /// What had the output's name before, for the moment between two renamings.
 const REPLACED: &str = "replaced";
 
@@ -87,6 +89,18 @@ impl OutputDirectory {
         let path = this.partial.join(STATE);
         let state = fs::read(&path).map_err(Error::read(&path))?;
         Ok((this, state))
+    }
+
+    /// A directory beside the output for what that is made of: written to like the output, kept and removed with what a
+    /// run needs to resume. It is there already where the run was resumed.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn draft(&self) -> Result<Self> {
+        let output = self.beside(DRAFT);
+        fs::create_dir_all(&output).map_err(Error::write(&output))?;
+        let (partial, target, kept) = (self.partial.clone(), self.target.clone(), Cell::new(true));
+        Ok(Self { partial, output, target, force: self.force, lock: None, parents: Vec::new(), kept })
     }
 
     /// Removes what an earlier run has left.
@@ -290,13 +304,14 @@ fn foreign(partial: &Path) -> Result<Option<String>> {
         })
     };
     let own = |name: &str| {
-        [STATE, STATE_NEW, LOCK, OUTPUT, REPLACED, OutputDirectory::TOKENS].contains(&name) || numbered(name)
+        [STATE, STATE_NEW, LOCK, OUTPUT, DRAFT, REPLACED, OutputDirectory::TOKENS].contains(&name) || numbered(name)
     };
     let entries = fs::read_dir(partial).map_err(Error::read(partial))?;
     for entry in entries.collect::<std::io::Result<Vec<_>>>().map_err(Error::read(partial))? {
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
         // An output that was there before is as it was found.
-        let expected = if name == REPLACED { true } else { is_own_kind(&path, name == OUTPUT)? };
+        let expected =
+            if name == REPLACED { true } else { is_own_kind(&path, [OUTPUT, DRAFT].contains(&name.as_str()))? };
         if !own(&name) || !expected {
             return Ok(Some(name));
         }

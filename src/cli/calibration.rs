@@ -38,10 +38,10 @@ impl Calibrates for CalibrationArgs {
         CalibrationRequest {
             calibration: self.calibration.clone(),
             cal_nsamples: self.cal_nsamples.map(|count| count as usize),
-            usual_nsamples: None,
             self_samples: self.self_samples.map(|count| count as usize),
             cal_max_seqlen: self.cal_max_seqlen as usize,
             cal_batch_size: self.cal_batch_size.map(|count| count as usize),
+            ..CalibrationRequest::default()
         }
     }
 }

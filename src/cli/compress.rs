@@ -44,6 +44,9 @@ pub struct Args {
     /// read
     #[arg(long, help_heading = METHOD, default_value_t = 0.03, value_name = "LAMBDA")]
     ridge: f64,
+    /// Then train what was cut for N steps, towards the predictions of the original on the calibration (see recover)
+    #[arg(long, help_heading = METHOD, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    recover: Option<u32>,
     #[command(flatten)]
     work: WorkArgs,
 }
@@ -97,7 +100,8 @@ impl Args {
             Goal::Bytes(bytes) => format!("{bytes}-bytes"),
         };
         let (per_layer, ridge, vocabulary) = (self.per_layer, self.ridge, self.vocabulary.clone());
-        let request = CompressRequest { goal, axes, effort, per_layer, ridge, vocabulary };
+        let recover = self.recover.map(|steps| steps as usize);
+        let request = CompressRequest { goal, axes, effort, per_layer, ridge, recover, vocabulary };
         Ok(self.work.request(request, &format!("compressed-{ending}")))
     }
 

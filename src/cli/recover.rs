@@ -6,7 +6,7 @@ use super::{arguments::TEXTS, calibration::Calibrates, work::WorkArgs};
 use crate::{
     error::Result,
     recover::{Mode, Schedule, Target},
-    run::{CalibrationRequest, Extra, Recover, RecoverRequest, Request},
+    run::{CalibrationRequest, Extra, LossOn, Recover, RecoverRequest, Request},
 };
 
 const METHOD: &str = "How to train";
@@ -64,6 +64,13 @@ pub struct Args {
     /// Train these in full, too: some of norms and biases; or weights, instead of A and B
     #[arg(long, help_heading = LOW_RANK, value_name = "WHAT", value_delimiter = ',')]
     train: Vec<Extra>,
+    /// Which tokens of examples with questions and answers are learned: those of the answers alone, or all [default:
+    /// answer; with --mode blocks, all]
+    #[arg(long, help_heading = METHOD, value_name = "answer|all")]
+    loss_on: Option<LossOn>,
+    /// LLM-Pruner's name for --loss-on all
+    #[arg(long, alias = "train_on_inputs", hide = true, conflicts_with = "loss_on")]
+    train_on_inputs: bool,
     /// Measure the loss on sequences that are not trained on every N steps; 0 for never [default: a tenth of the steps]
     #[arg(long, help_heading = METHOD, value_name = "N")]
     eval_every: Option<u32>,
@@ -82,7 +89,8 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct ExampleArgs {
     /// What to train on: `self` samples from the model; or a file: plain text; JSON or JSON lines of strings or of
-    /// objects with text, messages, instruction and output, and the like; token ids {"input_ids": [[...], ...]}
+    /// objects with text, messages, instruction and output, and the like, of which answers are learned (--loss-on);
+    /// token ids {"input_ids": [[...], ...]}
     #[arg(
         id = "calibration",
         long = "examples",
@@ -91,7 +99,7 @@ pub struct ExampleArgs {
         value_name = "self|FILE"
     )]
     examples: PathBuf,
-    /// Sequences; of a token file the first N rows [default: 512, or all rows of a token file]
+    /// Sequences; of a token file, or of questions and answers, the first N rows [default: 512, or all rows]
     #[arg(id = "cal_nsamples", long = "nsamples", alias = "cal-nsamples", help_heading = TEXTS, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     nsamples: Option<u32>,
@@ -104,11 +112,15 @@ pub struct ExampleArgs {
     cal_batch_size: Option<u32>,
 }
 
+/// Sequences that are drawn of a text, or written by the model, where --nsamples does not say.
+const DRAWN: usize = 512;
+
 impl Calibrates for ExampleArgs {
     fn request(&self) -> CalibrationRequest {
         CalibrationRequest {
             calibration: self.examples.clone(),
             cal_nsamples: self.nsamples.map(|count| count as usize),
+            drawn_nsamples: DRAWN,
             cal_max_seqlen: self.seqlen as usize,
             cal_batch_size: self.cal_batch_size.map(|count| count as usize),
             ..CalibrationRequest::default()
@@ -134,6 +146,7 @@ impl Args {
             targets: self.targets.clone(),
             train: self.train.clone(),
             temperature: self.temperature,
+            loss_on: self.loss_on.or(self.train_on_inputs.then_some(LossOn::All)),
             eval_every: self.eval_every.map(|steps| steps as usize),
             save_every: self.save_every as usize,
             adapter: self.adapter.clone(),

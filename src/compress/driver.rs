@@ -204,6 +204,7 @@ impl Job<'_> {
         let job = stream::Job {
             model: self.model,
             rows: self.rows,
+            counted: None,
             watched: 0,
             memory: self.memory,
             output: self.config(),
@@ -302,7 +303,17 @@ impl Work<'_> {
     ) -> Result<Option<Outcome>> {
         let Job { model, memory, directory, progress, options, .. } = *self.job;
         let tensors = if purpose == Purpose::Write { plan.tensors.as_slice() } else { &[] };
-        let job = stream::Job { model, rows, watched, memory, output: &plan.config, tensors, directory, progress };
+        let job = stream::Job {
+            model,
+            rows,
+            counted: None,
+            watched,
+            memory,
+            output: &plan.config,
+            tensors,
+            directory,
+            progress,
+        };
         let form = match plan.sizes.width {
             Some(stored) => StockForm::new(self.gpu, self.config(), plan.width, stored, &plan.tensors)?,
             None => StockForm::fused(plan.stored_width),

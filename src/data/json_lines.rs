@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     chat::{Chat, ChatTemplate},
+    examples::{Example, answers},
     json::{Place, Values, described},
     tokens::TokenRows,
 };
@@ -46,6 +47,11 @@ impl Form {
 
     fn key(self) -> &'static str {
         Self::ALL.iter().find(|(form, _)| *form == self).map_or("", |(_, keys)| keys[0])
+    }
+
+    /// Whether it has questions and answers.
+    fn asks(self) -> bool {
+        matches!(self, Self::Messages | Self::Conversations | Self::Instruction | Self::Prompt)
     }
 }
 
@@ -97,6 +103,19 @@ pub enum Rows {
     Texts(Vec<String>),
     /// Conversations, rendered.
     Chats(Vec<String>),
+    /// Questions and answers, where these were asked for.
+    Examples(Vec<Example>),
+}
+
+/// What becomes of rows with questions and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Questions {
+    /// They are text like any other.
+    Joined,
+    /// Each stays by itself.
+    Apart,
+    /// The same, and where the answers are is found out.
+    Marked,
 }
 
 /// Reads all rows; conversations are rendered by the chat template.
@@ -107,13 +126,15 @@ pub fn read_rows(
     values: Values,
     path: &Path,
     template: &dyn Fn() -> Result<ChatTemplate>,
+    questions: Questions,
     progress: &dyn Progress,
 ) -> Result<Rows> {
     let mut reader = Reader {
         find: template,
+        questions,
         form: None,
         tokens: TokenRows::default(),
-        texts: Vec::new(),
+        rows: Vec::new(),
         template: None,
         passed_over: None,
     };
@@ -126,10 +147,12 @@ pub fn read_rows(
     if let Some((form, other)) = reader.passed_over {
         progress.note(&format!("{}: rows have both {form:?} and {other:?}; {form:?} counts", path.display()));
     }
+    let texts = |rows: Vec<Example>| rows.into_iter().map(|row| row.text).collect();
     Ok(match reader.form {
         Some((Form::InputIds, _)) => Rows::Tokens(reader.tokens.finish(path, progress)?),
-        Some((Form::Messages | Form::Conversations, _)) => Rows::Chats(reader.texts),
-        _ => Rows::Texts(reader.texts),
+        Some((form, _)) if questions != Questions::Joined && form.asks() => Rows::Examples(reader.rows),
+        Some((Form::Messages | Form::Conversations, _)) => Rows::Chats(texts(reader.rows)),
+        _ => Rows::Texts(texts(reader.rows)),
     })
 }
 
@@ -146,10 +169,11 @@ impl From<String> for Problem {
 
 struct Reader<'a> {
     find: &'a dyn Fn() -> Result<ChatTemplate>,
+    questions: Questions,
     /// That of the first row, and where it stands: the others must have the same.
     form: Option<(Form, Place)>,
     tokens: TokenRows,
-    texts: Vec<String>,
+    rows: Vec<Example>,
     template: Option<ChatTemplate>,
     /// The keys of a form that did not count.
     passed_over: Option<(&'static str, &'static str)>,
@@ -192,27 +216,29 @@ impl Reader<'_> {
             fields.get("prompt").is_some_and(Value::is_array),
         );
         let mut string = |key: &str| string(&mut fields, key).map_err(|reason| format!("{place}{reason}"));
-        let text = match form {
-            Form::Text => string("text")?,
-            Form::Content => string("content")?,
+        let row = match form {
+            Form::Text => Example::text(string("text")?),
+            Form::Content => Example::text(string("content")?),
             Form::Instruction => {
                 let input = if given_input { string("input")? } else { String::new() };
-                alpaca(&string("instruction")?, &input, &string("output")?)
+                Example::answered(alpaca(&string("instruction")?, &input), &string("output")?)
             }
-            Form::Prompt if !dialogue => {
-                let prompt = string("prompt")?;
-                prompt + &string("completion")?
-            }
+            Form::Prompt if !dialogue => Example::answered(string("prompt")?, &string("completion")?),
             _ => {
                 let chat = conversation(form, fields).map_err(|reason| format!("{place}{reason}"))?;
                 let template = match &mut self.template {
                     Some(template) => template,
                     none => none.insert((self.find)().map_err(Problem::Template)?),
                 };
-                template.render(&chat, false).map_err(|reason| format!("{place}{reason}"))?
+                let row = template.render(&chat, false).and_then(|text| {
+                    let marked = self.questions == Questions::Marked;
+                    let answers = if marked { answers(template, &chat, &text)? } else { Vec::new() };
+                    Ok(Example { text, answers, rendered: true })
+                });
+                row.map_err(|reason| format!("{place}{reason}"))?
             }
         };
-        self.texts.push(text);
+        self.rows.push(row);
         Ok(())
     }
 
@@ -286,8 +312,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The prompt that Alpaca was trained on, and its answer.
-fn alpaca(instruction: &str, input: &str, output: &str) -> String {
+/// The prompt that Alpaca was trained on, up to its answer.
+fn alpaca(instruction: &str, input: &str) -> String {
     let (more, input) = match input {
         "" => ("", String::new()),
         input => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
@@ -295,7 +321,7 @@ fn alpaca(instruction: &str, input: &str, output: &str) -> String {
     format!(
         "Below is an instruction that describes a task{more}. Write a response that appropriately completes the \
          request.\n\n\
-         ### Instruction:\n{instruction}\n\n{input}### Response:\n{output}"
+         ### Instruction:\n{instruction}\n\n{input}### Response:\n"
     )
 }
 

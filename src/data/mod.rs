@@ -4,6 +4,7 @@ mod chat;
 mod chat_templates;
 mod clock;
 mod compressed;
+mod examples;
 mod fence;
 mod file;
 mod foreign;
@@ -23,8 +24,9 @@ mod vocabulary;
 
 pub use chat::{Chat, ChatTemplate};
 pub use chat_templates::chat_templates;
+pub use examples::{Encoded, Example};
 pub use fence::is_fenced;
-pub use text::{Text, Tokens};
+pub use text::{Lessons, Text, Tokens};
 pub use tokenizer::{encode, fenced};
 pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS};
 pub use tokenizer_files::{TokenizerFiles, object};

@@ -13,9 +13,10 @@ use tokenizers::Tokenizer;
 
 use super::{
     chat::ChatTemplate,
+    examples::Example,
     file::read_text,
     json::Values,
-    json_lines::{Rows, read_rows},
+    json_lines::{Questions, Rows, read_rows},
     tokenizer::encode,
 };
 use crate::{
@@ -31,6 +32,47 @@ pub enum Tokens {
     Text(Text),
 }
 
+/// What a file given to learn from holds.
+pub enum Lessons {
+    /// Questions and answers.
+    Examples(Vec<Example>),
+    /// Anything else.
+    Tokens(Tokens),
+}
+
+impl Lessons {
+    /// Reads a file as [`Tokens::read`] does, but for rows with questions and answers, which stay by themselves;
+    /// `marked` asks where the answers of conversations are.
+    ///
+    /// # Errors
+    /// As [`Tokens::read`]; [`Error::BadFile`] if the chat template does not show where answers are.
+    pub fn read(
+        path: &Path,
+        template: &dyn Fn() -> Result<ChatTemplate>,
+        marked: bool,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        match rows(path, template, if marked { Questions::Marked } else { Questions::Apart }, progress)? {
+            Rows::Examples(examples) => Ok(Self::Examples(examples)),
+            other => Tokens::of(other, path).map(Self::Tokens),
+        }
+    }
+}
+
+/// The rows of a file; a text of no rows is one.
+fn rows(
+    path: &Path,
+    template: &dyn Fn() -> Result<ChatTemplate>,
+    questions: Questions,
+    progress: &dyn Progress,
+) -> Result<Rows> {
+    let text = read_text(path)?;
+    match Values::find(&text, path)? {
+        None => Ok(Rows::Texts(vec![text])),
+        Some(values) => read_rows(values, path, template, questions, progress),
+    }
+}
+
 impl Tokens {
     /// Reads a file: token ids, texts or conversations in JSON, or plain text; what it is, its content decides. Texts
     /// are joined by blank lines; conversations follow one another as the chat template writes them, which is only
@@ -39,23 +81,27 @@ impl Tokens {
     /// # Errors
     /// [`Error::Read`], [`Error::BadFile`].
     pub fn read(path: &Path, template: &dyn Fn() -> Result<ChatTemplate>, progress: &dyn Progress) -> Result<Self> {
-        let text = read_text(path)?;
+        Self::of(rows(path, template, Questions::Joined, progress)?, path)
+    }
+
+    fn of(rows: Rows, path: &Path) -> Result<Self> {
         let whole = |text: String| Text { path: path.into(), text, chats: None };
-        let text = match Values::find(&text, path)? {
-            None => whole(text),
-            Some(values) => match read_rows(values, path, template, progress)? {
-                Rows::Tokens(rows) => return Ok(Self::Rows(rows)),
-                Rows::Texts(texts) => whole(texts.join("\n\n")),
-                Rows::Chats(chats) => {
-                    let mut end = 0;
-                    let start = |chat: &String| {
-                        end += chat.len();
-                        end - chat.len()
-                    };
-                    let starts = chats.iter().map(start).collect();
-                    Text { chats: Some(starts), ..whole(chats.concat()) }
-                }
-            },
+        let text = match rows {
+            Rows::Tokens(rows) => return Ok(Self::Rows(rows)),
+            Rows::Texts(mut texts) if texts.len() == 1 => whole(texts.remove(0)),
+            Rows::Texts(texts) => whole(texts.join("\n\n")),
+            Rows::Chats(chats) => {
+                let mut end = 0;
+                let start = |chat: &String| {
+                    end += chat.len();
+                    end - chat.len()
+                };
+                let starts = chats.iter().map(start).collect();
+                Text { chats: Some(starts), ..whole(chats.concat()) }
+            }
+            Rows::Examples(examples) => {
+                whole(examples.into_iter().map(|example| example.text).collect::<Vec<_>>().join("\n\n"))
+            }
         };
         if text.text.trim().is_empty() {
             return Err(Error::bad_file(path, "holds no text"));

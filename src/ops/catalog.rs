@@ -1,8 +1,8 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, adamw, add_rows, attention, attention_backward, bound, bound_backward,
-    column_sums, copy_rows, covariance, divergence, divergence_backward, dropout, embed, embed_backward, energy, gemm,
+    activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward, column_sums,
+    copy_rows, covariance, divergence, divergence_backward, dropout, embed, embed_backward, energy, gemm,
     gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe,
     rope, route, sample, scale_tokens, subtract, transpose,
 };
@@ -17,7 +17,7 @@ pub fn kernels() -> Vec<Kernel> {
         adamw::kernels(),
         add_rows::kernels(),
         attention::kernels(),
-        attention_backward::kernels(),
+        attention_blocks::kernels(),
         bound::kernels(),
         bound_backward::kernels(),
         column_sums::kernels(),

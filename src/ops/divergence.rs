@@ -44,6 +44,8 @@ pub struct Divergence {
 
 /// Values of a token's state.
 const STATE: [f32; 12] = [-1e30, 0.0, -1e30, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+/// Those of a token that does not count: maxima that no logit reaches, beside which every term of a sum is 0.
+const PASSED_OVER: [f32; 12] = [1e30, 1.0, 1e30, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
 
 impl Gpu {
     /// The state that [`Gpu::divergence`] starts from.
@@ -52,6 +54,15 @@ impl Gpu {
     /// [`Error::OutOfMemory`].
     pub fn divergence_state(&self, tokens: usize) -> Result<Matrix> {
         self.upload(&STATE.repeat(tokens), tokens, STATE.len())
+    }
+
+    /// The same where not all tokens count: the divergence of the others is 0, and so is its gradient.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn divergence_state_of(&self, counted: &[bool]) -> Result<Matrix> {
+        let of = |counted: &bool| if *counted { STATE } else { PASSED_OVER };
+        self.upload(&counted.iter().flat_map(of).collect::<Vec<_>>(), counted.len(), STATE.len())
     }
 
     /// Takes in the logits `p` and `q` `[tokens, width]` of the vocabulary entries from `first` on; `targets` has one

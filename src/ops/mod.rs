@@ -8,6 +8,7 @@ mod add_rows;
 mod alibi;
 mod attention;
 mod attention_backward;
+mod attention_blocks;
 mod bound;
 mod bound_backward;
 mod catalog;

@@ -141,6 +141,7 @@ impl Job<'_> {
         let job = stream::Job {
             model,
             rows: &[],
+            counted: None,
             watched: 0,
             memory,
             output: &plan.config,

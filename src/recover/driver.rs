@@ -186,7 +186,7 @@ impl<'a> Job<'a> {
                 Objective::Teacher { model, weights, temperature: self.options.temperature as f32 }
             }
             (Mode::Distil, ..) => return Err(Error::Usage("--mode distil needs --teacher DENSE".into())),
-            _ => Objective::NextToken(counted),
+            _ => Objective::NextToken,
         };
         Ok(Gradients {
             gpu,
@@ -197,7 +197,7 @@ impl<'a> Job<'a> {
             progress,
             apart: false,
             change: None,
-            training: Some(Training { weights, wanted: self.options.wanted(), objective }),
+            training: Some(Training { weights, wanted: self.options.wanted(), objective, counted }),
         })
     }
 }

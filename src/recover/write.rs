@@ -12,7 +12,17 @@ use crate::{
 pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -> Result<StepWeights>) -> Result<()> {
     let Job { model, options, memory, tensors, directory, progress, .. } = *job;
     let config = job.config();
-    let stream_job = stream::Job { model, rows: &[], watched: 0, memory, output: config, tensors, directory, progress };
+    let stream_job = stream::Job {
+        model,
+        rows: &[],
+        counted: None,
+        watched: 0,
+        memory,
+        output: config,
+        tensors,
+        directory,
+        progress,
+    };
     let mut pass = Pass::new(gpu, stream_job, StockForm::fused(config.hidden_size), None)?;
     let names = Names::of(config);
     let layers = config.layers.len();

@@ -12,11 +12,12 @@ use rand_chacha::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    examples::{Examples, LossOn},
     inputs::{Tokenizers, check_tokens},
     paths::as_shown,
 };
 use crate::{
-    data::{Text, Tokens},
+    data::{Lessons, Text, Tokens, sha256},
     error::{Error, Result},
     generate::{Samples, sample_sequences},
     gpu::Gpu,
@@ -31,8 +32,11 @@ pub struct CalibrationRequest {
     /// `self` samples from the model; or a file of text or token ids.
     #[serde(serialize_with = "as_shown")]
     pub calibration: PathBuf,
-    /// How many sequences; 128, or all rows of a token file, if `None`.
+    /// How many sequences; as many as are drawn, or all rows of a token file, if `None`.
     pub cal_nsamples: Option<usize>,
+    /// How many are drawn where that does not say, of a text or of what the model writes.
+    #[serde(skip)]
+    pub drawn_nsamples: usize,
     /// The most where that does not say: what the method asks for.
     #[serde(skip)]
     pub usual_nsamples: Option<usize>,
@@ -49,6 +53,7 @@ impl Default for CalibrationRequest {
         Self {
             calibration: "self".into(),
             cal_nsamples: None,
+            drawn_nsamples: 128,
             usual_nsamples: None,
             self_samples: None,
             cal_max_seqlen: 2048,
@@ -62,9 +67,21 @@ impl Default for CalibrationRequest {
 pub struct Sequences {
     pub calibration: Vec<Vec<u32>>,
     pub held_out: Vec<Vec<u32>>,
+    /// Which tokens of each of the former are to be learned; all if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Vec<Vec<bool>>>,
 }
 
 impl Sequences {
+    /// What tells them from others.
+    pub fn hashes(&self) -> Vec<String> {
+        let counted = self.counted.iter().map(|rows| {
+            let row = |row: &Vec<bool>| row.iter().map(|&counted| u32::from(counted)).collect();
+            sha256(&rows.iter().map(row).collect::<Vec<Vec<u32>>>())
+        });
+        [&self.calibration, &self.held_out].map(|rows| sha256(rows)).into_iter().chain(counted).collect()
+    }
+
     /// Checks that a model can take them; `source` is for messages.
     ///
     /// # Errors
@@ -97,7 +114,7 @@ impl CalibrationRequest {
 
     /// How many sequences are drawn, from whatever is not a token file.
     fn nsamples(&self) -> usize {
-        self.cal_nsamples.or(self.usual_nsamples).unwrap_or(128)
+        self.cal_nsamples.or(self.usual_nsamples).unwrap_or(self.drawn_nsamples)
     }
 
     /// How many of the rows of a token file are calibrated on.
@@ -133,13 +150,21 @@ pub struct Calibration<'a> {
     window: Option<usize>,
     /// Whether the model writes as much itself as a file has, where the request does not say.
     mixes: bool,
-    tokens: RefCell<Option<Tokens>>,
+    /// How questions and answers are learned, one by one; they are text like any other if `None`.
+    examples: Option<LossOn>,
+    found: RefCell<Option<Found>>,
     extents: Cell<Option<Extents>>,
+}
+
+/// What a file holds.
+enum Found {
+    Tokens(Tokens),
+    Examples(Examples),
 }
 
 impl<'a> Calibration<'a> {
     /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are. `mixes` says
-    /// whether the model is to write as much itself as a file has.
+    /// whether the model is to write as much itself as a file has, `examples` how questions and answers are learned.
     pub fn new(
         request: &'a CalibrationRequest,
         model: &'a Model,
@@ -147,10 +172,11 @@ impl<'a> Calibration<'a> {
         seed: u64,
         window: Option<usize>,
         mixes: bool,
+        examples: Option<LossOn>,
     ) -> Self {
         let window = window.map(|window| window.min(model.config().max_position_embeddings));
-        let (tokens, extents) = (RefCell::default(), Cell::default());
-        Self { request, model, tokenizers, seed, window, mixes, tokens, extents }
+        let (found, extents) = (RefCell::default(), Cell::default());
+        Self { request, model, tokenizers, seed, window, mixes, examples, found, extents }
     }
 
     /// Tokens of a drawn sequence.
@@ -171,15 +197,9 @@ impl<'a> Calibration<'a> {
 
     /// Mixes in what the model writes itself, going on from tokens of the sequences, drawn at random: text of all kinds
     /// that it knows, where a file is of one.
-    fn mixed(
-        &self,
-        file: Vec<Vec<u32>>,
-        gpu: &Gpu,
-        together: Option<usize>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<Vec<u32>>> {
-        let (count, length) = self.beside(Extent::of(&file));
-        let tokens: Vec<u32> = file.iter().flatten().copied().collect();
+    fn mixed(&self, file: Sequences, gpu: &Gpu, together: Option<usize>, progress: &dyn Progress) -> Result<Sequences> {
+        let (count, length) = self.beside(Extent::of(&file.calibration));
+        let tokens: Vec<u32> = file.calibration.iter().flatten().copied().collect();
         if count == 0 || tokens.is_empty() {
             return Ok(file);
         }
@@ -189,7 +209,9 @@ impl<'a> Calibration<'a> {
         let starts = (0..count).map(|_| tokens[(rng.next_u64() % tokens.len() as u64) as usize]).collect();
         let together = together.or(self.request.cal_batch_size);
         let own = sample_sequences(gpu, self.model, Samples { starts, length, seed }, together, progress)?;
-        Ok(interleaved(file, own))
+        let all = own.iter().map(|row| vec![true; row.len()]).collect();
+        let counted = file.counted.map(|counted| interleaved(counted, all));
+        Ok(Sequences { calibration: interleaved(file.calibration, own), counted, ..file })
     }
 
     /// How many sequences the model writes itself, those held out included, and their length.
@@ -225,22 +247,26 @@ impl<'a> Calibration<'a> {
         let Some(file) = self.request.file() else {
             return Ok(self.drawn(self.window.map(|_| self.seqlen())));
         };
-        let tokens = self.read(file)?;
-        let extents = match &tokens {
-            Tokens::Rows(rows) => {
-                check_tokens(self.model, rows, &self.request.source())?;
-                let (used, rest) = rows.split_at(self.request.used_rows(rows.len())?);
-                let held_out = self.window.filter(|_| !rest.is_empty());
-                let calibration = Extent::of(used);
-                Extents {
-                    calibration,
-                    file: calibration,
-                    held_out: held_out.map(|_| Extent::of(&rest[..rest.len().min(HELD_OUT)])),
-                }
+        let found = self.read(file)?;
+        let of_rows = |rows: &[Vec<u32>], used: usize| {
+            let (used, rest) = rows.split_at(used);
+            let held_out = self.window.filter(|_| !rest.is_empty());
+            let calibration = Extent::of(used);
+            Extents {
+                calibration,
+                file: calibration,
+                held_out: held_out.map(|_| Extent::of(&rest[..rest.len().min(HELD_OUT)])),
             }
-            Tokens::Text(_) => self.drawn(self.window),
         };
-        self.tokens.replace(Some(tokens));
+        let extents = match &found {
+            Found::Tokens(Tokens::Rows(rows)) => {
+                check_tokens(self.model, rows, &self.request.source())?;
+                of_rows(rows, self.request.used_rows(rows.len())?)
+            }
+            Found::Tokens(Tokens::Text(_)) => self.drawn(self.window),
+            Found::Examples(examples) => of_rows(&examples.rows, self.used_examples(examples)?),
+        };
+        self.found.replace(Some(found));
         let (count, length) = self.beside(extents.file);
         let calibration = Extent { tokens: extents.file.tokens + count * length, ..extents.file };
         Ok(Extents { calibration, ..extents })
@@ -258,7 +284,7 @@ impl<'a> Calibration<'a> {
 
     /// Frees what was read, where it is not needed any more.
     pub fn release(&self) {
-        self.tokens.take();
+        self.found.take();
     }
 
     /// As [`Tokenizers::predicted_bytes`].
@@ -274,16 +300,36 @@ impl<'a> Calibration<'a> {
         self.tokenizers.translated(rows, to)
     }
 
-    fn read(&self, file: &Path) -> Result<Tokens> {
-        if let Some(tokens) = self.tokens.take() {
-            return Ok(tokens);
+    fn read(&self, file: &Path) -> Result<Found> {
+        if let Some(found) = self.found.take() {
+            return Ok(found);
         }
-        self.tokenizers.read(file).map_err(|error| match error {
+        let lessons = match self.examples {
+            Some(on) => self.tokenizers.lessons(file, on == LossOn::Answer),
+            None => self.tokenizers.read(file).map(Lessons::Tokens),
+        };
+        let lessons = lessons.map_err(|error| match error {
             Error::Read { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 Error::bad_file(&path, "no such file to calibrate on (`self` samples from the model)")
             }
             other => other,
+        })?;
+        Ok(match (lessons, self.examples) {
+            (Lessons::Examples(examples), Some(on)) => {
+                Found::Examples(Examples::encode(examples, &self.tokenizers, self.seqlen(), on, file)?)
+            }
+            (Lessons::Examples(_), None) => return Err(Error::internal("examples that were not asked for")),
+            (Lessons::Tokens(tokens), _) => Found::Tokens(tokens),
         })
+    }
+
+    /// How many of the examples of a file are learned: those asked for, or all but a tenth where this is evaluated on.
+    fn used_examples(&self, examples: &Examples) -> Result<usize> {
+        let count = examples.rows.len();
+        match (self.request.used_rows(count)?, self.window) {
+            (used, Some(_)) if used == count && self.request.cal_nsamples.is_none() => Ok(count - count / 10),
+            (used, _) => Ok(used),
+        }
     }
 
     /// The sequences, if sampled `together` at a time; those held out only where nothing else is evaluated on.
@@ -295,16 +341,24 @@ impl<'a> Calibration<'a> {
         let mut sequences = match self.request.file() {
             None => self.sampled(gpu, together, progress)?,
             Some(file) => match self.read(file)? {
-                Tokens::Rows(mut calibration) => {
+                Found::Tokens(Tokens::Rows(mut calibration)) => {
                     let mut held_out = calibration.split_off(self.request.used_rows(calibration.len())?);
                     held_out.retain(|row| row.len() > 1);
-                    Sequences { calibration, held_out }
+                    Sequences { calibration, held_out, counted: None }
                 }
-                Tokens::Text(text) => self.of_text(&text, progress)?,
+                Found::Tokens(Tokens::Text(text)) => self.of_text(&text, progress)?,
+                Found::Examples(examples) => {
+                    let used = self.used_examples(&examples)?;
+                    examples.notes.iter().for_each(|note| progress.note(note));
+                    let Examples { rows: mut calibration, mut counted, .. } = examples;
+                    let held_out = calibration.split_off(used);
+                    counted.iter_mut().for_each(|counted| counted.truncate(used));
+                    Sequences { calibration, held_out, counted }
+                }
             },
         };
         if self.request.file().is_some() {
-            sequences.calibration = self.mixed(sequences.calibration, gpu, together, progress)?;
+            sequences = self.mixed(sequences, gpu, together, progress)?;
         }
         sequences.held_out.truncate(if self.window.is_some() { HELD_OUT } else { 0 });
         sequences.check(self.model, &source)?;
@@ -329,7 +383,7 @@ impl<'a> Calibration<'a> {
         let together = together.or(self.request.cal_batch_size);
         let mut calibration = sample_sequences(gpu, self.model, samples, together, progress)?;
         let held_out = calibration.split_off(self.request.nsamples());
-        Ok(Sequences { calibration, held_out })
+        Ok(Sequences { calibration, held_out, counted: None })
     }
 
     fn of_text(&self, text: &Text, progress: &dyn Progress) -> Result<Sequences> {
@@ -353,17 +407,17 @@ impl<'a> Calibration<'a> {
             }),
             _ => Ok(Vec::new()),
         };
-        Ok(Sequences { calibration, held_out: held_out.unwrap_or_default() })
+        Ok(Sequences { calibration, held_out: held_out.unwrap_or_default(), counted: None })
     }
 }
 
 /// Both, evenly mixed, each in its order: any run of them has its share of either.
-fn interleaved(file: Vec<Vec<u32>>, own: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+fn interleaved<T>(file: Vec<T>, own: Vec<T>) -> Vec<T> {
     let place = |index: usize, count: usize| (2 * index + 1) as f64 / (2 * count) as f64;
     let (of_file, of_own) = (file.len(), own.len());
     let file = file.into_iter().enumerate().map(|(index, row)| (place(index, of_file), row));
     let own = own.into_iter().enumerate().map(|(index, row)| (place(index, of_own), row));
-    let mut all: Vec<(f64, Vec<u32>)> = file.chain(own).collect();
+    let mut all: Vec<(f64, T)> = file.chain(own).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
     all.into_iter().map(|(_, row)| row).collect()
 }

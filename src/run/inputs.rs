@@ -6,7 +6,7 @@ use tokenizers::Tokenizer;
 
 use crate::{
     checkpoint::Writes,
-    data::{self, BuiltTokenizer, ChatTemplate, TokenizerFiles, Tokens},
+    data::{self, BuiltTokenizer, ChatTemplate, Lessons, TokenizerFiles, Tokens},
     error::{Error, Result},
     hub,
     model::{GenerationConfig, Model, StopTokens},
@@ -107,11 +107,40 @@ impl<'a> Tokenizers<'a> {
     /// # Errors
     /// [`Error::BadFile`], [`Error::Read`], [`Error::BadTokens`] for what is no text or tokens; as [`open_tokenizer`].
     pub fn read(&self, path: &Path) -> Result<Tokens> {
-        let template = || ChatTemplate::find(self.model.directory(), self.built()?);
-        match Tokens::read(path, &template, self.progress)? {
+        self.renumbered(Tokens::read(path, &|| self.template(), self.progress)?, path)
+    }
+
+    /// Reads a file likewise, but leaves rows with questions and answers by themselves; `marked` asks where the answers
+    /// of conversations are.
+    ///
+    /// # Errors
+    /// As [`Tokenizers::read`], and [`Lessons::read`].
+    pub fn lessons(&self, path: &Path, marked: bool) -> Result<Lessons> {
+        match Lessons::read(path, &|| self.template(), marked, self.progress)? {
+            Lessons::Tokens(tokens) => Ok(Lessons::Tokens(self.renumbered(tokens, path)?)),
+            examples => Ok(examples),
+        }
+    }
+
+    fn template(&self) -> Result<ChatTemplate> {
+        ChatTemplate::find(self.model.directory(), self.built()?)
+    }
+
+    fn renumbered(&self, tokens: Tokens, path: &Path) -> Result<Tokens> {
+        match tokens {
             Tokens::Rows(rows) => Ok(Tokens::Rows(self.model.renumbered(rows, &path.display().to_string())?)),
             text => Ok(text),
         }
+    }
+
+    /// The token that ends a text; `None` if nothing names one.
+    ///
+    /// # Errors
+    /// As [`open_tokenizer`].
+    pub fn end_token(&self) -> Result<Option<u32>> {
+        let stops = stop_tokens(self.model, &self.model.generation_config()?, self.built()?);
+        stops.notes.iter().for_each(|note| self.progress.note(note));
+        Ok(stops.eos.first().copied())
     }
 
     /// Bytes of the text that the predicted tokens of some sequences stand for, all but the first of each; `None`

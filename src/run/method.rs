@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::request::Request;
+use super::{examples::LossOn, request::Request};
 use crate::{
     checkpoint::{FileTarget, TensorPlan},
     error::Result,
@@ -36,22 +36,17 @@ pub trait Method: Sized {
         None
     }
 
-    /// The file that its options name to be written beside the output, and the flag that names it.
-    fn extra(_: &Self::Options) -> Option<(&'static str, &Path)> {
+    /// What its options name to be written beside the output.
+    fn besides(_: &Self::Options) -> Option<Besides<'_>> {
         None
     }
 
-    /// Writes that file, once the output is there.
+    /// Writes the file that is named so, once the output is there.
     ///
     /// # Errors
     /// [`crate::Error::Write`].
-    fn write_extra(&self, _: FileTarget, _: &Self::Snapshot) -> Result<()> {
+    fn write_besides(&self, _: FileTarget, _: &Self::Snapshot) -> Result<()> {
         Ok(())
-    }
-
-    /// The directory that its options name to be written beside the output, and the option.
-    fn outputs(_: &Self::Options) -> Option<(&'static str, &Path)> {
-        None
     }
 
     /// The files of other models that the result depends on.
@@ -64,6 +59,12 @@ pub trait Method: Sized {
     /// # Errors
     /// [`crate::Error::Usage`] for options that contradict each other or the model.
     fn plan(model: &Model, request: &Request<Self::Options>) -> Result<Self>;
+
+    /// How questions and answers of a calibration file are learned, each by itself; if `None`, they are text like any
+    /// other.
+    fn examples(&self) -> Option<LossOn> {
+        None
+    }
 
     /// The options in force: defaults resolved, also those that depend on the model.
     fn options(&self) -> Self::Options;
@@ -133,6 +134,15 @@ pub trait Method: Sized {
 
     /// What it says of the result, as far as it is known: `found` is the last snapshot, if there is one.
     fn report(&self, model: &Model, found: Option<&Self::Snapshot>) -> Self::Report;
+}
+
+/// What is written beside the output, and the flag that names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Besides<'a> {
+    /// By [`Method::write_besides`].
+    File(&'static str, &'a Path),
+    /// By [`Method::run`], where it comes to its end.
+    Directory(&'static str, &'a Path),
 }
 
 /// The part of a report that a method writes: its fields are fields of the whole report.

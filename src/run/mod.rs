@@ -13,6 +13,7 @@ mod calibration;
 mod companions;
 mod compressing;
 mod device;
+mod examples;
 mod export;
 mod inputs;
 mod log;
@@ -37,15 +38,16 @@ mod vocabulary;
 
 pub use calibration::{Calibration, CalibrationRequest, Extents, Sequences};
 pub use companions::Companions;
-pub use compressing::{Compress, CompressReport, CompressRequest};
+pub use compressing::{Compress, CompressReport, CompressRequest, CompressSnapshot};
 pub use device::DeviceRequest;
+pub use examples::LossOn;
 pub use export::{ExportRequest, Exported, export, exported_beside};
 pub use inputs::{
     Tokenizers, build_tokenizer, check_tokens, evaluation_rows, find_model, open_model, open_tokenizer, stop_tokens,
     writes_beside,
 };
 pub use log::Log;
-pub use method::{Method, Row, Section};
+pub use method::{Besides, Method, Row, Section};
 pub use origin::Origin;
 pub use outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport};
 pub use paths::{beside, name_of};

@@ -132,5 +132,8 @@ pub struct CalibrationReport {
     pub source: String,
     pub sequences: usize,
     pub tokens: usize,
+    /// How many of them are answers, where these alone are learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer_tokens: Option<usize>,
     pub sha256: String,
 }

@@ -51,7 +51,7 @@ impl<M: Method> Task<'_, M> {
         let outcome = work.outcome;
         let result = result.map(|()| outcome);
         let result = self.settle(directory, result);
-        let result = result.and_then(|outcome| self.write_extra(outcome)).and_then(|outcome| self.exported(outcome));
+        let result = result.and_then(|outcome| self.write_besides(outcome)).and_then(|outcome| self.exported(outcome));
         // Of work that failed, too; after the output, which it must not cost.
         match (result, log.write_trace()) {
             (Err(error), Err(untraced)) => {
@@ -64,9 +64,9 @@ impl<M: Method> Task<'_, M> {
     }
 
     /// Writes what the method has beside the output, once that is there.
-    fn write_extra(&self, outcome: Outcome<M::Snapshot>) -> Result<Outcome<M::Snapshot>> {
-        if let (true, Some(target), Some(found)) = (outcome.finished, self.extra.take(), &outcome.found) {
-            self.method.write_extra(target, found)?;
+    fn write_besides(&self, outcome: Outcome<M::Snapshot>) -> Result<Outcome<M::Snapshot>> {
+        if let (true, Some(target), Some(found)) = (outcome.finished, self.besides.take(), &outcome.found) {
+            self.method.write_besides(target, found)?;
         }
         Ok(outcome)
     }
@@ -167,16 +167,17 @@ impl<M: Method> Work<'_, M> {
 
     /// Sequences, perplexity before, the layers, and what else belongs to the output.
     fn stages(&mut self, gpu: &Gpu, memory: &RunPlan) -> Result<()> {
-        let Sequences { calibration, held_out } = self.sequences(gpu, memory.sampled_rows)?;
+        let Sequences { calibration, held_out, counted } = self.sequences(gpu, memory.sampled_rows)?;
         let held_out: Vec<Vec<Vec<u32>>> = if held_out.is_empty() { Vec::new() } else { vec![held_out] };
         let eval = if self.task.eval.is_empty() { &held_out } else { &self.task.eval };
         let sha256 = sha256(&calibration);
         self.before(gpu, eval, memory)?;
-        self.layers(gpu, &calibration, memory)?;
+        self.layers(gpu, (&calibration, counted.as_deref()), memory)?;
         self.outcome.calibration = Some(CalibrationReport {
             source: self.task.calibration.request.source(),
             sequences: calibration.len(),
             tokens: calibration.iter().map(Vec::len).sum(),
+            answer_tokens: counted.map(|rows| rows.iter().flatten().filter(|counted| **counted).count()),
             sha256: sha256.clone(),
         });
         let mut record = None;
@@ -238,7 +239,12 @@ impl<M: Method> Work<'_, M> {
     }
 
     /// Goes through the layers that are not done, or as many as are asked for.
-    fn layers(&mut self, gpu: &Gpu, rows: &[Vec<u32>], memory: &RunPlan) -> Result<()> {
+    fn layers(
+        &mut self,
+        gpu: &Gpu,
+        (rows, counted): (&[Vec<u32>], Option<&[Vec<bool>]>),
+        memory: &RunPlan,
+    ) -> Result<()> {
         let Task { method, model, request, .. } = self.task;
         let layers = model.config().layers.len();
         let all = layers * method.passes();
@@ -246,7 +252,8 @@ impl<M: Method> Work<'_, M> {
         let first = from.as_ref().map_or(0, |snapshot| method.passed(snapshot, layers));
         let last = request.stop_after.map_or(all, |count| all.min(first + count));
         let (directory, progress, tensors, output) = (self.directory, self.log, method.tensors(), method.config());
-        let job = Job { model, rows, watched: 0, memory: memory.layers, output, tensors, directory, progress };
+        let memory = memory.layers;
+        let job = Job { model, rows, counted, watched: 0, memory, output, tensors, directory, progress };
         let snapshot = method.run(gpu, job, from.as_ref(), &mut |snapshot| {
             self.state.layers = Some(snapshot.clone());
             self.commit()?;

@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 use super::{calibration::Sequences, memory::Pieces};
 use crate::{
     checkpoint::OutputDirectory,
-    data,
     error::{Error, Result},
     eval::Perplexity,
     stream::exact,
@@ -30,8 +29,8 @@ pub struct State<S> {
     /// What the result depends on, by name, and the adapter once it is known.
     identity: Map<String, Value>,
     pub adapter: Option<String>,
-    /// sha256 of the calibration's tokens and of the held-out ones, which lie in a file of their own.
-    tokens: Option<[String; 2]>,
+    /// [`Sequences::hashes`] of the sequences, which lie in a file of their own.
+    tokens: Option<Vec<String>>,
     /// Text by text.
     pub before: Vec<Before>,
     /// What the sums over the signals are cut into: other pieces would round otherwise.
@@ -132,7 +131,7 @@ impl<S: Serialize + DeserializeOwned> State<S> {
     pub fn keep_sequences(&mut self, sequences: &Sequences, directory: &OutputDirectory) -> Result<()> {
         let text = serde_json::to_vec(sequences).map_err(Error::internal)?;
         directory.write_beside(OutputDirectory::TOKENS, &text)?;
-        self.tokens = Some([data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)]);
+        self.tokens = Some(sequences.hashes());
         Ok(())
     }
 
@@ -146,7 +145,7 @@ impl<S: Serialize + DeserializeOwned> State<S> {
         let text = std::fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
         let bad = |reason: String| Error::bad_file(&path, format!("{reason}; --force starts over"));
         let sequences: Sequences = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        if *expected != [data::sha256(&sequences.calibration), data::sha256(&sequences.held_out)] {
+        if *expected != sequences.hashes() {
             return Err(bad("not the tokens of the unfinished run".into()));
         }
         Ok(Some(sequences))

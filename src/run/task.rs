@@ -11,7 +11,7 @@ use super::{
     inputs::{Tokenizers, check_readable_again, evaluation_rows, writes_beside},
     log::Log,
     memory::{Ceilings, Pieces, RunPlan, Workload, host_available},
-    method::{Method, Section},
+    method::{Besides, Method, Section},
     outcome::Outcome,
     record::FILE,
     report::Report,
@@ -39,7 +39,7 @@ pub struct Task<'a, M: Method> {
     /// What the result is exported to, too.
     pub(super) export: Cell<Option<FileTarget>>,
     /// What the method writes beside the output.
-    pub(super) extra: Cell<Option<FileTarget>>,
+    pub(super) besides: Cell<Option<FileTarget>>,
     pub(super) log: &'a Log,
 }
 
@@ -55,11 +55,12 @@ impl<'a, M: Method> Task<'a, M> {
         let inputs = || request.inputs().chain(M::inputs(&request.method));
         inputs().for_each(|path| writes.reads(path));
         writes.directory("--output", &request.output)?;
-        if let Some((option, path)) = M::outputs(&request.method) {
-            writes.directory(option, path)?;
-        }
         request.device.plan_trace(&mut writes, log)?;
-        let extra = M::extra(&request.method).map(|(flag, path)| writes.file(flag, path)).transpose()?;
+        let besides = match M::besides(&request.method) {
+            Some(Besides::File(flag, path)) => Some(writes.file(flag, path)?),
+            Some(Besides::Directory(flag, path)) => writes.directory(flag, path).map(|()| None)?,
+            None => None,
+        };
         let method = M::plan(model, request)?;
         let export = request.export.map(|kind| {
             GgufExport::check(method.config())?;
@@ -74,10 +75,18 @@ impl<'a, M: Method> Task<'a, M> {
         let eval = eval.collect::<Result<Vec<_>>>()?;
         let companions = Companions::of(model, method.config(), log);
         let window = eval.is_empty().then_some(window);
-        let calibration = Calibration::new(&request.calibration, model, tokenizers, request.seed, window, M::MIXES);
+        let calibration = Calibration::new(
+            &request.calibration,
+            model,
+            tokenizers,
+            request.seed,
+            window,
+            M::MIXES,
+            method.examples(),
+        );
         log.say(&method.summary(model));
         method.warnings(model).iter().for_each(|warning| log.note(warning));
-        Ok(Self { method, request, model, eval, calibration, companions, export, extra: Cell::new(extra), log })
+        Ok(Self { method, request, model, eval, calibration, companions, export, besides: Cell::new(besides), log })
     }
 
     /// What it would take, and how long, without doing anything.

@@ -114,7 +114,7 @@ impl Job<'_> {
     fn pass<'a>(&'a self, gpu: &'a Gpu, done: Option<usize>) -> Result<Pass<'a>> {
         let Self { model, rows, plan, memory, directory, progress, .. } = *self;
         let (output, tensors) = (&plan.config, plan.tensors.as_slice());
-        let job = stream::Job { model, rows, watched: 0, memory, output, tensors, directory, progress };
+        let job = stream::Job { model, rows, counted: None, watched: 0, memory, output, tensors, directory, progress };
         let form = if plan.stock {
             StockForm::new(gpu, model.config(), plan.width, plan.stored_width, &plan.tensors)?
         } else {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::{
     memory::MemoryPlan,
     store::{Placement, Residual},
-    training::{Objective, Training},
+    training::Training,
 };
 use crate::{
     checkpoint::OutputDirectory,
@@ -166,12 +166,8 @@ impl Gradients<'_> {
 
     /// Whether a token of a sequence counts where it is predicted.
     pub(super) fn counts(&self, row: usize, token: usize) -> bool {
-        match self.training.map(|training| training.objective) {
-            Some(Objective::NextToken(Some(marked))) => {
-                marked.get(row).and_then(|row| row.get(token)).copied().unwrap_or(true)
-            }
-            _ => true,
-        }
+        let counted = self.training.and_then(|training| training.counted);
+        counted.is_none_or(|counted| counted.get(row).and_then(|row| row.get(token)).copied().unwrap_or(true))
     }
 
     /// The weights of a layer as they are used, unless they come from elsewhere.

@@ -123,12 +123,16 @@ impl Gradients<'_> {
         let own = self.plan(model)?;
         let residual = self.forward_only(model, &own, &|layer, step| weights.weights(layer, step))?;
         let (mut inputs, mut states, mut targets, mut tokens) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for index in 0..plan.batches.len() {
+        for (index, rows) in plan.batches.iter().enumerate() {
             let x = residual.load(gpu, index)?;
             inputs.push(teacher_readout.norm(gpu, model.config(), &x)?);
-            states.push(gpu.divergence_state(x.rows())?);
+            let counts = self.compared(rows);
+            tokens += counts.iter().filter(|counts| **counts).count();
+            states.push(gpu.divergence_state_of(&counts)?);
             targets.push(gpu.upload_u32(&vec![u32::MAX; x.rows()])?);
-            tokens += x.rows();
+        }
+        if tokens == 0 {
+            return Err(Error::BadTokens("no token of these sequences counts".into()));
         }
         let factor = temperature / tokens as f32;
         let teacher = Teacher { ends: teacher_ends, readout: teacher_readout, temperature, inputs, states, factor };
@@ -150,6 +154,16 @@ impl Gradients<'_> {
             self.progress.advance(1)?;
         }
         Ok((f64::from(temperature).powi(2) * total / tokens as f64, teacher))
+    }
+
+    /// Whether predictions count, token by token of some sequences: of all, or of those before a token that counts.
+    fn compared(&self, rows: &Range<usize>) -> Vec<bool> {
+        let marked = self.training.is_some_and(|training| training.counted.is_some());
+        let of_row = |row: usize| {
+            let length = self.rows[row].len();
+            (1..=length).map(move |next| !marked || (next < length && self.counts(row, next)))
+        };
+        rows.clone().flat_map(of_row).collect()
     }
 
     /// The mean of what is to become small, and its gradient by the last residual.

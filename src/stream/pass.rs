@@ -23,6 +23,8 @@ pub struct Job<'a> {
     pub model: &'a Model,
     /// The calibration sequences.
     pub rows: &'a [Vec<u32>],
+    /// Which tokens of each are to be learned, where something is; all if `None`.
+    pub counted: Option<&'a [Vec<bool>]>,
     /// How many of them, at the end, only run along: nothing is fitted to them.
     pub watched: usize,
     pub memory: MemoryPlan,

@@ -17,8 +17,8 @@ pub trait Supply {
 /// What is to become small.
 #[derive(Clone, Copy)]
 pub enum Objective<'a> {
-    /// The mean loss of the next tokens: of those tokens of each sequence that are marked, or of all.
-    NextToken(Option<&'a [Vec<bool>]>),
+    /// The mean loss of the next tokens.
+    NextToken,
     /// T²·KL(p ‖ q), the mean over tokens, where p are the predictions of a teacher with the same vocabulary, at a
     /// temperature T (Hinton et al., arXiv 1503.02531).
     Teacher { model: &'a Model, weights: &'a dyn Supply, temperature: f32 },
@@ -30,4 +30,6 @@ pub struct Training<'a> {
     pub weights: &'a dyn Supply,
     pub wanted: Wanted,
     pub objective: Objective<'a>,
+    /// Which tokens of each sequence count where they are predicted; all if `None`.
+    pub counted: Option<&'a [Vec<bool>]>,
 }

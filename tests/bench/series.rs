@@ -130,6 +130,13 @@ fn ratios_compare_the_rows_they_name_and_need_both_to_be_valid() {
         ratios.iter().map(|ratio| (ratio.value.round(), ratio.unit, ratio.target, ratio.met())).collect();
     assert_eq!(told, [(9.0, "x", Some(8.0), Some(true)), (100.0, "%", Some(93.0), Some(true))]);
 
+    // A gradient is to take no more than two and a half times as long.
+    let gradient = |seconds| {
+        let rows = [("backward/f32/512x3072x768", seconds), ("gemm/f32/512x3072x768", 1.0)];
+        run("a GPU", rows.map(|(name, seconds)| row(name, seconds)).to_vec()).ratios[0].met()
+    };
+    assert_eq!((gradient(2.4), gradient(2.6)), (Some(true), Some(false)));
+
     rows[0].samples = vec![7.0; 10];
     assert_eq!(run("a GPU", rows.clone()).ratios[0].met(), Some(false));
     rows[0].check = None;

@@ -2,7 +2,7 @@
 
 use slicegpt_gpu::{
     Error,
-    bench::{self, Budget, Case, WORKLOADS, Workload, select},
+    bench::{self, Budget, Case, Gradient, WORKLOADS, Workload, select},
     progress::Silent,
 };
 
@@ -69,8 +69,22 @@ fn every_kind_of_workload_passes_its_check_and_is_measured() {
         ("naive", Case::Gemm { kernel: Naive, m: 33, n: 20, k: 50, weights: F32 }),
         ("covariance", Case::Covariance { width: 70, tokens: 100 }),
         ("eigh", Case::Eigh { width: 60 }),
-        ("attention", Case::Attention { heads: 4, kv_heads: 2, head_dim: 16, tokens: 70, past: 0 }),
-        ("decoding", Case::Attention { heads: 4, kv_heads: 2, head_dim: 16, tokens: 1, past: 70 }),
+        ("attention", Case::Attention { heads: 4, kv_heads: 2, head_dim: 16, tokens: 70, past: 0, window: None }),
+        ("decoding", Case::Attention { heads: 4, kv_heads: 2, head_dim: 16, tokens: 1, past: 70, window: None }),
+        ("window", Case::Attention { heads: 4, kv_heads: 2, head_dim: 16, tokens: 70, past: 0, window: Some(9) }),
+        ("norm", Case::Norm { tokens: 7, width: 70 }),
+        ("activation", Case::Activation { tokens: 7, width: 70 }),
+        ("backward", Case::Backward(Gradient::Linear { m: 33, n: 20, k: 50 })),
+        ("backward", Case::Backward(Gradient::Norm { tokens: 7, width: 70 })),
+        ("backward", Case::Backward(Gradient::Activation { tokens: 7, width: 70 })),
+        (
+            "backward",
+            Case::Backward(Gradient::Attention { heads: 4, kv_heads: 2, head_dim: 16, tokens: 70, window: None }),
+        ),
+        (
+            "backward",
+            Case::Backward(Gradient::Attention { heads: 3, kv_heads: 3, head_dim: 6, tokens: 70, window: Some(9) }),
+        ),
         ("layer/opt-125m", Case::Layer { tokens: 20, past: 0, slicing: Dense }),
         ("layer/opt-125m", Case::Layer { tokens: 20, past: 0, slicing: Sliced }),
         ("layer/tinyllama-1.1b", Case::Layer { tokens: 20, past: 0, slicing: WithoutShortcuts }),
@@ -96,8 +110,19 @@ fn work_is_counted_by_the_formula() {
     assert_eq!((gemm.flops, gemm.bytes), (96.0, (4 * 16 + 2 * 24 + 4 * 6) as f64));
     assert_eq!(work("covariance", Case::Covariance { width: 4, tokens: 5 }).flops, 2.0 * 10.0 * 5.0);
     // Three tokens that see two, three and four; two products of eight multiply-adds each.
-    let attention = work("attention", Case::Attention { heads: 2, kv_heads: 1, head_dim: 4, tokens: 3, past: 1 });
+    let attention =
+        work("attention", Case::Attention { heads: 2, kv_heads: 1, head_dim: 4, tokens: 3, past: 1, window: None });
     assert_eq!(attention.flops, (2 + 3 + 4) as f64 * 2.0 * 2.0 * 8.0);
+    // In a window of three they see two, three and three.
+    let window = Some(3);
+    let windowed =
+        work("attention", Case::Attention { heads: 2, kv_heads: 1, head_dim: 4, tokens: 3, past: 1, window });
+    assert_eq!(windowed.flops, (2 + 3 + 3) as f64 * 2.0 * 2.0 * 8.0);
+    // Of the gradient, five products where attention has two, and two where a linear layer has one.
+    let gradient = Gradient::Attention { heads: 2, kv_heads: 1, head_dim: 4, tokens: 3, window: None };
+    assert_eq!(work("backward", Case::Backward(gradient)).flops, (1 + 2 + 3) as f64 * 5.0 * 2.0 * 8.0);
+    let linear = Case::Backward(Gradient::Linear { m: 2, n: 3, k: 8 });
+    assert_eq!(work("backward", linear).flops, 2.0 * gemm.flops);
     // Four matrices of width², two of width by four widths, as OPT has them; a quarter of the residual's coordinates
     // less, and two shortcuts more.
     let (dense, sliced) =

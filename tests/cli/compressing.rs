@@ -104,6 +104,21 @@ fn compression_that_was_stopped_is_not_taken_for_another() {
     runs.check("out", "after damage was undone");
 }
 
+#[test]
+fn what_was_cut_is_trained_and_ends_in_the_same_bytes_where_that_was_stopped() {
+    let runs = Runs::with("compress", &["--axes", "mlp", "--effort", "quick", "--self-samples", "0", "--recover", "2"]);
+    // The survey, a probe, the only candidate and the fit go through five layers each.
+    let stopped = runs.run("out", &["--stop-after", "21", "--json"]).json();
+    assert_eq!((&stopped["finished"], &stopped["recovery"]["steps_done"]), (&json!(false), &json!(1)), "{stopped}");
+    let report = runs.run("out", &["--resume", "--json"]).json();
+    let losses = report["recovery"]["losses"].as_array().expect("a list");
+    assert!(losses.len() == 2 && losses.iter().all(|loss| loss.as_f64() > Some(0.0)), "{losses:?}");
+    runs.check("out", "stopped while it was trained");
+    let card = fs::read_to_string(runs.scene.path("out/README.md")).expect("a card");
+    assert!(card.contains("trained for 2 steps") && card.contains("loss.svg"), "{card}");
+    assert_eq!(program(args!["verify", runs.scene.path("out")]).code, Some(0));
+}
+
 /// What compressing the scene's model to `out` says.
 fn compressed(scene: &Scene, flags: &[&str]) -> Value {
     let (model, out) = (scene.path("model"), scene.path("out"));

@@ -59,3 +59,98 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         assert!(said.err.contains(message), "{flags:?}: {said:?}");
     }
 }
+
+/// A scene whose model has the tokenizer of tests/fixtures/answers, and what that directory says of losses.
+fn with_letters() -> (Scene, Value) {
+    let scene = Scene::new(LLAMA);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(fixture("answers").join(name), scene.path("model").join(name)).expect("a copy");
+    }
+    (scene, read_json(&fixture("answers").join("cases.json")))
+}
+
+/// Its records with an instruction, one a line.
+fn instructions(cases: &Value) -> String {
+    let rows = cases["records"].as_array().expect("records").iter().map(|case| &case[0]);
+    rows.filter(|row| row.get("instruction").is_some()).map(|row| format!("{row}\n")).collect()
+}
+
+/// The loss of one step on all rows of a file.
+fn first_loss(scene: &Scene, examples: &Path, flags: &[&str]) -> f64 {
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let eval = scene.tokens("eval.json", 1, 8);
+    let mut command = Command::new(PROGRAM);
+    command.args(args!["recover", model, "-o", out, "--force", "--json", "--eval", eval, "--examples", examples]);
+    let report = said(command.args(["--steps", "1", "--batch-size", "100"]).args(flags)).json();
+    report["losses"][0].as_f64().expect("a loss")
+}
+
+#[test]
+fn the_loss_of_answers_and_of_a_teacher_at_answers_is_that_of_pytorch() {
+    let (scene, cases) = with_letters();
+    let records = scene.put("records.jsonl", instructions(&cases));
+    let chats = cases["conversations"].as_array().expect("conversations").iter();
+    let chats = chats.filter(|case| case[0] == "chatml").map(|case| format!("{}\n", json!({ "messages": case[1] })));
+    let chats = scene.put("chats.jsonl", chats.collect::<String>());
+    scene.put("model/chat_template.jinja", cases["templates"]["chatml"].as_str().expect("a template"));
+    let teacher = scene.path("teacher");
+    fs::create_dir(&teacher).expect("a directory");
+    fs::copy(scene.path("model/config.json"), teacher.join("config.json")).expect("a copy");
+    let mut tensors = support::tensors(&scene.path("model/model.safetensors"));
+    for (_, shape, bytes) in tensors.values_mut().filter(|(_, shape, _)| shape.len() == 2) {
+        assert_eq!(bytes.len(), 4 * shape.iter().product::<usize>());
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+        *bytes = values.iter().flat_map(|value| (1.25 * value).to_le_bytes()).collect();
+    }
+    support::write_tensors(&teacher.join("model.safetensors"), &tensors, &[]);
+    let teacher = teacher.to_str().expect("text");
+    for (what, examples, flags) in [
+        ("answers", &records, &[][..]),
+        ("all", &records, &["--loss-on", "all"]),
+        ("all", &records, &["--train_on_inputs"]),
+        ("chats", &chats, &[]),
+        ("divergence", &records, &["--teacher", teacher, "--temperature", "2"]),
+    ] {
+        let (found, expected) = (first_loss(&scene, examples, flags), cases["losses"][what].as_f64().expect("a loss"));
+        assert!((found - expected).abs() < 1e-5 * expected, "{what}, {flags:?}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn records_are_cut_held_out_and_counted_and_those_without_answers_refused() {
+    let (scene, cases) = with_letters();
+    let records = scene.put("records.jsonl", instructions(&cases).repeat(5));
+    let recover = |examples: &Path, flags: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        let (model, out) = (scene.path("model"), scene.path("out"));
+        command.args(args!["recover", model, "-o", out, "--force", "--examples", examples, "--steps", "2"]);
+        said(command.args(["--batch-size", "2"]).args(flags))
+    };
+    // Of the 20 records, two are measured on; the first 20 tokens of some hold a part of the answer, or none.
+    let whole = recover(&records, &["--json"]).json();
+    assert_eq!((&whole["calibration"]["sequences"], &whole["perplexity"]["sequences"]), (&json!(18), &json!(2)));
+    let (answers, all) = (&whole["calibration"]["answer_tokens"], &whole["calibration"]["tokens"]);
+    assert!(answers.as_u64() < all.as_u64() && answers.as_u64() > Some(0), "{answers} of {all}");
+    assert_eq!(whole["arguments"]["loss_on"], json!("answer"));
+    let some = recover(&records, &["--nsamples", "8", "--json"]).json();
+    assert_eq!((&some["calibration"]["sequences"], &some["perplexity"]["sequences"]), (&json!(8), &json!(12)));
+    let cut = recover(&records, &["--seqlen", "20"]);
+    assert!(cut.code == Some(0) && cut.err.contains("records are longer than 20 tokens"), "{cut:?}");
+    assert!(cut.err.contains("records have nothing of an answer within that"), "{cut:?}");
+    let short = recover(&records, &["--seqlen", "8"]);
+    assert!(short.code == Some(3) && short.err.contains("no token of an answer is left"), "{short:?}");
+    let model = scene.path("model");
+    let model = model.to_str().expect("text");
+    let blocks = recover(&records, &["--mode", "blocks", "--teacher", model, "--loss-on", "answer"]);
+    assert!(blocks.code == Some(2) && blocks.err.contains("--mode blocks compares layers"), "{blocks:?}");
+    // In sittings, as in one go.
+    let files = |directory: &str| {
+        let all = contents(&scene.path(directory));
+        all.into_iter().map(|(path, bytes)| (path.file_name().map(ToOwned::to_owned), bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(recover(&records, &["--save-every", "1"]).code, Some(0));
+    let once = files("out");
+    assert_eq!(recover(&records, &["--save-every", "1", "--stop-after", "1"]).code, Some(0));
+    assert_eq!(recover(&records, &["--save-every", "1", "--resume"]).code, Some(0));
+    assert!(files("out") == once, "resumed to other bytes");
+}

@@ -51,6 +51,7 @@ const VALUES: &[(&str, &str)] = &[
     ("mlp", ""),
     ("ppl_eval_seqlen", "33"),
     ("learning_rate", "0.25"),
+    ("loss_on", "all"),
     ("lora_alpha", "3"),
     ("lora_dropout", "0.25"),
     ("lora_r", "3"),
@@ -61,6 +62,7 @@ const VALUES: &[(&str, &str)] = &[
     ("precision", "f16-matrix"),
     ("pruner_type", "l2"),
     ("ratio", "0.5"),
+    ("recover", "3"),
     ("prune refit", "writes"),
     ("refit", "reads"),
     ("ridge", "0.5"),
@@ -78,6 +80,7 @@ const VALUES: &[(&str, &str)] = &[
     ("teacher", "dense"),
     ("temperature", "2"),
     ("train", "norms"),
+    ("train_on_inputs", ""),
     ("warmup", "0.25"),
     ("weight_decay", "0.25"),
     ("vocabulary", "90"),
@@ -95,6 +98,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("keep", "target_parameters"),
     ("mlp", "groups"),
     ("pruner_type", "importance"),
+    ("train_on_inputs", "loss_on"),
 ];
 
 fn request(arguments: &[&str]) -> Option<Map<String, Value>> {

@@ -2,13 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use nalgebra::DMatrix;
+
 use crate::{
-    bench::row::{Bound, Check, Unit, Work},
+    bench::{
+        row::{Bound, Check, Unit, Work},
+        values::Values,
+    },
     error::Result,
 };
 
 /// The unit roundoff of f32: the relative error of one rounding.
 pub const ROUNDOFF: f64 = 1.0 / 16_777_216.0;
+
+/// Of norms.
+pub const EPS: f32 = 1e-5;
 
 /// Something that can be executed again and again.
 pub struct Job<'a> {
@@ -56,4 +64,16 @@ pub fn sampled(rows: usize, cols: usize, count: usize) -> Vec<(usize, usize)> {
     };
     let corners = [(0, 0), (0, cols - 1), (rows - 1, 0), (rows - 1, cols - 1)];
     corners.into_iter().chain((4..count).map(|_| (below(rows), below(cols)))).collect()
+}
+
+/// Some rows in f64.
+pub fn wide(values: &Values, rows: &[usize]) -> DMatrix<f64> {
+    DMatrix::from_fn(rows.len(), values.cols, |row, col| f64::from(values.at(rows[row], col)))
+}
+
+/// Rows of results beside what they should be, by the largest of that.
+pub fn rows_check(what: &str, allowed: f64, rows: &[usize], actual: &[f32], expected: &DMatrix<f64>) -> Check {
+    let (most, cols) = (expected.amax(), expected.ncols());
+    let places = rows.iter().enumerate().flat_map(|(at, row)| (0..cols).map(move |col| (at, row * cols + col, col)));
+    compare(what, allowed, places.map(|(at, place, col)| (f64::from(actual[place]), expected[(at, col)], most)))
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use faer::Mat;
 use nalgebra::DMatrix;
 
-use super::job::{Job, ROUNDOFF, compare, sampled, sizes, tolerance};
+use super::job::{EPS, Job, ROUNDOFF, compare, rows_check, sampled, sizes, tolerance, wide};
 use crate::{
     bench::{
         row::{Bound, Check, Unit, Work},
@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     gpu::{ElementType, Gpu},
     linalg::eigh,
-    ops::{AttentionShape, HeadSpan, ProductConfig, Sequence},
+    ops::{Activation, AttentionShape, HeadSpan, Norm, ProductConfig, Sequence},
     reference,
 };
 
@@ -130,17 +130,34 @@ pub fn eigenproblem<'a>(width: usize) -> Result<Job<'a>> {
     })
 }
 
-pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usize, past: usize) -> Result<Job<'_>> {
+/// Queries from column 0 on, keys from `keys` on, and values after them.
+pub fn attention_shape([heads, kv_heads, head_dim]: [usize; 3], keys: usize, window: Option<usize>) -> AttentionShape {
     let span = |column, heads| HeadSpan { column, heads };
-    let width = kv_heads * head_dim;
-    let shape = AttentionShape {
+    AttentionShape {
         head_dim,
         q: span(0, heads),
-        k: span(0, kv_heads),
-        v: span(width, kv_heads),
+        k: span(keys, kv_heads),
+        v: span(keys + kv_heads * head_dim, kv_heads),
         scale: 1.0 / (head_dim as f32).sqrt(),
+        window,
         ..AttentionShape::default()
-    };
+    }
+}
+
+/// Keys that all tokens see together.
+pub fn seen_keys(tokens: usize, past: usize, window: Option<usize>) -> usize {
+    (past + 1..=past + tokens).map(|keys| keys.min(window.unwrap_or(keys))).sum()
+}
+
+pub fn attention(
+    gpu: &Gpu,
+    [heads, kv_heads, head_dim]: [usize; 3],
+    tokens: usize,
+    past: usize,
+    window: Option<usize>,
+) -> Result<Job<'_>> {
+    let width = kv_heads * head_dim;
+    let shape = attention_shape([heads, kv_heads, head_dim], 0, window);
     let (q, kv) = (Values::signal(1, tokens, heads * head_dim), Values::signal(2, past + tokens, 2 * width));
     let (gpu_q, gpu_kv) = (q.upload(gpu)?, kv.upload(gpu)?);
     let block = Sequence { first: 0, tokens, kv_row: 0, position: past };
@@ -163,7 +180,7 @@ pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usi
     // A score of a few units has the rounding of its sum and of exp; the mean by the weights has that of a sum again.
     let allowed = 16.0 * ROUNDOFF * ((head_dim as f64).sqrt() + ((past + tokens) as f64).sqrt());
     let check = compare("all heads of sampled tokens, by the largest value", allowed, pairs.into_iter());
-    let seen = tokens * past + tokens * (tokens + 1) / 2;
+    let seen = seen_keys(tokens, past, window);
     let decodes = tokens == 1;
     Ok(Job {
         sizes: sizes([
@@ -184,6 +201,51 @@ pub fn attention(gpu: &Gpu, [heads, kv_heads, head_dim]: [usize; 3], tokens: usi
         configuration: None,
         on_gpu: true,
         execute: Box::new(move || gpu.attention(&shape, &gpu_q, &gpu_kv, &[block]).map(drop)),
+    })
+}
+
+/// RMS norm, with a weight.
+pub fn norm(gpu: &Gpu, tokens: usize, width: usize) -> Result<Job<'_>> {
+    let (x, weight) = (Values::signal(1, tokens, width), Values::signal(3, 1, width));
+    let (gpu_x, gpu_weight) = (x.upload(gpu)?, weight.upload(gpu)?);
+    let execute = move || gpu.norm(Norm::Rms, &gpu_x, Some(&gpu_weight), None, width, EPS);
+    let actual = gpu.download(&execute()?)?;
+    let rows = some_tokens(tokens);
+    let scales: Vec<f64> = (0..width).map(|col| f64::from(weight.at(0, col))).collect();
+    let expected = reference::norm(Norm::Rms, &wide(&x, &rows), Some(&scales), None, width, f64::from(EPS));
+    let check = rows_check("sampled tokens, by the largest value", tolerance(width), &rows, &actual, &expected);
+    let count = tokens * width;
+    Ok(Job {
+        sizes: sizes([("tokens", tokens), ("width", width)]),
+        unit: Unit::Gbytes,
+        bound: Bound::Bandwidth,
+        work: Work { flops: 4.0 * count as f64, bytes: 8.0 * count as f64, items: tokens as f64 },
+        check,
+        configuration: None,
+        on_gpu: true,
+        execute: Box::new(move || execute().map(drop)),
+    })
+}
+
+/// SiLU of one half times the other.
+pub fn activation(gpu: &Gpu, tokens: usize, width: usize) -> Result<Job<'_>> {
+    let x = Values::signal(1, tokens, 2 * width);
+    let gpu_x = x.upload(gpu)?;
+    let execute = move || gpu.activation(Activation::Silu, true, &gpu_x);
+    let actual = gpu.download(&execute()?)?;
+    let rows = some_tokens(tokens);
+    let expected = reference::activation(Activation::Silu, true, &wide(&x, &rows));
+    let check = rows_check("sampled tokens, by the largest value", 64.0 * ROUNDOFF, &rows, &actual, &expected);
+    let count = tokens * width;
+    Ok(Job {
+        sizes: sizes([("tokens", tokens), ("width", width)]),
+        unit: Unit::Gbytes,
+        bound: Bound::Bandwidth,
+        work: Work { flops: 5.0 * count as f64, bytes: 12.0 * count as f64, items: tokens as f64 },
+        check,
+        configuration: None,
+        on_gpu: true,
+        execute: Box::new(move || execute().map(drop)),
     })
 }
 

@@ -5,18 +5,21 @@ use std::path::Path;
 use super::{
     super::{
         method::Method,
+        recovering::LOSSES,
         request::Request,
         units::{grouped, percent_removed},
     },
+    recovery::{CompressSnapshot, Made, Recovery},
     report::CompressReport,
     request::CompressRequest,
 };
 use crate::{
     checkpoint::TensorPlan,
-    compress::{self, Axis, Goal, Options, Plan, Snapshot},
+    compress::{self, Axis, Goal, Options, Plan},
     error::{Error, Result},
     gpu::Gpu,
     model::{Config, MIXTURE, Model},
+    recover,
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
 
@@ -43,12 +46,13 @@ pub struct Compress {
     /// The axes that can be cut, and why others cannot.
     pub axes: Vec<Axis>,
     pub refused: Vec<(Axis, String)>,
+    recovery: Option<Recovery>,
 }
 
 impl Method for Compress {
     type Options = CompressRequest;
     type Report = CompressReport;
-    type Snapshot = Snapshot;
+    type Snapshot = CompressSnapshot;
 
     const COMPARES: bool = true;
     const MIXES: bool = true;
@@ -73,7 +77,17 @@ impl Method for Compress {
         }
         let (axes, refused) = compress::axes(model.config(), &options)?;
         let plan = compress::guess(model.config(), &options)?;
-        Ok(Self { request: request.method.clone(), plan, options, axes, refused })
+        let recovery = request.method.recover.map(|steps| Recovery::new(steps, request.seed, &options.dtype));
+        if let Some(recovery) = &recovery {
+            if axes.is_empty() {
+                return Err(Error::Usage(
+                    "--recover: nothing is cut but tokens, and what is left of the others is as it was; leave it out"
+                        .into(),
+                ));
+            }
+            recovery.options(model.config()).check(model.config())?;
+        }
+        Ok(Self { request: request.method.clone(), plan, options, axes, refused, recovery })
     }
 
     fn options(&self) -> CompressRequest {
@@ -103,13 +117,14 @@ impl Method for Compress {
         let before = model.stored_parameters();
         let names: Vec<String> = self.axes.iter().map(Axis::to_string).collect();
         format!(
-            "{}: {} parameters to about {} ({:+.2} %){}{}",
+            "{}: {} parameters to about {} ({:+.2} %){}{}{}",
             config.architecture.model_type,
             grouped(before),
             grouped(self.plan.parameters),
             -percent_removed(before, self.plan.parameters),
             if names.is_empty() { "" } else { ", by cutting some of " },
-            names.join(", ")
+            names.join(", "),
+            self.recovery.as_ref().map_or_else(String::new, |recovery| format!(", then {recovery}"))
         )
     }
 
@@ -124,54 +139,97 @@ impl Method for Compress {
     }
 
     fn pictures(&self) -> Vec<&'static str> {
-        vec![super::chart::NAME]
+        let loss = self.recovery.is_some().then_some(LOSSES);
+        [super::chart::NAME].into_iter().chain(loss).collect()
     }
 
-    fn settled(&self, model: &Model, found: &Snapshot) -> Result<Self> {
-        let Some((best, _)) = found.written() else { return Ok(self.clone()) };
+    fn settled(&self, model: &Model, found: &CompressSnapshot) -> Result<Self> {
+        let Some((best, _)) = found.cut.written() else { return Ok(self.clone()) };
         let plan = Plan::new(model.config(), best.sizes.clone(), best.basis, &self.options.dtype)?;
         Ok(Self { plan, ..self.clone() })
     }
 
     fn passes(&self) -> usize {
-        self.options.passes()
+        let training = self.recovery.as_ref().map_or(0, |recovery| recovery.passes(self.plan.config.layers.len()));
+        self.options.passes() + training
     }
 
-    fn passed(&self, snapshot: &Snapshot, layers: usize) -> usize {
-        snapshot.passed(layers)
+    fn passed(&self, snapshot: &CompressSnapshot, layers: usize) -> usize {
+        snapshot.cut.passed(layers) + snapshot.recovery.as_ref().map_or(0, |recovery| recovery.steps)
     }
 
-    fn is_done(&self, snapshot: &Snapshot, _: usize) -> bool {
-        snapshot.written().is_some()
+    fn is_done(&self, snapshot: &CompressSnapshot, _: usize) -> bool {
+        match (&self.recovery, &snapshot.recovery) {
+            (Some(_), recovery) => recovery.as_ref().is_some_and(|recovery| recovery.done),
+            (None, _) => snapshot.cut.written().is_some(),
+        }
     }
 
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
-        compress::peak(memory, config, self.plan.byte_len(), calibration, rope, element_size)
+        let written = self.plan.byte_len();
+        let cut = compress::peak(memory, config, written, calibration, rope, element_size);
+        let Some(recovery) = &self.recovery else { return cut };
+        // What is left is no larger than what is cut.
+        let trained = recovery.peak(memory, config, written, calibration, rope, element_size);
+        Peak {
+            gpu: cut.gpu.max(trained.gpu),
+            upload: cut.upload.max(trained.upload),
+            host: cut.host.max(trained.host),
+            disk: cut.disk.max(written + trained.disk),
+        }
     }
 
     fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
-        self.options.seconds(speed, config, tokens)
+        let training = self.recovery.as_ref().map_or(0.0, |recovery| recovery.seconds(speed, config, tokens));
+        self.options.seconds(speed, config, tokens) + training
     }
 
     fn run(
         &self,
         gpu: &Gpu,
         Job { model, rows, memory, directory, progress, .. }: Job<'_>,
-        from: Option<&Snapshot>,
-        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
-    ) -> Result<Snapshot> {
+        from: Option<&CompressSnapshot>,
+        commit: &mut dyn FnMut(&CompressSnapshot) -> Result<bool>,
+    ) -> Result<CompressSnapshot> {
         if rows.len() < 2 {
             let reason = "one sequence to calibrate on: at least two are needed, as one is measured on and not fitted \
                  to; \
                           give more text, or lower --cal-max-seqlen";
             return Err(Error::BadTokens(reason.into()));
         }
-        compress::Job { model, rows, options: &self.options, memory, directory, progress }.run(gpu, from, commit)
+        // What is trained afterwards is read where it was written, and written elsewhere.
+        let draft = self.recovery.as_ref().map(|_| directory.draft()).transpose()?;
+        let mut found = from.cloned().unwrap_or_default();
+        if found.cut.written().is_none() {
+            let directory = draft.as_ref().unwrap_or(directory);
+            let job = compress::Job { model, rows, options: &self.options, memory, directory, progress };
+            let mut goes_on = true;
+            found.cut = job.run(gpu, from.map(|from| &from.cut), |cut| {
+                goes_on = commit(&CompressSnapshot { cut: cut.clone(), recovery: None })?;
+                Ok(goes_on)
+            })?;
+            if !goes_on || found.cut.written().is_none() {
+                return Ok(found);
+            }
+        }
+        let (Some(recovery), Some(draft)) = (&self.recovery, draft) else { return Ok(found) };
+        let settled = self.settled(model, &found)?;
+        draft.write("config.json", settled.config_json("")?.as_bytes())?;
+        let (tensors, from) = (settled.plan.tensors.as_slice(), found.recovery.take());
+        let made = Made { dense: model, draft: &draft, rows, memory, tensors, directory, progress };
+        let cut = found.cut;
+        let mut each = |recovery: &recover::Snapshot| {
+            commit(&CompressSnapshot { cut: cut.clone(), recovery: Some(recovery.clone()) })
+        };
+        let trained = recovery.run(gpu, made, from.as_ref(), &mut each)?;
+        Ok(CompressSnapshot { cut, recovery: Some(trained) })
     }
 
-    fn report(&self, model: &Model, found: Option<&Snapshot>) -> CompressReport {
+    fn report(&self, model: &Model, found: Option<&CompressSnapshot>) -> CompressReport {
         let settled = found.and_then(|found| self.settled(model, found).ok());
         let plan = settled.as_ref().map_or(&self.plan, |settled| &settled.plan);
-        CompressReport::new(model, &self.axes, plan, found)
+        let trained = found.and_then(|found| found.recovery.as_ref());
+        let recovery = self.recovery.as_ref().map(|recovery| recovery.report(&plan.config, trained));
+        CompressReport::new(model, &self.axes, plan, found.map(|found| &found.cut)).with(recovery)
     }
 }

@@ -2,9 +2,11 @@
 
 mod chart;
 mod method;
+mod recovery;
 mod report;
 mod request;
 
 pub use method::Compress;
+pub use recovery::CompressSnapshot;
 pub use report::CompressReport;
 pub use request::CompressRequest;

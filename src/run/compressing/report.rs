@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     super::{
         method::{Row, Section},
+        recovering::RecoverReport,
         sizes::{Removed, Sizes, loading},
         units::{bytes, grouped, percent_removed},
     },
@@ -40,6 +41,9 @@ pub struct CompressReport {
     pub removed: Vec<Removed>,
     /// The tensors of the original with as few bits for a weight take as many bytes.
     pub same_size_bits: Option<f64>,
+    /// What training the result has shown, where it was trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoverReport>,
 }
 
 /// One axis.
@@ -112,8 +116,15 @@ impl CompressReport {
             candidates: found.map_or_else(Vec::new, |found| found.candidates.iter().map(tried).collect()),
             removed: removed(config, written),
             same_size_bits: (parameters > 0).then(|| 8.0 * after.bytes as f64 / parameters as f64),
+            recovery: None,
             after,
         }
+    }
+
+    /// The same of a result that is trained.
+    #[must_use]
+    pub(super) fn with(self, recovery: Option<RecoverReport>) -> Self {
+        Self { recovery, ..self }
     }
 }
 
@@ -147,6 +158,7 @@ impl Section for CompressReport {
             number += 1;
             number <= 2 || row[1] != row[2]
         });
+        rows.extend(self.recovery.iter().flat_map(Section::rows));
         rows
     }
 
@@ -187,6 +199,7 @@ impl Section for CompressReport {
             let (depths, predicted) = (depths.join(", ") + by_layer, tried.predicted_kl);
             let _ = writeln!(text, "{name:<24} {depths}: {kl}predicted {predicted:.4}{written}");
         }
+        text.extend(self.recovery.iter().map(Section::findings));
         text
     }
 
@@ -228,10 +241,17 @@ impl Section for CompressReport {
         format!(
             "# {original}, smaller\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} \
              measured what each axis costs to cut, cut {}, and fitted the weights to the original by least \
-             squares.\n\n",
+             squares.{}\n\n",
             self.model_type,
             self.percent_removed,
-            cut.join(", ")
+            cut.join(", "),
+            self.recovery.as_ref().map_or_else(String::new, |recovery| {
+                format!(
+                    " It was then trained for {} steps towards the predictions of the original ([Hinton et al. \
+                     2015](https://arxiv.org/abs/1503.02531)).",
+                    recovery.steps_done
+                )
+            })
         )
     }
 
@@ -240,15 +260,15 @@ impl Section for CompressReport {
         format!(
             "\n\n![What each axis costs to cut: KL divergence from the original by the share that \
              leaves]({name})\n\nEach \
-             axis alone, on part of the calibration; the line is what was cut."
+             axis alone, on part of the calibration; the line is what was cut.{}",
+            self.recovery.as_ref().map_or_else(String::new, Section::card_findings)
         )
     }
 
     fn drawings(&self) -> Vec<(&'static str, String)> {
-        vec![(
-            chart::NAME,
-            chart::draw(&self.curves, &self.cut.iter().map(|cut| (cut.axis, cut.depth)).collect::<Vec<_>>()),
-        )]
+        let cut: Vec<_> = self.cut.iter().map(|cut| (cut.axis, cut.depth)).collect();
+        let curves = (chart::NAME, chart::draw(&self.curves, &cut));
+        [curves].into_iter().chain(self.recovery.iter().flat_map(Section::drawings)).collect()
     }
 
     fn loading(&self) -> &'static str {

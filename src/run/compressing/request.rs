@@ -20,6 +20,8 @@ pub struct CompressRequest {
     pub per_layer: bool,
     /// A share of the mean energy of what re-fitted weights read.
     pub ridge: f64,
+    /// How many steps what was cut is then trained towards the original, if any.
+    pub recover: Option<usize>,
     /// Which tokens stay, if not all; [`narrow`](crate::run::narrow) leaves the others out.
     pub vocabulary: Option<VocabularyRequest>,
 }
@@ -27,8 +29,15 @@ pub struct CompressRequest {
 impl Default for CompressRequest {
     /// A fifth of the parameters, on whatever axes cost least.
     fn default() -> Self {
-        let (axes, effort, vocabulary) = (None, Effort::Normal, None);
-        Self { goal: Goal::Parameters(0.2), axes, effort, per_layer: false, ridge: 0.03, vocabulary }
+        Self {
+            goal: Goal::Parameters(0.2),
+            axes: None,
+            effort: Effort::Normal,
+            per_layer: false,
+            ridge: 0.03,
+            recover: None,
+            vocabulary: None,
+        }
     }
 }
 

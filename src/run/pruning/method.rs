@@ -1,10 +1,10 @@
 //! Pruning as a run sees it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{
     super::{
-        method::Method,
+        method::{Besides, Method},
         request::Request,
         units::{grouped, percent_removed},
     },
@@ -43,11 +43,11 @@ impl Method for Prune {
     const NAME: &'static str = "prune";
     const PHASE: &'static str = "prune";
 
-    fn extra(options: &PruneRequest) -> Option<(&'static str, &Path)> {
-        options.write_importance.as_deref().map(|path| ("--write-importance", path))
+    fn besides(options: &PruneRequest) -> Option<Besides<'_>> {
+        options.write_importance.as_deref().map(|path| Besides::File("--write-importance", path))
     }
 
-    fn write_extra(&self, target: FileTarget, found: &PruneSnapshot) -> Result<()> {
+    fn write_besides(&self, target: FileTarget, found: &PruneSnapshot) -> Result<()> {
         let of_layer = |one: &LayerImportance| {
             let name = |kind: &str| format!("layers.{}.{kind}", one.layer);
             [("attention", &one.attention), ("mlp", &one.mlp), ("experts", &one.experts)]
@@ -196,8 +196,17 @@ impl Method for Prune {
         }
         let kept = state.ranked.kept.clone();
         let plan = compress::plan_of_selection(model.config(), &kept, &self.options.dtype)?;
-        let job =
-            Job { model, rows, watched: 0, memory, output: &plan.config, tensors: &plan.tensors, directory, progress };
+        let job = Job {
+            model,
+            rows,
+            counted: None,
+            watched: 0,
+            memory,
+            output: &plan.config,
+            tensors: &plan.tensors,
+            directory,
+            progress,
+        };
         let from = state.fitting.clone();
         let done = compress::refit_selection(gpu, job, &plan, &kept, RIDGE, from.as_ref(), &mut |fitting| {
             state.fitting = Some(fitting.clone());

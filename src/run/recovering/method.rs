@@ -8,7 +8,12 @@ use std::{
 use serde_json::json;
 
 use super::{
-    super::{method::Method, request::Request, units::grouped},
+    super::{
+        examples::LossOn,
+        method::{Besides, Method},
+        request::Request,
+        units::grouped,
+    },
     chart,
     report::RecoverReport,
     request::{Extra, RecoverRequest},
@@ -49,8 +54,8 @@ impl Method for Recover {
         options.teacher.as_deref()
     }
 
-    fn outputs(options: &RecoverRequest) -> Option<(&'static str, &Path)> {
-        options.adapter.as_deref().map(|path| ("--adapter", path))
+    fn besides(options: &RecoverRequest) -> Option<Besides<'_>> {
+        options.adapter.as_deref().map(|path| Besides::Directory("--adapter", path))
     }
 
     fn others(&self) -> Vec<PathBuf> {
@@ -93,6 +98,11 @@ impl Method for Recover {
             }
             _ => {}
         }
+        if options.mode == Mode::Blocks && request.method.loss_on == Some(LossOn::Answer) {
+            return Err(Error::Usage(
+                "--loss-on answer: --mode blocks compares layers at every token; use --mode lora or distil".into(),
+            ));
+        }
         let trained = &options.trained;
         if request.method.adapter.is_some() && (trained.weights || trained.norms || trained.biases) {
             return Err(Error::Usage(
@@ -107,10 +117,14 @@ impl Method for Recover {
         Ok(Self { options, request: request.method.clone(), teacher, force: request.force, longest, config, tensors })
     }
 
+    fn examples(&self) -> Option<LossOn> {
+        Some(self.request.loss_on(self.options.mode))
+    }
+
     fn options(&self) -> RecoverRequest {
         let Options { mode, learning_rate, eval_every, .. } = self.options;
-        let (learning_rate, eval_every) = (Some(learning_rate), Some(eval_every));
-        RecoverRequest { mode: Some(mode), learning_rate, eval_every, ..self.request.clone() }
+        let (learning_rate, eval_every, loss_on) = (Some(learning_rate), Some(eval_every), self.examples());
+        RecoverRequest { mode: Some(mode), learning_rate, eval_every, loss_on, ..self.request.clone() }
     }
 
     fn types(&self) -> &Types {
@@ -181,7 +195,7 @@ impl Method for Recover {
     fn run(
         &self,
         gpu: &Gpu,
-        Job { model, rows, memory, directory, progress, .. }: Job<'_>,
+        Job { model, rows, counted, memory, directory, progress, .. }: Job<'_>,
         from: Option<&Snapshot>,
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<Snapshot> {
@@ -189,7 +203,7 @@ impl Method for Recover {
             model,
             teacher: self.teacher.as_deref(),
             rows,
-            counted: None,
+            counted,
             options: &self.options,
             memory,
             tensors: &self.tensors,
@@ -208,7 +222,7 @@ impl Method for Recover {
     }
 
     fn report(&self, model: &Model, found: Option<&Snapshot>) -> RecoverReport {
-        RecoverReport::new(model, &self.options, found)
+        RecoverReport::new(model.config(), &self.options, found)
     }
 }
 

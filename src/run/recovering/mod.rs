@@ -5,6 +5,7 @@ mod method;
 mod report;
 mod request;
 
+pub(super) use chart::NAME as LOSSES;
 pub use method::Recover;
 pub use report::RecoverReport;
 pub use request::{Extra, RecoverRequest};

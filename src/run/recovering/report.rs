@@ -12,7 +12,7 @@ use super::{
     chart,
 };
 use crate::{
-    model::Model,
+    model::Config,
     recover::{Mode, Options, Snapshot},
 };
 
@@ -38,8 +38,8 @@ pub struct RecoverReport {
 }
 
 impl RecoverReport {
-    pub(super) fn new(model: &Model, options: &Options, found: Option<&Snapshot>) -> Self {
-        let config = model.config();
+    /// Of a model of this config, as far as it is known.
+    pub(in super::super) fn new(config: &Config, options: &Options, found: Option<&Snapshot>) -> Self {
         Self {
             model_type: config.architecture.model_type,
             mode: options.mode,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-use super::super::paths::as_shown_if;
+use super::super::{examples::LossOn, paths::as_shown_if};
 use crate::{
     recover::{Mode, Options, Schedule, Target, Trained},
     stream::Types,
@@ -40,6 +40,9 @@ pub struct RecoverRequest {
     pub train: Vec<Extra>,
     /// Of predictions, in distillation.
     pub temperature: f64,
+    /// Which tokens of questions and their answers count: where `None`, those of the answers alone, or all with
+    /// [`Mode::Blocks`].
+    pub loss_on: Option<LossOn>,
     /// Steps between two measurements on sequences that are not trained on; a tenth of all if `None`, never if 0.
     pub eval_every: Option<usize>,
     /// Steps between two points that a run can be resumed from.
@@ -98,6 +101,7 @@ impl Default for RecoverRequest {
             targets: None,
             train: Vec::new(),
             temperature: 1.0,
+            loss_on: None,
             eval_every: None,
             save_every: 50,
             adapter: None,
@@ -106,6 +110,11 @@ impl Default for RecoverRequest {
 }
 
 impl RecoverRequest {
+    /// Which tokens of questions and answers count.
+    pub fn loss_on(&self, mode: Mode) -> LossOn {
+        self.loss_on.unwrap_or(if mode == Mode::Blocks { LossOn::All } else { LossOn::Answer })
+    }
+
     /// The options that this comes to for a model whose residual stream has this width.
     pub fn options(&self, width: usize, seed: u64, dtype: Types) -> Options {
         let mode = self.mode.unwrap_or(if self.teacher.is_some() { Mode::Distil } else { Mode::Lora });

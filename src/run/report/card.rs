@@ -24,10 +24,16 @@ impl<R: Section> Report<R> {
             );
         }
         if let Some(calibration) = &self.calibration {
+            let answers =
+                calibration.answer_tokens.map(|count| format!(", {count} of answers, which alone were learned"));
             let _ = write!(
                 text,
-                "\nCalibrated on {} sequences ({} tokens) of {}; sha256 of the token ids {}.",
-                calibration.sequences, calibration.tokens, calibration.source, calibration.sha256
+                "\nCalibrated on {} sequences ({} tokens{}) of {}; sha256 of the token ids {}.",
+                calibration.sequences,
+                calibration.tokens,
+                answers.unwrap_or_default(),
+                calibration.source,
+                calibration.sha256
             );
         }
         text.push_str(&self.method.card_findings());
