@@ -139,6 +139,17 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
     row_bytes(input) + attention.max(heads + row_bytes(output) + after + mlp)
 }
 
+impl Config {
+    /// Of the layers with attention, and of those with what is in its place, the largest one each.
+    pub fn kinds_of_layers(&self) -> Vec<usize> {
+        let largest = |delta: bool| {
+            let layers = (0..self.layers.len()).filter(|&layer| self.layers[layer].delta.is_some() == delta);
+            layers.max_by_key(|&layer| self.layer_parameters(layer))
+        };
+        [false, true].into_iter().filter_map(largest).collect()
+    }
+}
+
 /// Bytes on the GPU beside these that do not depend on the number of tokens: the states of the gated delta nets of a
 /// layer.
 pub fn states_bytes(config: &Config) -> u64 {

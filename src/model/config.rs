@@ -32,6 +32,9 @@ pub const PRUNED_PREFIX: &str = "pruned_";
 pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, and \
                            nothing else is implemented";
 
+/// Why methods that need gradients leave models with gated delta nets alone.
+pub const NO_GRADIENTS: &str = "no gradients go through its gated delta nets, and through attention with gates, yet";
+
 /// What a model is, checked: sizes are positive and fit together, and every field that changes the maths is handled.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -340,6 +343,11 @@ impl Config {
     /// Whether some of its layers have a gated delta net in place of attention.
     pub fn has_delta_nets(&self) -> bool {
         self.layers.iter().any(|layer| layer.delta.is_some())
+    }
+
+    /// Whether gradients go through all of its layers, mixtures apart.
+    pub fn has_gradients(&self) -> bool {
+        !self.layers.iter().any(|layer| layer.output_gate || layer.delta.is_some())
     }
 
     /// The blocks of a layer.

@@ -47,7 +47,7 @@ pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradien
 pub use batch::{
     BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes, states_bytes,
 };
-pub use config::{Config, MIXTURE, PRUNED_PREFIX, SLICED_PREFIX};
+pub use config::{Config, MIXTURE, NO_GRADIENTS, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets, TeacherSlice};

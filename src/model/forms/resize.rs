@@ -182,6 +182,11 @@ impl Config {
             }
         }
         // What was to be worked out from the number of a layer is said of each.
+        if self.architecture.delta_net.is_some() && !raw.contains_key("layer_types") {
+            let linear = |layer: &usize| self.layers[*layer].delta.is_some();
+            let types = stay.iter().map(|layer| if linear(layer) { "linear_attention" } else { "full_attention" });
+            raw.insert("layer_types".into(), types.collect());
+        }
         if matches!(self.architecture.attention.window, Window::Pattern { .. }) && !raw.contains_key("layer_types") {
             let full = |layer: &usize| self.layers[*layer].window.is_none();
             let types = stay.iter().map(|layer| if full(layer) { "full_attention" } else { "sliding_attention" });
