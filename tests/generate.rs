@@ -89,10 +89,10 @@ fn logits_with_a_cache_are_those_of_whole_sequences() {
         "mpt_tied",
         "olmo2_tied",
         "olmo_clip",
-        "qwen3_5_interval",
-        "qwen3_5_multimodal",
-        "qwen3_5_tied",
-        "qwen3_5_wide",
+        "qwen35_interval",
+        "qwen35_multimodal",
+        "qwen35_tied",
+        "qwen35_wide",
         "stablelm_parallel",
     ] {
         let path = support::fixture("parity").join(name);

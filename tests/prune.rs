@@ -206,8 +206,8 @@ fn what_is_written_computes_what_the_model_does_without_what_left() {
         ("falcon_rw", Options { groups: Groups::Mlp, ..options(fixture("falcon_rw").0.config()) }, "linear biases"),
         ("gpt2_n_inner", Options { groups: Groups::Mlp, ..options(fixture("gpt2_n_inner").0.config()) }, "transposed"),
         (
-            "qwen3_5_interval",
-            Options { ratio: 0.5, importance: Importance::L2, ..options(fixture("qwen3_5_interval").0.config()) },
+            "qwen35_interval",
+            Options { ratio: 0.5, importance: Importance::L2, ..options(fixture("qwen35_interval").0.config()) },
             "heads of the attention, gates with them, delta nets stay",
         ),
         (
@@ -284,7 +284,7 @@ fn heads_that_others_depend_on_are_refused_with_the_reason() {
 
 #[test]
 fn gradients_through_delta_nets_are_refused_with_the_way_out() {
-    let (model, _) = fixture("qwen3_5_tied");
+    let (model, _) = fixture("qwen35_tied");
     let (config, usual) = (model.config(), options(model.config()));
     let error = usual.check(config).expect_err("gradients").to_string();
     assert!(error.contains("no gradients go through its gated delta nets") && error.contains("l1, l2"), "{error}");

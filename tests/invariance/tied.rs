@@ -19,7 +19,7 @@ const TIED: [&str; 7] = [
     "llama_gqa_tied",
     "qwen2_gqa_tied",
     "qwen3_tied",
-    "qwen3_5_tied",
+    "qwen35_tied",
     "phi3_tied",
     "granite_tied",
     "smollm3_interval",
