@@ -153,7 +153,8 @@ impl Config {
 /// Bytes on the GPU beside these that do not depend on the number of tokens: the states of the gated delta nets of a
 /// layer.
 pub fn states_bytes(config: &Config) -> u64 {
-    let states = |delta: DeltaNet| (delta.together() * delta.shape.state_rows()) as u64 * row_bytes(delta.shape.value_dim);
+    let states =
+        |delta: DeltaNet| (delta.together() * delta.shape.state_rows()) as u64 * row_bytes(delta.shape.value_dim);
     config.layers.iter().filter_map(|layer| layer.delta).map(states).max().unwrap_or(0)
 }
 

@@ -27,8 +27,9 @@ impl DeltaWeights {
     pub fn upload(gpu: &Gpu, host: &HostDeltaNet) -> Result<Self> {
         let (shape, taps) = (host.net.shape, host.net.taps);
         let (channels, heads) = (shape.qkv_width(), shape.value_heads);
-        let by_tap: Vec<f32> =
-            (0..taps).flat_map(|tap| (0..channels).map(move |channel| host.convolution[channel * taps + tap])).collect();
+        let by_tap: Vec<f32> = (0..taps)
+            .flat_map(|tap| (0..channels).map(move |channel| host.convolution[channel * taps + tap]))
+            .collect();
         let rates = host.rate.iter().map(|rate| f64::from(*rate).exp() as f32);
         let gates: Vec<f32> = rates.chain(host.decay_bias.iter().copied()).collect();
         // x / ‖x‖ = x / sqrt(mean square) / sqrt(key_dim); queries are divided by that root once more.

@@ -45,10 +45,12 @@ pub use adapter::Adapter;
 pub use agreement::{Agreement, Agreements};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
-    BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes, states_bytes,
+    BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes,
+    states_bytes,
 };
 pub use config::{Config, MIXTURE, NO_GRADIENTS, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
+pub use delta_weights::{DeltaWeights, LayerCache};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets, TeacherSlice};
 pub use forms::{
@@ -57,7 +59,6 @@ pub use forms::{
 };
 pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
-pub use delta_weights::{DeltaWeights, LayerCache};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
 pub use mixture::{ExpertTap, NoExpertTap, forward};

@@ -150,9 +150,9 @@ impl MemoryPlan {
         for (layer, step) in layer {
             let Weights { loading, kept, written, largest: most, cut, fused: together } =
                 weights(config, plan, layer, step);
-            let signals =
-                tokens * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full)
-                    + states_bytes(config);
+            let signals = tokens
+                * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full)
+                + states_bytes(config);
             // Read back, or cut and read back.
             let running = kept + (signals + signal + square).max(sums).max(cut + square);
             let after = written + rotation + 2 * cut;

@@ -27,8 +27,11 @@ fn short_conv_matches_its_twin_and_sees_no_further_than_it_may() {
         // Backwards, and in sequences of three: a place is no row, and what is seen may end before it.
         let places: Vec<[u32; 2]> = (0..rows as u32).rev().map(|row| [row, row % 3 + 1]).collect();
         let found = gpu.short_conv(&upload(&gpu, &x, rows, cols), &upload(&gpu, &weight, taps, channels), &places);
-        let expected =
-            reference::short_conv(&reference::matrix(rows, cols, &x), &reference::matrix(taps, channels, &weight), &places);
+        let expected = reference::short_conv(
+            &reference::matrix(rows, cols, &x),
+            &reference::matrix(taps, channels, &weight),
+            &places,
+        );
         let most = expected.amax().max(1.0);
         let what = format!("short_conv [{rows}, {channels} of {cols}] with {taps} taps ({reason})");
         check(&what, error(&download(&gpu, &found.expect("short_conv")), &expected, |_, _| most), 16.0 * ROUNDOFF);

@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Result},
     gpu::{ElementType, Gpu},
     model::{
-        BlockWeights, Config, LayerCache, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights, Rope, Shape,
-        Slicing, StepWeights,
+        BlockWeights, Config, LayerCache, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights,
+        Rope, Shape, Slicing, StepWeights,
         architecture::{BlockKind, Role, Weight},
     },
     ops::{AttentionShape, HeadSpan, Norm, Sequence},
