@@ -114,6 +114,21 @@ fn logits_with_a_cache_are_those_of_whole_sequences() {
 }
 
 #[test]
+fn states_of_sequences_side_by_side_do_not_mix() {
+    let gpu = support::gpu();
+    let model = Model::open(&support::fixture("parity").join("qwen35_interval")).expect("a model");
+    let sample = |together| {
+        let samples = Samples { starts: vec![5, 9, 11, 3], length: 12, seed: 3 };
+        sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
+    };
+    let alone = sample(1);
+    assert!(alone.windows(2).all(|pair| pair[0][1..] != pair[1][1..]), "{alone:?}");
+    for together in [2, 3, 4] {
+        assert_eq!(sample(together), alone, "{together} at a time");
+    }
+}
+
+#[test]
 fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
     let gpu = support::gpu();
     let (_directory, model) = model(5, 2);

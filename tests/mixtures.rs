@@ -232,8 +232,14 @@ fn pruned(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, at: &P
 #[test]
 fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_what_that_computes() {
     let gpu = support::gpu();
-    let names =
-        ["qwen3_moe_normalised", "qwen3_moe_dense_between", "qwen3_moe_top_1", "qwen2_moe_plain", "mixtral_top_2"];
+    let names = [
+        "qwen3_moe_normalised",
+        "qwen3_moe_dense_between",
+        "qwen3_moe_top_1",
+        "qwen2_moe_plain",
+        "mixtral_top_2",
+        "olmoe_plain",
+    ];
     for name in names {
         let path = support::fixture("parity").join(name);
         let model = Model::open(&path).expect("a model");
