@@ -268,6 +268,7 @@ fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_w
         for (global, left, kind) in [(false, &expected.left, "each"), (true, &expected.left_global, "global")] {
             let directory = tempfile::tempdir().expect("a directory");
             let options = options(model.config(), expected.share, global);
+            options.check(model.config()).expect("what makes sense");
             let (kept, smaller) = pruned(&gpu, &model, &rows, &options, &directory.path().join("out"));
             let left: Vec<Vec<usize>> = left.iter().map(|left| left.clone().unwrap_or_default()).collect();
             assert_eq!(kept, left, "{name} {kind}");

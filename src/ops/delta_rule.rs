@@ -50,8 +50,9 @@ pub struct DeltaRun {
 const KEY_DIMS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 /// The widest keys.
 pub const MAX_KEY_DIM: usize = 256;
-/// Tokens of a dispatch: one after the other, they take their time even where a GPU has little to do.
-const TOKENS: usize = 1024;
+/// Turns of loops of a thread in a dispatch. Tokens come one after the other and take their time even where a GPU has
+/// little to do; and software drivers of Mesa leave a shader's loops for good after 65535 turns of all of them together.
+const TURNS: usize = 1 << 15;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -148,7 +149,7 @@ impl Gpu {
             let (together, rest) = remaining.split_at(alike(remaining));
             remaining = rest;
             let count = together.len();
-            let most = (self.work_per_dispatch() / (of_token * count).max(1)).clamp(1, TOKENS);
+            let most = (self.work_per_dispatch() / (of_token * count).max(1)).clamp(1, TURNS / (2 * registers + 1));
             let apart = together.get(1).map_or(0, |next| next.first - run.first);
             for skip in (0..run.tokens).step_by(most) {
                 let tokens = most.min(run.tokens - skip);

@@ -92,7 +92,7 @@ impl Options {
                 "{NO_GRADIENTS}; --importance l1, l2 and random need none, and compress cuts without any"
             ));
         }
-        if self.groups != Groups::Mlp {
+        if matches!(self.groups, Groups::Both | Groups::Attention) {
             config.can_cut_heads().or_else(|error| usage(format!("{error}; --mlp prunes channels alone")))?;
         }
         Ok(())

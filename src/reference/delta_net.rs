@@ -54,8 +54,8 @@ pub fn delta_rule(
                 let k = of((key_heads + key_head) * key_dim, key_dim);
                 let v = of(2 * key_heads * key_dim + head * value_dim, value_dim);
                 let (a, b) = (gates[(t, head)], gates[(t, value_heads + head)]);
-                let forget = DMatrix::identity(key_dim, key_dim) - b * &k * k.transpose();
-                s = a * s * forget + b * &v * k.transpose();
+                let recalled = &s * &k;
+                s = a * (s - b * recalled * k.transpose()) + b * v * k.transpose();
                 out.view_mut((t, head * value_dim), (1, value_dim)).copy_from(&(&s * &q).transpose());
             }
             states.view_mut(place, (key_dim, value_dim)).copy_from(&s.transpose());
