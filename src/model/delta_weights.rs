@@ -61,7 +61,7 @@ impl LayerCache {
     /// Of so many sequences of up to `capacity` tokens each.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`crate::Error::OutOfMemory`].
     pub fn new(gpu: &Gpu, spec: &LayerSpec, sequences: usize, capacity: usize) -> Result<Self> {
         let Some(delta) = spec.delta else { return gpu.zeros(sequences * capacity, spec.kv_width()).map(Self::Keys) };
         let shape = delta.shape;
