@@ -150,11 +150,18 @@ impl Config {
     }
 }
 
+/// What each buffer of a gated delta net may take more than its values.
+const ROUNDING: u64 = 1 << 16;
+
 /// Bytes on the GPU beside these that do not depend on the number of tokens: the states of the gated delta nets of a
-/// layer.
+/// layer, and what these have beside their linear weights.
 pub fn states_bytes(config: &Config) -> u64 {
-    let states =
-        |delta: DeltaNet| (delta.together() * delta.shape.state_rows()) as u64 * row_bytes(delta.shape.value_dim);
+    let states = |delta: DeltaNet| {
+        let (shape, channels) = (delta.shape, row_bytes(delta.shape.qkv_width()));
+        let states = (delta.together() * shape.state_rows()) as u64 * row_bytes(shape.value_dim);
+        // Weights of the convolution; the states, what the scan reads and gives, and the small ones.
+        states + delta.taps as u64 * channels + 4 * ROUNDING
+    };
     config.layers.iter().filter_map(|layer| layer.delta).map(states).max().unwrap_or(0)
 }
 
