@@ -8,7 +8,7 @@ use rand_chacha::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, Ends, LayerContext, LayerSpec, LayerWeights, Model, NoExpertTap, forward},
+    model::{Batch, Ends, LayerCache, LayerContext, LayerSpec, LayerWeights, Model, NoExpertTap, forward},
     ops::{RowCopy, SampleOptions, Sequence},
     progress::Progress,
 };
@@ -18,7 +18,7 @@ pub struct Session<'a> {
     gpu: &'a Gpu,
     model: &'a Model,
     weights: &'a Resident,
-    caches: Vec<Matrix>,
+    caches: Vec<LayerCache>,
     sequences: usize,
     capacity: usize,
     length: usize,
@@ -58,8 +58,8 @@ impl<'a> Session<'a> {
         capacity: usize,
     ) -> Result<Self> {
         let layers = &model.config().layers;
-        let widest = layers.iter().map(row_bytes).max().unwrap_or(0);
-        let (needed, most) = ((sequences * capacity * widest) as u64, gpu.max_binding_size());
+        let widest = layers.iter().map(|layer| kept_bytes(layer, capacity)).max().unwrap_or(0);
+        let (needed, most) = ((sequences * widest) as u64, gpu.max_binding_size());
         if needed > most {
             return Err(Error::OutOfMemory(format!(
                 "the keys and values of {sequences} sequences of {capacity} tokens take {needed} bytes a layer, one \
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
                 gpu.adapter().name
             )));
         }
-        let cache = |layer: &LayerSpec| gpu.zeros(sequences * capacity, layer.kv_width());
+        let cache = |layer: &LayerSpec| LayerCache::new(gpu, layer, sequences, capacity);
         let caches = layers.iter().map(cache).collect::<Result<_>>()?;
         Ok(Self { gpu, model, weights, caches, sequences, capacity, length: 0 })
     }
@@ -151,14 +151,15 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Bytes of one token in the cache of a layer.
-fn row_bytes(layer: &LayerSpec) -> usize {
-    layer.kv_width().next_multiple_of(4) * 4
+/// Bytes of a sequence of this many tokens in the cache of a layer.
+fn kept_bytes(layer: &LayerSpec, tokens: usize) -> usize {
+    let (each, token) = layer.cache_bytes();
+    each + tokens * token
 }
 
-/// Bytes of one token in the caches of all layers.
-fn token_bytes(model: &Model) -> usize {
-    model.config().layers.iter().map(row_bytes).sum()
+/// Bytes of a sequence of this many tokens in the caches of all layers.
+fn sequence_bytes(model: &Model, tokens: usize) -> usize {
+    model.config().layers.iter().map(|layer| kept_bytes(layer, tokens)).sum()
 }
 
 /// How text is sampled.
@@ -321,7 +322,7 @@ const PATIENCE: f64 = 60.0;
 /// About how many bytes of GPU memory [`sample_sequences`] takes: all weights, and the keys and values of the sequences
 /// sampled together.
 pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
-    let sequence = length * token_bytes(model);
+    let sequence = sequence_bytes(model, length);
     // Experts come and go.
     let (config, element) = (model.config(), model.store.element_size() as u64);
     let experts = |layer: usize| {
@@ -358,9 +359,9 @@ pub fn sample_sequences(
     let Samples { starts, length, seed } = samples;
     let count = starts.len();
     progress.begin("sample", (count * length) as u64);
-    let by_memory = CACHE_BYTES / (length * token_bytes(model));
-    let widest = config.layers.iter().map(row_bytes).max().unwrap_or(1);
-    let by_binding = gpu.max_binding_size() as usize / (length * widest);
+    let by_memory = CACHE_BYTES / sequence_bytes(model, length).max(1);
+    let widest = config.layers.iter().map(|layer| kept_bytes(layer, length)).max().unwrap_or(1);
+    let by_binding = gpu.max_binding_size() as usize / widest.max(1);
     let together = rows_per_batch.unwrap_or(by_memory).min(by_binding).clamp(1, count.max(1));
     let weights = Resident::upload(gpu, model, length)?;
     let mut rows: Vec<Vec<u32>> = Vec::new();

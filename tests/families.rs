@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use slicegpt_gpu::{Error, model::Config};
+use slicegpt_gpu::{
+    Error,
+    model::{Config, Resize},
+};
 
 fn parse(fields: Value) -> Result<Config, Error> {
     Config::from_fields(fields.as_object().expect("an object").clone(), Path::new("DIR/config.json"))
@@ -99,4 +102,32 @@ fn what_a_row_has_no_maths_for_is_refused_by_name() {
     let wrapped = json!({ "model_type": "gemma3", "text_config": small("gemma3_text"), "quantization_config": { "quant_method": "awq" } });
     assert!(refusal(wrapped).contains("unsupported quantization_config = "));
     assert!(refusal(json!({ "model_type": "gemma3", "text_config": 3 })).contains("text_config"));
+}
+
+#[test]
+fn gated_delta_nets_have_sizes_that_fit_and_leave_a_layer_with_attention() {
+    let more = json!({ "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4 });
+    let delta = with(small("qwen3_5_text"), more);
+    for (fields, message) in [
+        (json!({ "hidden_act": "gelu" }), "unsupported hidden_act = "),
+        (json!({ "linear_key_head_dim": 257 }), "unsupported linear_key_head_dim = "),
+        (json!({ "linear_num_value_heads": 3 }), "3 value heads cannot share 2 key heads of linear attention"),
+        (json!({ "linear_conv_kernel_dim": 0 }), "linear_conv_kernel_dim: expected"),
+        (json!({ "linear_num_key_heads": 1 << 20, "linear_num_value_heads": 1 << 20 }), "are absurd"),
+        (json!({ "layer_types": ["full_attention"] }), "layer_types: expected a name for each layer"),
+        (json!({ "layer_types": ["full_attention", "sliding_attention"] }), "unsupported layer_types = "),
+        (json!({ "full_attention_interval": 0 }), "full_attention_interval: expected"),
+    ] {
+        let found = refusal(with(delta.clone(), fields));
+        assert!(found.contains(message), "{message}: {found}");
+    }
+    // Of layers that have none, sizes do not matter.
+    let alike = json!({ "layer_types": ["full_attention", "full_attention"], "linear_key_head_dim": 257 });
+    let attends = parse(with(delta.clone(), alike)).expect("a config");
+    assert!(!attends.has_delta_nets() && attends.can_lose(&[1]) && attends.layers[0].output_gate);
+    let mixed = parse(delta).expect("a config");
+    assert_eq!(mixed.layers.iter().map(|layer| layer.delta.is_some()).collect::<Vec<_>>(), [true, false]);
+    assert!(mixed.can_lose(&[0]) && !mixed.can_lose(&[1]));
+    let error = mixed.resized(&Resize { layers: vec![0], ..Resize::whole(&mixed) }).expect_err("no attention");
+    assert!(error.to_string().contains("without any layer with attention"), "{error}");
 }

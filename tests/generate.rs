@@ -89,6 +89,10 @@ fn logits_with_a_cache_are_those_of_whole_sequences() {
         "mpt_tied",
         "olmo2_tied",
         "olmo_clip",
+        "qwen35_interval",
+        "qwen35_multimodal",
+        "qwen35_tied",
+        "qwen35_wide",
         "stablelm_parallel",
     ] {
         let path = support::fixture("parity").join(name);
@@ -106,6 +110,21 @@ fn logits_with_a_cache_are_those_of_whole_sequences() {
             let error = support::relative_error(&found, &expected[(done - 1) * vocabulary..done * vocabulary]);
             assert!(error <= 2e-5, "{name}: relative error {error:.1e} after {done} tokens");
         }
+    }
+}
+
+#[test]
+fn states_of_sequences_side_by_side_do_not_mix() {
+    let gpu = support::gpu();
+    let model = Model::open(&support::fixture("parity").join("qwen35_interval")).expect("a model");
+    let sample = |together| {
+        let samples = Samples { starts: vec![5, 9, 11, 3], length: 12, seed: 3 };
+        sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
+    };
+    let alone = sample(1);
+    assert!(alone.windows(2).all(|pair| pair[0][1..] != pair[1][1..]), "{alone:?}");
+    for together in [2, 3, 4] {
+        assert_eq!(sample(together), alone, "{together} at a time");
     }
 }
 

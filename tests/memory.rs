@@ -57,6 +57,12 @@ fn scene_with(
             "vocab_size": vocab, "max_position_embeddings": 512, "layer_norm_eps": 1e-5, "hidden_act": "gelu_new", "partial_rotary_factor": 0.5,
             "tie_word_embeddings": false, "torch_dtype": "float16"
         }),
+        "qwen3_5_text" => json!({
+            "model_type": "qwen3_5_text", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": vocab, "full_attention_interval": 2,
+            "linear_num_key_heads": 4, "linear_num_value_heads": 32, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+            "max_position_embeddings": 512, "tie_word_embeddings": false, "torch_dtype": "float16"
+        }),
         _ => json!({
             "model_type": "llama", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 4,
             "num_key_value_heads": 2, "vocab_size": vocab, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "hidden_act": "silu",
@@ -139,6 +145,7 @@ fn planned_gpu_memory_suffices_and_two_thirds_of_it_do_not() {
         ("llama", [512, 1536, 2, 1000], 4, 64, 64, Placement::Host, "weights and rotations decide"),
         ("opt", [128, 512, 2, 30000], 4, 64, 256, Placement::Gpu, "tables decide"),
         ("phi", [256, 1024, 2, 1000], 8, 256, 1024, Placement::Gpu, "parallel blocks"),
+        ("qwen3_5_text", [128, 176, 2, 500], 16, 16, 256, Placement::Gpu, "a delta net, and attention with gates"),
     ] {
         let scene = scene(model_type, shape, rows, len);
         let pieces = Pieces { batch: BatchSize { tokens, rows: None }, eval_tokens: tokens, part_bytes: 8 * MIB };

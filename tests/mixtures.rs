@@ -24,13 +24,13 @@ use slicegpt_gpu::{
 
 const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, seed: 1 };
 
-/// The parity fixtures that are mixtures.
+/// The parity fixtures with the likeliest tokens after a prompt: mixtures, and layers with states.
 fn fixtures() -> Vec<PathBuf> {
     let all = std::fs::read_dir(support::fixture("parity")).expect("fixtures");
     let mut found: Vec<PathBuf> = all.map(|entry| entry.expect("an entry").path()).collect();
     found.retain(|path| path.join("greedy.json").exists());
     found.sort();
-    assert!(found.len() >= 15, "{found:?}");
+    assert!(found.len() >= 22, "{found:?}");
     found
 }
 
@@ -232,8 +232,14 @@ fn pruned(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, at: &P
 #[test]
 fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_what_that_computes() {
     let gpu = support::gpu();
-    let names =
-        ["qwen3_moe_normalised", "qwen3_moe_dense_between", "qwen3_moe_top_1", "qwen2_moe_plain", "mixtral_top_2"];
+    let names = [
+        "qwen3_moe_normalised",
+        "qwen3_moe_dense_between",
+        "qwen3_moe_top_1",
+        "qwen2_moe_plain",
+        "mixtral_top_2",
+        "olmoe_plain",
+    ];
     for name in names {
         let path = support::fixture("parity").join(name);
         let model = Model::open(&path).expect("a model");
@@ -262,6 +268,7 @@ fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_w
         for (global, left, kind) in [(false, &expected.left, "each"), (true, &expected.left_global, "global")] {
             let directory = tempfile::tempdir().expect("a directory");
             let options = options(model.config(), expected.share, global);
+            options.check(model.config()).expect("what makes sense");
             let (kept, smaller) = pruned(&gpu, &model, &rows, &options, &directory.path().join("out"));
             let left: Vec<Vec<usize>> = left.iter().map(|left| left.clone().unwrap_or_default()).collect();
             assert_eq!(kept, left, "{name} {kind}");

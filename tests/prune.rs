@@ -206,6 +206,11 @@ fn what_is_written_computes_what_the_model_does_without_what_left() {
         ("falcon_rw", Options { groups: Groups::Mlp, ..options(fixture("falcon_rw").0.config()) }, "linear biases"),
         ("gpt2_n_inner", Options { groups: Groups::Mlp, ..options(fixture("gpt2_n_inner").0.config()) }, "transposed"),
         (
+            "qwen35_interval",
+            Options { ratio: 0.5, importance: Importance::L2, ..options(fixture("qwen35_interval").0.config()) },
+            "heads of the attention, gates with them, delta nets stay",
+        ),
+        (
             "llama_bias",
             Options { iterations: 3, importance: Importance::L2, ..options(fixture("llama_bias").0.config()) },
             "biases, in rounds",
@@ -275,6 +280,15 @@ fn heads_that_others_depend_on_are_refused_with_the_reason() {
         let channels = Options { groups: Groups::Mlp, ..options(model.config()) };
         channels.check(model.config()).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+}
+
+#[test]
+fn gradients_through_delta_nets_are_refused_with_the_way_out() {
+    let (model, _) = fixture("qwen35_tied");
+    let (config, usual) = (model.config(), options(model.config()));
+    let error = usual.check(config).expect_err("gradients").to_string();
+    assert!(error.contains("no gradients go through its gated delta nets") && error.contains("l1, l2"), "{error}");
+    Options { importance: Importance::L1, ..usual }.check(config).expect("importances of weights");
 }
 
 #[test]

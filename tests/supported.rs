@@ -19,6 +19,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("ministral", "Ministral 8B"),
     ("qwen2", "Qwen 2, Qwen 2.5"),
     ("qwen3", "Qwen 3 (dense)"),
+    ("qwen3_5_text", "Qwen 3.5 (dense), text of those that see"),
     ("smollm3", "SmolLM3"),
     ("granite", "Granite (dense)"),
     ("phi3", "Phi-3, Phi-4, Phi-4-mini"),
@@ -41,6 +42,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("gpt2", "GPT-2"),
     ("qwen2_moe", "Qwen 1.5, 2 MoE"),
     ("qwen3_moe", "Qwen 3 MoE"),
+    ("olmoe", "OLMoE"),
     ("mixtral", "Mixtral"),
 ];
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Config, Resize},
+    model::{Config, DeltaNet, Resize},
     stream::Types,
 };
 
@@ -79,12 +79,19 @@ pub struct Space<'a> {
     narrowest: usize,
 }
 
-/// What a model weighs, by its layers and channels: `ends + layers · (layer + channel · channels)`.
-#[derive(Clone, Copy)]
+/// What a model weighs, by its layers and channels: `ends + Σ_layers (layer + channel · channels)`.
 struct Weight {
     ends: f64,
-    layer: f64,
+    /// Of each layer.
+    layers: Vec<f64>,
     channel: f64,
+}
+
+impl Weight {
+    fn of(&self, layers: &[usize], channels: usize) -> f64 {
+        let own: f64 = layers.iter().map(|&layer| self.layers[layer]).sum();
+        self.ends + own + layers.len() as f64 * self.channel * channels as f64
+    }
 }
 
 impl<'a> Space<'a> {
@@ -129,15 +136,21 @@ impl<'a> Space<'a> {
         let count = sizes.layers.len() as f64;
         let removed = (sizes.intermediate_size - half) as f64;
         let channel = if removed > 0.0 { (all - fewer) / count / removed } else { 0.0 };
-        let layer = if sizes.layers.len() > 1 {
-            let layers = sizes.layers[..sizes.layers.len() - 1].to_vec();
-            // Not every model can lose its last layer; a fraction of all of them will do.
-            self.weigh(Resize { layers, ..sizes.clone() }).map_or(0.0, |without| all - without)
-        } else {
-            0.0
-        };
-        let own = layer - channel * sizes.intermediate_size as f64;
-        Ok(Weight { ends: all - count * layer, layer: own, channel })
+        // Layers of a kind weigh the same; the first one cannot leave.
+        let like = |layer: usize| self.config.layers[layer].delta;
+        let mut kinds: Vec<(Option<DeltaNet>, f64)> = Vec::new();
+        for layer in (1..sizes.layers.len()).rev() {
+            if !kinds.iter().any(|(kind, _)| *kind == like(layer)) {
+                let layers = (0..sizes.layers.len()).filter(|other| *other != layer).collect();
+                // Not every model can lose its last layer; a fraction of all of them will do.
+                let own = self.weigh(Resize { layers, ..sizes.clone() }).map_or(0.0, |without| all - without);
+                kinds.push((like(layer), own - channel * sizes.intermediate_size as f64));
+            }
+        }
+        let own = |layer: usize| kinds.iter().find(|(kind, _)| *kind == like(layer)).map_or(0.0, |(_, own)| *own);
+        let layers: Vec<f64> = sizes.layers.iter().map(|&layer| own(layer)).collect();
+        let whole = Weight { ends: 0.0, layers, channel };
+        Ok(Weight { ends: all - whole.of(&sizes.layers, sizes.intermediate_size), ..whole })
     }
 
     /// The sizes that an axis can have, whole first.
@@ -191,10 +204,8 @@ impl<'a> Space<'a> {
                         ..whole.clone()
                     };
                     let Ok(weight) = self.weight(&sizes) else { continue };
-                    for (left_out, count) in of(Axis::Layers).into_iter().enumerate() {
-                        let of_channels = |channels: usize| {
-                            weight.ends + count as f64 * (weight.layer + weight.channel * channels as f64)
-                        };
+                    for left_out in 0..of(Axis::Layers).len() {
+                        let of_channels = |channels: usize| weight.of(&self.stay[left_out], channels);
                         // Rounding of the differences above is far below a parameter.
                         let fits = channels.iter().find(|&&channels| of_channels(channels) <= most + 0.5);
                         if let Some(&intermediate_size) = fits {

@@ -59,8 +59,8 @@ impl Cut {
     /// What is to leave a step of a layer of sizes `whole` for `left`, one selection after the other: whole groups of
     /// heads before queries of those that stay.
     pub fn of_step(whole: &LayerSpec, left: &LayerSpec, step: Step) -> Vec<Self> {
-        let (attention, queries) = (step.has(true), whole.heads / whole.kv_heads);
-        let channels = if step.has(false) { whole.intermediate_size - left.intermediate_size } else { 0 };
+        let (attention, queries) = (step.has_attention(), whole.heads / whole.kv_heads);
+        let channels = if step.has_mlp() { whole.intermediate_size - left.intermediate_size } else { 0 };
         let mut cuts = Vec::new();
         if attention && whole.kv_heads != left.kv_heads {
             cuts.push(Self { heads: queries * left.kv_heads, kv_heads: left.kv_heads, channels });
@@ -130,11 +130,11 @@ impl Rows {
     /// Those of a weight that reads, or the columns of one that writes.
     pub fn of(&self, role: Role) -> &[usize] {
         match role {
-            Role::Query | Role::Output => &self.query,
+            Role::Query | Role::Output | Role::OutputGate => &self.query,
             Role::Key | Role::Value => &self.key,
             Role::Gate | Role::Up | Role::Down => &self.channel,
-            // Mixtures are left alone.
-            Role::Router => &[],
+            // Mixtures and gated delta nets are left alone.
+            Role::Router | Role::Mixed | Role::Beta | Role::Decay => &[],
         }
     }
 }

@@ -111,8 +111,10 @@ type Refused = Vec<(Axis, String)>;
 /// [`Error::Usage`] if none can, or one that was asked for by name.
 pub fn axes(config: &Config, options: &Options) -> Result<(Vec<Axis>, Refused)> {
     // Which layers would leave is not known yet, and makes no difference here.
-    let stay = (0..config.layers.len()).map(|count| (0..config.layers.len() - count).collect()).collect();
-    let space = Space::new(config, &options.dtype, options.goal, stay);
+    let count = config.layers.len();
+    let out = (0..count).map_while(|leave| config.first_that_can_leave((1..count).rev(), leave));
+    let stay = out.map(|out| (0..count).filter(|layer| !out.contains(layer)).collect());
+    let space = Space::new(config, &options.dtype, options.goal, stay.collect());
     let (mut axes, mut refused) = (Vec::new(), Vec::new());
     for &axis in &options.axes {
         match space.can_cut(axis) {
@@ -135,12 +137,12 @@ pub fn guess(config: &Config, options: &Options) -> Result<Plan> {
     let (axes, _) = axes(config, options)?;
     let count = config.layers.len();
     // Those in the middle change least, mostly.
-    let stay = (0..=count / 2).map(|leave| {
-        let first = (count - leave) / 2 + 1;
-        (0..count)
-            .filter(|layer| !(first.min(count - leave)..first.min(count - leave) + leave).contains(layer))
-            .collect()
+    let out = (0..=count / 2).map(|leave| {
+        let first = ((count - leave) / 2 + 1).min(count - leave);
+        (first..first + leave).collect::<Vec<usize>>()
     });
+    let out = out.take_while(|out| config.can_lose(out));
+    let stay = out.map(|out| (0..count).filter(|layer| !out.contains(layer)).collect());
     let space = Space::new(config, &options.dtype, options.goal, stay.collect());
     let curves: Vec<Curve> = axes.iter().map(|&axis| Curve::usual(axis)).collect();
     let (_, sizes) = space.allocate(&axes, &curves)?.swap_remove(0);
@@ -267,21 +269,22 @@ impl Work<'_> {
         let all: Vec<usize> = (0..count).collect();
         let mut stay = vec![all.clone()];
         for leave in 1..=most {
-            let out: Vec<usize> = match gaps {
+            let out: Option<Vec<usize>> = match gaps {
                 // The first layer stays.
                 Gaps::Contiguous => {
                     let distance = |first: &usize| self.facts.distance(*first, first + leave);
-                    let first = (1..=count - leave).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(1);
-                    (first..first + leave).collect()
+                    let gap = |first: usize| (first..first + leave).collect::<Vec<usize>>();
+                    let can = (1..=count - leave).filter(|first| self.config().can_lose(&gap(*first)));
+                    can.min_by(|a, b| distance(a).total_cmp(&distance(b))).map(gap)
                 }
                 Gaps::Single => {
                     let distance = |layer: &usize| self.facts.distance(*layer, layer + 1);
                     let mut order: Vec<usize> = (1..count).collect();
                     order.sort_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.cmp(b)));
-                    order.truncate(leave);
-                    order
+                    self.config().first_that_can_leave(order, leave)
                 }
             };
+            let Some(out) = out else { break };
             stay.push(all.iter().copied().filter(|layer| !out.contains(layer)).collect());
         }
         stay

@@ -2,7 +2,7 @@
 
 use crate::{
     fit::TILE,
-    model::{Config, architecture::Space, row_bytes, signal_bytes, staging_bytes},
+    model::{Config, architecture::Space, row_bytes, signal_bytes, staging_bytes, states_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MATRICES_AHEAD, MemoryPlan, Peak, Placement},
 };
@@ -32,8 +32,8 @@ pub fn peak(
     let ends =
         (table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums)).max(heads);
     let (mut gpu, mut largest, mut fused, mut unknowns) = (ends, 0, 0, d);
-    let layer = (0..config.layers.len()).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
-    for step in config.steps() {
+    let layers = config.kinds_of_layers();
+    for (layer, step) in layers.into_iter().flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step))) {
         let shapes = || step.weights().map(|weight| (weight, config.weight_shape(weight, layer)));
         let bytes = |(rows, cols): (usize, usize)| rows as u64 * row_bytes(cols);
         let whole: u64 = shapes().map(|(_, shape)| bytes(shape)).sum();
@@ -44,7 +44,8 @@ pub fn peak(
         let tile = TILE as u64;
         let widest = inner.max(d).min(tile);
         let tiles = 3 * 4 * widest * widest + 4 * run * 2 * widest;
-        let signals = tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 3 * full);
+        let signals = tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 3 * full)
+            + states_bytes(config);
         let regressed = tokens * 4 * inner + tiles;
         // The dense weights, those of the smaller model, and a copy of the largest while it is moved or picked from.
         gpu = gpu.max(rotation + 2 * whole + staging_bytes(most).max(most).max(signals + regressed));

@@ -175,7 +175,8 @@ impl Plan {
         self.sizes.layers.binary_search(&layer).ok()
     }
 
-    /// The tensors of a layer whose names continue with one of `starts`, with the names that they get.
+    /// The tensors of a layer whose names, whole or without what they end with, are among `starts`, with the names that
+    /// they get.
     pub(super) fn of_layer(&self, config: &Config, layer: usize, starts: &[&str]) -> Vec<(TensorSpec, String)> {
         let names = Names::of(config);
         let Some(place) = self.place(layer) else { return Vec::new() };
@@ -183,9 +184,9 @@ impl Plan {
         tensors
             .filter_map(|spec| {
                 let rest = spec.name.strip_prefix(&names.layer(layer, ""))?;
-                let stem = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias"))?;
+                let stem = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias")).unwrap_or(rest);
                 let name = names.layer(place, rest);
-                starts.contains(&stem).then_some((spec, name))
+                (starts.contains(&stem) || starts.contains(&rest)).then_some((spec, name))
             })
             .collect()
     }

@@ -272,12 +272,12 @@ impl<'a> Refit<'a> {
             None => Cut::of_step(&now.layers[layer], &self.cut.layers[layer], step),
         };
         if let Some(kept) = self.selected.get(layer) {
-            let head_dim = now.layers[layer].head_dim;
+            let spec = &now.layers[layer];
             for linear in weights.blocks.iter_mut().flat_map(|block| &mut block.linears) {
-                *linear = pick(pass.gpu, linear, &kept.channels(linear.role, head_dim))?;
+                *linear = pick(pass.gpu, linear, &kept.channels(linear.role, spec))?;
             }
             for linear in &mut writes {
-                *linear = pick_columns(pass.gpu, linear, &kept.channels(linear.role, head_dim))?;
+                *linear = pick_columns(pass.gpu, linear, &kept.channels(linear.role, spec))?;
             }
             now.layers[layer] = self.cut.layers[layer].clone();
         }
@@ -456,7 +456,9 @@ impl Method for Refit<'_> {
             return pass.writer.norms(place, host);
         }
         let head_norms = pass.config.head_norms(layer).concat().into_iter().map(|(stem, _)| stem);
-        let stems: Vec<String> = pass.config.norms(layer).into_iter().map(str::to_owned).chain(head_norms).collect();
+        let delta = pass.config.delta_tensors(layer).into_iter().flatten().map(|(name, _)| name);
+        let norms = pass.config.norms(layer).into_iter().map(str::to_owned);
+        let stems: Vec<String> = norms.chain(head_norms).chain(delta).collect();
         let stems: Vec<&str> = stems.iter().map(String::as_str).collect();
         self.copy(pass, self.plan.of_layer(pass.config, layer, &stems).into_iter())
     }

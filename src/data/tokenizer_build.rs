@@ -74,6 +74,15 @@ const CLASSES: &[Class] = &[
         ..GPT2
     },
     Class {
+        name: "Qwen3_5Tokenizer",
+        defaults: &[ENDS[1], ENDS[2], ("pad_token", END_OF_TEXT)],
+        composes: true,
+        words: Some(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        ..GPT2
+    },
+    Class {
         name: "LlamaTokenizer",
         defaults: &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")],
         sentence: true,

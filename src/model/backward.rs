@@ -183,6 +183,7 @@ impl LayerContext<'_> {
             match block.spec.kind {
                 BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
                 BlockKind::Mixture => return Err(Error::shape("step_backward", "a mixture has no backward pass")),
+                BlockKind::DeltaNet => return Err(Error::shape("step_backward", "a delta net has no backward pass")),
                 BlockKind::Mlp { .. } => {
                     let rows = self.mlp_rows();
                     for first in (0..x.rows()).step_by(rows) {
@@ -236,6 +237,9 @@ impl LayerContext<'_> {
         sums: &mut Sums,
     ) -> Result<()> {
         let (gpu, spec) = (self.gpu, self.spec());
+        if spec.output_gate {
+            return Err(Error::shape("step_backward", "attention with gates has no backward pass"));
+        }
         let shape = spec.attention_shape();
         let input = self.norm(block, x)?;
         let qkv = self.projected(block, &input, 0)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Config, LayerContext, Step,
+    Config, DeltaNet, LayerContext, Step,
     architecture::{BlockKind, Role},
 };
 use crate::{
@@ -114,6 +114,12 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
                 heads = row_bytes(spec.heads_width());
                 attention = row_bytes(input) + row_bytes(spec.qkv_width()) + heads;
             }
+            BlockKind::DeltaNet => {
+                heads = row_bytes(spec.heads_width());
+                let Some(shape) = spec.delta.map(|delta| delta.shape) else { continue };
+                let scan = row_bytes(shape.qkv_width()) + row_bytes(2 * shape.value_heads) + heads;
+                attention = row_bytes(input) + row_bytes(spec.qkv_width()) + scan;
+            }
             // What all experts read, the router's logits, and what one expert reads, has inside and gives: at most of
             // all tokens.
             BlockKind::Mixture => {
@@ -133,6 +139,32 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
     row_bytes(input) + attention.max(heads + row_bytes(output) + after + mlp)
 }
 
+impl Config {
+    /// Of the layers with attention, and of those with what is in its place, the largest one each.
+    pub fn kinds_of_layers(&self) -> Vec<usize> {
+        let largest = |delta: bool| {
+            let layers = (0..self.layers.len()).filter(|&layer| self.layers[layer].delta.is_some() == delta);
+            layers.max_by_key(|&layer| self.layer_parameters(layer))
+        };
+        [false, true].into_iter().filter_map(largest).collect()
+    }
+}
+
+/// What each buffer of a gated delta net may take more than its values.
+const ROUNDING: u64 = 1 << 16;
+
+/// Bytes on the GPU beside these that do not depend on the number of tokens: the states of the gated delta nets of a
+/// layer, and what these have beside their linear weights.
+pub fn states_bytes(config: &Config) -> u64 {
+    let states = |delta: DeltaNet| {
+        let (shape, channels) = (delta.shape, row_bytes(delta.shape.qkv_width()));
+        let states = (delta.together() * shape.state_rows()) as u64 * row_bytes(shape.value_dim);
+        // Weights of the convolution; the states, what the scan reads and gives, and the small ones.
+        states + delta.taps as u64 * channels + 4 * ROUNDING
+    };
+    config.layers.iter().filter_map(|layer| layer.delta).map(states).max().unwrap_or(0)
+}
+
 /// The most bytes on the GPU while `tokens` tokens run through a layer: its weights, of a mixture those of one expert,
 /// and the signals beside the residual.
 pub fn layers_bytes(config: &Config, tokens: u64, element_size: usize) -> u64 {
@@ -147,7 +179,7 @@ pub fn layers_bytes(config: &Config, tokens: u64, element_size: usize) -> u64 {
     };
     let weights = layers.clone().map(|layer| config.resident_parameters(layer)).max().unwrap_or(0);
     let upload = staging_bytes(config.largest_matrix() * element_size as u64);
-    let signals = tokens * layers.map(signals).max().unwrap_or(0);
+    let signals = tokens * layers.map(signals).max().unwrap_or(0) + states_bytes(config);
     // Experts come while others work.
     weights * element_size as u64 + if config.is_mixture() { signals + upload } else { signals.max(upload) }
 }

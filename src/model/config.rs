@@ -8,9 +8,10 @@ use super::{
     architecture::{
         ARCHITECTURES, Affine, Architecture, Bias, Block, Position, QkSpan, REFUSED, Weight, Window, Wiring,
     },
+    delta_spec::{delta_nets, has_output_gate},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, windows},
+    layer_spec::{DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, windows},
     multimodal::{self, TextPart},
     pruning::Pruning,
     rope::Rope,
@@ -30,6 +31,9 @@ pub const PRUNED_PREFIX: &str = "pruned_";
 /// Why methods that change what every layer has leave mixtures alone.
 pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, and \
                            nothing else is implemented";
+
+/// Why methods that need gradients leave models with gated delta nets alone.
+pub const NO_GRADIENTS: &str = "no gradients go through its gated delta nets, and through attention with gates, yet";
 
 /// What a model is, checked: sizes are positive and fit together, and every field that changes the maths is handled.
 #[derive(Debug, Clone)]
@@ -185,25 +189,29 @@ impl Config {
         let windows = windows(&reader, architecture, &known)?;
         let scales = attention_scales(&reader, architecture, head_dim, num_hidden_layers)?;
         let mixed = experts(&reader, architecture, num_hidden_layers)?;
+        let deltas = delta_nets(&reader, architecture, num_hidden_layers)?;
+        let output_gate = has_output_gate(architecture);
         let softcap = reader.optional(attention.softcap)?;
         let clip_qkv = attention.clip.map_or(Ok(None), |name| reader.positive(name))?.map(|limit| limit as f32);
-        type Kind = ((bool, (Option<usize>, bool)), (f32, Option<(Experts, usize)>));
-        let layer = |((known, (window, local)), (attention_scale, experts)): Kind| LayerSpec {
+        type Kind = (((bool, (Option<usize>, bool)), (f32, Option<(Experts, usize)>)), Option<DeltaNet>);
+        let layer = |(((known, (window, local)), (attention_scale, experts)), delta): Kind| LayerSpec {
             heads: num_attention_heads,
             kv_heads: num_key_value_heads,
             head_dim,
             intermediate_size: experts.map_or(intermediate_size, |(_, width)| width),
             experts: experts.map(|(experts, _)| experts),
             // Layers with a window may have a table of their own.
-            rope: (known && !ropes.is_empty()).then_some(usize::from(local && ropes.len() > 1)),
+            rope: (known && delta.is_none() && !ropes.is_empty()).then_some(usize::from(local && ropes.len() > 1)),
             window,
             attention_scale,
             softcap,
             alibi,
             clip_qkv,
+            output_gate: output_gate && delta.is_none(),
+            delta,
         };
-        let mut layers: Vec<LayerSpec> =
-            known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).map(layer).collect();
+        let kinds = known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).zip(deltas);
+        let mut layers: Vec<LayerSpec> = kinds.map(layer).collect();
         if pruned {
             Pruning::apply(&raw, path, &mut layers)?;
         }
@@ -332,11 +340,23 @@ impl Config {
         self.layers.iter().any(|layer| layer.experts.is_some())
     }
 
+    /// Whether some of its layers have a gated delta net in place of attention.
+    pub fn has_delta_nets(&self) -> bool {
+        self.layers.iter().any(|layer| layer.delta.is_some())
+    }
+
+    /// Whether gradients go through all of its layers, mixtures apart.
+    pub fn has_gradients(&self) -> bool {
+        !self.layers.iter().any(|layer| layer.output_gate || layer.delta.is_some())
+    }
+
     /// The blocks of a layer.
     pub fn blocks(&self, layer: usize) -> &'static [Block] {
-        match (&self.architecture.mixture, self.layers[layer].experts) {
-            (Some(mixture), Some(_)) => mixture.blocks,
-            _ => self.architecture.blocks,
+        let (row, spec) = (self.architecture, &self.layers[layer]);
+        match (&row.mixture, &row.delta_net) {
+            (Some(mixture), _) if spec.experts.is_some() => mixture.blocks,
+            (_, Some(delta)) if spec.delta.is_some() => delta.blocks,
+            _ => row.blocks,
         }
     }
 
@@ -357,7 +377,7 @@ impl Config {
         self.blocks(layer).iter().flat_map(|block| block.weights)
     }
 
-    /// The steps of a layer that is no mixture, in order.
+    /// The steps of a layer of the row's own blocks, in order: as many as other layers have.
     pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + Clone + use<> {
         self.steps_of(self.architecture.blocks)
     }

@@ -40,6 +40,20 @@ pub const QWEN2_MOE: Defaults = Defaults { num_attention_heads: 16, intermediate
 
 pub const QWEN3_MOE: Defaults = Defaults { hidden_size: 2048, num_hidden_layers: 24, intermediate_size: 6144, ..QWEN };
 
+pub const QWEN3_5: Defaults =
+    Defaults { num_attention_heads: 16, intermediate_size: 12288, vocab_size: 248_320, ..QWEN };
+
+pub const OLMOE: Defaults = Defaults {
+    hidden_size: 2048,
+    num_hidden_layers: 16,
+    num_attention_heads: 16,
+    intermediate_size: 2048,
+    vocab_size: 50304,
+    max_position_embeddings: 4096,
+    bos_token_id: None,
+    eos_token_id: Some(50279),
+};
+
 pub const PHI3: Defaults = Defaults {
     hidden_size: 3072,
     intermediate_size: 8192,

@@ -4,6 +4,7 @@ use std::{borrow::Cow, ops::Range};
 
 use super::{
     architecture::{Block, Role, Weight},
+    layer_spec::DeltaNet,
     storage::Rows,
 };
 use crate::{
@@ -302,6 +303,20 @@ impl HostNorm {
     }
 }
 
+/// What a gated delta net has beside its linear weights, as it is stored.
+#[derive(Debug, Clone)]
+pub struct HostDeltaNet {
+    pub net: DeltaNet,
+    /// `[channels, taps]`.
+    pub convolution: Vec<f32>,
+    /// Logarithms, of each value head.
+    pub rate: Vec<f32>,
+    /// Of each value head.
+    pub decay_bias: Vec<f32>,
+    /// `[value_dim]`, which all heads share.
+    pub norm: Vec<f32>,
+}
+
 /// The weights of one block.
 #[derive(Debug, Clone)]
 pub struct HostBlock<'a> {
@@ -312,6 +327,8 @@ pub struct HostBlock<'a> {
     pub norm_after: Option<HostNorm>,
     /// Of queries and keys.
     pub head_norms: Option<[HostNorm; 2]>,
+    /// Of a gated delta net.
+    pub delta: Option<HostDeltaNet>,
     pub linears: Vec<HostLinear<'a>>,
 }
 

@@ -7,13 +7,14 @@ use super::{
     adapter::Adapter,
     architecture::{Block, BlockKind, Role, Space, Weight},
     config::Config,
+    delta_weights::{DeltaWeights, LayerCache},
     host::{HostBlock, HostLayer, HostLinear, HostNorm, HostStep},
     layer_spec::LayerSpec,
 };
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionShape, Bound, HeadSpan, Norm, RowCopy, Sequence},
+    ops::{Bound, HeadSpan, Norm, Sequence},
 };
 
 /// A linear weight `[out, in]` on the GPU.
@@ -79,6 +80,8 @@ pub struct BlockWeights {
     pub norm_after: Option<NormWeights>,
     /// Of queries and keys.
     pub head_norms: Option<[NormWeights; 2]>,
+    /// Of a gated delta net.
+    pub delta: Option<DeltaWeights>,
     pub linears: Vec<Linear>,
     /// Of some of the linear weights.
     pub adapters: Vec<Adapter>,
@@ -92,9 +95,16 @@ impl BlockWeights {
 
     fn upload(gpu: &Gpu, block: &HostBlock, fused: bool) -> Result<Self> {
         let linears = block.linears.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<_>>()?;
+        Ok(Self { linears, ..Self::without_linears(gpu, block, fused)? })
+    }
+
+    /// All but the linear weights.
+    fn without_linears(gpu: &Gpu, block: &HostBlock, fused: bool) -> Result<Self> {
         let [norm, norm_after] = upload_norms(gpu, block)?;
         let head_norms = upload_head_norms(gpu, block)?;
-        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms, linears, adapters: Vec::new() })
+        let delta = block.delta.as_ref().map(|delta| DeltaWeights::upload(gpu, delta)).transpose()?;
+        let (linears, adapters) = (Vec::new(), Vec::new());
+        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms, delta, linears, adapters })
     }
 
     /// The weight that writes the residual stream.
@@ -160,10 +170,9 @@ impl StepWeights {
     pub fn of(gpu: &Gpu, host: &[HostBlock], linears: Vec<Linear>, fused: bool) -> Result<Self> {
         let mut blocks = Vec::with_capacity(host.len());
         for block in host {
-            let [norm, norm_after] = upload_norms(gpu, block)?;
-            let (norm, head_norms) = (norm.filter(|_| !fused), upload_head_norms(gpu, block)?);
-            let (linears, adapters) = (Vec::new(), Vec::new());
-            blocks.push(BlockWeights { spec: block.spec, fused, norm, norm_after, head_norms, linears, adapters });
+            let whole = BlockWeights::without_linears(gpu, block, fused)?;
+            let norm = whole.norm.clone().filter(|_| !fused);
+            blocks.push(BlockWeights { norm, ..whole });
         }
         let mut this = Self { blocks, shortcut: None };
         linears.into_iter().for_each(|linear| this.add(linear));
@@ -258,9 +267,8 @@ pub struct LayerContext<'a> {
     /// As [`super::Model::rope_tables`] makes them.
     pub rope_tables: &'a [Matrix],
     pub sequences: &'a [Sequence],
-    /// Keys and values of earlier tokens, `[rows, 2 · kv_heads · head_dim]`, to be added to; `None` if the sequences
-    /// are complete.
-    pub cache: Option<&'a Matrix>,
+    /// What is kept of earlier tokens, to be added to; `None` if the sequences are complete.
+    pub cache: Option<&'a LayerCache>,
 }
 
 impl LayerContext<'_> {
@@ -300,21 +308,24 @@ impl LayerContext<'_> {
         if weights.mixture().is_some() {
             return Err(Error::shape("layer", "a mixture goes through its experts one by one"));
         }
-        let attention = |block: &BlockWeights| block.spec.kind == BlockKind::Attention;
+        let looks_back = |block: &BlockWeights| block.spec.kind.looks_back();
         // Attention looks at all tokens, an MLP at one.
         let mut attended = Vec::new();
-        for block in weights.blocks.iter().filter(|block| attention(block)) {
+        for block in weights.blocks.iter().filter(|block| looks_back(block)) {
             let normed = self.norm(block, x)?;
             tap.reads(block.spec, &normed)?;
-            attended.push(self.attention(block, &normed)?);
+            attended.push(match block.spec.kind {
+                BlockKind::DeltaNet => self.delta_net(block, &normed)?,
+                _ => self.attention(block, &normed)?,
+            });
         }
-        let rows = if weights.blocks.iter().all(attention) { x.rows().max(1) } else { self.mlp_rows() };
+        let rows = if weights.blocks.iter().all(looks_back) { x.rows().max(1) } else { self.mlp_rows() };
         for first in (0..x.rows()).step_by(rows) {
             let tokens = first..x.rows().min(first + rows);
             let mut inner = Vec::with_capacity(weights.blocks.len());
             let mut attended = attended.iter();
             for block in &weights.blocks {
-                if attention(block) {
+                if looks_back(block) {
                     inner.extend(attended.next().map(|all| all.view(tokens.clone())).transpose()?);
                 } else {
                     let normed = self.norm(block, &x.view(tokens.clone())?)?;
@@ -353,8 +364,8 @@ impl LayerContext<'_> {
         self.gpu.activation(self.config.activation, block.gated(), &self.projected(block, input, first)?)
     }
 
-    /// What the weights of a block that read the residual make of it, side by side: queries, keys and values
-    /// `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up alone. `first` is the number of
+    /// What the weights of a block that read the residual make of it, side by side: queries, keys and values, or what
+    /// a gated delta net has for these, `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up alone. `first` is the number of
     /// the first token.
     pub(super) fn projected(&self, block: &BlockWeights, input: &Matrix, first: usize) -> Result<Matrix> {
         let all = self.gpu.unfilled(input.rows(), self.projected_width(block))?;
@@ -397,7 +408,7 @@ impl LayerContext<'_> {
 
     fn projected_width(&self, block: &BlockWeights) -> usize {
         match block.spec.kind {
-            BlockKind::Attention => self.spec().qkv_width(),
+            BlockKind::Attention | BlockKind::DeltaNet => self.spec().qkv_width(),
             BlockKind::Mlp { gated } => self.spec().intermediate_size * if gated { 2 } else { 1 },
             BlockKind::Mixture => 2 * self.spec().intermediate_size,
         }
@@ -405,59 +416,19 @@ impl LayerContext<'_> {
 
     /// Where the result of a weight lies in [`Self::projected`].
     pub(super) fn projected_columns(&self, block: &BlockWeights, read: &Linear) -> Range<usize> {
-        let shape = self.spec().attention_shape();
-        let first = match read.role {
-            Role::Key => shape.k.column,
-            Role::Value => shape.v.column,
-            Role::Up if block.gated() => self.spec().intermediate_size,
+        let spec = self.spec();
+        let shape = spec.attention_shape();
+        let first = match (read.role, spec.delta) {
+            (Role::Key, _) => shape.k.column,
+            (Role::Value, _) => shape.v.column,
+            (Role::OutputGate, None) => spec.gate_column(),
+            (Role::OutputGate, Some(delta)) => delta.gate_column(),
+            (Role::Beta, Some(delta)) => delta.beta_column(),
+            (Role::Decay, Some(delta)) => delta.decay_column(),
+            (Role::Up, _) if block.gated() => spec.intermediate_size,
             _ => 0,
         };
         first..first + read.weight.rows()
-    }
-
-    /// The norms of queries and keys, and what tells them their positions, in place.
-    pub(super) fn place_in_place(&self, block: &BlockWeights, qkv: &Matrix) -> Result<()> {
-        let (gpu, config, spec) = (self.gpu, self.config, self.spec());
-        let shape = spec.attention_shape();
-        if let (Some(norms), Some(qk)) = (&block.head_norms, config.qk_norm()) {
-            for (span, norm) in [shape.q, shape.k].into_iter().zip(norms) {
-                gpu.head_norm(
-                    qk.norm,
-                    qkv,
-                    norm.span(span, spec.head_dim),
-                    &norm.weight,
-                    norm.bias.as_ref(),
-                    config.head_norm_eps,
-                )?;
-            }
-        }
-        if let Some((span, table)) = self.turned() {
-            gpu.rope(qkv, span, spec.head_dim, self.positions, table)?;
-        }
-        Ok(())
-    }
-
-    /// The heads that rotary embeddings turn, and their angles, where the layer has any.
-    pub(super) fn turned(&self) -> Option<(HeadSpan, &Matrix)> {
-        let spec = self.spec();
-        let table = spec.rope.and_then(|table| self.rope_tables.get(table))?;
-        // Keys follow the queries.
-        Some((HeadSpan { column: 0, heads: spec.heads + spec.kv_heads }, table))
-    }
-
-    /// What the attention's output projection reads, `[tokens, heads · head_dim]`.
-    fn attention(&self, block: &BlockWeights, input: &Matrix) -> Result<Matrix> {
-        let (gpu, spec) = (self.gpu, self.spec());
-        let shape = spec.attention_shape();
-        let qkv = self.projected(block, input, 0)?;
-        self.place_in_place(block, &qkv)?;
-        let Some(cache) = self.cache else { return gpu.attention(&shape, &qkv, &qkv, self.sequences) };
-        let rows: Vec<(usize, usize)> = self.sequences.iter().flat_map(|sequence| sequence.cache_rows()).collect();
-        let copy = RowCopy { from_column: shape.k.column, cols: spec.kv_width(), to_column: 0 };
-        gpu.copy_rows(&qkv, cache, &rows, copy)?;
-        let cached = |column| HeadSpan { column, heads: spec.kv_heads };
-        let shape = AttentionShape { k: cached(0), v: cached(spec.kv_width() / 2), ..shape };
-        gpu.attention(&shape, &qkv, cache, self.sequences)
     }
 }
 

@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{
     error::Result,
-    ops::{Alibi, AttentionShape, HeadSpan},
+    ops::{Alibi, AttentionShape, DeltaShape, HeadSpan},
 };
 
 /// The sizes of one layer, which may differ from those of others.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LayerSpec {
-    /// Query heads.
+    /// Query heads; of a layer with a gated delta net, those that it would have with attention.
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -38,6 +38,41 @@ pub struct LayerSpec {
     pub alibi: Option<Alibi>,
     /// Queries, keys and values beyond this size are set to it.
     pub clip_qkv: Option<f32>,
+    /// Whether the attention's result is multiplied by the sigmoid of gates.
+    pub output_gate: bool,
+    /// What the layer has in place of attention, if it has.
+    pub delta: Option<DeltaNet>,
+}
+
+/// The gated delta net of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaNet {
+    pub shape: DeltaShape,
+    /// Tokens that its convolution sees.
+    pub taps: usize,
+}
+
+impl DeltaNet {
+    /// Columns of all that its weights make of a token, side by side: queries, keys and values, the gate of the result,
+    /// beta and decay of each value head.
+    pub fn projected_width(&self) -> usize {
+        self.decay_column() + self.shape.value_heads
+    }
+
+    /// Where the gate of the result begins.
+    pub fn gate_column(&self) -> usize {
+        self.shape.qkv_width()
+    }
+
+    /// Where beta begins.
+    pub fn beta_column(&self) -> usize {
+        self.gate_column() + self.shape.value_width()
+    }
+
+    /// Where the decay begins.
+    pub fn decay_column(&self) -> usize {
+        self.beta_column() + self.shape.value_heads
+    }
 }
 
 /// The experts of a layer.
@@ -75,9 +110,14 @@ impl Step {
         self.weights().flat_map(|weight| weight.holds.iter().map(move |role| (weight, *role)))
     }
 
-    /// Its blocks of this kind.
-    pub fn has(self, attention: bool) -> bool {
-        self.blocks.iter().any(|block| (block.kind == BlockKind::Attention) == attention)
+    /// Whether it has a block of attention.
+    pub fn has_attention(self) -> bool {
+        self.blocks.iter().any(|block| block.kind == BlockKind::Attention)
+    }
+
+    /// Whether it has a block with channels between two linear layers.
+    pub fn has_mlp(self) -> bool {
+        self.blocks.iter().any(|block| block.kind.is_mlp())
     }
 }
 
@@ -89,23 +129,34 @@ impl LayerSpec {
             Role::Key | Role::Value => self.kv_heads * self.head_dim,
             Role::Gate | Role::Up => self.intermediate_size,
             Role::Router => self.experts.map_or(0, |experts| experts.count),
+            Role::OutputGate => self.heads_width(),
+            Role::Mixed => self.delta.map_or(0, |delta| delta.shape.qkv_width()),
+            Role::Beta | Role::Decay => self.delta.map_or(0, |delta| delta.shape.value_heads),
             Role::Output | Role::Down => 0,
         }
     }
 
-    /// Columns of the attention's result, and of the queries.
+    /// Columns of the result of the attention, or of what is in its place; of attention, also those of the queries.
     pub fn heads_width(&self) -> usize {
-        self.heads * self.head_dim
+        self.delta.map_or(self.heads * self.head_dim, |delta| delta.shape.value_width())
     }
 
-    /// Columns of the queries, keys and values of a token side by side.
+    /// Columns of the queries, keys, values and gates of a token side by side; of a gated delta net, those of all that
+    /// its weights make of it.
     pub fn qkv_width(&self) -> usize {
-        self.heads_width() + self.kv_width()
+        let gates = if self.output_gate { self.heads_width() } else { 0 };
+        let attention = self.heads_width() + self.kv_width() + gates;
+        self.delta.map_or(attention, |delta| delta.projected_width())
     }
 
-    /// Columns of the keys and values of a token side by side.
+    /// Columns of the keys and values of a token side by side; none where none are kept.
     pub fn kv_width(&self) -> usize {
-        2 * self.kv_heads * self.head_dim
+        if self.delta.is_some() { 0 } else { 2 * self.kv_heads * self.head_dim }
+    }
+
+    /// Where the gates of the attention's result begin in rows of [`LayerSpec::qkv_width`].
+    pub fn gate_column(&self) -> usize {
+        self.heads_width() + self.kv_width()
     }
 
     /// Where queries, keys and values lie in rows of [`LayerSpec::qkv_width`].
@@ -230,6 +281,8 @@ pub(super) fn windows(
 ) -> Result<Vec<(Option<usize>, bool)>> {
     let layers = roped.len();
     let types = match reader.get("layer_types") {
+        // They are of another kind.
+        _ if architecture.delta_net.is_some() => None,
         None => None,
         Some(value) => Some(layer_types(reader, value, layers)?),
     };

@@ -3,11 +3,15 @@
 mod adapter;
 mod agreement;
 pub mod architecture;
+mod attention;
 mod backward;
 mod batch;
 mod config;
 mod decoder;
 mod defaults;
+mod delta_net;
+mod delta_spec;
+mod delta_weights;
 mod ends;
 mod ends_backward;
 mod experts;
@@ -42,9 +46,11 @@ pub use agreement::{Agreement, Agreements};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
     BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes,
+    states_bytes,
 };
-pub use config::{Config, MIXTURE, PRUNED_PREFIX, SLICED_PREFIX};
+pub use config::{Config, MIXTURE, NO_GRADIENTS, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
+pub use delta_weights::{DeltaWeights, LayerCache};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets, TeacherSlice};
 pub use forms::{
@@ -52,9 +58,9 @@ pub use forms::{
     without_mean,
 };
 pub use generation::{GenerationConfig, StopTokens};
-pub use host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
+pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
-pub use layer_spec::{Experts, LayerSpec, Step};
+pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
 pub use mixture::{ExpertTap, NoExpertTap, forward};
 pub use pruning::{Kept, LayerSizes, Pruning};
 pub use rope::{Rope, Scaling};

@@ -34,6 +34,8 @@ impl TextPart {
 const WRAPPERS: &[TextPart] = &[
     TextPart { model_type: "gemma3", text: "gemma3_text", tied: true, ..NAMES },
     TextPart { model_type: "mistral3", text: "mistral", tied: true, ..NAMES },
+    // Of the layers for several tokens ahead, transformers reads nothing either.
+    TextPart { model_type: "qwen3_5", text: "qwen3_5_text", tied: false, others: &["visual.", "mtp."], ..NAMES },
 ];
 
 const NAMES: TextPart = TextPart {

@@ -55,12 +55,17 @@ impl Kept {
         }
     }
 
-    /// The channels of a weight's rows, or of the columns of one that writes the residual stream, that are left where
-    /// heads are this wide.
-    pub fn channels(&self, role: Role, head_dim: usize) -> Vec<usize> {
-        let of_heads = |heads: &[usize]| heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
+    /// The channels of a weight's rows, or of the columns of one that writes the residual stream, that are left of a
+    /// layer of these sizes.
+    pub fn channels(&self, role: Role, spec: &LayerSpec) -> Vec<usize> {
+        let h = spec.head_dim;
+        let of_heads = |heads: &[usize]| heads.iter().flat_map(|head| head * h..(head + 1) * h).collect();
         match role {
-            Role::Query | Role::Output => of_heads(&self.query_heads),
+            // The heads of a gated delta net stay.
+            Role::Output if spec.delta.is_some() => (0..spec.heads_width()).collect(),
+            Role::OutputGate if spec.delta.is_some() => (0..spec.heads_width()).collect(),
+            Role::Mixed | Role::Beta | Role::Decay => (0..spec.rows(role)).collect(),
+            Role::Query | Role::Output | Role::OutputGate => of_heads(&self.query_heads),
             Role::Key | Role::Value => of_heads(&self.key_value_heads),
             Role::Gate | Role::Up | Role::Down => self.mlp_channels.clone(),
             Role::Router => self.experts.clone(),

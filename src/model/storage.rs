@@ -72,6 +72,8 @@ pub fn rows(weight: &Weight, role: Role, layer: &LayerSpec, pairs: Option<usize>
     let (h, group) = (layer.head_dim, layer.heads / layer.kv_heads.max(1));
     let head_start = |head: usize| match (weight.order, role) {
         (Order::Concatenated, _) => first + head * h,
+        (Order::Paired, Role::Query) => 2 * head * h,
+        (Order::Paired, _) => (2 * head + 1) * h,
         (Order::Grouped, Role::Query) => (head / group * (group + 2) + head % group) * h,
         (Order::Grouped, Role::Key) => (head * (group + 2) + group) * h,
         (Order::Grouped, _) => (head * (group + 2) + group + 1) * h,
@@ -124,7 +126,13 @@ mod tests {
         // Groups of one and of several, heads of odd width, all, some and none of a head rotary.
         for (heads, kv_heads, head_dim) in [(4, 4, 3), (6, 2, 4), (3, 1, 5), (1, 1, 2)] {
             let layer = layer(heads, kv_heads, head_dim);
-            for (holds, order) in [(qkv, Order::Concatenated), (qkv, Order::Grouped), (gate_up, Order::Concatenated)] {
+            let gated: &[Role] = &[Role::Query, Role::OutputGate];
+            for (holds, order) in [
+                (qkv, Order::Concatenated),
+                (qkv, Order::Grouped),
+                (gate_up, Order::Concatenated),
+                (gated, Order::Paired),
+            ] {
                 for pairs in [None, Some(1), Some(head_dim / 2)] {
                     let (weight, width) = (weight(holds, order), 2);
                     let total: usize = holds.iter().map(|role| layer.rows(*role)).sum();
@@ -161,6 +169,14 @@ mod tests {
         assert_eq!(listed(Role::Query), [0..2, 4..6]);
         assert_eq!(listed(Role::Key), [2..3, 6..7]);
         assert_eq!(listed(Role::Value), [3..4, 7..8]);
+    }
+
+    #[test]
+    fn a_pair_is_a_query_then_the_gate_of_its_result() {
+        let (weight, layer) = (weight(&[Role::Query, Role::OutputGate], Order::Paired), layer(3, 1, 2));
+        let listed = |role| rows(&weight, role, &layer, None).runs(0..layer.rows(role));
+        assert_eq!(listed(Role::Query), [0..2, 4..6, 8..10]);
+        assert_eq!(listed(Role::OutputGate), [2..4, 6..8, 10..12]);
     }
 
     #[test]

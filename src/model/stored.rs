@@ -16,7 +16,7 @@ impl WeightStore {
         let of_tokens = || [names.embedding(), names.head(), names.head_bias()].iter().any(|of| of == name);
         match &self.vocabulary {
             Some(vocabulary) if of_tokens() => vocabulary.of_tokens(shape),
-            _ => (shape.to_vec(), Rows::Run(0..if shape.len() == 2 { shape[0] } else { 1 })),
+            _ => (shape.to_vec(), Rows::Run(0..shape.iter().rev().skip(1).product())),
         }
     }
 

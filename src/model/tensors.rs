@@ -3,7 +3,7 @@
 use super::{
     architecture::{Layout, Position, QkNorm, QkSpan, Role, Space, Weight},
     config::Config,
-    layer_spec::Step,
+    layer_spec::{DeltaNet, Step},
     slicing::LayerWidths,
     storage::{self, Rows},
 };
@@ -118,7 +118,7 @@ impl Config {
     /// The shortcuts of a layer: the step that each belongs to, and its widths before and after.
     pub fn shortcuts(&self, layer: usize) -> impl Iterator<Item = (Step, usize, usize)> {
         let (widths, fused) = (self.widths(layer), self.fused());
-        self.steps().filter(move |step| fused && widths.has_shortcut(*step)).map(move |step| {
+        self.layer_steps(layer).filter(move |step| fused && widths.has_shortcut(*step)).map(move |step| {
             let (before, after) = widths.step(step);
             (step, before, after)
         })
@@ -127,7 +127,7 @@ impl Config {
     /// `[out, in]` of a linear weight.
     pub fn linear_shape(&self, role: Role, layer: usize) -> (usize, usize) {
         let (widths, spec) = (self.widths(layer), &self.layers[layer]);
-        let step = self.steps().find(|step| step.linears().any(|(_, held)| held == role));
+        let step = self.layer_steps(layer).find(|step| step.linears().any(|(_, held)| held == role));
         let (before, after) = step.map_or((self.hidden_size, self.hidden_size), |step| widths.step(step));
         match role {
             Role::Output => (after, spec.heads_width()),
@@ -227,6 +227,9 @@ impl Config {
                     add(names.layer(layer, &format!("{stem}.bias")), &shape);
                 }
             }
+            for (name, shape) in self.delta_tensors(layer).into_iter().flatten() {
+                add(names.layer(layer, &name), &shape);
+            }
             for (step, before, after) in self.shortcuts(layer) {
                 add(names.shortcut(layer, step), &[before, after]);
             }
@@ -241,6 +244,18 @@ impl Config {
         list
     }
 
+    /// What a gated delta net has beside its linear weights, by names within the layer, with their shapes: the
+    /// convolution, rates, biases of the decay, and the weight of the norm of each head's result.
+    pub fn delta_tensors(&self, layer: usize) -> Option<[(String, Vec<usize>); 4]> {
+        let (row, DeltaNet { shape, taps }) = (self.architecture.delta_net?, self.layers[layer].delta?);
+        Some([
+            (format!("{}.weight", row.convolution), vec![shape.qkv_width(), 1, taps]),
+            (row.rate.to_owned(), vec![shape.value_heads]),
+            (row.decay_bias.to_owned(), vec![shape.value_heads]),
+            (format!("{}.weight", row.norm), vec![shape.value_dim]),
+        ])
+    }
+
     /// The norms of queries and keys, where the model has them.
     pub fn qk_norm(&self) -> Option<QkNorm> {
         self.architecture.attention.qk_norm.filter(|_| self.qk_norm)
@@ -248,8 +263,8 @@ impl Config {
 
     /// What the norms of queries, and those of keys, are called in a layer, and the shapes of their weights.
     pub fn head_norms(&self, layer: usize) -> [Vec<(String, Vec<usize>)>; 2] {
-        let Some(qk) = self.qk_norm() else { return Default::default() };
         let spec = &self.layers[layer];
+        let Some(qk) = self.qk_norm().filter(|_| spec.delta.is_none()) else { return Default::default() };
         [(qk.q, spec.heads), (qk.k, spec.kv_heads)].map(|(stem, heads)| {
             let one = |shape: &[usize]| vec![(stem.to_owned(), shape.to_vec())];
             match qk.span {

@@ -17,6 +17,9 @@ const CLASSES: &[(&str, &str, bool)] = &[
     ("qwen3", "Qwen2Tokenizer", false),
     ("qwen2_moe", "Qwen2Tokenizer", false),
     ("qwen3_moe", "Qwen2Tokenizer", false),
+    ("qwen3_5", "Qwen3_5Tokenizer", true),
+    ("qwen3_5_text", "Qwen3_5Tokenizer", false),
+    ("olmoe", "GPTNeoXTokenizer", false),
     ("mixtral", SERIALIZED, false),
     ("phi", "GPT2Tokenizer", false),
     ("phi3", SERIALIZED, true),
@@ -45,9 +48,12 @@ impl Config {
     /// The class by which transformers reads the tokenizer: `named` is what tokenizer_config.json says, and
     /// `of_bytes` whether tokenizer.json is of the byte-level kind.
     pub fn tokenizer_class(&self, named: Option<&str>, of_bytes: bool) -> String {
-        let model_type = self.architecture.model_type;
+        // That of what wraps it counts before its own.
+        let wrapper = self.part_of.map(|part| part.model_type);
+        let mut types = wrapper.into_iter().chain([self.architecture.model_type]);
         // A sliced model has a `model_type` of its own, for which nothing is registered.
-        let row = CLASSES.iter().find(|(of, ..)| *of == model_type && !self.fused());
+        let row = types.find_map(|model_type| CLASSES.iter().find(|(of, ..)| *of == model_type));
+        let row = row.filter(|_| !self.fused());
         let named = named.or(self.raw.get("tokenizer_class").and_then(Value::as_str)).map(canonical);
         let class = match (named, row) {
             (None, None) => SERIALIZED,

@@ -6,7 +6,7 @@ use super::{
     architecture::{Block, BlockKind, Layout, QkNorm, QkSpan, Role, Weight},
     config::Config,
     fused_rows::FusedRows,
-    host::{HostBlock, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, RowNorm},
+    host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, RowNorm},
     layer_spec::Step,
     storage::Rows,
     stored_vocabulary::StoredVocabulary,
@@ -141,7 +141,7 @@ impl WeightStore {
         let (whole, rows) = self.stored_shape(name, shape);
         let (stored, tensor, element) = self.stored(name, &whole)?;
         let cols = match (shape, &rows) {
-            ([_, cols], _) => *cols,
+            ([_, .., cols], _) => *cols,
             // A vector of which some values count.
             (_, Rows::Listed(_)) => 1,
             _ => shape[0],
@@ -245,7 +245,26 @@ impl WeightStore {
             Some(name) => self.residual_norm(&names.layer(layer, name)),
             None => Ok(None),
         };
-        Ok(HostBlock { spec, norm: norm(spec.norm)?, norm_after: norm(spec.norm_after)?, head_norms, linears })
+        let delta = if spec.kind == BlockKind::DeltaNet { self.delta_net(layer)? } else { None };
+        let (norm, norm_after) = (norm(spec.norm)?, norm(spec.norm_after)?);
+        Ok(HostBlock { spec, norm, norm_after, head_norms, delta, linears })
+    }
+
+    /// What a gated delta net has beside its linear weights.
+    fn delta_net(&self, layer: usize) -> Result<Option<HostDeltaNet>> {
+        let names = Names::of(&self.config);
+        let Some((net, tensors)) = self.config.layers[layer].delta.zip(self.config.delta_tensors(layer)) else {
+            return Ok(None);
+        };
+        let read = |(name, shape): &(String, Vec<usize>)| self.find(&names.layer(layer, name), shape)?.to_f32();
+        let [convolution, rate, decay_bias, norm] = &tensors;
+        Ok(Some(HostDeltaNet {
+            net,
+            convolution: read(convolution)?,
+            rate: read(rate)?,
+            decay_bias: read(decay_bias)?,
+            norm: read(norm)?,
+        }))
     }
 
     fn linear(&self, layer: usize, spec: &'static Weight, role: Role) -> Result<HostLinear<'_>> {

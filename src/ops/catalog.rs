@@ -2,9 +2,9 @@
 
 use super::{
     activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward, column_sums,
-    copy_rows, covariance, divergence, divergence_backward, dropout, embed, embed_backward, energy, gemm,
-    gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe,
-    rope, route, sample, scale_tokens, subtract, transpose,
+    copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward, dropout, embed, embed_backward,
+    energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm,
+    norm_backward, probe, rope, route, sample, scale_tokens, short_conv, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -23,12 +23,15 @@ pub fn kernels() -> Vec<Kernel> {
         column_sums::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),
+        delta_gates::kernels(),
+        delta_rule::kernels(),
         divergence::kernels(),
         divergence_backward::kernels(),
         dropout::kernels(),
         embed::kernels(),
         embed_backward::kernels(),
         energy::kernels(),
+        gate::kernels(),
         gemm::kernels(),
         gemm_f16_matrix::kernels(),
         gemm_naive::kernels(),
@@ -44,6 +47,7 @@ pub fn kernels() -> Vec<Kernel> {
         route::kernels(),
         sample::kernels(),
         scale_tokens::kernels(),
+        short_conv::kernels(),
         subtract::kernels(),
         transpose::kernels(),
     ];

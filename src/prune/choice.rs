@@ -37,7 +37,9 @@ impl LayerImportance {
     pub fn update(&mut self, newer: &Self, kept: &Kept) {
         let take = |own: &mut Vec<f64>, newer: &[f64], kept: &[usize]| {
             own.resize(newer.len(), 0.0);
-            kept.iter().for_each(|&group| own[group] = newer[group]);
+            // Of what has no groups, none are ranked.
+            let ranked = kept.iter().filter(|&&group| group < newer.len());
+            ranked.for_each(|&group| own[group] = newer[group]);
         };
         take(&mut self.attention, &newer.attention, &kept.key_value_heads);
         take(&mut self.mlp, &newer.mlp, &kept.mlp_channels);
@@ -63,7 +65,8 @@ pub fn cut(share: Share, specs: &[LayerSpec], importances: &[LayerImportance], k
     }
     for importance in importances {
         let (spec, kept) = (&specs[importance.layer], &mut kept[importance.layer]);
-        if share.attention {
+        // A layer without attention has no heads.
+        if share.attention && !importance.attention.is_empty() {
             let left = kept.key_value_heads.len();
             let leave = leaving(spec.kv_heads, left, spec.head_dim, share.ratio);
             set_heads(kept, spec, without_lowest(&importance.attention, &kept.key_value_heads, leave));
@@ -87,7 +90,7 @@ fn cut_globally(share: Share, specs: &[LayerSpec], importances: &[LayerImportanc
     let mut groups = Vec::new();
     let mut all = 0;
     for LayerImportance { layer, attention, mlp, .. } in importances {
-        if share.attention {
+        if share.attention && !attention.is_empty() {
             all += specs[*layer].kv_heads;
             groups.extend(kept[*layer].key_value_heads.iter().map(|&head| (attention[head], *layer, true, head)));
         }

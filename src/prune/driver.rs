@@ -209,8 +209,7 @@ impl Job<'_> {
 
 /// The rows of a weight that stay, or the columns of one that writes the residual stream.
 fn left(gpu: &Gpu, config: &Config, kept: &Kept, linear: &HostLinear) -> Result<Linear> {
-    let head_dim = config.layers[kept.layer].head_dim;
-    let stays = kept.channels(linear.role, head_dim);
+    let stays = kept.channels(linear.role, &config.layers[kept.layer]);
     let cols = linear.matrix.cols;
     let all = linear.matrix.to_f32()?;
     let writes = linear.spec.writes == Space::Residual;

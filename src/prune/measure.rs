@@ -77,10 +77,10 @@ impl Measure<'_> {
 
     /// Makes what has left of a layer add nothing to the residual stream, as if it were gone.
     fn mask(&self, layer: usize, host: &mut HostLayer) -> Result<()> {
-        let (kept, head_dim) = (&self.kept[layer], self.model.config().layers[layer].head_dim);
+        let (kept, spec) = (&self.kept[layer], &self.model.config().layers[layer]);
         for linear in host.steps.iter_mut().flat_map(|step| &mut step.blocks).flat_map(|block| &mut block.linears) {
             let (stays, width) = match linear.role {
-                Role::Output => (&kept.query_heads, head_dim),
+                Role::Output if spec.delta.is_none() => (&kept.query_heads, spec.head_dim),
                 Role::Down => (&kept.mlp_channels, 1),
                 _ => continue,
             };
@@ -111,6 +111,10 @@ impl Measuring<'_> {
     fn block(&mut self, layer: usize, block: &HostBlock, sums: &[Sums]) -> Result<()> {
         let options = self.of.options;
         let spec = &self.of.model.config().layers[layer];
+        // No heads of it leave.
+        if block.spec.kind == BlockKind::DeltaNet {
+            return Ok(());
+        }
         let attention = block.spec.kind == BlockKind::Attention;
         let Some(found) = self.found.iter_mut().find(|found| found.layer == layer) else { return Ok(()) };
         let values = if options.importance == super::Importance::Random {

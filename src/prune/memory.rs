@@ -37,7 +37,7 @@ impl Options {
         let layer = (0..config.layers.len()).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
         let (mut gpu, mut largest, mut whole) = (ends, 0, 0);
-        for step in config.steps() {
+        for step in config.layer_steps(layer) {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let bytes = |(rows, cols): (usize, usize)| rows as u64 * row_bytes(cols);
             let gradients: u64 = shapes().map(bytes).sum();

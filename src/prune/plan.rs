@@ -12,7 +12,7 @@ use super::{
 use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
-    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE},
+    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE, NO_GRADIENTS},
     stream::Types,
 };
 
@@ -87,7 +87,12 @@ impl Options {
         if config.fused() || config.pruned {
             return usage("this model is cut already; prune the original to another ratio instead".into());
         }
-        if self.groups != Groups::Mlp {
+        if self.importance.needs_gradient() && !config.has_gradients() && self.groups != Groups::Experts {
+            return usage(format!(
+                "{NO_GRADIENTS}; --importance l1, l2 and random need none, and compress cuts without any"
+            ));
+        }
+        if matches!(self.groups, Groups::Both | Groups::Attention) {
             config.can_cut_heads().or_else(|error| usage(format!("{error}; --mlp prunes channels alone")))?;
         }
         Ok(())
@@ -102,8 +107,8 @@ impl Options {
         }
         let share = |wanted: bool| if wanted && inside { self.ratio } else { 0.0 };
         // In one round or several, the same number.
-        let kv_heads =
-            spec.kv_heads - leaving(spec.kv_heads, spec.kv_heads, spec.head_dim, share(self.groups != Groups::Mlp));
+        let heads = self.groups != Groups::Mlp && spec.delta.is_none();
+        let kv_heads = spec.kv_heads - leaving(spec.kv_heads, spec.kv_heads, spec.head_dim, share(heads));
         let channels =
             leaving(spec.intermediate_size, spec.intermediate_size, 1, share(self.groups != Groups::Attention));
         LayerSizes {

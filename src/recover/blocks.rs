@@ -132,7 +132,7 @@ impl<'a> Blocks<'a> {
     /// Takes all groups through a layer, in place.
     fn forward(&self, which: usize, layer: usize, weights: &dyn Supply, residual: &mut Residual) -> Result<()> {
         let config = if which == 0 { self.teacher.config() } else { self.job.config() };
-        let steps = config.steps().map(|step| weights.weights(layer, step)).collect::<Result<Vec<_>>>()?;
+        let steps = config.layer_steps(layer).map(|step| weights.weights(layer, step)).collect::<Result<Vec<_>>>()?;
         for group in 0..self.groups.len() {
             let batch = self.batch(group)?;
             let context = batch.context(self.gpu, config, layer, &self.rope_tables[which]);
@@ -241,7 +241,7 @@ impl<'a> Blocks<'a> {
         sums: Option<&mut Option<Vec<StepGradients>>>,
     ) -> Result<f64> {
         let (gpu, config) = (self.gpu, self.job.config());
-        let steps = config.steps().map(|step| weights.weights(layer, step)).collect::<Result<Vec<_>>>()?;
+        let steps = config.layer_steps(layer).map(|step| weights.weights(layer, step)).collect::<Result<Vec<_>>>()?;
         let tokens: usize = groups.iter().map(|&group| self.tokens(group)).sum();
         let wanted = self.job.options.wanted();
         let mut gradients: Vec<_> = steps.iter().map(|step| StepGradients::new(step, wanted)).collect();

@@ -11,7 +11,7 @@ impl Options {
     /// Parameters that are trained in a layer.
     pub fn trained_parameters(&self, config: &Config, layer: usize) -> u64 {
         let mut count = 0;
-        for step in config.steps() {
+        for step in config.layer_steps(layer) {
             for (weight, role) in step.linears() {
                 let (rows, cols) = config.linear_shape(role, layer);
                 if self.trained.weights {
@@ -79,7 +79,7 @@ impl Options {
         let layer = (0..layers).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
         let (mut work, mut largest) = (0, 0);
-        for step in config.steps() {
+        for step in config.layer_steps(layer) {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let most = shapes().map(|(rows, cols)| rows as u64 * row_bytes(cols)).max().unwrap_or(0);
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{Config, MIXTURE, Wanted, architecture::Role},
+    model::{Config, MIXTURE, NO_GRADIENTS, Wanted, architecture::Role},
     stream::Types,
 };
 
@@ -222,6 +222,9 @@ impl Options {
         }
         if config.is_mixture() {
             return usage(MIXTURE.into());
+        }
+        if !config.has_gradients() {
+            return usage(format!("this model cannot be trained: {NO_GRADIENTS}"));
         }
         let row = config.architecture;
         if self.trained.norms && (row.has_norms_after() || row.norm.offset != 0.0) {

@@ -31,7 +31,7 @@ pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -
     let starts: Vec<String> = (0..layers).map(|layer| names.layer(layer, "")).collect();
     for (layer, start) in starts.iter().enumerate() {
         let mut written = Vec::new();
-        for step in config.steps() {
+        for step in config.layer_steps(layer) {
             let weights = weights(layer, step)?;
             for block in &weights.blocks {
                 for linear in &block.linears {

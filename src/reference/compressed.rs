@@ -46,7 +46,9 @@ struct Round {
 
 /// The rounds in which a step of a layer of sizes `whole` comes to those of `left`.
 fn rounds(whole: &LayerSpec, left: &LayerSpec, blocks: &[Block]) -> Vec<Round> {
-    let has = |attention: bool| blocks.iter().any(|block| (block.kind == BlockKind::Attention) == attention);
+    let has = |attention: bool| {
+        blocks.iter().any(|block| if attention { block.kind == BlockKind::Attention } else { block.kind.is_mlp() })
+    };
     let (queries, fewer) = (whole.heads / whole.kv_heads, left.heads / left.kv_heads);
     let channels = if has(false) { left.intermediate_size } else { whole.intermediate_size };
     let mut rounds = Vec::new();
@@ -80,7 +82,7 @@ impl Round {
                     add(queries * h, 1, spec.kv_heads, spec.kv_heads - self.kv_heads);
                 }
                 BlockKind::Attention => add(h, spec.kv_heads, queries, queries - self.queries),
-                BlockKind::Mixture => {}
+                BlockKind::Mixture | BlockKind::DeltaNet => {}
                 BlockKind::Mlp { .. } => add(1, 1, spec.intermediate_size, spec.intermediate_size - self.channels),
             }
         }
@@ -316,6 +318,9 @@ impl<'a> Network<'a> {
 
 /// Takes the columns of its write that are not `kept` out of a block, with what makes them, and notes what is left.
 fn take(block: &mut Block, kept: &[usize], spec: &LayerSpec, now: &mut Config, layer: usize, left: &mut Left) {
+    if block.kind == BlockKind::DeltaNet {
+        return;
+    }
     let (h, queries) = (spec.head_dim, spec.heads / spec.kv_heads);
     let chosen = |numbers: &[usize], kept: &[usize]| kept.iter().map(|&at| numbers[at]).collect::<Vec<_>>();
     let rows = if block.kind == BlockKind::Attention {
@@ -334,8 +339,8 @@ fn take(block: &mut Block, kept: &[usize], spec: &LayerSpec, now: &mut Config, l
     };
     for (role, affine) in &mut block.linears {
         let rows = match role {
-            Role::Output | Role::Down | Role::Router => continue,
-            Role::Query | Role::Gate | Role::Up => &rows[0],
+            Role::Output | Role::Down | Role::Router | Role::Mixed | Role::Beta | Role::Decay => continue,
+            Role::Query | Role::OutputGate | Role::Gate | Role::Up => &rows[0],
             Role::Key | Role::Value => &rows[1],
         };
         affine.weight = affine.weight.select_rows(rows.iter());

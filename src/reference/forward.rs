@@ -2,15 +2,15 @@
 
 use nalgebra::DMatrix;
 
-use super::{kernels, scores};
+use super::{delta_net, kernels, scores};
 use crate::{
     error::{Error, Result},
     model::{
-        Config, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, WeightStore,
+        Config, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, WeightStore,
         architecture::{BlockKind, Position, Role},
         fuse,
     },
-    ops::{Bound, HeadSpan, Norm, Sequence},
+    ops::{Bound, DeltaRun, Gate, HeadSpan, Norm, Sequence},
 };
 
 /// A weight and a bias: of a linear layer `[out, in]`, or of a norm `[1, width]`, `[heads, head_dim]` where each head has
@@ -52,6 +52,7 @@ pub struct Block {
     pub(super) has_norm_after: bool,
     norm_after: Option<Affine>,
     head_norms: Option<[Affine; 2]>,
+    delta: Option<HostDeltaNet>,
 }
 
 impl Block {
@@ -88,6 +89,7 @@ impl Step {
                 has_norm_after: block.spec.norm_after.is_some(),
                 norm_after: block.norm_after.as_ref().map(Affine::norm),
                 head_norms: block.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
+                delta: block.delta.clone(),
             })
         });
         let shortcut =
@@ -261,6 +263,7 @@ impl<'a> Network<'a> {
         match block.kind {
             BlockKind::Attention => self.attended(layer, block, x),
             BlockKind::Mlp { gated } => self.hidden(block, gated, x),
+            BlockKind::DeltaNet => self.recalled(block, x),
             BlockKind::Mixture => panic!("the twin of a whole model has no experts"),
         }
     }
@@ -322,7 +325,48 @@ impl<'a> Network<'a> {
             }
         }
         let sequence = Sequence { first: 0, tokens: x.nrows(), kv_row: 0, position: 0 };
-        kernels::attention(&spec.attention_shape(), &qkv, &qkv, &[sequence])
+        let out = kernels::attention(&spec.attention_shape(), &qkv, &qkv, &[sequence]);
+        match block.role(Role::OutputGate) {
+            Some(gate) => delta_net::gate(Gate::Sigmoid, &out, &gate.apply(&input), 0),
+            None => out,
+        }
+    }
+
+    /// What the output projection of a gated delta net reads.
+    fn recalled(&self, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
+        let input = self.read(block, x);
+        let of = |role: Role| block.role(role).map(|weight| weight.apply(&input));
+        let (Some(net), Some(mixed), Some(gate), Some(beta), Some(decay)) =
+            (&block.delta, of(Role::Mixed), of(Role::OutputGate), of(Role::Beta), of(Role::Decay))
+        else {
+            panic!("a gated delta net without its weights")
+        };
+        let (shape, taps) = (net.net.shape, net.net.taps);
+        let convolution = kernels::matrix(shape.qkv_width(), taps, &net.convolution).transpose();
+        let places: Vec<[u32; 2]> = (0..x.nrows() as u32).map(|row| [row, row + 1]).collect();
+        let mut qkv = delta_net::short_conv(&mixed, &convolution, &places);
+        for mut token in qkv.row_iter_mut() {
+            for head in 0..2 * shape.key_heads {
+                let mut own = token.columns_mut(head * shape.key_dim, shape.key_dim);
+                let root = if head < shape.key_heads { shape.key_dim as f64 } else { 1.0 };
+                let length = (own.norm_squared() + 1e-6).sqrt() * root.sqrt();
+                own.unscale_mut(length);
+            }
+        }
+        let heads = shape.value_heads;
+        let parameters = DMatrix::from_fn(2, heads, |row, head| match row {
+            0 => f64::from(net.rate[head]).exp(),
+            _ => f64::from(net.decay_bias[head]),
+        });
+        let mut gates = beta.insert_columns(heads, heads, 0.0);
+        gates.columns_mut(heads, heads).copy_from(&decay);
+        let gates = delta_net::delta_gates(&gates, 0, heads, &parameters);
+        let mut states = DMatrix::zeros(shape.state_rows(), shape.value_dim);
+        let run = DeltaRun { first: 0, tokens: x.nrows(), state: 0, begins: true };
+        let mut out = delta_net::delta_rule(&shape, &qkv, &gates, &mut states, &[run]);
+        let eps = f64::from(self.config.head_norm_eps);
+        kernels::head_norm(Norm::Rms, &mut out, HeadSpan { column: 0, heads }, &wide(&net.norm), None, eps);
+        delta_net::gate(Gate::Silu, &out, &gate, 0)
     }
 
     /// What the MLP's last projection reads.

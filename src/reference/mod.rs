@@ -7,6 +7,7 @@
 
 mod backward;
 mod compressed;
+mod delta_net;
 mod forward;
 mod kernels;
 mod mixture;
@@ -17,6 +18,7 @@ mod subset;
 
 pub use backward::*;
 pub use compressed::Left;
+pub use delta_net::*;
 pub use forward::{Affine, Layer, Network, Step, logits};
 pub use kernels::*;
 pub use mixture::*;

@@ -9,7 +9,7 @@ use crate::{
     model::{
         Config, Step,
         architecture::{Role, Space},
-        row_bytes, signal_bytes, staging_bytes,
+        row_bytes, signal_bytes, staging_bytes, states_bytes,
     },
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MATRICES_AHEAD, MemoryPlan, Peak, Placement},
@@ -62,9 +62,11 @@ impl MemoryPlan {
         let ends =
             table + staging_bytes(table).max(tokens * full + signal).max(rotation + (2 * table).max(factor)).max(sums);
         let (mut gpu, mut largest, mut fused, mut unknowns) = (ends, 0, 0, 0);
+        let states = states_bytes(config);
         // The last layer may hand on more than the others.
-        let layer = config.layers.len() - 1;
-        for step in config.steps() {
+        let layers = config.kinds_of_layers().into_iter().chain([config.layers.len() - 1]);
+        let steps = layers.flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step)));
+        for (layer, step) in steps {
             let Weights { largest: most, cut, fused: together, .. } = weights(config, plan, layer, step);
             let bytes = |config: &Config| -> u64 {
                 let shapes = step.weights().map(|weight| config.weight_shape(weight, layer));
@@ -72,7 +74,7 @@ impl MemoryPlan {
             };
             let (whole, sliced) = (bytes(config), bytes(&plan.config));
             let dense_signals =
-                tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + full);
+                tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + full) + states;
             let finding = if options.passes() > 1 {
                 whole + staging_bytes(most).max(dense_signals.max(tokens * full + sums))
             } else {
@@ -89,7 +91,7 @@ impl MemoryPlan {
             };
             let covariance = if options.passes() == 1 { tokens * full + sums } else { 0 };
             let fitting_reads = whole + (tokens * (full + width) + tiles(d, kept)).max(dense_signals).max(covariance);
-            let sliced_signals = tokens * (signal_bytes(config, layer, step, plan.width, plan.width) + width);
+            let sliced_signals = tokens * (signal_bytes(config, layer, step, plan.width, plan.width) + width) + states;
             let regressed = tokens * (4 * inner + if unknowns > inner { width } else { 0 }) + tiles(widest, widest);
             let fitting_writes = sliced
                 + if options.refit == Refit::Full {
@@ -143,13 +145,14 @@ impl MemoryPlan {
         // The covariance of a batch is read back while the next one runs, from tokens that are transposed beside them.
         let transposed = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64 * full;
         let sums = 3 * square + tokens * full + transposed;
-        let layer = (0..config.layers.len()).flat_map(|layer| config.steps().map(move |step| (layer, step)));
+        let layer = (0..config.layers.len()).flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step)));
         let (mut gpu, mut largest, mut fused) = (ends.max(tokens * full + sums), 0, 0);
         for (layer, step) in layer {
             let Weights { loading, kept, written, largest: most, cut, fused: together } =
                 weights(config, plan, layer, step);
-            let signals =
-                tokens * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full);
+            let signals = tokens
+                * (signal_bytes(config, layer, step, plan.width, config.hidden_size).max(full + width) + full)
+                + states_bytes(config);
             // Read back, or cut and read back.
             let running = kept + (signals + signal + square).max(sums).max(cut + square);
             let after = written + rotation + 2 * cut;

@@ -117,7 +117,7 @@ impl Gradients<'_> {
         drop(last);
         for layer in (0..config.layers.len()).rev() {
             let of_layer = self.layer(layer)?;
-            for step in config.steps().collect::<Vec<_>>().into_iter().rev() {
+            for step in config.layer_steps(layer).collect::<Vec<_>>().into_iter().rev() {
                 let weights = self.weights(layer, step, of_layer.as_ref())?;
                 let x = points.pop().ok_or_else(|| Error::shape("gradients", "no residual"))?;
                 self.step(&plan, layer, step, &weights, &x, &mut gradient, collect)?;
@@ -199,7 +199,7 @@ impl Gradients<'_> {
         let (gpu, config) = (self.gpu, model.config());
         let mut x = self.embed(plan, model, &model.store.ends()?)?;
         for layer in 0..config.layers.len() {
-            for step in config.steps() {
+            for step in config.layer_steps(layer) {
                 let weights = weights(layer, step)?;
                 let number = layer * config.steps().len() + step.index + 1;
                 let mut after =
@@ -235,7 +235,7 @@ impl Gradients<'_> {
         let mut points = vec![self.embed(plan, self.model, ends)?];
         for layer in 0..config.layers.len() {
             let of_layer = self.layer(layer)?;
-            for step in config.steps() {
+            for step in config.layer_steps(layer) {
                 let weights = self.weights(layer, step, of_layer.as_ref())?;
                 let width = config.widths(layer).step(step).1;
                 let mut after = self.residual(plan, &format!("residual.{}", points.len()), width);

@@ -221,7 +221,8 @@ impl<'a> Pass<'a> {
         let config = self.config;
         let names = Names::of(config);
         // A head that is the embedding grows with what makes up for the factor of embedded tokens.
-        let grown = f64::from(config.embedding_scale) / f64::from(self.job.output.embedding_scale);
+        let grown = f64::from(config.embedding_scale) / f64::from(self.job.output.embedding_scale)
+            * f64::from(self.writer.stream_scale());
         let gain = (gain / (grown * f64::from(config.logit_scale))) as f32;
         let weights: Vec<f32> = final_norm.iter().map(|weight| weight * gain).collect();
         if !weights.is_empty() {

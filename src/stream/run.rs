@@ -85,7 +85,7 @@ pub fn run<'scope, 'a: 'scope, M: Method>(
     pass.read_ahead(scope, first..layers, method.fused());
     for layer in first..layers {
         let host = model.store.layer(layer)?;
-        for (step, weights) in pass.config.steps().zip(&host.steps) {
+        for (step, weights) in pass.config.layer_steps(layer).zip(&host.steps) {
             method.step(pass, At { layer, step, rope_tables: &rope_tables }, weights)?;
         }
         method.layer(pass, layer, &host)?;

@@ -26,12 +26,14 @@ pub struct StockForm {
     /// What queries and keys are multiplied by, with their biases, where they go through norms of their own: these
     /// share the changed ε, and give what they gave for signals as much larger.
     pub query_gain: Option<f32>,
+    /// What the residual stream is multiplied by.
+    pub stream_scale: f32,
 }
 
 impl StockForm {
     /// Tensors as they are in memory, with the norms in their weights.
     pub fn fused(width: usize) -> Self {
-        Self { width, embedding: None, norm: None, norm_bias: false, gain: 1.0, query_gain: None }
+        Self { width, embedding: None, norm: None, norm_bias: false, gain: 1.0, query_gain: None, stream_scale: 1.0 }
     }
 
     /// The stock form of a residual stream of `width` coordinates in tensors `stored` wide; `config` is the dense
@@ -63,7 +65,9 @@ impl StockForm {
             norm: Some(rounded),
             norm_bias: config.norm_has_bias(),
             gain: if rounded == exact as f32 { 1.0 } else { (exact / f64::from(rounded)) as f32 },
-            query_gain: config.qk_norm.then_some(exact as f32),
+            // Where ε stays, so do they.
+            query_gain: (config.qk_norm && !config.has_delta_nets()).then_some(exact as f32),
+            stream_scale: config.stock_stream_scale(stored) as f32,
         })
     }
 

@@ -88,7 +88,7 @@ fn shortcuts(config: &Config, own: &HashMap<String, Dtype>) -> HashMap<String, D
     let names = Names::of(config);
     let mut types = HashMap::new();
     for layer in 0..config.layers.len() {
-        for step in config.steps() {
+        for step in config.layer_steps(layer) {
             let writes = step.weights().filter(|weight| weight.writes == Space::Residual);
             let written =
                 writes.filter_map(|weight| own.get(&names.layer(layer, &format!("{}.weight", weight.name))).copied());

@@ -64,6 +64,11 @@ impl<'a> Writer<'a> {
         Ok(Self { gpu, config, types, form, file, partial: HashMap::new() })
     }
 
+    /// What the residual stream of the output is multiplied by.
+    pub fn stream_scale(&self) -> f32 {
+        self.form.stream_scale
+    }
+
     /// Whether nothing is written.
     pub fn is_idle(&self) -> bool {
         self.file.is_none()
@@ -85,9 +90,8 @@ impl<'a> Writer<'a> {
             _ => weight.clone(),
         };
         let mut values = self.gpu.download(&lifted)?;
-        if reads {
-            amplify(&mut values, self.form.gain);
-        }
+        amplify(&mut values, if reads { self.form.gain } else { 1.0 });
+        amplify(&mut values, if writes { self.form.stream_scale } else { 1.0 });
         let own_norm = matches!(role, Role::Query | Role::Key);
         let query_gain = self.form.query_gain.filter(|_| own_norm).unwrap_or(1.0);
         amplify(&mut values, query_gain);
@@ -104,7 +108,7 @@ impl<'a> Writer<'a> {
         let Some(bias) = bias else { return Ok(()) };
         let lifted = if writes { self.form.rows(self.gpu, bias)? } else { bias.clone() };
         let mut bias = self.gpu.download(&lifted)?;
-        amplify(&mut bias, query_gain);
+        amplify(&mut bias, if writes { self.form.stream_scale } else { query_gain });
         match self.stored(&format!("{name}.bias"), linear, layer, &rows, bias, 1) {
             Some((all, _)) => self.write(&format!("{name}.bias"), &all),
             None => Ok(()),
@@ -142,7 +146,7 @@ impl<'a> Writer<'a> {
     pub fn table(&mut self, name: &str, part: &Matrix) -> Result<()> {
         let mut values = self.gpu.download(&self.form.rows(self.gpu, part)?)?;
         // The checkpoint's embedding is without the factor that the model multiplies it by.
-        amplify(&mut values, 1.0 / self.config.embedding_scale);
+        amplify(&mut values, self.form.stream_scale / self.config.embedding_scale);
         self.write(name, &values)
     }
 
@@ -176,8 +180,8 @@ impl<'a> Writer<'a> {
         self.write(&format!("{name}.weight"), &stored)
     }
 
-    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, and
-    /// those of queries and keys.
+    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, those of
+    /// queries and keys, and what a gated delta net has.
     ///
     /// # Errors
     /// As [`Writer::write`].
@@ -185,7 +189,14 @@ impl<'a> Writer<'a> {
         for name in Names::of(self.config).layer_norms(layer) {
             self.norm(&name)?;
         }
-        self.head_norms(layer, weights)
+        self.head_norms(layer, weights)?;
+        let delta = weights.blocks().find_map(|block| block.delta.as_ref());
+        let tensors = self.config.delta_tensors(layer).into_iter().flatten();
+        let stored = delta.map(|delta| [&delta.convolution, &delta.rate, &delta.decay_bias, &delta.norm]);
+        for ((name, _), values) in tensors.zip(stored.into_iter().flatten()) {
+            self.write(&Names::of(self.config).layer(layer, &name), values)?;
+        }
+        Ok(())
     }
 
     /// Writes the norms of queries and keys, as they are.

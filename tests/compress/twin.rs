@@ -7,7 +7,7 @@ use super::*;
 /// A fixture, what is cut of it, and why.
 type Case = (&'static str, fn(Resize) -> Resize, &'static str);
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 15] = [
     ("llama_gqa_tied", |all| Resize { intermediate_size: 15, ..all }, "channels; a tied head"),
     ("llama_mha_untied", |all| Resize { layers: vec![0, 2], ..all }, "a layer, and a head that is fitted"),
     ("llama_gqa_tied", |all| Resize { heads: all.kv_heads, ..all }, "queries of each group"),
@@ -20,6 +20,8 @@ const CASES: [Case; 13] = [
     ("granite_tied", |all| Resize { intermediate_size: 13, ..all }, "factors of everything"),
     ("gemma2_no_caps", |all| Resize { intermediate_size: 13, heads: all.kv_heads, ..all }, "norms after blocks"),
     ("gemma3_tied", |all| Resize { layers: vec![0, 1, 2, 4, 5], ..all }, "a gap after a norm, two tables of angles"),
+    ("qwen35_tied", |all| Resize { heads: all.kv_heads, intermediate_size: 15, ..all }, "gates; delta nets stay"),
+    ("qwen35_tied", |all| Resize { layers: vec![0, 1], ..all }, "a delta net leaves"),
     ("olmo2_untied", |all| Resize { intermediate_size: 15, ..all }, "no norms before blocks"),
 ];
 

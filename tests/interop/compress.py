@@ -32,14 +32,14 @@ from transformers import AutoModelForCausalLM
 # Every architecture, with tied heads and others, grouped queries and others, biases and none.
 SOURCES = (
     "llama_gqa_tied llama_mha_untied llama_bias mistral_no_window qwen2_gqa_tied qwen2_window qwen3_tied qwen3_bias smollm3_listed granite_tied "
-    "phi3_tied phi3_gqa gemma2_layer_types gpt_neo_global phi_gqa opt_relu opt_untied gpt2_tied gptj_tied gpt_neox_parallel gpt_neox_sequential starcoder2_tied"
+    "qwen35_tied phi3_tied phi3_gqa gemma2_layer_types gpt_neo_global phi_gqa opt_relu opt_untied gpt2_tied gptj_tied gpt_neox_parallel gpt_neox_sequential starcoder2_tied"
 ).split()
 AXES = ("width", "mlp", "heads", "kv-heads", "layers")
 # Axes that these cannot be cut on, beside those of which there is one.
 GATED, PLAIN = set(), {"width", "heads", "kv-heads"}
 REFUSED = {
     "llama": GATED, "mistral": GATED, "qwen2": GATED, "qwen3": GATED, "smollm3": GATED, "granite": GATED,
-    "phi3": GATED, "phi": GATED, "opt": PLAIN, "gpt2": PLAIN, "gptj": PLAIN, "gpt_neox": PLAIN, "starcoder2": {"width"},
+    "qwen3_5_text": GATED, "phi3": GATED, "phi": GATED, "opt": PLAIN, "gpt2": PLAIN, "gptj": PLAIN, "gpt_neox": PLAIN, "starcoder2": {"width"},
     "gemma2": {"width"}, "olmo2": {"width", "heads", "kv-heads"}, "cohere": {"width"}, "gpt_neo": PLAIN, "falcon": PLAIN,
 }
 

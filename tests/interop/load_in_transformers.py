@@ -33,10 +33,13 @@ from program import DEMO, Program, dense_fixtures, random_rows, write_tokens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
-STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi", "gemma", "cohere", "ministral"}
+STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi", "gemma", "cohere", "ministral", "qwen3_5_text"}
 # Those that have no code of ours: only their stock forms, where they have one, are for transformers.
-WITHOUT_CODE = {"bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_neo", "ministral", "mpt", "olmo", "olmo2", "stablelm"}
+WITHOUT_CODE = {"bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_neo", "ministral", "mpt", "olmo", "olmo2", "qwen3_5",
+                "qwen3_5_text", "stablelm"}
 LORA_TARGETS = {
+    # Not every layer has attention.
+    "qwen3_5_text": ["gate_proj", "up_proj", "down_proj"],
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
     "opt": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],

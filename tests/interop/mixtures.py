@@ -40,6 +40,7 @@ FIXTURES_CUT = {
     "qwen3_moe_dense_between": ("Qwen3MoeForCausalLM", False),
     "qwen2_moe_plain": ("Qwen2MoeForCausalLM", True),
     "mixtral_top_2": ("MixtralForCausalLM", True),
+    "olmoe_plain": ("OlmoeForCausalLM", False),
 }
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 

@@ -25,7 +25,7 @@ use slicegpt_gpu::{
 use tempfile::TempDir;
 
 /// Fixtures that differ from others in what goes on within a block alone.
-const ALIKE: [&str; 17] = [
+const ALIKE: [&str; 20] = [
     "cohere_tied",
     "cohere_untied",
     "falcon_7b",
@@ -41,6 +41,9 @@ const ALIKE: [&str; 17] = [
     "olmo_untied",
     "phi3_longrope",
     "phi3_longrope_factor",
+    "qwen35_bf16",
+    "qwen35_multimodal",
+    "qwen35_wide",
     "stablelm_parallel",
     "stablelm_qk_layernorm",
 ];

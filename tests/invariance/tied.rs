@@ -15,8 +15,8 @@ use super::{
 };
 
 /// Fixtures whose head is the embedding and can stay so; one has a factor of the logits.
-const TIED: [&str; 6] =
-    ["llama_gqa_tied", "qwen2_gqa_tied", "qwen3_tied", "phi3_tied", "granite_tied", "smollm3_interval"];
+const TIED: [&str; 7] =
+    ["llama_gqa_tied", "qwen2_gqa_tied", "qwen3_tied", "qwen35_tied", "phi3_tied", "granite_tied", "smollm3_interval"];
 
 /// A tied fixture whose final norm has the weights that `weight` gives for its coordinates.
 fn with_final_norm(fixture: &str, weight: impl Fn(usize) -> f32) -> (TempDir, Model, Vec<Vec<u32>>) {

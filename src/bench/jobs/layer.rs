@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Result},
     gpu::{ElementType, Gpu},
     model::{
-        BlockWeights, Config, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights, Rope, Shape,
-        Slicing, StepWeights,
+        BlockWeights, Config, LayerCache, LayerContext, LayerSpec, LayerWeights, LayerWidths, Linear, NormWeights,
+        Rope, Shape, Slicing, StepWeights,
         architecture::{BlockKind, Role, Weight},
     },
     ops::{AttentionShape, HeadSpan, Norm, Sequence},
@@ -44,7 +44,7 @@ pub fn layer<'a>(gpu: &'a Gpu, shape: &str, tokens: usize, past: usize, slicing:
     let positions = gpu.upload_u32(&(past..past + tokens).map(|position| position as u32).collect::<Vec<_>>())?;
     let table = |rope: &Rope| gpu.upload(&rope.table(past + tokens), past + tokens, 2 * rope.inverse_frequencies.len());
     let rope_tables = config.ropes.iter().map(table).collect::<Result<Vec<_>>>()?;
-    let cache = if past > 0 { Some(cached.upload(gpu)?) } else { None };
+    let cache = if past > 0 { Some(LayerCache::Keys(cached.upload(gpu)?)) } else { None };
     let sequences = [Sequence { first: 0, tokens, kv_row: 0, position: past }];
     let sizes =
         sizes([("tokens", tokens), ("past", past), ("width", layer.width), ("hidden_size", config.hidden_size)]);
@@ -144,8 +144,8 @@ impl Layer {
                 };
                 let linears = self.linears.iter().filter(own).map(linear).collect::<Result<_>>()?;
                 let fused = self.config.fused();
-                let (norm, norm_after, head_norms, adapters) = (norm()?, None, None, Vec::new());
-                blocks.push(BlockWeights { spec, fused, norm, norm_after, head_norms, linears, adapters });
+                let (norm, norm_after, head_norms, delta, adapters) = (norm()?, None, None, None, Vec::new());
+                blocks.push(BlockWeights { spec, fused, norm, norm_after, head_norms, delta, linears, adapters });
             }
             steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
         }

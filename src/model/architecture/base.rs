@@ -76,6 +76,7 @@ pub const BASE: Architecture = Architecture {
     wiring: Wiring::Sequential,
     blocks: &[],
     mixture: None,
+    delta_net: None,
     required: &[],
     handles: &[],
     forms: Forms { stock: None, gguf: None, code: None },

@@ -31,6 +31,8 @@ pub enum Order {
     Concatenated,
     /// For each key-value head its queries, then its key, then its value.
     Grouped,
+    /// For each query head its query, then the gate of its result.
+    Paired,
 }
 
 /// When a weight has a bias.
@@ -82,6 +84,20 @@ pub enum BlockKind {
     },
     /// Several gated MLPs, of which each token goes to a few.
     Mixture,
+    /// Linear attention with a state that forgets and corrects itself, [`super::DeltaNets`].
+    DeltaNet,
+}
+
+impl BlockKind {
+    /// Whether what it makes of a token depends on those before it.
+    pub fn looks_back(self) -> bool {
+        matches!(self, Self::Attention | Self::DeltaNet)
+    }
+
+    /// Whether it has channels between two linear layers.
+    pub fn is_mlp(self) -> bool {
+        matches!(self, Self::Mlp { .. })
+    }
 }
 
 /// A part of a layer that reads the residual stream once and adds to it once.

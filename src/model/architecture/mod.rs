@@ -9,12 +9,14 @@
 
 mod base;
 mod block;
+mod delta_net;
 mod forms;
 mod mixture;
 mod remote_code;
 mod role;
 mod rows;
 mod rows_alibi;
+mod rows_delta;
 mod rows_gemma;
 mod rows_mixtures;
 mod rows_norms;
@@ -25,6 +27,7 @@ use crate::ops::Norm;
 
 pub use base::{BASE, REFUSED};
 pub use block::{Bias, Block, BlockKind, Layout, Order, Space, Weight};
+pub use delta_net::DeltaNets;
 pub use forms::{Forms, Gguf, GgufOwn, Stock};
 pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared};
 pub use remote_code::RemoteCode;
@@ -294,9 +297,10 @@ pub struct Architecture {
     pub multipliers: Multipliers,
     pub ends: EndsSpec,
     pub wiring: Wiring,
-    /// Of a layer that is no mixture.
+    /// Of a layer that is no mixture, and has no gated delta net.
     pub blocks: &'static [Block],
     pub mixture: Option<Mixture>,
+    pub delta_net: Option<DeltaNets>,
     /// Fields that must have this value (as JSON), with the reason.
     pub required: &'static [(&'static str, &'static str, &'static str)],
     /// Fields of [`REFUSED`] that this row handles.
@@ -307,7 +311,7 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// The stored weights of a layer that is no mixture, block by block.
+    /// The stored weights of a layer of [`Architecture::blocks`], block by block.
     pub fn weights(&self) -> impl Iterator<Item = &'static Weight> + use<> {
         self.blocks.iter().flat_map(|block| block.weights)
     }

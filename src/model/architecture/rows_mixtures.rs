@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, Fields, Fused, Mixture, MixtureLayers, Normalised,
-    Position, Role, RopeLayers, RotaryPart, Shared, Space, Weight, Window,
+    Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Shared, Space, Weight, Window,
     rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, STOCK, attention, gated_blocks, heads},
 };
 use crate::model::{
@@ -107,6 +107,30 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
         }),
         code: None,
     },
+    ..BASE
+};
+
+pub(super) const OLMOE: Architecture = Architecture {
+    model_type: "olmoe",
+    fields: Fields { norm_eps: (Some("rms_norm_eps"), 1e-5), ..GROUPED },
+    defaults: defaults::OLMOE,
+    attention: AttentionSpec { qk_norm: Some(QkNorm { span: QkSpan::Whole, ..QK_NORM }), ..BASE.attention },
+    blocks: &gated_blocks(FIELD_HEADS, GATED),
+    mixture: Some(Mixture {
+        blocks: &[attention("input_layernorm", FIELD_HEADS), mixture(&[router("mlp.gate")])],
+        layers: MixtureLayers::All,
+        count: (["num_local_experts", "num_experts"], 64),
+        chosen: ("num_experts_per_tok", 8),
+        intermediate_size: ("intermediate_size", 2048),
+        normalised: Normalised::Field("norm_topk_prob", false),
+        experts: "mlp.experts",
+        weights: &expert("gate_proj", "up_proj", "down_proj"),
+        shared: None,
+        gguf_normalises: false,
+        fused: Some(FUSED),
+    }),
+    handles: &["num_experts", "num_local_experts"],
+    forms: Forms { stock: STOCK, ..BASE.forms },
     ..BASE
 };
 

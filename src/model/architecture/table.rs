@@ -6,8 +6,9 @@ use super::{
         GPT_NEOX, GPT2, GPTJ, GRANITE, LLAMA, MINISTRAL, MISTRAL, OPT, PHI, PHI3, QWEN2, QWEN3, SMOLLM3, STARCODER2,
     },
     rows_alibi::{BLOOM, FALCON_7B, FALCON_NEW, FALCON_NEW_SHARED, FALCON_SEQUENTIAL, MPT},
+    rows_delta::QWEN3_5,
     rows_gemma::{GEMMA, GEMMA2, GEMMA3},
-    rows_mixtures::{MIXTRAL, QWEN2_MOE, QWEN3_MOE},
+    rows_mixtures::{MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE},
     rows_norms::{COHERE, GPT_NEO, OLMO, OLMO2, STABLELM, STABLELM_PARALLEL},
 };
 
@@ -18,6 +19,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     MINISTRAL,
     QWEN2,
     QWEN3,
+    QWEN3_5,
     SMOLLM3,
     GRANITE,
     STARCODER2,
@@ -44,5 +46,6 @@ pub const ARCHITECTURES: &[Architecture] = &[
     MPT,
     QWEN2_MOE,
     QWEN3_MOE,
+    OLMOE,
     MIXTRAL,
 ];

@@ -60,6 +60,27 @@ impl Config {
         }
     }
 
+    /// Whether a model without these layers is one that its classes can continue texts with: they need a layer with
+    /// attention, unless there has been none.
+    pub fn can_lose(&self, layers: &[usize]) -> bool {
+        let attends = |layer: &usize| self.layers[*layer].delta.is_none();
+        let all = 0..self.layers.len();
+        !all.clone().any(|layer| attends(&layer))
+            || all.filter(|layer| !layers.contains(layer)).any(|layer| attends(&layer))
+    }
+
+    /// The first layers that can leave together, this many: the next one takes the place of one that has to stay.
+    pub fn first_that_can_leave(&self, order: impl IntoIterator<Item = usize>, leave: usize) -> Option<Vec<usize>> {
+        let mut out = Vec::new();
+        for layer in order {
+            out.push(layer);
+            if out.len() > leave || !self.can_lose(&out) {
+                out.pop();
+            }
+        }
+        Some(out).filter(|out| out.len() == leave)
+    }
+
     /// The config of a model of these sizes.
     ///
     /// # Errors
@@ -109,6 +130,10 @@ impl Config {
                 return refuse("have fewer channels: its classes take a multiple of hidden_size".into());
             }
             raw.insert(fields.intermediate_size.into(), json!(sizes.intermediate_size));
+        }
+        let left_out: Vec<usize> = whole.layers.iter().copied().filter(|layer| !sizes.layers.contains(layer)).collect();
+        if !self.can_lose(&left_out) {
+            return refuse("be without any layer with attention: its classes count the tokens of a text there".into());
         }
         if sizes.layers != whole.layers {
             set(&mut raw, "num_hidden_layers", fields.num_hidden_layers, sizes.layers.len());
@@ -182,6 +207,11 @@ impl Config {
             }
         }
         // What was to be worked out from the number of a layer is said of each.
+        if self.architecture.delta_net.is_some() && !raw.contains_key("layer_types") {
+            let linear = |layer: &usize| self.layers[*layer].delta.is_some();
+            let types = stay.iter().map(|layer| if linear(layer) { "linear_attention" } else { "full_attention" });
+            raw.insert("layer_types".into(), types.collect());
+        }
         if matches!(self.architecture.attention.window, Window::Pattern { .. }) && !raw.contains_key("layer_types") {
             let full = |layer: &usize| self.layers[*layer].window.is_none();
             let types = stay.iter().map(|layer| if full(layer) { "full_attention" } else { "sliding_attention" });

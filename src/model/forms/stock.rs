@@ -12,6 +12,10 @@
 //! Norms of queries and keys have the same ε in the config, though their width stays: for queries and keys sqrt(D/d)
 //! times as large (d + 1 for layer norm), ε·D/d gives what ε gave.
 //!
+//! Where a norm with that ε normalises something whose size no weight decides, as the states of gated delta nets, ε
+//! stays, and the residual stream is sqrt(d/D) times as large: x·sqrt(d/D) / sqrt(‖x‖²/D + ε), the mean square of which
+//! is that of x over D coordinates, with weights sqrt(D/d) is x / sqrt(‖x‖²/D + ε), too.
+//!
 //! The stock classes of some architectures take heads times head_dim for the width of the residual stream, others have
 //! layer norms that add something to what a linear layer without a bias reads: these have no stock form.
 
@@ -54,6 +58,12 @@ impl Config {
         (self.hidden_size as f64 / stored as f64).sqrt()
     }
 
+    /// What the residual stream of the stock form is multiplied by: sqrt(`stored` / D) where ε stays as it was, 1
+    /// otherwise.
+    pub fn stock_stream_scale(&self, stored: usize) -> f64 {
+        if self.has_delta_nets() { 1.0 / self.stock_norm_weight(stored) } else { 1.0 }
+    }
+
     /// Whether a narrower model of this `model_type` can have the embedding for its head. Where a layer norm subtracts
     /// a mean, or a bias is added after it, the two would not be the same matrix.
     pub fn can_stay_tied(&self) -> bool {
@@ -75,7 +85,7 @@ impl Config {
     pub(super) fn narrow(&self, raw: &mut Map<String, Value>, stored: usize, tied: bool) {
         let fields = &self.architecture.fields;
         let (name, default) = fields.norm_eps;
-        if let Some(name) = name {
+        if let (Some(name), false) = (name, self.has_delta_nets()) {
             let eps = raw.get(name).and_then(Value::as_f64).unwrap_or(default);
             raw.insert(name.into(), json!(eps * self.hidden_size as f64 / stored as f64));
         }

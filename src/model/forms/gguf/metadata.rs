@@ -269,5 +269,9 @@ pub fn stem(role: Role) -> &'static str {
         Role::Up => "ffn_up",
         Role::Down => "ffn_down",
         Role::Router => "ffn_gate_inp",
+        Role::OutputGate => "attn_gate",
+        Role::Mixed => "attn_qkv",
+        Role::Beta => "ssm_beta",
+        Role::Decay => "ssm_alpha",
     }
 }

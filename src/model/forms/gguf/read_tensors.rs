@@ -92,7 +92,7 @@ impl Maker<'_> {
         let mut norms: Vec<&str> = Vec::new();
         for block in config.blocks(layer) {
             let theirs = match block.kind {
-                BlockKind::Attention => ["attn_norm", "post_attention_norm"],
+                BlockKind::Attention | BlockKind::DeltaNet => ["attn_norm", "post_attention_norm"],
                 BlockKind::Mlp { .. } | BlockKind::Mixture => ["ffn_norm", "post_ffw_norm"],
             };
             for (norm, theirs) in [block.norm, block.norm_after].into_iter().zip(theirs) {

@@ -92,7 +92,8 @@ impl Source {
                     format!("a mixture of experts, which models of the architecture {name} are not here"),
                 );
             }
-            let there = Role::ALL.into_iter().filter(|role| has_bias(header, *role)).map(stem);
+            let there = Role::ALL.into_iter().filter(|role| *role != Role::Mixed && has_bias(header, *role));
+            let there = there.map(stem);
             let there: Vec<_> = there.collect();
             let list = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
             Error::bad_file(
