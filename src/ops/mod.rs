@@ -44,6 +44,7 @@ mod sequence;
 mod subtract;
 mod transpose;
 mod tuning;
+mod turns;
 
 pub use activation::Activation;
 pub use adamw::AdamW;
