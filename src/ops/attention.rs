@@ -35,6 +35,15 @@ impl AttentionShape {
         self.q.heads / self.k.heads.max(1)
     }
 
+    /// Keys that a kernel takes at a time, and the turns of its loops for them, at most: found on the driver that counts
+    /// them, which unrolls some, with heads of 8 to 128.
+    fn turns(&self, queries: usize) -> [usize; 2] {
+        match queries {
+            MANY => [32, 84 + 20 * self.head_dim.div_ceil(16)],
+            _ => [64, 24 + 2 * self.head_dim.div_ceil(4)],
+        }
+    }
+
     fn grid(&self, decoding: bool) -> Grid {
         let queries = match decoding {
             true if self.group() == 1 => ONE,
@@ -136,6 +145,13 @@ impl Gpu {
         }
         let Grid { queries: most, group_part, tokens: per_block } =
             shape.grid(sequences.iter().all(|block| block.tokens == 1));
+        let [keys, turns] = shape.turns(most);
+        let seen = |block: &Sequence| {
+            let all = block.position + block.tokens;
+            shape.window.map_or(all, |window| all.min(window + most))
+        };
+        let longest = sequences.iter().map(seen).max().unwrap_or(0);
+        self.check_rows("attention over", longest, self.most_rows(keys, turns))?;
         let pieces: Vec<Sequence> = sequences.iter().flat_map(|block| block.pieces(per_block)).collect();
         let out = self.unfilled(q.rows(), queries.heads * head_dim)?;
         let params = Params {

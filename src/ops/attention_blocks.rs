@@ -92,6 +92,9 @@ impl Gpu {
         for (sequence, turn) in sequences.iter().flat_map(|sequence| (0..turns).map(move |turn| (sequence, turn))) {
             let blocks = sequence.tokens.div_ceil(ROWS);
             let seen = window.unwrap_or(sequence.tokens).min(sequence.tokens);
+            // Products, and results of a block.
+            let taken = head_dim.div_ceil(8) * 9 + head_dim.div_ceil(ROWS) * (ROWS + 5) + 8;
+            self.check_rows("the gradient of attention over", seen, self.most_rows(ROWS, taken))?;
             let cost = products * ROWS * seen * heads * head_dim;
             let run = (self.work_per_dispatch() / cost.max(1)).clamp(1, 65535);
             for first_block in (0..blocks).step_by(run) {

@@ -48,6 +48,7 @@ mod short_conv;
 mod subtract;
 mod transpose;
 mod tuning;
+mod turns;
 
 pub use activation::Activation;
 pub use adamw::AdamW;

@@ -197,6 +197,52 @@ fn attention_survives_scores_far_from_zero() {
 }
 
 #[test]
+fn attention_is_right_up_to_the_longest_sequence_that_it_does_not_refuse() {
+    let gpu = support::gpu_unlimited();
+    for (head_dim, queries, reason) in
+        [(128, 64, "narrow heads"), (64, 64, "narrower"), (256, 4, "wide ones"), (128, 1, "decoding")]
+    {
+        let shape = AttentionShape {
+            head_dim,
+            q: HeadSpan { column: 0, heads: 1 },
+            k: HeadSpan { column: 0, heads: 1 },
+            v: HeadSpan { column: head_dim, heads: 1 },
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            ..AttentionShape::default()
+        };
+        let (mut random, most) = (Random::new(head_dim as u64), 65_536);
+        let (q, kv) = (random.values(queries * head_dim, 1.0), random.values(most * 2 * head_dim, 1.0));
+        let gpu_q = upload(&gpu, &q, queries, head_dim);
+        let gpu_kv = upload(&gpu, &kv, most, 2 * head_dim);
+        let run = |tokens: usize| {
+            let last = Sequence { first: 0, tokens: queries, kv_row: 0, position: tokens - queries };
+            gpu.attention(&shape, &gpu_q, &gpu_kv, &[last])
+        };
+        // As long as there is room, or as the message says.
+        let tokens = match run(most) {
+            Ok(_) => most,
+            Err(error) => {
+                let said = error.to_string();
+                let limit = said.split("no more than ").nth(1).and_then(|rest| rest.split(',').next());
+                limit.and_then(|limit| limit.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+            }
+        };
+        assert!(tokens >= 8192 && (tokens == most || run(tokens + 1).is_err()), "{reason}: only {tokens} tokens");
+        let out = download(&gpu, &run(tokens).expect("attention"));
+        let all = reference::matrix(most, 2 * head_dim, &kv);
+        let q = reference::matrix(queries, head_dim, &q).rows(queries - 1, 1).into_owned();
+        let [k, v] = [0, head_dim].map(|column| all.view((0, column), (tokens, head_dim)));
+        let scores = (q * k.transpose()) * f64::from(shape.scale);
+        let top = scores.max();
+        let shares = scores.map(|score| (score - top).exp());
+        let expected = &shares * v / shares.sum();
+        let off = (0..head_dim).map(|i| (out[(queries - 1, i)] - expected[i]).abs()).fold(0.0, f64::max);
+        // Means of so many values are small: of their own size, not that of the values.
+        assert!(off < 1e-3 * expected.amax(), "{reason}, {tokens} tokens: off by {off:.1e} of {:.1e}", expected.amax());
+    }
+}
+
+#[test]
 fn attention_refuses_heads_and_sequences_outside_of_the_matrices() {
     let gpu = support::gpu_unlimited();
     let shape = side_by_side(4, 2, 2, None);
