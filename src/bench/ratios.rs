@@ -37,7 +37,7 @@ struct Rule {
 enum Goal {
     /// So many times faster.
     Times(f64),
-    /// At most so many times slower.
+    /// At most this many times slower.
     Cost(f64),
     /// Percent of the slow one's speed.
     Percent(f64),

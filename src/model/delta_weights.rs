@@ -58,7 +58,7 @@ pub enum LayerCache {
 }
 
 impl LayerCache {
-    /// Of so many sequences of up to `capacity` tokens each.
+    /// Of this many sequences of up to `capacity` tokens each.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
