@@ -191,3 +191,14 @@ impl Plan {
             .collect()
     }
 }
+
+/// The ways of finding coordinates that are tried.
+pub fn bases(config: &Config, effort: Effort) -> impl Iterator<Item = Width> {
+    let tolerances: &[f64] = match effort {
+        _ if !config.can_stay_tied() => &[0.25],
+        Effort::Thorough => &[0.25, 0.4],
+        _ => &[0.25],
+    };
+    let weighted: &[bool] = if effort == Effort::Quick { &[true] } else { &[true, false] };
+    tolerances.iter().flat_map(|&tolerance| weighted.iter().map(move |&by_reads| Width { by_reads, tolerance }))
+}
