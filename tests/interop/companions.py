@@ -27,7 +27,7 @@ transformers.logging.set_verbosity_error()
 # A fixture of each family whose width is large enough to be cut.
 MODELS = {
     "llama": "llama_gqa_tied", "mistral": "mistral_window", "qwen2": "qwen2_gqa_tied", "qwen3": "qwen3_untied", "phi": "phi_gqa",
-    "phi3": "phi3_gqa", "opt": "opt_relu", "gpt2": "gpt2_tied", "gpt_neox": "gpt_neox_parallel",
+    "phi3": "phi3_gqa", "opt": "opt_relu", "gpt2": "gpt2_tied", "gpt_neox": "gpt_neox_parallel", "qwen3_5_text": "qwen35_wide",
 }
 
 
