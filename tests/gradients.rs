@@ -14,7 +14,7 @@ use slicegpt_gpu::{
         scatter,
     },
     progress::Silent,
-    stream::{Collect, Gradients, GradientsAt, MemoryPlan, Placement},
+    stream::{Collect, Gradients, GradientsAt, MemoryPlan, Placement, Table},
 };
 
 /// Gradients as the tensors of the checkpoint have their values: rows, columns and values.
@@ -114,7 +114,7 @@ impl Collect for Store<'_> {
         true
     }
 
-    fn head(&mut self, rows: Range<usize>, gradients: &AffineGradients) -> slicegpt_gpu::Result<()> {
+    fn head(&mut self, _: Range<usize>, rows: Range<usize>, gradients: &AffineGradients) -> slicegpt_gpu::Result<()> {
         let (config, names) = (self.config, Names::of(self.config));
         let name = if config.tie_word_embeddings { names.embedding() } else { names.head() };
         let values = self.values(gradients.weight.as_ref().expect("a gradient of the head"));
@@ -126,14 +126,24 @@ impl Collect for Store<'_> {
         Ok(())
     }
 
-    fn final_norm(&mut self, gradients: &AffineGradients) -> slicegpt_gpu::Result<()> {
+    fn final_norm(&mut self, _: Range<usize>, gradients: &AffineGradients) -> slicegpt_gpu::Result<()> {
         self.norm(&Names::of(self.config).final_norm(), gradients, self.config.hidden_size);
         Ok(())
     }
 
-    fn embedding(&mut self, positions: bool, rows: Range<usize>, gradient: &Matrix) -> slicegpt_gpu::Result<()> {
+    fn embedding(
+        &mut self,
+        table: Table,
+        _: Range<usize>,
+        rows: Range<usize>,
+        gradient: &Matrix,
+    ) -> slicegpt_gpu::Result<()> {
         let names = Names::of(self.config);
-        let name = if positions { names.positions().expect("a table of positions") } else { names.embedding() };
+        let name = if table == Table::Positions {
+            names.positions().expect("a table of positions")
+        } else {
+            names.embedding()
+        };
         let shapes = self.config.tensors();
         let shape = &shapes.iter().find(|spec| spec.name == name).expect("a table").shape;
         let values = self.values(gradient);

@@ -137,7 +137,7 @@ fn expected(path: &Path, name: &str, config: &Config) -> Vec<LayerImportance> {
     let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect();
     rows.map(|(layer, (row, spec))| {
         let (heads, channels) = row.split_at(spec.kv_heads);
-        LayerImportance { layer, attention: wide(heads), mlp: wide(channels), experts: Vec::new() }
+        LayerImportance { layer, attention: wide(heads), mlp: wide(channels), ..LayerImportance::default() }
     })
     .collect()
 }

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::{slicing::parse_share, work::WorkArgs};
 use crate::{
-    compress::{Axis, Effort, Goal},
+    compress::{Axis, Effort, Goal, Importance},
     error::{Error, Result},
     model::Model,
     run::{Compress, CompressRequest, Log, Request, VocabularyRequest, memory::parse_bytes, narrow},
@@ -40,6 +40,9 @@ pub struct Args {
     /// trust_remote_code
     #[arg(long, help_heading = METHOD)]
     per_layer: bool,
+    /// What heads and channels leave by: obs, what costs the fit least; or taylor, LLM-Pruner's gradients
+    #[arg(long, help_heading = METHOD, default_value = "obs")]
+    importance: ImportanceArg,
     /// How strongly re-fitted weights are pulled towards the original ones, as a share of the mean energy of what they
     /// read
     #[arg(long, help_heading = METHOD, default_value_t = 0.03, value_name = "LAMBDA")]
@@ -70,6 +73,12 @@ enum EffortArg {
     Thorough,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ImportanceArg {
+    Obs,
+    Taylor,
+}
+
 impl Args {
     /// # Errors
     /// [`Error::Usage`].
@@ -84,6 +93,10 @@ impl Args {
             EffortArg::Quick => Effort::Quick,
             EffortArg::Normal => Effort::Normal,
             EffortArg::Thorough => Effort::Thorough,
+        };
+        let importance = match self.importance {
+            ImportanceArg::Obs => Importance::Obs,
+            ImportanceArg::Taylor => Importance::Taylor,
         };
         if self.vocabulary.is_none() && self.axes.iter().flatten().any(|AxisArg(axis)| axis.is_none()) {
             let reason = "--axes vocabulary: say which tokens stay, with --vocabulary N or --vocabulary TEXT";
@@ -101,7 +114,7 @@ impl Args {
         };
         let (per_layer, ridge, vocabulary) = (self.per_layer, self.ridge, self.vocabulary.clone());
         let recover = self.recover.map(|steps| steps as usize);
-        let request = CompressRequest { goal, axes, effort, per_layer, ridge, recover, vocabulary };
+        let request = CompressRequest { goal, axes, effort, per_layer, importance, ridge, recover, vocabulary };
         Ok(self.work.request(request, &format!("compressed-{ending}")))
     }
 

@@ -20,6 +20,9 @@ pub struct Args {
     /// are shortest on the examples (REAP)
     #[arg(long, value_name = "SHARE", conflicts_with_all = ["ratio", "importance", "aggregate", "iterations", "attention", "mlp"])]
     experts: Option<f64>,
+    /// Cut coordinates of the residual stream instead, everywhere at once: the model becomes narrower
+    #[arg(long, alias = "channel_wise", conflicts_with_all = ["experts", "attention", "mlp", "layers", "global"])]
+    channel: bool,
     /// The layers that may be cut, from A up to but not B, or `all` [default: all but the first eighth and the last
     /// sixteenth: 4..30 of 32]
     #[arg(long, value_name = "A..B|all")]
@@ -49,7 +52,7 @@ pub struct Args {
     #[arg(long, help_heading = METHOD, value_enum, default_value_t = RefitArg::None)]
     refit: RefitArg,
     /// Write what each group matters into this safetensors file: layers.I.attention, a value for each key-value head,
-    /// and layers.I.mlp, one for each channel, or layers.I.experts; with several rounds, what each was last ranked by
+    /// and layers.I.mlp, one for each channel; or layers.I.experts; or residual, one for each coordinate; with several rounds, what each was last ranked by
     #[arg(long, help_heading = METHOD, value_name = "FILE")]
     write_importance: Option<PathBuf>,
     /// As LLM-Pruner's script has it: taylor is what --importance says
@@ -153,6 +156,7 @@ impl Args {
         let range = attention.or(mlp).map(|(start, end)| PruneLayers::Some(start..end));
         let groups = match (self.attention, self.mlp) {
             _ if self.experts.is_some() => Groups::Experts,
+            _ if self.channel => Groups::Coordinates,
             (true, false) => Groups::Attention,
             (false, true) => Groups::Mlp,
             (false, false) if attention.is_some() && mlp.is_none() => Groups::Attention,

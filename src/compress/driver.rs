@@ -2,14 +2,14 @@
 
 use std::thread;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     axis::Axis,
     budget::{Curve, Space},
     layers::by_layer,
-    plan::{Options, Plan, Width, bases},
+    plan::{Importance, Options, Plan, Width, bases},
+    ranking::{importances, selected},
     refit::{Outcome, Refit, Refitted},
+    snapshot::{Candidate, Probe, Snapshot},
     survey::{Facts, Survey, Surveyed},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     fit::least_tied_width,
     gpu::Gpu,
-    model::{Agreement, Config, Kept, Model, Resize},
+    model::{Config, Model, Resize},
     progress::Progress,
     stream::{self, MemoryPlan, Pass, StockForm, run},
 };
@@ -32,67 +32,6 @@ pub struct Job<'a> {
     /// Where the tensors go, and, beside them, what is needed to resume.
     pub directory: &'a OutputDirectory,
     pub progress: &'a dyn Progress,
-}
-
-/// An axis that was cut alone, on part of the tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Probe {
-    pub axis: Axis,
-    pub depth: f64,
-    pub basis: Width,
-    pub parameters: u64,
-    pub agreement: Agreement,
-}
-
-/// Sizes that were cut, fitted and measured on part of the tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Candidate {
-    /// Depth by axis, of those that are cut.
-    pub depths: Vec<(Axis, f64)>,
-    pub predicted: f64,
-    pub sizes: Resize,
-    pub basis: Width,
-    pub parameters: u64,
-    /// On tokens that nothing is fitted to; `None` of the only one.
-    pub agreement: Option<Agreement>,
-    /// A model as large whose layers differ, where they may.
-    #[serde(default)]
-    by_layer: Option<Resize>,
-}
-
-/// What is done and durable.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Snapshot {
-    surveying: Option<Surveyed>,
-    /// Checksum of what the survey found.
-    survey: Option<u64>,
-    pub probes: Vec<Probe>,
-    pub candidates: Vec<Candidate>,
-    pub curves: Vec<Curve>,
-    /// Which of the candidates is written.
-    best: Option<usize>,
-    /// How far that is.
-    fitting: Option<Refitted>,
-    /// What is left of the layers that have lost heads or channels, once it is written.
-    kept: Option<Vec<Kept>>,
-}
-
-impl Snapshot {
-    /// The candidate that was written, and what is left of the layers that have lost heads or channels; `None` until
-    /// all is done.
-    pub fn written(&self) -> Option<(&Candidate, &[Kept])> {
-        Some((self.candidates.get(self.best?)?, self.kept.as_deref()?))
-    }
-
-    /// Layers that were gone through, of a model of `layers` layers.
-    pub fn passed(&self, layers: usize) -> usize {
-        let surveyed = self.surveying.map_or(usize::from(self.survey.is_some()) * layers, |surveyed| surveyed.layers);
-        let fitting = self.fitting.as_ref().map_or(0, |refitted| refitted.layers);
-        surveyed + (self.probes.len() + self.candidates.len()) * layers + fitting
-    }
 }
 
 /// Probes see at least this many tokens, where there are as many.
@@ -177,6 +116,12 @@ impl Job<'_> {
         let mut state = from.cloned().unwrap_or_default();
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
+        if self.options.importance == Importance::Taylor && state.importances.is_empty() {
+            state.importances = importances(self, gpu)?;
+            if !commit(&state)? {
+                return Ok(state);
+            }
+        }
         let narrowest = self.narrowest()?;
         let mut work = Work { job: self, gpu, facts, axes, narrowest, state };
         if let Some((basis, gaps)) = work.probe(&mut commit)?
@@ -328,6 +273,9 @@ impl Work<'_> {
             let mut refit = Refit::new(&pass, plan, &self.facts, options.ridge, from)?;
             if purpose == Purpose::Costs {
                 refit = refit.with_costs();
+            }
+            if options.importance == Importance::Taylor {
+                refit = refit.of_those(selected(self.config(), plan, &self.state.importances));
             }
             if !run(scope, &mut pass, &mut refit, done, commit)? {
                 return Ok(None);

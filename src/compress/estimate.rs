@@ -1,6 +1,9 @@
 //! How long a compression will take, about.
 
-use super::plan::{Effort, Options};
+use super::{
+    plan::{Effort, Importance, Options},
+    ranking::TOKENS,
+};
 use crate::{model::Config, stream::Speed};
 
 impl Options {
@@ -46,7 +49,13 @@ impl Options {
             3.0 * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
         let candidates = if self.candidates() > 1 { self.candidates() } else { 0 };
-        speed.forward_seconds(config, tokens)
+        // Backward takes two products for each of the forward pass, which is run twice.
+        let gradients = match self.importance {
+            Importance::Obs => 0.0,
+            Importance::Taylor => 4.0 * speed.forward_seconds(config, tokens.min(TOKENS)),
+        };
+        gradients
+            + speed.forward_seconds(config, tokens)
             + self.probes() as f64 * fit(tokens / self.effort.probe_share())
             + candidates as f64 * fit(tokens / self.effort.candidate_share())
             + fit(tokens)

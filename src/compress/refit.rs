@@ -65,7 +65,7 @@ pub struct Refit<'a> {
     /// What selections go by; none where what stays is `selected`.
     metric: Option<Metric>,
     /// What somebody else has chosen to stay of each layer.
-    selected: &'a [Kept],
+    selected: Vec<Kept>,
     /// Into the narrower residual stream, with the final norm where the head is the embedding.
     coordinates: Option<(Rotation, Option<Vec<f64>>)>,
     dense: Residual,
@@ -123,11 +123,11 @@ impl<'a> Refit<'a> {
     pub fn of_selection(
         pass: &Pass,
         plan: &'a Plan,
-        selected: &'a [Kept],
+        selected: &[Kept],
         ridge: f64,
         from: Option<&Refitted>,
     ) -> Result<Self> {
-        Self { selected, ..Self::of_width(pass, plan, ridge) }.from(pass, from)
+        Self::of_width(pass, plan, ridge).of_those(selected.to_vec()).from(pass, from)
     }
 
     /// Nothing done, at the width that the plan has.
@@ -141,7 +141,7 @@ impl<'a> Refit<'a> {
             plan,
             ridge,
             metric: None,
-            selected: &[],
+            selected: Vec::new(),
             coordinates: None,
             dense: pass.residual("residual", config.hidden_size),
             before: pass.residual("before", config.hidden_size),
@@ -180,6 +180,11 @@ impl<'a> Refit<'a> {
     /// The same, noting what it costs to cut each layer.
     pub fn with_costs(self) -> Self {
         Self { costs: Some(Vec::new()), ..self }
+    }
+
+    /// The same where what stays of each layer is chosen already.
+    pub fn of_those(self, selected: Vec<Kept>) -> Self {
+        Self { selected, ..self }
     }
 
     /// What came of it, once the end was reached.
@@ -267,12 +272,16 @@ impl<'a> Refit<'a> {
     fn finish(&mut self, pass: &mut Pass, waiting: Waiting, rope_tables: &[Matrix]) -> Result<()> {
         let Waiting { layer, step, mut weights, mut writes } = waiting;
         let mut now = pass.config.clone();
-        let cuts = match self.selected.get(layer) {
+        let selected = self.selected.get(layer).cloned();
+        let cuts = match selected {
             Some(_) => Vec::new(),
             None => Cut::of_step(&now.layers[layer], &self.cut.layers[layer], step),
         };
-        if let Some(kept) = self.selected.get(layer) {
+        if let Some(kept) = selected {
             let spec = &now.layers[layer];
+            if kept != Kept::all(layer, spec) {
+                *self.record(layer, spec) = kept.clone();
+            }
             for linear in weights.blocks.iter_mut().flat_map(|block| &mut block.linears) {
                 *linear = pick(pass.gpu, linear, &kept.channels(linear.role, spec))?;
             }

@@ -67,6 +67,15 @@ impl<'a> Names<'a> {
         self.config.architecture.names.embedding_norm.map(|name| self.top(name))
     }
 
+    /// The tensors whose columns, or values, are coordinates of the residual stream: all but the linear weights.
+    pub fn of_coordinates(&self) -> Vec<String> {
+        let layers = (0..self.config.layers.len()).flat_map(|layer| self.layer_norms(layer));
+        let norms = layers.chain([self.final_norm()]).chain(self.embedding_norm());
+        let tables = [Some(self.embedding()), self.positions(), Some(self.head())];
+        let both = |name: String| [format!("{name}.weight"), format!("{name}.bias")];
+        norms.flat_map(both).chain(tables.into_iter().flatten()).collect()
+    }
+
     /// The weight of the head.
     pub fn head(&self) -> String {
         format!("{}.weight", self.config.architecture.names.head)

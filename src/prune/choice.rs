@@ -28,6 +28,9 @@ pub struct LayerImportance {
     pub layer: usize,
     pub attention: Vec<f64>,
     pub mlp: Vec<f64>,
+    /// Of single queries, where several read a key-value head.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<f64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<f64>,
 }
@@ -43,6 +46,7 @@ impl LayerImportance {
         };
         take(&mut self.attention, &newer.attention, &kept.key_value_heads);
         take(&mut self.mlp, &newer.mlp, &kept.mlp_channels);
+        take(&mut self.queries, &newer.queries, &kept.query_heads);
     }
 }
 
@@ -151,15 +155,29 @@ mod tests {
     fn what_has_left_keeps_what_it_was_ranked_by() {
         let (query_heads, key_value_heads, mlp_channels) = (vec![1], vec![1], vec![0, 2]);
         let kept = Kept { query_heads, key_value_heads, mlp_channels, ..Kept::default() };
-        let mut all =
-            LayerImportance { layer: 0, attention: vec![1.0, 2.0], mlp: vec![3.0, 4.0, 5.0], experts: vec![] };
+        let mut all = LayerImportance {
+            layer: 0,
+            attention: vec![1.0, 2.0],
+            mlp: vec![3.0, 4.0, 5.0],
+            ..LayerImportance::default()
+        };
         all.update(
-            &LayerImportance { layer: 0, attention: vec![0.0, 6.0], mlp: vec![7.0, 0.0, 8.0], experts: vec![] },
+            &LayerImportance {
+                layer: 0,
+                attention: vec![0.0, 6.0],
+                mlp: vec![7.0, 0.0, 8.0],
+                ..LayerImportance::default()
+            },
             &kept,
         );
         assert_eq!(
             all,
-            LayerImportance { layer: 0, attention: vec![1.0, 6.0], mlp: vec![7.0, 4.0, 8.0], experts: vec![] }
+            LayerImportance {
+                layer: 0,
+                attention: vec![1.0, 6.0],
+                mlp: vec![7.0, 4.0, 8.0],
+                ..LayerImportance::default()
+            }
         );
     }
 
@@ -171,7 +189,7 @@ mod tests {
             layer: 0,
             attention: vec![2.0, 1.0, 3.0],
             mlp: vec![4.0, 3.0, 2.0, 1.0],
-            experts: vec![],
+            ..LayerImportance::default()
         }];
         let share = Share { ratio: 0.34, attention: true, mlp: true, global: false };
         cut(share, &specs, &importances, &mut kept);
@@ -188,7 +206,7 @@ mod tests {
             layer,
             attention: vec![by, 2.0 * by],
             mlp: vec![by; 3],
-            experts: vec![],
+            ..LayerImportance::default()
         };
         let share = Share { ratio: 0.6, attention: true, mlp: true, global: true };
         cut(share, &specs, &[importance(0, 1.0), importance(1, 10.0)], &mut kept);

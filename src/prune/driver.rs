@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choice::{LayerImportance, Share, cut},
+    choice::{LayerImportance, Share, cut, leaving, without_lowest},
     expert_scores::expert_scores,
     experts::{ExpertScores, cut_experts},
     measure::Measure,
@@ -15,7 +15,7 @@ use crate::{
     gpu::Gpu,
     model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space},
     progress::Progress,
-    stream::{self, MemoryPlan, Pass, StockForm},
+    stream::{self, MemoryPlan, Pass, StockForm, Types},
 };
 
 /// What to prune, and how.
@@ -41,10 +41,29 @@ pub struct Snapshot {
     /// What each group of the layers that may be cut was last ranked by, where that is kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub importances: Vec<LayerImportance>,
+    /// The coordinates of the residual stream that are left, where some have left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinates: Option<Vec<usize>>,
+    /// What each of them was ranked by, where that is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coordinate_importances: Vec<f64>,
     /// Layers that are written.
     pub written: usize,
     /// Whether all of the model is.
     pub done: bool,
+}
+
+impl Snapshot {
+    /// The plan of what is left of a model.
+    ///
+    /// # Errors
+    /// As [`Plan::guess`].
+    pub fn plan(&self, config: &Config, types: &Types) -> Result<Plan> {
+        match &self.coordinates {
+            Some(left) => Plan::narrower(config, left.len(), types),
+            None => Plan::of(config, &self.kept, types),
+        }
+    }
 }
 
 impl Job<'_> {
@@ -98,6 +117,14 @@ impl Job<'_> {
                     };
                     state.importances = scores.into_iter().map(of).collect();
                 }
+            } else if self.options.groups == Groups::Coordinates {
+                let (found, width) = (self.coordinates(gpu)?, self.config().hidden_size);
+                let all: Vec<usize> = (0..width).collect();
+                let leave = leaving(width, width, 1, self.options.ratio);
+                state.coordinates = Some(without_lowest(&found, &all, leave));
+                if self.options.keep_importances {
+                    state.coordinate_importances = found;
+                }
             } else {
                 let importances = self.importances(gpu, &state.kept)?;
                 if self.options.keep_importances {
@@ -122,8 +149,20 @@ impl Job<'_> {
     /// # Errors
     /// As [`Job::run`].
     pub fn importances(&self, gpu: &Gpu, kept: &[Kept]) -> Result<Vec<LayerImportance>> {
+        self.measure(gpu, kept).run()
+    }
+
+    /// What the coordinates of the residual stream matter.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn coordinates(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+        self.measure(gpu, &[]).coordinates()
+    }
+
+    fn measure<'m>(&'m self, gpu: &'m Gpu, kept: &'m [Kept]) -> Measure<'m> {
         let Job { model, rows, options, memory, directory, progress } = *self;
-        Measure { gpu, model, rows, options, kept, memory, directory, progress }.run()
+        Measure { gpu, model, rows, options, kept, memory, directory, progress }
     }
 
     /// Cuts what is due after round `number`: the share is spread evenly over the rounds.
@@ -137,7 +176,7 @@ impl Job<'_> {
 
     fn write(&self, gpu: &Gpu, state: &mut Snapshot, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
         let Job { model, memory, directory, progress, .. } = *self;
-        let plan = Plan::of(self.config(), &state.kept, &self.options.dtype)?;
+        let plan = state.plan(self.config(), &self.options.dtype)?;
         let job = stream::Job {
             model,
             rows: &[],
@@ -152,16 +191,18 @@ impl Job<'_> {
         let layers = self.config().layers.len();
         progress.begin("write", layers as u64);
         let written = (state.written > 0).then_some(state.written);
-        let mut pass = Pass::new(gpu, job, StockForm::fused(self.config().hidden_size), written)?;
+        let mut pass = Pass::new(gpu, job, StockForm::fused(plan.config.hidden_size), written)?;
+        let coordinates = state.coordinates.clone();
+        let coordinates = coordinates.as_deref();
         let names = Names::of(self.config());
         let tables = names.before_layers();
         let is_table = |name: &str| tables.iter().any(|start| name.starts_with(start));
         let of_layer = |name: &str| (0..layers).any(|layer| name.starts_with(&names.layer(layer, "")));
         if written.is_none() {
-            self.copy(&mut pass, |name| is_table(name))?;
+            self.copy(&mut pass, coordinates, |name| is_table(name))?;
         }
         for layer in state.written..layers {
-            self.layer(gpu, &mut pass, &state.kept[layer])?;
+            self.layer(gpu, &mut pass, &state.kept[layer], coordinates)?;
             pass.writer.sync()?;
             progress.advance(1)?;
             state.written = layer + 1;
@@ -169,31 +210,36 @@ impl Job<'_> {
                 return Ok(());
             }
         }
-        self.copy(&mut pass, |name| !is_table(name) && !of_layer(name))?;
+        self.copy(&mut pass, coordinates, |name| !is_table(name) && !of_layer(name))?;
         pass.writer.finish()?;
         state.done = true;
         commit(state).map(drop)
     }
 
-    /// Writes tensors as they are.
-    fn copy(&self, pass: &mut Pass, which: impl Fn(&str) -> bool) -> Result<()> {
+    /// Writes tensors as they are, but for the coordinates of the residual stream that have left.
+    fn copy(&self, pass: &mut Pass, coordinates: Option<&[usize]>, which: impl Fn(&str) -> bool) -> Result<()> {
         let specs: Vec<TensorSpec> = self.config().tensors().into_iter().filter(|spec| which(&spec.name)).collect();
-        specs.iter().try_for_each(|spec| pass.copy(spec, &spec.name))
+        let of_coordinates = Names::of(self.config()).of_coordinates();
+        specs.iter().try_for_each(|spec| match coordinates {
+            Some(left) if of_coordinates.contains(&spec.name) => pass.copy_columns(spec, left),
+            _ => pass.copy(spec, &spec.name),
+        })
     }
 
     /// Writes what is left of a layer.
-    fn layer(&self, gpu: &Gpu, pass: &mut Pass, kept: &Kept) -> Result<()> {
+    fn layer(&self, gpu: &Gpu, pass: &mut Pass, kept: &Kept, coordinates: Option<&[usize]>) -> Result<()> {
         let (config, layer) = (self.config(), kept.layer);
         let start = Names::of(config).layer(layer, "");
-        if *kept == Kept::all(layer, &config.layers[layer]) {
-            return self.copy(pass, |name| name.starts_with(&start));
+        if coordinates.is_none() && *kept == Kept::all(layer, &config.layers[layer]) {
+            return self.copy(pass, None, |name| name.starts_with(&start));
         }
         let mut weights: Vec<String> = config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
         let names = Names::of(config);
         weights.extend(config.expert_weights(layer).map(|(expert, weight)| names.expert(layer, expert, weight)));
-        self.copy(pass, |name| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight)))?;
+        let others = |name: &str| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight));
+        self.copy(pass, coordinates, others)?;
         for linear in self.model.store.layer(layer)?.linears() {
-            pass.writer.linear(layer, &left(gpu, config, kept, linear)?)?;
+            pass.writer.linear(layer, &left(gpu, config, kept, coordinates, linear)?)?;
         }
         // Experts are numbered anew, and otherwise as they were.
         for (number, &expert) in kept.experts.iter().enumerate() {
@@ -207,22 +253,17 @@ impl Job<'_> {
     }
 }
 
-/// The rows of a weight that stay, or the columns of one that writes the residual stream.
-fn left(gpu: &Gpu, config: &Config, kept: &Kept, linear: &HostLinear) -> Result<Linear> {
+/// The rows and columns of a weight that stay.
+fn left(gpu: &Gpu, config: &Config, kept: &Kept, coordinates: Option<&[usize]>, linear: &HostLinear) -> Result<Linear> {
     let stays = kept.channels(linear.role, &config.layers[kept.layer]);
-    let cols = linear.matrix.cols;
-    let all = linear.matrix.to_f32()?;
-    let writes = linear.spec.writes == Space::Residual;
-    let values: Vec<f32> = if writes {
-        all.chunks_exact(cols).flat_map(|row| stays.iter().map(|&col| row[col])).collect()
-    } else {
-        stays.iter().flat_map(|&row| &all[row * cols..(row + 1) * cols]).copied().collect()
-    };
-    let (rows, width) = if writes { (linear.matrix.rows, stays.len()) } else { (stays.len(), cols) };
-    let bias = linear.bias.as_ref().map(|bias| match writes {
-        true => bias.clone(),
-        false => stays.iter().map(|&row| bias[row]).collect(),
-    });
+    let (all, cols) = (linear.matrix.to_f32()?, linear.matrix.cols);
+    let whole = |count: usize| coordinates.map_or_else(|| (0..count).collect(), <[usize]>::to_vec);
+    let (rows, columns) =
+        if linear.spec.writes == Space::Residual { (whole(linear.matrix.rows), stays) } else { (stays, whole(cols)) };
+    let values: Vec<f32> =
+        rows.iter().flat_map(|row| columns.iter().map(|&col| all[row * cols + col]).collect::<Vec<_>>()).collect();
+    let bias = linear.bias.as_ref().map(|bias| rows.iter().map(|&row| bias[row]).collect::<Vec<_>>());
     let bias = bias.map(|bias| gpu.upload(&bias, 1, bias.len())).transpose()?;
-    Ok(Linear { spec: linear.spec, role: linear.role, weight: gpu.upload(&values, rows, width)?, bias })
+    let weight = gpu.upload(&values, rows.len(), columns.len())?;
+    Ok(Linear { spec: linear.spec, role: linear.role, weight, bias })
 }

@@ -70,6 +70,14 @@ impl Importance {
         matches!(self, Self::ParamSecond | Self::ParamMix)
     }
 
+    /// What sums over all elements of a weight come to.
+    pub fn whole(self, mut sums: Vec<f64>) -> Vec<f64> {
+        if self == Self::Vectorize {
+            sums.iter_mut().for_each(|sum| *sum = sum.abs());
+        }
+        sums
+    }
+
     fn element(self, w: f64, g: f64, f: f64) -> f64 {
         match self {
             Self::ParamFirst => (w * g).abs(),
@@ -95,6 +103,11 @@ pub struct Evidence<'a> {
 impl Evidence<'_> {
     /// What each row matters, or each column if `columns`.
     pub fn saliences(self, importance: Importance, columns: bool) -> Vec<f64> {
+        importance.whole(self.sums(importance, columns))
+    }
+
+    /// What these elements add to what each row matters, or each column: [`Importance::whole`] makes that of all sums.
+    pub fn sums(self, importance: Importance, columns: bool) -> Vec<f64> {
         let rows = self.weight.len().checked_div(self.cols).unwrap_or(0);
         let mut sums = vec![0.0; if columns { self.cols } else { rows }];
         let value = |of: &[f32], at: usize| of.get(at).map_or(0.0, |&value| f64::from(value));
@@ -105,9 +118,6 @@ impl Evidence<'_> {
                     importance.element(f64::from(self.weight[at]), value(self.gradient, at), value(self.squares, at));
                 sums[if columns { col } else { row }] += element;
             }
-        }
-        if importance == Importance::Vectorize {
-            sums.iter_mut().for_each(|sum| *sum = sum.abs());
         }
         sums
     }
@@ -158,6 +168,16 @@ pub fn of_heads(aggregate: Aggregate, members: &[(Role, Vec<f64>)], spec: &Layer
     };
     let channels = aggregate.of(&members.iter().map(shared).collect::<Vec<_>>());
     channels.chunks(width).map(|head| head.iter().sum()).collect()
+}
+
+/// What each query matters by itself, of the same `members`; nothing where each has a key-value head of its own.
+pub fn of_queries(aggregate: Aggregate, members: &[(Role, Vec<f64>)], spec: &LayerSpec) -> Vec<f64> {
+    if spec.heads == spec.kv_heads {
+        return Vec::new();
+    }
+    let own = members.iter().filter(|(role, _)| matches!(role, Role::Query | Role::Output));
+    let channels = aggregate.of(&own.map(|(_, channels)| channels.clone()).collect::<Vec<_>>());
+    channels.chunks(spec.head_dim).map(|head| head.iter().sum()).collect()
 }
 
 /// What each channel of an MLP matters.

@@ -1,8 +1,10 @@
 //! What the groups of a model matter, from its weights and the gradients of its loss, one step of a layer at a time.
 
+use std::ops::Range;
+
 use super::{
     choice::LayerImportance,
-    importance::{Evidence, of_channels, of_heads, random},
+    importance::{Evidence, of_channels, of_heads, of_queries, random},
     plan::Options,
 };
 use crate::{
@@ -10,11 +12,11 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        HostBlock, HostLayer, HostMatrix, Kept, LinearGradients, Model, StepGradients,
+        HostBlock, HostLayer, HostMatrix, Kept, Model, StepGradients,
         architecture::{BlockKind, Role, Space},
     },
     progress::Progress,
-    stream::{Collect, Gradients, GradientsAt, MemoryPlan},
+    stream::{Change, Collect, Gradients, GradientsAt, MemoryPlan},
 };
 
 /// A model, the examples whose loss counts, and what is left of it so far.
@@ -32,9 +34,9 @@ pub struct Measure<'a> {
 
 /// The gradient of a weight and its square, so far.
 #[derive(Default)]
-struct Sums {
-    gradient: Vec<f32>,
-    squares: Vec<f32>,
+pub struct Sums {
+    pub gradient: Vec<f32>,
+    pub squares: Vec<f32>,
 }
 
 impl Measure<'_> {
@@ -60,7 +62,13 @@ impl Measure<'_> {
         let change = |layer: usize, host: &mut HostLayer| self.mask(layer, host);
         let whole =
             self.model.config().layers.iter().zip(self.kept).all(|(spec, kept)| *kept == Kept::all(kept.layer, spec));
-        let work = Gradients {
+        self.gradients(if whole { None } else { Some(&change) }).run(&mut measuring)?;
+        Ok(measuring.found)
+    }
+
+    /// The gradients that are needed, where `change` is made to the weights first.
+    pub(super) fn gradients<'m>(&'m self, change: Option<&'m Change<'m>>) -> Gradients<'m> {
+        Gradients {
             gpu: self.gpu,
             model: self.model,
             rows: self.rows,
@@ -68,11 +76,25 @@ impl Measure<'_> {
             directory: self.directory,
             progress: self.progress,
             apart: self.options.importance.needs_squares(),
-            change: if whole { None } else { Some(&change) },
+            change,
             training: None,
-        };
-        work.run(&mut measuring)?;
-        Ok(measuring.found)
+        }
+    }
+
+    /// Adds the gradient of the mean loss of the sequences `of` to that of all, and its square to the mean of those of all
+    /// sequences, where that is needed.
+    pub(super) fn add(&self, sums: &mut Sums, gradient: &Matrix, of: &Range<usize>) -> Result<()> {
+        let predicted = |rows: &[Vec<u32>]| rows.iter().map(|row| row.len() - 1).sum::<usize>() as f32;
+        let share = predicted(&self.rows[of.clone()]) / predicted(self.rows);
+        let values = self.gpu.download(gradient)?;
+        sums.gradient.resize(values.len(), 0.0);
+        sums.gradient.iter_mut().zip(&values).for_each(|(sum, value)| *sum += share * value);
+        if self.options.importance.needs_squares() {
+            sums.squares.resize(values.len(), 0.0);
+            let one = 1.0 / self.rows.len() as f32;
+            sums.squares.iter_mut().zip(&values).for_each(|(sum, value)| *sum += one * value * value);
+        }
+        Ok(())
     }
 
     /// Makes what has left of a layer add nothing to the residual stream, as if it were gone.
@@ -131,6 +153,7 @@ impl Measuring<'_> {
                 members.push((linear.role, evidence.saliences(options.importance, columns)));
             }
             if attention {
+                found.queries = of_queries(options.aggregate, &members, spec);
                 of_heads(options.aggregate, &members, spec)
             } else {
                 of_channels(options.aggregate, &members)
@@ -143,39 +166,22 @@ impl Measuring<'_> {
         *(if attention { &mut found.attention } else { &mut found.mlp }) = values;
         Ok(())
     }
-
-    /// Adds the gradients of the mean loss of some examples, which are `share` of all tokens and one of `count` examples.
-    fn add(gpu: &Gpu, sums: &mut Sums, gradients: &LinearGradients, share: f32, count: Option<usize>) -> Result<()> {
-        let none = || Error::shape("importance", "a weight without a gradient");
-        let gradient: &Matrix = gradients.of.weight.as_ref().ok_or_else(none)?;
-        let values = gpu.download(gradient)?;
-        sums.gradient.resize(values.len(), 0.0);
-        sums.gradient.iter_mut().zip(&values).for_each(|(sum, value)| *sum += share * value);
-        if let Some(count) = count {
-            sums.squares.resize(values.len(), 0.0);
-            let one = 1.0 / count as f32;
-            sums.squares.iter_mut().zip(&values).for_each(|(sum, value)| *sum += one * value * value);
-        }
-        Ok(())
-    }
 }
 
 impl Collect for Measuring<'_> {
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
-        let Measure { gpu, model, rows, options, .. } = self.of;
+        let Measure { model, rows, options, .. } = self.of;
         if !options.layers.contains(&at.layer) {
             return Ok(());
         }
-        let predicted = |rows: &[Vec<u32>]| rows.iter().map(|row| row.len() - 1).sum::<usize>() as f32;
-        let share = predicted(&rows[at.rows.clone()]) / predicted(rows);
-        let count = options.importance.needs_squares().then_some(rows.len());
         if at.rows.start == 0 {
             let none = |block: &crate::model::BlockGradients| block.linears.iter().map(|_| Sums::default()).collect();
             self.sums = gradients.blocks.iter().map(none).collect();
         }
+        let missing = || Error::shape("importance", "a weight without a gradient");
         for (block, sums) in gradients.blocks.iter().zip(&mut self.sums) {
             for (linear, sums) in block.linears.iter().zip(sums) {
-                Self::add(gpu, sums, linear, share, count)?;
+                self.of.add(sums, linear.of.weight.as_ref().ok_or_else(missing)?, &at.rows)?;
             }
         }
         if at.rows.end < rows.len() {

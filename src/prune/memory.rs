@@ -55,7 +55,10 @@ impl Options {
         // Of a step: gradients, perhaps their squares; of a matrix, what comes from the GPU, and its values as they are
         // stored and widened.
         let sums = whole * if self.importance.needs_squares() { 2 } else { 1 };
-        let host = sums + 3 * largest + tokens * full + table;
+        // Where coordinates leave, those of the tables, too, if the examples' come one by one.
+        let apart = self.groups == Groups::Coordinates && self.importance.needs_squares();
+        let tables = if apart { 2 * 2 * config.vocab_size as u64 * full } else { 0 };
+        let host = sums + tables + 3 * largest + tokens * full + table;
         Peak {
             gpu: held + rope + gpu,
             upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),

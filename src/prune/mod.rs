@@ -5,11 +5,12 @@
 //! gradients of the mean next-token loss of a few examples are worked out a step of a layer at a time
 //! ([`crate::stream::Gradients`]); weights and gradients say what each group matters (`importance`, `measure`); the least
 //! important leave, layer by layer or of all layers in one row (`choice`), at once or in rounds with new gradients in
-//! each; and what is left is written as it is (`driver`). The width of the residual stream stays. Of mixtures, whole
-//! experts leave, by what they add to the residual stream (`experts`,
-//! `expert_scores`).
+//! each; and what is left is written as it is (`driver`). The width of the residual stream stays; or coordinates of it
+//! leave everywhere, and all else stays (`coordinates`). Of mixtures, whole experts leave, by what they add to the
+//! residual stream (`experts`, `expert_scores`).
 
 mod choice;
+mod coordinates;
 mod driver;
 mod expert_scores;
 mod experts;

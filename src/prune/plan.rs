@@ -27,6 +27,8 @@ pub enum Groups {
     Mlp,
     /// Whole experts of mixtures, and nothing else.
     Experts,
+    /// Coordinates of the residual stream, everywhere at once, and nothing else.
+    Coordinates,
 }
 
 /// How to prune.
@@ -72,6 +74,9 @@ impl Options {
             (true, true) if self.iterations > 1 => return usage("--iterations: experts leave in one round".into()),
             _ => {}
         }
+        if self.groups == Groups::Coordinates && self.iterations > 1 {
+            return usage("--iterations: coordinates of the residual stream leave in one round".into());
+        }
         if !(self.ratio > 0.0 && self.ratio < 1.0) {
             let flag = if self.groups == Groups::Experts { "--experts" } else { "--ratio" };
             return usage(format!("{flag} {}: expected a number between 0 and 1", self.ratio));
@@ -105,6 +110,9 @@ impl Options {
             let left = |experts: Experts| experts.count - if inside { experts_leaving(experts, self.ratio) } else { 0 };
             return LayerSizes { num_experts: spec.experts.map(left), ..LayerSizes::from(spec) };
         }
+        if self.groups == Groups::Coordinates {
+            return LayerSizes::from(spec);
+        }
         let share = |wanted: bool| if wanted && inside { self.ratio } else { 0.0 };
         // In one round or several, the same number.
         let heads = self.groups != Groups::Mlp && spec.delta.is_none();
@@ -136,6 +144,10 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] if there is no checkpoint of such a model.
     pub fn guess(config: &Config, options: &Options) -> Result<Self> {
+        if options.groups == Groups::Coordinates {
+            let width = config.hidden_size;
+            return Self::narrower(config, width - leaving(width, width, 1, options.ratio), &options.dtype);
+        }
         let left = config.layers.iter().enumerate().map(|(layer, spec)| options.left(layer, spec));
         Self::new(config, left.collect(), &options.dtype)
     }
@@ -148,15 +160,27 @@ impl Plan {
         Self::new(config, kept.iter().map(Kept::sizes).collect(), types)
     }
 
+    /// Of so many coordinates of the residual stream.
+    ///
+    /// # Errors
+    /// As [`Plan::guess`].
+    pub fn narrower(config: &Config, width: usize, types: &Types) -> Result<Self> {
+        Ok(Self::written(config, config.with_coordinates(width)?, types))
+    }
+
     fn new(config: &Config, layers: Vec<LayerSizes>, types: &Types) -> Result<Self> {
         let smaller = match config.is_mixture() {
             true => config.with_experts(&layers)?,
             false => config.resized(&config.with_layers(layers))?,
         };
+        Ok(Self::written(config, smaller, types))
+    }
+
+    fn written(config: &Config, smaller: Config, types: &Types) -> Self {
         let dtypes = types.of_tensors(config, &smaller);
         let specs = smaller.tensors().into_iter().zip(dtypes);
         let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();
-        Ok(Self { parameters: smaller.parameters(), config: smaller, tensors })
+        Self { parameters: smaller.parameters(), config: smaller, tensors }
     }
 
     /// Bytes of all tensors.

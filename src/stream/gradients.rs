@@ -37,29 +37,36 @@ pub trait Collect {
         false
     }
 
-    /// Of some rows of the head, as it is stored.
+    /// Of some rows of the head, as it is stored, by the loss of the sequences `of`.
     ///
     /// # Errors
     /// Those of whatever is made of them.
-    fn head(&mut self, _rows: Range<usize>, _gradients: &AffineGradients) -> Result<()> {
+    fn head(&mut self, _of: Range<usize>, _rows: Range<usize>, _gradients: &AffineGradients) -> Result<()> {
         Ok(())
     }
 
-    /// Of the final norm.
+    /// Of the final norm, by the loss of the sequences `of`.
     ///
     /// # Errors
     /// Those of whatever is made of them.
-    fn final_norm(&mut self, _gradients: &AffineGradients) -> Result<()> {
+    fn final_norm(&mut self, _of: Range<usize>, _gradients: &AffineGradients) -> Result<()> {
         Ok(())
     }
 
-    /// Of some rows of the embedding of tokens, or of positions; what a tied head adds is not in it.
+    /// Of some rows of a table, by the loss of the sequences `of`; what a tied head adds is not in it.
     ///
     /// # Errors
     /// Those of whatever is made of them.
-    fn embedding(&mut self, _positions: bool, _rows: Range<usize>, _gradient: &Matrix) -> Result<()> {
+    fn embedding(&mut self, _table: Table, _of: Range<usize>, _rows: Range<usize>, _gradient: &Matrix) -> Result<()> {
         Ok(())
     }
+}
+
+/// What tokens are looked up in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    Tokens,
+    Positions,
 }
 
 /// Which gradients these are.
@@ -319,16 +326,17 @@ impl Gradients<'_> {
     fn embeddings(&self, plan: &Plan, ends: &HostEnds, gradient: &Residual, collect: &mut dyn Collect) -> Result<()> {
         let scale = self.model.config().embedding_scale;
         let ids = |rows: &Range<usize>| self.rows[rows.clone()].concat();
-        self.table(plan, &ends.embedding, gradient, &ids, |part, sums| {
+        self.table(plan, &ends.embedding, gradient, &ids, |of, part, sums| {
             let sums = AffineGradients { weight: Some(sums), bias: None }.scaled(self.gpu, scale, 1.0)?;
-            sums.weight.as_ref().map_or(Ok(()), |sums| collect.embedding(false, part, sums))
+            sums.weight.as_ref().map_or(Ok(()), |sums| collect.embedding(Table::Tokens, of, part, sums))
         })?;
         let Some((table, offset)) = positions_of(self.model, ends) else { return Ok(()) };
         let places = |rows: &Range<usize>| {
             let row = |row: &Vec<u32>| offset as u32..(offset + row.len()) as u32;
             self.rows[rows.clone()].iter().flat_map(row).collect()
         };
-        self.table(plan, table, gradient, &places, |part, sums| collect.embedding(true, part, &sums))
+        let mut each = |of, part, sums| collect.embedding(Table::Positions, of, part, &sums);
+        self.table(plan, table, gradient, &places, &mut each)
     }
 
     /// The gradient of a table, run of rows by run of rows; `ids` are the rows that tokens are looked up in.
@@ -338,16 +346,32 @@ impl Gradients<'_> {
         table: &HostMatrix,
         gradient: &Residual,
         ids: &dyn Fn(&Range<usize>) -> Vec<u32>,
-        mut each: impl FnMut(Range<usize>, Matrix) -> Result<()>,
+        mut each: impl FnMut(Range<usize>, Range<usize>, Matrix) -> Result<()>,
     ) -> Result<()> {
         for part in self.memory.parts(self.gpu, table) {
-            let sums = self.gpu.zeros(part.len(), table.cols)?;
-            for (index, rows) in plan.batches.iter().enumerate() {
-                self.gpu.embed_backward(&ids(rows), part.start, &gradient.load(self.gpu, index)?, &sums)?;
+            for batches in self.together(plan) {
+                let sums = self.gpu.zeros(part.len(), table.cols)?;
+                for index in batches.clone() {
+                    let rows = &plan.batches[index];
+                    self.gpu.embed_backward(&ids(rows), part.start, &gradient.load(self.gpu, index)?, &sums)?;
+                }
+                each(plan.sequences(&batches), part.clone(), sums)?;
             }
-            each(part, sums)?;
         }
         Ok(())
+    }
+
+    /// The batches whose gradients are handed over together: all, or each by itself.
+    pub(super) fn together(&self, plan: &Plan) -> Vec<Range<usize>> {
+        let count = plan.batches.len();
+        if self.apart { (0..count).map(|index| index..index + 1).collect() } else { vec![0..count] }
+    }
+}
+
+impl Plan {
+    /// The sequences of some batches.
+    pub fn sequences(&self, batches: &Range<usize>) -> Range<usize> {
+        self.batches[batches.start].start..self.batches[batches.end - 1].end
     }
 }
 

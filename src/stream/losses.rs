@@ -178,47 +178,52 @@ impl Gradients<'_> {
         let (gpu, config) = (self.gpu, self.model.config());
         let (wanted, scale) = (collect.ends(), config.logit_scale);
         let mut gradient = self.residual(plan, "gradient", last.width());
+        let together = self.together(plan);
         self.each_slice(plan, ends, |first, table| {
-            let mut sums = AffineGradients::default();
             let of_teacher = match &of {
                 Of::Teacher(teacher) => Some(teacher.ends.head.upload(gpu, first..first + table.rows())?),
                 Of::NextToken(_) => None,
             };
-            for index in 0..plan.batches.len() {
-                let x = last.load(gpu, index)?;
-                let input = readout.norm(gpu, config, &x)?;
-                let d = if first > 0 { gradient.load(gpu, index)? } else { gpu.zeros(x.rows(), x.cols())? };
-                let slice = HeadSlice { input: &input, first, table };
-                match (&of, &of_teacher) {
-                    (Of::Teacher(teacher), Some(table)) => {
-                        let Teacher { readout: of, temperature, inputs, states, factor, .. } = teacher.as_ref();
-                        let (input, state) = (&inputs[index], &states[index]);
-                        let (temperature, factor) = (*temperature, *factor);
-                        let teacher = TeacherSlice { readout: of, input, table, state, temperature, factor };
-                        readout.divergence_backward(gpu, slice, teacher, &d)?;
+            for batches in &together {
+                let mut sums = AffineGradients::default();
+                for index in batches.clone() {
+                    let x = last.load(gpu, index)?;
+                    let input = readout.norm(gpu, config, &x)?;
+                    let d = if first > 0 { gradient.load(gpu, index)? } else { gpu.zeros(x.rows(), x.cols())? };
+                    let slice = HeadSlice { input: &input, first, table };
+                    match (&of, &of_teacher) {
+                        (Of::Teacher(teacher), Some(table)) => {
+                            let Teacher { readout: of, temperature, inputs, states, factor, .. } = teacher.as_ref();
+                            let (input, state) = (&inputs[index], &states[index]);
+                            let (temperature, factor) = (*temperature, *factor);
+                            let teacher = TeacherSlice { readout: of, input, table, state, temperature, factor };
+                            readout.divergence_backward(gpu, slice, teacher, &d)?;
+                        }
+                        (Of::NextToken(targets), _) => {
+                            readout.loss_backward(gpu, slice, &targets[index], &d, wanted.then_some(&mut sums))?;
+                        }
+                        (Of::Teacher(_), None) => {}
                     }
-                    (Of::NextToken(targets), _) => {
-                        readout.loss_backward(gpu, slice, &targets[index], &d, wanted.then_some(&mut sums))?;
-                    }
-                    (Of::Teacher(_), None) => {}
+                    gradient.store(gpu, index, d, false)?;
                 }
-                gradient.store(gpu, index, d, false)?;
-            }
-            if wanted {
-                // The model has the factor of the logits in its final norm, or else in its head, and in the bias.
-                let sums = sums.scaled(gpu, if readout.has_norm() { 1.0 } else { scale }, scale)?;
-                collect.head(first..first + table.rows(), &sums)?;
+                if wanted {
+                    // The model has the factor of the logits in its final norm, or else in its head, and in the bias.
+                    let sums = sums.scaled(gpu, if readout.has_norm() { 1.0 } else { scale }, scale)?;
+                    collect.head(plan.sequences(batches), first..first + table.rows(), &sums)?;
+                }
             }
             Ok(())
         })?;
-        let mut sums = AffineGradients::default();
-        for index in 0..plan.batches.len() {
-            let (x, d) = (last.load(gpu, index)?, gradient.load(gpu, index)?);
-            gradient.store(gpu, index, readout.norm_backward(gpu, config, &x, &d, &mut sums)?, false)?;
-            self.progress.advance(1)?;
-        }
-        if wanted {
-            collect.final_norm(&sums.scaled(gpu, scale, scale)?)?;
+        for batches in &together {
+            let mut sums = AffineGradients::default();
+            for index in batches.clone() {
+                let (x, d) = (last.load(gpu, index)?, gradient.load(gpu, index)?);
+                gradient.store(gpu, index, readout.norm_backward(gpu, config, &x, &d, &mut sums)?, false)?;
+                self.progress.advance(1)?;
+            }
+            if wanted {
+                collect.final_norm(plan.sequences(batches), &sums.scaled(gpu, scale, scale)?)?;
+            }
         }
         Ok((mean, gradient))
     }

@@ -20,7 +20,7 @@ mod types;
 mod writer;
 
 pub use commit::{Checksum, Saved, exact};
-pub use gradients::{Change, Collect, Gradients, GradientsAt};
+pub use gradients::{Change, Collect, Gradients, GradientsAt, Table};
 pub use memory::{Extent, MemoryPlan, Peak};
 pub use pass::{Job, Pass, located};
 pub use read_ahead::MATRICES_AHEAD;

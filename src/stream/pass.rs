@@ -254,6 +254,21 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// [`Error::BadTensor`], [`Error::Read`], [`Error::Write`].
     pub fn copy(&mut self, from: &TensorSpec, name: &str) -> Result<()> {
+        self.copy_as(from, name, |values, _| values)
+    }
+
+    /// Writes some columns of a tensor, or some values of a vector, as it is stored.
+    ///
+    /// # Errors
+    /// As [`Pass::copy`].
+    pub fn copy_columns(&mut self, from: &TensorSpec, columns: &[usize]) -> Result<()> {
+        self.copy_as(from, &from.name, |values, cols| {
+            values.chunks_exact(cols).flat_map(|row| columns.iter().map(|&col| row[col])).collect()
+        })
+    }
+
+    /// Writes what `map` makes of the rows of a tensor, given how many columns these have.
+    fn copy_as(&mut self, from: &TensorSpec, name: &str, map: impl Fn(Vec<f32>, usize) -> Vec<f32>) -> Result<()> {
         if self.writer.is_idle() {
             return Ok(());
         }
@@ -261,7 +276,7 @@ impl<'a> Pass<'a> {
         let together = (COPIED / stored.cols.max(1)).max(1);
         (0..stored.rows).step_by(together).try_for_each(|first| {
             let rows = first..stored.rows.min(first + together);
-            self.writer.write(name, &stored.rows_f32(rows)?)
+            self.writer.write(name, &map(stored.rows_f32(rows)?, stored.cols))
         })
     }
 

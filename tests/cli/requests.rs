@@ -37,6 +37,7 @@ const VALUES: &[(&str, &str)] = &[
     ("cal_nsamples", "9"),
     ("calibration", "text.txt"),
     ("covariance", "raw"),
+    ("channel", ""),
     ("dtype", "bf16"),
     ("effort", "quick"),
     ("eval", "other.txt"),
@@ -44,6 +45,7 @@ const VALUES: &[(&str, &str)] = &[
     ("eval_every", "3"),
     ("final_orientation", "random"),
     ("global", ""),
+    ("compress importance", "taylor"),
     ("importance", "l1"),
     ("iterations", "2"),
     ("keep", "70%"),
@@ -90,6 +92,7 @@ const VALUES: &[(&str, &str)] = &[
 /// Options that are another way to give the value of one, which is compared.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("attention", "groups"),
+    ("channel", "groups"),
     ("block_attention_layer_end", "layers"),
     ("block_attention_layer_start", "layers"),
     ("block_mlp_layer_end", "layers"),

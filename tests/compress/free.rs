@@ -170,3 +170,56 @@ fn a_write_is_to_add_what_the_dense_step_adds_and_a_share_of_what_is_missing() {
     let expected: Vec<f32> = (0..4).map(|i| after[i] - before[i] + 0.75 * (before[i] - small[i])).collect();
     assert_eq!(found.expect("values"), expected);
 }
+
+#[test]
+fn gradients_choose_what_pruning_by_them_would() {
+    let gpu = support::gpu();
+    let (_directory, model) = altered("llama_gqa_tied", |_| ());
+    let config = model.config();
+    let mut wanted = Resize::whole(config);
+    let channels = wanted.intermediate_size - 5;
+    (wanted.heads, wanted.kv_heads, wanted.intermediate_size) = (1, 1, channels);
+    let goal = as_large_as(&model, wanted.clone()).expect("sizes");
+    let rows = rows(&model, &[40; 12]);
+    let axes = [Axis::Mlp, Axis::KvHeads, Axis::Heads];
+    let options = Options { importance: Importance::Taylor, ..options(&model, goal, &axes) };
+    let found = compressed(&gpu, &model, &rows, &options).expect("a smaller model");
+    assert_eq!(*found.sizes(), wanted);
+    // The same, from pruning's own importances.
+    let whole: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let directory = OutputDirectory::create(&temporary.path().join("pruned"), false).expect("a directory");
+    let by_gradients = prune::Options {
+        ratio: 0.5,
+        layers: 0..config.layers.len(),
+        importance: prune::Importance::ParamFirst,
+        aggregate: prune::Aggregate::Sum,
+        global: false,
+        iterations: 1,
+        groups: prune::Groups::Both,
+        keep_importances: false,
+        seed: 1,
+        dtype: Types::own(&model.store),
+    };
+    let memory = MemoryPlan::unlimited(None);
+    let (options, directory) = (&by_gradients, &directory);
+    let job = prune::Job { model: &model, rows: &rows, options, memory, directory, progress: &Silent };
+    let importances = job.importances(&gpu, &whole).expect("importances");
+    let (_, kept) = found.snapshot.written().expect("all is done");
+    assert_eq!(kept.len(), config.layers.len());
+    for (kept, importance) in kept.iter().zip(&importances) {
+        let largest = |values: &[f64], among: std::ops::Range<usize>| {
+            among.max_by(|&a, &b| values[a].total_cmp(&values[b])).expect("some")
+        };
+        let head = largest(&importance.attention, 0..2);
+        let query = largest(&importance.queries, 2 * head..2 * head + 2);
+        assert_eq!((kept.key_value_heads.as_slice(), kept.query_heads.as_slice()), (&[head][..], &[query][..]));
+        // With a group's keys and values, and its queries, what that group matters is at least what its queries do.
+        assert!(importance.attention[head] > importance.queries[query], "{importance:?}");
+        let mut order: Vec<usize> = (0..importance.mlp.len()).collect();
+        order.sort_by(|&a, &b| importance.mlp[b].total_cmp(&importance.mlp[a]));
+        let mut stay = order[..channels].to_vec();
+        stay.sort_unstable();
+        assert_eq!(kept.mlp_channels, stay);
+    }
+}

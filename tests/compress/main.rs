@@ -13,11 +13,12 @@ use std::path::Path;
 
 use slicegpt_gpu::{
     checkpoint::{Dtype, OutputDirectory},
-    compress::{Axis, Effort, Goal, Job, Options, Plan, Snapshot, Width},
+    compress::{Axis, Effort, Goal, Importance, Job, Options, Plan, Snapshot, Width},
     eval,
     gpu::Gpu,
-    model::{Agreement, Model, Resize},
+    model::{Agreement, Kept, Model, Resize},
     progress::Silent,
+    prune,
     stream::{MemoryPlan, Types},
 };
 use support::{Random, Tensors, fixture};
@@ -68,6 +69,7 @@ fn options(model: &Model, goal: Goal, axes: &[Axis]) -> Options {
         chosen: false,
         effort: Effort::Normal,
         per_layer: false,
+        importance: Importance::Obs,
         ridge: 0.01,
         dtype: Types::own(&model.store),
     }

@@ -155,6 +155,43 @@ impl Config {
         }
     }
 
+    /// The config of a model with fewer coordinates of the residual stream, which is otherwise as it is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that says what the classes of this `model_type` cannot tell; as [`Config::from_fields`].
+    pub fn with_coordinates(&self, width: usize) -> Result<Self> {
+        let refuse = |reason: String| {
+            let model_type = self.architecture.model_type;
+            Err(Error::Usage(format!("an ordinary {model_type} cannot be narrower: {reason}")))
+        };
+        if !self.architecture.attention.explicit_head_dim {
+            return refuse("its classes take hidden_size / heads for the width of a head".into());
+        }
+        let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
+        let heads = self.layers[0].heads;
+        if by_heads && !width.is_multiple_of(heads) {
+            return refuse(format!("{width} is no multiple of its {heads} heads, which transformers asks for"));
+        }
+        let fields = &self.architecture.fields;
+        let mut raw = self.raw.clone();
+        raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
+        set(&mut raw, "hidden_size", fields.hidden_size, width);
+        // Left out, it is a multiple of the width.
+        if !fields.intermediate_size.is_empty() {
+            set(&mut raw, "intermediate_size", fields.intermediate_size, self.layers[0].intermediate_size);
+        }
+        // Code that may have come with the model is not written, and not needed.
+        raw.remove("auto_map");
+        let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
+        if config.layers != self.layers {
+            return refuse("the sizes of its layers depend on its width".into());
+        }
+        if config.embedding_scale != self.embedding_scale {
+            return refuse("its classes multiply the embedding by the root of the width".into());
+        }
+        Ok(config)
+    }
+
     /// The config of a model with this many experts in its mixtures, which are otherwise as they are. Where layers have
     /// different numbers, it is one of the `model_type` for such.
     ///

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     checkpoint::TensorPlan,
-    compress::{self, Axis, Goal, Options, Plan},
+    compress::{self, Axis, Goal, Importance, Options, Plan},
     error::{Error, Result},
     gpu::Gpu,
-    model::{Config, MIXTURE, Model},
+    model::{Config, MIXTURE, Model, NO_GRADIENTS},
     recover,
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
@@ -70,6 +70,9 @@ impl Method for Compress {
         }
         let mut options = request.method.options(dtype);
         options.check()?;
+        if options.importance == Importance::Taylor && !model.config().has_gradients() {
+            return Err(Error::Usage(format!("{NO_GRADIENTS}; --importance obs needs none")));
+        }
         if request.method.vocabulary.is_some() {
             options.goal = left(options.goal, &options.axes, model);
         } else if options.axes.is_empty() {
@@ -167,7 +170,11 @@ impl Method for Compress {
 
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
         let written = self.plan.byte_len();
-        let cut = compress::peak(memory, config, written, calibration, rope, element_size);
+        let mut cut = compress::peak(memory, config, written, calibration, rope, element_size);
+        if self.options.importance == Importance::Taylor {
+            let dtype = &self.options.dtype;
+            cut = cut.max(compress::ranking_peak(dtype, memory, config, calibration, rope, element_size));
+        }
         let Some(recovery) = &self.recovery else { return cut };
         // What is left is no larger than what is cut.
         let trained = recovery.peak(memory, config, written, calibration, rope, element_size);

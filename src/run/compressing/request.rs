@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::vocabulary::VocabularyRequest;
 use crate::{
-    compress::{Axis, Effort, Goal, Options},
+    compress::{Axis, Effort, Goal, Importance, Options},
     stream::Types,
 };
 
@@ -18,6 +18,7 @@ pub struct CompressRequest {
     pub effort: Effort,
     /// Whether layers may differ in their heads and channels.
     pub per_layer: bool,
+    pub importance: Importance,
     /// A share of the mean energy of what re-fitted weights read.
     pub ridge: f64,
     /// How many steps what was cut is then trained towards the original, if any.
@@ -34,6 +35,7 @@ impl Default for CompressRequest {
             axes: None,
             effort: Effort::Normal,
             per_layer: false,
+            importance: Importance::Obs,
             ridge: 0.03,
             recover: None,
             vocabulary: None,
@@ -45,8 +47,8 @@ impl CompressRequest {
     /// The options that this comes to.
     pub fn options(&self, dtype: Types) -> Options {
         let axes = self.axes.clone().unwrap_or_else(|| Axis::ALL.to_vec());
-        let Self { goal, effort, per_layer, ridge, .. } = *self;
-        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, ridge, dtype }
+        let Self { goal, effort, per_layer, importance, ridge, .. } = *self;
+        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, importance, ridge, dtype }
     }
 }
 

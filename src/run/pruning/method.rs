@@ -54,6 +54,7 @@ impl Method for Prune {
                 .map(|(kind, values)| (name(kind), values.clone()))
         };
         let tensors = found.ranked.importances.iter().flat_map(of_layer);
+        let tensors = tensors.chain([("residual".to_owned(), found.ranked.coordinate_importances.clone())]);
         let tensors: Vec<_> = tensors.filter(|(_, values)| !values.is_empty()).collect();
         let plan = |(name, values): &(String, Vec<f64>)| TensorPlan {
             name: name.clone(),
@@ -82,11 +83,18 @@ impl Method for Prune {
         }
         if plan.parameters == config.parameters() {
             return Err(Error::Usage(format!(
-                "--ratio {}: not one head or channel of layers {}..{} would leave; raise it",
-                options.ratio, options.layers.start, options.layers.end
+                "--ratio {}: not one {} of layers {}..{} would leave; raise it",
+                options.ratio,
+                if options.groups == Groups::Coordinates { "coordinate" } else { "head or channel" },
+                options.layers.start,
+                options.layers.end
             )));
         }
         let PruneRequest { refit, ref write_importance, .. } = request.method;
+        if refit == PruneRefit::Writes && options.groups == Groups::Coordinates {
+            let reason = "--refit writes: with fewer coordinates nothing is fitted; compress --axes width does that";
+            return Err(Error::Usage(reason.into()));
+        }
         if refit == PruneRefit::Writes && options.groups == Groups::Experts {
             return Err(Error::Usage("--refit writes: what is left of a mixture is not fitted".into()));
         }
@@ -122,15 +130,19 @@ impl Method for Prune {
     fn summary(&self, model: &Model) -> String {
         let (config, options) = (model.config(), &self.options);
         let before = config.parameters();
+        let of = match options.groups {
+            Groups::Coordinates => {
+                format!("{} of {} coordinates left", self.plan.config.hidden_size, config.hidden_size)
+            }
+            _ => format!("from layers {} to {}", options.layers.start, options.layers.end - 1),
+        };
         format!(
-            "{}: {} parameters to {}{} ({:+.2} %), from layers {} to {}",
+            "{}: {} parameters to {}{} ({:+.2} %), {of}",
             config.architecture.model_type,
             grouped(before),
             if options.global { "about " } else { "" },
             grouped(self.plan.parameters),
-            -percent_removed(before, self.plan.parameters),
-            options.layers.start,
-            options.layers.end - 1
+            -percent_removed(before, self.plan.parameters)
         )
     }
 
@@ -142,7 +154,7 @@ impl Method for Prune {
         if found.rounds < self.options.iterations {
             return Ok(self.clone());
         }
-        Ok(Self { plan: Plan::of(model.config(), &found.kept, &self.options.dtype)?, ..self.clone() })
+        Ok(Self { plan: found.plan(model.config(), &self.options.dtype)?, ..self.clone() })
     }
 
     fn passes(&self) -> usize {

@@ -40,6 +40,9 @@ pub struct PruneReport {
     pub by_layer: Option<Vec<LayerSizes>>,
     /// One object for every layer, cut or not: what was removed; empty before.
     pub removed: Vec<Removed>,
+    /// The coordinates of the residual stream that left, where they did and once they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed_coordinates: Option<Vec<usize>>,
 }
 
 impl PruneReport {
@@ -56,6 +59,8 @@ impl PruneReport {
         let known = found.filter(|found| found.rounds == options.iterations);
         let removed = known.map_or(&[][..], |found| &found.kept);
         let width = config.hidden_size;
+        let left = known.and_then(|found| found.coordinates.as_ref());
+        let gone = |left: &Vec<usize>| (0..width).filter(|number| left.binary_search(number).is_err()).collect();
         Self {
             model_type: config.architecture.model_type,
             refit,
@@ -63,10 +68,11 @@ impl PruneReport {
             last: options.layers.end - 1,
             experts: options.groups == Groups::Experts,
             before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, width),
-            after: Sizes::of(smaller, plan.byte_len(), plan.parameters, width),
+            after: Sizes::of(smaller, plan.byte_len(), plan.parameters, smaller.hidden_size),
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: smaller.pruned.then(|| smaller.layers.iter().map(LayerSizes::from).collect()),
             removed: removed.iter().zip(&config.layers).map(|(kept, spec)| Removed::of(spec, kept)).collect(),
+            removed_coordinates: left.map(gone),
         }
     }
 }
@@ -91,6 +97,10 @@ impl Section for PruneReport {
             size(names[1], before.key_value_heads, after.key_value_heads),
             size(names[2], before.intermediate_size, after.intermediate_size),
         ];
+        if before.hidden_size != after.hidden_size {
+            rows.truncate(2);
+            rows.push(size("width of the residual stream", before.hidden_size, after.hidden_size));
+        }
         if let (Some(before), Some(after)) = (before.experts, after.experts) {
             rows.truncate(2);
             rows.push(size("experts of all layers", before, after));
@@ -100,6 +110,10 @@ impl Section for PruneReport {
 
     fn findings(&self) -> String {
         let mut text = String::new();
+        if let Some(gone) = &self.removed_coordinates {
+            let gone: Vec<String> = gone.iter().map(usize::to_string).collect();
+            let _ = writeln!(text, "{:<24} {}", "removed coordinates", gone.join(", "));
+        }
         for removed in self.removed.iter().filter(|one| !one.experts.is_empty()) {
             let experts: Vec<String> = removed.experts.iter().map(usize::to_string).collect();
             let name = format!("removed from layer {}", removed.layer);
@@ -123,6 +137,9 @@ impl Section for PruneReport {
         if let Some(experts) = experts {
             return vec![("experts", experts)];
         }
+        if self.after.hidden_size != self.before.hidden_size {
+            return vec![("hidden_size", self.after.hidden_size)];
+        }
         vec![
             ("query_heads", query_heads),
             ("key_value_heads", key_value_heads),
@@ -139,6 +156,14 @@ impl Section for PruneReport {
                  published \
                  ([Lasby et al. 2025](https://arxiv.org/abs/2510.13999)). Nothing was trained after that.\n\n",
                 self.model_type, self.percent_removed, self.first, self.last
+            );
+        }
+        if self.after.hidden_size != self.before.hidden_size {
+            return format!(
+                "# {original}, narrower\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} \
+                 removed the coordinates of its residual stream that matter least by an estimate of LLM-Pruner ([Ma et \
+                 al. 2023](https://arxiv.org/abs/2305.11627)), everywhere at once. Nothing was trained after that.\n\n",
+                self.model_type, self.percent_removed
             );
         }
         let after = match self.refit {

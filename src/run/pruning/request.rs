@@ -28,7 +28,7 @@ pub struct PruneRequest {
     /// What is done for what is left.
     pub refit: PruneRefit,
     /// The safetensors file to write what each group matters into: `layers.I.attention`, a value for each key-value
-    /// head, and `layers.I.mlp`, one for each channel, or `layers.I.experts`, in F64.
+    /// head, and `layers.I.mlp`, one for each channel, or `layers.I.experts`, or `residual`, in F64.
     #[serde(serialize_with = "as_shown_if")]
     pub write_importance: Option<PathBuf>,
 }
@@ -55,7 +55,7 @@ impl PruneRequest {
     pub fn options(&self, config: &Config, seed: u64, dtype: Types) -> Options {
         let count = config.layers.len();
         let layers = match &self.layers {
-            None if self.groups == Groups::Experts => 0..count,
+            None if matches!(self.groups, Groups::Experts | Groups::Coordinates) => 0..count,
             None => Options::usual_layers(count),
             Some(PruneLayers::All) => 0..count,
             Some(PruneLayers::Some(range)) => range.clone(),
