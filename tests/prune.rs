@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use slicegpt_gpu::{
-    checkpoint::OutputDirectory,
+    checkpoint::{Checkpoint, OutputDirectory},
     gpu::Gpu,
     model::{Config, Kept, Model, Shape},
     progress::Silent,
@@ -77,8 +77,9 @@ impl Work {
         while state.as_ref().is_none_or(|state| !state.done) {
             state = Some(self.job(options).run(gpu, state.as_ref(), &mut |_| Ok(false)).expect("a step of the work"));
         }
-        let kept = state.expect("a state").kept;
-        let plan = Plan::of(self.model.config(), &kept, &options.dtype).expect("a plan");
+        let state = state.expect("a state");
+        let plan = state.plan(self.model.config(), &options.dtype).expect("a plan");
+        let kept = state.kept;
         let text = serde_json::to_vec(&plan.config.raw).expect("JSON");
         self.directory.write("config.json", &text).expect("a config");
         let Self { model, rows, directory, at } = self;
@@ -140,6 +141,122 @@ fn expected(path: &Path, name: &str, config: &Config) -> Vec<LayerImportance> {
         LayerImportance { layer, attention: wide(heads), mlp: wide(channels), ..LayerImportance::default() }
     })
     .collect()
+}
+
+/// The values of a tensor in f64.
+fn doubles(path: &Path, name: &str) -> Vec<f64> {
+    let checkpoint = Checkpoint::open(path).expect("a safetensors file");
+    let bytes = checkpoint.tensor(name).expect("the tensor").read().expect("its bytes");
+    bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect()
+}
+
+#[test]
+fn importances_of_coordinates_agree_with_an_independent_implementation() {
+    let gpu = support::gpu();
+    let mut compared = 0;
+    for name in ["llama_gqa_tied", "llama_mha_untied", "phi3_gqa"] {
+        let path = support::fixture("importances").join(format!("{name}.safetensors"));
+        let work = Work::of(name);
+        let config = work.model.config();
+        for (importance_name, importance) in Importance::ALL {
+            for (aggregate_name, aggregate) in Aggregate::ALL {
+                // Tables in parts, and all of it in one: sums of some rows are no sums of all.
+                for part_bytes in [4 * 4 * config.hidden_size as u64, 1 << 20] {
+                    if importance == Importance::Random || (part_bytes < 1 << 20 && aggregate != Aggregate::Max) {
+                        continue;
+                    }
+                    let groups = Groups::Coordinates;
+                    let options = Options { importance, aggregate, groups, ..options(config) };
+                    let memory = MemoryPlan { part_bytes, ..MemoryPlan::unlimited(None) };
+                    let found = Job { memory, ..work.job(&options) }.coordinates(&gpu).expect("importances");
+                    let expected = doubles(&path, &format!("residual.{importance_name}.{aggregate_name}"));
+                    assert_eq!((found.len(), expected.len()), (config.hidden_size, config.hidden_size));
+                    let pairs = found.iter().zip(&expected);
+                    let worst = pairs.map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+                    println!("{name} {importance_name} {aggregate_name}: {worst:.1e}");
+                    assert!(worst < 1e-3, "{name} {importance_name} {aggregate_name}: relative error {worst:.1e}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(compared, 3 * (36 + 6));
+}
+
+/// The values of a tensor `[rows, cols]`, or of a vector as one row, at some places.
+fn picked(all: &[f32], cols: usize, rows: Option<&[usize]>, columns: Option<&[usize]>) -> Vec<f32> {
+    let count = all.len() / cols;
+    let rows: Vec<usize> = rows.map_or_else(|| (0..count).collect(), <[usize]>::to_vec);
+    let columns: Vec<usize> = columns.map_or_else(|| (0..cols).collect(), <[usize]>::to_vec);
+    rows.iter().flat_map(|row| columns.iter().map(|col| all[row * cols + col]).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn coordinates_leave_everywhere_and_nothing_else_changes() {
+    let gpu = support::gpu();
+    for (name, reason) in [
+        ("llama_bias", "biases on what writes, rms norms"),
+        ("qwen3_tied", "norms of queries and keys stay, tied head"),
+        ("phi3_gqa", "fused weights"),
+        ("cohere_untied", "layer norms, parallel blocks"),
+        ("olmo2_untied", "norms after blocks alone"),
+    ] {
+        let config = fixture(name).0.config().clone();
+        let change = Options { ratio: 0.3, groups: Groups::Coordinates, ..options(&config) };
+        let width = (config.hidden_size as f64 * (1.0 - 0.3)) as usize;
+        // The classes of llama want a multiple of the heads.
+        let heads = config.layers[0].heads;
+        let ratio =
+            if name == "llama_bias" { 1.0 - (width / heads * heads) as f64 / config.hidden_size as f64 } else { 0.3 };
+        let (work, pruned, _) = Work::of(name).prune(&gpu, &Options { ratio, ..change.clone() });
+        let (small, width) = (pruned.config(), pruned.config().hidden_size);
+        assert_eq!(small.layers, config.layers, "{name} ({reason}): all but the width stays");
+        assert!(width < config.hidden_size && small.architecture.model_type == config.architecture.model_type);
+        let importances = work.job(&change).coordinates(&gpu).expect("importances");
+        let mut left: Vec<usize> = (0..config.hidden_size).collect();
+        left.sort_by(|&a, &b| importances[b].total_cmp(&importances[a]));
+        left.truncate(width);
+        left.sort_unstable();
+        let (before, after) = (&work.model.store.checkpoint, &pruned.store.checkpoint);
+        for spec in small.tensors() {
+            let name_of = |ends: &[&str]| ends.iter().any(|end| spec.name.contains(end));
+            let values = |of: &Checkpoint| -> Vec<f32> {
+                let tensor = of.tensor(&spec.name).unwrap_or_else(|| panic!("{name}: no {}", spec.name));
+                let bytes = tensor.read().expect("its bytes");
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            };
+            let (old, new) = (values(before), values(after));
+            let shape = config.tensors().into_iter().find(|old| old.name == spec.name).expect("the same").shape;
+            let cols = *shape.last().expect("a size");
+            let writes = name_of(&["o_proj", "down_proj"]);
+            let head_norm = name_of(&["q_norm", "k_norm"]);
+            let bias_of_read =
+                spec.name.ends_with(".bias") && name_of(&["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]);
+            let expected = match shape.len() {
+                _ if head_norm || bias_of_read => old.clone(),
+                1 => picked(&old, cols, None, Some(&left)),
+                _ if writes => picked(&old, cols, Some(&left), None),
+                _ => picked(&old, cols, None, Some(&left)),
+            };
+            assert_eq!(new, expected, "{name} ({reason}): {}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn where_no_class_is_narrower_coordinates_are_refused_by_name() {
+    for (name, expected) in [
+        ("gpt2_n_inner", "its classes take hidden_size / heads for the width of a head"),
+        ("opt_relu", "its classes take hidden_size / heads for the width of a head"),
+        ("gemma_tied", "its classes multiply the embedding by the root of the width"),
+        ("llama_gqa_tied", "which transformers asks for"),
+    ] {
+        let config = fixture(name).0.config().clone();
+        let ratio = 1.5 / config.hidden_size as f64;
+        let error = Plan::guess(&config, &Options { groups: Groups::Coordinates, ratio, ..options(&config) });
+        let error = error.expect_err(name).to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+    }
 }
 
 #[test]

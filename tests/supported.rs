@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use slicegpt_gpu::{
     checkpoint::Dtype,
-    compress::{Axis, Effort, Goal, Importance, Options, axes},
+    compress::{Axis, Effort, Goal, Options, axes},
     model::{Config, Model, architecture::ARCHITECTURES},
     stream::Types,
 };
@@ -72,7 +72,6 @@ impl Able {
             dtype: Types::One(Dtype::F32),
             ridge: 0.01,
             per_layer: false,
-            importance: Importance::Obs,
         };
         // Of some, such as those of one layer, there is nothing to cut.
         let found = axes(config, &options).map(|(found, _)| found).unwrap_or_default();

@@ -6,10 +6,12 @@ use clap::ValueEnum;
 
 use super::{slicing::parse_share, work::WorkArgs};
 use crate::{
-    compress::{Axis, Effort, Goal, Importance},
+    compress::{Axis, Effort, Goal},
     error::{Error, Result},
     model::Model,
-    run::{Compress, CompressRequest, Log, Request, VocabularyRequest, memory::parse_bytes, narrow},
+    run::{
+        Compress, CompressImportance, CompressRequest, Log, Request, VocabularyRequest, memory::parse_bytes, narrow,
+    },
 };
 
 const METHOD: &str = "How to compress";
@@ -95,8 +97,8 @@ impl Args {
             EffortArg::Thorough => Effort::Thorough,
         };
         let importance = match self.importance {
-            ImportanceArg::Obs => Importance::Obs,
-            ImportanceArg::Taylor => Importance::Taylor,
+            ImportanceArg::Obs => CompressImportance::Obs,
+            ImportanceArg::Taylor => CompressImportance::Taylor,
         };
         if self.vocabulary.is_none() && self.axes.iter().flatten().any(|AxisArg(axis)| axis.is_none()) {
             let reason = "--axes vocabulary: say which tokens stay, with --vocabulary N or --vocabulary TEXT";

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
     linalg::Group,
-    model::{Kept, LayerSpec, Linear, Step, architecture::Role},
+    model::{Kept, LayerSpec, Linear, Step, StepWeights, architecture::Role},
     ops::RowCopy,
 };
 
@@ -163,10 +163,30 @@ pub fn pick(gpu: &Gpu, linear: &Linear, rows: &[usize]) -> Result<Linear> {
 ///
 /// # Errors
 /// As [`pick`].
-pub fn pick_columns(gpu: &Gpu, linear: &Linear, columns: &[usize]) -> Result<Linear> {
+fn pick_columns(gpu: &Gpu, linear: &Linear, columns: &[usize]) -> Result<Linear> {
     let cols = linear.weight.cols();
     let all = gpu.download(&linear.weight)?;
     let picked: Vec<f32> = all.chunks_exact(cols).flat_map(|row| columns.iter().map(|&col| row[col])).collect();
     let weight = gpu.upload(&picked, linear.weight.rows(), columns.len())?;
     Ok(Linear { spec: linear.spec, role: linear.role, weight, bias: linear.bias.clone() })
+}
+
+/// Leaves what is `kept` of a step, whose layer has sizes `spec`, of its reads and of its writes.
+///
+/// # Errors
+/// As [`pick`].
+pub fn pick_kept(
+    gpu: &Gpu,
+    kept: &Kept,
+    spec: &LayerSpec,
+    reads: &mut StepWeights,
+    writes: &mut [Linear],
+) -> Result<()> {
+    for linear in reads.blocks.iter_mut().flat_map(|block| &mut block.linears) {
+        *linear = pick(gpu, linear, &kept.channels(linear.role, spec))?;
+    }
+    for linear in writes {
+        *linear = pick_columns(gpu, linear, &kept.channels(linear.role, spec))?;
+    }
+    Ok(())
 }

@@ -6,8 +6,8 @@ use super::{
     axis::Axis,
     budget::{Curve, Space},
     layers::by_layer,
-    plan::{Importance, Options, Plan, Width, bases},
-    ranking::{importances, selected},
+    plan::{Options, Plan, Width, bases},
+    ranking::{Ranking, selected},
     refit::{Outcome, Refit, Refitted},
     snapshot::{Candidate, Probe, Snapshot},
     survey::{Facts, Survey, Surveyed},
@@ -28,6 +28,8 @@ pub struct Job<'a> {
     /// The calibration sequences, at least two.
     pub rows: &'a [Vec<u32>],
     pub options: &'a Options,
+    /// What heads and channels leave by, if not by what costs the fit least.
+    pub ranking: Option<&'a [Ranking]>,
     pub memory: MemoryPlan,
     /// Where the tensors go, and, beside them, what is needed to resume.
     pub directory: &'a OutputDirectory,
@@ -116,12 +118,6 @@ impl Job<'_> {
         let mut state = from.cloned().unwrap_or_default();
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
-        if self.options.importance == Importance::Taylor && state.importances.is_empty() {
-            state.importances = importances(self, gpu)?;
-            if !commit(&state)? {
-                return Ok(state);
-            }
-        }
         let narrowest = self.narrowest()?;
         let mut work = Work { job: self, gpu, facts, axes, narrowest, state };
         if let Some((basis, gaps)) = work.probe(&mut commit)?
@@ -274,8 +270,8 @@ impl Work<'_> {
             if purpose == Purpose::Costs {
                 refit = refit.with_costs();
             }
-            if options.importance == Importance::Taylor {
-                refit = refit.of_those(selected(self.config(), plan, &self.state.importances));
+            if let Some(ranking) = self.job.ranking {
+                refit = refit.of_those(selected(self.config(), plan, ranking));
             }
             if !run(scope, &mut pass, &mut refit, done, commit)? {
                 return Ok(None);

@@ -1,9 +1,6 @@
 //! How long a compression will take, about.
 
-use super::{
-    plan::{Effort, Importance, Options},
-    ranking::TOKENS,
-};
+use super::plan::{Effort, Options};
 use crate::{model::Config, stream::Speed};
 
 impl Options {
@@ -49,13 +46,7 @@ impl Options {
             3.0 * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
         let candidates = if self.candidates() > 1 { self.candidates() } else { 0 };
-        // Backward takes two products for each of the forward pass, which is run twice.
-        let gradients = match self.importance {
-            Importance::Obs => 0.0,
-            Importance::Taylor => 4.0 * speed.forward_seconds(config, tokens.min(TOKENS)),
-        };
-        gradients
-            + speed.forward_seconds(config, tokens)
+        speed.forward_seconds(config, tokens)
             + self.probes() as f64 * fit(tokens / self.effort.probe_share())
             + candidates as f64 * fit(tokens / self.effort.candidate_share())
             + fit(tokens)

@@ -57,16 +57,6 @@ impl Effort {
     }
 }
 
-/// What heads and channels that leave are chosen by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Importance {
-    /// What the re-fit cannot make up for: optimal brain surgeon.
-    Obs,
-    /// What the loss changes by, to first order: LLM-Pruner's |w·g|.
-    Taylor,
-}
-
 /// How to compress.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -78,7 +68,6 @@ pub struct Options {
     pub effort: Effort,
     /// Whether layers may differ in their heads and channels.
     pub per_layer: bool,
-    pub importance: Importance,
     /// The ridge of the least squares, as a share of the regressors' mean energy.
     pub ridge: f64,
     /// Types of the written tensors.
@@ -99,9 +88,6 @@ impl Options {
             Goal::Bytes(0) => usage("--target-size 0: nothing would be left".into()),
             _ if !(self.ridge > 0.0 && self.ridge.is_finite()) => {
                 usage(format!("--ridge {}: expected a number above 0", self.ridge))
-            }
-            _ if self.importance == Importance::Taylor && self.per_layer => {
-                usage("--per-layer goes by what --importance obs measures; leave one of them out".into())
             }
             _ => Ok(()),
         }

@@ -25,7 +25,7 @@ use std::{ops::Range, time::Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cut::{Cut, Quota, Rows, pick, pick_columns},
+    cut::{Cut, Quota, Rows, pick, pick_kept},
     head::{Head, Ways},
     layers::Costs,
     plan::Plan,
@@ -282,12 +282,7 @@ impl<'a> Refit<'a> {
             if kept != Kept::all(layer, spec) {
                 *self.record(layer, spec) = kept.clone();
             }
-            for linear in weights.blocks.iter_mut().flat_map(|block| &mut block.linears) {
-                *linear = pick(pass.gpu, linear, &kept.channels(linear.role, spec))?;
-            }
-            for linear in &mut writes {
-                *linear = pick_columns(pass.gpu, linear, &kept.channels(linear.role, spec))?;
-            }
+            pick_kept(pass.gpu, &kept, spec, &mut weights, &mut writes)?;
             now.layers[layer] = self.cut.layers[layer].clone();
         }
         let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;

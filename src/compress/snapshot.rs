@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{axis::Axis, budget::Curve, plan::Width, refit::Refitted, survey::Surveyed};
-use crate::{
-    model::{Agreement, Kept, Resize},
-    prune::LayerImportance,
-};
+use crate::model::{Agreement, Kept, Resize};
 
 /// An axis that was cut alone, on part of the tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,9 +40,6 @@ pub struct Snapshot {
     pub(super) surveying: Option<Surveyed>,
     /// Checksum of what the survey found.
     pub(super) survey: Option<u64>,
-    /// What heads and channels matter by gradients, where these choose.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) importances: Vec<LayerImportance>,
     pub probes: Vec<Probe>,
     pub candidates: Vec<Candidate>,
     pub curves: Vec<Curve>,

@@ -62,7 +62,7 @@ pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMat
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
 pub use mixture::{ExpertTap, NoExpertTap, forward};
-pub use pruning::{Kept, LayerSizes, Pruning};
+pub use pruning::{Kept, LayerSizes, Pruning, without_lowest};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};
 pub use slicing::{LayerWidths, Slicing};

@@ -83,6 +83,15 @@ impl Kept {
     }
 }
 
+/// The groups `kept`, without the `leave` least important ones; of equals, those before others leave.
+pub fn without_lowest(importance: &[f64], kept: &[usize], leave: usize) -> Vec<usize> {
+    let mut order = kept.to_vec();
+    order.sort_by(|&a, &b| importance[a].total_cmp(&importance[b]));
+    let mut stay = order.split_off(leave.min(order.len()));
+    stay.sort_unstable();
+    stay
+}
+
 /// The sizes of every layer; those beside the section are the dense model's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,5 +139,17 @@ impl Pruning {
             (layer.heads, layer.kv_heads, layer.intermediate_size) = (heads, kv_heads, intermediate_size);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_important_leave_and_those_before_equals() {
+        assert_eq!(without_lowest(&[3.0, 1.0, 2.0, 1.0], &[0, 1, 2, 3], 2), [0, 2]);
+        assert_eq!(without_lowest(&[1.0, 1.0, 1.0], &[0, 1, 2], 1), [1, 2]);
+        assert_eq!(without_lowest(&[0.0, 5.0, 4.0], &[1, 2], 1), [1], "what has left counts no more");
     }
 }

@@ -2,22 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Kept, LayerSpec};
+use crate::model::{Kept, LayerSpec, without_lowest};
 
 /// How many of `left` groups leave, each of `width` channels, when of `all` that there were a share is to be gone: of C
 /// channels, C − int(C · (1 − ratio)), in whole groups; never the last one.
 pub fn leaving(all: usize, left: usize, width: usize, ratio: f64) -> usize {
     let stay = ((all * width) as f64 * (1.0 - ratio)) as usize;
     ((left * width).saturating_sub(stay) / width.max(1)).min(left.saturating_sub(1))
-}
-
-/// The groups `kept`, without the `leave` least important ones; of equals, those before others leave.
-pub fn without_lowest(importance: &[f64], kept: &[usize], leave: usize) -> Vec<usize> {
-    let mut order = kept.to_vec();
-    order.sort_by(|&a, &b| importance[a].total_cmp(&importance[b]));
-    let mut stay = order.split_off(leave.min(order.len()));
-    stay.sort_unstable();
-    stay
 }
 
 /// What the groups of a layer matter: of its key-value heads with their queries, and of its MLP channels; or of the
@@ -142,13 +133,6 @@ mod tests {
         assert_eq!(leaving(14336, 14336, 1, 0.25), 3584);
         assert_eq!((leaving(172, 172, 1, 0.1), leaving(172, 155, 1, 0.2)), (18, 18));
         assert_eq!((leaving(1, 1, 4, 0.9), leaving(4, 4, 1, 1.0)), (0, 3), "never the last one");
-    }
-
-    #[test]
-    fn the_least_important_leave_and_those_before_equals() {
-        assert_eq!(without_lowest(&[3.0, 1.0, 2.0, 1.0], &[0, 1, 2, 3], 2), [0, 2]);
-        assert_eq!(without_lowest(&[1.0, 1.0, 1.0], &[0, 1, 2], 1), [1, 2]);
-        assert_eq!(without_lowest(&[0.0, 5.0, 4.0], &[1, 2], 1), [1], "what has left counts no more");
     }
 
     #[test]

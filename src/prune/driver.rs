@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choice::{LayerImportance, Share, cut, leaving, without_lowest},
+    choice::{LayerImportance, Share, cut, leaving},
     expert_scores::expert_scores,
     experts::{ExpertScores, cut_experts},
     measure::Measure,
@@ -13,7 +13,7 @@ use crate::{
     checkpoint::OutputDirectory,
     error::Result,
     gpu::Gpu,
-    model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space},
+    model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space, without_lowest},
     progress::Progress,
     stream::{self, MemoryPlan, Pass, StockForm, Types},
 };

@@ -19,7 +19,7 @@ mod measure;
 mod memory;
 mod plan;
 
-pub use choice::{LayerImportance, Share, cut, leaving, without_lowest};
+pub use choice::{LayerImportance, Share, cut, leaving};
 pub use driver::{Job, Snapshot};
 pub use expert_scores::expert_scores;
 pub use experts::{ExpertScores, cut_experts, experts_leaving};

@@ -38,7 +38,7 @@ mod vocabulary;
 
 pub use calibration::{Calibration, CalibrationRequest, Extents, Sequences};
 pub use companions::Companions;
-pub use compressing::{Compress, CompressReport, CompressRequest, CompressSnapshot};
+pub use compressing::{Compress, CompressImportance, CompressReport, CompressRequest, CompressSnapshot};
 pub use device::DeviceRequest;
 pub use examples::LossOn;
 pub use export::{ExportRequest, Exported, export, exported_beside};

@@ -172,54 +172,57 @@ fn a_write_is_to_add_what_the_dense_step_adds_and_a_share_of_what_is_missing() {
 }
 
 #[test]
-fn gradients_choose_what_pruning_by_them_would() {
+fn a_ranking_says_what_leaves_and_the_rest_is_fitted() {
     let gpu = support::gpu();
     let (_directory, model) = altered("llama_gqa_tied", |_| ());
-    let config = model.config();
-    let mut wanted = Resize::whole(config);
-    let channels = wanted.intermediate_size - 5;
-    (wanted.heads, wanted.kv_heads, wanted.intermediate_size) = (1, 1, channels);
-    let goal = as_large_as(&model, wanted.clone()).expect("sizes");
+    let whole = Resize::whole(model.config());
+    let channels = whole.intermediate_size;
     let rows = rows(&model, &[40; 12]);
-    let axes = [Axis::Mlp, Axis::KvHeads, Axis::Heads];
-    let options = Options { importance: Importance::Taylor, ..options(&model, goal, &axes) };
-    let found = compressed(&gpu, &model, &rows, &options).expect("a smaller model");
-    assert_eq!(*found.sizes(), wanted);
-    // The same, from pruning's own importances.
-    let whole: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
-    let temporary = tempfile::tempdir().expect("a temporary directory");
-    let directory = OutputDirectory::create(&temporary.path().join("pruned"), false).expect("a directory");
-    let by_gradients = prune::Options {
-        ratio: 0.5,
-        layers: 0..config.layers.len(),
-        importance: prune::Importance::ParamFirst,
-        aggregate: prune::Aggregate::Sum,
-        global: false,
-        iterations: 1,
-        groups: prune::Groups::Both,
-        keep_importances: false,
-        seed: 1,
-        dtype: Types::own(&model.store),
+    let of_layer = |layer: usize| Ranking {
+        layer,
+        key_value_heads: if layer == 0 { vec![2.0, 1.0] } else { vec![1.0, 2.0] },
+        query_heads: vec![0.5, 0.6, 0.9, 0.1],
+        mlp_channels: (0..channels).map(|channel| ((channel * 7 + layer) % channels) as f64).collect(),
     };
-    let memory = MemoryPlan::unlimited(None);
-    let (options, directory) = (&by_gradients, &directory);
-    let job = prune::Job { model: &model, rows: &rows, options, memory, directory, progress: &Silent };
-    let importances = job.importances(&gpu, &whole).expect("importances");
-    let (_, kept) = found.snapshot.written().expect("all is done");
-    assert_eq!(kept.len(), config.layers.len());
-    for (kept, importance) in kept.iter().zip(&importances) {
-        let largest = |values: &[f64], among: std::ops::Range<usize>| {
-            among.max_by(|&a, &b| values[a].total_cmp(&values[b])).expect("some")
-        };
-        let head = largest(&importance.attention, 0..2);
-        let query = largest(&importance.queries, 2 * head..2 * head + 2);
-        assert_eq!((kept.key_value_heads.as_slice(), kept.query_heads.as_slice()), (&[head][..], &[query][..]));
-        // With a group's keys and values, and its queries, what that group matters is at least what its queries do.
-        assert!(importance.attention[head] > importance.queries[query], "{importance:?}");
-        let mut order: Vec<usize> = (0..importance.mlp.len()).collect();
-        order.sort_by(|&a, &b| importance.mlp[b].total_cmp(&importance.mlp[a]));
-        let mut stay = order[..channels].to_vec();
-        stay.sort_unstable();
-        assert_eq!(kept.mlp_channels, stay);
+    let ranking: Vec<Ranking> = (0..model.config().layers.len()).map(of_layer).collect();
+    for (axis, wanted) in [
+        (Axis::Mlp, Resize { intermediate_size: channels - 5, ..whole.clone() }),
+        (Axis::KvHeads, Resize { heads: 2, kv_heads: 1, ..whole.clone() }),
+        (Axis::Heads, Resize { heads: 2, ..whole.clone() }),
+    ] {
+        let goal = as_large_as(&model, wanted.clone()).expect("sizes");
+        let options = options(&model, goal, &[axis]);
+        let ranked = compressed_by(&gpu, &model, &rows, &options, Some(&ranking)).expect("a smaller model");
+        assert_eq!(*ranked.sizes(), wanted, "{axis}");
+        let (_, kept) = ranked.snapshot.written().expect("all is done");
+        assert_eq!(kept.len(), ranking.len());
+        for (kept, ranking) in kept.iter().zip(&ranking) {
+            let (heads, queries) = match axis {
+                Axis::KvHeads if ranking.layer == 0 => (vec![0], vec![0, 1]),
+                Axis::KvHeads => (vec![1], vec![2, 3]),
+                Axis::Heads => (vec![0, 1], vec![1, 2]),
+                _ => (vec![0, 1], vec![0, 1, 2, 3]),
+            };
+            assert_eq!((&kept.key_value_heads, &kept.query_heads), (&heads, &queries), "{axis}");
+            let least = if axis == Axis::Mlp { 5.0 } else { 0.0 };
+            let stay = (0..channels).filter(|&channel| ranking.mlp_channels[channel] >= least);
+            assert_eq!(kept.mlp_channels, stay.collect::<Vec<_>>(), "{axis}");
+        }
+        // What nothing was known of is no nearer to the original than what costs least.
+        let obs = compressed(&gpu, &model, &rows, &options).expect("a smaller model");
+        let kl = |small: &Compressed| agreement(&gpu, &small.model, &model, &rows).kl;
+        println!("{axis}: KL {:.4}, by what costs least {:.4}", kl(&ranked), kl(&obs));
+        assert!(kl(&obs) < kl(&ranked), "{axis}");
     }
+    // What is left writes what was fitted, not what it wrote.
+    let goal = as_large_as(&model, Resize { intermediate_size: channels - 5, ..whole }).expect("sizes");
+    let options = options(&model, goal, &[Axis::Mlp]);
+    let ranked = compressed_by(&gpu, &model, &rows, &options, Some(&ranking)).expect("a smaller model");
+    let (tensors, dense) = (ranked.tensors(), support::tensors(&fixture("parity/llama_gqa_tied")));
+    let name = matrix(0, "mlp.down_proj");
+    let ((_, fitted), (shape, all)) = (values(&tensors, &name), values(&dense, &name));
+    let stay = &ranked.snapshot.written().expect("all is done").1[0].mlp_channels;
+    let picked: Vec<f32> = all.chunks(shape[1]).flat_map(|row| stay.iter().map(|&at| row[at])).collect();
+    assert_eq!(picked.len(), fitted.len());
+    assert_ne!(picked, fitted, "nothing was fitted");
 }

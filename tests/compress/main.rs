@@ -13,12 +13,11 @@ use std::path::Path;
 
 use slicegpt_gpu::{
     checkpoint::{Dtype, OutputDirectory},
-    compress::{Axis, Effort, Goal, Importance, Job, Options, Plan, Snapshot, Width},
+    compress::{Axis, Effort, Goal, Job, Options, Plan, Ranking, Snapshot, Width},
     eval,
     gpu::Gpu,
-    model::{Agreement, Kept, Model, Resize},
+    model::{Agreement, Model, Resize},
     progress::Silent,
-    prune,
     stream::{MemoryPlan, Types},
 };
 use support::{Random, Tensors, fixture};
@@ -69,7 +68,6 @@ fn options(model: &Model, goal: Goal, axes: &[Axis]) -> Options {
         chosen: false,
         effort: Effort::Normal,
         per_layer: false,
-        importance: Importance::Obs,
         ridge: 0.01,
         dtype: Types::own(&model.store),
     }
@@ -100,11 +98,22 @@ impl Compressed {
 
 /// Compresses into a directory, as the command line does, and opens that.
 fn compressed(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> slicegpt_gpu::Result<Compressed> {
+    compressed_by(gpu, model, rows, options, None)
+}
+
+/// The same, where heads and channels leave by a ranking.
+fn compressed_by(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    options: &Options,
+    ranking: Option<&[Ranking]>,
+) -> slicegpt_gpu::Result<Compressed> {
     let temporary = tempfile::tempdir().expect("a temporary directory");
     let target = temporary.path().join("small");
     let directory = OutputDirectory::create(&target, false)?;
     let memory = MemoryPlan::unlimited(None);
-    let job = Job { model, rows, options, memory, directory: &directory, progress: &Silent };
+    let job = Job { model, rows, options, ranking, memory, directory: &directory, progress: &Silent };
     let snapshot = job.run(gpu, None, |_| Ok(true))?;
     let (best, _) = snapshot.written().expect("all is done");
     let plan = Plan::new(model.config(), best.sizes.clone(), best.basis, &options.dtype)?;

@@ -170,7 +170,11 @@ impl Config {
         let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
         let heads = self.layers[0].heads;
         if by_heads && !width.is_multiple_of(heads) {
-            return refuse(format!("{width} is no multiple of its {heads} heads, which transformers asks for"));
+            let below = width / heads * heads;
+            return refuse(format!(
+                "{width} is no multiple of its {heads} heads, which transformers asks for; {below} and {} are",
+                below + heads
+            ));
         }
         let fields = &self.architecture.fields;
         let mut raw = self.raw.clone();

@@ -9,16 +9,17 @@ use super::{
         request::Request,
         units::{grouped, percent_removed},
     },
+    ranking::{ranking, ranking_peak, ranking_seconds},
     recovery::{CompressSnapshot, Made, Recovery},
     report::CompressReport,
-    request::CompressRequest,
+    request::{CompressImportance, CompressRequest},
 };
 use crate::{
     checkpoint::TensorPlan,
-    compress::{self, Axis, Goal, Importance, Options, Plan},
+    compress::{self, Axis, Goal, Options, Plan},
     error::{Error, Result},
     gpu::Gpu,
-    model::{Config, MIXTURE, Model, NO_GRADIENTS},
+    model::{Config, MIXTURE, Model},
     recover,
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
@@ -70,9 +71,7 @@ impl Method for Compress {
         }
         let mut options = request.method.options(dtype);
         options.check()?;
-        if options.importance == Importance::Taylor && !model.config().has_gradients() {
-            return Err(Error::Usage(format!("{NO_GRADIENTS}; --importance obs needs none")));
-        }
+        request.method.check(model.config())?;
         if request.method.vocabulary.is_some() {
             options.goal = left(options.goal, &options.axes, model);
         } else if options.axes.is_empty() {
@@ -171,9 +170,8 @@ impl Method for Compress {
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
         let written = self.plan.byte_len();
         let mut cut = compress::peak(memory, config, written, calibration, rope, element_size);
-        if self.options.importance == Importance::Taylor {
-            let dtype = &self.options.dtype;
-            cut = cut.max(compress::ranking_peak(dtype, memory, config, calibration, rope, element_size));
+        if self.request.importance == CompressImportance::Taylor {
+            cut = cut.max(ranking_peak(memory, config, calibration, rope, element_size));
         }
         let Some(recovery) = &self.recovery else { return cut };
         // What is left is no larger than what is cut.
@@ -188,7 +186,11 @@ impl Method for Compress {
 
     fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
         let training = self.recovery.as_ref().map_or(0.0, |recovery| recovery.seconds(speed, config, tokens));
-        self.options.seconds(speed, config, tokens) + training
+        let ranked = match self.request.importance {
+            CompressImportance::Obs => 0.0,
+            CompressImportance::Taylor => ranking_seconds(speed, config, tokens),
+        };
+        ranked + self.options.seconds(speed, config, tokens) + training
     }
 
     fn run(
@@ -209,10 +211,18 @@ impl Method for Compress {
         let mut found = from.cloned().unwrap_or_default();
         if found.cut.written().is_none() {
             let directory = draft.as_ref().unwrap_or(directory);
-            let job = compress::Job { model, rows, options: &self.options, memory, directory, progress };
+            if self.request.importance == CompressImportance::Taylor && found.ranking.is_none() {
+                found.ranking = Some(ranking(gpu, model, rows, memory, directory, progress)?);
+                if !commit(&found)? {
+                    return Ok(found);
+                }
+            }
+            let ranking = found.ranking.as_deref();
+            let job = compress::Job { model, rows, options: &self.options, ranking, memory, directory, progress };
             let mut goes_on = true;
             found.cut = job.run(gpu, from.map(|from| &from.cut), |cut| {
-                goes_on = commit(&CompressSnapshot { cut: cut.clone(), recovery: None })?;
+                let ranking = found.ranking.clone();
+                goes_on = commit(&CompressSnapshot { ranking, cut: cut.clone(), recovery: None })?;
                 Ok(goes_on)
             })?;
             if !goes_on || found.cut.written().is_none() {
@@ -224,12 +234,15 @@ impl Method for Compress {
         draft.write("config.json", settled.config_json("")?.as_bytes())?;
         let (tensors, from) = (settled.plan.tensors.as_slice(), found.recovery.take());
         let made = Made { dense: model, draft: &draft, rows, memory, tensors, directory, progress };
-        let cut = found.cut;
-        let mut each = |recovery: &recover::Snapshot| {
-            commit(&CompressSnapshot { cut: cut.clone(), recovery: Some(recovery.clone()) })
+        let CompressSnapshot { ranking, cut, .. } = found;
+        let with = |recovery: &recover::Snapshot| CompressSnapshot {
+            ranking: ranking.clone(),
+            cut: cut.clone(),
+            recovery: Some(recovery.clone()),
         };
+        let mut each = |recovery: &recover::Snapshot| commit(&with(recovery));
         let trained = recovery.run(gpu, made, from.as_ref(), &mut each)?;
-        Ok(CompressSnapshot { cut, recovery: Some(trained) })
+        Ok(with(&trained))
     }
 
     fn report(&self, model: &Model, found: Option<&CompressSnapshot>) -> CompressReport {

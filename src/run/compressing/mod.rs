@@ -2,6 +2,7 @@
 
 mod chart;
 mod method;
+mod ranking;
 mod recovery;
 mod report;
 mod request;
@@ -9,4 +10,4 @@ mod request;
 pub use method::Compress;
 pub use recovery::CompressSnapshot;
 pub use report::CompressReport;
-pub use request::CompressRequest;
+pub use request::{CompressImportance, CompressRequest};

@@ -19,6 +19,9 @@ use crate::{
 /// What is done and durable of a compression, and of the training after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CompressSnapshot {
+    /// What heads and channels leave by, where that is no matter of the cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Vec<compress::Ranking>>,
     #[serde(flatten)]
     pub cut: compress::Snapshot,
     #[serde(default, skip_serializing_if = "Option::is_none")]

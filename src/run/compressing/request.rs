@@ -4,7 +4,9 @@ use serde::{Serialize, Serializer};
 
 use super::super::vocabulary::VocabularyRequest;
 use crate::{
-    compress::{Axis, Effort, Goal, Importance, Options},
+    compress::{Axis, Effort, Goal, Options},
+    error::{Error, Result},
+    model::{Config, NO_GRADIENTS},
     stream::Types,
 };
 
@@ -18,13 +20,23 @@ pub struct CompressRequest {
     pub effort: Effort,
     /// Whether layers may differ in their heads and channels.
     pub per_layer: bool,
-    pub importance: Importance,
+    pub importance: CompressImportance,
     /// A share of the mean energy of what re-fitted weights read.
     pub ridge: f64,
     /// How many steps what was cut is then trained towards the original, if any.
     pub recover: Option<usize>,
     /// Which tokens stay, if not all; [`narrow`](crate::run::narrow) leaves the others out.
     pub vocabulary: Option<VocabularyRequest>,
+}
+
+/// What heads and channels that leave are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CompressImportance {
+    /// What the fit cannot make up for: optimal brain surgeon.
+    Obs,
+    /// What the loss changes by, to first order: LLM-Pruner's |w·g|.
+    Taylor,
 }
 
 impl Default for CompressRequest {
@@ -35,7 +47,7 @@ impl Default for CompressRequest {
             axes: None,
             effort: Effort::Normal,
             per_layer: false,
-            importance: Importance::Obs,
+            importance: CompressImportance::Obs,
             ridge: 0.03,
             recover: None,
             vocabulary: None,
@@ -44,16 +56,33 @@ impl Default for CompressRequest {
 }
 
 impl CompressRequest {
+    /// Checks what no options of the cut say.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(&self, config: &Config) -> Result<()> {
+        match self.importance {
+            CompressImportance::Obs => Ok(()),
+            CompressImportance::Taylor if self.per_layer => {
+                Err(Error::Usage("--per-layer goes by what --importance obs measures; leave one of them out".into()))
+            }
+            CompressImportance::Taylor if !config.has_gradients() => {
+                Err(Error::Usage(format!("{NO_GRADIENTS}; --importance obs needs none")))
+            }
+            CompressImportance::Taylor => Ok(()),
+        }
+    }
+
     /// The options that this comes to.
     pub fn options(&self, dtype: Types) -> Options {
         let axes = self.axes.clone().unwrap_or_else(|| Axis::ALL.to_vec());
-        let Self { goal, effort, per_layer, importance, ridge, .. } = *self;
-        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, importance, ridge, dtype }
+        let Self { goal, effort, per_layer, ridge, .. } = *self;
+        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, ridge, dtype }
     }
 }
 
 /// The flags that say how small the result is to be, one of which is given.
-fn as_flags<S: Serializer>(goal: &Goal, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_flags<S: Serializer>(goal: &Goal, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     #[derive(Default, Serialize)]
     struct Flags {
         target_parameters: Option<String>,

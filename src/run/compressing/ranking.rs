@@ -1,0 +1,81 @@
+//! What leaves by LLM-Pruner's gradients: `--importance taylor`.
+
+use crate::{
+    checkpoint::{Dtype, OutputDirectory},
+    compress::Ranking,
+    error::Result,
+    gpu::Gpu,
+    model::{Config, Kept, Model},
+    progress::Progress,
+    prune::{self, Aggregate, Groups, Importance, LayerImportance},
+    stream::{Extent, MemoryPlan, Peak, Speed, Types},
+};
+
+/// Gradients of more tokens are not needed to tell groups apart: the paper has ten times 64.
+const TOKENS: usize = 8192;
+
+/// |w·g| summed over what belongs to a group, of all layers; nothing is pruned by them.
+fn options(config: &Config) -> prune::Options {
+    prune::Options {
+        ratio: 0.5,
+        layers: 0..config.layers.len(),
+        importance: Importance::ParamFirst,
+        aggregate: Aggregate::Sum,
+        global: false,
+        iterations: 1,
+        groups: Groups::Both,
+        keep_importances: false,
+        seed: 0,
+        dtype: Types::One(Dtype::F32),
+    }
+}
+
+/// What the heads and channels of all layers matter to the loss of the first calibration sequences.
+///
+/// # Errors
+/// Those of [`prune::Job::importances`].
+pub fn ranking(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    memory: MemoryPlan,
+    directory: &OutputDirectory,
+    progress: &dyn Progress,
+) -> Result<Vec<Ranking>> {
+    let config = model.config();
+    let mut seen = 0;
+    let first = rows.iter().filter(|row| row.len() > 1).take_while(|row| {
+        let before = seen;
+        seen += row.len();
+        before < TOKENS
+    });
+    let rows: Vec<Vec<u32>> = first.cloned().collect();
+    let options = &options(config);
+    let whole: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
+    let found = prune::Job { model, rows: &rows, options, memory, directory, progress }.importances(gpu, &whole)?;
+    let of = |LayerImportance { layer, attention, mlp, queries, .. }| Ranking {
+        layer,
+        key_value_heads: attention,
+        query_heads: queries,
+        mlp_channels: mlp,
+    };
+    Ok(found.into_iter().map(of).collect())
+}
+
+/// What working it out takes.
+pub fn ranking_peak(
+    memory: &MemoryPlan,
+    config: &Config,
+    calibration: &Extent,
+    rope: u64,
+    element_size: usize,
+) -> Peak {
+    let Extent { tokens, longest } = *calibration;
+    let part = Extent { tokens: tokens.min(TOKENS + longest), longest };
+    options(config).peak(memory, config, 0, &part, rope, element_size)
+}
+
+/// Seconds for it.
+pub fn ranking_seconds(speed: &Speed, config: &Config, tokens: usize) -> f64 {
+    options(config).seconds(speed, config, tokens.min(TOKENS))
+}
