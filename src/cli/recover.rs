@@ -22,10 +22,10 @@ pub struct Args {
     #[arg(long, value_name = "DENSE")]
     teacher: Option<PathBuf>,
     /// Steps of the optimiser; with --mode blocks, of each layer
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Sequences of a step; those that do not fit at a time are taken one after the other
-    #[arg(long, help_heading = METHOD, default_value_t = 16, value_name = "N")]
+    #[arg(long, help_heading = METHOD, default_value_t = 4, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
     /// The learning rate at its highest [default: 0.41 over the width of the model for A and B, 1e-4 at 4096; a

@@ -88,8 +88,8 @@ impl Default for RecoverRequest {
         Self {
             mode: None,
             teacher: None,
-            steps: 200,
-            batch_size: 16,
+            steps: 150,
+            batch_size: 4,
             learning_rate: None,
             schedule: Schedule::Linear,
             warmup: 0.05,
