@@ -7,7 +7,7 @@ use super::{
 
 const METHODS: [(&[&str], &str); 2] = [
     (&["--axes", "mlp,layers"], "several probes and candidates, layers left out"),
-    (&["--effort", "quick"], "every axis once, one candidate"),
+    (&["--effort", "quick", "--importance", "taylor"], "every axis once, one candidate, gradients first"),
 ];
 
 /// Commits of a compression: layers of the survey, probes, candidates, layers of what is written.
@@ -263,6 +263,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         ),
         (&["--axes", "mlp", "--keep", "10%"], "ask for less, or allow more --axes"),
         (&["--target-size", "1"], "no sizes within 1 bytes"),
+        (&["--per-layer", "--importance", "taylor"], "--per-layer goes by what --importance obs measures"),
         (&["--ridge", "0"], "--ridge 0: expected a number above 0"),
         (&["--ridge", "nan"], "expected a number above 0"),
     ] {
@@ -310,4 +311,9 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
             message,
         );
     }
+    let scene = Scene::new("qwen35_interval");
+    let tokens = scene.tokens("tokens.json", 6, 20);
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let by_gradients = args!["compress", model, "-o", out, "--calibration", tokens, "--importance", "taylor"];
+    scene.refused(by_gradients, 2, "--importance obs needs none");
 }

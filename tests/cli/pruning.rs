@@ -8,6 +8,7 @@ fn in_sittings_pruning_ends_in_the_same_bytes() {
         (&["--layers", "all", "--iterations", "2"][..], "two rounds, layers alike"),
         (&["--global", "--importance", "param_mix"], "layers that differ"),
         (&["--layers", "1..3", "--refit", "writes"], "fitted, some layers whole"),
+        (&["--channel", "--ratio", "0.5", "--importance", "param_second"], "narrower"),
     ] {
         let runs = Runs::with("prune", method);
         let (mut done, mut sittings) = (0, 0);
@@ -102,6 +103,31 @@ fn what_each_group_matters_is_written_and_the_least_of_it_leaves() {
     }
 }
 
+#[test]
+fn coordinates_that_left_are_listed_and_are_those_that_matter_least() {
+    let scene = Scene::new("qwen2_gqa_tied");
+    let file = scene.path("importance.safetensors");
+    let flags = ["--channel", "--ratio", "0.34", "--write-importance", file.to_str().expect("a name")];
+    let report = pruned(&scene, &flags).json();
+    let bytes = fs::read(&file).expect("the file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let tensor = file.tensor("residual").expect("the values");
+    assert_eq!((file.len(), tensor.shape(), tensor.dtype()), (1, &[24][..], safetensors::Dtype::F64));
+    let value = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    let values: Vec<f64> = tensor.data().chunks_exact(8).map(value).collect();
+    let mut order: Vec<usize> = (0..24).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    // 24 − int(24 · 0.66).
+    order.truncate(9);
+    order.sort_unstable();
+    assert_eq!(report["removed_coordinates"], json!(order));
+    let written = read_json(&scene.path("out/config.json"));
+    assert_eq!((&written["model_type"], &written["hidden_size"]), (&json!("qwen2"), &json!(15)));
+    assert_eq!(program(args!["verify", scene.path("out")]).code, Some(0));
+    let card = fs::read_to_string(scene.path("out/README.md")).expect("a card");
+    assert!(card.contains("width of the residual stream") && card.contains(", narrower"), "{card}");
+}
+
 /// Changes the f32 tensors of a file: name, shape, values.
 fn edit_tensors(path: &Path, edit: impl Fn(&str, &[usize], &mut [f32])) {
     let mut bytes = fs::read(path).expect("a file");
@@ -169,6 +195,10 @@ fn what_cannot_be_pruned_is_refused_with_the_reason() {
         (&["--layers", "first"], "4..30"),
         (&["--importance", "param_third"], "param_first"),
         (&["--layers", "all", "--attention", "--ratio", "0.1"], "not one head or channel"),
+        (&["--channel", "--ratio", "0.02"], "multiple of its 4 heads, which transformers asks for; 20 and 24 are"),
+        (&["--channel", "--ratio", "0.5", "--iterations", "2"], "in one round"),
+        (&["--channel", "--ratio", "0.5", "--refit", "writes"], "compress --axes width"),
+        (&["--channel", "--mlp"], "--mlp"),
     ] {
         let said = pruned(&scene, flags);
         assert!(said.code.is_some_and(|code| (1..=3).contains(&code)), "{flags:?}: {said:?}");

@@ -153,11 +153,13 @@ impl Method for Compress {
 
     fn passes(&self) -> usize {
         let training = self.recovery.as_ref().map_or(0, |recovery| recovery.passes(self.plan.config.layers.len()));
-        self.options.passes() + training
+        let ranked = usize::from(self.request.importance == CompressImportance::Taylor);
+        ranked + self.options.passes() + training
     }
 
     fn passed(&self, snapshot: &CompressSnapshot, layers: usize) -> usize {
-        snapshot.cut.passed(layers) + snapshot.recovery.as_ref().map_or(0, |recovery| recovery.steps)
+        let ranked = snapshot.ranking.as_ref().map_or(0, |_| layers);
+        ranked + snapshot.cut.passed(layers) + snapshot.recovery.as_ref().map_or(0, |recovery| recovery.steps)
     }
 
     fn is_done(&self, snapshot: &CompressSnapshot, _: usize) -> bool {
