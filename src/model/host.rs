@@ -32,6 +32,8 @@ enum Source<'a> {
         /// Which rows of the tensor these are; columns of it where the file has the transpose.
         stored: Rows,
         transposed: bool,
+        /// Rows of the tensor before those of the transpose.
+        above: usize,
         element: ElementType,
         /// What every value is multiplied by, in f32.
         scale: f32,
@@ -61,8 +63,16 @@ impl<'a> HostMatrix<'a> {
             rows,
             cols,
             element,
-            source: Source::File { name, tensor, stored, transposed, element, scale: 1.0, norm: None },
+            source: Source::File { name, tensor, stored, transposed, above: 0, element, scale: 1.0, norm: None },
         }
+    }
+
+    /// This matrix, whose transpose begins after some rows of its tensor.
+    pub(super) fn below(mut self, rows: usize) -> Self {
+        if let Source::File { above, .. } = &mut self.source {
+            *above = rows;
+        }
+        self
     }
 
     /// This matrix times a factor: of f32 values, unless it is 1.
@@ -124,7 +134,7 @@ impl<'a> HostMatrix<'a> {
 
     /// Some rows as the file has their values.
     fn stored_bytes(&self, rows: Range<usize>) -> Result<Vec<u8>> {
-        let Source::File { name, tensor, stored, transposed, element, .. } = &self.source else {
+        let Source::File { name, tensor, stored, transposed, above, element, .. } = &self.source else {
             return Err(Error::shape("read", "not in a file"));
         };
         let size = element.size();
@@ -147,19 +157,20 @@ impl<'a> HostMatrix<'a> {
                 }
             };
         }
-        let width = tensor.shape[1];
+        let width = tensor.shape.last().copied().unwrap_or(1);
+        let above = above * width;
         let wanted: Vec<usize> = rows.map(|row| stored.stored(row)).collect();
         let (Some(&first), Some(&last)) = (wanted.iter().min(), wanted.iter().max()) else { return Ok(Vec::new()) };
         let span = last + 1 - first;
         // All at once, unless most of it is other weights'.
-        let whole = if 2 * span > width { Some(read(0, self.cols * width)?) } else { None };
+        let whole = if 2 * span > width { Some(read(above, self.cols * width)?) } else { None };
         let mut transpose = vec![0; wanted.len() * self.cols * size];
         for col in 0..self.cols {
             let piece;
             let (line, skip) = match &whole {
                 Some(whole) => (&whole[col * width * size..(col + 1) * width * size], 0),
                 None => {
-                    piece = read(col * width + first, span)?;
+                    piece = read(above + col * width + first, span)?;
                     (piece.as_slice(), first)
                 }
             };
@@ -327,6 +338,8 @@ pub struct HostBlock<'a> {
     pub norm_after: Option<HostNorm>,
     /// Of queries and keys.
     pub head_norms: Option<[HostNorm; 2]>,
+    /// A logit of each query head that stands for no key.
+    pub sinks: Option<Vec<f32>>,
     /// Of a gated delta net.
     pub delta: Option<HostDeltaNet>,
     pub linears: Vec<HostLinear<'a>>,

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    ops::{Alibi, AttentionShape, DeltaShape, HeadSpan},
+    json::is_falsy,
+    ops::{Alibi, AttentionShape, ClampedSwiglu, DeltaShape, HeadSpan},
 };
 
 /// The sizes of one layer, which may differ from those of others.
@@ -38,10 +39,14 @@ pub struct LayerSpec {
     pub alibi: Option<Alibi>,
     /// Queries, keys and values beyond this size are set to it.
     pub clip_qkv: Option<f32>,
+    /// Whether each head has a logit that counts in the softmax of its scores beside those of keys.
+    pub sinks: bool,
     /// Whether the attention's result is multiplied by the sigmoid of gates.
     pub output_gate: bool,
     /// What the layer has in place of attention, if it has.
     pub delta: Option<DeltaNet>,
+    /// What experts have in place of `activation(gate) · up`.
+    pub swiglu: Option<ClampedSwiglu>,
 }
 
 /// The gated delta net of a layer.
@@ -191,7 +196,7 @@ pub(super) fn ropes(
         return fits.ok_or_else(|| reader.wrong(name, &expected));
     }
     let sections = match architecture.attention.local_theta {
-        None => vec![reader.fields.clone()],
+        None => vec![with_default_scaling(reader, architecture)],
         Some(local) => by_window(reader, local)?.into(),
     };
     let mut ropes = Vec::with_capacity(sections.len());
@@ -200,6 +205,20 @@ pub(super) fn ropes(
         ropes.extend(Some(rope).filter(|rope| !rope.inverse_frequencies.is_empty()));
     }
     Ok(ropes)
+}
+
+/// The fields, with the scaling of the architecture where they say nothing of any.
+fn with_default_scaling(reader: &Reader, architecture: &Architecture) -> Map<String, Value> {
+    let mut fields = reader.fields.clone();
+    let scaled = fields.get("rope_scaling").is_some_and(|value| !is_falsy(value));
+    if let (Some(yarn), false, None) = (architecture.attention.default_scaling, scaled, reader.get("rope_parameters")) {
+        let section = json!({
+            "rope_type": "yarn", "factor": yarn.factor, "truncate": yarn.truncate,
+            "original_max_position_embeddings": yarn.original,
+        });
+        fields.insert("rope_parameters".into(), section);
+    }
+    fields
 }
 
 /// What config.json would say of rotary embeddings if all layers were without a window, and if all had one: there are
@@ -427,6 +446,13 @@ pub(super) fn experts(
     });
     let experts = (Experts { count, chosen, normalised, shared: shared.transpose()? }, width);
     Ok(mixed.into_iter().map(|mixed| mixed.then_some(experts)).collect())
+}
+
+/// What experts have in place of `activation(gate) · up`, where they have.
+pub(super) fn swiglu(reader: &Reader, architecture: &Architecture) -> Result<Option<ClampedSwiglu>> {
+    let Some([alpha, limit]) = architecture.mixture.and_then(|mixture| mixture.swiglu) else { return Ok(None) };
+    let number = |(name, default): (&str, f64)| Ok(reader.positive(name)?.unwrap_or(default) as f32);
+    Ok(Some(ClampedSwiglu { alpha: number(alpha)?, limit: number(limit)? }))
 }
 
 fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool>> {

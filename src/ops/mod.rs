@@ -12,6 +12,7 @@ mod attention_blocks;
 mod bound;
 mod bound_backward;
 mod catalog;
+mod clamped_swiglu;
 mod column_sums;
 mod copy_rows;
 mod covariance;
@@ -58,6 +59,7 @@ pub use attention_backward::AttentionResult;
 pub use bound::Bound;
 #[doc(hidden)]
 pub use catalog::kernels;
+pub use clamped_swiglu::ClampedSwiglu;
 pub use copy_rows::RowCopy;
 pub use covariance::{COVARIANCE_RUN, COVARIANCE_TOKENS};
 pub use delta_rule::{DeltaRun, DeltaShape, MAX_KEY_DIM};

@@ -254,13 +254,22 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// [`Error::BadTensor`], [`Error::Read`], [`Error::Write`].
     pub fn copy(&mut self, from: &TensorSpec, name: &str) -> Result<()> {
+        let stored = self.job.model.store.whole(from)?;
+        self.copy_rows(from, 0..stored.rows, name)
+    }
+
+    /// Writes some rows of a tensor of the model to one of the output; all dimensions but the last one count rows.
+    ///
+    /// # Errors
+    /// As [`Pass::copy`].
+    pub fn copy_rows(&mut self, from: &TensorSpec, rows: Range<usize>, name: &str) -> Result<()> {
         if self.writer.is_idle() {
             return Ok(());
         }
         let stored = self.job.model.store.whole(from)?;
         let together = (COPIED / stored.cols.max(1)).max(1);
-        (0..stored.rows).step_by(together).try_for_each(|first| {
-            let rows = first..stored.rows.min(first + together);
+        rows.clone().step_by(together).try_for_each(|first| {
+            let rows = first..rows.end.min(first + together);
             self.writer.write(name, &stored.rows_f32(rows)?)
         })
     }
