@@ -71,8 +71,9 @@ impl WeightStore {
     pub(super) fn find_mxfp4(&mut self) -> Result<()> {
         let layers = 0..self.config.layers.len();
         let tensors = layers.flat_map(|layer| self.config.together(layer)).filter(|spec| spec.shape.len() == 3);
+        let names: BTreeSet<String> = tensors.flat_map(|spec| self.candidates(&spec.name)).collect();
         let (mut wrong, mut found) = (Vec::new(), 0);
-        for name in tensors.flat_map(|spec| self.candidates(&spec.name)).collect::<BTreeSet<_>>() {
+        for name in names {
             let [blocks, scales] = TOGETHER_MXFP4.map(|end| format!("{name}{end}"));
             let there = |name: &str| self.checkpoint.tensor(name).is_some();
             if !there(&blocks) && !there(&scales) {

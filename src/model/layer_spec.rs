@@ -11,7 +11,7 @@ use super::{
     rope::Rope,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     json::is_falsy,
     ops::{Alibi, AttentionShape, ClampedSwiglu, DeltaShape, HeadSpan},
 };
@@ -451,7 +451,10 @@ pub(super) fn experts(
 /// What experts have in place of `activation(gate) · up`, where they have.
 pub(super) fn swiglu(reader: &Reader, architecture: &Architecture) -> Result<Option<ClampedSwiglu>> {
     let Some([alpha, limit]) = architecture.mixture.and_then(|mixture| mixture.swiglu) else { return Ok(None) };
-    let number = |(name, default): (&str, f64)| Ok(reader.positive(name)?.unwrap_or(default) as f32);
+    let number = |(name, default): (&str, f64)| {
+        let given = reader.positive(name)?;
+        Ok::<_, Error>(given.unwrap_or(default) as f32)
+    };
     Ok(Some(ClampedSwiglu { alpha: number(alpha)?, limit: number(limit)? }))
 }
 
