@@ -67,7 +67,11 @@ enum Source<'a> {
     /// From here on in the file.
     At(usize),
     Assembled(&'a Assembled),
-    Mxfp4 { tensor: &'a Mxfp4, as_stored: bool, files: &'a [(PathBuf, Mutex<File>)] },
+    Mxfp4 {
+        tensor: &'a Mxfp4,
+        as_stored: bool,
+        files: &'a [(PathBuf, Mutex<File>)],
+    },
 }
 
 impl Tensor<'_> {
@@ -310,7 +314,8 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::BadTensor`] if one of them is missing, or of another type or shape.
     pub fn join_mxfp4(&mut self, name: &str, [blocks, scales]: [&str; 2]) -> Result<()> {
-        let bad = |name: &str, reason: String| Error::BadTensor { name: name.into(), path: self.shown().into(), reason };
+        let bad =
+            |name: &str, reason: String| Error::BadTensor { name: name.into(), path: self.shown().into(), reason };
         let missing = |name: &str, other: &str| bad(name, format!("missing, where {other} is there, in MXFP4"));
         let find = |name: &str, other: &str| self.tensors.get(name).ok_or_else(|| missing(name, other));
         let bytes = |name: &str, place: &Place| match place {

@@ -11,7 +11,9 @@ use super::{
     delta_spec::{delta_nets, has_output_gate},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, swiglu, windows},
+    layer_spec::{
+        DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, swiglu, windows,
+    },
     multimodal::{self, TextPart},
     pruning::Pruning,
     rope::Rope,

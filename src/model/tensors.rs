@@ -262,7 +262,8 @@ impl Config {
         };
         let (count, inner, width) = (experts.count, self.layers[layer].intermediate_size, self.hidden_size);
         let names = Names::of(self);
-        let spec = |name: String, shape: &[usize]| TensorSpec { name: names.layer(layer, &name), shape: shape.to_vec() };
+        let spec =
+            |name: String, shape: &[usize]| TensorSpec { name: names.layer(layer, &name), shape: shape.to_vec() };
         let bias = |name: &str| format!("{name}{TOGETHER_BIAS}");
         let mut tensors = vec![
             spec(together.gate_up.to_owned(), &[count, width, 2 * inner]),

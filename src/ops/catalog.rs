@@ -2,9 +2,10 @@
 
 use super::{
     activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward,
-    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward, dropout, embed, embed_backward,
-    energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm,
-    norm_backward, probe, rope, route, sample, scale_tokens, short_conv, subtract, transpose,
+    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward,
+    dropout, embed, embed_backward, energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
+    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, sample, scale_tokens, short_conv,
+    subtract, transpose,
 };
 use crate::gpu::Kernel;
 

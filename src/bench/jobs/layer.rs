@@ -146,7 +146,17 @@ impl Layer {
                 let fused = self.config.fused();
                 let (norm, norm_after, head_norms, sinks) = (norm()?, None, None, None);
                 let (delta, adapters) = (None, Vec::new());
-                blocks.push(BlockWeights { spec, fused, norm, norm_after, head_norms, sinks, delta, linears, adapters });
+                blocks.push(BlockWeights {
+                    spec,
+                    fused,
+                    norm,
+                    norm_after,
+                    head_norms,
+                    sinks,
+                    delta,
+                    linears,
+                    adapters,
+                });
             }
             steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
         }
