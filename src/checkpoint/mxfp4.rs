@@ -66,8 +66,9 @@ impl Blocks {
     /// The values of a block, as the bits of BF16.
     fn block(&self, index: usize) -> [u16; BLOCK] {
         let scale = half_of_e8m0(self.scales[index]);
-        // No more than two digits: what is cut off is zero.
-        let known = E2M1.map(|value| ((scale * value).to_bits() >> 16) as u16);
+        // Digits that are cut off are zero. The sign is the highest of four bits.
+        let size = |bits: usize| ((scale * E2M1[bits & 7]).to_bits() >> 16) as u16;
+        let known: [u16; 16] = std::array::from_fn(|bits| size(bits) | ((bits >> 3) as u16) << 15);
         let mut values = [0; BLOCK];
         let packed = &self.values[index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES];
         for (pair, &byte) in values.chunks_exact_mut(2).zip(packed) {
