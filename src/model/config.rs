@@ -9,6 +9,7 @@ use super::{
         ARCHITECTURES, Affine, Architecture, Bias, Block, Position, QkSpan, REFUSED, Weight, Window, Wiring,
     },
     delta_spec::{delta_nets, has_output_gate},
+    expert_spec::{experts, swiglu},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
     layer_spec::{

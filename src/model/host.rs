@@ -14,6 +14,9 @@ use crate::{
     ops::Norm,
 };
 
+/// Columns of a transpose that are put in place together.
+const TOGETHER: usize = 32;
+
 /// A row-major matrix, in host memory or still in its file.
 #[derive(Debug, Clone)]
 pub struct HostMatrix<'a> {
@@ -165,18 +168,17 @@ impl<'a> HostMatrix<'a> {
         // All at once, unless most of it is other weights'.
         let whole = if 2 * span > width { Some(read(above, self.cols * width)?) } else { None };
         let mut transpose = vec![0; wanted.len() * self.cols * size];
-        for col in 0..self.cols {
-            let piece;
-            let (line, skip) = match &whole {
-                Some(whole) => (&whole[col * width * size..(col + 1) * width * size], 0),
-                None => {
-                    piece = read(above + col * width + first, span)?;
-                    (piece.as_slice(), first)
-                }
+        // Some columns at a time: neither what is read nor what is written is far from what was before.
+        for begin in (0..self.cols).step_by(TOGETHER) {
+            let line = |col: usize| match &whole {
+                Some(whole) => Ok(Cow::Borrowed(&whole[(col * width + first) * size..][..span * size])),
+                None => read(above + col * width + first, span).map(Cow::Owned),
             };
-            for (row, from) in wanted.iter().map(|at| (at - skip) * size).enumerate() {
-                let to = (row * self.cols + col) * size;
-                transpose[to..to + size].copy_from_slice(&line[from..from + size]);
+            let lines = (begin..self.cols.min(begin + TOGETHER)).map(line).collect::<Result<Vec<_>>>()?;
+            for (row, from) in wanted.iter().map(|at| (at - first) * size).enumerate() {
+                let to = (row * self.cols + begin) * size;
+                let places = transpose[to..].chunks_exact_mut(size);
+                places.zip(&lines).for_each(|(place, line)| place.copy_from_slice(&line[from..from + size]));
             }
         }
         Ok(transpose)

@@ -9,6 +9,7 @@ mod alibi;
 mod attention;
 mod attention_backward;
 mod attention_blocks;
+mod attention_shape;
 mod bound;
 mod bound_backward;
 mod catalog;
@@ -54,8 +55,8 @@ mod turns;
 pub use activation::Activation;
 pub use adamw::AdamW;
 pub use alibi::Alibi;
-pub use attention::{AttentionShape, MAX_HEAD_DIM};
 pub use attention_backward::AttentionResult;
+pub use attention_shape::{AttentionShape, MAX_HEAD_DIM};
 pub use bound::Bound;
 #[doc(hidden)]
 pub use catalog::kernels;
