@@ -12,9 +12,7 @@ use super::{
     expert_spec::{experts, swiglu},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{
-        DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, swiglu, windows,
-    },
+    layer_spec::{DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, roped_layers, ropes, windows},
     multimodal::{self, TextPart},
     pruning::Pruning,
     rope::Rope,
