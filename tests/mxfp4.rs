@@ -34,7 +34,7 @@ fn values_are_those_of_their_bits_in_the_transposes_and_as_they_are_stored_in_on
         let at = |matrix: usize, row: usize, col: usize| {
             let block = (matrix * out + row) * groups + col / 32;
             let byte = values[block * 16 + col % 32 / 2];
-            value(if col % 2 == 0 { byte & 15 } else { byte >> 4 }, scales[block])
+            value(if col.is_multiple_of(2) { byte & 15 } else { byte >> 4 }, scales[block])
         };
         let places = |rows: usize, cols: usize| {
             (0..matrices).flat_map(move |m| (0..rows).flat_map(move |i| (0..cols).map(move |j| (m, i, j))))
