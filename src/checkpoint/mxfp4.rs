@@ -55,6 +55,15 @@ impl Stored {
     }
 }
 
+/// So many of these, from `first` on.
+fn part<T: Copy>(mut all: Vec<T>, first: usize, count: usize) -> Vec<T> {
+    if first > 0 {
+        all.drain(..first);
+    }
+    all.truncate(count);
+    all
+}
+
 /// Some blocks that follow each other.
 #[derive(Debug)]
 struct Blocks {
@@ -104,9 +113,9 @@ impl Mxfp4 {
     pub fn read_range(&self, range: Range<usize>, as_stored: bool, files: &Files) -> Result<Vec<u8>> {
         let values = range.start / 2..range.end.div_ceil(2);
         let read = if as_stored { self.rows(values.clone(), files)? } else { self.columns(values.clone(), files)? };
-        let bytes: Vec<u8> = read.into_iter().flat_map(u16::to_le_bytes).collect();
-        let skipped = range.start - 2 * values.start;
-        Ok(if bytes.len() == range.len() { bytes } else { bytes[skipped..skipped + range.len()].to_vec() })
+        let mut bytes = vec![0; 2 * read.len()];
+        bytes.chunks_exact_mut(2).zip(read).for_each(|(bytes, bits)| bytes.copy_from_slice(&bits.to_le_bytes()));
+        Ok(part(bytes, range.start - 2 * values.start, range.len()))
     }
 
     fn blocks(&self, blocks: Range<usize>, files: &Files) -> Result<Blocks> {
@@ -125,9 +134,9 @@ impl Mxfp4 {
     fn rows(&self, values: Range<usize>, files: &Files) -> Result<Vec<u16>> {
         let first = values.start / BLOCK;
         let read = self.blocks(first..values.end.div_ceil(BLOCK), files)?;
-        let all: Vec<u16> = (0..read.scales.len()).flat_map(|index| read.block(index)).collect();
-        let skipped = values.start - first * BLOCK;
-        Ok(all[skipped..skipped + values.len()].to_vec())
+        let mut all = Vec::with_capacity(read.scales.len() * BLOCK);
+        (0..read.scales.len()).for_each(|index| all.extend_from_slice(&read.block(index)));
+        Ok(part(all, values.start - first * BLOCK, values.len()))
     }
 
     /// Some values of the transposes.
@@ -141,19 +150,18 @@ impl Mxfp4 {
             let end = rows.end.min((matrix + 1) * inner);
             let blocks = self.matrix(matrix, end == (matrix + 1) * inner, files)?;
             let within = first - matrix * inner..end - matrix * inner;
-            let part = &mut all[(first - rows.start) * out..(end - rows.start) * out];
+            let place = &mut all[(first - rows.start) * out..(end - rows.start) * out];
             for group in within.start / BLOCK..within.end.div_ceil(BLOCK) {
                 for column in 0..out {
                     let block = blocks.block(column * (inner / BLOCK) + group);
                     for (row, value) in (group * BLOCK..).zip(block).filter(|(row, _)| within.contains(row)) {
-                        part[(row - within.start) * out + column] = value;
+                        place[(row - within.start) * out + column] = value;
                     }
                 }
             }
             first = end;
         }
-        let skipped = values.start - rows.start * out;
-        Ok(all[skipped..skipped + values.len()].to_vec())
+        Ok(part(all, values.start - rows.start * out, values.len()))
     }
 
     /// What is stored of a matrix, which is kept until its `last` rows are read.
