@@ -2,10 +2,11 @@
 // tokens] matrix anywhere.
 //   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
 //   with t - j < window,
-//   s as in shared/scores.wgsl
+//   s as in shared/scores.wgsl; a head's sink, where there are any, is one more score in the sum of its softmax
 //   q         [tokens, q_stride] f32; query head h begins at q_column + h * HEAD_DIM
 //   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * HEAD_DIM, value head likewise
-//   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token)
+//   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token);
+//             then a sink of each head
 //   out       [tokens, heads * head_dim]
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
 // A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and
@@ -84,8 +85,8 @@ fn main(
     // Of the one query whose softmax is this thread's.
     let position = block.w + index / params.group_part;
     let head = first_head + index % params.group_part;
-    var highest = MASKED;
-    var sum = 0.0;
+    var highest = sink_of(head);
+    var sum = f32(min(params.sinks, 1u));
     for (var first = begin; first < end; first += KEYS) {
         clear_scores();
         for (var dims = 0u; dims < HEAD_DIM; dims += DIMS) {

@@ -2,7 +2,7 @@
 // decoding, and wide heads.
 //   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
 //   with t - j < window,
-//   s as in shared/scores.wgsl
+//   s as in shared/scores.wgsl, sinks as in attention.wgsl
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
 // A workgroup takes the queries that queries_1.wgsl or queries_4.wgsl has room for, which share a key-value head. For
 // the scores a thread has one
@@ -88,8 +88,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) gr
     // none.
     let dim = 4u * (index % HEAD4);
     let own = index / HEAD4;
-    var top = Each(MASKED);
-    var sum = Each();
+    var top = sinks_of(first_head);
+    // Of all threads, the first one counts the sinks.
+    var sum = Each(f32(select(0u, min(params.sinks, 1u), index == 0u)));
     var acc = Results();
     workgroupBarrier();
     for (var first = begin; first < end; first += 64u) {

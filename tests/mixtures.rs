@@ -16,6 +16,7 @@ use slicegpt_gpu::{
         architecture::{ARCHITECTURES, BlockKind, Role, Wiring},
         state_bytes,
     },
+    ops::ClampedSwiglu,
     progress::Silent,
     prune::{Aggregate, Groups, Importance, Job, Options, Plan, Snapshot, expert_scores},
     stream::{MemoryPlan, Placement, Types},
@@ -30,7 +31,7 @@ fn fixtures() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = all.map(|entry| entry.expect("an entry").path()).collect();
     found.retain(|path| path.join("greedy.json").exists());
     found.sort();
-    assert!(found.len() >= 22, "{found:?}");
+    assert!(found.len() >= 26, "{found:?}");
     found
 }
 
@@ -68,7 +69,7 @@ fn the_likeliest_tokens_are_those_of_transformers_with_a_cache() {
 
 #[test]
 fn logits_do_not_depend_on_which_sequences_run_together_or_how_experts_are_cut_to_fit_a_binding() {
-    for name in ["qwen3_moe_every_second", "mixtral_top_2"] {
+    for name in ["qwen3_moe_every_second", "mixtral_top_2", "gpt_oss_mxfp4"] {
         let path = support::fixture("parity").join(name);
         let model = Model::open(&path).expect("a model");
         let rows = vec![support::tokens(&path.join("tokens.json"))[0].clone(); 3];
@@ -98,14 +99,9 @@ fn config(fields: Value) -> Result<Config, slicegpt_gpu::Error> {
     Config::from_fields(fields, Path::new("config.json"))
 }
 
-/// A random mixture of 64 experts in one layer.
-fn many_experts(directory: &Path) -> Model {
-    let config = config(json!({
-        "model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 32, "num_experts": 64, "num_experts_per_tok": 8,
-        "moe_intermediate_size": 128, "norm_topk_prob": true, "vocab_size": 100,
-    }))
-    .expect("a config");
+/// A random model of one layer.
+fn random(directory: &Path, fields: Value) -> Model {
+    let config = config(fields).expect("a config");
     let output = OutputDirectory::create(&directory.join("model"), false).expect("a directory");
     synthetic::write(&output, &config, Dtype::F32, TokenRows { rows: 2, len: 40 }, 1, &Silent).expect("a model");
     output.finish().expect("a model");
@@ -114,20 +110,33 @@ fn many_experts(directory: &Path) -> Model {
 
 #[test]
 fn the_experts_of_a_layer_are_never_on_the_gpu_together() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let model = many_experts(directory.path());
-    let config = model.config();
-    let rows = support::tokens(&directory.path().join("model/tokens.json"));
-    let mut gpu = support::gpu();
-    let memory = EvalMemory { batch_tokens: 40, ..EvalMemory::default() };
-    let memory = EvalMemory { residual_bytes: 2 * 40 * state_bytes(config), ..memory };
-    let planned = memory.gpu_bytes(config, 40, 4);
-    gpu.set_planned_memory(Some(planned));
-    logits(&gpu, &model, &rows, &memory);
-    let (peak, experts) = (gpu.memory().peak, 4 * 64 * config.expert_parameters(0));
-    println!("{peak} bytes at most, {planned} planned, {experts} of experts");
-    assert!(peak <= planned, "{peak} bytes, where {planned} were planned");
-    assert!(planned < experts / 2, "{planned} bytes are planned, where the experts have {experts}");
+    let own = json!({
+        "model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "num_experts": 64, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 128, "norm_topk_prob": true, "vocab_size": 100,
+    });
+    // In one tensor, with biases.
+    let together = json!({
+        "model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "num_local_experts": 64, "num_experts_per_tok": 8,
+        "intermediate_size": 128, "vocab_size": 100,
+    });
+    for fields in [own, together] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let model = random(directory.path(), fields);
+        let config = model.config();
+        let rows = support::tokens(&directory.path().join("model/tokens.json"));
+        let mut gpu = support::gpu();
+        let memory = EvalMemory { batch_tokens: 40, ..EvalMemory::default() };
+        let memory = EvalMemory { residual_bytes: 2 * 40 * state_bytes(config), ..memory };
+        let planned = memory.gpu_bytes(config, 40, 4);
+        gpu.set_planned_memory(Some(planned));
+        logits(&gpu, &model, &rows, &memory);
+        let (peak, experts) = (gpu.memory().peak, 4 * 64 * config.expert_parameters(0));
+        println!("{peak} bytes at most, {planned} planned, {experts} of experts");
+        assert!(peak <= planned, "{peak} bytes, where {planned} were planned");
+        assert!(planned < experts / 2, "{planned} bytes are planned, where the experts have {experts}");
+    }
 }
 
 #[test]
@@ -140,9 +149,14 @@ fn what_a_config_leaves_out_is_what_the_classes_of_transformers_take() {
     let experts = Experts { count: 8, chosen: 2, normalised: true, shared: None };
     assert_eq!((layers.len(), sizes(&layers[0]), layers[31].experts), (32, [32, 8, 128, 14336], Some(experts)));
     assert_eq!(layers[0].window, None);
+    let layers = spec(json!({ "model_type": "gpt_oss" }));
+    let experts = Experts { count: 128, chosen: 4, normalised: true, shared: None };
+    assert_eq!((layers.len(), sizes(&layers[0]), layers[35].experts), (36, [64, 8, 64, 2880], Some(experts)));
+    assert_eq!([0, 1, 2, 35].map(|layer: usize| layers[layer].window), [Some(128), None, Some(128), None]);
+    assert_eq!(layers[0].swiglu, Some(ClampedSwiglu { alpha: 1.702, limit: 7.0 }));
     // Either name, as either version of transformers writes it.
     for name in ["num_experts", "num_local_experts"] {
-        for kind in ["qwen3_moe", "mixtral"] {
+        for kind in ["qwen3_moe", "mixtral", "gpt_oss"] {
             let mut fields = json!({ "model_type": kind, "num_experts_per_tok": 2 });
             fields[name] = json!(5);
             assert_eq!(spec(fields)[0].experts.map(|experts| experts.count), Some(5), "{kind} {name}");
@@ -164,6 +178,10 @@ fn what_a_config_leaves_out_is_what_the_classes_of_transformers_take() {
         (json!({ "model_type": "qwen3_moe", "num_experts": 4, "num_local_experts": 8 }), "num_local_experts"),
         (json!({ "model_type": "qwen3_moe", "decoder_sparse_step": 0 }), "decoder_sparse_step"),
         (json!({ "model_type": "qwen3_moe", "mlp_only_layers": ["x"] }), "mlp_only_layers"),
+        (json!({ "model_type": "gpt_oss", "swiglu_limit": -1.0 }), "swiglu_limit"),
+        (json!({ "model_type": "gpt_oss", "sliding_window": null }), "sliding_window"),
+        (json!({ "model_type": "gpt_oss", "quantization_config": { "quant_method": "fp8" } }), "quantization_config"),
+        (json!({ "model_type": "llama", "quantization_config": { "quant_method": "mxfp4" } }), "quantization_config"),
         (json!({ "model_type": "llama", "num_local_experts": 8 }), "num_local_experts"),
     ] {
         let error = config(fields).expect_err(message).to_string();
@@ -239,6 +257,8 @@ fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_w
         "qwen2_moe_plain",
         "mixtral_top_2",
         "olmoe_plain",
+        "gpt_oss_plain",
+        "gpt_oss_mxfp4",
     ];
     for name in names {
         let path = support::fixture("parity").join(name);

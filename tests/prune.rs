@@ -248,6 +248,8 @@ fn where_no_class_is_narrower_coordinates_are_refused_by_name() {
     for (name, expected) in [
         ("gpt2_n_inner", "its classes take hidden_size / heads for the width of a head"),
         ("opt_relu", "its classes take hidden_size / heads for the width of a head"),
+        ("phi_qk_layernorm", "its classes take hidden_size / heads for the width of a head"),
+        ("phi3_longrope", "its classes take hidden_size / heads for the width of a head"),
         ("gemma_tied", "its classes multiply the embedding by the root of the width"),
         ("llama_gqa_tied", "which transformers asks for"),
     ] {

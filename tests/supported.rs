@@ -44,6 +44,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("qwen3_moe", "Qwen 3 MoE"),
     ("olmoe", "OLMoE"),
     ("mixtral", "Mixtral"),
+    ("gpt_oss", "gpt-oss"),
 ];
 
 /// What can be done with the models of one `model_type`, of which one or another may be able to do more.

@@ -21,6 +21,7 @@ fn shapes_have_the_parameters_of_the_published_models() {
         ("tinyllama-1.1b", 1_100_048_384),
         ("opt-1.3b", 1_315_758_080),
         ("llama-2-7b", 6_738_415_616),
+        ("gpt-oss-20b", 20_914_757_184),
         ("qwen3-30b-a3b", 30_532_122_624),
     ]);
     let counted = |shape: &Shape| (shape.name, shape.config(None).expect("a config").parameters());

@@ -16,12 +16,23 @@ struct Params {
     alibi_heads: u32,
     alibi_factor: f32,
     alibi_in_bf16: u32,
+    sinks: u32,
+    unused0: u32,
+    unused1: u32,
+    unused2: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;          // [tokens, q_stride]
 @group(0) @binding(2) var<storage, read> kv: array<vec4<f32>>;         // [rows, kv_stride]
-@group(0) @binding(3) var<storage, read> blocks: array<vec4<u32>>;     // [blocks]
+@group(0) @binding(3) var<storage, read> blocks: array<vec4<u32>>;     // [blocks], then the sinks
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;        // [tokens, out_stride]
+
+// The logit of a head that stands for no key; MASKED where there is none.
+fn sink_of(head: u32) -> f32 {
+    if params.sinks == 0u { return MASKED; }
+    let at = min(head, params.sinks - 1u);
+    return bitcast<f32>(blocks[params.blocks + at / 4u][at % 4u]);
+}
 
 // Coordinates dim .. dim+3 of the query, or of the key or value, that begins at an element; zero beyond the head. dim
 // is a multiple of 4.

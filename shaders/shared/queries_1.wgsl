@@ -34,6 +34,11 @@ fn scored_each(score: Each, first_head: u32, positions: Place, key: u32) -> Each
     return scored(score, first_head, positions, key);
 }
 
+// The logit of the query's head that stands for no key.
+fn sinks_of(first_head: u32) -> Each {
+    return sink_of(first_head);
+}
+
 fn scaled(results: Results, factor: Each) -> Results {
     return factor * results;
 }

@@ -39,6 +39,12 @@ fn scored_each(score: Each, first_head: u32, positions: Place, key: u32) -> Each
     );
 }
 
+// The logit of each query's head that stands for no key.
+fn sinks_of(first_head: u32) -> Each {
+    let heads = vec4(first_head) + vec4(0u, 1u, 2u, 3u) % vec4(params.group_part);
+    return vec4(sink_of(heads.x), sink_of(heads.y), sink_of(heads.z), sink_of(heads.w));
+}
+
 fn scaled(results: Results, factor: Each) -> Results {
     return mat4x4(factor.x * results[0], factor.y * results[1], factor.z * results[2], factor.w * results[3]);
 }

@@ -7,6 +7,7 @@ mod diagnose;
 mod gguf;
 mod gguf_header;
 mod made;
+mod mxfp4;
 mod output;
 mod quantised;
 mod reader;

@@ -18,6 +18,7 @@ use super::{
     assembled::Assembled,
     diagnose,
     gguf_header::GgufHeader,
+    mxfp4::{BLOCK_BYTES, Mxfp4, Stored},
     select::{Selection, select},
 };
 use crate::error::{Error, Result};
@@ -44,6 +45,7 @@ enum Place {
     },
     /// Of the first file.
     Assembled(Assembled),
+    Mxfp4(Mxfp4),
 }
 
 /// A tensor as it is stored, little-endian and row-major.
@@ -65,6 +67,11 @@ enum Source<'a> {
     /// From here on in the file.
     At(usize),
     Assembled(&'a Assembled),
+    Mxfp4 {
+        tensor: &'a Mxfp4,
+        as_stored: bool,
+        files: &'a [(PathBuf, Mutex<File>)],
+    },
 }
 
 impl Tensor<'_> {
@@ -81,9 +88,16 @@ impl Tensor<'_> {
         let alike = match (self.source, other.source) {
             (Source::At(here), Source::At(there)) => here == there,
             (Source::Assembled(one), Source::Assembled(other)) => one.parts == other.parts,
+            (Source::Mxfp4 { tensor: one, .. }, Source::Mxfp4 { tensor: other, .. }) => std::ptr::eq(one, other),
             _ => false,
         };
         std::ptr::eq(self.file, other.file) && alike && self.byte_len == other.byte_len
+    }
+
+    /// What is stored of each matrix of a tensor whose transpose is; `None` of any other.
+    pub fn transposed(self) -> Option<Self> {
+        let Source::Mxfp4 { tensor, files, .. } = self.source else { return None };
+        Some(Self { shape: &tensor.stored_shape, source: Source::Mxfp4 { tensor, files, as_stored: true }, ..self })
     }
 
     /// Whether another tensor is stored alike, to the last bit.
@@ -114,6 +128,7 @@ impl Tensor<'_> {
         let offset = match self.source {
             Source::At(offset) => offset,
             Source::Assembled(assembled) => return assembled.read_range(range, self.file, self.path),
+            Source::Mxfp4 { tensor, as_stored, files } => return tensor.read_range(range, as_stored, files),
         };
         let mut bytes = vec![0; range.len()];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -254,6 +269,7 @@ impl Checkpoint {
         let stored = |place: &Place| match place {
             Place::Stored { info, .. } => (info.data_offsets.1 - info.data_offsets.0) as u64,
             Place::Assembled(tensor) => tensor.stored_len(),
+            Place::Mxfp4(tensor) => (tensor.count() * (BLOCK_BYTES + 1)) as u64,
         };
         self.tensors.values().map(stored).sum()
     }
@@ -283,7 +299,47 @@ impl Checkpoint {
                 let (byte_len, source) = (tensor.byte_len(), Source::Assembled(tensor));
                 Some(Tensor { dtype, shape: &tensor.shape, path, byte_len, written, source, file })
             }
+            Place::Mxfp4(tensor) => {
+                let (path, file) = self.files.get(tensor.blocks.file)?;
+                let (dtype, byte_len) = (Dtype::BF16, tensor.byte_len());
+                let source = Source::Mxfp4 { tensor, as_stored: false, files: &self.files };
+                Some(Tensor { dtype, shape: &tensor.shape, path, byte_len, written: dtype, source, file })
+            }
         }
+    }
+
+    /// Makes of a tensor of values in MXFP4 `[matrices, out, in / 32, 16]`, and one of their scales
+    /// `[matrices, out, in / 32]`, the tensor `name` `[matrices, in, out]` of BF16, which takes their place.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] if one of them is missing, or of another type or shape.
+    pub fn join_mxfp4(&mut self, name: &str, [blocks, scales]: [&str; 2]) -> Result<()> {
+        let bad =
+            |name: &str, reason: String| Error::BadTensor { name: name.into(), path: self.shown().into(), reason };
+        let missing = |name: &str, other: &str| bad(name, format!("missing, where {other} is there, in MXFP4"));
+        let find = |name: &str, other: &str| self.tensors.get(name).ok_or_else(|| missing(name, other));
+        let bytes = |name: &str, place: &Place| match place {
+            Place::Stored { file, base, info } if info.dtype == Dtype::U8 => {
+                let stored = Stored { name: name.into(), file: *file, offset: base + info.data_offsets.0 };
+                Ok((stored, info.shape.clone()))
+            }
+            _ => Err(bad(name, "expected U8, as MXFP4 is stored".into())),
+        };
+        let (values, shape) = bytes(blocks, find(blocks, scales)?)?;
+        let (powers, scales_shape) = bytes(scales, find(scales, blocks)?)?;
+        let &[matrices, out, groups, BLOCK_BYTES] = shape.as_slice() else {
+            let reason = format!("expected shape [experts, out, in / 32, {BLOCK_BYTES}], found {shape:?}");
+            return Err(bad(blocks, reason));
+        };
+        if scales_shape != [matrices, out, groups] {
+            let expected = [matrices, out, groups];
+            return Err(bad(scales, format!("expected shape {expected:?} beside its values, found {scales_shape:?}")));
+        }
+        let joined = Mxfp4::new([matrices, out, groups], values, powers);
+        self.tensors.remove(blocks);
+        self.tensors.remove(scales);
+        self.tensors.insert(name.to_owned(), Place::Mxfp4(joined));
+        Ok(())
     }
 }
 

@@ -47,17 +47,17 @@ impl LayerContext<'_> {
         let shape = spec.attention_shape();
         let qkv = self.projected(block, input, 0)?;
         self.place_in_place(block, &qkv)?;
-        let out = self.attended(&shape, &qkv)?;
+        let out = self.attended(&shape, &qkv, block.sinks.as_deref().unwrap_or_default())?;
         if spec.output_gate {
             gpu.gate_in_place(Gate::Sigmoid, &out, &qkv, spec.gate_column())?;
         }
         Ok(out)
     }
 
-    fn attended(&self, shape: &AttentionShape, qkv: &Matrix) -> Result<Matrix> {
+    fn attended(&self, shape: &AttentionShape, qkv: &Matrix, sinks: &[f32]) -> Result<Matrix> {
         let (gpu, spec) = (self.gpu, self.spec());
         let cache = match self.cache {
-            None => return gpu.attention(shape, qkv, qkv, self.sequences),
+            None => return gpu.attention_with_sinks(shape, sinks, qkv, qkv, self.sequences),
             Some(LayerCache::Keys(cache)) => cache,
             Some(LayerCache::Delta { .. }) => return Err(Error::shape("attention", "the cache of another layer")),
         };
@@ -66,6 +66,6 @@ impl LayerContext<'_> {
         gpu.copy_rows(qkv, cache, &rows, copy)?;
         let cached = |column| HeadSpan { column, heads: spec.kv_heads };
         let shape = AttentionShape { k: cached(0), v: cached(spec.kv_width() / 2), ..*shape };
-        gpu.attention(&shape, qkv, cache, self.sequences)
+        gpu.attention_with_sinks(&shape, sinks, qkv, cache, self.sequences)
     }
 }

@@ -9,9 +9,10 @@ use super::{
         ARCHITECTURES, Affine, Architecture, Bias, Block, Position, QkSpan, REFUSED, Weight, Window, Wiring,
     },
     delta_spec::{delta_nets, has_output_gate},
+    expert_spec::{experts, swiglu},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, experts, roped_layers, ropes, windows},
+    layer_spec::{DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, roped_layers, ropes, windows},
     multimodal::{self, TextPart},
     pruning::Pruning,
     rope::Rope,
@@ -33,7 +34,8 @@ pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --expert
                            nothing else is implemented";
 
 /// Why methods that need gradients leave models with gated delta nets alone.
-pub const NO_GRADIENTS: &str = "no gradients go through its gated delta nets, and through attention with gates, yet";
+pub const NO_GRADIENTS: &str =
+    "no gradients go through its gated delta nets, and through attention with gates or sinks, yet";
 
 /// What a model is, checked: sizes are positive and fit together, and every field that changes the maths is handled.
 #[derive(Debug, Clone)]
@@ -191,6 +193,7 @@ impl Config {
         let mixed = experts(&reader, architecture, num_hidden_layers)?;
         let deltas = delta_nets(&reader, architecture, num_hidden_layers)?;
         let output_gate = has_output_gate(architecture);
+        let swiglu = swiglu(&reader, architecture)?;
         let softcap = reader.optional(attention.softcap)?;
         let clip_qkv = attention.clip.map_or(Ok(None), |name| reader.positive(name))?.map(|limit| limit as f32);
         type Kind = (((bool, (Option<usize>, bool)), (f32, Option<(Experts, usize)>)), Option<DeltaNet>);
@@ -207,8 +210,10 @@ impl Config {
             softcap,
             alibi,
             clip_qkv,
+            sinks: attention.sinks.is_some(),
             output_gate: output_gate && delta.is_none(),
             delta,
+            swiglu,
         };
         let kinds = known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).zip(deltas);
         let mut layers: Vec<LayerSpec> = kinds.map(layer).collect();
@@ -265,6 +270,11 @@ impl Config {
         for weight in (0..config.layers.len()).flat_map(|layer| config.weights(layer)) {
             config.stored_bias(weight.bias, &raw, path)?;
         }
+        let mut raw = raw;
+        if architecture.handles.contains(&"quantization_config") {
+            // Tensors are dequantised as they are read, and are written so.
+            raw.remove("quantization_config");
+        }
         Ok(Self { raw, ..config })
     }
 
@@ -320,6 +330,8 @@ impl Config {
             "the slopes of its linear biases follow from the number of heads"
         } else if span == Some(QkSpan::Whole) {
             "the norms of its queries and keys span all heads"
+        } else if self.layers.iter().any(|layer| layer.sinks) {
+            "its attention has sinks, one for each head, which are not cut yet"
         } else if matches!(span, Some(QkSpan::PerHead | QkSpan::PerHeadTensors)) {
             "the norms of its queries and keys have weights for each head, which are not cut yet"
         } else {
@@ -347,7 +359,7 @@ impl Config {
 
     /// Whether gradients go through all of its layers, mixtures apart.
     pub fn has_gradients(&self) -> bool {
-        !self.layers.iter().any(|layer| layer.output_gate || layer.delta.is_some())
+        !self.layers.iter().any(|layer| layer.output_gate || layer.sinks || layer.delta.is_some())
     }
 
     /// The blocks of a layer.

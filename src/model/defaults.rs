@@ -211,3 +211,14 @@ pub const MPT: Defaults = Defaults {
     bos_token_id: None,
     eos_token_id: None,
 };
+
+pub const GPT_OSS: Defaults = Defaults {
+    hidden_size: 2880,
+    num_hidden_layers: 36,
+    num_attention_heads: 64,
+    intermediate_size: 2880,
+    vocab_size: 201_088,
+    max_position_embeddings: 131_072,
+    bos_token_id: None,
+    eos_token_id: None,
+};

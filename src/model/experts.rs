@@ -1,15 +1,16 @@
 //! Where the weights of experts are in the files: each by itself, or those of all experts of a layer in one tensor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    architecture::{Role, Weight},
+    architecture::{Role, Together, Weight},
     fused_rows::FusedRows,
-    host::HostLinear,
-    tensors::Names,
+    host::{HostLinear, HostMatrix},
+    storage::Rows,
+    tensors::{Names, TOGETHER_BIAS, TOGETHER_MXFP4},
     weights::WeightStore,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl WeightStore {
     /// Where to read the weights of an expert of a layer that is a mixture.
@@ -19,12 +20,80 @@ impl WeightStore {
     pub fn expert(&self, layer: usize, expert: usize) -> Result<Vec<HostLinear<'_>>> {
         let (config, names) = (&self.config, Names::of(&self.config));
         let weights = config.architecture.mixture.map_or(&[][..], |mixture| mixture.weights);
+        if let Some(together) = config.architecture.mixture.and_then(|mixture| mixture.together) {
+            return weights.iter().map(|spec| self.of_together(layer, expert, spec, together)).collect();
+        }
         let linear = |spec: &'static Weight| {
             let (rows, cols) = config.weight_shape(spec, layer);
             let matrix = self.find(&names.expert(layer, expert, spec), &[rows, cols])?;
             Ok(HostLinear { spec, role: spec.holds[0], matrix, bias: None })
         };
         weights.iter().map(linear).collect()
+    }
+
+    /// A weight of an expert, and its bias, in the tensors of all.
+    fn of_together(
+        &self,
+        layer: usize,
+        expert: usize,
+        spec: &'static Weight,
+        together: Together,
+    ) -> Result<HostLinear<'_>> {
+        let config = &self.config;
+        let count = config.layers[layer].experts.map_or(0, |experts| experts.count);
+        let (role, (rows, cols)) = (spec.holds[0], config.weight_shape(spec, layer));
+        let (name, first, every) = match role {
+            Role::Gate => (together.gate_up, 0, 2),
+            Role::Up => (together.gate_up, 1, 2),
+            _ => (together.down, 0, 1),
+        };
+        let name = Names::of(config).layer(layer, name);
+        let width = every * rows;
+        let columns = |from: usize| Rows::Listed((0..rows).map(|row| from + first + every * row).collect());
+        let (stored, tensor, element) = self.stored(&name, &[count, cols, width])?;
+        let matrix = match tensor.transposed() {
+            Some(tensor) => HostMatrix::stored(stored, tensor, columns(expert * width), cols, element, false),
+            None => HostMatrix::stored(stored, tensor, columns(0), cols, element, true).below(expert * cols),
+        };
+        let bias = if config.has_bias(spec.bias) {
+            let all = self.find(&format!("{name}{TOGETHER_BIAS}"), &[count, width])?.rows_f32(expert..expert + 1)?;
+            Some(all.into_iter().skip(first).step_by(every).collect())
+        } else {
+            None
+        };
+        Ok(HostLinear { spec, role, matrix, bias })
+    }
+
+    /// Puts the tensors of all experts that the files have in MXFP4 under the names that they have otherwise.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] for one that misses its values or their scales, or is there in another type, too.
+    pub(super) fn find_mxfp4(&mut self) -> Result<()> {
+        let layers = 0..self.config.layers.len();
+        let tensors = layers.flat_map(|layer| self.config.together(layer)).filter(|spec| spec.shape.len() == 3);
+        let names: BTreeSet<String> = tensors.flat_map(|spec| self.candidates(&spec.name)).collect();
+        let (mut wrong, mut found) = (Vec::new(), 0);
+        for name in names {
+            let [blocks, scales] = TOGETHER_MXFP4.map(|end| format!("{name}{end}"));
+            let there = |name: &str| self.checkpoint.tensor(name).is_some();
+            if !there(&blocks) && !there(&scales) {
+                continue;
+            }
+            if there(&name) {
+                let reason = format!("it is also there as {blocks}, in MXFP4; take one of them out");
+                wrong.push(self.bad(&name, reason));
+                continue;
+            }
+            found += 1;
+            wrong.extend(self.checkpoint.join_mxfp4(&name, [&blocks, &scales]).err());
+        }
+        if found > 0 {
+            self.notes.push(format!(
+                "{found} tensors of experts are stored in MXFP4; they are computed with and written as BF16, which holds \
+                 the same values"
+            ));
+        }
+        Error::all(wrong).map_or(Ok(()), Err)
     }
 
     /// Where to read the weights of the expert that every token goes to, and last its gate; none without such.

@@ -22,8 +22,8 @@ pub fn layer(config: &Config, layer: &HostLayer) -> Result<HostLayer<'static>> {
     let block = |block: &HostBlock| {
         let linears = block.linears.iter().map(|one| linear(config, block, one)).collect::<Result<_>>()?;
         let (head_norms, norm_after) = (block.head_norms.clone(), block.norm_after.clone());
-        let delta = block.delta.clone();
-        Ok(HostBlock { spec: block.spec, norm: None, norm_after, head_norms, delta, linears })
+        let (sinks, delta) = (block.sinks.clone(), block.delta.clone());
+        Ok(HostBlock { spec: block.spec, norm: None, norm_after, head_norms, sinks, delta, linears })
     };
     let step = |step: &HostStep| {
         Ok(HostStep { blocks: step.blocks.iter().map(block).collect::<Result<_>>()?, shortcut: None })

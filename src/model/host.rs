@@ -14,6 +14,9 @@ use crate::{
     ops::Norm,
 };
 
+/// Columns of a transpose that are put in place together.
+const TOGETHER: usize = 32;
+
 /// A row-major matrix, in host memory or still in its file.
 #[derive(Debug, Clone)]
 pub struct HostMatrix<'a> {
@@ -32,6 +35,8 @@ enum Source<'a> {
         /// Which rows of the tensor these are; columns of it where the file has the transpose.
         stored: Rows,
         transposed: bool,
+        /// Rows of the tensor before those of the transpose.
+        above: usize,
         element: ElementType,
         /// What every value is multiplied by, in f32.
         scale: f32,
@@ -61,8 +66,16 @@ impl<'a> HostMatrix<'a> {
             rows,
             cols,
             element,
-            source: Source::File { name, tensor, stored, transposed, element, scale: 1.0, norm: None },
+            source: Source::File { name, tensor, stored, transposed, above: 0, element, scale: 1.0, norm: None },
         }
+    }
+
+    /// This matrix, whose transpose begins after some rows of its tensor.
+    pub(super) fn below(mut self, rows: usize) -> Self {
+        if let Source::File { above, .. } = &mut self.source {
+            *above = rows;
+        }
+        self
     }
 
     /// This matrix times a factor: of f32 values, unless it is 1.
@@ -124,7 +137,7 @@ impl<'a> HostMatrix<'a> {
 
     /// Some rows as the file has their values.
     fn stored_bytes(&self, rows: Range<usize>) -> Result<Vec<u8>> {
-        let Source::File { name, tensor, stored, transposed, element, .. } = &self.source else {
+        let Source::File { name, tensor, stored, transposed, above, element, .. } = &self.source else {
             return Err(Error::shape("read", "not in a file"));
         };
         let size = element.size();
@@ -147,25 +160,25 @@ impl<'a> HostMatrix<'a> {
                 }
             };
         }
-        let width = tensor.shape[1];
+        let width = tensor.shape.last().copied().unwrap_or(1);
+        let above = above * width;
         let wanted: Vec<usize> = rows.map(|row| stored.stored(row)).collect();
         let (Some(&first), Some(&last)) = (wanted.iter().min(), wanted.iter().max()) else { return Ok(Vec::new()) };
         let span = last + 1 - first;
         // All at once, unless most of it is other weights'.
-        let whole = if 2 * span > width { Some(read(0, self.cols * width)?) } else { None };
+        let whole = if 2 * span > width { Some(read(above, self.cols * width)?) } else { None };
         let mut transpose = vec![0; wanted.len() * self.cols * size];
-        for col in 0..self.cols {
-            let piece;
-            let (line, skip) = match &whole {
-                Some(whole) => (&whole[col * width * size..(col + 1) * width * size], 0),
-                None => {
-                    piece = read(col * width + first, span)?;
-                    (piece.as_slice(), first)
-                }
+        // Some columns at a time: neither what is read nor what is written is far from what was before.
+        for begin in (0..self.cols).step_by(TOGETHER) {
+            let line = |col: usize| match &whole {
+                Some(whole) => Ok(Cow::Borrowed(&whole[(col * width + first) * size..][..span * size])),
+                None => read(above + col * width + first, span).map(Cow::Owned),
             };
-            for (row, from) in wanted.iter().map(|at| (at - skip) * size).enumerate() {
-                let to = (row * self.cols + col) * size;
-                transpose[to..to + size].copy_from_slice(&line[from..from + size]);
+            let lines = (begin..self.cols.min(begin + TOGETHER)).map(line).collect::<Result<Vec<_>>>()?;
+            for (row, from) in wanted.iter().map(|at| (at - first) * size).enumerate() {
+                let to = (row * self.cols + begin) * size;
+                let places = transpose[to..].chunks_exact_mut(size);
+                places.zip(&lines).for_each(|(place, line)| place.copy_from_slice(&line[from..from + size]));
             }
         }
         Ok(transpose)
@@ -327,6 +340,8 @@ pub struct HostBlock<'a> {
     pub norm_after: Option<HostNorm>,
     /// Of queries and keys.
     pub head_norms: Option<[HostNorm; 2]>,
+    /// A logit of each query head that stands for no key.
+    pub sinks: Option<Vec<f32>>,
     /// Of a gated delta net.
     pub delta: Option<HostDeltaNet>,
     pub linears: Vec<HostLinear<'a>>,

@@ -80,6 +80,8 @@ pub struct BlockWeights {
     pub norm_after: Option<NormWeights>,
     /// Of queries and keys.
     pub head_norms: Option<[NormWeights; 2]>,
+    /// A logit of each query head that stands for no key.
+    pub sinks: Option<Vec<f32>>,
     /// Of a gated delta net.
     pub delta: Option<DeltaWeights>,
     pub linears: Vec<Linear>,
@@ -103,8 +105,8 @@ impl BlockWeights {
         let [norm, norm_after] = upload_norms(gpu, block)?;
         let head_norms = upload_head_norms(gpu, block)?;
         let delta = block.delta.as_ref().map(|delta| DeltaWeights::upload(gpu, delta)).transpose()?;
-        let (linears, adapters) = (Vec::new(), Vec::new());
-        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms, delta, linears, adapters })
+        let (sinks, linears, adapters) = (block.sinks.clone(), Vec::new(), Vec::new());
+        Ok(Self { spec: block.spec, fused, norm, norm_after, head_norms, sinks, delta, linears, adapters })
     }
 
     /// The weight that writes the residual stream.

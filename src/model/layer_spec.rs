@@ -4,15 +4,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     architecture::{
-        self, Architecture, Block, BlockKind, MixtureLayers, Normalised, Position, Role, RopeLayers, RotaryPart, Scale,
-        Weight, Window,
+        self, Architecture, Block, BlockKind, Position, Role, RopeLayers, RotaryPart, Scale, Weight, Window,
     },
-    fields::{MAX_EXPERTS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
+    fields::{MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
     rope::Rope,
 };
 use crate::{
     error::Result,
-    ops::{Alibi, AttentionShape, DeltaShape, HeadSpan},
+    json::is_falsy,
+    ops::{Alibi, AttentionShape, ClampedSwiglu, DeltaShape, HeadSpan},
 };
 
 /// The sizes of one layer, which may differ from those of others.
@@ -38,10 +38,14 @@ pub struct LayerSpec {
     pub alibi: Option<Alibi>,
     /// Queries, keys and values beyond this size are set to it.
     pub clip_qkv: Option<f32>,
+    /// Whether each head has a logit that counts in the softmax of its scores beside those of keys.
+    pub sinks: bool,
     /// Whether the attention's result is multiplied by the sigmoid of gates.
     pub output_gate: bool,
     /// What the layer has in place of attention, if it has.
     pub delta: Option<DeltaNet>,
+    /// What experts have in place of `activation(gate) · up`.
+    pub swiglu: Option<ClampedSwiglu>,
 }
 
 /// The gated delta net of a layer.
@@ -191,7 +195,7 @@ pub(super) fn ropes(
         return fits.ok_or_else(|| reader.wrong(name, &expected));
     }
     let sections = match architecture.attention.local_theta {
-        None => vec![reader.fields.clone()],
+        None => vec![with_default_scaling(reader, architecture)],
         Some(local) => by_window(reader, local)?.into(),
     };
     let mut ropes = Vec::with_capacity(sections.len());
@@ -200,6 +204,20 @@ pub(super) fn ropes(
         ropes.extend(Some(rope).filter(|rope| !rope.inverse_frequencies.is_empty()));
     }
     Ok(ropes)
+}
+
+/// The fields, with the scaling of the architecture where they say nothing of any.
+fn with_default_scaling(reader: &Reader, architecture: &Architecture) -> Map<String, Value> {
+    let mut fields = reader.fields.clone();
+    let scaled = fields.get("rope_scaling").is_some_and(|value| !is_falsy(value));
+    if let (Some(yarn), false, None) = (architecture.attention.default_scaling, scaled, reader.get("rope_parameters")) {
+        let section = json!({
+            "rope_type": "yarn", "factor": yarn.factor, "truncate": yarn.truncate,
+            "original_max_position_embeddings": yarn.original,
+        });
+        fields.insert("rope_parameters".into(), section);
+    }
+    fields
 }
 
 /// What config.json would say of rotary embeddings if all layers were without a window, and if all had one: there are
@@ -376,57 +394,6 @@ fn repeated(reader: &Reader, (list, each): (&str, &str), layers: usize) -> Resul
     let names = value.as_array().filter(|names| names.len() == layers);
     let local = names.and_then(|names| names.iter().map(is_local).collect::<Option<Vec<_>>>());
     local.ok_or_else(|| reader.wrong(each, &format!("global or local for each of {layers} layers")))
-}
-
-/// The experts of each layer, and the width of each of them, where it is a mixture.
-pub(super) fn experts(
-    reader: &Reader,
-    architecture: &Architecture,
-    layers: usize,
-) -> Result<Vec<Option<(Experts, usize)>>> {
-    let Some(mixture) = &architecture.mixture else { return Ok(vec![None; layers]) };
-    let ([first, second], default) = mixture.count;
-    if let (Some(one), Some(other)) = (reader.get(first), reader.get(second))
-        && one != other
-    {
-        return Err(reader.wrong(first, &format!("as many as {second}, which is {other}")));
-    }
-    let name = reader.name(first, second);
-    // Without experts, every layer has an MLP.
-    let none = reader.get(name).and_then(Value::as_u64) == Some(0) && mixture.layers != MixtureLayers::All;
-    if none {
-        return Ok(vec![None; layers]);
-    }
-    let count = reader.size_or(name, MAX_EXPERTS, default)?;
-    let chosen = reader.size_or(mixture.chosen.0, MAX_EXPERTS, mixture.chosen.1)?;
-    if chosen > count {
-        return Err(reader.wrong(mixture.chosen.0, &format!("at most the {count} experts that there are")));
-    }
-    let width = reader.size_or(mixture.intermediate_size.0, MAX_WIDTH * 4, mixture.intermediate_size.1)?;
-    let normalised = match mixture.normalised {
-        Normalised::Always => true,
-        Normalised::Field(name, default) => reader.flag(name, default)?,
-    };
-    let mixed = match mixture.layers {
-        MixtureLayers::All => vec![true; layers],
-        MixtureLayers::Every { step, dense } => {
-            let step = reader.size_or(step, MAX_LAYERS, 1)?;
-            let dense: Vec<i64> = match reader.get(dense) {
-                None => Vec::new(),
-                Some(value) => {
-                    let numbers = value.as_array().map(|list| list.iter().map(Value::as_i64).collect::<Option<_>>());
-                    numbers.flatten().ok_or_else(|| reader.wrong(dense, "a list of layers"))?
-                }
-            };
-            (0..layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as i64))).collect()
-        }
-    };
-    let shared = mixture.shared.map(|shared| {
-        let (name, default) = shared.intermediate_size;
-        reader.size_or(name, MAX_WIDTH * 4, default)
-    });
-    let experts = (Experts { count, chosen, normalised, shared: shared.transpose()? }, width);
-    Ok(mixed.into_iter().map(|mixed| mixed.then_some(experts)).collect())
 }
 
 fn layer_types(reader: &Reader, value: &Value, layers: usize) -> Result<Vec<bool>> {

@@ -134,7 +134,8 @@ impl LayerContext<'_> {
         let router = router.ok_or_else(|| Error::shape("route", "a mixture without a router"))?;
         let normed = self.norm(block, x)?;
         // In f32 whatever the precision: rounding may send a token elsewhere.
-        let logits = self.gpu.product(&normed, &router.weight)?;
+        let logits = self.gpu.unfilled(normed.rows(), router.weight.rows())?;
+        self.gpu.linear(&normed, &router.weight, router.bias.as_ref(), &logits, 0, false)?;
         let routes = self.gpu.route(&logits, experts.chosen, experts.normalised)?;
         Ok(Routed::new(normed, experts.count, &routes))
     }
@@ -164,7 +165,10 @@ impl LayerContext<'_> {
                 let Linear { weight, bias, .. } = of(role)?;
                 gpu.linear_layer(&gathered, weight, bias.as_ref(), &both, column, false)?;
             }
-            let hidden = gpu.activation(self.config.activation, true, &both)?;
+            let hidden = match self.spec().swiglu {
+                Some(swiglu) => gpu.clamped_swiglu(swiglu, &both)?,
+                None => gpu.activation(self.config.activation, true, &both)?,
+            };
             let result = gpu.unfilled(tokens.len(), width)?;
             let Linear { weight, bias, .. } = of(Role::Down)?;
             gpu.linear_layer(&hidden, weight, bias.as_ref(), &result, 0, false)?;

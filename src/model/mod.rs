@@ -14,6 +14,7 @@ mod delta_spec;
 mod delta_weights;
 mod ends;
 mod ends_backward;
+mod expert_spec;
 mod experts;
 mod fields;
 pub mod forms;

@@ -73,7 +73,10 @@ impl Config {
         });
         let shared = (0..self.layers.len()).flat_map(|layer| self.shared_weights(layer));
         let shared = shared.map(|(_, [rows, cols])| (rows, cols));
-        sizes.chain(shared).map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
+        // Of tensors with the weights of all experts, all that belongs to one of them is read at once.
+        let together = (0..self.layers.len()).flat_map(|layer| self.together(layer));
+        let together = together.filter(|spec| spec.shape.len() == 3).map(|spec| (spec.shape[1], spec.shape[2]));
+        sizes.chain(shared).chain(together).map(|(rows, cols)| (rows * cols) as u64).max().unwrap_or(0)
     }
 
     /// How many parameters a checkpoint of this config has.

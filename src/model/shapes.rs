@@ -20,6 +20,7 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "tinyllama-1.1b", config: include_str!("shapes/tinyllama-1.1b.json") },
     Shape { name: "opt-1.3b", config: include_str!("shapes/opt-1.3b.json") },
     Shape { name: "llama-2-7b", config: include_str!("shapes/llama-2-7b.json") },
+    Shape { name: "gpt-oss-20b", config: include_str!("shapes/gpt-oss-20b.json") },
     Shape { name: "qwen3-30b-a3b", config: include_str!("shapes/qwen3-30b-a3b.json") },
 ];
 

@@ -22,7 +22,7 @@ impl WeightStore {
 
     /// The names under which transformers finds the tensor `name`: its own, and that with the first part of the
     /// decoder's names before it, or without it, as checkpoints of the bare decoder have them.
-    fn candidates(&self, name: &str) -> Vec<String> {
+    pub(super) fn candidates(&self, name: &str) -> Vec<String> {
         let architecture = self.config.architecture;
         let base = architecture.names.prefix.split_inclusive('.').next().unwrap_or_default();
         let mut names = vec![name.to_owned(), format!("{base}{name}")];

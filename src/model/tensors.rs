@@ -8,6 +8,11 @@ use super::{
     storage::{self, Rows},
 };
 
+/// After the name of a tensor with a weight of all experts, in that of the one with their biases.
+pub(super) const TOGETHER_BIAS: &str = "_bias";
+/// After it, in those of the tensors that hold it in MXFP4: its values, and their scales.
+pub(super) const TOGETHER_MXFP4: [&str; 2] = ["_blocks", "_scales"];
+
 /// Name and shape of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
@@ -223,9 +228,13 @@ impl Config {
                     add(names.layer(layer, &format!("{}.bias", weight.name)), &[rows]);
                 }
             }
-            for (expert, weight) in self.expert_weights(layer) {
+            let together = self.together(layer);
+            for (expert, weight) in self.expert_weights(layer).filter(|_| together.is_empty()) {
                 let (rows, cols) = self.weight_shape(weight, layer);
                 add(names.expert(layer, expert, weight), &[rows, cols]);
+            }
+            for TensorSpec { name, shape } in together.into_iter().chain(self.sinks(layer)) {
+                add(name, &shape);
             }
             for (weight, shape) in self.shared_weights(layer) {
                 add(names.layer(layer, &format!("{}.weight", weight.name)), &shape);
@@ -251,6 +260,36 @@ impl Config {
             add(names.head_bias(), &[self.vocab_size]);
         }
         list
+    }
+
+    /// The tensors that hold the weights of all experts of a layer, and after them those that hold their biases, all of
+    /// them one expert after the other; none where each expert has tensors of its own.
+    pub fn together(&self, layer: usize) -> Vec<TensorSpec> {
+        let tensors = self.architecture.mixture.and_then(|mixture| Some((mixture.weights, mixture.together?)));
+        let (Some((weights, together)), Some(experts)) = (tensors, self.layers[layer].experts) else {
+            return Vec::new();
+        };
+        let (count, inner, width) = (experts.count, self.layers[layer].intermediate_size, self.hidden_size);
+        let names = Names::of(self);
+        let spec =
+            |name: String, shape: &[usize]| TensorSpec { name: names.layer(layer, &name), shape: shape.to_vec() };
+        let bias = |name: &str| format!("{name}{TOGETHER_BIAS}");
+        let mut tensors = vec![
+            spec(together.gate_up.to_owned(), &[count, width, 2 * inner]),
+            spec(together.down.to_owned(), &[count, inner, width]),
+        ];
+        if weights.iter().any(|weight| self.has_bias(weight.bias)) {
+            tensors.push(spec(bias(together.gate_up), &[count, 2 * inner]));
+            tensors.push(spec(bias(together.down), &[count, width]));
+        }
+        tensors
+    }
+
+    /// The logits of a layer's heads that stand for no key, where it has such.
+    pub fn sinks(&self, layer: usize) -> Option<TensorSpec> {
+        let name = self.architecture.attention.sinks.filter(|_| self.layers[layer].sinks)?;
+        let name = Names::of(self).layer(layer, name);
+        Some(TensorSpec { name, shape: vec![self.layers[layer].heads] })
     }
 
     /// What a gated delta net has beside its linear weights, by names within the layer, with their shapes: the

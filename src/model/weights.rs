@@ -39,6 +39,7 @@ impl WeightStore {
     /// [`Error::BadTensor`] that names the one that is not, [`Error::Several`] for more of them; [`Error::Read`].
     pub fn new(config: Config, checkpoint: Checkpoint) -> Result<Self> {
         let mut store = Self { config, checkpoint, notes: Vec::new(), vocabulary: None, fused: HashMap::new() };
+        store.find_mxfp4()?;
         store.fused = store.fused_experts();
         store.resolve_head()?;
         let check = |spec: TensorSpec| {
@@ -149,7 +150,7 @@ impl WeightStore {
         Ok(HostMatrix::stored(stored, tensor, rows, cols, element, false))
     }
 
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<(String, Tensor<'_>, ElementType)> {
+    pub(super) fn stored(&self, name: &str, shape: &[usize]) -> Result<(String, Tensor<'_>, ElementType)> {
         let stored = self.stored_name(name);
         let missing = || self.bad(&stored, format!("missing; config.json implies {shape:?}{}", self.why_missing(name)));
         let tensor = self.checkpoint.tensor(&stored).ok_or_else(missing)?;
@@ -246,8 +247,12 @@ impl WeightStore {
             None => Ok(None),
         };
         let delta = if spec.kind == BlockKind::DeltaNet { self.delta_net(layer)? } else { None };
+        let sinks = match config.sinks(layer).filter(|_| spec.kind == BlockKind::Attention) {
+            Some(TensorSpec { name, shape }) => Some(self.find(&name, &shape)?.to_f32()?),
+            None => None,
+        };
         let (norm, norm_after) = (norm(spec.norm)?, norm(spec.norm_after)?);
-        Ok(HostBlock { spec, norm, norm_after, head_norms, delta, linears })
+        Ok(HostBlock { spec, norm, norm_after, head_norms, sinks, delta, linears })
     }
 
     /// What a gated delta net has beside its linear weights.

@@ -2,73 +2,15 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Alibi, HeadSpan, Sequence, shader};
+use super::{
+    AttentionShape, Sequence,
+    attention_shape::{FEW, Grid, MANY, MAX_HEAD_DIM, MAX_NARROW, ONE},
+    shader,
+};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
 };
-
-/// What attention needs to know of a layer: where heads lie in the rows of the queries, and of the keys and values.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct AttentionShape {
-    pub head_dim: usize,
-    pub q: HeadSpan,
-    pub k: HeadSpan,
-    pub v: HeadSpan,
-    /// What q·k is multiplied by, usually 1 / sqrt(head_dim).
-    pub scale: f32,
-    /// A token sees itself and the `window - 1` tokens before it; all of them if `None`.
-    pub window: Option<usize>,
-    /// Scores become `c · tanh(score / c)` with this c.
-    pub softcap: Option<f32>,
-    pub alibi: Option<Alibi>,
-}
-
-/// Wider heads would not leave room for a tile of keys and values, nor for a thread's registers.
-const MAX_NARROW: usize = 128;
-/// The widest heads.
-pub const MAX_HEAD_DIM: usize = 256;
-
-impl AttentionShape {
-    /// Query heads that share one key-value head.
-    pub fn group(&self) -> usize {
-        self.q.heads / self.k.heads.max(1)
-    }
-
-    /// Keys that a kernel takes at a time, and the turns of its loops for them, at most: found on the driver that counts
-    /// them, which unrolls some, with heads of 8 to 128.
-    fn turns(&self, queries: usize) -> [usize; 2] {
-        match queries {
-            MANY => [32, 84 + 20 * self.head_dim.div_ceil(16)],
-            _ => [64, 24 + 2 * self.head_dim.div_ceil(4)],
-        }
-    }
-
-    fn grid(&self, decoding: bool) -> Grid {
-        let queries = match decoding {
-            true if self.group() == 1 => ONE,
-            false if self.head_dim <= MAX_NARROW => MANY,
-            _ => FEW,
-        };
-        let group_part = self.group().min(queries);
-        Grid { queries, group_part, tokens: queries / group_part }
-    }
-}
-
-/// The most queries of a workgroup: decoding where each head has its own keys; decoding otherwise, and wide heads; all
-/// else.
-const ONE: usize = 1;
-const FEW: usize = 4;
-const MANY: usize = 64;
-
-/// How queries are dealt out to workgroups.
-struct Grid {
-    /// Which kernel: the one for this many.
-    queries: usize,
-    /// The queries of a workgroup are `tokens` of a block times `group_part` heads of a group.
-    group_part: usize,
-    tokens: usize,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -89,6 +31,8 @@ struct Params {
     alibi_heads: u32,
     alibi_factor: f32,
     alibi_in_bf16: u32,
+    sinks: u32,
+    unused: [u32; 3],
 }
 
 fn kernel(queries: usize, head_dim: usize, aligned: bool) -> Kernel {
@@ -130,6 +74,22 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if heads or sequences lie outside of the matrices.
     pub fn attention(&self, shape: &AttentionShape, q: &Matrix, kv: &Matrix, sequences: &[Sequence]) -> Result<Matrix> {
+        self.attention_with_sinks(shape, &[], q, kv, sequences)
+    }
+
+    /// [`Gpu::attention`] with a logit of each query head, none or all, that counts in the softmax beside those of keys
+    /// and has no value: `out[t, h] = Σ_j exp(s_j) · v[j, h / group] / (exp(sinks[h]) + Σ_j exp(s_j))`.
+    ///
+    /// # Errors
+    /// As [`Gpu::attention`]; [`Error::Shape`] for another number of sinks.
+    pub fn attention_with_sinks(
+        &self,
+        shape: &AttentionShape,
+        sinks: &[f32],
+        q: &Matrix,
+        kv: &Matrix,
+        sequences: &[Sequence],
+    ) -> Result<Matrix> {
         let AttentionShape { head_dim, q: queries, k, v, .. } = *shape;
         let outside = |block: &&Sequence| {
             block.first + block.tokens > q.rows() || block.kv_row + block.position + block.tokens > kv.rows()
@@ -137,8 +97,10 @@ impl Gpu {
         if queries.end(head_dim) > q.cols()
             || k.end(head_dim).max(v.end(head_dim)) > kv.cols()
             || !queries.heads.is_multiple_of(k.heads.max(1))
+            || ![0, queries.heads].contains(&sinks.len())
         {
-            return Err(Error::shape("attention", format!("{shape:?} in rows of {} and {}", q.cols(), kv.cols())));
+            let reason = format!("{shape:?} with {} sinks in rows of {} and {}", sinks.len(), q.cols(), kv.cols());
+            return Err(Error::shape("attention", reason));
         }
         if let Some(block) = sequences.iter().find(outside) {
             return Err(Error::shape("attention", format!("{block:?} in {} queries and {} keys", q.rows(), kv.rows())));
@@ -171,6 +133,8 @@ impl Gpu {
             alibi_heads: shape.alibi.map_or(0, |alibi| alibi.power_of_two()),
             alibi_factor: shape.alibi.map_or(0.0, |alibi| alibi.factor),
             alibi_in_bf16: shape.alibi.is_some_and(|alibi| alibi.in_bf16).into(),
+            sinks: sinks.len() as u32,
+            unused: [0; 3],
         };
         let aligned = [head_dim, queries.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
         let kernel = kernel(most, head_dim, aligned);
@@ -185,8 +149,11 @@ impl Gpu {
             });
             let (run, rest) = remaining.split_at(short.count().max(1));
             remaining = rest;
-            let words: Vec<u32> =
+            let mut words: Vec<u32> =
                 run.iter().flat_map(|p| [p.first, p.tokens, p.kv_row, p.position].map(|value| value as u32)).collect();
+            // After the blocks: the fewest bindings that an adapter may have are all taken.
+            words.extend(sinks.iter().map(|sink| sink.to_bits()));
+            words.resize(words.len().next_multiple_of(4), 0);
             let table = self.upload_u32(&words)?;
             let folds = run.len().div_ceil(65535);
             let grid = [heads as u32, run.len().div_ceil(folds) as u32, folds as u32];

@@ -1,10 +1,11 @@
 //! Every kernel with every combination of constants that can be chosen: for tests that validate and translate them all.
 
 use super::{
-    activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward, column_sums,
-    copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward, dropout, embed, embed_backward,
-    energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm,
-    norm_backward, probe, rope, route, sample, scale_tokens, short_conv, subtract, transpose,
+    activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward,
+    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward,
+    dropout, embed, embed_backward, energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
+    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, sample, scale_tokens, short_conv,
+    subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -20,6 +21,7 @@ pub fn kernels() -> Vec<Kernel> {
         attention_blocks::kernels(),
         bound::kernels(),
         bound_backward::kernels(),
+        clamped_swiglu::kernels(),
         column_sums::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),

@@ -235,15 +235,25 @@ impl Job<'_> {
         }
         let mut weights: Vec<String> = config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
         let names = Names::of(config);
+        let together = config.together(layer);
+        weights.extend(together.iter().map(|spec| spec.name.clone()));
         weights.extend(config.expert_weights(layer).map(|(expert, weight)| names.expert(layer, expert, weight)));
         let others = |name: &str| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight));
         self.copy(pass, coordinates, others)?;
         for linear in self.model.store.layer(layer)?.linears() {
             pass.writer.linear(layer, &left(gpu, config, kept, coordinates, linear)?)?;
         }
+        for spec in &together {
+            let each = spec.shape[1..spec.shape.len() - 1].iter().product::<usize>();
+            kept.experts.iter().try_for_each(|&expert| {
+                let rows = expert * each..(expert + 1) * each;
+                pass.copy_rows(spec, rows, &spec.name)
+            })?;
+        }
         // Experts are numbered anew, and otherwise as they were.
         for (number, &expert) in kept.experts.iter().enumerate() {
-            for (_, weight) in config.expert_weights(layer).filter(|(of, _)| *of == expert) {
+            let own = |(of, _): &(usize, _)| *of == expert && together.is_empty();
+            for (_, weight) in config.expert_weights(layer).filter(own) {
                 let (rows, cols) = config.weight_shape(weight, layer);
                 let spec = TensorSpec { name: names.expert(layer, expert, weight), shape: vec![rows, cols] };
                 pass.copy(&spec, &names.expert(layer, number, weight))?;

@@ -157,6 +157,17 @@ pub fn rope(
 /// Causal attention: for every token and head, the scores of all that the token sees, their softmax, the mean of the
 /// values by it.
 pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, sequences: &[Sequence]) -> DMatrix<f64> {
+    attention_with_sinks(shape, &[], q, kv, sequences)
+}
+
+/// The same with one more score of each query head, where there are any, that has no value.
+pub fn attention_with_sinks(
+    shape: &AttentionShape,
+    sinks: &[f64],
+    q: &DMatrix<f64>,
+    kv: &DMatrix<f64>,
+    sequences: &[Sequence],
+) -> DMatrix<f64> {
     let head_dim = shape.head_dim;
     let mut out = DMatrix::zeros(q.nrows(), shape.q.heads * head_dim);
     for block in sequences {
@@ -173,9 +184,10 @@ pub fn attention(shape: &AttentionShape, q: &DMatrix<f64>, kv: &DMatrix<f64>, se
                 for (score, key) in scores.iter_mut().zip(oldest..) {
                     *score = scored(shape, *score, head, position, key).0;
                 }
-                let highest = scores.max();
+                let sink = sinks.get(head).copied().unwrap_or(f64::NEG_INFINITY);
+                let highest = scores.max().max(sink);
                 let weights = scores.map(|score| (score - highest).exp());
-                let mixed = &weights * values / weights.sum();
+                let mixed = &weights * values / (weights.sum() + (sink - highest).exp());
                 out.view_mut((token, head * head_dim), (1, head_dim)).copy_from(&mixed);
             }
         }

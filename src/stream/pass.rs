@@ -254,7 +254,16 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// [`Error::BadTensor`], [`Error::Read`], [`Error::Write`].
     pub fn copy(&mut self, from: &TensorSpec, name: &str) -> Result<()> {
-        self.copy_as(from, name, |values, _| values)
+        let rows = 0..self.job.model.store.whole(from)?.rows;
+        self.copy_rows(from, rows, name)
+    }
+
+    /// Writes some rows of a tensor of the model to one of the output; all dimensions but the last one count rows.
+    ///
+    /// # Errors
+    /// As [`Pass::copy`].
+    pub fn copy_rows(&mut self, from: &TensorSpec, rows: Range<usize>, name: &str) -> Result<()> {
+        self.copy_as(from, rows, name, |values, _| values)
     }
 
     /// Writes some columns of a tensor, or some values of a vector, as it is stored.
@@ -262,20 +271,27 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// As [`Pass::copy`].
     pub fn copy_columns(&mut self, from: &TensorSpec, columns: &[usize]) -> Result<()> {
-        self.copy_as(from, &from.name, |values, cols| {
+        let rows = 0..self.job.model.store.whole(from)?.rows;
+        self.copy_as(from, rows, &from.name, |values, cols| {
             values.chunks_exact(cols).flat_map(|row| columns.iter().map(|&col| row[col])).collect()
         })
     }
 
-    /// Writes what `map` makes of the rows of a tensor, given how many columns these have.
-    fn copy_as(&mut self, from: &TensorSpec, name: &str, map: impl Fn(Vec<f32>, usize) -> Vec<f32>) -> Result<()> {
+    /// Writes what `map` makes of some rows of a tensor, given how many columns these have.
+    fn copy_as(
+        &mut self,
+        from: &TensorSpec,
+        rows: Range<usize>,
+        name: &str,
+        map: impl Fn(Vec<f32>, usize) -> Vec<f32>,
+    ) -> Result<()> {
         if self.writer.is_idle() {
             return Ok(());
         }
         let stored = self.job.model.store.whole(from)?;
         let together = (COPIED / stored.cols.max(1)).max(1);
-        (0..stored.rows).step_by(together).try_for_each(|first| {
-            let rows = first..stored.rows.min(first + together);
+        rows.clone().step_by(together).try_for_each(|first| {
+            let rows = first..rows.end.min(first + together);
             self.writer.write(name, &map(stored.rows_f32(rows)?, stored.cols))
         })
     }

@@ -34,6 +34,38 @@ fn experts_are_pruned_reported_verified_and_exported() {
 }
 
 #[test]
+fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refused_says_why() {
+    let scene = Scene::new("gpt_oss_mxfp4");
+    let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("examples.json", 6, 20));
+    let said = program(args!["verify", model]);
+    assert!(said.code == Some(0) && said.out.contains("finite parameters"), "{said:?}");
+    let report = program(args!["prune", model, "-o", out, "--experts", "0.25", "--examples", tokens, "--json"]).json();
+    assert_eq!((&report["before"]["experts"], &report["after"]["experts"]), (&json!(8), &json!(6)));
+    let written = read_json(&scene.path("out/config.json"));
+    assert_eq!((&written["model_type"], &written["num_local_experts"]), (&json!("gpt_oss"), &json!(3)));
+    assert!(written.get("quantization_config").is_none() && written["swiglu_limit"] == json!(2.0), "{written}");
+    assert_eq!(program(args!["verify", out]).code, Some(0));
+    let said = program(args![
+        "prune",
+        model,
+        "-o",
+        scene.path("global"),
+        "--experts",
+        "0.4",
+        "--global",
+        "--examples",
+        tokens
+    ]);
+    assert!(said.code == Some(0) && said.err.contains("in MXFP4"), "{said:?}");
+    assert_eq!(program(args!["verify", scene.path("global")]).code, Some(0));
+    let other = scene.path("other");
+    for verb in ["run", "compress", "prune", "recover"] {
+        scene.refused(args![verb, model, "-o", other], 2, "prune --experts SHARE");
+    }
+    scene.refused(args!["export", model, "--format", "gguf", "-o", scene.path("out.gguf")], 2, "gpt_oss");
+}
+
+#[test]
 fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
     let scene = Scene::new(MIXTURE);
     let (model, out) = (scene.path("model"), scene.path("out"));

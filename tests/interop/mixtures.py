@@ -41,6 +41,8 @@ FIXTURES_CUT = {
     "qwen2_moe_plain": ("Qwen2MoeForCausalLM", True),
     "mixtral_top_2": ("MixtralForCausalLM", True),
     "olmoe_plain": ("OlmoeForCausalLM", False),
+    "gpt_oss_plain": ("GptOssForCausalLM", False),
+    "gpt_oss_mxfp4": ("GptOssForCausalLM", False),
 }
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 

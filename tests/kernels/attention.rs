@@ -51,6 +51,17 @@ fn tolerance(head_dim: usize) -> f64 {
 fn compare(
     gpu: &Gpu,
     shape: &AttentionShape,
+    q_size: (usize, usize),
+    kv: Option<(usize, usize)>,
+    sequences: &[Sequence],
+    reason: &str,
+) {
+    compare_with_sinks(gpu, (shape, &[]), q_size, kv, sequences, reason);
+}
+
+fn compare_with_sinks(
+    gpu: &Gpu,
+    (shape, sinks): (&AttentionShape, &[f32]),
     (q_rows, q_cols): (usize, usize),
     kv: Option<(usize, usize)>,
     sequences: &[Sequence],
@@ -67,11 +78,13 @@ fn compare(
             (upload(gpu, &values, rows, cols), reference::matrix(rows, cols, &values))
         }
     };
-    let out = gpu.attention(shape, &gpu_q, &gpu_kv, sequences).expect("attention");
-    let expected = reference::attention(shape, &q, &kv, sequences);
+    let out = gpu.attention_with_sinks(shape, sinks, &gpu_q, &gpu_kv, sequences).expect("attention");
+    let wide: Vec<f64> = sinks.iter().map(|&sink| f64::from(sink)).collect();
+    let expected = reference::attention_with_sinks(shape, &wide, &q, &kv, sequences);
     let most = kv.amax();
     let error = error(&download(gpu, &out), &expected, |_, _| most);
-    check(&format!("attention {shape:?}, {} sequences ({reason})", sequences.len()), error, tolerance(shape.head_dim));
+    let what = format!("attention {shape:?}, {} sinks, {} sequences ({reason})", sinks.len(), sequences.len());
+    check(&what, error, tolerance(shape.head_dim));
 }
 
 #[test]
@@ -155,6 +168,59 @@ fn attention_caps_scores_and_biases_them_by_distance() {
         for (shape, what) in scores(side_by_side(head_dim, heads, kv_heads, window)) {
             compare(&gpu, &shape, size, None, &sequences(lengths.iter().copied()), &format!("{reason}, {what}"));
         }
+    }
+}
+
+#[test]
+fn attention_counts_the_sink_of_each_head_in_its_softmax() {
+    let gpu = support::gpu_unlimited();
+    for (head_dim, heads, kv_heads, window, lengths, reason) in [
+        (6, 4, 4, None, &[1][..], "one token"),
+        (6, 6, 2, None, &[20, 9, 41], "groups of three, tiles of keys"),
+        (8, 24, 2, Some(7), &[40, 5], "groups of twelve, in two parts, with a window"),
+        (130, 3, 3, None, &[33], "wide heads"),
+        (64, 5, 1, Some(64), &[140], "a window across tiles, heads that fill no vector"),
+    ] {
+        let shape = side_by_side(head_dim, heads, kv_heads, window);
+        let (rows, cols) = (lengths.iter().sum(), (heads + 2 * kv_heads) * head_dim);
+        let mut sinks = Random::new(heads as u64).values(heads, 2.0);
+        // One that leaves nothing, one that changes nothing, and the least there is.
+        for (sink, extreme) in sinks.iter_mut().rev().zip([60.0, -1e4, f32::MIN]) {
+            *sink = if heads > 4 { extreme } else { *sink };
+        }
+        let sequences = sequences(lengths.iter().copied());
+        compare_with_sinks(&gpu, (&shape, &sinks), (rows, cols), None, &sequences, reason);
+    }
+    for (heads, kv_heads, tokens, window, reason) in [
+        (4, 4, 1, None, "decoding, each head its own keys"),
+        (24, 2, 1, Some(70), "decoding, groups of twelve, a window longer than a tile"),
+        (3, 1, 1, Some(5), "decoding, a group that fills no vector, with a window"),
+        (8, 2, 3, None, "several tokens at once after a prefix"),
+    ] {
+        let head_dim = 20;
+        let span = |column, heads| HeadSpan { column, heads };
+        let (k, v) = (span(0, kv_heads), span(kv_heads * head_dim, kv_heads));
+        let shape = AttentionShape { k, v, ..side_by_side(head_dim, heads, kv_heads, window) };
+        let place = |(i, &position): (usize, &usize)| Sequence { first: i * tokens, tokens, kv_row: i * 100, position };
+        let sequences: Vec<Sequence> = [0, 64, 63, 90].iter().enumerate().map(place).collect();
+        let sinks = Random::new(heads as u64).values(heads, 2.0);
+        let kv = Some((400, 2 * kv_heads * head_dim));
+        compare_with_sinks(&gpu, (&shape, &sinks), (4 * tokens, heads * head_dim), kv, &sequences, reason);
+    }
+}
+
+#[test]
+fn sinks_far_below_all_scores_change_no_bit_and_another_number_of_them_is_refused() {
+    let gpu = support::gpu_unlimited();
+    for (head_dim, lengths) in [(6, &[50, 3][..]), (130, &[33]), (6, &[1])] {
+        let shape = side_by_side(head_dim, 4, 2, Some(40));
+        let (rows, cols) = (lengths.iter().sum(), 8 * head_dim);
+        let x = upload(&gpu, &Random::new(7).values(rows * cols, 1.5), rows, cols);
+        let sequences = sequences(lengths.iter().copied());
+        let with = |sinks: &[f32]| gpu.attention_with_sinks(&shape, sinks, &x, &x, &sequences);
+        let plain = download(&gpu, &with(&[]).expect("attention"));
+        assert_eq!(download(&gpu, &with(&[-1e4, -1e30, -2e30, f32::MIN]).expect("attention")), plain);
+        assert!(with(&[0.0; 3]).is_err() && with(&[0.0; 5]).is_err());
     }
 }
 

@@ -1,6 +1,7 @@
-//! route and add_rows: which experts a token goes to, and what it gets back from them.
+//! route, clamped_swiglu and add_rows: which experts a token goes to, what one may have inside, and what the token
+//! gets back.
 
-use slicegpt_gpu::reference;
+use slicegpt_gpu::{ops::ClampedSwiglu, reference};
 
 use crate::{
     check, download, error,
@@ -100,4 +101,35 @@ fn add_rows_refuses_targets_that_are_there_twice_or_not_at_all() {
         assert!(gpu.add_rows(&x, &y, targets).is_err(), "{targets:?}");
     }
     assert!(gpu.add_rows(&x, &upload(&gpu, &[1.0; 8], 2, 4), &[(0, 1.0), (1, 1.0)]).is_err(), "another width");
+}
+
+#[test]
+fn clamped_swiglu_is_that_of_its_twin() {
+    let gpu = support::gpu();
+    for (tokens, width, limit, reason) in [
+        (1, 1, 1.0, "the smallest"),
+        (5, 30, 1.5, "padded rows, limits that bite"),
+        (3, 259, 7.0, "more values than a workgroup has"),
+        (0, 8, 7.0, "no tokens"),
+        (66_000, 3, 2.0, "more tokens than a dimension of workgroups"),
+    ] {
+        let kind = ClampedSwiglu { alpha: 1.702, limit };
+        let values = Random::new((tokens + width) as u64).values(tokens * 2 * width, 3.0);
+        let found =
+            download(&gpu, &gpu.clamped_swiglu(kind, &upload(&gpu, &values, tokens, 2 * width)).expect("values"));
+        let x = reference::matrix(tokens, 2 * width, &values);
+        // The exponential rounds its argument, of up to about 30; what becomes small by it loses as much.
+        let what = format!("clamped_swiglu [{tokens}, {width}], limit {limit} ({reason})");
+        let most = f64::from(limit) * (f64::from(limit) + 1.0);
+        check(&what, error(&found, &reference::clamped_swiglu(kind, &x), |_, _| most.max(1.0)), 32.0 * ROUNDOFF);
+    }
+    // Gates are clamped from above, and what they are multiplied by from both sides.
+    let kind = ClampedSwiglu { alpha: 1.0, limit: 2.0 };
+    let (gates, ups) = ([-200.0, -1e30, 1e30, 3.0, 1.0, 2.0], [0.0, 5.0, -9.0, 9.0, -2.5, -1.0]);
+    let found = gpu.clamped_swiglu(kind, &upload(&gpu, &[gates, ups].concat(), 1, 12)).expect("values");
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    let expected = [0.0, 0.0, -silu(2.0), 3.0 * silu(2.0), -silu(1.0), 0.0];
+    let worst = download(&gpu, &found).iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-6, "off by {worst:.1e}");
+    assert!(gpu.clamped_swiglu(kind, &upload(&gpu, &[0.0; 3], 1, 3)).is_err());
 }

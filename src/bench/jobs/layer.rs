@@ -144,8 +144,19 @@ impl Layer {
                 };
                 let linears = self.linears.iter().filter(own).map(linear).collect::<Result<_>>()?;
                 let fused = self.config.fused();
-                let (norm, norm_after, head_norms, delta, adapters) = (norm()?, None, None, None, Vec::new());
-                blocks.push(BlockWeights { spec, fused, norm, norm_after, head_norms, delta, linears, adapters });
+                let (norm, norm_after, head_norms, sinks) = (norm()?, None, None, None);
+                let (delta, adapters) = (None, Vec::new());
+                blocks.push(BlockWeights {
+                    spec,
+                    fused,
+                    norm,
+                    norm_after,
+                    head_norms,
+                    sinks,
+                    delta,
+                    linears,
+                    adapters,
+                });
             }
             steps.push(StepWeights { blocks, shortcut: optional(shortcut)? });
         }

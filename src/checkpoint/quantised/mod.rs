@@ -12,6 +12,8 @@ mod ternary;
 
 use safetensors::Dtype;
 
+pub use small_blocks::{E2M1, half_of_e8m0};
+
 /// One way of storing values.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoding {

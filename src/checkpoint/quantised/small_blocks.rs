@@ -60,15 +60,20 @@ pub fn iq4_nl(block: &[u8], values: &mut [f32]) {
 }
 
 /// Twice the values of a float of four bits: sign, two of the exponent, one of the mantissa.
-const E2M1: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+pub const E2M1: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
 
 pub fn mxfp4(block: &[u8], values: &mut [f32]) {
-    // Half of two to the power of the exponent less 127; below 2, only a subnormal number holds it.
-    let exponent = u32::from(block[0]);
-    let scale = f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 });
+    let scale = half_of_e8m0(block[0]);
     for (index, value) in values.iter_mut().enumerate() {
         *value = scale * E2M1[usize::from(nibble(&block[1..], index))];
     }
+}
+
+/// Half of two to the power of the exponent less 127.
+pub fn half_of_e8m0(exponent: u8) -> f32 {
+    let exponent = u32::from(exponent);
+    // Below 2, only a subnormal number holds it.
+    f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 })
 }
 
 pub fn nvfp4(block: &[u8], values: &mut [f32]) {

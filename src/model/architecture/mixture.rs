@@ -45,6 +45,11 @@ pub struct Mixture {
     pub gguf_normalises: bool,
     /// What experts and router are called where the tensors of all experts are one.
     pub fused: Option<Fused>,
+    /// The tensors of the experts of a layer where no expert has its own.
+    pub together: Option<Together>,
+    /// The fields of α and of the limit of [`crate::ops::ClampedSwiglu`], which experts have in place of the model's
+    /// activation, and what the class takes without them.
+    pub swiglu: Option<[(&'static str, f64); 2]>,
 }
 
 /// An expert that every token goes to. What it gives is multiplied by the sigmoid of its gate's product with what it
@@ -56,6 +61,17 @@ pub struct Shared {
     pub weights: &'static [Weight],
     /// `[1, hidden_size]`.
     pub gate: &'static Weight,
+}
+
+/// Tensors that hold the weights of all experts of a layer, each the transpose of those of other models. Biases are in
+/// tensors of these names with `_bias` after them; where the weights are in MXFP4, their values are in one with `_blocks`
+/// after the name, `[experts, out, in / 32, 16]`, and the scales of these in one with `_scales`, `[experts, out, in / 32]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Together {
+    /// `[experts, hidden_size, 2 · intermediate_size]`: a column of gate, then one of up, in turn.
+    pub gate_up: &'static str,
+    /// `[experts, intermediate_size, hidden_size]`.
+    pub down: &'static str,
 }
 
 /// How transformers names things in memory, and writes them if asked to.

@@ -29,7 +29,7 @@ pub use base::{BASE, REFUSED};
 pub use block::{Bias, Block, BlockKind, Layout, Order, Space, Weight};
 pub use delta_net::DeltaNets;
 pub use forms::{Forms, Gguf, GgufOwn, Stock};
-pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared};
+pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared, Together};
 pub use remote_code::RemoteCode;
 pub use role::Role;
 pub use table::ARCHITECTURES;
@@ -54,6 +54,16 @@ pub enum RotaryPart {
     Share(f64),
     /// So many coordinates as this field says, or this number.
     Count(&'static str, usize),
+}
+
+/// YaRN, with the ramp of its paper.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    pub factor: f64,
+    /// Positions that the model was trained on before.
+    pub original: usize,
+    /// Whether the ends of the ramp are whole numbers.
+    pub truncate: bool,
 }
 
 /// Which layers know positions.
@@ -234,6 +244,8 @@ pub struct AttentionSpec {
     pub rope_types: &'static [&'static str],
     /// Those that mean LongRoPE.
     pub longrope: &'static [&'static str],
+    /// The scaling where the config has no section that is about it.
+    pub default_scaling: Option<Yarn>,
     pub window: Window,
     pub scale: Scale,
     pub alibi: Alibi,
@@ -247,6 +259,9 @@ pub struct AttentionSpec {
     /// The window where the config does not mention it; `null` means none.
     pub default_window: Option<usize>,
     pub qk_norm: Option<QkNorm>,
+    /// The tensor of a layer with a logit for each query head, which counts in the softmax of its scores and stands for
+    /// no key.
+    pub sinks: Option<&'static str>,
     /// head_dim where the config does not give it: hidden_size / num_attention_heads if `None`.
     pub head_dim: Option<usize>,
     /// Whether `head_dim` of the config counts.

@@ -8,7 +8,7 @@ use super::{
     rows_alibi::{BLOOM, FALCON_7B, FALCON_NEW, FALCON_NEW_SHARED, FALCON_SEQUENTIAL, MPT},
     rows_delta::QWEN3_5,
     rows_gemma::{GEMMA, GEMMA2, GEMMA3},
-    rows_mixtures::{MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE},
+    rows_mixtures::{GPT_OSS, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE},
     rows_norms::{COHERE, GPT_NEO, OLMO, OLMO2, STABLELM, STABLELM_PARALLEL},
 };
 
@@ -48,4 +48,5 @@ pub const ARCHITECTURES: &[Architecture] = &[
     QWEN3_MOE,
     OLMOE,
     MIXTRAL,
+    GPT_OSS,
 ];

@@ -164,7 +164,7 @@ impl Config {
             let model_type = self.architecture.model_type;
             Err(Error::Usage(format!("an ordinary {model_type} cannot be narrower: {reason}")))
         };
-        if !self.architecture.attention.explicit_head_dim {
+        if !self.architecture.attention.explicit_head_dim || self.heads_by_width() {
             return refuse("its classes take hidden_size / heads for the width of a head".into());
         }
         let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);

@@ -25,21 +25,30 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Result,
-    model::{Config, architecture::Space},
+    model::{
+        Config,
+        architecture::{QkSpan, Space},
+    },
     ops::Norm,
 };
 
 impl Config {
     /// Whether a narrower model of this `model_type` can be described by its own config.
     pub fn has_stock_form(&self) -> bool {
-        // The stock class takes hidden_size / num_attention_heads for the width of layer norms of queries and keys.
-        let head_layer_norms = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer);
         // What a norm adds becomes part of what reads it, for which that needs a bias.
         let biased = self.architecture.ends.head_bias
             && self.architecture.weights().all(|weight| weight.reads != Space::Residual || self.has_bias(weight.bias));
-        // Its class counts the factors of LongRoPE by hidden_size / num_attention_heads.
-        let counted = self.ropes.iter().any(|rope| rope.long.is_some());
-        self.architecture.forms.stock.is_some() && !head_layer_norms && !counted && (!self.norm_has_bias() || biased)
+        let stock = self.architecture.forms.stock.is_some() && !self.heads_by_width();
+        // Layer norms of queries and keys would have to make up for an ε that is not theirs.
+        let head_layer_norms = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer);
+        stock && !head_layer_norms && (!self.norm_has_bias() || biased)
+    }
+
+    /// Whether the stock class takes hidden_size / num_attention_heads for the width of a layer norm that all heads
+    /// share, or for the number of factors of LongRoPE.
+    pub(super) fn heads_by_width(&self) -> bool {
+        let shared = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer && norm.span == QkSpan::Shared);
+        shared || self.ropes.iter().any(|rope| rope.long.is_some())
     }
 
     /// Coordinates that the stock form adds to those that are kept: one where a layer norm subtracts a mean.
