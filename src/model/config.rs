@@ -91,6 +91,16 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_fields(raw: Map<String, Value>, path: &Path) -> Result<Self> {
+        let mut raw = raw;
+        // Where weights lie is no part of what a model is, and another model of this config has none there.
+        if let Some(named) = raw.shift_remove("transformers_weights").filter(|named| !named.is_null() && !named.is_string())
+        {
+            let found = fields::brief(&named);
+            return Err(Error::bad_file(
+                path,
+                format!("transformers_weights: expected the name of a file, found {found}"),
+            ));
+        }
         let (raw, part_of) = multimodal::text_part(raw, path)?;
         let reader = Reader { fields: &raw, path };
         let model_type =

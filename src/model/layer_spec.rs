@@ -7,7 +7,7 @@ use super::{
         self, Architecture, Block, BlockKind, MixtureLayers, Normalised, Position, Role, RopeLayers, RotaryPart, Scale,
         Weight, Window,
     },
-    fields::{MAX_EXPERTS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
+    fields::{MAX_EXPERTS, MAX_EXPERTS_IN_ALL, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Reader},
     rope::Rope,
 };
 use crate::{
@@ -369,10 +369,10 @@ fn repeated(reader: &Reader, (list, each): (&str, &str), layers: usize) -> Resul
         }
         (0..times).for_each(|_| found.extend(&local));
     }
-    if found.len() != layers {
-        return Err(wrong());
-    }
-    let Some(value) = reader.get(each) else { return Ok(found) };
+    // The one of each layer counts, whatever the other comes to.
+    let Some(value) = reader.get(each) else {
+        return if found.len() == layers { Ok(found) } else { Err(wrong()) };
+    };
     let names = value.as_array().filter(|names| names.len() == layers);
     let local = names.and_then(|names| names.iter().map(is_local).collect::<Option<Vec<_>>>());
     local.ok_or_else(|| reader.wrong(each, &format!("global or local for each of {layers} layers")))
@@ -421,6 +421,9 @@ pub(super) fn experts(
             (0..layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as i64))).collect()
         }
     };
+    if count * mixed.iter().filter(|mixed| **mixed).count() > MAX_EXPERTS_IN_ALL {
+        return Err(reader.wrong(name, &format!("up to {MAX_EXPERTS_IN_ALL} experts in all of the {layers} layers")));
+    }
     let shared = mixture.shared.map(|shared| {
         let (name, default) = shared.intermediate_size;
         reader.size_or(name, MAX_WIDTH * 4, default)

@@ -105,6 +105,10 @@ fn scene() -> Scene {
     scene.put("model/README.md", "the model's card");
     fs::create_dir(scene.path("model/onnx")).expect("a directory");
     scene.put("model/onnx/notes", "of the model");
+    fs::create_dir(scene.path("teacher")).expect("a directory");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(scene.path("model").join(name), scene.path("teacher").join(name)).expect("a copy");
+    }
     scene.put("tokens.json", json!({ "input_ids": [[1, 2, 3, 4], [5, 6, 7, 8]] }).to_string());
     scene.put("text.txt", "w1 w2 w3 w4 w5 ".repeat(9));
     scene.put("more.txt", "w9 w8 w7 w6 ".repeat(9));
@@ -133,7 +137,10 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
     command.arg(subcommand);
     match subcommand {
         "bench" => command.arg("--show").arg(place("recording.json")),
-        "eval" => command.arg(model).arg("--text").arg(text).args(["--seqlen", "20"]),
+        "eval" => command
+            .arg(model)
+            .args(args!["--text", text, "--against", place("teacher")])
+            .args(["--seqlen", "20"]),
         "export" => command.arg(model).args(["--format", "gguf", "--no-tokenizer"]),
         "generate" => command.arg(model).args(["--prompt", "w5", "--max-new-tokens", "1"]),
         "logits" => command.arg(model).arg("--tokens").arg(tokens),
@@ -154,6 +161,9 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
         "verify" => command.arg(place("sliced")),
         _ => panic!("how does {subcommand} write its {option}?"),
     };
+    if subcommand == "recover" {
+        command.arg("--teacher").arg(place("teacher"));
+    }
     if matches!(subcommand, "compress" | "logits" | "prune" | "recover" | "run") && option != "output" {
         command.arg("--output").arg(place("other"));
     }
@@ -168,9 +178,10 @@ fn inputs(subcommand: &str) -> Vec<&'static str> {
     let more: &[&str] = match subcommand {
         "bench" => return vec!["recording.json"],
         "verify" => return vec!["sliced/model.safetensors", "sliced/slicegpt.json", "sliced/README.md"],
-        "eval" => &["text.txt"],
+        "eval" => &["text.txt", "teacher/model.safetensors", "teacher/config.json"],
         "logits" => &["tokens.json"],
-        "compress" | "prune" | "recover" | "run" => &["tokens.json", "text.txt", "more.txt"],
+        "recover" => &["tokens.json", "text.txt", "more.txt", "teacher/model.safetensors", "teacher/config.json"],
+        "compress" | "prune" | "run" => &["tokens.json", "text.txt", "more.txt"],
         _ => &[],
     };
     [&model, more].concat()
@@ -399,6 +410,9 @@ fn directories_that_are_not_ours_or_hold_what_is_read_are_never_replaced() {
             for name in ["model", "model/", "model/onnx/..", "mine/../model"] {
                 refused(name, "holds the input");
             }
+        }
+        if subcommand == "recover" {
+            refused("teacher", "holds the input");
         }
         for _ in 0..2 {
             let said = said(writing(&scene, subcommand, option, scene.path("out")).arg("--force"));
