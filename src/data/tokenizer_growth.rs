@@ -1,5 +1,5 @@
-//! How much longer the parts of a tokenizer.json can make a text: a file of a few hundred bytes can ask for more than any
-//! memory holds.
+//! How much longer the parts of a tokenizer.json can make a text: a file of a few hundred bytes can ask for more than
+//! any memory holds.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,7 +78,8 @@ mod tests {
     fn parts_that_double_a_text_again_and_again_are_refused_and_usual_ones_are_not() {
         let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
         let sequence = |list: &str, part: &Value, count: usize| json!({ "type": "Sequence", list: vec![part; count] });
-        let twice = json!({ "type": "TemplateProcessing", "single": [{ "Sequence": {} }, { "Sequence": {} }], "pair": [] });
+        let twice =
+            json!({ "type": "TemplateProcessing", "single": [{ "Sequence": {} }, { "Sequence": {} }], "pair": [] });
         let expression = json!({ "type": "Replace", "pattern": { "Regex": "" }, "content": "aaa" });
         for (name, list, part, most) in [
             ("normalizer", "normalizers", replace("a", "aa"), 10),

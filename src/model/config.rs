@@ -93,7 +93,8 @@ impl Config {
     pub fn from_fields(raw: Map<String, Value>, path: &Path) -> Result<Self> {
         let mut raw = raw;
         // Where weights lie is no part of what a model is, and another model of this config has none there.
-        if let Some(named) = raw.shift_remove("transformers_weights").filter(|named| !named.is_null() && !named.is_string())
+        if let Some(named) =
+            raw.shift_remove("transformers_weights").filter(|named| !named.is_null() && !named.is_string())
         {
             let found = fields::brief(&named);
             return Err(Error::bad_file(
@@ -435,7 +436,9 @@ fn row(reader: &Reader, stem: &str, written: &str) -> Result<&'static Architectu
         });
     };
     let has = |(name, wanted, default): &(&str, &str, &str)| {
-        reader.get(name).map_or((*default).to_owned(), Value::to_string) == *wanted
+        // A flag that is null is off.
+        let off = *default == "true" && reader.fields.get(*name).is_some_and(Value::is_null);
+        reader.get(name).map_or(if off { "false" } else { *default }.to_owned(), Value::to_string) == *wanted
     };
     rows.find(|row| row.when.iter().all(has)).ok_or_else(|| {
         let (name, ..) = first.when.iter().find(|field| !has(field)).copied().unwrap_or_default();
@@ -453,7 +456,8 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
         }
     }
     for (name, wanted, reason) in architecture.required {
-        if let Some(value) = reader.get(name).filter(|value| value.to_string().as_str() != *wanted) {
+        let off = reader.fields.get(*name).filter(|value| value.is_null() && *wanted == "true");
+        if let Some(value) = reader.get(name).or(off).filter(|value| value.to_string().as_str() != *wanted) {
             return Err(reader.unsupported(name, value, reason));
         }
     }

@@ -137,10 +137,9 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
     command.arg(subcommand);
     match subcommand {
         "bench" => command.arg("--show").arg(place("recording.json")),
-        "eval" => command
-            .arg(model)
-            .args(args!["--text", text, "--against", place("teacher")])
-            .args(["--seqlen", "20"]),
+        "eval" => {
+            command.arg(model).args(args!["--text", text, "--against", place("teacher")]).args(["--seqlen", "20"])
+        }
         "export" => command.arg(model).args(["--format", "gguf", "--no-tokenizer"]),
         "generate" => command.arg(model).args(["--prompt", "w5", "--max-new-tokens", "1"]),
         "logits" => command.arg(model).arg("--tokens").arg(tokens),

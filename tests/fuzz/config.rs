@@ -22,7 +22,7 @@ fn config_json() {
     let which = Cell::new(0);
     cases(
         "config.json",
-        10_000,
+        2_000,
         |random| {
             which.set(random.below(originals.len() as u32) as usize);
             let changed = originals[which.get()].changed(random);

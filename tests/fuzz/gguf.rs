@@ -72,7 +72,7 @@ fn gguf_files() {
     Model::open(&path).expect("the whole file");
     cases(
         "GGUF",
-        10_000,
+        2_000,
         |random| {
             let changed = mutated(&whole, begins, random);
             fs::write(&path, &changed).expect("a file");

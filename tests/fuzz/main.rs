@@ -1,8 +1,8 @@
 //! Are files of any kind, however they were damaged or made up, read or refused: without a panic, and without more
 //! memory than their size accounts for?
 //!
-//! Each test changes files that are right at random. Case N of a kind is the same in every run, so a case that fails can
-//! be repeated alone:
+//! Each test changes files that are right at random. Case N of a kind is the same in every run, so a case that fails
+//! can be repeated alone:
 //!
 //! ```text
 //! SLICEGPT_GPU_FUZZ_CASES=1000000 cargo test --release --test fuzz -- --nocapture

@@ -160,8 +160,22 @@ impl Json {
 
 /// Bytes with one change among the first so many.
 pub fn bytes(text: &[u8], within: usize, random: &mut Random) -> Vec<u8> {
-    const NUMBERS: [u64; 14] =
-        [0, 1, 7, 9, 1 << 16, 1 << 31, 1 << 32, 1 << 40, 1 << 53, 1 << 62, 1 << 63, u64::MAX, u64::MAX - 7, u64::MAX - 31];
+    const NUMBERS: [u64; 14] = [
+        0,
+        1,
+        7,
+        9,
+        1 << 16,
+        1 << 31,
+        1 << 32,
+        1 << 40,
+        1 << 53,
+        1 << 62,
+        1 << 63,
+        u64::MAX,
+        u64::MAX - 7,
+        u64::MAX - 31,
+    ];
     let mut bytes = text.to_vec();
     let within = within.min(bytes.len());
     if within == 0 {

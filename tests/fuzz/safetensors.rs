@@ -47,7 +47,7 @@ fn safetensors_files() {
     let (header, data) = (Json::new(&whole[8..8 + length]), &whole[8 + length..]);
     cases(
         "safetensors",
-        10_000,
+        2_000,
         |random| {
             let changed = match random.below(3) {
                 0 => bytes(&whole, 8 + length, random),
@@ -74,7 +74,7 @@ fn indices_of_shards() {
     let text = RefCell::new(Vec::new());
     cases(
         "index of shards",
-        5_000,
+        1_000,
         |random| {
             let changed = index.changed(random);
             fs::write(&path, &changed).expect("a file");

@@ -11,7 +11,8 @@ use slicegpt_gpu::{
 use super::{cases, mutate::Json, support::fixture};
 
 /// Texts that touch what tokenizers do: words, spaces, digits, other alphabets, special tokens, and what is in none.
-const TEXTS: [&str; 3] = ["", "Hello  world, 123!\n ", "<s>ひら \u{1f642}\u{301}<|endoftext|>\u{0}aaaaaaaaaaaaaaaaaaaaaaaa"];
+const TEXTS: [&str; 3] =
+    ["", "Hello  world, 123!\n ", "<s>ひら \u{1f642}\u{301}<|endoftext|>\u{0}aaaaaaaaaaaaaaaaaaaaaaaa"];
 
 /// Tokenizers with every part that there is, as texts.
 fn originals() -> Vec<String> {
@@ -115,7 +116,9 @@ fn tokenizer_json() {
         1_000,
         |random| {
             let which = random.below(originals.len() as u32) as usize;
-            class.set(["TokenizersBackend", "GPT2Tokenizer", "Qwen2Tokenizer", "LlamaTokenizer"][random.below(4) as usize]);
+            class.set(
+                ["TokenizersBackend", "GPT2Tokenizer", "Qwen2Tokenizer", "LlamaTokenizer"][random.below(4) as usize],
+            );
             let _ = fs::remove_file(&beside);
             let mut size = 0;
             let text = match random.below(4) {

@@ -237,7 +237,7 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
     }
     // What is wrong with the first line is said of it, too, and not of the file.
     for (line, reason) in [
-        ("{\"text\": \"a\", \"text\": \"b\"}", "line 1 is no JSON: column 23: the key \"text\" is there twice"),
+        ("{\"text\": \"a\", \"text\": \"b\"}", "line 1 is no JSON: column 26: the key \"text\" is there twice"),
         ("{\"text\": \"\\ud800\"}", "half of a surrogate pair"),
         ("{'text': 'a'}", "line 1 is no JSON: column 2: key must be a string"),
     ] {
