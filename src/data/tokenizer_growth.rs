@@ -1,5 +1,4 @@
-//! How much longer the parts of a tokenizer.json can make a text: a file of a few hundred bytes can ask for more than
-//! any memory holds.
+//! How much memory the parts of a tokenizer.json ask for: a file of a few hundred bytes can ask for more than there is.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,7 +7,8 @@ use serde_json::Value;
 /// hundred.
 const MOST: f64 = 1024.0;
 
-/// Refuses a tokenizer.json whose parts can make each byte of a text, or each token, more than [`MOST`] of them.
+/// Refuses a tokenizer.json whose parts can make each byte of a text, or each token, more than [`MOST`] of them, or
+/// whose table of characters is said to be longer than it is.
 ///
 /// # Errors
 /// The reason.
@@ -28,6 +28,9 @@ pub fn check_growth(text: &str) -> Result<(), String> {
         ("post_processor", parts.post_processor),
         ("decoder", parts.decoder),
     ] {
+        if part.as_ref().is_some_and(lies) {
+            return Err(format!("{name}: precompiled_charsmap is cut short: its table is longer than all of it"));
+        }
         let times = part.as_ref().map_or(1.0, growth);
         if times > MOST {
             return Err(format!(
@@ -68,6 +71,22 @@ fn growth(part: &Value) -> f64 {
     }
 }
 
+/// Whether a table of characters, here or in parts of this part, says of itself that it is longer than what is there:
+/// the crate that reads it takes memory for what is said.
+fn lies(part: &Value) -> bool {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    if let Some(parts) = part["normalizers"].as_array() {
+        return parts.iter().any(lies);
+    }
+    // In base64, and the length, of four bytes, first.
+    let Some(text) = part["precompiled_charsmap"].as_str().map(str::as_bytes) else { return false };
+    let bits = text.iter().take(6).map(|digit| DIGITS.iter().position(|known| known == digit));
+    let Some(bits) = bits.collect::<Option<Vec<usize>>>() else { return false };
+    let number = bits.iter().fold(0, |number, bits| number << 6 | *bits as u64);
+    let length = u32::try_from(number >> 4).map_or(u32::MAX, u32::swap_bytes);
+    u64::from(length) > (text.len() / 4 * 3) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -100,5 +119,24 @@ mod tests {
             }
         }
         assert_eq!(check_growth("no JSON"), Ok(()));
+    }
+
+    #[test]
+    fn tables_of_characters_are_as_long_as_they_say() {
+        // Said to be of 4, 5, 10 and many bytes; nine are there. What is no base64 is refused where it is read.
+        for (table, good) in [
+            ("BAAAAAAAAAAA", true),
+            ("BQAAAAAAAAAA", true),
+            ("CgAAAAAAAAAA", false),
+            ("aaaaaaaaaaaa", false),
+            ("?", true),
+        ] {
+            let part = json!({ "type": "Precompiled", "precompiled_charsmap": table });
+            let nested = json!({ "type": "Sequence", "normalizers": [{ "type": "NFC" }, part] });
+            for normalizer in [part.clone(), nested] {
+                let found = check_growth(&json!({ "normalizer": normalizer }).to_string());
+                assert_eq!(found.is_ok(), good, "{table}: {found:?}");
+            }
+        }
     }
 }

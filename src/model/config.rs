@@ -456,8 +456,7 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
         }
     }
     for (name, wanted, reason) in architecture.required {
-        let off = reader.fields.get(*name).filter(|value| value.is_null() && *wanted == "true");
-        if let Some(value) = reader.get(name).or(off).filter(|value| value.to_string().as_str() != *wanted) {
+        if let Some(value) = reader.get(name).filter(|value| value.to_string().as_str() != *wanted) {
             return Err(reader.unsupported(name, value, reason));
         }
     }

@@ -99,7 +99,7 @@ fn every_option_that_takes_a_path_is_known_to_read_or_to_write_and_what_writes_t
 }
 
 /// A model with all that may lie in its directory, an output of it, and everything else that is read.
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let scene = Scene::with_vocabulary(260);
     scene.tokenizer(json!({}));
     scene.put("model/README.md", "the model's card");
@@ -468,44 +468,4 @@ fn two_outputs_of_one_command_do_not_meet() {
     }
     let said = said(writing(&scene, "logits", "output", "/dev/null").args(["--trace", "/dev/null"]));
     assert_eq!(said.code, Some(0), "what is thrown away may be so twice: {said:?}");
-}
-
-#[test]
-fn a_snapshot_in_a_hugging_face_cache_gives_its_repositorys_name_to_outputs_in_the_current_directory() {
-    let scene = scene();
-    let snapshot = scene.path("hub/models--an-org--A-Model.v1/snapshots/0123abcd");
-    fs::create_dir_all(snapshot.parent().expect("a parent")).expect("a directory");
-    fs::rename(scene.path("model"), &snapshot).expect("moved");
-    fs::create_dir(scene.path("here")).expect("a directory");
-    let tokens = scene.path("tokens.json");
-    let does = |arguments: &[&OsStr]| {
-        let said = said(Command::new(PROGRAM).current_dir(scene.path("here")).args(arguments));
-        assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
-    };
-    let cache = contents(&scene.path("hub"));
-    for (model, force) in [
-        (snapshot.clone(), None),
-        (snapshot.join(""), Some("--force")),
-        (snapshot.join("model.safetensors"), Some("--force")),
-    ] {
-        let mut run = args!["run", model, "--calibration", tokens].to_vec();
-        let mut export = args!["export", model, "--format", "gguf", "--no-tokenizer"].to_vec();
-        run.extend(force.map(OsStr::new));
-        export.extend(force.map(OsStr::new));
-        does(&run);
-        does(&export);
-        assert_eq!(names(&scene.path("here")), ["A-Model.v1-f16.gguf", "A-Model.v1-sliced-25"], "{model:?}");
-        let card = fs::read_to_string(scene.path("here/A-Model.v1-sliced-25/README.md")).expect("a card");
-        assert!(card.contains("\n# A-Model.v1, sliced\n"), "{card}");
-    }
-    let gguf = fs::read(scene.path("here/A-Model.v1-f16.gguf")).expect("a file");
-    assert!(gguf.windows(10).any(|bytes| bytes == b"A-Model.v1"), "general.name");
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink(&snapshot, scene.path("alias")).expect("a link");
-        let file = scene.path("alias/model.safetensors");
-        does(args!["run", file, "--calibration", tokens, "--force"]);
-        assert_eq!(names(&scene.path("here")), ["A-Model.v1-f16.gguf", "A-Model.v1-sliced-25"]);
-    }
-    assert!(contents(&scene.path("hub")) == cache, "nothing is written into the cache");
 }
