@@ -318,6 +318,15 @@ fn the_file_that_the_config_names_counts_and_stays_in_its_directory() {
             "{message}"
         );
     }
+    for (name, reason) in [
+        (json!("mine.index.json"), "is neither a .safetensors nor a .safetensors.index.json file"),
+        (json!("mine.bin"), "file; it is a PyTorch file"),
+        (json!(["weights/mine.safetensors"]), "expected the name of a file, found [\"weights/mine.safetensors\"]"),
+    ] {
+        support::set_fields(scene.path(), &[("transformers_weights", name)]);
+        let message = unloadable(scene.path());
+        assert!(message.contains("config.json: transformers_weights: ") && message.contains(reason), "{message}");
+    }
 }
 
 #[test]

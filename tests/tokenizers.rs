@@ -156,3 +156,18 @@ fn a_class_that_builds_nothing_of_vocabulary_and_merges_is_answered_with_a_comma
     let command = format!("GPT2Tokenizer as T; T.from_pretrained('{path}').save_pretrained('{path}')\"` writes it");
     assert!(error.contains(&command), "{error}");
 }
+
+#[test]
+fn a_tokenizer_that_would_make_texts_without_end_is_refused_before_any_is_read() {
+    let directory = TempDir::new().expect("a directory");
+    let double = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" });
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": { "type": "Sequence", "normalizers": vec![double; 60] },
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": { "a": 0 }, "unk_token": "a" }
+    });
+    fs::write(directory.path().join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+    let files = TokenizerFiles::read(directory.path()).expect("files");
+    let error = files.build("TokenizersBackend").err().expect("a text of 2^60 letters").to_string();
+    assert!(error.contains("tokenizer.json: normalizer: one part after the other can make a text"), "{error}");
+}

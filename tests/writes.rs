@@ -126,6 +126,7 @@ fn nothing_is_written_that_would_become_a_part_of_the_model_that_is_read() {
         ("Tokenizer.model", Some("would become a part of the model")),
         ("vocab.txt", Some("would become a part of the model")),
         ("LICENSE", Some("would become a part of the model")),
+        ("slicegpt.json", Some("would become a part of the model")),
         ("model-00001-of-00002.safetensors", Some("would become a part of the model")),
         ("shard-00000-model-00001-of-00001.safetensors", Some("would become a part of the model")),
         ("additional_chat_templates/default.jinja", Some("would become a part of the model")),

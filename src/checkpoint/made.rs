@@ -67,7 +67,7 @@ pub fn check_replaceable(directory: &Path) -> Result<()> {
     }
     let Some(written) = Written::find(directory) else {
         return Err(Error::Usage(format!(
-            "{} is neither empty nor an output of this program, and will not be replaced; give another --output, or \
+            "{} is neither empty nor an output of this program, and will not be replaced; give another directory, or \
              remove it yourself",
             directory.display()
         )));
@@ -75,7 +75,7 @@ pub fn check_replaceable(directory: &Path) -> Result<()> {
     if let Some(foreign) = files(directory)?.into_iter().find(|name| !written.includes(name)) {
         return Err(Error::Usage(format!(
             "{} holds {foreign}, which this program has not written and would be lost; move it elsewhere, or give \
-             another --output",
+             another directory",
             directory.display()
         )));
     }
@@ -83,7 +83,7 @@ pub fn check_replaceable(directory: &Path) -> Result<()> {
         None => Ok(()),
         Some(name) => Err(Error::Usage(format!(
             "{} has been changed since this program wrote it, and what was changed would be lost; move it elsewhere, \
-             or give another --output",
+             or give another directory",
             directory.join(name).display()
         ))),
     }

@@ -130,7 +130,7 @@ impl OutputDirectory {
         let partial = partial(target)?;
         let there = partial.symlink_metadata().is_ok();
         if !there {
-            check_target(target, force)?;
+            check_target("--output", target, force)?;
         }
         let above = partial.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
         if there
@@ -172,7 +172,7 @@ impl OutputDirectory {
         } else {
             this.kept.set(this.partial.join(STATE).exists());
         }
-        check_target(target, force)?;
+        check_target("--output", target, force)?;
         Ok(this)
     }
 
@@ -257,7 +257,7 @@ impl OutputDirectory {
         let replaced = self.partial.join(REPLACED);
         let replaces = self.target.symlink_metadata().is_ok();
         if replaces {
-            check_target(&self.target, self.force)?;
+            check_target("--output", &self.target, self.force)?;
             fs::rename(&self.target, &replaced).map_err(Error::write(&self.target))?;
             // Once more where nobody looks for it any longer.
             if let Err(error) = check_replaceable(&replaced) {
@@ -365,14 +365,14 @@ pub(super) fn resolved(target: &Path) -> Result<PathBuf> {
 }
 
 /// Refuses to write over what is there.
-pub(super) fn check_target(target: &Path, force: bool) -> Result<()> {
+pub(super) fn check_target(option: &'static str, target: &Path, force: bool) -> Result<()> {
     let target = &resolved(target)?;
     match target.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(Error::Write { path: target.clone(), source }),
-        Ok(_) if !force => Err(Error::OutputExists { option: "--output", path: target.clone() }),
+        Ok(_) if !force => Err(Error::OutputExists { option, path: target.clone() }),
         Ok(metadata) if !metadata.is_dir() => Err(Error::Usage(format!(
-            "{} is not a directory, and will not be replaced; give another --output",
+            "{} is not a directory, and will not be replaced; give another directory",
             target.display()
         ))),
         Ok(_) => check_replaceable(target),

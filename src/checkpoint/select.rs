@@ -53,10 +53,21 @@ pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
                 format!("transformers_weights: {name:?} is not the name of a file in its directory"),
             )
         })?;
-        return Ok(selection(
-            if name.ends_with(".index.json") { shards(path, &file)? } else { vec![file] },
-            Vec::new(),
-        ));
+        let files = match name {
+            name if name.ends_with(".safetensors.index.json") => shards(path, &file)?,
+            name if name.ends_with(".safetensors") => vec![file],
+            name => {
+                let what = diagnose::named(&file, "; it is ");
+                return Err(Error::bad_file(
+                    &path.join("config.json"),
+                    format!(
+                        "transformers_weights: {name:?} is neither a .safetensors nor a .safetensors.index.json \
+                         file{what}"
+                    ),
+                ));
+            }
+        };
+        return Ok(selection(files, Vec::new()));
     }
     if let Some(name) = diagnose::distributed_shard(path) {
         return Err(Error::bad_file(

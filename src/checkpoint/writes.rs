@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    made::is_output_file,
+    made::{RECORD, is_output_file},
     output::{check_target, partial, resolved},
     target::Place,
 };
@@ -39,6 +39,8 @@ const MODEL_FILES: &[&str] = &[
     "model.safetensors.index.json",
     "adapter_config.json",
     "adapter_model.safetensors",
+    ADDITIONAL_TEMPLATES,
+    RECORD,
 ];
 
 /// What one invocation reads and writes.
@@ -219,7 +221,7 @@ impl Writes {
                 lost.path.display()
             )));
         }
-        check_target(path, self.force)?;
+        check_target(option, path, self.force)?;
         self.inputs.check_no_part(option, path)?;
         self.claim(option, place(path))?;
         let kept = place(&partial(&resolved(path)?)?);

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{arguments::TEXTS, calibration::Calibrates, work::WorkArgs};
+use super::{arguments::TEXTS, calibration::Calibrates, progress::Bars, work::WorkArgs};
 use crate::{
     error::Result,
     recover::{Mode, Schedule, Target},
-    run::{CalibrationRequest, Extra, LossOn, Recover, RecoverRequest, Request},
+    run::{CalibrationRequest, Extra, LossOn, Recover, RecoverRequest, Request, find_model},
 };
 
 const METHOD: &str = "How to train";
@@ -155,6 +155,10 @@ impl Args {
     }
 
     pub fn execute(&self) -> Result<()> {
-        self.work.execute::<Recover>(&self.request())
+        let mut request = self.request();
+        if let Some(teacher) = &mut request.method.teacher {
+            *teacher = find_model(teacher, &Bars::log())?;
+        }
+        self.work.execute::<Recover>(&request)
     }
 }

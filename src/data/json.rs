@@ -132,7 +132,11 @@ impl<'a> Values<'a> {
 /// damaged or not, or all are.
 fn is_by_lines(lines: &[(usize, &str)], must: bool) -> bool {
     if must {
-        return parse(lines[0].1).is_ok();
+        // The first line is a value, or would be but for what is in it.
+        let within = [('{', '}'), ('[', ']')]
+            .iter()
+            .any(|(open, close)| lines.iter().all(|(_, line)| line.starts_with(*open) && line.ends_with(*close)));
+        return within || parse(lines[0].1).is_ok();
     }
     let is_value = |line: &str| match parse(line.trim_end_matches(',')) {
         Ok(Value::Object(_)) => true,

@@ -19,6 +19,7 @@ mod text;
 mod tokenizer;
 mod tokenizer_build;
 mod tokenizer_files;
+mod tokenizer_growth;
 mod tokens;
 mod vocabulary;
 

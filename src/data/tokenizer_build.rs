@@ -9,6 +9,7 @@ use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer, models::bpe::BPE};
 use super::{
     tokenizer::fenced,
     tokenizer_files::{Named, Settings, TokenizerFiles, convert},
+    tokenizer_growth::check_growth,
 };
 use crate::{
     checkpoint::is_foreign_vocabulary,
@@ -125,6 +126,9 @@ impl TokenizerFiles {
         let merges = self.merges();
         let class_here = CLASSES.iter().find(|known| known.name == class).filter(|_| merges);
         let source = self.source();
+        if let Some((path, text)) = &self.serialized {
+            check_growth(text).map_err(|reason| Error::bad_file(path, reason))?;
+        }
         let built = fenced(|| match class_here {
             Some(known) => self.rebuilt(known, tokens),
             None => self.as_it_stands(tokens),

@@ -93,6 +93,17 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_fields(raw: Map<String, Value>, path: &Path) -> Result<Self> {
+        let mut raw = raw;
+        // Where weights lie is no part of what a model is, and another model of this config has none there.
+        if let Some(named) =
+            raw.shift_remove("transformers_weights").filter(|named| !named.is_null() && !named.is_string())
+        {
+            let found = fields::brief(&named);
+            return Err(Error::bad_file(
+                path,
+                format!("transformers_weights: expected the name of a file, found {found}"),
+            ));
+        }
         let (raw, part_of) = multimodal::text_part(raw, path)?;
         let reader = Reader { fields: &raw, path };
         let model_type =
@@ -437,7 +448,9 @@ fn row(reader: &Reader, stem: &str, written: &str) -> Result<&'static Architectu
         });
     };
     let has = |(name, wanted, default): &(&str, &str, &str)| {
-        reader.get(name).map_or((*default).to_owned(), Value::to_string) == *wanted
+        // A flag that is null is off.
+        let off = *default == "true" && reader.fields.get(*name).is_some_and(Value::is_null);
+        reader.get(name).map_or(if off { "false" } else { *default }.to_owned(), Value::to_string) == *wanted
     };
     rows.find(|row| row.when.iter().all(has)).ok_or_else(|| {
         let (name, ..) = first.when.iter().find(|field| !has(field)).copied().unwrap_or_default();

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     architecture::{Architecture, MixtureLayers, Normalised},
-    fields::{MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, Reader},
+    fields::{MAX_EXPERTS, MAX_EXPERTS_IN_ALL, MAX_LAYERS, MAX_WIDTH, Reader},
     layer_spec::Experts,
 };
 use crate::{
@@ -55,6 +55,9 @@ pub(super) fn experts(
             (0..layers).map(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as i64))).collect()
         }
     };
+    if count * mixed.iter().filter(|mixed| **mixed).count() > MAX_EXPERTS_IN_ALL {
+        return Err(reader.wrong(name, &format!("up to {MAX_EXPERTS_IN_ALL} experts in all of the {layers} layers")));
+    }
     let shared = mixture.shared.map(|shared| {
         let (name, default) = shared.intermediate_size;
         reader.size_or(name, MAX_WIDTH * 4, default)

@@ -15,6 +15,8 @@ use crate::{
 pub(super) const MAX_WIDTH: u64 = 1 << 20;
 pub(super) const MAX_LAYERS: u64 = 4096;
 pub(super) const MAX_EXPERTS: u64 = 4096;
+/// Of all layers together.
+pub(super) const MAX_EXPERTS_IN_ALL: usize = 1 << 17;
 pub(super) const MAX_VOCABULARY: u64 = 1 << 24;
 pub(super) const MAX_POSITIONS: u64 = 1 << 28;
 
@@ -105,8 +107,12 @@ impl Reader<'_> {
         if self.fields.contains_key(general) { general } else { own }
     }
 
+    /// Whether a field is on, or by default; null is off, as everywhere in Python.
     pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        self.get(name).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| self.wrong(name, "true or false")))
+        match self.get(name) {
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(name, "true or false")),
+            None => Ok(default && !self.fields.contains_key(name)),
+        }
     }
 
     /// A factor of the signals, 1 where there is none.

@@ -387,10 +387,10 @@ fn repeated(reader: &Reader, (list, each): (&str, &str), layers: usize) -> Resul
         }
         (0..times).for_each(|_| found.extend(&local));
     }
-    if found.len() != layers {
-        return Err(wrong());
-    }
-    let Some(value) = reader.get(each) else { return Ok(found) };
+    // The one of each layer counts, whatever the other comes to.
+    let Some(value) = reader.get(each) else {
+        return if found.len() == layers { Ok(found) } else { Err(wrong()) };
+    };
     let names = value.as_array().filter(|names| names.len() == layers);
     let local = names.and_then(|names| names.iter().map(is_local).collect::<Option<Vec<_>>>());
     local.ok_or_else(|| reader.wrong(each, &format!("global or local for each of {layers} layers")))

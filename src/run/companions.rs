@@ -37,7 +37,7 @@ const TERMS: &[&str] = &[
 ];
 
 /// How texts end, if they do; others with such names are programs or data.
-const TEXTS: &[&str] = &["txt", "md", "rst", "pdf", "html", "htm", "rtf"];
+const TEXTS: &[&str] = &["txt", "md", "rst", "pdf", "html", "htm", "rtf", "doc", "docx", "odt"];
 
 /// How weights end, which never go along, whatever they are called.
 const WEIGHTS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "onnx", "index.json"];

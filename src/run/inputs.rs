@@ -9,7 +9,7 @@ use crate::{
     data::{self, BuiltTokenizer, ChatTemplate, Lessons, TokenizerFiles, Tokens},
     error::{Error, Result},
     hub,
-    model::{GenerationConfig, Model, StopTokens},
+    model::{GenerationConfig, Model, StopTokens, is_gguf},
     progress::Progress,
 };
 
@@ -45,6 +45,17 @@ pub fn writes_beside(model: &Model, force: bool) -> Writes {
     let mut writes = Writes::new(force);
     writes.reads_model(model.store.checkpoint.directory(), model.store.checkpoint.files());
     writes
+}
+
+/// Protects another model, which is read as well, by the path that names it: its directory, or a file.
+pub fn protect_model(writes: &mut Writes, path: &Path) {
+    writes.reads(path);
+    let above = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match path.is_dir() {
+        true => writes.reads_model(path, std::iter::empty()),
+        false if is_gguf(path) => {}
+        false => writes.reads_model(above, std::iter::once(path)),
+    }
 }
 
 /// Checks that a model can take these tokens; `source` is for messages.

@@ -36,6 +36,11 @@ pub trait Method: Sized {
         None
     }
 
+    /// The other model that its options name, to be read.
+    fn model(_: &Self::Options) -> Option<&Path> {
+        None
+    }
+
     /// What its options name to be written beside the output.
     fn besides(_: &Self::Options) -> Option<Besides<'_>> {
         None

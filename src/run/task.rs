@@ -8,7 +8,7 @@ use super::{
     calibration::Calibration,
     companions::Companions,
     export::exported_beside,
-    inputs::{Tokenizers, check_readable_again, evaluation_rows, writes_beside},
+    inputs::{Tokenizers, check_readable_again, evaluation_rows, protect_model, writes_beside},
     log::Log,
     memory::{Ceilings, Pieces, RunPlan, Workload, host_available},
     method::{Besides, Method, Section},
@@ -54,6 +54,7 @@ impl<'a, M: Method> Task<'a, M> {
         let mut writes = writes_beside(model, request.force);
         let inputs = || request.inputs().chain(M::inputs(&request.method));
         inputs().for_each(|path| writes.reads(path));
+        M::model(&request.method).into_iter().for_each(|path| protect_model(&mut writes, path));
         writes.directory("--output", &request.output)?;
         request.device.plan_trace(&mut writes, log)?;
         let besides = match M::besides(&request.method) {

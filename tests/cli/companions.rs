@@ -29,6 +29,7 @@ const ALONG: &[&str] = &[
     "licence.txt",
     "NOTICE",
     "MODEL_LICENSE",
+    "MODEL_LICENSE.docx",
     "Tongyi Qianwen LICENSE AGREEMENT",
     "ThirdPartyNotices.md",
     "Gemma_Terms.txt",

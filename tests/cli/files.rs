@@ -214,3 +214,15 @@ fn dynamic_rotary_scaling_stops_where_it_would_begin() {
         scene.refused(arguments, 3, "row 0 has 17 tokens, the model has positions for 16");
     }
 }
+
+#[test]
+fn what_is_made_of_a_model_that_names_its_weights_names_none() {
+    let scene = Scene::new("llama_gqa_tied");
+    let (model, tokens) = (scene.path("model"), scene.tokens("tokens.json", 3, 20));
+    fs::rename(model.join("model.safetensors"), model.join("mine.safetensors")).expect("renamed");
+    set_fields(&model, &[("transformers_weights", json!("mine.safetensors"))]);
+    let said = program(args!["run", model, "-o", scene.path("out"), "--calibration", tokens, "--basis", "shared"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(read_json(&scene.path("out/config.json"))["transformers_weights"], Value::Null);
+    assert_eq!(program(args!["verify", scene.path("out")]).code, Some(0));
+}

@@ -22,6 +22,7 @@ mod refusals;
 mod requests;
 mod resume;
 mod runs;
+mod snapshots;
 mod stops;
 #[path = "../support/mod.rs"]
 mod support;

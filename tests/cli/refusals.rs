@@ -144,7 +144,8 @@ fn an_existing_output_is_refused_without_force() {
         2,
         "file is not a directory, and will not be replaced",
     );
-    let foreign = "out is neither empty nor an output of this program, and will not be replaced; give another --output";
+    let foreign =
+        "out is neither empty nor an output of this program, and will not be replaced; give another directory";
     scene.refused(args!["run", model, "-o", out, "--calibration", tokens, "--force"], 2, foreign);
     for (nameless, message) in
         [(".", "is not a name for an output directory"), ("..", "holds the input"), ("/", "holds the input")]

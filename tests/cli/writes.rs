@@ -99,12 +99,16 @@ fn every_option_that_takes_a_path_is_known_to_read_or_to_write_and_what_writes_t
 }
 
 /// A model with all that may lie in its directory, an output of it, and everything else that is read.
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let scene = Scene::with_vocabulary(260);
     scene.tokenizer(json!({}));
     scene.put("model/README.md", "the model's card");
     fs::create_dir(scene.path("model/onnx")).expect("a directory");
     scene.put("model/onnx/notes", "of the model");
+    fs::create_dir(scene.path("teacher")).expect("a directory");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(scene.path("model").join(name), scene.path("teacher").join(name)).expect("a copy");
+    }
     scene.put("tokens.json", json!({ "input_ids": [[1, 2, 3, 4], [5, 6, 7, 8]] }).to_string());
     scene.put("text.txt", "w1 w2 w3 w4 w5 ".repeat(9));
     scene.put("more.txt", "w9 w8 w7 w6 ".repeat(9));
@@ -133,7 +137,9 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
     command.arg(subcommand);
     match subcommand {
         "bench" => command.arg("--show").arg(place("recording.json")),
-        "eval" => command.arg(model).arg("--text").arg(text).args(["--seqlen", "20"]),
+        "eval" => {
+            command.arg(model).args(args!["--text", text, "--against", place("teacher")]).args(["--seqlen", "20"])
+        }
         "export" => command.arg(model).args(["--format", "gguf", "--no-tokenizer"]),
         "generate" => command.arg(model).args(["--prompt", "w5", "--max-new-tokens", "1"]),
         "logits" => command.arg(model).arg("--tokens").arg(tokens),
@@ -154,6 +160,9 @@ fn writing(scene: &Scene, subcommand: &str, option: &str, path: impl AsRef<OsStr
         "verify" => command.arg(place("sliced")),
         _ => panic!("how does {subcommand} write its {option}?"),
     };
+    if subcommand == "recover" {
+        command.arg("--teacher").arg(place("teacher"));
+    }
     if matches!(subcommand, "compress" | "logits" | "prune" | "recover" | "run") && option != "output" {
         command.arg("--output").arg(place("other"));
     }
@@ -168,9 +177,10 @@ fn inputs(subcommand: &str) -> Vec<&'static str> {
     let more: &[&str] = match subcommand {
         "bench" => return vec!["recording.json"],
         "verify" => return vec!["sliced/model.safetensors", "sliced/slicegpt.json", "sliced/README.md"],
-        "eval" => &["text.txt"],
+        "eval" => &["text.txt", "teacher/model.safetensors", "teacher/config.json"],
         "logits" => &["tokens.json"],
-        "compress" | "prune" | "recover" | "run" => &["tokens.json", "text.txt", "more.txt"],
+        "recover" => &["tokens.json", "text.txt", "more.txt", "teacher/model.safetensors", "teacher/config.json"],
+        "compress" | "prune" | "run" => &["tokens.json", "text.txt", "more.txt"],
         _ => &[],
     };
     [&model, more].concat()
@@ -400,6 +410,9 @@ fn directories_that_are_not_ours_or_hold_what_is_read_are_never_replaced() {
                 refused(name, "holds the input");
             }
         }
+        if subcommand == "recover" {
+            refused("teacher", "holds the input");
+        }
         for _ in 0..2 {
             let said = said(writing(&scene, subcommand, option, scene.path("out")).arg("--force"));
             assert_eq!(said.code, Some(0), "its own output, again: {said:?}");
@@ -455,44 +468,4 @@ fn two_outputs_of_one_command_do_not_meet() {
     }
     let said = said(writing(&scene, "logits", "output", "/dev/null").args(["--trace", "/dev/null"]));
     assert_eq!(said.code, Some(0), "what is thrown away may be so twice: {said:?}");
-}
-
-#[test]
-fn a_snapshot_in_a_hugging_face_cache_gives_its_repositorys_name_to_outputs_in_the_current_directory() {
-    let scene = scene();
-    let snapshot = scene.path("hub/models--an-org--A-Model.v1/snapshots/0123abcd");
-    fs::create_dir_all(snapshot.parent().expect("a parent")).expect("a directory");
-    fs::rename(scene.path("model"), &snapshot).expect("moved");
-    fs::create_dir(scene.path("here")).expect("a directory");
-    let tokens = scene.path("tokens.json");
-    let does = |arguments: &[&OsStr]| {
-        let said = said(Command::new(PROGRAM).current_dir(scene.path("here")).args(arguments));
-        assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
-    };
-    let cache = contents(&scene.path("hub"));
-    for (model, force) in [
-        (snapshot.clone(), None),
-        (snapshot.join(""), Some("--force")),
-        (snapshot.join("model.safetensors"), Some("--force")),
-    ] {
-        let mut run = args!["run", model, "--calibration", tokens].to_vec();
-        let mut export = args!["export", model, "--format", "gguf", "--no-tokenizer"].to_vec();
-        run.extend(force.map(OsStr::new));
-        export.extend(force.map(OsStr::new));
-        does(&run);
-        does(&export);
-        assert_eq!(names(&scene.path("here")), ["A-Model.v1-f16.gguf", "A-Model.v1-sliced-25"], "{model:?}");
-        let card = fs::read_to_string(scene.path("here/A-Model.v1-sliced-25/README.md")).expect("a card");
-        assert!(card.contains("\n# A-Model.v1, sliced\n"), "{card}");
-    }
-    let gguf = fs::read(scene.path("here/A-Model.v1-f16.gguf")).expect("a file");
-    assert!(gguf.windows(10).any(|bytes| bytes == b"A-Model.v1"), "general.name");
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink(&snapshot, scene.path("alias")).expect("a link");
-        let file = scene.path("alias/model.safetensors");
-        does(args!["run", file, "--calibration", tokens, "--force"]);
-        assert_eq!(names(&scene.path("here")), ["A-Model.v1-f16.gguf", "A-Model.v1-sliced-25"]);
-    }
-    assert!(contents(&scene.path("hub")) == cache, "nothing is written into the cache");
 }

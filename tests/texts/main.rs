@@ -235,6 +235,15 @@ fn rows_that_are_not_known_are_refused_with_line_and_keys() {
             assert!(scene.refusal("rows.txt", format!("{good}{line}\n")).contains(reason), "{line} is taken for text");
         }
     }
+    // What is wrong with the first line is said of it, too, and not of the file.
+    for (line, reason) in [
+        ("{\"text\": \"a\", \"text\": \"b\"}", "line 1 is no JSON: column 26: the key \"text\" is there twice"),
+        ("{\"text\": \"\\ud800\"}", "half of a surrogate pair"),
+        ("{'text': 'a'}", "line 1 is no JSON: column 2: key must be a string"),
+    ] {
+        let error = scene.refusal("rows.jsonl", format!("{line}\n{good}"));
+        assert!(error.contains("line 1") && error.contains(reason), "{line}: {error}");
+    }
     for (text, reason) in [
         ("[{\"text\": \"a\"}, {\"body\": 1}]", "element 1 of the array: expected a JSON string or an object with"),
         ("{\"data\": [{\"text\": \"a\"}]}", "found an object with \"data\""),

@@ -50,7 +50,7 @@ impl Method for Recover {
     const NAME: &'static str = "recover";
     const PHASE: &'static str = "train";
 
-    fn inputs(options: &RecoverRequest) -> Option<&Path> {
+    fn model(options: &RecoverRequest) -> Option<&Path> {
         options.teacher.as_deref()
     }
 

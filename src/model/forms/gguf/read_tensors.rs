@@ -126,9 +126,9 @@ impl Maker<'_> {
         let mut numbers: BTreeMap<usize, Arc<[usize]>> = BTreeMap::new();
         for (expert, weight) in self.config.expert_weights(layer) {
             let (rows, cols) = self.config.weight_shape(weight, layer);
-            let all = Arc::clone(numbers.entry(rows).or_insert_with(|| (0..rows).collect()));
             let name = format!("blk.{layer}.{}_exps.weight", stem(weight.holds[0]));
             let GgufEntry { encoding, offset, .. } = self.entry(&name, &[count, rows, cols])?;
+            let all = Arc::clone(numbers.entry(rows).or_insert_with(|| (0..rows).collect()));
             let bytes = rows * (cols / encoding.block) * encoding.bytes;
             let offset = offset + (expert * bytes) as u64;
             let part = Part { encoding, offset, width: cols, rows: all };
@@ -185,10 +185,8 @@ impl Maker<'_> {
 
     /// The rows of the file that make a stored weight or, without a width, its bias.
     fn parts(&mut self, layer: usize, weight: &Weight, end: &str, width: Option<usize>) -> Result<Vec<Part>> {
-        let total = self.config.weight_shape(weight, layer).0;
-        // For each stored row: which of the tensors, and which row of it.
-        let mut order = vec![(0, 0); total];
         let mut entries: Vec<(String, GgufEntry)> = Vec::new();
+        let mut places = Vec::new();
         for role in weight.holds {
             let place = self.place(layer, *role);
             let name = format!("blk.{layer}.{}.{end}", place.stem);
@@ -198,9 +196,14 @@ impl Maker<'_> {
                 entries.push((name, entry));
                 entries.len() - 1
             });
+            places.push((role, which, place.first));
+        }
+        // For each stored row, of which the file is known to have as many: which of the tensors, and which row of it.
+        let mut order = vec![(0, 0); self.config.weight_shape(weight, layer).0];
+        for (role, which, first) in places {
             let stored = self.config.weight_rows(weight, *role, layer);
             for row in 0..stored.len() {
-                order[stored.stored(row)] = (which, place.first + self.row_there(layer, *role, row));
+                order[stored.stored(row)] = (which, first + self.row_there(layer, *role, row));
             }
         }
         let mut parts = Vec::new();

@@ -1,0 +1,83 @@
+//! GGUF files: the header, and the model that is made of it.
+
+use std::{fs, path::Path};
+
+use slicegpt_gpu::{
+    checkpoint::{FileTarget, GgufFile, GgufHeader, GgufTensor, GgufType, GgufValue},
+    model::{GgufExport, Model, Vocabulary},
+    progress::Silent,
+};
+
+use super::{
+    cases,
+    support::{Random, fixture},
+};
+
+/// A small model with a vocabulary, as a file.
+fn whole_file(directory: &Path) -> Vec<u8> {
+    let model = Model::open(&fixture("parity").join("llama_gqa_tied")).expect("a model");
+    let export = GgufExport::plan(&model, "a name", GgufType::F16, Vocabulary::None).expect("a plan");
+    let path = directory.join("whole.gguf");
+    export.write(FileTarget::new(&path, true).expect("a name"), &Silent).expect("a file");
+    let tokens: Vec<String> = (0..128u8).map(|byte| char::from(byte).to_string()).collect();
+    let mut metadata: Vec<(String, GgufValue)> = export.metadata().to_vec();
+    metadata.retain(|(key, _)| key != "tokenizer.ggml.model");
+    let mut add = |key: &str, value| metadata.push((format!("tokenizer.ggml.{key}"), value));
+    add("model", GgufValue::Text("llama".into()));
+    add("scores", GgufValue::F32s(vec![0.0; tokens.len()]));
+    add("token_type", GgufValue::I32s(vec![1; tokens.len()]));
+    add("tokens", GgufValue::Texts(tokens));
+    let list: Vec<GgufTensor> = export.tensors().cloned().collect();
+    let mut file =
+        GgufFile::create(FileTarget::new(&path, true).expect("a name"), &metadata, list.clone()).expect("a file");
+    for tensor in &list {
+        let count: usize = tensor.shape.iter().product();
+        file.write(&tensor.name, &vec![0.5; count]).expect("values");
+    }
+    file.finish().expect("a file");
+    fs::read(&path).expect("its bytes")
+}
+
+/// The file with some of it changed, mostly before the data.
+fn mutated(whole: &[u8], header: usize, random: &mut Random) -> Vec<u8> {
+    const NUMBERS: [u64; 12] =
+        [0, 1, 7, 9, 1 << 16, 1 << 31, 1 << 32, 1 << 40, 1 << 62, 1 << 63, u64::MAX, u64::MAX - 31];
+    let mut bytes = whole.to_vec();
+    for _ in 0..=random.below(3) {
+        let at = random.below(header as u32) as usize;
+        let number = NUMBERS[random.below(12) as usize].to_le_bytes();
+        match random.below(6) {
+            0 => bytes[at] = random.below(256) as u8,
+            1 => bytes[at] ^= 1 << random.below(8),
+            2 => bytes[at..at + 4].copy_from_slice(&number[..4]),
+            3 => bytes[at..at + 8].copy_from_slice(&number),
+            4 => drop(bytes.splice(at..at + random.below(16) as usize, number)),
+            _ => bytes.truncate(at + random.below(64) as usize),
+        }
+        if bytes.len() < header + 64 {
+            break;
+        }
+    }
+    bytes
+}
+
+#[test]
+fn gguf_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let whole = whole_file(directory.path());
+    let header = GgufHeader::parse(&whole, Path::new("whole")).expect("a header");
+    let begins = header.tensors.values().map(|entry| entry.offset).min().expect("tensors") as usize;
+    let path = directory.path().join("x.gguf");
+    fs::write(&path, &whole).expect("a file");
+    Model::open(&path).expect("the whole file");
+    cases(
+        "GGUF",
+        2_000,
+        |random| {
+            let changed = mutated(&whole, begins, random);
+            fs::write(&path, &changed).expect("a file");
+            changed.len()
+        },
+        |_| Model::open(&path).map(drop),
+    );
+}
