@@ -1,5 +1,5 @@
-//! Tensors in MXFP4 (OCP Microscaling Formats 1.0) beside others: blocks of 32 floats of four bits in one tensor, and the
-//! scale of each block, a power of two, in another. They are read as BF16, which holds every such value, and as the
+//! Tensors in MXFP4 (OCP Microscaling Formats 1.0) beside others: blocks of 32 floats of four bits in one tensor, and
+//! the scale of each block, a power of two, in another. They are read as BF16, which holds every such value, and as the
 //! transposes of what is stored.
 
 use std::{

@@ -89,8 +89,8 @@ impl WeightStore {
         }
         if found > 0 {
             self.notes.push(format!(
-                "{found} tensors of experts are stored in MXFP4; they are computed with and written as BF16, which holds \
-                 the same values"
+                "{found} tensors of experts are stored in MXFP4; they are computed with and written as BF16, which \
+                 holds the same values"
             ));
         }
         Error::all(wrong).map_or(Ok(()), Err)

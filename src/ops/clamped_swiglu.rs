@@ -40,8 +40,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// `y[t, i] = (u + 1) · g · sigmoid(α·g)`, g = min(x[t, i], limit), u = x[t, width + i] kept between −limit and limit,
-    /// for `x` `[tokens, 2 · width]`.
+    /// `y[t, i] = (u + 1) · g · sigmoid(α·g)`, g = min(x[t, i], limit), u = x[t, width + i] kept between −limit and
+    /// limit, for `x` `[tokens, 2 · width]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if `x` has an odd width; [`Error::OutOfMemory`].

@@ -64,8 +64,9 @@ pub struct Shared {
 }
 
 /// Tensors that hold the weights of all experts of a layer, each the transpose of those of other models. Biases are in
-/// tensors of these names with `_bias` after them; where the weights are in MXFP4, their values are in one with `_blocks`
-/// after the name, `[experts, out, in / 32, 16]`, and the scales of these in one with `_scales`, `[experts, out, in / 32]`.
+/// tensors of these names with `_bias` after them. Where the weights are in MXFP4, their values are in one with
+/// `_blocks` after the name, `[experts, out, in / 32, 16]`, and the scales of these in one with `_scales`,
+/// `[experts, out, in / 32]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Together {
     /// `[experts, hidden_size, 2 · intermediate_size]`: a column of gate, then one of up, in turn.
