@@ -5,9 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    architecture::{
-        ARCHITECTURES, Affine, Architecture, Bias, Block, Position, QkSpan, REFUSED, Weight, Window, Wiring,
-    },
+    architecture::{ARCHITECTURES, Affine, Architecture, Bias, Block, Position, REFUSED, Weight, Window, Wiring},
     delta_spec::{delta_nets, has_output_gate},
     expert_spec::{experts, swiglu},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
@@ -28,14 +26,6 @@ use crate::{
 pub const SLICED_PREFIX: &str = "sliced_";
 /// Before the `model_type` of a checkpoint whose layers differ in size.
 pub const PRUNED_PREFIX: &str = "pruned_";
-
-/// Why methods that change what every layer has leave mixtures alone.
-pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, and \
-                           nothing else is implemented";
-
-/// Why methods that need gradients leave models with gated delta nets alone.
-pub const NO_GRADIENTS: &str =
-    "no gradients go through its gated delta nets, and through attention with gates or sinks, yet";
 
 /// What a model is, checked: sizes are positive and fit together, and every field that changes the maths is handled.
 #[derive(Debug, Clone)]
@@ -308,69 +298,11 @@ impl Config {
         self.norm_affine && norm.bias && norm.kind == crate::ops::Norm::Layer
     }
 
-    /// Whether the width of the residual stream can be cut; a model that can be read need not be one.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] that says why not.
-    pub fn can_slice(&self) -> Result<()> {
-        match () {
-            () if self.fused() => Err("this model is sliced already; slice the original to another sparsity instead"),
-            () if self.is_mixture() => Err(MIXTURE),
-            () if self.pruned => Err("the layers of this model differ in size, which sliced models have no form for"),
-            () if self.architecture.has_norms_after() => Err(
-                "the width of this model cannot be cut: norms after its blocks normalise what is added to the residual \
-                 stream, which no rotation of the stream passes through; cut heads, channels, layers or tokens instead",
-            ),
-            () if self.architecture.names.embedding_norm.is_some() => Err(
-                "the width of this model cannot be cut: the norm after its embedding has parameters that no rotation \
-                 of \
-                 the residual stream passes through; cut channels or layers instead",
-            ),
-            () => Ok(()),
-        }
-        .map_err(|reason| Error::Usage(reason.into()))
-    }
-
-    /// Whether heads can leave a layer; what other layers have makes no difference.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] that says why not.
-    pub fn can_cut_heads(&self) -> Result<()> {
-        let span = self.qk_norm().map(|norm| norm.span);
-        let reason = if self.layers.iter().any(|layer| layer.alibi.is_some()) {
-            "the slopes of its linear biases follow from the number of heads"
-        } else if span == Some(QkSpan::Whole) {
-            "the norms of its queries and keys span all heads"
-        } else if self.layers.iter().any(|layer| layer.sinks) {
-            "its attention has sinks, one for each head, which are not cut yet"
-        } else if matches!(span, Some(QkSpan::PerHead | QkSpan::PerHeadTensors)) {
-            "the norms of its queries and keys have weights for each head, which are not cut yet"
-        } else {
-            return Ok(());
-        };
-        Err(Error::Usage(format!("heads of this {} cannot leave: {reason}", self.architecture.model_type)))
-    }
-
     /// Whether the windows of the layers are those that transformers' class of this `model_type` gives them; where the
     /// list in config.json says otherwise, transformers takes another class.
     pub(crate) fn has_windows_of_class(&self) -> bool {
         let listed = self.architecture.attention.window == Window::Listed && self.raw.contains_key("layer_types");
         !listed || self.layers.iter().all(|layer| layer.window.is_some())
-    }
-
-    /// Whether some of its layers are mixtures of experts.
-    pub fn is_mixture(&self) -> bool {
-        self.layers.iter().any(|layer| layer.experts.is_some())
-    }
-
-    /// Whether some of its layers have a gated delta net in place of attention.
-    pub fn has_delta_nets(&self) -> bool {
-        self.layers.iter().any(|layer| layer.delta.is_some())
-    }
-
-    /// Whether gradients go through all of its layers, mixtures apart.
-    pub fn has_gradients(&self) -> bool {
-        !self.layers.iter().any(|layer| layer.output_gate || layer.sinks || layer.delta.is_some())
     }
 
     /// The blocks of a layer.

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod agreement;
+mod allows;
 pub mod architecture;
 mod attention;
 mod backward;
@@ -44,12 +45,13 @@ mod weights;
 
 pub use adapter::Adapter;
 pub use agreement::{Agreement, Agreements};
+pub use allows::{MIXTURE, NO_GRADIENTS};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
     BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes, state_bytes,
     states_bytes,
 };
-pub use config::{Config, MIXTURE, NO_GRADIENTS, PRUNED_PREFIX, SLICED_PREFIX};
+pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
 pub use delta_weights::{DeltaWeights, LayerCache};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};

@@ -364,7 +364,8 @@ impl Gradients<'_> {
     /// The batches whose gradients are handed over together: all, or each by itself.
     pub(super) fn together(&self, plan: &Plan) -> Vec<Range<usize>> {
         let count = plan.batches.len();
-        if self.apart { (0..count).map(|index| index..index + 1).collect() } else { vec![0..count] }
+        let each = if self.apart { 1 } else { count.max(1) };
+        (0..count).step_by(each).map(|first| first..first + each).collect()
     }
 }
 
