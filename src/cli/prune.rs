@@ -18,7 +18,8 @@ pub struct Args {
     ratio: f64,
     /// Cut whole experts of a mixture instead, and this share of them: those whose results, times the router's gates,
     /// are shortest on the examples (REAP)
-    #[arg(long, value_name = "SHARE", conflicts_with_all = ["ratio", "importance", "aggregate", "iterations", "attention", "mlp"])]
+    #[arg(long, value_name = "SHARE")]
+    #[arg(conflicts_with_all = ["ratio", "importance", "aggregate", "iterations", "attention", "mlp"])]
     experts: Option<f64>,
     /// Cut coordinates of the residual stream instead, everywhere at once: the model becomes narrower
     #[arg(long, alias = "channel_wise", conflicts_with_all = ["experts", "attention", "mlp", "layers", "global"])]
@@ -52,7 +53,8 @@ pub struct Args {
     #[arg(long, help_heading = METHOD, value_enum, default_value_t = RefitArg::None)]
     refit: RefitArg,
     /// Write what each group matters into this safetensors file: layers.I.attention, a value for each key-value head,
-    /// and layers.I.mlp, one for each channel; or layers.I.experts; or residual, one for each coordinate; with several rounds, what each was last ranked by
+    /// and layers.I.mlp, one for each channel; or layers.I.experts; or residual, one for each coordinate; with several
+    /// rounds, what each was last ranked by
     #[arg(long, help_heading = METHOD, value_name = "FILE")]
     write_importance: Option<PathBuf>,
     /// As LLM-Pruner's script has it: taylor is what --importance says
@@ -104,11 +106,13 @@ pub struct ExampleArgs {
     examples: PathBuf,
     /// Examples; of a token file the first N rows [default: 10, for experts 128, or all rows of a token file that has
     /// fewer]
-    #[arg(id = "cal_nsamples", long = "nsamples", aliases = ["cal-nsamples", "num_examples"], help_heading = TEXTS, value_name = "N")]
+    #[arg(id = "cal_nsamples", long = "nsamples", aliases = ["cal-nsamples", "num_examples"])]
+    #[arg(help_heading = TEXTS, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     nsamples: Option<u32>,
     /// Tokens of an example, at most the model's own maximum
-    #[arg(id = "cal_max_seqlen", long = "seqlen", alias = "cal-max-seqlen", help_heading = TEXTS, default_value_t = 128, value_name = "N")]
+    #[arg(id = "cal_max_seqlen", long = "seqlen", alias = "cal-max-seqlen", help_heading = TEXTS)]
+    #[arg(default_value_t = 128, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..))]
     seqlen: u32,
     /// Examples at a time [default: what makes about 2048 tokens; one where squared gradients are wanted]

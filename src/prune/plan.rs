@@ -160,7 +160,7 @@ impl Plan {
         Self::new(config, kept.iter().map(Kept::sizes).collect(), types)
     }
 
-    /// Of so many coordinates of the residual stream.
+    /// Of a model with `width` coordinates of the residual stream.
     ///
     /// # Errors
     /// As [`Plan::guess`].
