@@ -12,9 +12,9 @@ type Word = (String, bool, u32);
 
 /// Where the `Params` of kernels are that are not in the file of their name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
-    ("attention_backward_keys", "attention_blocks", "Params"),
-    ("attention_backward_queries", "attention_blocks", "Params"),
-    ("attention_statistics", "attention_blocks", "Params"),
+    ("attention_backward_products", "attention_blocks", "Params"),
+    ("attention_backward_shares", "attention_blocks", "Params"),
+    ("attention_backward_sums", "attention_blocks", "Params"),
     ("gemm", "gemm", "GemmParams"),
     ("gemm_f16_matrix", "operands", "RowParams"),
     ("gemv", "operands", "RowParams"),

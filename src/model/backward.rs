@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{AttentionResult, Bound, HeadSpan, Norm, NormInput},
+    ops::{Bound, HeadSpan, Norm, NormInput},
 };
 
 /// Sums over tokens of the gradients of a weight and of its bias, in the shapes of these, in f32.
@@ -250,9 +250,9 @@ impl LayerContext<'_> {
         self.place_in_place(block, &qkv)?;
         let out = gpu.attention(&shape, &qkv, &qkv, self.sequences)?;
         let d = self.output_backward(block, 0, &out, d, sums)?;
-        let result = AttentionResult { qkv: &qkv, out: &out, d: &d };
-        let d = gpu.attention_backward(&shape, result, self.sequences)?;
-        drop((qkv, out));
+        drop(out);
+        let d = gpu.attention_backward(&shape, &qkv, &d, self.sequences)?;
+        drop(qkv);
         if let Some((span, table)) = self.turned() {
             gpu.rope_backward_in_place(&d, span, spec.head_dim, self.positions, table)?;
         }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{Sequence, sequences},
+    ops::{Sequence, attention_backward_bytes, sequences},
 };
 
 /// Some whole sequences on the GPU.
@@ -137,6 +137,12 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
     // A result and its norm, before they are added to the residual.
     let after = if step.blocks.iter().any(|block| block.norm_after.is_some()) { 2 * row_bytes(output) } else { 0 };
     row_bytes(input) + attention.max(heads + row_bytes(output) + after + mlp)
+}
+
+/// Bytes on the GPU that the gradient of a step takes beside signals, where the longest sequence has so many tokens.
+pub fn shares_bytes(config: &Config, layer: usize, step: Step, longest: usize) -> u64 {
+    let attends = step.blocks.iter().any(|block| block.kind == BlockKind::Attention);
+    if attends { attention_backward_bytes(&config.layers[layer].attention_shape(), longest) } else { 0 }
 }
 
 impl Config {

@@ -1,45 +1,16 @@
 //! The gradient of causal attention.
 
-use super::{AttentionShape, Sequence, attention_blocks::Part};
+use super::{AttentionShape, Sequence};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
 };
 
-/// What attention was given and has made of it, and the gradient of that.
-#[derive(Clone, Copy)]
-pub struct AttentionResult<'a> {
-    /// Queries, keys and values `[tokens, *]`.
-    pub qkv: &'a Matrix,
-    /// What [`Gpu::attention`] made of them, `[tokens, heads · head_dim]`.
-    pub out: &'a Matrix,
-    /// Its gradient, of the same shape.
-    pub d: &'a Matrix,
-}
-
 impl Gpu {
-    /// For each token t and query head h, the logarithm of the sum over the keys that it sees of `exp(scale · q·k)`, and
-    /// `Σ_i d[t, h, i] · out[t, h, i]`, side by side: `[tokens, 2 · heads]`.
-    ///
-    /// # Errors
-    /// As [`Gpu::attention_backward`].
-    pub fn attention_statistics(
-        &self,
-        shape: &AttentionShape,
-        result: AttentionResult,
-        sequences: &[Sequence],
-    ) -> Result<Matrix> {
-        let AttentionResult { qkv, out, d } = result;
-        check(shape, result, sequences)?;
-        let statistics = self.unfilled(qkv.rows(), 2 * shape.q.heads)?;
-        let bindings = [qkv, d, out, &statistics];
-        self.each_block(shape, Part::Statistics, bindings, [&statistics, d], sequences)?;
-        Ok(statistics)
-    }
-
-    /// The gradients of queries, keys and values from that of attention's result, in the places of `qkv`: `[tokens, *]`.
-    /// Shares are worked out again from [`Gpu::attention_statistics`], 32 queries and 32 keys at a time. Sequences are
-    /// whole: their keys lie beside their queries.
+    /// The gradients of queries, keys and values `qkv` `[tokens, *]` from the gradient `d` of attention's result, `[tokens,
+    /// heads · head_dim]`, in the places of `qkv`. Products and shares of the keys are worked out again for a block of
+    /// queries at a time; five matrix products where attention itself has two (FlashAttention's backward pass, Dao et al.
+    /// 2022, with the shares of a block in memory). Sequences are whole: their keys lie beside their queries.
     ///
     /// # Errors
     /// [`Error::Shape`] if heads or sequences lie outside of the matrices, or a sequence is not whole;
@@ -47,29 +18,29 @@ impl Gpu {
     pub fn attention_backward(
         &self,
         shape: &AttentionShape,
-        result: AttentionResult,
+        qkv: &Matrix,
+        d: &Matrix,
         sequences: &[Sequence],
     ) -> Result<Matrix> {
-        let statistics = self.attention_statistics(shape, result, sequences)?;
-        let AttentionResult { qkv, d, .. } = result;
+        check(shape, [qkv, d], sequences)?;
         // What no head has is no part of the result.
         let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
-        for part in [Part::Queries, Part::Keys] {
-            self.each_block(shape, part, [qkv, d, &statistics, &dqkv], [&statistics, d], sequences)?;
+        for sequence in sequences {
+            self.attention_backward_of(shape, [qkv, d, &dqkv], sequence)?;
         }
         Ok(dqkv)
     }
 }
 
-fn check(shape: &AttentionShape, AttentionResult { qkv, out, d }: AttentionResult, all: &[Sequence]) -> Result<()> {
+fn check(shape: &AttentionShape, [qkv, d]: [&Matrix; 2], all: &[Sequence]) -> Result<()> {
     let AttentionShape { head_dim, q, k, v, .. } = *shape;
     let width = q.heads * head_dim;
     let fits = [q, k, v].iter().all(|span| span.end(head_dim) <= qkv.cols())
-        && [out, d].iter().all(|one| (one.rows(), one.cols()) == (qkv.rows(), width))
+        && (d.rows(), d.cols()) == (qkv.rows(), width)
         && k.heads == v.heads
         && q.heads.is_multiple_of(k.heads.max(1));
     if !fits {
-        let sizes = [qkv, out, d].map(|one| (one.rows(), one.cols()));
+        let sizes = [qkv, d].map(|one| (one.rows(), one.cols()));
         return Err(Error::shape("attention_backward", format!("{shape:?} in {sizes:?}")));
     }
     let whole = |one: &&Sequence| one.position == 0 && one.kv_row == one.first && one.first + one.tokens <= qkv.rows();

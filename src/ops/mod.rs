@@ -55,7 +55,7 @@ mod turns;
 pub use activation::Activation;
 pub use adamw::AdamW;
 pub use alibi::Alibi;
-pub use attention_backward::AttentionResult;
+pub use attention_blocks::attention_backward_bytes;
 pub use attention_shape::{AttentionShape, MAX_HEAD_DIM};
 pub use bound::Bound;
 #[doc(hidden)]

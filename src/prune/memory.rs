@@ -2,7 +2,7 @@
 
 use super::plan::{Groups, Options};
 use crate::{
-    model::{Config, layers_bytes, row_bytes, signal_bytes, staging_bytes, state_bytes},
+    model::{Config, layers_bytes, row_bytes, shares_bytes, signal_bytes, staging_bytes, state_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -45,8 +45,9 @@ impl Options {
             let stored = gradients / 4 * element_size as u64;
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
             // What the forward pass has in a step, and a gradient of each.
-            let signals =
-                tokens * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full);
+            let signals = tokens
+                * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full)
+                + shares_bytes(config, layer, step, examples.longest);
             let sums = gradients + most + 4 * run * widest;
             gpu = gpu.max(stored + staging_bytes(most).max(signals + sums));
             largest = largest.max(most);

@@ -2,7 +2,7 @@
 
 use super::options::{Mode, Options};
 use crate::{
-    model::{Config, row_bytes, signal_bytes, staging_bytes},
+    model::{Config, row_bytes, shares_bytes, signal_bytes, staging_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -83,8 +83,9 @@ impl Options {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let most = shapes().map(|(rows, cols)| rows as u64 * row_bytes(cols)).max().unwrap_or(0);
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
-            let signals =
-                tokens * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full);
+            let signals = tokens
+                * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full)
+                + shares_bytes(config, layer, step, examples.longest);
             work = work.max(3 * most + signals + 4 * run * widest);
             largest = largest.max(most);
         }

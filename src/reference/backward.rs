@@ -126,15 +126,15 @@ pub fn column_sums(a: &DMatrix<f64>, b: Option<&DMatrix<f64>>) -> DMatrix<f64> {
     DMatrix::from_fn(1, a.ncols(), |_, i| products.column(i).sum())
 }
 
-/// The shares of the keys that a token sees, the logarithm of their sum, where their rows begin, and the derivatives of
-/// their scores by the scaled products.
+/// The shares of the keys that a token sees, where their rows begin, and the derivatives of their scores by the scaled
+/// products.
 fn shares(
     shape: &AttentionShape,
     qkv: &DMatrix<f64>,
     block: &Sequence,
     position: usize,
     head: usize,
-) -> (DVector<f64>, f64, usize, DVector<f64>) {
+) -> (DVector<f64>, usize, DVector<f64>) {
     let oldest = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let (first, count, h) = (block.kv_row + oldest, position + 1 - oldest, shape.head_dim);
     let shared = head / shape.group();
@@ -146,32 +146,8 @@ fn shares(
         (*score, slopes[index]) = scored(shape, *score, head, position, oldest + index);
     }
     let highest = scores.max();
-    let sum = scores.map(|score| (score - highest).exp()).sum();
-    let log_sum = highest + sum.ln();
-    (DVector::from_iterator(count, scores.iter().map(|score| (score - log_sum).exp())), log_sum, first, slopes)
-}
-
-/// For each token and head, the logarithm of the sum of its scores' exponentials, and the product of its result with
-/// the gradient `d` of that, side by side.
-pub fn attention_statistics(
-    shape: &AttentionShape,
-    qkv: &DMatrix<f64>,
-    out: &DMatrix<f64>,
-    d: &DMatrix<f64>,
-    sequences: &[Sequence],
-) -> DMatrix<f64> {
-    let mut statistics = DMatrix::zeros(qkv.nrows(), 2 * shape.q.heads);
-    for block in sequences {
-        for position in 0..block.tokens {
-            for head in 0..shape.q.heads {
-                let (token, own) = (block.first + position, (head * shape.head_dim, shape.head_dim));
-                statistics[(token, 2 * head)] = shares(shape, qkv, block, position, head).1;
-                statistics[(token, 2 * head + 1)] =
-                    out.row(token).columns(own.0, own.1).dot(&d.row(token).columns(own.0, own.1));
-            }
-        }
-    }
-    statistics
+    let shares = DVector::from_iterator(count, scores.iter().map(|score| (score - highest).exp()));
+    (&shares / shares.sum(), first, slopes)
 }
 
 /// The gradients of queries, keys and values, in their places, of whole sequences: with p the shares of a query, `dv +=
@@ -190,7 +166,7 @@ pub fn attention_backward(
                 let (token, shared) = (block.first + position, head / shape.group());
                 let [q, k, v] = [(shape.q, head), (shape.k, shared), (shape.v, shared)]
                     .map(|(span, head)| columns(span, head, h).start);
-                let (p, _, first, slopes) = shares(shape, qkv, block, position, head);
+                let (p, first, slopes) = shares(shape, qkv, block, position, head);
                 let gradient = d.view((token, head * h), (1, h)).transpose();
                 let agreements = qkv.view((first, v), (p.len(), h)) * &gradient;
                 let ds = scale * p.component_mul(&slopes).component_mul(&agreements.add_scalar(-p.dot(&agreements)));

@@ -4,7 +4,7 @@ use nalgebra::DMatrix;
 use slicegpt_gpu::{
     gpu::{ElementType, Gpu},
     model::{Rope, Scaling},
-    ops::{Activation, AttentionResult, AttentionShape, Bound, HeadSpan, Norm, NormInput, sequences},
+    ops::{Activation, AttentionShape, Bound, HeadSpan, Norm, NormInput, ProductConfig, sequences},
     reference,
 };
 
@@ -233,18 +233,11 @@ fn attention(gpu: &Gpu, shape: &AttentionShape, cols: usize, lengths: &[usize], 
     let (gpu_qkv, gpu_d) = (upload(gpu, &qkv, tokens, cols), upload(gpu, &d, tokens, width));
     let [qkv, d] = [reference::matrix(tokens, cols, &qkv), reference::matrix(tokens, width, &d)];
     let sequences = sequences(lengths.iter().copied());
-    let out = gpu.attention(shape, &gpu_qkv, &gpu_qkv, &sequences).expect("attention");
-    let result = AttentionResult { qkv: &gpu_qkv, out: &out, d: &gpu_d };
     // As of attention itself: what a share is off by comes from its score and two exponentials.
     let tolerance = 2.0 * (shape.head_dim as f64 + 96.0) * ROUNDOFF;
-    let statistics = gpu.attention_statistics(shape, result, &sequences).expect("attention_statistics");
-    let expected = reference::attention_statistics(shape, &qkv, &download(gpu, &out), &d, &sequences);
-    let magnitudes = reference::attention_statistics(shape, &qkv, &download(gpu, &out).abs(), &d.abs(), &sequences);
-    let off = error(&download(gpu, &statistics), &expected, |t, i| magnitudes[(t, i)].abs().max(1.0));
-    check(&format!("attention_statistics {shape:?} ({reason})"), off, tolerance);
     let expected = reference::attention_backward(shape, &qkv, &d, &sequences);
     let most = expected.amax().max(1.0);
-    let dqkv = gpu.attention_backward(shape, result, &sequences).expect("attention_backward");
+    let dqkv = gpu.attention_backward(shape, &gpu_qkv, &gpu_d, &sequences).expect("attention_backward");
     let off = error(&download(gpu, &dqkv), &expected, |_, _| most);
     check(&format!("attention_backward {shape:?}, {} sequences ({reason})", lengths.len()), off, tolerance);
 }
@@ -266,6 +259,9 @@ fn gradients_of_attention_match_reference_for_every_kind_of_heads_and_windows() 
         (6, 4, 2, Some(7), &[40, 5, 7, 8], "windows shorter, equal to and longer than sequences"),
         (16, 2, 2, Some(32), &[200], "a window as long as a block, across blocks"),
         (6, 12, 1, Some(70), &[150], "a window longer than two blocks, groups of twelve"),
+        (4, 128, 1, None, &[260], "several blocks of queries"),
+        (4, 128, 2, Some(70), &[300], "several blocks of queries, whose keys begin later and later"),
+        (1, 512, 512, None, &[131], "not all key-value heads at a time"),
     ] {
         let shape = side_by_side(head_dim, heads, kv_heads, window);
         attention(&gpu, &shape, (heads + 2 * kv_heads) * head_dim, lengths, reason);
@@ -312,16 +308,36 @@ fn bounds_and_their_gradients_match_reference_at_awkward_widths_and_limits() {
 }
 
 #[test]
+fn gradients_of_attention_are_the_same_in_every_configuration() {
+    let gpu = support::gpu_unlimited();
+    for (head_dim, heads, kv_heads, window, tokens) in [(10, 4, 2, None, 71), (64, 2, 1, Some(33), 150)] {
+        let shape = side_by_side(head_dim, heads, kv_heads, window);
+        let (cols, width) = ((heads + 2 * kv_heads) * head_dim, heads * head_dim);
+        let mut random = Random::new(head_dim as u64);
+        let (qkv, d) = (random.values(tokens * cols, 1.5), random.values(tokens * width, 1.0));
+        let (qkv, d) = (upload(&gpu, &qkv, tokens, cols), upload(&gpu, &d, tokens, width));
+        let run = |config| {
+            let dqkv = gpu.with_products(config, || gpu.attention_backward(&shape, &qkv, &d, &sequences([tokens])));
+            gpu.download(&dqkv.expect("attention_backward")).expect("a result")
+        };
+        let mut all = ProductConfig::all(&gpu);
+        let first = run(all.next().expect("a configuration"));
+        for config in all {
+            assert!(run(config) == first, "{config} {shape:?}");
+        }
+    }
+}
+
+#[test]
 fn gradients_of_attention_want_whole_sequences_beside_their_keys() {
     let gpu = support::gpu_unlimited();
     let shape = side_by_side(8, 2, 1, None);
     let (qkv, out) = (gpu.zeros(6, 32).expect("zeros"), gpu.zeros(6, 16).expect("zeros"));
-    let result = AttentionResult { qkv: &qkv, out: &out, d: &out };
     let mut later = sequences([6]);
     later[0].position = 2;
-    assert!(gpu.attention_backward(&shape, result, &later).is_err());
-    assert!(gpu.attention_backward(&shape, result, &sequences([7])).is_err());
-    assert!(gpu.attention_backward(&shape, AttentionResult { d: &qkv, ..result }, &sequences([6])).is_err());
+    assert!(gpu.attention_backward(&shape, &qkv, &out, &later).is_err());
+    assert!(gpu.attention_backward(&shape, &qkv, &out, &sequences([7])).is_err());
+    assert!(gpu.attention_backward(&shape, &qkv, &qkv, &sequences([6])).is_err());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     },
     error::Result,
     gpu::{ElementType, Gpu},
-    ops::{Activation, AttentionResult, AttentionShape, HeadSpan, Norm, NormInput, Sequence},
+    ops::{Activation, AttentionShape, HeadSpan, Norm, NormInput, Sequence},
     reference,
 };
 
@@ -122,11 +122,7 @@ fn attention(
     let (qkv, d) = (Values::signal(1, tokens, cols), Values::signal(2, tokens, heads * head_dim));
     let (gpu_qkv, gpu_d) = (qkv.upload(gpu)?, d.upload(gpu)?);
     let whole = Sequence { first: 0, tokens, kv_row: 0, position: 0 };
-    let out = gpu.attention(&shape, &gpu_qkv, &gpu_qkv, &[whole])?;
-    let execute = move || {
-        let result = AttentionResult { qkv: &gpu_qkv, out: &out, d: &gpu_d };
-        gpu.attention_backward(&shape, result, &[whole])
-    };
+    let execute = move || gpu.attention_backward(&shape, &gpu_qkv, &gpu_d, &[whole]);
     let actual = gpu.download(&execute()?)?;
 
     // The last key-value head and its queries, by themselves.
