@@ -30,12 +30,10 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Where one point alone does not tell.
-    const EXPONENT: f64 = 2.0;
     /// Curves that noise makes steeper or flatter than this are not believed.
     const EXPONENTS: [f64; 2] = [0.75, 5.0];
 
-    /// Fits log KL to log x by least squares.
+    /// Fits log KL to log x by least squares; one point alone does not tell the exponent, which is then the usual one.
     pub fn fit(axis: Axis, points: &[(f64, f64)]) -> Self {
         let logs: Vec<(f64, f64)> = points.iter().map(|(x, kl)| (x.ln(), kl.max(1e-9).ln())).collect();
         let count = logs.len().max(1) as f64;
@@ -44,7 +42,7 @@ impl Curve {
             (across + (point.0 - x) * (point.1 - y), own + (point.0 - x).powi(2))
         });
         let [least, most] = Self::EXPONENTS;
-        let exponent = if own > 1e-6 { (across / own).clamp(least, most) } else { Self::EXPONENT };
+        let exponent = if own > 1e-6 { (across / own).clamp(least, most) } else { Self::usual(axis).exponent };
         // The deepest point counts most: that is where the budget will be.
         let deepest = points.iter().copied().fold((1.0, 0.0), |a, b| if a.1 == 0.0 || b.0 > a.0 { b } else { a });
         Self { axis, points: points.to_vec(), coefficient: deepest.1 / deepest.0.powf(exponent), exponent }
@@ -57,7 +55,7 @@ impl Curve {
             Axis::Mlp => (3.0, 1.3),
             Axis::Heads => (0.8, 2.0),
             Axis::KvHeads => (2.5, 2.0),
-            Axis::Layers => (16.0, 2.0),
+            Axis::Layers => (3.5, 1.1),
         };
         Self { axis, points: Vec::new(), coefficient, exponent }
     }

@@ -36,8 +36,6 @@ pub struct Job<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Probes see at least this many tokens, where there are as many.
-const PROBE_TOKENS: usize = 2048;
 /// One sequence in this many, and at least one, is not fitted to but measured on while sizes are chosen.
 const WATCHED: usize = 4;
 /// More tokens than these are not needed to tell sizes apart.
@@ -287,10 +285,13 @@ impl Work<'_> {
         found.ok_or_else(|| Error::internal("a probe without an end"))
     }
 
-    /// One part in `share` of the calibration, and after it those that are watched, and how many these are.
-    fn part(&self, share: usize) -> (Vec<Vec<u32>>, usize) {
+    fn tokens(&self) -> usize {
+        self.job.rows.iter().map(Vec::len).sum()
+    }
+
+    /// About so many tokens of the calibration, and after them the sequences that are watched, and how many these are.
+    fn part(&self, wanted: usize) -> (Vec<Vec<u32>>, usize) {
         let rows = self.job.rows;
-        let tokens = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).sum::<usize>();
         let first = |rows: &mut dyn Iterator<Item = &Vec<u32>>, wanted: usize| {
             let mut seen = 0;
             rows.take_while(|row| {
@@ -303,7 +304,7 @@ impl Work<'_> {
         let most = (rows.len() / WATCHED).max(1);
         let watched = first(&mut rows.iter().rev().take(most), WATCHED_TOKENS);
         let (calibration, along) = rows.split_at(rows.len() - watched);
-        let fitted = first(&mut calibration.iter(), (tokens(rows) / share).max(PROBE_TOKENS));
+        let fitted = first(&mut calibration.iter(), wanted);
         (calibration[..fitted].iter().chain(along).cloned().collect(), watched)
     }
 
@@ -314,7 +315,7 @@ impl Work<'_> {
             return Ok(Some((Width::default(), Gaps::Contiguous)));
         }
         let effort = self.job.options.effort;
-        let (rows, watched) = self.part(effort.probe_share());
+        let (rows, watched) = self.part(effort.probe_tokens(self.config(), self.tokens()));
         let (mut basis, mut gaps) = (Width::default(), Gaps::Contiguous);
         let (mut curves, mut next) = (Vec::new(), 0);
         for axis in self.axes.clone() {
@@ -374,7 +375,7 @@ impl Work<'_> {
         allocated.truncate(effort.candidates());
         let first = if self.job.options.per_layer { Purpose::Costs } else { Purpose::Agreement };
         let alone = allocated.len() == 1 && first == Purpose::Agreement;
-        let part = self.part(effort.candidate_share());
+        let part = self.part(effort.candidate_tokens(self.config(), self.tokens()));
         for (predicted, sizes) in allocated {
             let mut next = Some((sizes, first));
             // The second time around, with what the first has shown.

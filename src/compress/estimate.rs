@@ -47,8 +47,8 @@ impl Options {
         };
         let candidates = if self.candidates() > 1 { self.candidates() } else { 0 };
         speed.forward_seconds(config, tokens)
-            + self.probes() as f64 * fit(tokens / self.effort.probe_share())
-            + candidates as f64 * fit(tokens / self.effort.candidate_share())
+            + self.probes() as f64 * fit(self.effort.probe_tokens(config, tokens))
+            + candidates as f64 * fit(self.effort.candidate_tokens(config, tokens))
             + fit(tokens)
     }
 }

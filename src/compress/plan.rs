@@ -20,14 +20,36 @@ pub enum Effort {
     Thorough,
 }
 
+/// Probes and candidates see at least this many tokens, where there are as many;
+const PROBE_TOKENS: usize = 2048;
+/// and at least this many for each regressor of the widest fit: fits to fewer follow their noise, those of wide MLPs
+/// most of all, and to cut channels would seem dearer than it is, beside layers, which have no such fit.
+const TOKENS_OF_REGRESSOR: usize = 4;
+
 impl Effort {
-    /// The share of the calibration that probes are fitted to, as one part in the number returned.
-    pub(super) fn probe_share(self) -> usize {
-        match self {
+    /// How many tokens of a calibration probes are fitted to.
+    pub(super) fn probe_tokens(self, config: &Config, calibration: usize) -> usize {
+        let share = match self {
             Self::Quick => 16,
             Self::Normal => 8,
             Self::Thorough => 4,
-        }
+        };
+        Self::fitted(config, calibration, share)
+    }
+
+    /// How many tokens of a calibration candidates are fitted to.
+    pub(super) fn candidate_tokens(self, config: &Config, calibration: usize) -> usize {
+        let share = match self {
+            Self::Quick | Self::Normal => 3,
+            Self::Thorough => 2,
+        };
+        Self::fitted(config, calibration, share)
+    }
+
+    fn fitted(config: &Config, calibration: usize, share: usize) -> usize {
+        let widest = config.layers.iter().map(|spec| spec.intermediate_size.max(spec.heads_width())).max().unwrap_or(0);
+        let least = PROBE_TOKENS.max(TOKENS_OF_REGRESSOR * widest.max(config.hidden_size));
+        (calibration / share).max(least).min(calibration)
     }
 
     /// What is removed by an axis alone in its probes, as shares of what is asked for, the most first.
@@ -45,14 +67,6 @@ impl Effort {
             Self::Quick => 1,
             Self::Normal => 3,
             Self::Thorough => 6,
-        }
-    }
-
-    /// The share of the calibration that candidates are fitted to, as one part in the number returned.
-    pub(super) fn candidate_share(self) -> usize {
-        match self {
-            Self::Quick | Self::Normal => 3,
-            Self::Thorough => 2,
         }
     }
 }

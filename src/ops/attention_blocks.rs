@@ -6,6 +6,7 @@ use super::{
     AttentionShape, Sequence,
     product::{CANDIDATES, ProductConfig, product_shader},
     shader,
+    turns::TURNS,
 };
 use crate::{
     error::Result,
@@ -45,9 +46,6 @@ struct Params {
 const SCRATCH: usize = 32 << 20;
 /// What a block of queries is a multiple of, where it has as many.
 const ROWS: usize = 64;
-/// The most turns of the loop over the queries of a block and the heads of a group: half of those after which Mesa's
-/// software driver ends loops, whose kernels may have a second one inside.
-const TURNS: usize = 32_768;
 
 /// How the work on a sequence is divided.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +60,7 @@ impl Division {
     /// For a sequence of this length, where so many multiply-adds may be in a dispatch.
     fn new(shape: &AttentionShape, tokens: usize, work: usize) -> Self {
         let seen = |queries: usize| shape.window.map_or(tokens, |window| tokens.min(window + queries));
+        // A turn for each query of the block and head of the group.
         let most = tokens.min(TURNS / shape.group().max(1)).max(4);
         let fitting = |kv_heads: usize| {
             let of_query = |queries| kv_heads * shape.group() * seen(queries).next_multiple_of(4);

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{WORKGROUP, folded_rows, shader};
+use super::{WORKGROUP, folded_rows, shader, turns::TURNS};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Kernel, Matrix},
@@ -50,9 +50,6 @@ pub struct DeltaRun {
 const KEY_DIMS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 /// The widest keys.
 pub const MAX_KEY_DIM: usize = 256;
-/// Turns of loops of a thread in a dispatch. Tokens come one after the other and take their time even where a GPU has
-/// little to do; and software drivers of Mesa leave a shader's loops for good after 65535 turns of all of them together.
-const TURNS: usize = 1 << 15;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

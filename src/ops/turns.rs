@@ -9,6 +9,11 @@ use crate::{
 /// Turns of all loops of a thread.
 const MOST: usize = 65_535;
 
+/// Turns of a thread's loops in a dispatch of work that can be divided further: half of what any driver allows, since
+/// compilers count their own way, and tokens that come one after the other take their time even where a GPU has little
+/// to do.
+pub(super) const TURNS: usize = 1 << 15;
+
 impl Gpu {
     /// The most rows, of which `rows` at a time take `turns`, that a kernel can go through; `None` if any number.
     pub(super) fn most_rows(&self, rows: usize, turns: usize) -> Option<usize> {

@@ -24,7 +24,7 @@ use crate::{
 type Signals = Vec<DMatrix<f64>>;
 
 /// How much of what was lost before a write makes up for.
-const MADE_UP: f64 = 0.7;
+pub(super) const MADE_UP: f64 = 0.7;
 
 /// What is left of a layer, by numbers in the original.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,8 +28,8 @@ struct Points {
 
 /// A map `[targets, regressors]` and what is added to it.
 pub(super) struct Fitted {
-    weight: DMatrix<f64>,
-    bias: Option<Vec<f64>>,
+    pub weight: DMatrix<f64>,
+    pub bias: Option<Vec<f64>>,
 }
 
 /// All sequences one below the other.
@@ -106,36 +106,43 @@ fn segment_basis(covariances: &[DMatrix<f64>], reads: &[DMatrix<f64>], width: us
     let mean = |all: &[DMatrix<f64>]| all.iter().fold(DMatrix::zeros(full, full), |sum, one| sum + one / one.trace());
     let (c, a) = (mean(covariances), mean(reads));
     let b = &a / (2.0 * a.trace()) + DMatrix::identity(full, full) / (2.0 * full as f64);
+    let (values, basis) = weighted_axes(&c, b, width);
+    (basis, values.iter().sum::<f64>() / c.trace())
+}
+
+/// Orthonormal columns that span B^½·U, U the axes of B^½·C·B^½, rotated into the axes of what C has in them, with the
+/// energies there.
+pub(super) fn weighted_axes(c: &DMatrix<f64>, b: DMatrix<f64>, width: usize) -> (Vec<f64>, DMatrix<f64>) {
     let eigen = SymmetricEigen::new(b);
     let root = &eigen.eigenvectors
         * DMatrix::from_diagonal(&eigen.eigenvalues.map(f64::sqrt))
         * eigen.eigenvectors.transpose();
-    let (_, u) = principal_axes(&(&root * &c * &root));
+    let (_, u) = principal_axes(&(&root * c * &root));
     let span = (root * u.columns(0, width)).qr().q();
-    let (values, own) = principal_axes(&(span.transpose() * &c * &span));
-    (span * own, values.iter().sum::<f64>() / c.trace())
+    let (values, own) = principal_axes(&(span.transpose() * c * &span));
+    (values, span * own)
 }
 
 impl<'a> Network<'a> {
     /// The step of a layer that begins at a point of the residual stream.
-    fn place(&self, point: usize) -> (usize, usize) {
+    pub(super) fn place(&self, point: usize) -> (usize, usize) {
         let steps = self.config.steps().len();
         (point / steps, point % steps)
     }
 
     /// Runs the step that begins at a point.
-    fn step_from(&self, point: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
+    pub(super) fn step_from(&self, point: usize, x: &DMatrix<f64>) -> Result<DMatrix<f64>> {
         let (layer, step) = self.place(point);
         self.step(layer, step, x)
     }
 
     /// Its linear weights that read the residual, or that write it.
-    fn linears_from(&mut self, point: usize, reads: bool) -> Vec<&mut Affine> {
+    pub(super) fn linears_from(&mut self, point: usize, reads: bool) -> Vec<&mut Affine> {
         let (layer, step) = self.place(point);
         self.layers[layer].steps[step].linears_mut(reads).collect()
     }
 
-    fn scaled(&self, signals: &[DMatrix<f64>]) -> DMatrix<f64> {
+    pub(super) fn scaled(&self, signals: &[DMatrix<f64>]) -> DMatrix<f64> {
         stacked(&signals.iter().map(|x| self.norm(None, x)).collect::<Vec<_>>())
     }
 
