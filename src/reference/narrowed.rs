@@ -130,11 +130,13 @@ impl Network<'_> {
         let goal = goal * DMatrix::from_diagonal(&DVector::from_column_slice(alpha)) * &ways.back;
         let seen = seen * DMatrix::from_diagonal(norm);
         let factor = goal.dot(&seen) / seen.dot(&seen);
-        self.head.weight = &self.embedding * DMatrix::from_diagonal(&(norm * factor));
+        let plain = DVector::from_iterator(full, alpha.iter().map(|weight| 1.0 / weight));
+        let embedding = &self.head.weight * DMatrix::from_diagonal(&plain) * &ways.into;
+        self.head.weight = embedding * DMatrix::from_diagonal(&(norm * factor));
         Ok(self)
     }
 
-    /// W' = argmin Σ‖t − W'·a'‖² / ms(x_new·into) + Σ μ‖W' − intoᵀ·W‖² with t = (x_new − x)·into + q·(x·into − z).
+    /// W' = argmin Σ‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − intoᵀ·W‖² with t = (x_new − x)·into + q·(x·into − z).
     fn fit_writes_of_step(
         &mut self,
         point: usize,
@@ -152,12 +154,12 @@ impl Network<'_> {
         let (layer, step) = self.place(point);
         let inner = |block| stacked(&each.iter().map(|z| self.inner(layer, block, z)).collect::<Vec<_>>());
         let parts: Vec<DMatrix<f64>> = self.layers[layer].steps[step].blocks.iter().map(inner).collect();
-        let after = x_new * &ways.into;
+        let energies = kernels::energy(&x_new);
         let before = x * &ways.into;
-        let target = &after - &before + MADE_UP * (before - z);
+        let target = x_new * &ways.into - &before + MADE_UP * (before - z);
         let eps = f64::from(self.config.norm_eps);
         let scale = |energy: f64| 1.0 / (energy / self.config.hidden_size as f64 + eps).sqrt();
-        let weights: Vec<f64> = kernels::energy(&after).into_iter().map(scale).collect();
+        let weights: Vec<f64> = energies.into_iter().map(scale).collect();
         let mut writes = self.linears_from(point, false);
         let bias = writes.iter().any(|affine| affine.bias.is_some());
         let prior = side_by_side(&writes.iter().map(|affine| affine.weight.clone()).collect::<Vec<_>>());
