@@ -1,10 +1,13 @@
 //! Does a GGUF file hold what the checkpoint holds, where and how llama.cpp looks for it? It is read again by a reader
 //! of the tests' own.
 
+#[path = "support/gguf_families.rs"]
+mod gguf_families;
 #[path = "support/gguf_reader.rs"]
 mod gguf_reader;
 mod support;
 
+use gguf_families::FAMILIES;
 use gguf_reader::{Read, Tensor, Value, read};
 use half::f16;
 use std::path::Path;
@@ -103,6 +106,46 @@ fn every_tensor_is_there_under_its_name_with_matrices_alone_in_the_asked_type() 
         // Half a unit in the last place of f16.
         assert!(error <= if kind == GgufType::F32 { 0.0 } else { 2f64.powi(-11) }, "{error:.1e}");
     }
+}
+
+#[test]
+fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
+    // What that has no word for, as its file would be read in spite of it: see tests/gguf_in.rs.
+    let without = ["starcoder2_no_bias", "gpt_neox_odd_rotary"];
+    let mut architectures = std::collections::BTreeSet::new();
+    for family in FAMILIES.iter().filter(|family| !without.contains(&family.fixture)) {
+        let (_kept, model) = family.model();
+        let (read, _) = exported(&model, GgufType::F32);
+        let name = family.fixture;
+        for (key, value) in family.metadata(&model) {
+            let expected = match value {
+                GgufValue::U32(number) => Value::Number(f64::from(number)),
+                GgufValue::F32(number) => Value::Number(f64::from(number)),
+                GgufValue::Bool(flag) => Value::Bool(flag),
+                GgufValue::Text(text) => Value::Text(text),
+                other => panic!("{name}: {key} is {other:?}"),
+            };
+            // Where there is a window that llama.cpp does not know, the context ends with it.
+            let window = model.config().layers[0].window.map(|window| Value::Number(window as f64));
+            let expected = window.filter(|_| key.ends_with("context_length")).unwrap_or(expected);
+            assert_eq!(read.metadata.get(&key), Some(&expected), "{name}: {key}");
+        }
+        let mut tensors = family.tensors(&model);
+        // The embedding again, where llama.cpp wants a head of its own.
+        if let (Some(head), true) = (read.tensors.get("output.weight"), model.config().tie_word_embeddings) {
+            tensors.insert("output.weight".into(), tensors["token_embd.weight"].clone());
+            assert!(["gptneox", "phi2", "stablelm"].contains(&family.architecture), "{name}: {:?}", head.dimensions);
+        }
+        assert!(tensors.keys().eq(read.tensors.keys()), "{name}: {:?}, {:?}", tensors.keys(), read.tensors.keys());
+        for (tensor, (shape, values)) in tensors {
+            let found = &read.tensors[&tensor];
+            let dimensions: Vec<_> = found.dimensions.iter().rev().map(|size| *size as usize).collect();
+            assert_eq!(dimensions, shape, "{name}: {tensor}");
+            assert!(found.values() == values, "{name}: {tensor}");
+        }
+        architectures.insert(family.architecture);
+    }
+    assert_eq!(architectures.len(), 14, "{architectures:?}");
 }
 
 #[test]

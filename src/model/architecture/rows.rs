@@ -7,9 +7,9 @@ use super::{
 use crate::{
     model::{
         defaults,
-        forms::{Forms, Gguf, RemoteCode, Stock},
+        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode, Stock},
     },
-    ops::Norm,
+    ops::{Activation, Norm},
 };
 
 use Bias::{Always, Field, Never};
@@ -80,13 +80,19 @@ pub(super) const QK_NORM: QkNorm = QkNorm {
 };
 
 const LLAMA_CPP: Gguf = Gguf {
-    architecture: "llama",
     by_layer: Some("deci"),
     interleaved: true,
     frequency_factors: true,
-    biases: &[Query, Key, Value, Output, Gate, Up, Down],
-    other_widths: None,
+    long_factors: true,
+    biases: GgufBiases::Of(&[Query, Key, Value, Output, Gate, Up, Down]),
+    ..Gguf::of("llama")
 };
+/// What llama.cpp computes where its gelu, by tanh, is in the MLPs.
+pub(super) const GGUF_GELU: GgufOwn = GgufOwn { activation: Activation::GeluTanh, ..BASE.gguf_own };
+/// What has a bias wherever there can be one, and queries as wide as the residual stream.
+pub(super) const fn biased_gguf(architecture: &'static str) -> Gguf {
+    Gguf { biases: GgufBiases::All, other_widths: OtherWidths::Never, ..Gguf::of(architecture) }
+}
 
 pub(super) const LLAMA: Architecture = Architecture {
     model_type: "llama",
@@ -120,12 +126,9 @@ pub(super) const QWEN2: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf {
-            architecture: "qwen2",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[Query, Key, Value],
-            other_widths: Some(&LLAMA_CPP),
+            biases: GgufBiases::Of(&[Query, Key, Value]),
+            other_widths: OtherWidths::As(&LLAMA_CPP),
+            ..Gguf::of("qwen2")
         }),
         code: Some(RemoteCode::QWEN2),
     },
@@ -138,18 +141,8 @@ pub(super) const QWEN3: Architecture = Architecture {
     defaults: defaults::QWEN,
     attention: AttentionSpec { qk_norm: Some(QK_NORM), head_dim: Some(128), ..QWEN2.attention },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms {
-        stock: STOCK,
-        gguf: Some(Gguf {
-            architecture: "qwen3",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[],
-            other_widths: None,
-        }),
-        code: Some(RemoteCode::QWEN3),
-    },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3")), code: Some(RemoteCode::QWEN3) },
+    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -170,7 +163,12 @@ pub(super) const SMOLLM3: Architecture = Architecture {
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: FIELD_BLOCKS,
     handles: &["no_rope_layers"],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::SMOLLM3) },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { interleaved: true, ..Gguf::of("smollm3") }),
+        code: Some(RemoteCode::SMOLLM3),
+    },
+    gguf_own: GgufOwn { nope_interval: Some(4), ..BASE.gguf_own },
     ..BASE
 };
 
@@ -187,7 +185,11 @@ pub(super) const GRANITE: Architecture = Architecture {
     },
     blocks: FIELD_BLOCKS,
     handles: &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::GRANITE) },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { by_layer: None, long_factors: false, architecture: "granite", ..LLAMA_CPP }),
+        code: Some(RemoteCode::GRANITE),
+    },
     ..BASE
 };
 
@@ -209,7 +211,8 @@ pub(super) const STARCODER2: Architecture = Architecture {
         attention("input_layernorm", &heads("self_attn.o_proj", USE_BIAS, USE_BIAS)),
         mlp("post_attention_layernorm", &plain("mlp.c_fc", "mlp.c_proj", USE_BIAS)),
     ],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::STARCODER2) },
+    forms: Forms { stock: STOCK, gguf: Some(biased_gguf("starcoder2")), code: Some(RemoteCode::STARCODER2) },
+    gguf_own: GGUF_GELU,
     ..BASE
 };
 
@@ -234,7 +237,17 @@ pub(super) const PHI3: Architecture = Architecture {
             Weight::linear("mlp.down_proj", &[Down], Hidden, Residual, Never),
         ],
     ),
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::PHI3) },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf {
+            long_factors: true,
+            fused: true,
+            other_widths: OtherWidths::As(&LLAMA_CPP),
+            ..Gguf::of("phi3")
+        }),
+        code: Some(RemoteCode::PHI3),
+    },
+    gguf_own: GgufOwn { windows: GgufWindows::Ignored, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -262,7 +275,8 @@ pub(super) const PHI: Architecture = Architecture {
         attention("input_layernorm", &heads("self_attn.dense", Always, Always)),
         mlp("input_layernorm", &plain("mlp.fc1", "mlp.fc2", Always)),
     ],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::PHI) },
+    forms: Forms { stock: STOCK, gguf: Some(biased_gguf("phi2")), code: Some(RemoteCode::PHI) },
+    gguf_own: GgufOwn { head: GgufHead::Required, ..GGUF_GELU },
     ..BASE
 };
 
@@ -337,7 +351,8 @@ pub(super) const GPT2: Architecture = Architecture {
         ),
     ],
     required: &[("add_cross_attention", "false", "there is no encoder to attend to")],
-    forms: Forms { code: Some(RemoteCode::GPT2), ..BASE.forms },
+    forms: Forms { stock: None, gguf: Some(Gguf { fused: true, ..biased_gguf("gpt2") }), code: Some(RemoteCode::GPT2) },
+    gguf_own: GGUF_GELU,
     ..BASE
 };
 
@@ -403,7 +418,12 @@ pub(super) const GPT_NEOX: Architecture = Architecture {
         ),
         mlp("post_attention_layernorm", &plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", Always)),
     ],
-    forms: Forms { code: Some(RemoteCode::GPT_NEOX), ..BASE.forms },
+    forms: Forms {
+        stock: None,
+        gguf: Some(Gguf { fused: true, ..biased_gguf("gptneox") }),
+        code: Some(RemoteCode::GPT_NEOX),
+    },
+    gguf_own: GgufOwn { head: GgufHead::Required, ..GGUF_GELU },
     ..BASE
 };
 

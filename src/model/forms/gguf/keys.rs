@@ -18,8 +18,15 @@ pub struct Keys<'a> {
 }
 
 /// Those about the architecture that change nothing here, whatever they say.
-const HARMLESS: &[&str] =
-    &["vocab_size", "rope.scaling.finetuned", "tensor_data_layout", "decoder_start_token_id", "expert_used_count"];
+const HARMLESS: &[&str] = &[
+    "vocab_size",
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "decoder_start_token_id",
+    "expert_used_count",
+    // Where it changes something, it is asked for; elsewhere the tensors say it.
+    "use_parallel_residual",
+];
 
 impl<'a> Keys<'a> {
     /// Those of a file, which must say what it is of.
