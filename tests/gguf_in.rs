@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use slicegpt_gpu::{
     Error,
-    checkpoint::{Dtype, Encoding, FileTarget, GgufType},
+    checkpoint::{Dtype, Encoding, FileTarget, GgufType, GgufValue},
     data::{BuiltTokenizer, TokenizerFiles, chat_templates, encode},
     model::{Config, GgufExport, GgufTokenizer, Model, Names, Vocabulary, architecture::GgufHead},
     progress::Silent,
@@ -276,11 +276,22 @@ fn tokenizers_of_bytes_are_read_by_the_name_of_how_they_cut_words() {
     let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
     let end = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let start = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|";
-    let split = |numbers: &str| {
-        let words = format!("{start}{numbers}{end}");
-        let split = json!({ "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated", "invert": false });
+    let split_by = |words: &str, behavior: &str, invert: bool| {
+        let split = json!({ "type": "Split", "pattern": { "Regex": words }, "behavior": behavior, "invert": invert });
         json!({ "type": "Sequence", "pretokenizers": [split, bytes] })
     };
+    let split = |numbers: &str| split_by(&format!("{start}{numbers}{end}"), "Isolated", false);
+    let (upper, lower) = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]");
+    let ending = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+    let contracted = format!(
+        r"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{ending}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{ending}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let falcon = json!({ "type": "Sequence", "pretokenizers": [
+        { "type": "Punctuation", "behavior": "Contiguous" },
+        plain,
+        { "type": "Digits", "individual_digits": false },
+        { "type": "Split", "pattern": { "Regex": "[0-9][0-9][0-9]" }, "behavior": "Isolated", "invert": false },
+    ] });
     let digits =
         json!({ "type": "Sequence", "pretokenizers": [{ "type": "Digits", "individual_digits": true }, plain] });
     for (name, cutter, normalizer, whole) in [
@@ -289,6 +300,9 @@ fn tokenizers_of_bytes_are_read_by_the_name_of_how_they_cut_words() {
         ("llama-bpe", split(r"\p{N}{1,3}"), Value::Null, true),
         ("smaug-bpe", split(r"\p{N}{1,3}"), Value::Null, false),
         ("qwen2", split(r"\p{N}"), json!({ "type": "NFC" }), false),
+        ("bloom", split_by(r" ?[^(\s|[.,!?…。，、।۔،])]+", "Isolated", false), Value::Null, false),
+        ("gpt-4o", split_by(&contracted, "Removed", true), Value::Null, false),
+        ("falcon", falcon, Value::Null, false),
     ] {
         let mut tokenizer = of_bytes(cutter, normalizer, whole);
         let read = through_gguf(&tokenizer, &[], &[], directory.path());
@@ -302,6 +316,33 @@ fn tokenizers_of_bytes_are_read_by_the_name_of_how_they_cut_words() {
         assert_same_tokens(name, &tokenizer, &read);
         let roles: Vec<_> = ["bos", "eos", "pad"].iter().map(|role| read.role(role)).collect();
         assert_eq!(roles, [Some(1), Some(2), Some(2)], "{name}");
+    }
+}
+
+#[test]
+fn special_tokens_take_the_spaces_after_them_by_the_name_of_the_model() {
+    let original = Model::open(&fixture("parity").join("llama_gqa_tied")).expect("a model");
+    let plain = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true });
+    // What it is called, whether tokens strip, whether those that llama.cpp wants are there, what the file calls it.
+    for (name, strips, able, expected) in [
+        ("small", true, true, "small (phi-3)"),
+        ("My-Phi-3", true, true, "My-Phi-3"),
+        ("small", true, false, "small"),
+        ("small", false, true, "small"),
+        ("Phi3-phi-3", false, true, "phi 3-phi 3"),
+        ("phi-3", true, false, "phi 3"),
+    ] {
+        let mut tokenizer = of_bytes(plain.clone(), Value::Null, false);
+        tokenizer["added_tokens"][1]["rstrip"] = strips.into();
+        let text = tokenizer.to_string();
+        let json = if able { text.replace("<|x|>", "<|endoftext|>") } else { text };
+        let tokenizer = GgufTokenizer { json, path: "tokenizer.json".into(), eos: vec![2], ..GgufTokenizer::default() };
+        let vocabulary = Vocabulary::Tokenizer { pre: None, tokenizer: &tokenizer };
+        let export = GgufExport::plan(&original, name, GgufType::F32, vocabulary).expect("a plan");
+        let found = export.metadata().iter().find(|(key, _)| key == "general.name").map(|(_, value)| value.clone());
+        assert_eq!(found, Some(GgufValue::Text(expected.into())), "{name} {strips} {able}");
+        let told = export.notes.iter().any(|note| note.contains("spaces after them"));
+        assert_eq!(told, strips && !able, "{name}: {:?}", export.notes);
     }
 }
 

@@ -19,6 +19,7 @@ mod rows;
 mod rows_alibi;
 mod rows_delta;
 mod rows_gemma;
+mod rows_gpt;
 mod rows_mixtures;
 mod rows_norms;
 mod table;

@@ -4,7 +4,8 @@ use super::{
     Alibi, Architecture, AttentionSpec, BASE,
     Bias::{Always, Field, Never},
     Block, EndsSpec, Fields, NormSpec, Order, Position, Role, Scale, Space, Stems, Weight, Wiring,
-    rows::{GGUF_GELU, GPT2_NAMES, LAYER_NORM, attention, biased_gguf, mlp, plain},
+    rows::{GGUF_GELU, LAYER_NORM, attention, biased_gguf, mlp, plain},
+    rows_gpt::GPT2_NAMES,
 };
 use crate::model::{
     architecture::Bias,

@@ -6,9 +6,10 @@ use super::{
     Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart,
     Scale, Space, Weight, Window, Wiring,
     rows::{
-        EXPLICIT, FIELD_HEADS, GATED, GPT2_NAMES, GROUPED, LAYER_NORM, QK_NORM, STOCK, attention, gated_blocks,
-        gated_mlp, heads, mlp, plain, rope,
+        EXPLICIT, FIELD_HEADS, GATED, GROUPED, LAYER_NORM, QK_NORM, STOCK, attention, gated_blocks, gated_mlp, heads,
+        mlp, plain, rope,
     },
+    rows_gpt::GPT2_NAMES,
 };
 use crate::{
     model::{

@@ -59,8 +59,9 @@ impl<'a> GgufExport<'a> {
         let target = target::target(model.config())?;
         let mut notes = Vec::new();
         let entries = tensors::entries(model.config(), target, kind);
-        let mut metadata = metadata::metadata(model.config(), target, name, kind, &mut notes);
-        metadata.extend(vocabulary::vocabulary(model.config(), vocabulary, &mut notes)?);
+        let (vocabulary, name) = vocabulary::vocabulary(model.config(), name, vocabulary, &mut notes)?;
+        let mut metadata = metadata::metadata(model.config(), target, &name, kind, &mut notes);
+        metadata.extend(vocabulary);
         let narrow =
             entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
         if narrow > 0 {

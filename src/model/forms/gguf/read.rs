@@ -44,7 +44,7 @@ pub fn open(path: &Path) -> Result<(Config, Checkpoint)> {
     }
     let (source, mut fields) = read_metadata::fields(&header, &keys, &factors, path)?;
     let vocab_size = fields.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
-    let rstrip = source.strips_after_special();
+    let rstrip = source.strips_after_special(keys.text_at("general.name")?);
     let vocabulary = read_vocabulary::read(&keys, vocab_size, rstrip, path)?;
     fields.insert("bos_token_id".into(), vocabulary.bos.into());
     fields.insert("eos_token_id".into(), vocabulary.eos.first().copied().into());

@@ -60,7 +60,7 @@ pub fn fields(
         return Err(keys.unsupported("attention.head_count_kv", &found, "this architecture has as many as heads"));
     }
     // Some have no field for it, and then no other than their class has.
-    let usual = names.intermediate_factor.map(|factor| width * factor as u64);
+    let usual = names.intermediate_factor.map(|factor| width.saturating_mul(factor as u64));
     let inner = sizes.most(&sizes.inner);
     let stated = !names.intermediate_size.is_empty();
     if stated {

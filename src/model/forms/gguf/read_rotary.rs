@@ -58,6 +58,10 @@ pub fn rotary(
         }
     }
     let scaling = match &factors.long {
+        [Some(_), _] | [_, Some(_)] if row.attention.longrope.is_empty() => {
+            let reason = "rotary factors of long texts are not implemented for this architecture";
+            return Err(keys.unsupported("rope.scaling.type", &"longrope".into(), reason));
+        }
         [None, None] => scaling(keys, rotary, theta, factors.plain.as_deref())?,
         [Some(short), Some(long)] => {
             let original = keys.size("rope.scaling.original_context_length")?;

@@ -13,7 +13,8 @@ use crate::{
 
 use super::{
     keys::Keys,
-    names::{LONG_FACTORS, norms, stem},
+    names::{norms, stem},
+    vocabulary::STRIPPING,
 };
 
 /// How files of one of llama.cpp's architectures become a checkpoint.
@@ -44,9 +45,11 @@ fn sources() -> impl Iterator<Item = Source> {
 }
 
 impl Source {
-    /// Whether special tokens take the spaces after them, as llama.cpp has it for these models alone.
-    pub fn strips_after_special(&self) -> bool {
-        self.architecture == "phi3"
+    /// Whether special tokens take the spaces after them, as they do in these models, whether or not in llama.cpp, which
+    /// goes by the name.
+    pub fn strips_after_special(&self, name: Option<&str>) -> bool {
+        let name = name.unwrap_or_default().to_ascii_lowercase();
+        self.architecture == "phi3" || STRIPPING.iter().any(|part| name.contains(part))
     }
 
     /// How a file is read, and the values of the fields that say which of the row's weights have a bias.
@@ -69,12 +72,10 @@ impl Source {
         }
         // Some architectures are mixtures in some files.
         let mixture = holder(header, Role::Router, "weight").is_some();
-        let long = header.tensors.contains_key(LONG_FACTORS[1]);
         let heads = [keys.sizes("attention.head_count")?, keys.sizes("attention.head_count_kv")?];
         for source in sources().filter(|source| source.architecture == name) {
             let row = source.row;
             let fits = row.mixture.is_some() == mixture
-                && (!long || !row.attention.longrope.is_empty())
                 && (row.when.is_empty() || (has_norms(header, row) && has_heads(row, &heads)));
             if let Some(biases) = biases(header, row).filter(|_| fits) {
                 return Ok((source, biases));
