@@ -134,7 +134,11 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
         // The embedding again, where llama.cpp wants a head of its own.
         if let (Some(head), true) = (read.tensors.get("output.weight"), model.config().tie_word_embeddings) {
             tensors.insert("output.weight".into(), tensors["token_embd.weight"].clone());
-            assert!(["gptneox", "phi2", "stablelm"].contains(&family.architecture), "{name}: {:?}", head.dimensions);
+            assert!(
+                ["gptneox", "olmoe", "phi2", "stablelm"].contains(&family.architecture),
+                "{name}: {:?}",
+                head.dimensions
+            );
         }
         assert!(tensors.keys().eq(read.tensors.keys()), "{name}: {:?}, {:?}", tensors.keys(), read.tensors.keys());
         for (tensor, (shape, values)) in tensors {

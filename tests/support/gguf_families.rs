@@ -1,13 +1,10 @@
 //! What llama.cpp's converter makes of fixtures, by tables of these tests' own: what is written is held against them, and
 //! what is read comes from them. tests/interop has the files of both read by llama.cpp itself.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
-use slicegpt_gpu::{
-    checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
-    model::Model,
-};
+use slicegpt_gpu::{checkpoint::GgufValue, model::Model};
 
 use super::support;
 
@@ -45,6 +42,10 @@ const SEPARATE: &[(&str, &str)] = &[
     ("self_attn.k_layernorm", "attn_k_norm"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.experts.gate_proj", "ffn_gate_exps"),
+    ("mlp.experts.up_proj", "ffn_up_exps"),
+    ("mlp.experts.down_proj", "ffn_down_exps"),
 ];
 const TOP: &[(&str, &str)] = &[
     ("model.embed_tokens", "token_embd"),
@@ -160,6 +161,10 @@ pub const FAMILIES: &[Family] = &[
     Family { fixture: "bloom_tied", architecture: "bloom", ..FALCON },
     Family { fixture: "bloom_power_of_two", architecture: "bloom", ..FALCON },
     MPT,
+    Family {
+        changed: &[("attention_bias", "false"), ("norm_topk_prob", "false")],
+        ..separate("olmoe_normalised_tied", "olmoe", false)
+    },
     Family { fixture: "mpt_clip", changed: &[("attn_config.softmax_scale", "null")], ..MPT },
 ];
 
@@ -189,9 +194,13 @@ impl Family {
         add("embedding_length", size(config.hidden_size));
         add("block_count", size(config.layers.len()));
         add("feed_forward_length", size(layer.intermediate_size));
+        if let Some(experts) = layer.experts {
+            add("expert_count", size(experts.count));
+            add("expert_used_count", size(experts.chosen));
+        }
         add("attention.head_count", size(layer.heads));
         add("attention.head_count_kv", size(layer.kv_heads));
-        let rms = ["llama", "smollm3", "granite", "phi3"].contains(&self.architecture);
+        let rms = ["smollm3", "granite", "phi3", "olmoe"].contains(&self.architecture);
         let eps = if rms { "layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
         add(&format!("attention.{eps}"), GgufValue::F32(config.head_norm_eps));
         if raw.contains_key("head_dim") {
@@ -241,8 +250,9 @@ impl Family {
         }
         let numbered = stem.split('.').find(|part| part.parse::<usize>().is_ok()).expect("a layer");
         let (_, rest) = stem.split_once(&format!(".{numbered}.")).expect("a name in the layer");
-        // Of several heads, one tensor each.
+        // Of several heads or experts, one tensor each.
         let rest = rest.split_once(".norms.").map_or(rest, |(stem, _)| stem);
+        let rest: String = rest.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".");
         let (_, theirs) = self.layer.iter().find(|(known, _)| *known == rest).unwrap_or_else(|| panic!("{ours}"));
         format!("blk.{numbered}.{theirs}.{end}")
     }
@@ -291,7 +301,7 @@ impl Family {
         for spec in model.config().tensors() {
             let values = model.store.whole(&spec).and_then(|matrix| matrix.to_f32()).expect("values");
             let (mut shape, values) = self.stored(&spec.name, model, &spec.shape, &values);
-            if spec.name.contains(".norms.") {
+            if spec.name.contains(".norms.") || spec.name.contains(".experts.") {
                 shape.insert(0, 1);
             }
             match tensors.entry(self.name(&spec.name)) {
@@ -303,21 +313,5 @@ impl Family {
             }
         }
         tensors
-    }
-
-    pub fn write(&self, model: &Model, path: &Path) {
-        let tensors = self.tensors(model);
-        let tensor = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| GgufTensor {
-            name: name.clone(),
-            shape: shape.clone(),
-            kind: GgufType::F32,
-        };
-        let list = tensors.iter().map(tensor).collect();
-        let target = FileTarget::new(path, true).expect("a name");
-        let mut file = GgufFile::create(target, &self.metadata(model), list).expect("a file");
-        for (name, (_, values)) in &tensors {
-            file.write(name, values).expect("values");
-        }
-        file.finish().expect("a file");
     }
 }

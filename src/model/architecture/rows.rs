@@ -1,8 +1,8 @@
 //! The rows of the table.
 
 use super::{
-    Affine, Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
-    Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Scale, Space, Stems, Weight, Window, Wiring,
+    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position,
+    QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
 };
 use crate::{
     model::{

@@ -126,11 +126,7 @@ pub(super) const COHERE: Architecture = Architecture {
     handles: &["logit_scale", "use_qk_norm"],
     forms: Forms {
         stock: STOCK,
-        gguf: Some(Gguf {
-            interleaved: true,
-            biases: GgufBiases::Of(&[Query, Key, Value, Output]),
-            ..Gguf::of("command-r")
-        }),
+        gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("command-r") }),
         code: None,
     },
     gguf_own: GgufOwn { head: GgufHead::Embedding, qk_norm: GgufQkNorm::FromLayers(64), ..BASE.gguf_own },

@@ -233,6 +233,13 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// A number that the file has as f32 in as few digits as that needs: 1e-05, not 0.000009999999747378752.
+pub fn shortest(number: f64) -> Value {
+    let narrow = number as f32;
+    let short = narrow.to_string().parse::<f64>().ok().filter(|_| f64::from(narrow) == number);
+    short.unwrap_or(number).into()
+}
+
 /// A value for a message.
 fn brief(value: &GgufField) -> String {
     let listed = |count: usize| format!("a list of {count}");

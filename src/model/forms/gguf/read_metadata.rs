@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    keys::Keys,
+    keys::{Keys, shortest},
     metadata::MAX_ALIBI_BIAS,
     names::{HEAD_NORMS, MULTIPLIERS},
     read_rotary::{Factors, rotary},
@@ -275,13 +275,6 @@ fn window(keys: &Keys, row: &Architecture, set: &mut impl FnMut(&str, Value) -> 
         }
     }
     Ok(())
-}
-
-/// A number that the file has as f32 in as few digits as that needs: 1e-05, not 0.000009999999747378752.
-pub fn shortest(number: f64) -> Value {
-    let narrow = number as f32;
-    let short = narrow.to_string().parse::<f64>().ok().filter(|_| f64::from(narrow) == number);
-    short.unwrap_or(number).into()
 }
 
 /// What transformers calls the type that most values are written in by default.

@@ -4,9 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     frequencies::llama3,
-    keys::Keys,
+    keys::{Keys, shortest},
     names::{FREQUENCY_FACTORS, LONG_FACTORS},
-    read_metadata::shortest,
 };
 use crate::{
     error::Result,
