@@ -12,10 +12,11 @@ use gguf_reader::{Read, Tensor, Value, read};
 use half::f16;
 use std::path::Path;
 
+use serde_json::json;
 use slicegpt_gpu::{
     Error,
     checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
-    model::{GgufExport, Model, Vocabulary},
+    model::{Config, GgufExport, Model, Vocabulary},
     progress::Silent,
 };
 use support::{Random, fixture};
@@ -150,6 +151,42 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
         architectures.insert(family.architecture);
     }
     assert_eq!(architectures.len(), 14, "{architectures:?}");
+}
+
+#[test]
+fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() {
+    let narrower = |head_dim: u64| json!({ "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": head_dim });
+    // Fixture, what its config has instead, and a part of the reason; none if it is taken.
+    let cases = [
+        ("granite_untied", json!({ "embedding_multiplier": 0.0 }), "the embedding_multiplier of 0 for none"),
+        ("phi3_gqa", narrower(6), ""),
+        ("phi3_partial_rotary", narrower(6), "a llama, which turns whole heads: here, 4 coordinates of 6 turn"),
+        ("phi3_longrope_factor", narrower(8), "no rotary factors of long texts"),
+        ("cohere_tied", json!({ "attention_bias": true }), "no bias for self_attn.q_proj"),
+        ("cohere_tied", narrower(4), "its queries together are 8 wide and its residual stream 16"),
+        ("cohere_tied", json!({ "num_hidden_layers": 64 }), "norms of queries and keys in models of 64 layers"),
+        ("cohere_qk_norm", json!({ "num_hidden_layers": 64 }), ""),
+        ("gpt_neox_parallel", json!({ "hidden_act": "gelu_fast" }), ""),
+        ("gpt_neox_parallel", json!({ "hidden_act": "silu" }), "gelu by its tanh in its MLP, not Silu"),
+        ("olmoe_normalised_tied", json!({ "attention_bias": false }), "divides the gates"),
+        ("olmoe_plain", json!({ "num_key_value_heads": 4 }), ""),
+        ("smollm3_interval", json!({ "no_rope_layers": null, "no_rope_layer_interval": 3 }), "every 4th"),
+        (
+            "starcoder2_tied",
+            json!({ "rope_parameters": { "rope_type": "yarn", "factor": 2.0, "beta_fast": 8.0 } }),
+            "by linear and by plain yarn rules alone",
+        ),
+    ];
+    for (name, changes, reason) in cases {
+        let mut fields = open(name).config().raw.clone();
+        fields.extend(changes.as_object().cloned().unwrap_or_default());
+        let config =
+            Config::from_fields(fields, Path::new("config.json")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        match GgufExport::check(&config) {
+            Ok(()) => assert_eq!(reason, "", "{name}: taken"),
+            Err(error) => assert!(!reason.is_empty() && error.to_string().contains(reason), "{name}: {error}"),
+        }
+    }
 }
 
 #[test]

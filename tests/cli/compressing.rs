@@ -221,7 +221,7 @@ fn predictions_are_compared_on_every_text_that_was_given() {
 
 #[test]
 fn the_way_to_llama_cpp_is_told_where_there_is_one() {
-    for (fixture, exportable) in [("gpt2_n_inner", true), ("gpt2_relu", false), ("opt_relu", false)] {
+    for (fixture, exportable) in [("gpt2_n_inner", true), ("opt_relu", false)] {
         let scene = Scene::new(fixture);
         let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("tokens.json", 2, 30));
         let arguments = args!["compress", model, "-o", out, "--calibration", tokens];

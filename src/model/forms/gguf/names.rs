@@ -1,6 +1,6 @@
 //! What llama.cpp calls tensors and metadata: the same words when a file is written and when one is read.
 
-use crate::model::architecture::{Architecture, Block, Multipliers, Role};
+use crate::model::architecture::{Architecture, Block, Multipliers, Role, Wiring};
 
 pub const EMBEDDING: &str = "token_embd";
 pub const EMBEDDING_NORM: &str = "token_embd_norm";
@@ -14,8 +14,11 @@ pub const LONG_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_
 /// The norms of queries and of keys.
 pub const HEAD_NORMS: [&str; 2] = ["attn_q_norm", "attn_k_norm"];
 
-/// The factors of the signals: the key of each, and the config field that a row has for it.
-pub const MULTIPLIERS: [(&str, fn(&Multipliers) -> Option<&'static str>); 4] = [
+/// A key, and the config field that a row has for it.
+type Multiplier = (&'static str, fn(&Multipliers) -> Option<&'static str>);
+
+/// The factors of the signals.
+pub const MULTIPLIERS: [Multiplier; 4] = [
     ("embedding_scale", |names| names.embedding),
     ("residual_scale", |names| names.residual),
     ("attention.scale", |names| names.attention),
@@ -62,6 +65,5 @@ pub fn norms(row: &Architecture, block: &Block) -> [Option<(&'static str, &'stat
 
 /// Whether the file says of the row's wiring, which its tensors may say as well.
 pub fn has_parallel_flag(row: &Architecture) -> bool {
-    matches!(row.wiring, crate::model::architecture::Wiring::Field(..))
-        || row.when.iter().any(|(name, ..)| *name == "use_parallel_residual")
+    matches!(row.wiring, Wiring::Field(..)) || row.when.iter().any(|(name, ..)| *name == "use_parallel_residual")
 }
