@@ -1,18 +1,22 @@
 //! Does a GGUF file hold what the checkpoint holds, where and how llama.cpp looks for it? It is read again by a reader
 //! of the tests' own.
 
+#[path = "support/gguf_families.rs"]
+mod gguf_families;
 #[path = "support/gguf_reader.rs"]
 mod gguf_reader;
 mod support;
 
+use gguf_families::FAMILIES;
 use gguf_reader::{Read, Tensor, Value, read};
 use half::f16;
 use std::path::Path;
 
+use serde_json::json;
 use slicegpt_gpu::{
     Error,
     checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
-    model::{GgufExport, Model, Vocabulary},
+    model::{Config, GgufExport, Model, Vocabulary},
     progress::Silent,
 };
 use support::{Random, fixture};
@@ -102,6 +106,86 @@ fn every_tensor_is_there_under_its_name_with_matrices_alone_in_the_asked_type() 
         let error = support::relative_error(&written, &stored(&model, "model.layers.1.mlp.down_proj.weight"));
         // Half a unit in the last place of f16.
         assert!(error <= if kind == GgufType::F32 { 0.0 } else { 2f64.powi(-11) }, "{error:.1e}");
+    }
+}
+
+#[test]
+fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
+    // What that has no word for, as its file would be read in spite of it: see tests/gguf_in.rs.
+    let without = ["starcoder2_no_bias", "gpt_neox_odd_rotary"];
+    let mut architectures = std::collections::BTreeSet::new();
+    for family in FAMILIES.iter().filter(|family| !without.contains(&family.fixture)) {
+        let (_kept, model) = family.model();
+        let (read, _) = exported(&model, GgufType::F32);
+        let name = family.fixture;
+        for (key, value) in family.metadata(&model) {
+            let expected = match value {
+                GgufValue::U32(number) => Value::Number(f64::from(number)),
+                GgufValue::F32(number) => Value::Number(f64::from(number)),
+                GgufValue::Bool(flag) => Value::Bool(flag),
+                GgufValue::Text(text) => Value::Text(text),
+                other => panic!("{name}: {key} is {other:?}"),
+            };
+            // Where there is a window that llama.cpp does not know, the context ends with it.
+            let window = model.config().layers[0].window.map(|window| Value::Number(window as f64));
+            let expected = window.filter(|_| key.ends_with("context_length")).unwrap_or(expected);
+            assert_eq!(read.metadata.get(&key), Some(&expected), "{name}: {key}");
+        }
+        let mut tensors = family.tensors(&model);
+        // The embedding again, where llama.cpp wants a head of its own.
+        if let (Some(head), true) = (read.tensors.get("output.weight"), model.config().tie_word_embeddings) {
+            tensors.insert("output.weight".into(), tensors["token_embd.weight"].clone());
+            assert!(
+                ["gptneox", "olmoe", "phi2", "stablelm"].contains(&family.architecture),
+                "{name}: {:?}",
+                head.dimensions
+            );
+        }
+        assert!(tensors.keys().eq(read.tensors.keys()), "{name}: {:?}, {:?}", tensors.keys(), read.tensors.keys());
+        for (tensor, (shape, values)) in tensors {
+            let found = &read.tensors[&tensor];
+            let dimensions: Vec<_> = found.dimensions.iter().rev().map(|size| *size as usize).collect();
+            assert_eq!(dimensions, shape, "{name}: {tensor}");
+            assert!(found.values() == values, "{name}: {tensor}");
+        }
+        architectures.insert(family.architecture);
+    }
+    assert_eq!(architectures.len(), 14, "{architectures:?}");
+}
+
+#[test]
+fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() {
+    let narrower = |head_dim: u64| json!({ "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": head_dim });
+    // Fixture, what its config has instead, and a part of the reason; none if it is taken.
+    let cases = [
+        ("granite_untied", json!({ "embedding_multiplier": 0.0 }), "the embedding_multiplier of 0 for none"),
+        ("phi3_gqa", narrower(6), ""),
+        ("phi3_partial_rotary", narrower(6), "a llama, which turns whole heads: here, 4 coordinates of 6 turn"),
+        ("phi3_longrope_factor", narrower(8), "no rotary factors of long texts"),
+        ("cohere_tied", json!({ "attention_bias": true }), "no bias for self_attn.q_proj"),
+        ("cohere_tied", narrower(4), "its queries together are 8 wide and its residual stream 16"),
+        ("cohere_tied", json!({ "num_hidden_layers": 64 }), "norms of queries and keys in models of 64 layers"),
+        ("cohere_qk_norm", json!({ "num_hidden_layers": 64 }), ""),
+        ("gpt_neox_parallel", json!({ "hidden_act": "gelu_fast" }), ""),
+        ("gpt_neox_parallel", json!({ "hidden_act": "silu" }), "gelu by its tanh in its MLP, not Silu"),
+        ("olmoe_normalised_tied", json!({ "attention_bias": false }), "divides the gates"),
+        ("olmoe_plain", json!({ "num_key_value_heads": 4 }), ""),
+        ("smollm3_interval", json!({ "no_rope_layers": null, "no_rope_layer_interval": 3 }), "every 4th"),
+        (
+            "starcoder2_tied",
+            json!({ "rope_parameters": { "rope_type": "yarn", "factor": 2.0, "beta_fast": 8.0 } }),
+            "by linear and by plain yarn rules alone",
+        ),
+    ];
+    for (name, changes, reason) in cases {
+        let mut fields = open(name).config().raw.clone();
+        fields.extend(changes.as_object().cloned().unwrap_or_default());
+        let config =
+            Config::from_fields(fields, Path::new("config.json")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        match GgufExport::check(&config) {
+            Ok(()) => assert_eq!(reason, "", "{name}: taken"),
+            Err(error) => assert!(!reason.is_empty() && error.to_string().contains(reason), "{name}: {error}"),
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Long {
     /// As those of shorter ones.
     pub inverse_frequencies: Vec<f32>,
     pub original: usize,
+    /// What divides each frequency of shorter ones, and of longer ones.
+    pub factors: [Vec<f32>; 2],
 }
 
 /// How the frequencies were scaled, for formats that state the rule instead of the frequencies.
@@ -351,13 +353,13 @@ impl Numbers<'_> {
             let factors = factors.filter(|factors| factors.len() == plain.len());
             let positive = |factor: &Value| factor.as_f64().map(|factor| factor as f32).filter(|factor| *factor > 0.0);
             let factors = factors.and_then(|all| all.iter().map(positive).collect::<Option<Vec<f32>>>());
-            let factors = factors.ok_or_else(|| {
+            factors.ok_or_else(|| {
                 let expected = format!("expected a positive number for each of {} pairs", plain.len());
                 Error::bad_file(self.path, format!("{}.{name}: {expected}", self.name))
-            })?;
-            Ok::<_, Error>(
-                plain.iter().zip(factors).map(|(frequency, factor)| 1.0 / (factor * (1.0 / frequency))).collect(),
-            )
+            })
+        };
+        let divided = |factors: &[f32]| -> Vec<f32> {
+            plain.iter().zip(factors).map(|(frequency, factor)| 1.0 / (factor * (1.0 / frequency))).collect()
         };
         let factor = match self.optional("factor")? {
             Some(factor) => factor,
@@ -368,8 +370,9 @@ impl Numbers<'_> {
             None if factor <= 1.0 => 1.0,
             None => (1.0 + factor.ln() / original.ln()).sqrt(),
         };
-        let long = Long { inverse_frequencies: by("long_factor")?, original: original as usize };
-        Ok((by("short_factor")?, Some(long), attention_factor))
+        let factors = [by("short_factor")?, by("long_factor")?];
+        let [short, inverse_frequencies] = [divided(&factors[0]), divided(&factors[1])];
+        Ok((short, Some(Long { inverse_frequencies, original: original as usize, factors }), attention_factor))
     }
 
     /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than

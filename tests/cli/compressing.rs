@@ -220,6 +220,20 @@ fn predictions_are_compared_on_every_text_that_was_given() {
 }
 
 #[test]
+fn the_way_to_llama_cpp_is_told_where_there_is_one() {
+    for (fixture, exportable) in [("gpt2_n_inner", true), ("opt_relu", false)] {
+        let scene = Scene::new(fixture);
+        let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("tokens.json", 2, 30));
+        let arguments = args!["compress", model, "-o", out, "--calibration", tokens];
+        let more = args!["--axes", "mlp", "--keep", "97%", "--effort", "quick"];
+        let done = program(&[arguments.as_slice(), more].concat());
+        assert!(done.code == Some(0) && done.out.contains("quantised to 8 bits alone"), "{fixture}: {done:?}");
+        let told = done.out.contains("alone (export --format gguf --type q8_0) it takes");
+        assert_eq!(told, exportable, "{fixture}: {}", done.out);
+    }
+}
+
+#[test]
 fn the_result_is_exported_too_where_that_is_asked_for() {
     let scene = Scene::new(LLAMA);
     let (model, out, file) = (scene.path("model"), scene.path("out"), scene.path("out-f32.gguf"));

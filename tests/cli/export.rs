@@ -74,9 +74,19 @@ fn a_model_that_llama_cpp_would_compute_otherwise_is_refused() {
     for (fixture, reason) in [
         (
             "opt_relu",
-            "only llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, olmo2, qwen2_moe, qwen3_moe, mixtral can",
+            "only llama, mistral, qwen2, qwen3, smollm3, granite, starcoder2, phi, phi3, gpt2, gpt_neox, gemma, gemma2, \
+             gemma3_text, olmo, olmo2, stablelm, cohere, falcon, bloom, mpt, qwen2_moe, qwen3_moe, olmoe, mixtral can",
         ),
-        ("phi3_gqa", "only llama"),
+        ("smollm3_listed", "rotary embeddings in all layers of this architecture but every 4th"),
+        ("starcoder2_head_dim", "its queries together are 40 wide and its residual stream 24"),
+        ("starcoder2_no_bias", "no self_attn.q_proj without a bias"),
+        ("gpt2_inverse_layer", "by 1/sqrt(head_dim) alone"),
+        ("gpt_neox_odd_rotary", "an odd number of coordinates turn"),
+        ("phi_qk_layernorm", "no norms of queries and keys"),
+        ("falcon_alibi_parallel", "no linear biases (alibi)"),
+        ("falcon_rw", "none of these with parallel_attn false"),
+        ("cohere_qk_norm", "in models of 64 layers and more, and in no others; this one has 2"),
+        ("cohere_untied", "takes the embedding for the head"),
         ("llama_gelu", "silu in its MLP, not Gelu"),
         ("qwen3_bias", "no bias for self_attn.q_proj"),
     ] {

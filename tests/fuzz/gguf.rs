@@ -13,13 +13,27 @@ use super::{
     support::{Random, fixture},
 };
 
-/// A small model with a vocabulary, as a file.
-fn whole_file(directory: &Path) -> Vec<u8> {
-    let model = Model::open(&fixture("parity").join("llama_gqa_tied")).expect("a model");
+/// Models with each kind of metadata and tensors; the first has room for a vocabulary.
+const FIXTURES: [&str; 7] = [
+    "llama_gqa_tied",
+    "phi3_longrope",
+    "granite_llama3",
+    "falcon_new_shared",
+    "stablelm_qk_layernorm",
+    "mpt_tied",
+    "bloom_tied",
+];
+
+/// A small model as a file.
+fn whole_file(name: &str, directory: &Path) -> Vec<u8> {
+    let model = Model::open(&fixture("parity").join(name)).expect("a model");
     let export = GgufExport::plan(&model, "a name", GgufType::F16, Vocabulary::None).expect("a plan");
     let path = directory.join("whole.gguf");
     export.write(FileTarget::new(&path, true).expect("a name"), &Silent).expect("a file");
     let tokens: Vec<String> = (0..128u8).map(|byte| char::from(byte).to_string()).collect();
+    if name != FIXTURES[0] {
+        return fs::read(&path).expect("its bytes");
+    }
     let mut metadata: Vec<(String, GgufValue)> = export.metadata().to_vec();
     metadata.retain(|(key, _)| key != "tokenizer.ggml.model");
     let mut add = |key: &str, value| metadata.push((format!("tokenizer.ggml.{key}"), value));
@@ -64,17 +78,23 @@ fn mutated(whole: &[u8], header: usize, random: &mut Random) -> Vec<u8> {
 #[test]
 fn gguf_files() {
     let directory = tempfile::tempdir().expect("a directory");
-    let whole = whole_file(directory.path());
-    let header = GgufHeader::parse(&whole, Path::new("whole")).expect("a header");
-    let begins = header.tensors.values().map(|entry| entry.offset).min().expect("tensors") as usize;
     let path = directory.path().join("x.gguf");
-    fs::write(&path, &whole).expect("a file");
-    Model::open(&path).expect("the whole file");
+    let whole = FIXTURES.map(|name| {
+        let bytes = whole_file(name, directory.path());
+        let header = GgufHeader::parse(&bytes, Path::new("whole")).expect("a header");
+        let begins = header.tensors.values().map(|entry| entry.offset).min().expect("tensors") as usize;
+        fs::write(&path, &bytes).expect("a file");
+        Model::open(&path).unwrap_or_else(|error| panic!("{name}, whole: {error}"));
+        (bytes, begins)
+    });
     cases(
         "GGUF",
         2_000,
         |random| {
-            let changed = mutated(&whole, begins, random);
+            // Half of them of the first.
+            let which = random.below(2 * FIXTURES.len() as u32) as usize;
+            let (bytes, begins) = whole.get(which).unwrap_or(&whole[0]);
+            let changed = mutated(bytes, *begins, random);
             fs::write(&path, &changed).expect("a file");
             changed.len()
         },

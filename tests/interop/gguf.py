@@ -202,11 +202,11 @@ class Model:
             means.append((total - logits[np.arange(len(ids) - 1), ids[1:]]).mean())
         return math.exp(np.mean(means))
 
-    def tokens(self, text):
-        """As a user's text is read: with the tokens that go around it, special tokens within it as plain text."""
+    def tokens(self, text, special=False):
+        """As a user's text is read: with the tokens that go around it, special tokens within it as plain text, or as what they are."""
         data = text.encode()
         room = (c.c_int32 * (len(data) + 16))()
-        count = LLAMA.llama_tokenize(self.vocab, data, len(data), room, len(room), True, False)
+        count = LLAMA.llama_tokenize(self.vocab, data, len(data), room, len(room), True, special)
         return list(room[:count])
 
 
@@ -265,6 +265,32 @@ def safetensors(path):
     return found
 
 
+def save(path, tensors):
+    """Writes f32 tensors as a safetensors file."""
+    header, offset = {}, 0
+    for name, values in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [offset, offset + values.nbytes]}
+        offset += values.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(np.ascontiguousarray(values).tobytes() for values in tensors.values()))
+
+
+def our_logits(check, model, rows):
+    """What the program computes, [tokens, vocab_size] for each row."""
+    tokens, output = check.directory / "rows.json", check.directory / "ours.safetensors"
+    tokens.write_text(json.dumps({"input_ids": rows}))
+    result = check.run("logits", model, "--tokens", tokens, "-o", output, "--force")
+    if result.returncode != 0:
+        raise RuntimeError(f"logits {model}: {result.stderr.strip()}")
+    found = safetensors(output)
+    return [found[f"logits.{row}"] for row in range(len(rows))]
+
+
+def apart(found, wanted):
+    """The largest difference, relative to the largest magnitude of each row."""
+    return max(np.abs(one - other).max() / np.abs(other).max() for one, other in zip(found, wanted, strict=True))
+
+
 def fixtures(check):
     names = sorted(path.name for path in FIXTURES.iterdir() if path.name.split("_")[0] in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2", "mixtral"))
     assert len(names) >= 28, names
@@ -308,20 +334,14 @@ def compressed(check):
     for name, axes in CUTS.items():
         rows = json.loads((FIXTURES / name / "tokens.json").read_text())["input_ids"]
         for axis in axes:
-            output, logits = check.directory / f"{name}-{axis}", check.directory / "logits.safetensors"
+            output = check.directory / f"{name}-{axis}"
             tokens = check.directory / "calibration.json"
             tokens.write_text(json.dumps({"input_ids": rows[:2] * 4}))
             options = ["--axes", axis, "--keep", "97%", "--effort", "quick", "--calibration", tokens]
             done = check.run("compress", FIXTURES / name, "-o", output, *options)
             assert done.returncode == 0, done.stderr
-            tokens.write_text(json.dumps({"input_ids": rows}))
-            done = check.run("logits", output, "--tokens", tokens, "-o", logits, "--force")
-            assert done.returncode == 0, done.stderr
-            ours, worst = safetensors(logits), 0.0
             with Model(check.export(output, "f32")) as loaded:
-                for row, ids in enumerate(rows):
-                    wanted = ours[f"logits.{row}"]
-                    worst = max(worst, np.abs(loaded.logits(ids) - wanted).max() / np.abs(wanted).max())
+                worst = apart([loaded.logits(ids) for ids in rows], our_logits(check, output, rows))
             check.that(worst <= LOGITS, f"{name}, {axis} cut: logits of f32 differ by {worst:.1e} of the largest from the program's")
 
 
@@ -330,15 +350,8 @@ def pruned(check):
         model = check.directory / f"pruned-{name}"
         prune(FIXTURES / name, model)
         rows = json.loads((FIXTURES / name / "tokens.json").read_text())["input_ids"]
-        file = check.directory / "logits.safetensors"
-        result = check.run("logits", model, "--tokens", model / "tokens.json", "-o", file, "--force")
-        assert result.returncode == 0, result.stderr
-        expected = safetensors(file)
         with Model(check.export(model, "f32")) as loaded:
-            worst = 0.0
-            for row, ids in enumerate(rows):
-                wanted = expected[f"logits.{row}"]
-                worst = max(worst, np.abs(loaded.logits(ids) - wanted).max() / np.abs(wanted).max())
+            worst = apart([loaded.logits(ids) for ids in rows], our_logits(check, model, rows))
         check.that(worst <= LOGITS, f"{name}, pruned by layer: logits of f32 differ by {worst:.1e} of the largest from the program's")
         check.perplexities(f"{name}, pruned", model, [ids for ids in rows if len(ids) > 1])
 
@@ -375,7 +388,12 @@ def tokenizer_kinds():
     capitals = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
                 r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
                 r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-    split = lambda words: [pre_tokenizers.Split(Regex(words), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    ending = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    contracted = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + ending +
+                  r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + ending +
+                  r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    bare = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = lambda words: [pre_tokenizers.Split(Regex(words), "isolated"), bare]
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
     text = (DEMO / "calibration.txt").read_text()[:200_000]
     corpus = [text] + TEXTS * 5
@@ -386,6 +404,11 @@ def tokenizer_kinds():
         ("smaug-bpe", split(start + r"\p{N}{1,3}" + end), False, False),
         ("qwen2", split(start + r"\p{N}" + end), False, True),
         ("tekken", split(capitals), True, False),
+        # Of Phi-4-mini, whose expression is a removal of all between its matches, of BLOOM, and of Falcon.
+        ("gpt-4o", [pre_tokenizers.Split(Regex(contracted), "removed", invert=True), bare], False, False),
+        ("bloom", [pre_tokenizers.Split(Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+"), "isolated"), bare], False, False),
+        ("falcon", [pre_tokenizers.Punctuation("contiguous"), plain, pre_tokenizers.Digits(individual_digits=False),
+                    pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")], False, False),
     ]:
         tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=whole))
         if composed:
@@ -489,12 +512,7 @@ def resize(path, name, rows):
     found = dict(safetensors(path))
     matrix = found[name]
     found[name] = np.resize(matrix, (rows, matrix.shape[1]))
-    header, offset = {}, 0
-    for key, value in found.items():
-        header[key] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, offset + value.nbytes]}
-        offset += value.nbytes
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(np.ascontiguousarray(value).tobytes() for value in found.values()))
+    save(path, found)
 
 
 def reread(check):

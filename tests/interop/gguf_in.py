@@ -30,7 +30,7 @@ _spec.loader.exec_module(export_checks)
 import gguf
 import numpy as np
 import tokenizers
-from export_checks import FIXTURES, TEXTS, Check, Model, safetensors
+from export_checks import FIXTURES, TEXTS, Check, Model, apart, our_logits, safetensors
 from write_gguf import ARCHITECTURES, write
 
 # What llama.cpp does not load or computes otherwise, with the reason: compared with transformers alone.
@@ -50,20 +50,6 @@ NOT_IN_GGUF = {
     "phi_qk_layernorm", "gpt_neox_no_attention_bias", "gpt2_hub_names", "phi3_partial_rotary", "llama_sharded",
 }
 LOGITS = 1e-5
-
-
-def our_logits(check, model, rows):
-    tokens, output = check.directory / "rows.json", check.directory / "ours.safetensors"
-    tokens.write_text(json.dumps({"input_ids": rows}))
-    result = check.run("logits", model, "--tokens", tokens, "-o", output, "--force")
-    if result.returncode != 0:
-        raise RuntimeError(f"logits {model}: {result.stderr.strip()}")
-    found = safetensors(output)
-    return [found[f"logits.{row}"] for row in range(len(rows))]
-
-
-def apart(found, wanted):
-    return max(np.abs(one - other).max() / np.abs(other).max() for one, other in zip(found, wanted))
 
 
 def fixtures(check):

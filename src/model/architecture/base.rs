@@ -7,7 +7,7 @@ use super::{
 use crate::{
     model::{
         defaults,
-        forms::{Forms, GgufOwn},
+        forms::{Forms, GgufAlibi, GgufHead, GgufOwn, GgufQkNorm, GgufWindows},
     },
     ops::{Activation, Norm},
 };
@@ -82,7 +82,17 @@ pub const BASE: Architecture = Architecture {
     required: &[],
     handles: &[],
     forms: Forms { stock: None, gguf: None, code: None },
-    gguf_own: GgufOwn { activation: Activation::Silu, window_interval: None, softcaps: false, tied: false },
+    gguf_own: GgufOwn {
+        activation: Activation::Silu,
+        windows: GgufWindows::Unknown,
+        nope_interval: None,
+        softcaps: false,
+        head: GgufHead::Optional,
+        norms: ["attn_norm", "ffn_norm"],
+        qk_norm: GgufQkNorm::Never,
+        alibi: GgufAlibi::Never,
+        clip: false,
+    },
 };
 
 /// Config fields that change the maths of some model: any other value than one that switches them off (null, false,

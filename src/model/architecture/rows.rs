@@ -1,15 +1,15 @@
 //! The rows of the table.
 
 use super::{
-    Affine, Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Order,
-    Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Scale, Space, Stems, Weight, Window, Wiring,
+    Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position,
+    QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Space, Stems, Weight, Window, Wiring,
 };
 use crate::{
     model::{
         defaults,
-        forms::{Forms, Gguf, RemoteCode, Stock},
+        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode, Stock},
     },
-    ops::Norm,
+    ops::{Activation, Norm},
 };
 
 use Bias::{Always, Field, Never};
@@ -80,13 +80,18 @@ pub(super) const QK_NORM: QkNorm = QkNorm {
 };
 
 const LLAMA_CPP: Gguf = Gguf {
-    architecture: "llama",
     by_layer: Some("deci"),
     interleaved: true,
     frequency_factors: true,
-    biases: &[Query, Key, Value, Output, Gate, Up, Down],
-    other_widths: None,
+    biases: GgufBiases::Of(&[Query, Key, Value, Output, Gate, Up, Down]),
+    ..Gguf::of("llama")
 };
+/// What llama.cpp computes where its gelu, by tanh, is in the MLPs.
+pub(super) const GGUF_GELU: GgufOwn = GgufOwn { activation: Activation::GeluTanh, ..BASE.gguf_own };
+/// What has a bias wherever there can be one, and queries as wide as the residual stream.
+pub(super) const fn biased_gguf(architecture: &'static str) -> Gguf {
+    Gguf { biases: GgufBiases::All, other_widths: OtherWidths::Never, ..Gguf::of(architecture) }
+}
 
 pub(super) const LLAMA: Architecture = Architecture {
     model_type: "llama",
@@ -120,12 +125,9 @@ pub(super) const QWEN2: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf {
-            architecture: "qwen2",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[Query, Key, Value],
-            other_widths: Some(&LLAMA_CPP),
+            biases: GgufBiases::Of(&[Query, Key, Value]),
+            other_widths: OtherWidths::As(&LLAMA_CPP),
+            ..Gguf::of("qwen2")
         }),
         code: Some(RemoteCode::QWEN2),
     },
@@ -138,18 +140,8 @@ pub(super) const QWEN3: Architecture = Architecture {
     defaults: defaults::QWEN,
     attention: AttentionSpec { qk_norm: Some(QK_NORM), head_dim: Some(128), ..QWEN2.attention },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms {
-        stock: STOCK,
-        gguf: Some(Gguf {
-            architecture: "qwen3",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[],
-            other_widths: None,
-        }),
-        code: Some(RemoteCode::QWEN3),
-    },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3")), code: Some(RemoteCode::QWEN3) },
+    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -170,7 +162,12 @@ pub(super) const SMOLLM3: Architecture = Architecture {
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: FIELD_BLOCKS,
     handles: &["no_rope_layers"],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::SMOLLM3) },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { interleaved: true, ..Gguf::of("smollm3") }),
+        code: Some(RemoteCode::SMOLLM3),
+    },
+    gguf_own: GgufOwn { nope_interval: Some(4), ..BASE.gguf_own },
     ..BASE
 };
 
@@ -187,7 +184,11 @@ pub(super) const GRANITE: Architecture = Architecture {
     },
     blocks: FIELD_BLOCKS,
     handles: &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::GRANITE) },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { by_layer: None, architecture: "granite", ..LLAMA_CPP }),
+        code: Some(RemoteCode::GRANITE),
+    },
     ..BASE
 };
 
@@ -209,7 +210,8 @@ pub(super) const STARCODER2: Architecture = Architecture {
         attention("input_layernorm", &heads("self_attn.o_proj", USE_BIAS, USE_BIAS)),
         mlp("post_attention_layernorm", &plain("mlp.c_fc", "mlp.c_proj", USE_BIAS)),
     ],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::STARCODER2) },
+    forms: Forms { stock: STOCK, gguf: Some(biased_gguf("starcoder2")), code: Some(RemoteCode::STARCODER2) },
+    gguf_own: GGUF_GELU,
     ..BASE
 };
 
@@ -234,7 +236,17 @@ pub(super) const PHI3: Architecture = Architecture {
             Weight::linear("mlp.down_proj", &[Down], Hidden, Residual, Never),
         ],
     ),
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::PHI3) },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf {
+            long_factors: true,
+            fused: true,
+            other_widths: OtherWidths::As(&LLAMA_CPP),
+            ..Gguf::of("phi3")
+        }),
+        code: Some(RemoteCode::PHI3),
+    },
+    gguf_own: GgufOwn { windows: GgufWindows::Ignored, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -262,149 +274,7 @@ pub(super) const PHI: Architecture = Architecture {
         attention("input_layernorm", &heads("self_attn.dense", Always, Always)),
         mlp("input_layernorm", &plain("mlp.fc1", "mlp.fc2", Always)),
     ],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::PHI) },
+    forms: Forms { stock: STOCK, gguf: Some(biased_gguf("phi2")), code: Some(RemoteCode::PHI) },
+    gguf_own: GgufOwn { head: GgufHead::Required, ..GGUF_GELU },
     ..BASE
 };
-
-const ENABLE_BIAS: Bias = Field("enable_bias", true);
-
-pub(super) const OPT: Architecture = Architecture {
-    model_type: "opt",
-    fields: Fields {
-        intermediate_size: "ffn_dim",
-        norm_eps: (None, 1e-5),
-        activation: ("activation_function", "relu"),
-        ..BASE.fields
-    },
-    defaults: defaults::OPT,
-    names: Stems { prefix: "model.decoder.", final_norm: "final_layer_norm", ..BASE.names },
-    norm: NormSpec { affine: Affine::Field("layer_norm_elementwise_affine"), ..LAYER_NORM },
-    attention: AttentionSpec { position: Position::Learned { name: "embed_positions", offset: 2 }, ..BASE.attention },
-    ends: EndsSpec { tied_head: true, ..BASE.ends },
-    blocks: &[
-        attention("self_attn_layer_norm", &heads("self_attn.out_proj", ENABLE_BIAS, ENABLE_BIAS)),
-        mlp("final_layer_norm", &plain("fc1", "fc2", ENABLE_BIAS)),
-    ],
-    required: &[
-        ("do_layer_norm_before", "true", "norms after the blocks (as in OPT-350m) cannot be fused into the weights"),
-        ("_remove_final_layer_norm", "false", "a model without its final norm has nothing to fuse into the head"),
-    ],
-    forms: Forms { code: Some(RemoteCode::OPT), ..BASE.forms },
-    ..BASE
-};
-
-pub(super) const GPT2_FIELDS: Fields = Fields {
-    hidden_size: "n_embd",
-    num_hidden_layers: "n_layer",
-    num_attention_heads: "n_head",
-    intermediate_size: "n_inner",
-    intermediate_factor: Some(4),
-    max_position_embeddings: "n_positions",
-    norm_eps: (Some("layer_norm_epsilon"), 1e-5),
-    activation: ("activation_function", "gelu_new"),
-    ..BASE.fields
-};
-
-pub(super) const GPT2_NAMES: Stems =
-    Stems { prefix: "transformer.", embedding: "wte", layers: "h", final_norm: "ln_f", ..BASE.names };
-
-pub(super) const GPT2: Architecture = Architecture {
-    model_type: "gpt2",
-    fields: GPT2_FIELDS,
-    defaults: defaults::GPT2,
-    names: GPT2_NAMES,
-    norm: LAYER_NORM,
-    attention: AttentionSpec {
-        position: Position::Learned { name: "wpe", offset: 0 },
-        scale: Scale::HeadDim { fields: true },
-        ..BASE.attention
-    },
-    ends: EndsSpec { tied_head: true, ..BASE.ends },
-    blocks: &[
-        attention(
-            "ln_1",
-            &[
-                Weight::conv1d("attn.c_attn", &[Query, Key, Value], Residual, Heads),
-                Weight::conv1d("attn.c_proj", &[Output], Heads, Residual),
-            ],
-        ),
-        mlp(
-            "ln_2",
-            &[
-                Weight::conv1d("mlp.c_fc", &[Up], Residual, Hidden),
-                Weight::conv1d("mlp.c_proj", &[Down], Hidden, Residual),
-            ],
-        ),
-    ],
-    required: &[("add_cross_attention", "false", "there is no encoder to attend to")],
-    forms: Forms { code: Some(RemoteCode::GPT2), ..BASE.forms },
-    ..BASE
-};
-
-const GPTJ_HEADS: &[Weight] = &[
-    Weight::linear("attn.q_proj", &[Query], Residual, Heads, Never),
-    Weight::linear("attn.k_proj", &[Key], Residual, Heads, Never),
-    Weight::linear("attn.v_proj", &[Value], Residual, Heads, Never),
-    Weight::linear("attn.out_proj", &[Output], Heads, Residual, Never),
-];
-
-pub(super) const GPTJ: Architecture = Architecture {
-    model_type: "gptj",
-    fields: GPT2_FIELDS,
-    defaults: defaults::GPTJ,
-    names: GPT2_NAMES,
-    norm: LAYER_NORM,
-    attention: AttentionSpec {
-        position: Position::Rope {
-            interleaved: true,
-            part: RotaryPart::Count("rotary_dim", 64),
-            theta: 10000.0,
-            layers: RopeLayers::All,
-        },
-        ..BASE.attention
-    },
-    ends: EndsSpec { head_bias: true, ..BASE.ends },
-    wiring: Wiring::Parallel,
-    blocks: &[attention("ln_1", GPTJ_HEADS), mlp("ln_1", &plain("mlp.fc_in", "mlp.fc_out", Always))],
-    forms: Forms { code: Some(RemoteCode::GPTJ), ..BASE.forms },
-    ..BASE
-};
-
-pub(super) const GPT_NEOX: Architecture = Architecture {
-    model_type: "gpt_neox",
-    fields: Fields {
-        norm_eps: (Some("layer_norm_eps"), 1e-5),
-        activation: ("hidden_act", "gelu"),
-        rotary: ("rotary_emb_base", "rotary_pct"),
-        ..BASE.fields
-    },
-    defaults: defaults::GPT_NEOX,
-    names: Stems {
-        prefix: "gpt_neox.",
-        embedding: "embed_in",
-        final_norm: "final_layer_norm",
-        head: "embed_out",
-        head_alias: Some("lm_head"),
-        ..BASE.names
-    },
-    norm: LAYER_NORM,
-    attention: AttentionSpec { position: rope(RotaryPart::Share(0.25)), ..BASE.attention },
-    wiring: Wiring::Field("use_parallel_residual", true),
-    blocks: &[
-        attention(
-            "input_layernorm",
-            &[
-                Weight {
-                    order: Order::Grouped,
-                    ..Weight::linear("attention.query_key_value", &[Query, Key, Value], Residual, Heads, NEOX_BIAS)
-                },
-                Weight::linear("attention.dense", &[Output], Heads, Residual, NEOX_BIAS),
-            ],
-        ),
-        mlp("post_attention_layernorm", &plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", Always)),
-    ],
-    forms: Forms { code: Some(RemoteCode::GPT_NEOX), ..BASE.forms },
-    ..BASE
-};
-
-const NEOX_BIAS: Bias = Field("attention_bias", true);

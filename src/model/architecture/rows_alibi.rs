@@ -4,9 +4,14 @@ use super::{
     Alibi, Architecture, AttentionSpec, BASE,
     Bias::{Always, Field, Never},
     Block, EndsSpec, Fields, NormSpec, Order, Position, Role, Scale, Space, Stems, Weight, Wiring,
-    rows::{GPT2_NAMES, LAYER_NORM, attention, mlp, plain},
+    rows::{GGUF_GELU, LAYER_NORM, attention, biased_gguf, mlp, plain},
+    rows_gpt::GPT2_NAMES,
 };
-use crate::model::{architecture::Bias, defaults};
+use crate::model::{
+    architecture::Bias,
+    defaults,
+    forms::{Forms, Gguf, GgufAlibi, GgufOwn, OtherWidths},
+};
 
 use Role::{Key, Output, Query, Value};
 use Space::{Heads, Residual};
@@ -26,6 +31,8 @@ const fn falcon_heads(bias: Bias) -> [Weight; 2] {
 const FALCON_BIAS: Bias = Field("bias", false);
 const FALCON_HEADS: &[Weight] = &falcon_heads(FALCON_BIAS);
 const FALCON_MLP: &[Weight] = &plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", FALCON_BIAS);
+
+const FALCON_GGUF: Gguf = Gguf { fused: true, other_widths: OtherWidths::Never, ..Gguf::of("falcon") };
 
 /// One norm before both blocks, and one key and value for all heads unless `multi_query` says otherwise.
 pub(super) const FALCON_7B: Architecture = Architecture {
@@ -48,6 +55,8 @@ pub(super) const FALCON_7B: Architecture = Architecture {
     blocks: &[attention("input_layernorm", FALCON_HEADS), mlp("input_layernorm", FALCON_MLP)],
     required: &[("num_ln_in_parallel_attn", "1", "the second norm belongs to new_decoder_architecture")],
     handles: &["alibi", "parallel_attn"],
+    forms: Forms { gguf: Some(FALCON_GGUF), ..BASE.forms },
+    gguf_own: GGUF_GELU,
     ..BASE
 };
 
@@ -57,6 +66,7 @@ pub(super) const FALCON_NEW: Architecture = Architecture {
     fields: Fields { num_key_value_heads: Some("num_kv_heads"), multi_query: None, ..FALCON_7B.fields },
     blocks: &[attention("ln_attn", FALCON_HEADS), mlp("ln_mlp", FALCON_MLP)],
     required: &[("parallel_attn", "true", "blocks one after the other have no norms in new_decoder_architecture")],
+    gguf_own: GgufOwn { norms: ["attn_norm_2", "attn_norm"], ..GGUF_GELU },
     ..FALCON_7B
 };
 
@@ -64,6 +74,7 @@ pub(super) const FALCON_NEW: Architecture = Architecture {
 pub(super) const FALCON_NEW_SHARED: Architecture = Architecture {
     when: &[("new_decoder_architecture", "true", "false"), ("num_ln_in_parallel_attn", "1", "2")],
     blocks: FALCON_7B.blocks,
+    gguf_own: FALCON_7B.gguf_own,
     ..FALCON_NEW
 };
 
@@ -73,6 +84,7 @@ pub(super) const FALCON_SEQUENTIAL: Architecture = Architecture {
     wiring: Wiring::Sequential,
     blocks: &[attention("input_layernorm", FALCON_HEADS), mlp("post_attention_layernorm", FALCON_MLP)],
     required: &[],
+    forms: BASE.forms,
     ..FALCON_7B
 };
 
@@ -100,6 +112,8 @@ pub(super) const BLOOM: Architecture = Architecture {
     attention: AttentionSpec { position: Position::None, alibi: Alibi::Always, ..BASE.attention },
     ends: TIED,
     blocks: BLOOM_BLOCKS,
+    forms: Forms { gguf: Some(Gguf { fused: true, ..biased_gguf("bloom") }), ..BASE.forms },
+    gguf_own: GgufOwn { alibi: GgufAlibi::Always, ..GGUF_GELU },
     ..BASE
 };
 
@@ -142,5 +156,10 @@ pub(super) const MPT: Architecture = Architecture {
         ("attn_config.qk_ln", "false", "transformers computes without norms of queries and keys"),
         ("attn_config.prefix_lm", "false", "transformers computes a causal model"),
     ],
+    forms: Forms {
+        gguf: Some(Gguf { fused: true, other_widths: OtherWidths::Never, ..Gguf::of("mpt") }),
+        ..BASE.forms
+    },
+    gguf_own: GgufOwn { alibi: GgufAlibi::Stated, clip: true, ..GGUF_GELU },
     ..BASE
 };

@@ -3,14 +3,11 @@
 use super::{
     Architecture, AttentionSpec, BASE, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, RopeLayers,
     RotaryPart, Scale, Weight, Window,
-    rows::{ATTENTION_BIAS, EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, STOCK, gated_blocks, heads},
+    rows::{ATTENTION_BIAS, EXPLICIT, FIELD_HEADS, GATED, GGUF_GELU, GROUPED, QK_NORM, STOCK, gated_blocks, heads},
 };
-use crate::{
-    model::{
-        defaults,
-        forms::{Forms, Gguf, GgufOwn},
-    },
-    ops::Activation,
+use crate::model::{
+    defaults,
+    forms::{Forms, Gguf, GgufHead, GgufOwn, GgufQkNorm, GgufWindows},
 };
 
 const NORM: NormSpec = NormSpec { offset: 1.0, ..BASE.norm };
@@ -31,16 +28,12 @@ pub(super) const GEMMA: Architecture = Architecture {
     multipliers: MULTIPLIERS,
     ends: ENDS,
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms { stock: STOCK, gguf: Some(gguf("gemma")), ..BASE.forms },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("gemma")), ..BASE.forms },
     gguf_own: GGUF_OWN,
     ..BASE
 };
 
-const fn gguf(architecture: &'static str) -> Gguf {
-    Gguf { architecture, by_layer: None, interleaved: false, frequency_factors: false, biases: &[], other_widths: None }
-}
-
-const GGUF_OWN: GgufOwn = GgufOwn { activation: Activation::GeluTanh, tied: true, ..BASE.gguf_own };
+const GGUF_OWN: GgufOwn = GgufOwn { head: GgufHead::Embedding, ..GGUF_GELU };
 
 const HEADS: &[Weight] = &heads("self_attn.o_proj", ATTENTION_BIAS, ATTENTION_BIAS);
 const BLOCKS: &[Block] = &[
@@ -79,8 +72,8 @@ pub(super) const GEMMA2: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["attn_logit_softcapping", "final_logit_softcapping"],
-    forms: Forms { gguf: Some(gguf("gemma2")), ..BASE.forms },
-    gguf_own: GgufOwn { window_interval: Some(2), softcaps: true, ..GGUF_OWN },
+    forms: Forms { gguf: Some(Gguf::of("gemma2")), ..BASE.forms },
+    gguf_own: GgufOwn { windows: GgufWindows::Interval(2), softcaps: true, ..GGUF_OWN },
     ..BASE
 };
 
@@ -107,7 +100,7 @@ pub(super) const GEMMA3: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["final_logit_softcapping"],
-    forms: Forms { gguf: Some(gguf("gemma3")), ..BASE.forms },
-    gguf_own: GgufOwn { window_interval: Some(6), softcaps: true, ..GGUF_OWN },
+    forms: Forms { gguf: Some(Gguf::of("gemma3")), ..BASE.forms },
+    gguf_own: GgufOwn { windows: GgufWindows::Interval(6), softcaps: true, qk_norm: GgufQkNorm::Allowed, ..GGUF_OWN },
     ..BASE
 };

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{
     defaults,
-    forms::{Forms, Gguf},
+    forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths},
 };
 
 use Bias::{Always, Field, Never};
@@ -69,14 +69,7 @@ pub(super) const QWEN2_MOE: Architecture = Architecture {
     handles: &["num_experts"],
     forms: Forms {
         stock: STOCK,
-        gguf: Some(Gguf {
-            architecture: "qwen2moe",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[Query, Key, Value],
-            other_widths: None,
-        }),
+        gguf: Some(Gguf { biases: GgufBiases::Of(&[Query, Key, Value]), ..Gguf::of("qwen2moe") }),
         code: None,
     },
     ..BASE
@@ -104,18 +97,8 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
         swiglu: None,
     }),
     handles: &["num_experts", "num_local_experts"],
-    forms: Forms {
-        stock: STOCK,
-        gguf: Some(Gguf {
-            architecture: "qwen3moe",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[],
-            other_widths: None,
-        }),
-        code: None,
-    },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3moe")), code: None },
+    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -141,7 +124,12 @@ pub(super) const OLMOE: Architecture = Architecture {
         swiglu: None,
     }),
     handles: &["num_experts", "num_local_experts"],
-    forms: Forms { stock: STOCK, ..BASE.forms },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { other_widths: OtherWidths::Never, ..Gguf::of("olmoe") }),
+        code: None,
+    },
+    gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::OfAsManyKeys, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -181,14 +169,7 @@ pub(super) const MIXTRAL: Architecture = Architecture {
     handles: &["num_experts", "num_local_experts"],
     forms: Forms {
         stock: STOCK,
-        gguf: Some(Gguf {
-            architecture: "llama",
-            by_layer: None,
-            interleaved: true,
-            frequency_factors: true,
-            biases: &[],
-            other_widths: None,
-        }),
+        gguf: Some(Gguf { interleaved: true, frequency_factors: true, ..Gguf::of("llama") }),
         code: None,
     },
     ..BASE

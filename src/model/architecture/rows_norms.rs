@@ -6,14 +6,15 @@ use super::{
     Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart,
     Scale, Space, Weight, Window, Wiring,
     rows::{
-        EXPLICIT, FIELD_HEADS, GATED, GPT2_NAMES, GROUPED, LAYER_NORM, QK_NORM, STOCK, attention, gated_blocks,
-        gated_mlp, heads, mlp, plain, rope,
+        EXPLICIT, FIELD_HEADS, GATED, GROUPED, LAYER_NORM, QK_NORM, STOCK, attention, gated_blocks, gated_mlp, heads,
+        mlp, plain, rope,
     },
+    rows_gpt::GPT2_NAMES,
 };
 use crate::{
     model::{
         defaults,
-        forms::{Forms, Gguf},
+        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths},
     },
     ops::Norm,
 };
@@ -29,6 +30,11 @@ pub(super) const OLMO: Architecture = Architecture {
     attention: AttentionSpec { clip: Some("clip_qkv"), ..EXPLICIT },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     handles: &["clip_qkv"],
+    forms: Forms {
+        gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("olmo") }),
+        ..BASE.forms
+    },
+    gguf_own: GgufOwn { clip: true, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -53,17 +59,8 @@ pub(super) const OLMO2: Architecture = Architecture {
     defaults: defaults::OLMO,
     attention: AttentionSpec { qk_norm: Some(QkNorm { span: QkSpan::Whole, ..QK_NORM }), ..EXPLICIT },
     blocks: OLMO2_BLOCKS,
-    forms: Forms {
-        gguf: Some(Gguf {
-            architecture: "olmo2",
-            by_layer: None,
-            interleaved: false,
-            frequency_factors: false,
-            biases: &[],
-            other_widths: None,
-        }),
-        ..BASE.forms
-    },
+    forms: Forms { gguf: Some(Gguf::of("olmo2")), ..BASE.forms },
+    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -88,6 +85,15 @@ pub(super) const STABLELM: Architecture = Architecture {
         ..BASE.attention
     },
     blocks: &gated_blocks(STABLELM_HEADS, GATED),
+    forms: Forms {
+        gguf: Some(Gguf {
+            biases: GgufBiases::Of(&[Query, Key, Value]),
+            other_widths: OtherWidths::Never,
+            ..Gguf::of("stablelm")
+        }),
+        ..BASE.forms
+    },
+    gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -118,7 +124,12 @@ pub(super) const COHERE: Architecture = Architecture {
     wiring: Wiring::Parallel,
     blocks: &[attention("input_layernorm", FIELD_HEADS), gated_mlp("input_layernorm", GATED)],
     handles: &["logit_scale", "use_qk_norm"],
-    forms: Forms { stock: STOCK, ..BASE.forms },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("command-r") }),
+        code: None,
+    },
+    gguf_own: GgufOwn { head: GgufHead::Embedding, qk_norm: GgufQkNorm::FromLayers(64), ..BASE.gguf_own },
     ..BASE
 };
 

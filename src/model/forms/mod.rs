@@ -12,4 +12,6 @@ pub use gguf::{GgufExport, GgufTokenizer, Vocabulary, is_gguf, open_gguf};
 pub use resize::Resize;
 pub use stock::without_mean;
 
-pub use super::architecture::{Forms, Gguf, GgufOwn, RemoteCode, Stock};
+pub use super::architecture::{
+    Forms, Gguf, GgufAlibi, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode, Stock,
+};

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     compress::{Axis, Candidate, Curve, Plan, Probe, Snapshot},
-    model::{Config, Kept, LayerSizes, LayerSpec, Model},
+    model::{Config, GgufExport, Kept, LayerSizes, LayerSpec, Model},
 };
 
 /// The fields of a report that compression writes.
@@ -23,6 +23,9 @@ use crate::{
 pub struct CompressReport {
     #[serde(skip)]
     model_type: &'static str,
+    /// Whether the original has a form for llama.cpp.
+    #[serde(skip)]
+    exportable: bool,
     pub before: Sizes,
     /// By the curves of other models, before the work.
     pub after: Sizes,
@@ -104,6 +107,7 @@ impl CompressReport {
         let after = Sizes::of(&plan.config, plan.byte_len(), plan.parameters, plan.stored_width);
         Self {
             model_type: config.architecture.model_type,
+            exportable: GgufExport::check(config).is_ok(),
             before: Sizes {
                 vocabulary: model.whole_vocabulary().unwrap_or(config.vocab_size),
                 ..Sizes::of(config, model.store.checkpoint.stored_len(), parameters, config.hidden_size)
@@ -212,10 +216,10 @@ impl Section for CompressReport {
         } else {
             "larger: both together are smaller still"
         };
+        let command = if self.exportable { " (export --format gguf --type q8_0)" } else { "" };
         format!(
-            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone (export --format gguf \
-             --type \
-             q8_0) it takes {quantised}, {rest}\n"
+            "{size} are the original in {bits:.1} bits a weight; quantised to 8 bits alone{command} it takes \
+             {quantised}, {rest}\n"
         )
     }
 

@@ -18,8 +18,15 @@ pub struct Keys<'a> {
 }
 
 /// Those about the architecture that change nothing here, whatever they say.
-const HARMLESS: &[&str] =
-    &["vocab_size", "rope.scaling.finetuned", "tensor_data_layout", "decoder_start_token_id", "expert_used_count"];
+const HARMLESS: &[&str] = &[
+    "vocab_size",
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "decoder_start_token_id",
+    "expert_used_count",
+    // Where it changes something, it is asked for; elsewhere the tensors say it.
+    "use_parallel_residual",
+];
 
 impl<'a> Keys<'a> {
     /// Those of a file, which must say what it is of.
@@ -224,6 +231,13 @@ impl<'a> Keys<'a> {
         }
         Ok(())
     }
+}
+
+/// A number that the file has as f32 in as few digits as that needs: 1e-05, not 0.000009999999747378752.
+pub fn shortest(number: f64) -> Value {
+    let narrow = number as f32;
+    let short = narrow.to_string().parse::<f64>().ok().filter(|_| f64::from(narrow) == number);
+    short.unwrap_or(number).into()
 }
 
 /// A value for a message.

@@ -1,16 +1,19 @@
 //! A dense checkpoint as a GGUF file: the names, the order of rows, the metadata and the vocabulary that llama.cpp
 //! expects; and a GGUF file as a model. What is written here (`metadata`, `tensors`, `vocabulary`, `pieces`) has its
-//! inverse beside it (`read_metadata`, `read_tensors`, `read_vocabulary`).
+//! inverse beside it (`read_metadata`, `read_tensors`, `read_vocabulary`); both go by the rows of the table and by `names`.
 
 mod frequencies;
 mod keys;
 mod metadata;
+mod names;
 mod pieces;
 mod read;
 mod read_metadata;
+mod read_rotary;
 mod read_tensors;
 mod read_vocabulary;
 mod source;
+mod target;
 mod tensors;
 mod tokenizer_json;
 mod vocabulary;
@@ -44,7 +47,7 @@ impl<'a> GgufExport<'a> {
     /// # Errors
     /// [`Error::Usage`] for those that llama.cpp cannot compute, with the reason.
     pub fn check(config: &Config) -> Result<()> {
-        metadata::target(config).map(drop)
+        target::target(config).map(drop)
     }
 
     /// Plans the file: matrices in `kind`, everything else in f32; `name` is what the model is called in it.
@@ -53,11 +56,12 @@ impl<'a> GgufExport<'a> {
     /// [`Error::Usage`] for models that llama.cpp cannot compute, with the reason; [`Error::BadFile`] for a
     /// tokenizer.json that is damaged or that GGUF has no form for; [`Error::Read`].
     pub fn plan(model: &'a Model, name: &str, kind: GgufType, vocabulary: Vocabulary) -> Result<Self> {
-        let target = metadata::target(model.config())?;
+        let target = target::target(model.config())?;
         let mut notes = Vec::new();
-        let entries = tensors::entries(model.config(), target, kind)?;
-        let mut metadata = metadata::metadata(model.config(), target, name, kind, &mut notes)?;
-        metadata.extend(vocabulary::vocabulary(model.config(), vocabulary, &mut notes)?);
+        let entries = tensors::entries(model.config(), target, kind);
+        let (vocabulary, name) = vocabulary::vocabulary(model.config(), name, vocabulary, &mut notes)?;
+        let mut metadata = metadata::metadata(model.config(), target, &name, kind, &mut notes);
+        metadata.extend(vocabulary);
         let narrow =
             entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
         if narrow > 0 {
@@ -86,7 +90,6 @@ impl<'a> GgufExport<'a> {
     pub fn write(&self, target: FileTarget, progress: &dyn Progress) -> Result<u64> {
         progress.begin("writing tensors", self.entries.len() as u64);
         let mut file = GgufFile::create(target, &self.metadata, self.tensors().cloned().collect())?;
-        let ends = self.model.store.ends()?;
         let mut layer = None;
         for entry in &self.entries {
             let number = entry.layer();
@@ -94,9 +97,7 @@ impl<'a> GgufExport<'a> {
                 layer = number.map(|number| Ok::<_, Error>((number, self.model.store.layer(number)?))).transpose()?;
             }
             let weights = layer.as_ref().map(|(_, weights)| weights);
-            entry.each_rows(&self.model.store, self.target, &ends, weights, |rows| {
-                file.write(&entry.tensor.name, rows)
-            })?;
+            entry.each_rows(&self.model.store, self.target, weights, |rows| file.write(&entry.tensor.name, rows))?;
             progress.advance(1)?;
         }
         file.finish()

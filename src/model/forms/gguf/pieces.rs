@@ -103,12 +103,21 @@ const WORDS: &[(&str, bool, &str)] = &[
         true,
         "tekken",
     ),
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        false,
+        "gpt-4o",
+    ),
+    (r" ?[^(\s|[.,!?…。，、।۔،])]+", false, "bloom"),
 ];
 
 /// llama.cpp's name for how a tokenizer of bytes cuts text into words; `None` if it is none of those that are known
 /// here.
 pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
     let cutters = steps(&file.pre_tokenizer, "pretokenizers");
+    if is_falcon(&cutters) && !file.model.ignore_merges {
+        return Some("falcon");
+    }
     let (bytes, before) = cutters.split_last().filter(|(last, _)| is(last, "ByteLevel"))?;
     if flag(bytes, "add_prefix_space", true) {
         return None;
@@ -119,8 +128,10 @@ pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
         [digits] if own_words && !whole && is(digits, "Digits") && flag(digits, "individual_digits", false) => {
             Some("smollm")
         }
-        [split] if !own_words && is(split, "Split") && !flag(split, "invert", false) => {
-            let isolated = split.get("behavior").is_some_and(|behavior| behavior == "Isolated");
+        [split] if !own_words && is(split, "Split") => {
+            // The expressions leave nothing between two matches that could be removed.
+            let kept = if flag(split, "invert", false) { "Removed" } else { "Isolated" };
+            let isolated = split.get("behavior").is_some_and(|behavior| behavior == kept);
             let words = split.get("pattern")?.get("Regex")?.as_str()?;
             WORDS
                 .iter()
@@ -129,6 +140,24 @@ pub fn pre_tokenizer(file: &File) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether runs of punctuation are cut off before the words of bytes, and threes of digits after them.
+fn is_falcon(cutters: &[&Value]) -> bool {
+    let [punctuation, bytes, digits, threes] = cutters else { return false };
+    let behaves = |step: &Value, how: &str| step.get("behavior").is_some_and(|behavior| behavior == how);
+    let regex = threes.get("pattern").and_then(|pattern| pattern.get("Regex"));
+    is(punctuation, "Punctuation")
+        && behaves(punctuation, "Contiguous")
+        && is(bytes, "ByteLevel")
+        && !flag(bytes, "add_prefix_space", true)
+        && flag(bytes, "use_regex", true)
+        && is(digits, "Digits")
+        && !flag(digits, "individual_digits", false)
+        && is(threes, "Split")
+        && behaves(threes, "Isolated")
+        && !flag(threes, "invert", false)
+        && regex.is_some_and(|regex| regex == "[0-9][0-9][0-9]")
 }
 
 /// How a tokenizer of bytes cuts text into words, as tokenizer.json has it.
@@ -165,12 +194,6 @@ const CHAINS: &[(&str, &[&str])] = &[
             r"[\p{P}\$\+<=>\^~\|`]+",
             r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
             "[0-9][0-9][0-9]",
-        ],
-    ),
-    (
-        "gpt-4o",
-        &[
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ],
     ),
 ];

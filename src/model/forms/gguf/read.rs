@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{keys::Keys, read_metadata, read_tensors, read_vocabulary};
+use super::{keys::Keys, read_metadata, read_rotary::Factors, read_tensors, read_vocabulary};
 use crate::{
     checkpoint::{Checkpoint, GgufEntry, GgufField, GgufHeader},
     error::{Error, Result},
@@ -36,11 +36,15 @@ pub fn is_gguf(path: &Path) -> bool {
 pub fn open(path: &Path) -> Result<(Config, Checkpoint)> {
     let (mut file, header) = Checkpoint::open_gguf(path)?;
     let keys = Keys::of(&header, path)?;
-    let factors = read_tensors::factors(&header, path)?;
-    let factors = factors.map(|entry| floats(&mut file, entry).map_err(Error::read(path))).transpose()?;
-    let (source, mut fields) = read_metadata::fields(&header, &keys, factors.as_deref(), path)?;
+    let mut factors = Factors::default();
+    for (name, values) in factors.named() {
+        if let Some(entry) = read_tensors::list(&header, name, path)? {
+            *values = Some(floats(&mut file, entry).map_err(Error::read(path))?);
+        }
+    }
+    let (source, mut fields) = read_metadata::fields(&header, &keys, &factors, path)?;
     let vocab_size = fields.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
-    let rstrip = source.strips_after_special();
+    let rstrip = source.strips_after_special(keys.text_at("general.name")?);
     let vocabulary = read_vocabulary::read(&keys, vocab_size, rstrip, path)?;
     fields.insert("bos_token_id".into(), vocabulary.bos.into());
     fields.insert("eos_token_id".into(), vocabulary.eos.first().copied().into());

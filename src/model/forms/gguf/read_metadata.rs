@@ -5,34 +5,43 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{frequencies::llama3, keys::Keys, source::Source};
+use super::{
+    keys::{Keys, shortest},
+    metadata::MAX_ALIBI_BIAS,
+    names::{HEAD_NORMS, MULTIPLIERS},
+    read_rotary::{Factors, rotary},
+    source::Source,
+};
 use crate::{
     checkpoint::{Dtype, Encoding, GgufHeader},
     error::{Error, Result},
     model::{
         PRUNED_PREFIX,
-        architecture::{Architecture, Mixture, Multipliers, Normalised, Position, RotaryPart, Scale, Window, Wiring},
+        architecture::{Architecture, GgufAlibi, Mixture, Normalised, Scale, Window, Wiring},
         fields::MAX_LAYERS,
     },
     ops::Norm,
 };
 
-/// The fields of the config, but those about the vocabulary. `factors` are those of `rope_freqs.weight`.
+/// The fields of the config, but those about the vocabulary.
 ///
 /// # Errors
 /// [`Error::BadFile`], [`Error::UnknownArchitecture`]; [`Error::UnsupportedField`] for what no row handles.
 pub fn fields(
     header: &GgufHeader,
     keys: &Keys,
-    factors: Option<&[f32]>,
+    factors: &Factors,
     path: &Path,
 ) -> Result<(Source, Map<String, Value>)> {
     let (source, biases) = Source::of(header, keys, path)?;
-    let row = source.row().ok_or_else(|| Error::internal(format!("no row is called {}", source.model_type)))?;
+    let row = source.row;
     let names = &row.fields;
     let mut fields = Map::new();
-    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    let mut set = |name: &str, value: Value| insert(&mut fields, name, value);
     set("model_type", row.model_type.into());
+    for (name, value, _) in row.when {
+        set(name, serde_json::from_str(value).map_err(Error::internal)?);
+    }
     let layers = keys.size("block_count")?;
     let width = keys.size("embedding_length")?;
     set(names.hidden_size, width.into());
@@ -44,15 +53,23 @@ pub fn fields(
     set(names.num_attention_heads, heads.into());
     if let Some(name) = names.num_key_value_heads {
         set(name, sizes.most(&sizes.kv_heads).into());
+    } else if let Some((name, _)) = names.multi_query {
+        set(name, (sizes.most(&sizes.kv_heads) == 1).into());
     } else if sizes.heads != sizes.kv_heads {
         let found = sizes.most(&sizes.kv_heads).into();
         return Err(keys.unsupported("attention.head_count_kv", &found, "this architecture has as many as heads"));
     }
-    set(names.intermediate_size, sizes.most(&sizes.inner).into());
+    // Some have no field for it, and then no other than their class has.
+    let usual = names.intermediate_factor.map(|factor| width.saturating_mul(factor as u64));
+    let inner = sizes.most(&sizes.inner);
+    let stated = !names.intermediate_size.is_empty();
+    if stated {
+        set(names.intermediate_size, inner.into());
+    }
     if let Some(mixture) = &row.mixture {
         experts(keys, mixture, &mut set)?;
     }
-    if !sizes.alike() {
+    if !sizes.alike() || (!stated && Some(inner) != usual) {
         set("model_type", format!("{PRUNED_PREFIX}{}", row.model_type).into());
         set("pruning", json!({ "layers": sizes.listed() }));
     }
@@ -65,17 +82,24 @@ pub fn fields(
         Norm::Rms => "attention.layer_norm_rms_epsilon",
         Norm::Layer => "attention.layer_norm_epsilon",
     };
-    if let (Some(name), Some(eps)) = (names.norm_eps.0, keys.number(eps)?) {
-        set(name, shortest(eps));
+    match (names.norm_eps, keys.number(eps)?) {
+        ((Some(name), _), Some(eps)) => drop(set(name, shortest(eps))),
+        ((None, fixed), Some(found)) if found as f32 != fixed as f32 => {
+            return Err(keys.unsupported(eps, &shortest(found), &format!("it is {fixed} in this architecture")));
+        }
+        _ => {}
     }
-    set(names.activation.0, names.activation.1.into());
+    if !names.activation.0.is_empty() {
+        set(names.activation.0, names.activation.1.into());
+    }
     for (name, value) in biases {
         set(name, value.into());
     }
     if let Wiring::Field(name, default) = row.wiring {
         set(name, keys.flag("use_parallel_residual")?.unwrap_or(default).into());
     }
-    multipliers(keys, &row.multipliers, head_dim, &mut set)?;
+    multipliers(keys, row, head_dim, &mut set)?;
+    attention(header, keys, row, &mut set)?;
     if row.gguf_own.softcaps {
         let caps = [
             ("attn_logit_softcapping", row.attention.softcap),
@@ -103,6 +127,13 @@ pub fn fields(
     set("torch_dtype", dtype(header).into());
     keys.check_all_asked()?;
     Ok((source, fields))
+}
+
+/// Sets a field; of a section, as "section.field".
+fn insert(fields: &mut Map<String, Value>, name: &str, value: Value) -> Option<Value> {
+    let Some((section, name)) = name.split_once('.') else { return fields.insert(name.to_owned(), value) };
+    let section = fields.entry(section).or_insert_with(|| Map::new().into());
+    section.as_object_mut().and_then(|section| section.insert(name.to_owned(), value))
 }
 
 /// The experts of each layer.
@@ -191,23 +222,41 @@ fn head_dim(keys: &Keys, row: &Architecture, width: u64, heads: u64) -> Result<u
 /// The factors of the signals, each under the name that the row has for it.
 fn multipliers(
     keys: &Keys,
-    names: &Multipliers,
+    row: &Architecture,
     head_dim: u64,
     set: &mut impl FnMut(&str, Value) -> Option<Value>,
 ) -> Result<()> {
-    let pairs = [
-        ("embedding_scale", names.embedding),
-        ("residual_scale", names.residual),
-        ("logit_scale", names.logits),
-        ("attention.scale", names.attention),
-    ];
-    for (key, name) in pairs {
-        let Some(name) = name else { continue };
+    let names = &row.multipliers;
+    for (key, name) in MULTIPLIERS.iter().filter_map(|(key, name)| Some((*key, name(names)?))) {
         match keys.number(key)? {
             Some(number) => drop(set(name, shortest(number))),
             // llama.cpp then scales attention as everywhere, and transformers would not.
-            None if key == "attention.scale" => drop(set(name, (1.0 / (head_dim as f64).sqrt()).into())),
+            None if Some(name) == names.attention => drop(set(name, (1.0 / (head_dim as f64).sqrt()).into())),
+            None if names.logit_scale.is_some_and(|(own, _)| own == name) => drop(set(name, json!(1.0))),
             None => {}
+        }
+    }
+    Ok(())
+}
+
+/// What its attention has beside the usual.
+fn attention(
+    header: &GgufHeader,
+    keys: &Keys,
+    row: &Architecture,
+    set: &mut impl FnMut(&str, Value) -> Option<Value>,
+) -> Result<()> {
+    if let Some(name) = row.attention.qk_norm.and_then(|norm| norm.field) {
+        set(name, header.tensors.contains_key(&format!("blk.0.{}.weight", HEAD_NORMS[0])).into());
+    }
+    if let (Some(name), true) = (row.attention.clip, row.gguf_own.clip) {
+        set(name, keys.number("attention.clamp_kqv")?.map_or(Value::Null, shortest));
+    }
+    if row.gguf_own.alibi == GgufAlibi::Stated {
+        let found = keys.number("attention.max_alibi_bias")?.unwrap_or(0.0);
+        if found as f32 != MAX_ALIBI_BIAS {
+            let reason = format!("only {MAX_ALIBI_BIAS} is implemented");
+            return Err(keys.unsupported("attention.max_alibi_bias", &shortest(found), &reason));
         }
     }
     Ok(())
@@ -226,107 +275,6 @@ fn window(keys: &Keys, row: &Architecture, set: &mut impl FnMut(&str, Value) -> 
         }
     }
     Ok(())
-}
-
-/// The base of the frequencies, their scaling, and the part of each head that turns.
-fn rotary(
-    keys: &Keys,
-    row: &Architecture,
-    head_dim: u64,
-    factors: Option<&[f32]>,
-    set: &mut impl FnMut(&str, Value) -> Option<Value>,
-) -> Result<()> {
-    let Position::Rope { part, .. } = row.attention.position else { return Ok(()) };
-    if let Some((name, default)) = row.attention.local_theta {
-        set(name, shortest(keys.number("rope.freq_base_swa")?.unwrap_or(default)));
-    }
-    let (base, share) = row.fields.rotary;
-    let theta = keys.number("rope.freq_base")?.unwrap_or(10000.0);
-    set(base, shortest(theta));
-    let rotary = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
-    match part {
-        RotaryPart::Share(_) => drop(set(share, portion(rotary, head_dim).into())),
-        RotaryPart::Count(name, _) => drop(set(name, rotary.into())),
-        RotaryPart::Whole if rotary == head_dim => {}
-        RotaryPart::Whole => {
-            let reason = format!("this architecture turns whole heads, of {head_dim}");
-            return Err(keys.unsupported("rope.dimension_count", &rotary.into(), &reason));
-        }
-    }
-    let scaling = scaling(keys, rotary, theta, factors)?;
-    set("rope_scaling", scaling);
-    Ok(())
-}
-
-/// The share of a head by which transformers finds `rotary` coordinates of `head_dim`.
-fn portion(rotary: u64, head_dim: u64) -> f64 {
-    let share = rotary as f64 / head_dim.max(1) as f64;
-    // It rounds down.
-    if (head_dim as f64 * share) as u64 == rotary { share } else { share * (1.0 + f64::EPSILON) }
-}
-
-fn scaling(keys: &Keys, rotary: u64, theta: f64, factors: Option<&[f32]>) -> Result<Value> {
-    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
-    let old = keys.number("rope.scale_linear")?;
-    let factor = keys.number("rope.scaling.factor")?.or(old).unwrap_or(1.0);
-    let magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
-    let original = keys.optional_size("rope.scaling.original_context_length")?;
-    let yarn = ["beta_fast", "beta_slow", "ext_factor", "attn_factor"];
-    let mut of_yarn = yarn.map(|name| (name, keys.number(&format!("rope.scaling.yarn_{name}"))));
-    if kind != "yarn" && magnitude != 1.0 {
-        let reason = "only a model with yarn scaling is known to multiply cosines and sines";
-        return Err(keys.unsupported("rope.scaling.attn_factor", &magnitude.into(), reason));
-    }
-    if let Some(factors) = factors {
-        if kind != "none" || factor != 1.0 {
-            let reason = "factors for each frequency beside another rule are not implemented";
-            return Err(keys.unsupported("rope.scaling.type", &kind.into(), reason));
-        }
-        return llama3(factors, rotary as usize, theta).ok_or_else(|| {
-            let reason = "these factors of the frequencies follow no rule of llama3";
-            keys.unsupported("rope_freqs.weight", &factors.len().into(), reason)
-        });
-    }
-    match kind {
-        "none" if old.is_none() => Ok(Value::Null),
-        "linear" | "none" if factor == 1.0 => Ok(Value::Null),
-        "linear" | "none" => Ok(json!({ "rope_type": "linear", "factor": shortest(factor) })),
-        "yarn" => {
-            let mut section = Map::new();
-            section.insert("rope_type".into(), "yarn".into());
-            section.insert("factor".into(), shortest(factor));
-            if let Some(original) = original {
-                section.insert("original_max_position_embeddings".into(), original.into());
-            }
-            if magnitude != 1.0 {
-                let own = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
-                section.insert("attention_factor".into(), (magnitude * own).into());
-            }
-            for (name, found) in of_yarn.iter_mut() {
-                let found = std::mem::replace(found, Ok(None))?;
-                match (*name, found) {
-                    (_, None) => {}
-                    ("ext_factor" | "attn_factor", Some(1.0)) => {}
-                    ("beta_fast" | "beta_slow", Some(number)) => drop(section.insert((*name).into(), shortest(number))),
-                    (name, Some(number)) => {
-                        let reason = "only 1 is implemented";
-                        return Err(keys.unsupported(&format!("rope.scaling.yarn_{name}"), &number.into(), reason));
-                    }
-                }
-            }
-            Ok(section.into())
-        }
-        other => {
-            Err(keys.unsupported("rope.scaling.type", &other.into(), "known: none, linear, yarn, and llama3's factors"))
-        }
-    }
-}
-
-/// A number that the file has as f32 in as few digits as that needs: 1e-05, not 0.000009999999747378752.
-fn shortest(number: f64) -> Value {
-    let narrow = number as f32;
-    let short = narrow.to_string().parse::<f64>().ok().filter(|_| f64::from(narrow) == number);
-    short.unwrap_or(number).into()
 }
 
 /// What transformers calls the type that most values are written in by default.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{
-    metadata::stem,
+    names::{
+        EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, norms,
+        stem, stem_of_fused,
+    },
     source::{Source, is_gated},
 };
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
     error::{Error, Result},
     model::{
         Config, Names,
-        architecture::{BlockKind, Layout, QkSpan, Role, Weight},
+        architecture::{Layout, QkSpan, Role, Weight},
         side_by_side,
     },
 };
@@ -33,20 +36,18 @@ pub fn assemble(config: &Config, source: Source, header: &GgufHeader, path: &Pat
     Ok(maker.list)
 }
 
-/// The factors of `rope_freqs.weight`, if the file has them: where they are to be read.
+/// A list of f32, if the file has a tensor of this name: where it is to be read.
 ///
 /// # Errors
-/// [`Error::BadTensor`] if they are no list of f32.
-pub fn factors<'a>(header: &'a GgufHeader, path: &Path) -> Result<Option<&'a GgufEntry>> {
-    let Some(entry) = header.tensors.get(FACTORS) else { return Ok(None) };
+/// [`Error::BadTensor`] if it is something else.
+pub fn list<'a>(header: &'a GgufHeader, name: &str, path: &Path) -> Result<Option<&'a GgufEntry>> {
+    let Some(entry) = header.tensors.get(name) else { return Ok(None) };
     if entry.shape.len() != 1 || entry.encoding.name != "F32" || entry.shape[0] > 1 << 16 {
         let reason = format!("expected a list of F32, found {} of shape {:?}", entry.encoding.name, entry.shape);
-        return Err(Error::BadTensor { name: FACTORS.into(), path: path.into(), reason });
+        return Err(Error::BadTensor { name: name.into(), path: path.into(), reason });
     }
     Ok(Some(entry))
 }
-
-const FACTORS: &str = "rope_freqs.weight";
 
 struct Maker<'a> {
     config: &'a Config,
@@ -70,50 +71,66 @@ impl Maker<'_> {
     fn all(&mut self) -> Result<()> {
         let (config, names) = (self.config, Names::of(self.config));
         let (d, vocabulary) = (config.hidden_size, config.vocab_size);
-        self.whole(names.embedding(), "token_embd.weight", &[vocabulary, d])?;
+        self.whole(names.embedding(), &format!("{EMBEDDING}.weight"), &[vocabulary, d])?;
+        if let Some(name) = names.embedding_norm() {
+            self.norm(&name, EMBEDDING_NORM)?;
+        }
         if let Some(name) = names.positions() {
-            self.whole(name, "position_embd.weight", &[config.max_position_embeddings, d])?;
+            self.whole(name, POSITIONS, &[config.max_position_embeddings, d])?;
         }
         for layer in 0..config.layers.len() {
             self.layer(layer, &names)?;
         }
-        self.norm(&names.final_norm(), "output_norm", d, config.norm_has_bias())?;
+        self.norm(&names.final_norm(), FINAL_NORM)?;
         if !config.tie_word_embeddings {
-            self.whole(names.head(), "output.weight", &[vocabulary, d])?;
+            self.whole(names.head(), &format!("{HEAD}.weight"), &[vocabulary, d])?;
         }
         if config.has_head_bias() {
-            self.whole(names.head_bias(), "output.bias", &[vocabulary])?;
+            self.whole(names.head_bias(), &format!("{HEAD}.bias"), &[vocabulary])?;
         }
         Ok(())
     }
 
     fn layer(&mut self, layer: usize, names: &Names) -> Result<()> {
         let config = self.config;
-        let mut norms: Vec<&str> = Vec::new();
+        let mut made: Vec<&str> = Vec::new();
         for block in config.blocks(layer) {
-            let theirs = match block.kind {
-                BlockKind::Attention | BlockKind::DeltaNet => ["attn_norm", "post_attention_norm"],
-                BlockKind::Mlp { .. } | BlockKind::Mixture => ["ffn_norm", "post_ffw_norm"],
-            };
-            for (norm, theirs) in [block.norm, block.norm_after].into_iter().zip(theirs) {
+            for (ours, theirs) in norms(config.architecture, block).into_iter().flatten() {
                 // Two blocks may share one, which the file has under the first name.
-                let Some(norm) = norm.filter(|norm| !norms.contains(norm)) else { continue };
-                norms.push(norm);
-                let ours = names.layer(layer, norm);
-                self.norm(&ours, &format!("blk.{layer}.{theirs}"), config.hidden_size, config.norm_has_bias())?;
+                if !made.contains(&ours) {
+                    made.push(ours);
+                    self.norm(&names.layer(layer, ours), &format!("blk.{layer}.{theirs}"))?;
+                }
             }
             for weight in block.weights {
                 self.weight(layer, weight, &names.layer(layer, weight.name))?;
             }
         }
         self.experts(layer, names)?;
-        if let Some(qk) = config.qk_norm() {
-            for (ours, theirs) in [(qk.q, "attn_q_norm"), (qk.k, "attn_k_norm")] {
-                let spec = &config.layers[layer];
-                let heads = if ours == qk.q { spec.heads } else { spec.kv_heads };
-                let width = spec.head_dim * if qk.span == QkSpan::Whole { heads } else { 1 };
-                let ours = names.layer(layer, ours);
-                self.norm(&ours, &format!("blk.{layer}.{theirs}"), width, qk.bias)?;
+        self.head_norms(layer, names)
+    }
+
+    /// The norms of queries and keys: one for all heads, or one of each, which the checkpoint may have in a tensor each.
+    fn head_norms(&mut self, layer: usize, names: &Names) -> Result<()> {
+        let Some(qk) = self.config.qk_norm() else { return Ok(()) };
+        let spec = &self.config.layers[layer];
+        let stored = self.config.head_norms(layer);
+        for ((parts, theirs), heads) in stored.into_iter().zip(HEAD_NORMS).zip([spec.heads, spec.kv_heads]) {
+            let shape = match qk.span {
+                QkSpan::Shared => &[spec.head_dim][..],
+                QkSpan::Whole => &[heads * spec.head_dim],
+                QkSpan::PerHead | QkSpan::PerHeadTensors => &[heads, spec.head_dim],
+            };
+            let theirs = format!("blk.{layer}.{theirs}.weight");
+            let GgufEntry { encoding, offset, .. } = self.entry(&theirs, shape)?;
+            // The tensors here follow each other as rows do there.
+            let mut first = 0;
+            for (stem, shape) in parts {
+                let (rows, width) = if let [rows, width] = *shape { (rows, width) } else { (1, shape[0]) };
+                let part = Part { encoding, offset, width, rows: (first..first + rows).collect() };
+                first += rows;
+                let ours = names.layer(layer, &format!("{stem}.weight"));
+                self.list.push((ours, self.less_offset(Assembled::new(shape, vec![part], false))));
             }
         }
         Ok(())
@@ -146,16 +163,24 @@ impl Maker<'_> {
         Ok(())
     }
 
-    fn norm(&mut self, ours: &str, theirs: &str, width: usize, bias: bool) -> Result<()> {
-        self.whole(format!("{ours}.weight"), &format!("{theirs}.weight"), &[width])?;
-        // The file has what multiplies, the checkpoint may have less.
+    /// What is added to the stored weights of norms is in those of the file.
+    fn less_offset(&self, tensor: Assembled) -> Assembled {
         let offset = self.config.architecture.norm.offset;
-        if offset != 0.0
-            && let Some((name, tensor)) = self.list.pop()
-        {
-            self.list.push((name, tensor.plus(-offset)));
+        if offset == 0.0 { tensor } else { tensor.plus(-offset) }
+    }
+
+    /// A norm of the residual stream.
+    fn norm(&mut self, ours: &str, theirs: &str) -> Result<()> {
+        let width = self.config.hidden_size;
+        if !self.config.norm_affine {
+            return Ok(());
         }
-        if bias {
+        self.whole(format!("{ours}.weight"), &format!("{theirs}.weight"), &[width])?;
+        if let Some((name, tensor)) = self.list.pop() {
+            let tensor = self.less_offset(tensor);
+            self.list.push((name, tensor));
+        }
+        if self.config.norm_has_bias() {
             self.whole(format!("{ours}.bias"), &format!("{theirs}.bias"), &[width])?;
         }
         Ok(())
@@ -230,7 +255,7 @@ impl Maker<'_> {
         match role {
             Role::Query | Role::Key | Role::Value if !there(role) => {
                 let before = [q, k, v].into_iter().take_while(|other| *other != role).collect::<Vec<_>>();
-                Place { stem: "attn_qkv", first: rows(&before), rows: rows(&[q, k, v]) }
+                Place { stem: stem_of_fused(&[q, k, v]), first: rows(&before), rows: rows(&[q, k, v]) }
             }
             Role::Gate | Role::Up if fused_gate => {
                 let first = if role == Role::Up { rows(&[Role::Gate]) } else { 0 };
@@ -243,7 +268,7 @@ impl Maker<'_> {
     /// Which row of its tensor holds a row of a weight: another one of its head where the file has coordinates that
     /// turn together side by side.
     fn row_there(&self, layer: usize, role: Role, row: usize) -> usize {
-        let interleaved = self.source.interleaved && matches!(role, Role::Query | Role::Key);
+        let interleaved = self.source.form.interleaved && matches!(role, Role::Query | Role::Key);
         let head_dim = self.config.layers[layer].head_dim;
         if interleaved { row / head_dim * head_dim + side_by_side(row % head_dim, head_dim / 2) } else { row }
     }
@@ -262,18 +287,23 @@ impl Maker<'_> {
         Ok(entry.clone())
     }
 
+    /// Whether a tensor is read elsewhere, or by nobody.
+    fn is_elsewhere(&self, name: &str) -> bool {
+        let long = LONG_FACTORS.contains(&name) && self.config.ropes.iter().any(|rope| rope.long.is_some());
+        name == FREQUENCY_FACTORS || long || name.ends_with(".attn_rot_embd")
+    }
+
     fn check_all_used(&self) -> Result<()> {
         let left: Vec<&str> = self
             .header
             .tensors
             .keys()
             .map(String::as_str)
-            .filter(|name| !self.used.contains(*name) && *name != FACTORS && !name.ends_with(".attn_rot_embd"))
+            .filter(|name| !self.used.contains(*name) && !self.is_elsewhere(name))
             .collect();
         let Some(first) = left.first() else { return Ok(()) };
         let what = match first {
             name if name.contains("_exps") || name.contains("ffn_gate_inp") => ": it is a mixture of experts",
-            name if name.starts_with("rope_factors") => ": rotary factors for long texts are not implemented",
             _ => "",
         };
         let reason = format!(

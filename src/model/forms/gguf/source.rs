@@ -1,66 +1,55 @@
-//! Which rows of the table the files of llama.cpp's architectures are read as.
+//! Which rows of the table the files of llama.cpp's architectures are read as: those that are written so.
 
 use std::path::Path;
 
 use crate::{
     checkpoint::{GgufEntry, GgufHeader},
     error::{Error, Result},
-    model::architecture::{ARCHITECTURES, Architecture, Bias, BlockKind, Role, Weight},
+    model::{
+        architecture::{ARCHITECTURES, Architecture, Bias, BlockKind, Role, Weight},
+        forms::{Gguf, OtherWidths},
+    },
 };
 
-use super::{keys::Keys, metadata::stem};
+use super::{
+    keys::Keys,
+    names::{norms, stem},
+    vocabulary::STRIPPING,
+};
 
 /// How files of one of llama.cpp's architectures become a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Source {
     /// `general.architecture`.
     pub architecture: &'static str,
-    /// The row that they are read as; several for one architecture differ in their biases.
-    pub model_type: &'static str,
-    /// Whether neighbouring coordinates of a head turn together there, where the row has those half a head apart.
-    pub interleaved: bool,
+    /// The row that they are read as; several for one architecture differ in their biases or their norms.
+    pub row: &'static Architecture,
+    pub form: Gguf,
     /// Whether what each layer has for sizes may be a list.
     pub by_layer: bool,
 }
 
-const fn source(architecture: &'static str, model_type: &'static str, interleaved: bool) -> Source {
-    Source { architecture, model_type, interleaved, by_layer: false }
+/// In the order in which they are tried.
+fn sources() -> impl Iterator<Item = Source> {
+    ARCHITECTURES.iter().flat_map(|row| {
+        let other = |form: Gguf| match form.other_widths {
+            OtherWidths::As(other) => Some(*other),
+            OtherWidths::Alike | OtherWidths::Never => None,
+        };
+        let forms = [row.forms.gguf, row.forms.gguf.and_then(other)];
+        forms.into_iter().flatten().flat_map(move |form| {
+            let source = move |(architecture, by_layer)| Source { architecture, row, form, by_layer };
+            [Some((form.architecture, false)), form.by_layer.map(|name| (name, true))].into_iter().flatten().map(source)
+        })
+    })
 }
 
-/// In the order in which they are tried.
-const SOURCES: &[Source] = &[
-    source("llama", "llama", true),
-    source("llama", "mixtral", true),
-    // llama.cpp has no bias for the output there: what has none for it, but has some, was a qwen2.
-    source("llama", "qwen2", true),
-    Source { by_layer: true, ..source("deci", "llama", true) },
-    Source { by_layer: true, ..source("deci", "qwen2", true) },
-    source("qwen2", "qwen2", false),
-    source("qwen3", "qwen3", false),
-    source("qwen2moe", "qwen2_moe", false),
-    source("qwen3moe", "qwen3_moe", false),
-    source("smollm3", "smollm3", true),
-    source("granite", "granite", true),
-    source("starcoder2", "starcoder2", false),
-    source("phi2", "phi", false),
-    source("phi3", "phi3", false),
-    source("gemma", "gemma", false),
-    source("gemma2", "gemma2", false),
-    source("gemma3", "gemma3_text", false),
-    source("olmo2", "olmo2", false),
-    source("gpt2", "gpt2", false),
-    source("gptneox", "gpt_neox", false),
-];
-
 impl Source {
-    /// The row.
-    pub fn row(&self) -> Option<&'static Architecture> {
-        ARCHITECTURES.iter().find(|row| row.model_type == self.model_type)
-    }
-
-    /// Whether special tokens take the spaces after them, as llama.cpp has it for these models alone.
-    pub fn strips_after_special(&self) -> bool {
-        self.architecture == "phi3"
+    /// Whether special tokens take the spaces after them, as they do in these models, whether or not in llama.cpp, which
+    /// goes by the name.
+    pub fn strips_after_special(&self, name: Option<&str>) -> bool {
+        let name = name.unwrap_or_default().to_ascii_lowercase();
+        self.architecture == "phi3" || STRIPPING.iter().any(|part| name.contains(part))
     }
 
     /// How a file is read, and the values of the fields that say which of the row's weights have a bias.
@@ -69,10 +58,12 @@ impl Source {
     /// [`Error::UnknownArchitecture`]; [`Error::BadFile`] if no row has the biases of the file.
     pub fn of(header: &GgufHeader, keys: &Keys, path: &Path) -> Result<(Self, Vec<(&'static str, bool)>)> {
         let name = keys.architecture();
-        let mut sources = SOURCES.iter().filter(|source| source.architecture == name).peekable();
-        if sources.peek().is_none() {
-            let mut known: Vec<_> = SOURCES.iter().map(|source| source.architecture).collect();
-            known.dedup();
+        if !sources().any(|source| source.architecture == name) {
+            let mut known: Vec<_> = Vec::new();
+            sources().for_each(|source| match source.architecture {
+                one if known.contains(&one) => {}
+                one => known.push(one),
+            });
             return Err(Error::UnknownArchitecture {
                 model_type: name.into(),
                 path: path.into(),
@@ -81,37 +72,61 @@ impl Source {
         }
         // Some architectures are mixtures in some files.
         let mixture = holder(header, Role::Router, "weight").is_some();
-        let found = sources.find_map(|source| {
-            let row = source.row().filter(|row| row.mixture.is_some() == mixture)?;
-            Some((*source, biases(header, row)?))
-        });
-        found.ok_or_else(|| {
-            if mixture {
-                return Error::bad_file(
-                    path,
-                    format!("a mixture of experts, which models of the architecture {name} are not here"),
-                );
+        let heads = [keys.sizes("attention.head_count")?, keys.sizes("attention.head_count_kv")?];
+        for source in sources().filter(|source| source.architecture == name) {
+            let row = source.row;
+            let fits = row.mixture.is_some() == mixture
+                && (row.when.is_empty() || (has_norms(header, row) && has_heads(row, &heads)));
+            if let Some(biases) = biases(header, row).filter(|_| fits) {
+                return Ok((source, biases));
             }
-            let there = Role::ALL.into_iter().filter(|role| *role != Role::Mixed && has_bias(header, *role));
-            let there = there.map(stem);
-            let there: Vec<_> = there.collect();
-            let list = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-            Error::bad_file(
+        }
+        if mixture {
+            return Err(Error::bad_file(
                 path,
-                format!("no model of the architecture {name} has biases like these in its layers: {list}"),
-            )
-        })
+                format!("a mixture of experts, which models of the architecture {name} are not here"),
+            ));
+        }
+        let there = Role::ALL.into_iter().filter(|role| *role != Role::Mixed && has_bias(header, *role));
+        let there: Vec<_> = there.map(stem).collect();
+        let list = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+        Err(Error::bad_file(
+            path,
+            format!("no model of the architecture {name} has biases like these in its layers: {list}"),
+        ))
     }
 }
 
 impl Architecture {
     /// The `model_type` as which GGUF files of its models are read, if they can be.
     pub fn read_from_gguf_as(&self) -> Option<&'static str> {
-        let own = |source: &&Source| source.model_type == self.model_type;
-        let alike = |source: &&Source| self.forms.gguf.is_some_and(|form| form.architecture == source.architecture);
-        let found = SOURCES.iter().find(own).or_else(|| SOURCES.iter().find(alike));
-        found.map(|source| source.model_type)
+        let form = self.forms.gguf?;
+        let alike = |source: &Source| {
+            source.architecture == form.architecture && source.row.mixture.is_some() == self.mixture.is_some()
+        };
+        sources().find(alike).map(|source| source.row.model_type)
     }
+}
+
+/// Whether the first layer has those of the norms before blocks that the row has, and no others: what tells rows of one
+/// architecture apart.
+fn has_norms(header: &GgufHeader, row: &Architecture) -> bool {
+    let mut own: Vec<(&str, &str)> = Vec::new();
+    for before in row.blocks.iter().filter_map(|block| norms(row, block)[0]) {
+        if own.iter().all(|(ours, _)| *ours != before.0) {
+            own.push(before);
+        }
+    }
+    let there = |theirs: &str| header.tensors.contains_key(&format!("blk.0.{theirs}.weight"));
+    ["attn_norm", "attn_norm_2", "ffn_norm"]
+        .into_iter()
+        .all(|theirs| own.iter().any(|(_, own)| *own == theirs) == there(theirs))
+}
+
+/// Whether the row can have so many heads, and so many keys.
+fn has_heads(row: &Architecture, [heads, kv_heads]: &[Vec<u64>; 2]) -> bool {
+    let shared = row.fields.multi_query.is_some() && kv_heads == &[1];
+    row.fields.num_key_value_heads.is_some() || shared || kv_heads.is_empty() || heads == kv_heads
 }
 
 /// The tensor of the first layer that holds a weight for this role.

@@ -1,13 +1,19 @@
 //! The tensors of a GGUF file: their names, and how their rows come from the checkpoint.
 
-use super::metadata::{frequency_factors, stem};
+use super::{
+    metadata::frequency_factors,
+    names::{
+        EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, norms,
+        stem, stem_of_fused,
+    },
+};
 use crate::{
     checkpoint::{GgufTensor, GgufType},
     error::{Error, Result},
     model::{
-        Config, HostEnds, HostLayer, HostMatrix, HostNorm, WeightStore,
-        architecture::{BlockKind, Role},
-        forms::Gguf,
+        Config, HostLayer, HostLinear, HostMatrix, HostNorm, Names, TensorSpec, WeightStore,
+        architecture::{Block, QkSpan, Role},
+        forms::{Gguf, GgufHead},
         side_by_side,
     },
 };
@@ -21,61 +27,111 @@ pub struct Entry {
     source: Source,
 }
 
-#[derive(Clone, Copy)]
 enum Source {
-    Embedding,
-    Head,
-    FinalNorm,
-    FrequencyFactors,
-    /// Of a layer: the norm before its attention, or before its MLP.
-    Norm(usize, BlockKind),
-    /// The norms of what these make.
-    NormAfter(usize, BlockKind),
+    /// As the checkpoint has it, by its name there; to each value something may be added.
+    Stored(TensorSpec, f32),
+    Values(Vec<f32>),
     /// Of a layer: the norm of its queries (0) or its keys (1).
     HeadNorm(usize, usize),
-    Weight(usize, Role),
+    /// One weight after the other.
+    Weights(usize, &'static [Role]),
+    Biases(usize, &'static [Role]),
     /// Of all experts of a layer.
     Experts(usize, Role),
     /// Of the expert of a layer that every token goes to: which of its weights.
     Shared(usize, usize),
-    Bias(usize, Role),
 }
 
 /// Every tensor of the file, in order: matrices in `kind` where their width allows it, vectors in f32.
-pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entry>> {
-    let mut list = Vec::new();
-    let mut add = |name: String, shape: &[usize], source| {
+pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Vec<Entry> {
+    let mut list = List { config, kind, entries: Vec::new() };
+    list.before_layers(target);
+    (0..config.layers.len()).for_each(|layer| list.layer(layer, target));
+    list.after_layers();
+    list.entries
+}
+
+struct List<'a> {
+    config: &'a Config,
+    kind: GgufType,
+    entries: Vec<Entry>,
+}
+
+impl List<'_> {
+    fn add(&mut self, name: String, shape: &[usize], source: Source) {
         let kind = match (shape, &source) {
-            // What rounding it may do is send a token elsewhere; llama.cpp's converter leaves it, too.
-            (_, Source::Weight(_, Role::Router)) => GgufType::F32,
-            ([_, .., width], _) if kind.fits(*width) => kind,
+            // What rounding may do is send a token elsewhere; llama.cpp's converter leaves all of these, too.
+            (_, Source::Weights(_, [Role::Router]) | Source::HeadNorm(..)) => GgufType::F32,
+            _ if name == POSITIONS => GgufType::F32,
+            ([_, .., width], _) if self.kind.fits(*width) => self.kind,
             ([_, _, ..], _) => GgufType::F16,
             _ => GgufType::F32,
         };
-        list.push(Entry { tensor: GgufTensor { name, shape: shape.to_vec(), kind }, source });
-    };
-    let d = config.hidden_size;
-    add("token_embd.weight".into(), &[config.vocab_size, d], Source::Embedding);
-    if target.frequency_factors
-        && let Some(factors) = frequency_factors(config)
-    {
-        add("rope_freqs.weight".into(), &[factors.len()], Source::FrequencyFactors);
+        self.entries.push(Entry { tensor: GgufTensor { name, shape: shape.to_vec(), kind }, source });
     }
-    for layer in 0..config.layers.len() {
+
+    fn stored(&mut self, name: impl Into<String>, ours: String, shape: &[usize]) {
+        let spec = TensorSpec { name: ours, shape: shape.to_vec() };
+        self.add(name.into(), shape, Source::Stored(spec, 0.0));
+    }
+
+    /// A norm of the residual stream, by its names without what they end with.
+    fn norm(&mut self, name: &str, ours: &str) {
+        let width = [self.config.hidden_size];
+        if !self.config.norm_affine {
+            return;
+        }
+        let spec = TensorSpec { name: format!("{ours}.weight"), shape: width.to_vec() };
+        // The file has what multiplies, the checkpoint may have less.
+        let offset = self.config.architecture.norm.offset;
+        self.add(format!("{name}.weight"), &width, Source::Stored(spec, offset));
+        if self.config.norm_has_bias() {
+            self.stored(format!("{name}.bias"), format!("{ours}.bias"), &width);
+        }
+    }
+
+    fn before_layers(&mut self, target: Gguf) {
+        let (config, names) = (self.config, Names::of(self.config));
+        self.stored(format!("{EMBEDDING}.weight"), names.embedding(), &[config.vocab_size, config.hidden_size]);
+        if let Some(name) = names.embedding_norm() {
+            self.norm(EMBEDDING_NORM, &name);
+        }
+        if let (Some(name), Some(rows)) = (names.positions(), config.position_rows()) {
+            self.stored(POSITIONS, name, &[rows, config.hidden_size]);
+        }
+        let factors = frequency_factors(config).filter(|_| target.frequency_factors);
+        let long = config.ropes.first().and_then(|rope| rope.long.as_ref());
+        let long = long.into_iter().flat_map(|long| LONG_FACTORS.into_iter().zip(long.factors.clone()));
+        for (name, factors) in factors.map(|factors| (FREQUENCY_FACTORS, factors)).into_iter().chain(long) {
+            self.add(name.into(), &[factors.len()], Source::Values(factors));
+        }
+    }
+
+    fn layer(&mut self, layer: usize, target: Gguf) {
+        let (config, names) = (self.config, Names::of(self.config));
         let name = |stem: &str, end: &str| format!("blk.{layer}.{stem}.{end}");
-        let attention = config.blocks(layer).iter().find(|block| block.kind == BlockKind::Attention);
-        if attention.is_some_and(|block| block.norm.is_some()) {
-            add(name("attn_norm", "weight"), &[d], Source::Norm(layer, BlockKind::Attention));
-        }
-        if attention.is_some_and(|block| block.norm_after.is_some()) {
-            add(name("post_attention_norm", "weight"), &[d], Source::NormAfter(layer, BlockKind::Attention));
-        }
+        let mut written: Vec<&str> = Vec::new();
+        let (attention, others): (Vec<_>, Vec<_>) =
+            config.blocks(layer).iter().partition(|block| block.kind.looks_back());
+        let mut of_blocks = |list: &mut Self, blocks: &[&Block]| {
+            for (ours, theirs) in blocks.iter().flat_map(|block| norms(config.architecture, block)).flatten() {
+                // Two blocks may share one.
+                if !written.contains(&ours) {
+                    written.push(ours);
+                    list.norm(&format!("blk.{layer}.{theirs}"), &names.layer(layer, ours));
+                }
+            }
+        };
+        of_blocks(self, &attention);
         for weight in config.weights(layer) {
-            for role in weight.holds {
-                let (rows, cols) = config.linear_shape(*role, layer);
-                add(name(stem(*role), "weight"), &[rows, cols], Source::Weight(layer, *role));
+            let together = if target.fused { weight.holds.chunks(weight.holds.len()) } else { weight.holds.chunks(1) };
+            for roles in together {
+                let shapes = roles.iter().map(|role| config.linear_shape(*role, layer));
+                let (rows, cols) = shapes.fold((0, 0), |(rows, _), (more, cols)| (rows + more, cols));
+                let stem = stem_of_fused(roles);
+                self.add(name(stem, "weight"), &[rows, cols], Source::Weights(layer, roles));
                 if config.linear_bias(weight) {
-                    add(name(stem(*role), "bias"), &[rows], Source::Bias(layer, *role));
+                    self.add(name(stem, "bias"), &[rows], Source::Biases(layer, roles));
                 }
             }
         }
@@ -84,47 +140,54 @@ pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Result<Vec<Entr
             for role in weight.holds {
                 let (rows, cols) = config.linear_shape(*role, layer);
                 let stem = format!("{}_exps", stem(*role));
-                add(name(&stem, "weight"), &[count, rows, cols], Source::Experts(layer, *role));
+                self.add(name(&stem, "weight"), &[count, rows, cols], Source::Experts(layer, *role));
             }
         }
         for (which, (weight, [rows, cols])) in config.shared_weights(layer).into_iter().enumerate() {
             let stem = format!("{}_shexp", stem(weight.holds[0]));
             let shape = if weight.holds == [Role::Router] { &[cols][..] } else { &[rows, cols] };
-            add(name(&stem, "weight"), shape, Source::Shared(layer, which));
+            self.add(name(&stem, "weight"), shape, Source::Shared(layer, which));
         }
-        if config.qk_norm {
-            for (which, stored) in config.head_norms(layer).into_iter().enumerate() {
-                let width = stored.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-                add(name(["attn_q_norm", "attn_k_norm"][which], "weight"), &[width], Source::HeadNorm(layer, which));
+        if let Some(qk) = config.qk_norm() {
+            let spec = &config.layers[layer];
+            for (which, heads) in [spec.heads, spec.kv_heads].into_iter().enumerate() {
+                let shape = match qk.span {
+                    QkSpan::Shared => &[spec.head_dim][..],
+                    QkSpan::Whole => &[heads * spec.head_dim],
+                    QkSpan::PerHead | QkSpan::PerHeadTensors => &[heads, spec.head_dim],
+                };
+                self.add(name(HEAD_NORMS[which], "weight"), shape, Source::HeadNorm(layer, which));
             }
         }
-        let mlp = config.blocks(layer).iter().find(|block| block.kind != BlockKind::Attention);
-        if let Some(block) = mlp.filter(|block| block.norm.is_some()) {
-            add(name("ffn_norm", "weight"), &[d], Source::Norm(layer, block.kind));
+        of_blocks(self, &others);
+    }
+
+    fn after_layers(&mut self) {
+        let (config, names) = (self.config, Names::of(self.config));
+        self.norm(FINAL_NORM, &names.final_norm());
+        let shape = [config.vocab_size, config.hidden_size];
+        let head = format!("{HEAD}.weight");
+        match (config.tie_word_embeddings, config.architecture.gguf_own.head) {
+            (false, _) => self.stored(head, names.head(), &shape),
+            (true, GgufHead::Required) => self.stored(head, names.embedding(), &shape),
+            (true, _) => {}
         }
-        if let Some(block) = mlp.filter(|block| block.norm_after.is_some()) {
-            add(name("post_ffw_norm", "weight"), &[d], Source::NormAfter(layer, block.kind));
+        if config.has_head_bias() {
+            self.stored(format!("{HEAD}.bias"), names.head_bias(), &[config.vocab_size]);
         }
     }
-    add("output_norm.weight".into(), &[d], Source::FinalNorm);
-    if !config.tie_word_embeddings {
-        add("output.weight".into(), &[config.vocab_size, d], Source::Head);
-    }
-    Ok(list)
 }
 
 impl Entry {
-    /// The layer it belongs to.
+    /// The layer whose weights it is made of.
     pub fn layer(&self) -> Option<usize> {
         match self.source {
-            Source::Norm(layer, _)
-            | Source::NormAfter(layer, _)
-            | Source::HeadNorm(layer, _)
-            | Source::Weight(layer, _)
+            Source::HeadNorm(layer, _)
+            | Source::Weights(layer, _)
+            | Source::Biases(layer, _)
             | Source::Experts(layer, _)
-            | Source::Shared(layer, _)
-            | Source::Bias(layer, _) => Some(layer),
-            Source::Embedding | Source::Head | Source::FinalNorm | Source::FrequencyFactors => None,
+            | Source::Shared(layer, _) => Some(layer),
+            Source::Stored(..) | Source::Values(_) => None,
         }
     }
 
@@ -134,7 +197,6 @@ impl Entry {
         &self,
         store: &WeightStore,
         target: Gguf,
-        ends: &HostEnds,
         layer: Option<&HostLayer>,
         mut each: impl FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
@@ -144,54 +206,57 @@ impl Entry {
             let found = layer.and_then(|layer| layer.linears().find(|linear| linear.role == role));
             found.ok_or_else(missing)
         };
-        let interleaved = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
         let head_dim = self.layer().map_or(0, |layer| config.layers[layer].head_dim);
-        match self.source {
-            // The head has no factor of embedded tokens in it, which llama.cpp knows of itself.
-            Source::Embedding if config.architecture.gguf_own.tied => in_order(&ends.head, each),
-            Source::Embedding => in_order(&ends.embedding, each),
-            Source::Head => in_order(&ends.head, each),
-            Source::FinalNorm => each(&ends.final_norm.as_ref().ok_or_else(missing)?.weight),
-            Source::FrequencyFactors => each(&frequency_factors(config).ok_or_else(missing)?),
-            Source::Norm(_, kind) => {
-                let block = layer.and_then(|layer| layer.blocks().find(|block| block.spec.kind == kind));
-                each(&block.and_then(|block| block.norm.as_ref()).ok_or_else(missing)?.weight)
-            }
-            Source::NormAfter(_, kind) => {
-                let block = layer.and_then(|layer| layer.blocks().find(|block| block.spec.kind == kind));
-                each(&block.and_then(|block| block.norm_after.as_ref()).ok_or_else(missing)?.weight)
-            }
+        let turned = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
+        match &self.source {
+            Source::Stored(spec, offset) => in_order(&store.whole(spec)?, |rows| {
+                if *offset == 0.0 {
+                    return each(rows);
+                }
+                each(&rows.iter().map(|value| value + offset).collect::<Vec<_>>())
+            }),
+            Source::Values(values) => each(values),
             Source::HeadNorm(_, which) => {
                 let norms: Option<&[HostNorm; 2]> =
                     layer.and_then(|layer| layer.blocks().find_map(|block| block.head_norms.as_ref()));
-                each(&norms.ok_or_else(missing)?[which].weight)
+                let weight = &norms.ok_or_else(missing)?[*which].weight;
+                if !target.interleaved {
+                    return each(weight);
+                }
+                each(&weight.chunks(head_dim).flat_map(|head| interleave(head, head_dim)).collect::<Vec<_>>())
             }
-            Source::Weight(_, role) if interleaved(role) => {
-                let matrix = &linear(role)?.matrix;
+            Source::Weights(_, roles) => roles.iter().try_for_each(|role| {
+                let matrix = &linear(*role)?.matrix;
+                if !turned(*role) {
+                    return in_order(matrix, &mut each);
+                }
                 (0..matrix.rows / head_dim).try_for_each(|head| {
                     let first = head * head_dim;
                     each(&interleave(&matrix.rows_f32(first..first + head_dim)?, head_dim))
                 })
+            }),
+            Source::Biases(_, roles) => {
+                let mut all = Vec::with_capacity(self.tensor.shape[0]);
+                for role in *roles {
+                    let bias = linear(*role)?.bias.as_ref().ok_or_else(missing)?;
+                    match turned(*role) {
+                        true => all.extend(bias.chunks(head_dim).flat_map(|head| interleave(head, head_dim))),
+                        false => all.extend(bias),
+                    }
+                }
+                each(&all)
             }
             Source::Experts(layer, role) => {
-                let count = config.layers[layer].experts.map_or(0, |experts| experts.count);
+                let count = config.layers[*layer].experts.map_or(0, |experts| experts.count);
                 (0..count).try_for_each(|expert| {
-                    let linears = store.expert(layer, expert)?;
-                    let linear = linears.iter().find(|linear| linear.role == role).ok_or_else(missing)?;
-                    in_order(&linear.matrix, &mut each)
+                    let linears = store.expert(*layer, expert)?;
+                    let linear: Option<&HostLinear> = linears.iter().find(|linear| linear.role == *role);
+                    in_order(&linear.ok_or_else(missing)?.matrix, &mut each)
                 })
             }
             Source::Shared(layer, which) => {
-                let linears = store.shared_expert(layer)?;
-                in_order(&linears.get(which).ok_or_else(missing)?.matrix, each)
-            }
-            Source::Weight(_, role) => in_order(&linear(role)?.matrix, each),
-            Source::Bias(_, role) => {
-                let bias = linear(role)?.bias.as_ref().ok_or_else(missing)?;
-                if !interleaved(role) {
-                    return each(bias);
-                }
-                each(&bias.chunks(head_dim).flat_map(|head| interleave(head, head_dim)).collect::<Vec<_>>())
+                let linears = store.shared_expert(*layer)?;
+                in_order(&linears.get(*which).ok_or_else(missing)?.matrix, each)
             }
         }
     }

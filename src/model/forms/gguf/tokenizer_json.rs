@@ -23,6 +23,9 @@ pub struct AddedToken {
     pub content: String,
     #[serde(default)]
     pub special: bool,
+    /// Whether it takes the spaces after it.
+    #[serde(default)]
+    pub rstrip: bool,
 }
 
 #[derive(Deserialize)]

@@ -56,18 +56,30 @@ pub enum TokenType {
     Byte = 6,
 }
 
-/// The metadata that makes the vocabulary.
+/// The metadata that makes the vocabulary, and the name of the model, by which llama.cpp tells what special tokens do.
 ///
 /// # Errors
 /// [`Error::BadFile`] for a tokenizer that llama.cpp would not follow, with the way out.
-pub fn vocabulary(config: &Config, wanted: Vocabulary, notes: &mut Vec<String>) -> Result<Metadata> {
+pub fn vocabulary(
+    config: &Config,
+    name: &str,
+    wanted: Vocabulary,
+    notes: &mut Vec<String>,
+) -> Result<(Metadata, String)> {
     let Vocabulary::Tokenizer { pre, tokenizer } = wanted else {
-        return Ok(vec![("tokenizer.ggml.model".to_owned(), GgufValue::Text("no_vocab".into()))]);
+        let none = ("tokenizer.ggml.model".to_owned(), GgufValue::Text("no_vocab".into()));
+        return Ok((vec![none], name.into()));
     };
     let path = &tokenizer.path;
     let file: File = serde_json::from_str(&tokenizer.json).map_err(|error| Error::bad_file(path, error.to_string()))?;
-    Reader { file, path, config, tokenizer }.metadata(pre, notes)
+    let reader = Reader { file, path, config, tokenizer };
+    Ok((reader.metadata(pre, notes)?, reader.named(name, notes)))
 }
+
+/// What names have of the models whose special tokens llama.cpp lets take the spaces after them, all but the first three
+/// of [`STRIPS`]; without any of which it fails.
+pub const STRIPPING: [&str; 2] = ["phi-3", "phi3"];
+const STRIPS: [&str; 4] = ["<unk>", "<s>", "<|endoftext|>", "</s>"];
 
 struct Reader<'a> {
     file: File,
@@ -86,6 +98,28 @@ impl Reader<'_> {
         self.bad(format!(
             "{what}, which llama.cpp does not; --no-tokenizer leaves the vocabulary out, for token ids alone"
         ))
+    }
+
+    /// The name under which llama.cpp lets special tokens take the spaces after them, or not, as this tokenizer does.
+    fn named(&self, name: &str, notes: &mut Vec<String>) -> String {
+        let file = &self.file;
+        let strips = file.added_tokens.iter().any(|token| token.special && token.rstrip);
+        let listed = |text: &&str| file.added_tokens.iter().any(|token| token.content == **text);
+        let able = STRIPS.iter().all(|text| listed(text) || file.model.vocab.get(*text).is_some());
+        let says = |name: &str| {
+            let lower = name.to_ascii_lowercase();
+            STRIPPING.iter().find_map(|part| Some((lower.find(part)?, part.len())))
+        };
+        let mut name = name.to_owned();
+        if strips && !able {
+            notes.push("special tokens take the spaces after them, as they do not in llama.cpp".into());
+        } else if strips && says(&name).is_none() {
+            name += " (phi-3)";
+        }
+        while let Some((at, length)) = says(&name).filter(|_| !(strips && able)) {
+            name.replace_range(at..at + length, "phi 3");
+        }
+        name
     }
 
     fn metadata(&self, pre: Option<&str>, notes: &mut Vec<String>) -> Result<Metadata> {

@@ -1,0 +1,317 @@
+//! What llama.cpp's converter makes of fixtures, by tables of these tests' own: what is written is held against them, and
+//! what is read comes from them. tests/interop has the files of both read by llama.cpp itself.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use slicegpt_gpu::{checkpoint::GgufValue, model::Model};
+
+use super::support;
+
+pub struct Family {
+    pub fixture: &'static str,
+    /// Fields of its config that have another value here, as JSON; null in a section as "section.field".
+    pub changed: &'static [(&'static str, &'static str)],
+    pub architecture: &'static str,
+    /// Whether it turns neighbouring coordinates of heads together, where the fixture has them half a head apart.
+    pub interleaved: bool,
+    /// Stems in a layer there, by those here.
+    layer: &'static [(&'static str, &'static str)],
+    /// The others.
+    top: &'static [(&'static str, &'static str)],
+}
+
+const SEPARATE: &[(&str, &str)] = &[
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.dense", "attn_output"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.fc1", "ffn_up"),
+    ("mlp.fc2", "ffn_down"),
+    ("mlp.c_fc", "ffn_up"),
+    ("mlp.c_proj", "ffn_down"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_layernorm", "attn_q_norm"),
+    ("self_attn.k_layernorm", "attn_k_norm"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.experts.gate_proj", "ffn_gate_exps"),
+    ("mlp.experts.up_proj", "ffn_up_exps"),
+    ("mlp.experts.down_proj", "ffn_down_exps"),
+];
+const TOP: &[(&str, &str)] = &[
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("model.final_layernorm", "output_norm"),
+    ("lm_head", "output"),
+];
+const GPT2: Family = Family {
+    fixture: "gpt2_tied",
+    changed: &[],
+    architecture: "gpt2",
+    interleaved: false,
+    layer: &[
+        ("attn.c_attn", "attn_qkv"),
+        ("attn.c_proj", "attn_output"),
+        ("mlp.c_fc", "ffn_up"),
+        ("mlp.c_proj", "ffn_down"),
+        ("ln_1", "attn_norm"),
+        ("ln_2", "ffn_norm"),
+    ],
+    top: &[
+        ("transformer.wte", "token_embd"),
+        ("transformer.wpe", "position_embd"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+};
+const GPT_NEOX: Family = Family {
+    fixture: "gpt_neox_parallel",
+    changed: &[],
+    architecture: "gptneox",
+    interleaved: false,
+    layer: &[
+        ("attention.query_key_value", "attn_qkv"),
+        ("attention.dense", "attn_output"),
+        ("mlp.dense_h_to_4h", "ffn_up"),
+        ("mlp.dense_4h_to_h", "ffn_down"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+    ],
+    top: &[("gpt_neox.embed_in", "token_embd"), ("gpt_neox.final_layer_norm", "output_norm"), ("embed_out", "output")],
+};
+
+const fn separate(fixture: &'static str, architecture: &'static str, interleaved: bool) -> Family {
+    Family { fixture, changed: &[], architecture, interleaved, layer: SEPARATE, top: TOP }
+}
+
+const FALCON: Family = Family {
+    fixture: "falcon_7b",
+    changed: &[],
+    architecture: "falcon",
+    interleaved: false,
+    layer: &[
+        ("self_attention.query_key_value", "attn_qkv"),
+        ("self_attention.dense", "attn_output"),
+        ("mlp.dense_h_to_4h", "ffn_up"),
+        ("mlp.dense_4h_to_h", "ffn_down"),
+        ("input_layernorm", "attn_norm"),
+        // Only of falcon and only of bloom.
+        ("ln_mlp", "attn_norm"),
+        ("ln_attn", "attn_norm_2"),
+        ("post_attention_layernorm", "ffn_norm"),
+    ],
+    top: &[
+        ("transformer.word_embeddings", "token_embd"),
+        ("transformer.word_embeddings_layernorm", "token_embd_norm"),
+        ("transformer.ln_f", "output_norm"),
+        ("lm_head", "output"),
+    ],
+};
+const MPT: Family = Family {
+    fixture: "mpt_tied",
+    changed: &[],
+    architecture: "mpt",
+    interleaved: false,
+    layer: &[
+        ("attn.Wqkv", "attn_qkv"),
+        ("attn.out_proj", "attn_output"),
+        ("ffn.up_proj", "ffn_up"),
+        ("ffn.down_proj", "ffn_down"),
+        ("norm_1", "attn_norm"),
+        ("norm_2", "ffn_norm"),
+    ],
+    top: &[("transformer.wte", "token_embd"), ("transformer.norm_f", "output_norm")],
+};
+
+pub const FAMILIES: &[Family] = &[
+    separate("smollm3_interval", "smollm3", true),
+    separate("granite_plain", "granite", true),
+    separate("granite_untied", "granite", true),
+    separate("granite_tied", "granite", true),
+    separate("starcoder2_tied", "starcoder2", false),
+    separate("starcoder2_no_bias", "starcoder2", false),
+    separate("phi_gqa", "phi2", false),
+    separate("phi_half_rotary", "phi2", false),
+    separate("phi_partial_rotary", "phi2", false),
+    separate("phi3_gqa", "phi3", false),
+    separate("phi3_window", "phi3", false),
+    separate("phi3_tied", "phi3", false),
+    GPT2,
+    Family { fixture: "gpt2_n_inner", ..GPT2 },
+    Family { fixture: "gpt2_untied", ..GPT2 },
+    GPT_NEOX,
+    Family { fixture: "gpt_neox_odd_rotary", ..GPT_NEOX },
+    Family { fixture: "gpt_neox_sequential", ..GPT_NEOX },
+    separate("stablelm_qk_layernorm", "stablelm", false),
+    separate("stablelm_sequential", "stablelm", false),
+    separate("olmo_clip", "olmo", true),
+    separate("cohere_tied", "command-r", false),
+    FALCON,
+    Family { fixture: "falcon_new_shared", ..FALCON },
+    Family { fixture: "falcon_new", changed: &[("bias", "false")], ..FALCON },
+    Family { fixture: "bloom_tied", architecture: "bloom", ..FALCON },
+    Family { fixture: "bloom_power_of_two", architecture: "bloom", ..FALCON },
+    MPT,
+    Family {
+        changed: &[("attention_bias", "false"), ("norm_topk_prob", "false")],
+        ..separate("olmoe_normalised_tied", "olmoe", false)
+    },
+    Family { fixture: "mpt_clip", changed: &[("attn_config.softmax_scale", "null")], ..MPT },
+];
+
+impl Family {
+    /// The model, in a directory that has to stay.
+    pub fn model(&self) -> (tempfile::TempDir, Model) {
+        let directory = support::copy_of(self.fixture);
+        let path = directory.path().join("config.json");
+        let text = std::fs::read_to_string(&path).expect("config.json");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        for (name, value) in self.changed {
+            let place = name.split('.').fold(&mut config, |value, part| &mut value[part]);
+            *place = serde_json::from_str(value).expect("JSON");
+        }
+        std::fs::write(&path, config.to_string()).expect("config.json");
+        let model = Model::open(directory.path()).unwrap_or_else(|error| panic!("{}: {error}", self.fixture));
+        (directory, model)
+    }
+
+    pub fn metadata(&self, model: &Model) -> Vec<(String, GgufValue)> {
+        let (config, raw) = (model.config(), &model.config().raw);
+        let layer = &config.layers[0];
+        let mut list = vec![("general.architecture".to_owned(), GgufValue::Text(self.architecture.into()))];
+        let mut add = |key: &str, value| list.push((format!("{}.{key}", self.architecture), value));
+        let size = |number: usize| GgufValue::U32(number as u32);
+        add("context_length", size(config.max_position_embeddings));
+        add("embedding_length", size(config.hidden_size));
+        add("block_count", size(config.layers.len()));
+        add("feed_forward_length", size(layer.intermediate_size));
+        if let Some(experts) = layer.experts {
+            add("expert_count", size(experts.count));
+            add("expert_used_count", size(experts.chosen));
+        }
+        add("attention.head_count", size(layer.heads));
+        add("attention.head_count_kv", size(layer.kv_heads));
+        let rms = ["smollm3", "granite", "phi3", "olmoe"].contains(&self.architecture);
+        let eps = if rms { "layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
+        add(&format!("attention.{eps}"), GgufValue::F32(config.head_norm_eps));
+        if raw.contains_key("head_dim") {
+            add("attention.key_length", size(layer.head_dim));
+            add("attention.value_length", size(layer.head_dim));
+        }
+        if let Some(rope) = config.ropes.first() {
+            let turned = match raw.get("rope_parameters").and_then(|section| section["partial_rotary_factor"].as_f64())
+            {
+                Some(share) => (layer.head_dim as f64 * share) as usize,
+                None => layer.head_dim,
+            };
+            add("rope.dimension_count", size(turned));
+            add("rope.freq_base", GgufValue::F32(rope.theta as f32));
+        }
+        let number = |name: &str| raw.get(name).and_then(Value::as_f64).map(|number| GgufValue::F32(number as f32));
+        for (name, key) in [
+            ("attention_multiplier", "attention.scale"),
+            ("embedding_multiplier", "embedding_scale"),
+            ("residual_multiplier", "residual_scale"),
+            ("logits_scaling", "logit_scale"),
+            ("logit_scale", "logit_scale"),
+            ("clip_qkv", "attention.clamp_kqv"),
+        ] {
+            number(name).into_iter().for_each(|number| add(key, number));
+        }
+        if let Some(window) = layer.window {
+            add("attention.sliding_window", size(window));
+        }
+        if ["gptneox", "stablelm"].contains(&self.architecture) {
+            add("use_parallel_residual", GgufValue::Bool(config.parallel));
+        }
+        if self.architecture == "mpt" {
+            add("attention.max_alibi_bias", GgufValue::F32(8.0));
+            if let Some(clip) = raw["attn_config"]["clip_qkv"].as_f64() {
+                add("attention.clamp_kqv", GgufValue::F32(clip as f32));
+            }
+        }
+        list
+    }
+
+    /// The name there of a tensor here.
+    fn name(&self, ours: &str) -> String {
+        let (stem, end) = ours.rsplit_once('.').expect("weight or bias");
+        if let Some((_, theirs)) = self.top.iter().find(|(known, _)| *known == stem) {
+            return format!("{theirs}.{end}");
+        }
+        let numbered = stem.split('.').find(|part| part.parse::<usize>().is_ok()).expect("a layer");
+        let (_, rest) = stem.split_once(&format!(".{numbered}.")).expect("a name in the layer");
+        // Of several heads or experts, one tensor each.
+        let rest = rest.split_once(".norms.").map_or(rest, |(stem, _)| stem);
+        let rest: String = rest.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".");
+        let (_, theirs) = self.layer.iter().find(|(known, _)| *known == rest).unwrap_or_else(|| panic!("{ours}"));
+        format!("blk.{numbered}.{theirs}.{end}")
+    }
+
+    /// Rows and columns, and the values, as they are stored there.
+    fn stored(&self, ours: &str, model: &Model, shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+        let layer = &model.config().layers[0];
+        let mut shape = shape.to_vec();
+        let mut values = values.to_vec();
+        if self.architecture == "gpt2" && shape.len() == 2 && ours.contains(".h.") {
+            let (rows, cols) = (shape[0], shape[1]);
+            values = (0..cols)
+                .flat_map(|col| (0..rows).map(move |row| (row, col)))
+                .map(|(row, col)| values[row * cols + col])
+                .collect();
+            shape.reverse();
+        }
+        let width = values.len() / shape[0];
+        let (h, heads, kv_heads) = (layer.head_dim, layer.heads, layer.kv_heads);
+        let from: Box<dyn Fn(usize) -> usize> = match () {
+            () if ours.contains("query_key_value") => {
+                // All queries, then all keys, then all values there; by those that share a key here.
+                let group = heads / kv_heads;
+                Box::new(move |row| {
+                    let (head, within) = (row / h, row % h);
+                    let slot = match head {
+                        query if query < heads => query / group * (group + 2) + query % group,
+                        key if key < heads + kv_heads => (key - heads) * (group + 2) + group,
+                        value => (value - heads - kv_heads) * (group + 2) + group + 1,
+                    };
+                    slot * h + within
+                })
+            }
+            () if self.interleaved && (ours.contains("q_proj") || ours.contains("k_proj")) => {
+                Box::new(move |row| row / h * h + row % h % 2 * (h / 2) + row % h / 2)
+            }
+            () => Box::new(|row| row),
+        };
+        let values = (0..shape[0]).flat_map(|row| values[from(row) * width..][..width].to_vec()).collect();
+        (shape, values)
+    }
+
+    /// Shape and values of each tensor there.
+    pub fn tensors(&self, model: &Model) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+        for spec in model.config().tensors() {
+            let values = model.store.whole(&spec).and_then(|matrix| matrix.to_f32()).expect("values");
+            let (mut shape, values) = self.stored(&spec.name, model, &spec.shape, &values);
+            if spec.name.contains(".norms.") || spec.name.contains(".experts.") {
+                shape.insert(0, 1);
+            }
+            match tensors.entry(self.name(&spec.name)) {
+                std::collections::btree_map::Entry::Vacant(place) => drop(place.insert((shape, values))),
+                std::collections::btree_map::Entry::Occupied(mut heads) => {
+                    heads.get_mut().0[0] += 1;
+                    heads.get_mut().1.extend(values);
+                }
+            }
+        }
+        tensors
+    }
+}
