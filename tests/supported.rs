@@ -32,7 +32,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("stablelm", "StableLM"),
     ("cohere", "Command R"),
     ("starcoder2", "StarCoder2"),
-    ("falcon", "Falcon 7B, 40B, RW"),
+    ("falcon", "Falcon 7B, 40B (RW: not as GGUF)"),
     ("bloom", "BLOOM"),
     ("mpt", "MPT"),
     ("gptj", "GPT-J"),
