@@ -73,6 +73,12 @@ impl Cut {
         cuts
     }
 
+    /// Whether nothing is to leave a step.
+    pub fn leaves_whole(whole: &LayerSpec, left: &LayerSpec, step: Step) -> bool {
+        let experts = !step.is_mixture() || whole.experts == left.experts;
+        experts && Self::of_step(whole, left, step).is_empty()
+    }
+
     /// The groups of columns of the writes, side by side, and how many of each kind leave a layer of sizes `spec`.
     pub fn groups(&self, spec: &LayerSpec, writes: &[Linear]) -> (Vec<Group>, Vec<Quota>) {
         let queries = spec.heads / spec.kv_heads;
@@ -133,7 +139,7 @@ impl Rows {
             Role::Query | Role::Output | Role::OutputGate => &self.query,
             Role::Key | Role::Value => &self.key,
             Role::Gate | Role::Up | Role::Down => &self.channel,
-            // Mixtures and gated delta nets are left alone.
+            // Of mixtures, whole experts leave; gated delta nets are left alone.
             Role::Router | Role::Mixed | Role::Beta | Role::Decay => &[],
         }
     }
