@@ -67,8 +67,9 @@ pub struct Expert {
 
 impl Expert {
     fn new(linears: &[HostLinear], gate: Option<&HostLinear>) -> Result<Self> {
-        let affine =
-            |linear: &HostLinear| Ok(Affine { weight: host(&linear.matrix)?, bias: linear.bias.as_deref().map(wide) });
+        let affine = |linear: &HostLinear| -> Result<Affine> {
+            Ok(Affine { weight: host(&linear.matrix)?, bias: linear.bias.as_deref().map(wide) })
+        };
         let linears = linears.iter().map(|linear| Ok((linear.role, affine(linear)?))).collect::<Result<_>>()?;
         Ok(Self { linears, gate: gate.map(affine).transpose()? })
     }
