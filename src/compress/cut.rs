@@ -27,6 +27,15 @@ impl Kept {
     }
 }
 
+/// What is left so far of a layer of sizes `spec`, among what is of others.
+pub fn record<'k>(kept: &'k mut Vec<Kept>, layer: usize, spec: &LayerSpec) -> &'k mut Kept {
+    let at = kept.iter().position(|kept| kept.layer == layer).unwrap_or(kept.len());
+    if at == kept.len() {
+        kept.push(Kept::all(layer, spec));
+    }
+    &mut kept[at]
+}
+
 /// What leaves together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {

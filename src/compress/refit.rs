@@ -23,7 +23,7 @@
 use std::{ops::Range, time::Instant};
 
 use super::{
-    cut::{Cut, Quota, Rows, pick, pick_kept},
+    cut::{Cut, Quota, Rows, pick, pick_kept, record},
     head::{Head, Ways},
     layers::Costs,
     mixture::{Fitting, Mixture, Residuals},
@@ -271,7 +271,7 @@ impl<'a> Refit<'a> {
         if let Some(kept) = selected {
             let spec = &now.layers[layer];
             if kept != Kept::all(layer, spec) {
-                *self.record(layer, spec) = kept.clone();
+                *record(&mut self.kept, layer, spec) = kept.clone();
             }
             pick_kept(pass.gpu, &kept, spec, &mut weights, &mut writes)?;
             now.layers[layer] = self.cut.layers[layer].clone();
@@ -300,7 +300,7 @@ impl<'a> Refit<'a> {
             if let Some(kept) = kept {
                 let spec = now.layers[layer].clone();
                 let rows = Rows::of_columns(&spec, &prior_of.linears, &kept);
-                self.record(layer, &spec).choose(&rows, &spec, &prior_of.linears);
+                record(&mut self.kept, layer, &spec).choose(&rows, &spec, &prior_of.linears);
                 widths = prior_of.linears.iter().map(|linear| rows.of(linear.role).len()).collect();
                 for block in &mut weights.blocks {
                     for linear in &mut block.linears {
@@ -343,7 +343,7 @@ impl<'a> Refit<'a> {
         let experts = fitting.choose_and_fit(pass, weights, self.selected.get(layer), residuals)?;
         let spec = &pass.config.layers[layer];
         if experts.len() < Kept::all(layer, spec).experts.len() {
-            self.record(layer, spec).experts = experts;
+            record(&mut self.kept, layer, spec).experts = experts;
         }
         Ok(())
     }
@@ -385,15 +385,6 @@ impl<'a> Refit<'a> {
             pass.job.progress.advance(1)?;
         }
         regression.system(gpu, &writes.prior(gpu, self.small.width())?, self.ridge)
-    }
-
-    /// What is left of a layer so far.
-    fn record(&mut self, layer: usize, spec: &LayerSpec) -> &mut Kept {
-        let at = self.kept.iter().position(|kept| kept.layer == layer).unwrap_or(self.kept.len());
-        if at == self.kept.len() {
-            self.kept.push(Kept::all(layer, spec));
-        }
-        &mut self.kept[at]
     }
 
     /// Copies tensors of the dense model that the smaller one has as they are.

@@ -51,7 +51,7 @@ const KINDS: [(&str, &str); 26] = [
     ("falcon_rw", "linear biases"),
     ("qwen2_moe_dense_between", "mixtures beside dense layers, an expert that every token goes to"),
     ("qwen3_moe_normalised", "mixtures, an untied head"),
-    ("mixtral_bf16", "mixtures whose experts are all chosen"),
+    ("mixtral_tied_window", "mixtures under a tied head"),
 ];
 
 fn open(directory: &Path) -> Model {
