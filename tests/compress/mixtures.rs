@@ -142,7 +142,8 @@ fn stopped_at_every_commit_a_mixture_is_cut_to_the_same_bytes_wherever_its_resid
     let gpu = support::gpu();
     let model = parity("qwen2_moe_dense_between");
     let rows = rows(&model, &[20, 30, 24, 28]);
-    let options = options(&model, Goal::Parameters(0.12), &[Axis::Heads, Axis::Layers, Axis::Experts]);
+    let options = options(&model, Goal::Parameters(0.12), &[Axis::Layers, Axis::Experts]);
+    let options = Options { effort: Effort::Quick, ..options };
     let ranking: Option<&[Ranking]> = None;
     let of = |memory: MemoryPlan, goes_on: bool| {
         let temporary = tempfile::tempdir().expect("a temporary directory");
@@ -169,10 +170,10 @@ fn stopped_at_every_commit_a_mixture_is_cut_to_the_same_bytes_wherever_its_resid
     let (whole, tensors, _) = of(together, true);
     let (best, kept) = whole.written().expect("all is done");
     assert!(best.sizes.experts < Some(5) && kept.iter().any(|kept| !kept.experts.is_empty()), "{best:?}");
-    for placement in [Placement::Gpu, Placement::Host, Placement::Disk] {
-        let (again, found, sittings) = of(MemoryPlan { placement, ..together }, false);
+    for (placement, goes_on) in [(Placement::Gpu, false), (Placement::Host, true), (Placement::Disk, false)] {
+        let (again, found, sittings) = of(MemoryPlan { placement, ..together }, goes_on);
         println!("{placement:?}: {sittings} sittings");
-        assert!(sittings > 8, "{placement:?}: only {sittings} sittings");
+        assert!(goes_on || sittings > 7, "{placement:?}: only {sittings} sittings");
         assert!(again.written().map(|(best, _)| &best.sizes) == Some(&best.sizes), "{placement:?}");
         assert!(found == tensors, "{placement:?}: other bytes");
     }
@@ -182,7 +183,7 @@ fn stopped_at_every_commit_a_mixture_is_cut_to_the_same_bytes_wherever_its_resid
 fn experts_are_never_on_the_gpu_together_while_they_are_fitted() {
     let fields = json!({
         "model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "num_experts": 40, "num_experts_per_tok": 2, "moe_intermediate_size": 96,
+        "num_key_value_heads": 1, "num_experts": 32, "num_experts_per_tok": 2, "moe_intermediate_size": 96,
         "shared_expert_intermediate_size": 128, "norm_topk_prob": true, "vocab_size": 100,
     });
     let config = Config::from_fields(fields.as_object().expect("fields").clone(), Path::new("config.json"));
@@ -197,7 +198,8 @@ fn experts_are_never_on_the_gpu_together_while_they_are_fitted() {
         let memory =
             MemoryPlan { batch: BatchSize { rows: Some(1), ..BatchSize::default() }, placement, part_bytes: 8192 };
         let options = options(&model, Goal::Parameters(0.2), &[Axis::Experts]);
-        let sizes = with_experts(&model, 30);
+        let options = Options { effort: Effort::Quick, ..options };
+        let sizes = with_experts(&model, 24);
         let plan = Plan::new(model.config(), sizes, Width::default(), &options.dtype).expect("a plan");
         let rope = 2 * 4 * 32 * 32;
         let Peak { gpu: planned, .. } =
@@ -215,7 +217,7 @@ fn experts_are_never_on_the_gpu_together_while_they_are_fitted() {
             progress: &Silent,
         };
         job.run(&gpu, None, |_| Ok(true)).expect("a smaller model");
-        let (peak, experts) = (gpu.memory().peak, 4 * 40 * model.config().expert_parameters(0));
+        let (peak, experts) = (gpu.memory().peak, 4 * 32 * model.config().expert_parameters(0));
         println!("{placement:?}: {peak} bytes at most, {planned} planned, {experts} of experts");
         assert!(peak <= planned, "{placement:?}: {peak} bytes, where {planned} were planned");
         assert!(planned < 3 * peak && peak < experts / 2, "{placement:?}: {planned} planned, {peak} taken");
