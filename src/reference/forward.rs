@@ -193,7 +193,7 @@ impl<'a> Network<'a> {
     /// [`Error::BadTensor`] if a stored value is not finite.
     pub fn load(store: &'a WeightStore) -> Result<Self> {
         let layers = (0..store.config.layers.len()).map(|layer| store.layer(layer)).collect::<Result<Vec<_>>>()?;
-        Self::new(&store.config, &layers, &store.ends()?)?.with_experts(store, |_, linear| Ok(linear.widened()?))
+        Self::new(&store.config, &layers, &store.ends()?)?.with_experts(store, |_, linear| linear.widened())
     }
 
     /// The same with the experts of its mixtures, whose weights are what `map` makes of those of the block.
