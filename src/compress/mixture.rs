@@ -35,8 +35,8 @@ use crate::{
     stream::{ExpertSums, Pass, Placement, Residual, located},
 };
 
-/// The ν above. On a small trained mixture, of 1, 5, 20, 60, 100, 200 and 600 this and its neighbours were the best for
-/// 256, 1024, 4096 and 16384 tokens alike.
+/// The ν above. On a small trained mixture, with 256, 1024, 4096 and 16384 tokens, 60 to 200 were within 3 % in perplexity
+/// of the best of 0, 1, 5, 20, 60, 200 and 600.
 const PULL: f64 = 100.0;
 
 /// A mixture with some of its experts.
