@@ -28,8 +28,8 @@ pub struct Args {
     /// Keep this share of the stored parameters, such as 80%
     #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
     keep: Option<f64>,
-    /// What may be cut: some of width, mlp, heads, kv-heads and layers [default: all that the model can be cut on]; and
-    /// vocabulary, with --vocabulary, which alone leaves everything else as it is
+    /// What may be cut: some of width, mlp, heads, kv-heads, layers and experts [default: all that the model can be cut
+    /// on]; and vocabulary, with --vocabulary, which alone leaves everything else as it is
     #[arg(long, value_name = "AXES", value_delimiter = ',')]
     axes: Option<Vec<AxisArg>>,
     /// Leave tokens out, too: keep at most N, the most used of the calibration first, or those of the texts in a file

@@ -20,10 +20,12 @@ pub enum Axis {
     KvHeads,
     /// Whole layers.
     Layers,
+    /// Whole experts of each mixture.
+    Experts,
 }
 
 impl Axis {
-    pub const ALL: [Self; 5] = [Self::Width, Self::Mlp, Self::Heads, Self::KvHeads, Self::Layers];
+    pub const ALL: [Self; 6] = [Self::Width, Self::Mlp, Self::Heads, Self::KvHeads, Self::Layers, Self::Experts];
 
     /// The share of it that sizes have lost.
     pub fn depth(self, config: &Config, sizes: &Resize) -> f64 {
@@ -34,6 +36,7 @@ impl Axis {
             Self::Heads => (sizes.heads / sizes.kv_heads, whole.heads / whole.kv_heads),
             Self::KvHeads => (sizes.kv_heads, whole.kv_heads),
             Self::Layers => (sizes.layers.len(), whole.layers.len()),
+            Self::Experts => (sizes.experts.unwrap_or(1), whole.experts.unwrap_or(1)),
         };
         1.0 - left as f64 / all as f64
     }
@@ -47,6 +50,7 @@ impl fmt::Display for Axis {
             Self::Heads => "heads",
             Self::KvHeads => "kv-heads",
             Self::Layers => "layers",
+            Self::Experts => "experts",
         })
     }
 }
@@ -56,7 +60,9 @@ impl FromStr for Axis {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         Self::ALL.into_iter().find(|axis| axis.to_string() == text).ok_or_else(|| {
-            format!("expected some of width, mlp, heads, kv-heads and layers, separated by commas, found {text:?}")
+            format!(
+                "expected some of width, mlp, heads, kv-heads, layers and experts, separated by commas, found {text:?}"
+            )
         })
     }
 }

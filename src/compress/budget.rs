@@ -56,6 +56,7 @@ impl Curve {
             Axis::Heads => (0.8, 2.0),
             Axis::KvHeads => (2.5, 2.0),
             Axis::Layers => (3.5, 1.1),
+            Axis::Experts => (3.0, 2.0),
         };
         Self { axis, points: Vec::new(), coefficient, exponent }
     }
@@ -77,18 +78,20 @@ pub struct Space<'a> {
     narrowest: usize,
 }
 
-/// What a model weighs, by its layers and channels: `ends + Σ_layers (layer + channel · channels)`.
+/// What a model weighs, by its layers and its units, the channels of its MLPs or the experts of its mixtures:
+/// `ends + Σ_layers (layer + unit · units)`.
 struct Weight {
     ends: f64,
     /// Of each layer.
     layers: Vec<f64>,
-    channel: f64,
+    /// Of a unit of each layer.
+    units: Vec<f64>,
 }
 
 impl Weight {
-    fn of(&self, layers: &[usize], channels: usize) -> f64 {
-        let own: f64 = layers.iter().map(|&layer| self.layers[layer]).sum();
-        self.ends + own + layers.len() as f64 * self.channel * channels as f64
+    fn of(&self, layers: &[usize], units: usize) -> f64 {
+        let own = |&layer: &usize| self.layers[layer] + self.units[layer] * units as f64;
+        self.ends + layers.iter().map(own).sum::<f64>()
     }
 }
 
@@ -126,29 +129,49 @@ impl<'a> Space<'a> {
         })
     }
 
+    /// The axis whose units are counted: the one that can be cut most finely.
+    fn unit(&self) -> Axis {
+        if self.config.is_mixture() { Axis::Experts } else { Axis::Mlp }
+    }
+
+    /// Sizes with this many units.
+    fn with_units(&self, sizes: &Resize, units: usize) -> Resize {
+        match self.unit() {
+            Axis::Experts => Resize { experts: Some(units), ..sizes.clone() },
+            _ => Resize { intermediate_size: units, ..sizes.clone() },
+        }
+    }
+
     /// Of models of this width and these heads; an error where loaders do not take them.
     fn weight(&self, sizes: &Resize) -> Result<Weight> {
-        let half = (sizes.intermediate_size / 2).max(1);
+        let unit = self.unit();
+        let units = sizes.experts.filter(|_| unit == Axis::Experts).unwrap_or(sizes.intermediate_size);
+        let fewest = self.sizes(unit).last().copied().unwrap_or(units);
+        let fewer = if unit == Axis::Experts { fewest } else { (units / 2).max(1) };
         let all = self.weigh(sizes.clone())?;
-        let fewer = self.weigh(Resize { intermediate_size: half, ..sizes.clone() })?;
-        let count = sizes.layers.len() as f64;
-        let removed = (sizes.intermediate_size - half) as f64;
-        let channel = if removed > 0.0 { (all - fewer) / count / removed } else { 0.0 };
+        let with_fewer = self.weigh(self.with_units(sizes, fewer))?;
+        // Layers that are no mixtures have no experts.
+        let has_units = |layer: usize| unit == Axis::Mlp || self.config.layers[layer].experts.is_some();
+        let count = sizes.layers.iter().filter(|&&layer| has_units(layer)).count();
+        let removed = (units - fewer) as f64;
+        let each = if removed > 0.0 { (all - with_fewer) / count as f64 / removed } else { 0.0 };
+        let of_unit = |layer: usize| if has_units(layer) { each } else { 0.0 };
         // Layers of a kind weigh the same; the first one cannot leave.
-        let like = |layer: usize| self.config.layers[layer].delta;
-        let mut kinds: Vec<(Option<DeltaNet>, f64)> = Vec::new();
+        let like = |layer: usize| (self.config.layers[layer].delta, self.config.layers[layer].experts.is_some());
+        let mut kinds: Vec<((Option<DeltaNet>, bool), f64)> = Vec::new();
         for layer in (1..sizes.layers.len()).rev() {
             if !kinds.iter().any(|(kind, _)| *kind == like(layer)) {
                 let layers = (0..sizes.layers.len()).filter(|other| *other != layer).collect();
                 // Not every model can lose its last layer; a fraction of all of them will do.
                 let own = self.weigh(Resize { layers, ..sizes.clone() }).map_or(0.0, |without| all - without);
-                kinds.push((like(layer), own - channel * sizes.intermediate_size as f64));
+                kinds.push((like(layer), own - of_unit(layer) * units as f64));
             }
         }
         let own = |layer: usize| kinds.iter().find(|(kind, _)| *kind == like(layer)).map_or(0.0, |(_, own)| *own);
-        let layers: Vec<f64> = sizes.layers.iter().map(|&layer| own(layer)).collect();
-        let whole = Weight { ends: 0.0, layers, channel };
-        Ok(Weight { ends: all - whole.of(&sizes.layers, sizes.intermediate_size), ..whole })
+        let layers = sizes.layers.iter().map(|&layer| own(layer)).collect();
+        let of_units = sizes.layers.iter().map(|&layer| of_unit(layer)).collect();
+        let whole = Weight { ends: 0.0, layers, units: of_units };
+        Ok(Weight { ends: all - whole.of(&sizes.layers, units), ..whole })
     }
 
     /// The sizes that an axis can have, whole first.
@@ -180,17 +203,22 @@ impl<'a> Space<'a> {
             Axis::Heads => (1..=whole.heads / whole.kv_heads).rev().collect(),
             Axis::KvHeads => (1..=whole.kv_heads).rev().collect(),
             Axis::Layers => self.stay.iter().map(Vec::len).collect(),
+            Axis::Experts => {
+                let experts = self.config.layers.iter().find_map(|layer| layer.experts);
+                experts.map_or(vec![1], |experts| (experts.chosen..=experts.count).rev().collect())
+            }
         }
     }
 
-    /// All sizes within the budget that are cut on some of these axes, each with as many channels as the budget leaves.
+    /// All sizes within the budget that are cut on some of these axes, each with as many channels, or experts, as the
+    /// budget leaves.
     pub fn within(&self, axes: &[Axis]) -> Vec<Resize> {
         let whole = Resize::whole(self.config);
         let of = |axis: Axis| {
             let sizes = self.sizes(axis);
             if axes.contains(&axis) { sizes } else { sizes.into_iter().take(1).collect() }
         };
-        let (channels, most) = (of(Axis::Mlp), self.most());
+        let (units, most) = (of(self.unit()), self.most());
         let mut found = Vec::new();
         for width in of(Axis::Width) {
             for kv_heads in of(Axis::KvHeads) {
@@ -203,12 +231,11 @@ impl<'a> Space<'a> {
                     };
                     let Ok(weight) = self.weight(&sizes) else { continue };
                     for left_out in 0..of(Axis::Layers).len() {
-                        let of_channels = |channels: usize| weight.of(&self.stay[left_out], channels);
+                        let of_units = |units: usize| weight.of(&self.stay[left_out], units);
                         // Rounding of the differences above is far below a parameter.
-                        let fits = channels.iter().find(|&&channels| of_channels(channels) <= most + 0.5);
-                        if let Some(&intermediate_size) = fits {
+                        if let Some(&units) = units.iter().find(|&&units| of_units(units) <= most + 0.5) {
                             let layers = self.stay[left_out].clone();
-                            found.push(Resize { intermediate_size, layers, ..sizes.clone() });
+                            found.push(Resize { layers, ..self.with_units(&sizes, units) });
                         }
                     }
                 }
@@ -217,20 +244,27 @@ impl<'a> Space<'a> {
         found
     }
 
+    /// The sizes of a model that is cut on one axis alone, to a size there that is the one of this number.
+    fn at(&self, axis: Axis, number: usize, size: usize) -> Resize {
+        let whole = Resize::whole(self.config);
+        let queries = whole.heads / whole.kv_heads;
+        match axis {
+            Axis::Width => Resize { width: Some(size), ..whole },
+            Axis::Mlp => Resize { intermediate_size: size, ..whole },
+            Axis::Heads => Resize { heads: size * whole.kv_heads, ..whole },
+            Axis::KvHeads => Resize { heads: size * queries, kv_heads: size, ..whole },
+            Axis::Layers => Resize { layers: self.stay[number].clone(), ..whole },
+            Axis::Experts => Resize { experts: Some(size), ..whole },
+        }
+    }
+
     /// The sizes of one axis alone that come nearest to removing `share` of what the goal asks to be removed.
     pub fn alone(&self, axis: Axis, share: f64) -> Option<Resize> {
         let whole = Resize::whole(self.config);
         let all = self.weigh(whole.clone()).ok()?;
         let wanted = all - share * (all - self.most());
         let candidates = self.sizes(axis).into_iter().enumerate().skip(1).filter_map(|(number, size)| {
-            let queries = whole.heads / whole.kv_heads;
-            let sizes = match axis {
-                Axis::Width => Resize { width: Some(size), ..whole.clone() },
-                Axis::Mlp => Resize { intermediate_size: size, ..whole.clone() },
-                Axis::Heads => Resize { heads: size * whole.kv_heads, ..whole.clone() },
-                Axis::KvHeads => Resize { heads: size * queries, kv_heads: size, ..whole.clone() },
-                Axis::Layers => Resize { layers: self.stay[number].clone(), ..whole.clone() },
-            };
+            let sizes = self.at(axis, number, size);
             let off = (self.weigh(sizes.clone()).ok()? - wanted).abs();
             Some((off, sizes))
         });
@@ -244,7 +278,6 @@ impl<'a> Space<'a> {
     pub fn can_cut(&self, axis: Axis) -> Result<()> {
         let refuse = |reason: &str| Err(Error::Usage(format!("--axes {axis}: {reason}")));
         let whole = Resize::whole(self.config);
-        let queries = whole.heads / whole.kv_heads;
         if axis == Axis::Width && self.config.tie_word_embeddings && !self.config.can_stay_tied() {
             return refuse(
                 "the head is the embedding, and with a layer norm before it the two would be different matrices in a \
@@ -254,16 +287,13 @@ impl<'a> Space<'a> {
         if axis == Axis::Width {
             self.config.can_slice().or_else(|error| refuse(&error.to_string()))?;
         }
-        if axis == Axis::Heads && queries < 2 {
+        if axis == Axis::Experts && !self.config.is_mixture() {
+            return refuse("this model has none");
+        }
+        if axis == Axis::Heads && whole.heads / whole.kv_heads < 2 {
             return refuse("no two query heads share a key and a value, and all of a group cannot leave");
         }
-        let first = self.sizes(axis).into_iter().enumerate().skip(1).map(|(number, size)| match axis {
-            Axis::Width => Resize { width: Some(size), ..whole.clone() },
-            Axis::Mlp => Resize { intermediate_size: size, ..whole.clone() },
-            Axis::Heads => Resize { heads: size * whole.kv_heads, ..whole.clone() },
-            Axis::KvHeads => Resize { heads: size * queries, kv_heads: size, ..whole.clone() },
-            Axis::Layers => Resize { layers: self.stay[number].clone(), ..whole.clone() },
-        });
+        let first = self.sizes(axis).into_iter().enumerate().skip(1).map(|(number, size)| self.at(axis, number, size));
         let mut reason = None;
         for sizes in first {
             match self.weigh(sizes) {
@@ -319,8 +349,9 @@ impl<'a> Space<'a> {
 }
 
 /// Ties are broken by the sizes, never by chance.
-fn weight_order(sizes: &Resize) -> (Option<usize>, usize, usize, usize, Vec<usize>) {
-    (sizes.width, sizes.kv_heads, sizes.heads, sizes.intermediate_size, sizes.layers.clone())
+fn weight_order(sizes: &Resize) -> (Option<usize>, [usize; 4], Vec<usize>) {
+    let Resize { width, heads, kv_heads, intermediate_size, experts, .. } = *sizes;
+    (width, [kv_heads, heads, intermediate_size, experts.unwrap_or(0)], sizes.layers.clone())
 }
 
 /// What the width must be a multiple of, for other programs to take it, and better is for kernels.

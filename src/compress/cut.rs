@@ -27,6 +27,15 @@ impl Kept {
     }
 }
 
+/// What is left so far of a layer of sizes `spec`, among what is of others.
+pub fn record<'k>(kept: &'k mut Vec<Kept>, layer: usize, spec: &LayerSpec) -> &'k mut Kept {
+    let at = kept.iter().position(|kept| kept.layer == layer).unwrap_or(kept.len());
+    if at == kept.len() {
+        kept.push(Kept::all(layer, spec));
+    }
+    &mut kept[at]
+}
+
 /// What leaves together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -71,6 +80,12 @@ impl Cut {
             cuts.push(Self { heads: left.heads, kv_heads: left.kv_heads, channels });
         }
         cuts
+    }
+
+    /// Whether nothing is to leave a step.
+    pub fn leaves_whole(whole: &LayerSpec, left: &LayerSpec, step: Step) -> bool {
+        let experts = !step.is_mixture() || whole.experts == left.experts;
+        experts && Self::of_step(whole, left, step).is_empty()
     }
 
     /// The groups of columns of the writes, side by side, and how many of each kind leave a layer of sizes `spec`.
@@ -133,7 +148,7 @@ impl Rows {
             Role::Query | Role::Output | Role::OutputGate => &self.query,
             Role::Key | Role::Value => &self.key,
             Role::Gate | Role::Up | Role::Down => &self.channel,
-            // Mixtures and gated delta nets are left alone.
+            // Of mixtures, whole experts leave; gated delta nets are left alone.
             Role::Router | Role::Mixed | Role::Beta | Role::Decay => &[],
         }
     }

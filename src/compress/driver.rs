@@ -8,7 +8,8 @@ use super::{
     layers::by_layer,
     plan::{Options, Plan, Width, bases},
     ranking::{Ranking, selected},
-    refit::{Outcome, Refit, Refitted},
+    refit::Refit,
+    results::{Outcome, Refitted},
     snapshot::{Candidate, Probe, Snapshot},
     survey::{Facts, Survey, Surveyed},
 };
@@ -55,7 +56,9 @@ pub fn axes(config: &Config, options: &Options) -> Result<(Vec<Axis>, Refused)> 
     let stay = out.map(|out| (0..count).filter(|layer| !out.contains(layer)).collect());
     let space = Space::new(config, &options.dtype, options.goal, stay.collect());
     let (mut axes, mut refused) = (Vec::new(), Vec::new());
-    for &axis in &options.axes {
+    // Nobody expects experts of a model that has none.
+    let meant = |axis: &&Axis| **axis != Axis::Experts || options.chosen || config.is_mixture();
+    for &axis in options.axes.iter().filter(meant) {
         match space.can_cut(axis) {
             Ok(()) => axes.push(axis),
             Err(Error::Usage(reason)) => refused.push((axis, reason)),

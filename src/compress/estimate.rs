@@ -30,20 +30,26 @@ impl Options {
         let inner = |layer: usize| {
             let spec = &config.layers[layer];
             let (d, heads, channels) = (config.hidden_size, spec.heads_width(), spec.intermediate_size);
-            2 * d * d + heads * (heads + d) + channels * (channels + d)
+            // A token is summed for each expert that it goes to.
+            let (chosen, shared) = spec.experts.map_or((1, 0), |of| (of.chosen, of.shared.unwrap_or(0)));
+            let mlp = |channels: usize| channels * (channels + d);
+            2 * d * d + heads * (heads + d) + chosen * mlp(channels) + mlp(shared)
         };
         let sums: usize = (0..config.layers.len()).map(inner).sum();
         let solves: f64 = (0..config.layers.len())
             .map(|layer| {
                 let spec = &config.layers[layer];
-                [config.hidden_size, spec.heads_width(), spec.intermediate_size]
-                    .map(|width| speed.eigen_seconds(width) / 8.0)
+                let experts = spec.experts.map_or(1, |experts| experts.count) as f64;
+                [(1.0, config.hidden_size), (1.0, spec.heads_width()), (experts, spec.intermediate_size)]
+                    .map(|(times, width)| times * speed.eigen_seconds(width) / 8.0)
                     .iter()
                     .sum::<f64>()
             })
             .sum();
+        // The experts choose their tokens once more, and are fitted to what they read of them.
+        let runs = if config.is_mixture() { 6.0 } else { 3.0 };
         let fit = |tokens: usize| {
-            3.0 * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
+            runs * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
         let candidates = if self.candidates() > 1 { self.candidates() } else { 0 };
         speed.forward_seconds(config, tokens)

@@ -2,7 +2,11 @@
 
 use crate::{
     fit::TILE,
-    model::{Config, architecture::Space, row_bytes, signal_bytes, staging_bytes, states_bytes},
+    model::{
+        Config, Given,
+        architecture::{Space, Weight},
+        row_bytes, signal_bytes, staging_bytes, states_bytes,
+    },
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MATRICES_AHEAD, MemoryPlan, Peak, Placement},
 };
@@ -19,9 +23,14 @@ pub fn peak(
 ) -> Peak {
     let (full, d) = (row_bytes(config.hidden_size), config.hidden_size as u64);
     let tokens = memory.batch_tokens(calibration);
-    let residual = calibration.tokens as u64 * 3 * full;
+    // The dense model's, that before a step, the smaller one's; of mixtures, that after a step, too.
+    let residuals = if config.is_mixture() { 4 } else { 3 };
+    let residual = calibration.tokens as u64 * residuals * full;
     let on_gpu = memory.placement == Placement::Gpu;
-    let held = if on_gpu { residual } else { tokens * 3 * full };
+    // What all experts read of a token.
+    let normed = if config.is_mixture() { full } else { 0 };
+    let together = if on_gpu { calibration.tokens as u64 } else { tokens };
+    let held = together * (residuals * full + normed);
     let signal = if on_gpu { 0 } else { staging_bytes(tokens * full) };
     let (square, rotation) = (d * full, 3 * d * full);
     let table = memory.part_bytes.min(config.vocab_size as u64 * full);
@@ -36,17 +45,27 @@ pub fn peak(
     for (layer, step) in layers.into_iter().flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step))) {
         let shapes = || step.weights().map(|weight| (weight, config.weight_shape(weight, layer)));
         let bytes = |(rows, cols): (usize, usize)| rows as u64 * row_bytes(cols);
-        let whole: u64 = shapes().map(|(_, shape)| bytes(shape)).sum();
-        let most = shapes().map(|(_, shape)| bytes(shape)).max().unwrap_or(0);
-        let read = shapes().filter(|(weight, _)| weight.writes == Space::Residual).map(|(_, (_, cols))| cols as u64);
-        let inner: u64 = read.sum();
+        // Of a mixture, one expert at a time.
+        let experts: Vec<Vec<(&Weight, (usize, usize))>> =
+            if step.is_mixture() { config.kinds_of_experts(layer) } else { Vec::new() };
+        let of = |expert: &Vec<(&Weight, (usize, usize))>| expert.iter().map(|(_, shape)| bytes(*shape)).sum();
+        let expert: u64 = experts.iter().map(of).max().unwrap_or(0);
+        let whole = expert + shapes().map(|(_, shape)| bytes(shape)).sum::<u64>();
+        let all = || shapes().chain(experts.iter().flatten().copied());
+        let most = all().map(|(_, shape)| bytes(shape)).max().unwrap_or(0);
+        let writes = |(weight, _): &(&Weight, (usize, usize))| weight.writes == Space::Residual;
+        let read = shapes().filter(writes).map(|(_, (_, cols))| cols as u64).sum::<u64>();
+        let inner = read
+            .max(experts.iter().flatten().copied().filter(writes).map(|(_, (_, cols))| cols as u64).max().unwrap_or(0));
         unknowns = unknowns.max(inner);
         let tile = TILE as u64;
         let widest = inner.max(d).min(tile);
         let tiles = 3 * 4 * widest * widest + 4 * run * 2 * widest;
         let signals = tokens * (signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 3 * full)
             + states_bytes(config);
-        let regressed = tokens * 4 * inner + tiles;
+        // What an expert reads and is fitted to is gathered.
+        let gathered = if step.is_mixture() { 4 * full } else { 0 };
+        let regressed = tokens * (4 * inner + gathered) + tiles;
         // The dense weights, those of the smaller model, and a copy of the largest while it is moved or picked from.
         gpu = gpu.max(rotation + 2 * whole + staging_bytes(most).max(most).max(signals + regressed));
         largest = largest.max(most);
@@ -59,7 +78,10 @@ pub fn peak(
     let fit = 2 * 8 * unknowns * unknowns + 8 * 3 * d * unknowns + 3 * 4 * d * unknowns;
     let basis = 16 * 8 * d * d;
     let samples = (config.layers.len() as u64 + 1) * 256 * full;
-    let host = matrix.max(fit).max(basis).max(3 * table).max(tokens * full + 3 * square) + 4 * 8 * d * d + samples;
+    let chosen = config.layers.iter().filter_map(|layer| layer.experts).map(|experts| 1 + experts.chosen).max();
+    let routes = calibration.tokens as u64 * (chosen.unwrap_or(0) * 2 * size_of::<Given>()) as u64;
+    let host =
+        routes + matrix.max(fit).max(basis).max(3 * table).max(tokens * full + 3 * square) + 4 * 8 * d * d + samples;
     Peak {
         gpu: held + rope + gpu,
         upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),

@@ -10,7 +10,8 @@
 //!
 //! Cutting is one pass (`refit`): the dense model runs beside the smaller one, layer by layer; what reads the residual
 //! stream is fitted to what it gave, what writes it to where the stream was, and the same sums say which heads and
-//! channels cost least to leave out ([`crate::linalg::subset`]).
+//! channels cost least to leave out ([`crate::linalg::subset`]). Of mixtures, the experts leave that add least, and what
+//! the others write is fitted one expert at a time (`mixture`).
 
 mod axis;
 mod budget;
@@ -20,6 +21,7 @@ mod estimate;
 mod head;
 mod layers;
 mod memory;
+mod mixture;
 mod plan;
 mod ranking;
 mod refit;
@@ -35,6 +37,6 @@ pub use driver::{Job, axes, guess};
 pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};
 pub use ranking::Ranking;
-pub use refit::Refitted;
+pub use results::Refitted;
 pub use selection::{plan_of_selection, refit_selection};
 pub use snapshot::{Candidate, Probe, Snapshot};

@@ -7,7 +7,7 @@ use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
     fit::TOLERANCE,
-    model::{Config, MIXTURE, Names, Resize, TensorSpec},
+    model::{Config, Names, Resize, Step, TensorSpec},
     stream::Types,
 };
 
@@ -150,9 +150,7 @@ impl Plan {
             let reason = "this model is cut already; compress the original to another size instead";
             return Err(Error::Usage(reason.into()));
         }
-        if config.is_mixture() {
-            return Err(Error::Usage(MIXTURE.into()));
-        }
+        config.can_compress()?;
         if sizes.layers.first() != Some(&0) {
             return Err(Error::Usage(
                 "the first layer cannot be left out: nothing before it could make up for it".into(),
@@ -165,10 +163,11 @@ impl Plan {
             return Err(Error::Usage(format!("a width of {stored_width} leaves nothing; cut less")));
         }
         let names = Names::of(config);
+        let starts: Vec<String> = (0..smaller.layers.len()).map(|at| names.layer(at, "")).collect();
         let original = |name: &str| {
-            let layer = (0..smaller.layers.len()).find_map(|at| {
-                let rest = name.strip_prefix(&names.layer(at, ""))?;
-                Some(names.layer(sizes.layers[at], rest))
+            let layer = starts.iter().zip(&sizes.layers).find_map(|(start, &layer)| {
+                let rest = name.strip_prefix(start.as_str())?;
+                Some(names.layer(layer, rest))
             });
             layer.unwrap_or_else(|| name.to_owned())
         };
@@ -187,6 +186,15 @@ impl Plan {
     /// Where a layer stands in the smaller model, if it stays.
     pub fn place(&self, layer: usize) -> Option<usize> {
         self.sizes.layers.binary_search(&layer).ok()
+    }
+
+    /// The tensors of the weights of a step, those of experts among them, with the names that they get.
+    pub(super) fn of_step(&self, config: &Config, layer: usize, step: Step) -> Vec<(TensorSpec, String)> {
+        let mut stems: Vec<String> = step.weights().map(|weight| weight.name.to_owned()).collect();
+        if step.is_mixture() {
+            stems.extend(Names::of(config).of_experts(layer));
+        }
+        self.of_layer(config, layer, &stems.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The tensors of a layer whose names, whole or without what they end with, are among `starts`, with the names that

@@ -22,14 +22,13 @@
 
 use std::{ops::Range, time::Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    cut::{Cut, Quota, Rows, pick, pick_kept},
+    cut::{Cut, Quota, Rows, pick, pick_kept, record},
     head::{Head, Ways},
     layers::Costs,
+    mixture::{Fitting, Mixture, Residuals},
     plan::Plan,
-    results::{Results, has_norm_after},
+    results::{MADE_UP, Outcome, Refitted, Results, has_norm_after},
     survey::Facts,
     watch::agreement,
 };
@@ -41,22 +40,8 @@ use crate::{
         Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
         StepWeights, TensorSpec, architecture::Space,
     },
-    stream::{At, Method, Pass, Residual, Saved, located},
+    stream::{At, Method, Pass, Residual, located},
 };
-
-/// How much of what the steps before have lost a write makes up for. All of it would fit what only these tokens have.
-const MADE_UP: f32 = 0.7;
-
-/// What resuming needs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Refitted {
-    /// Layers of the dense model that are done.
-    pub layers: usize,
-    /// The dense model's residual, and the smaller one's once they differ.
-    residuals: Vec<Saved>,
-    kept: Vec<Kept>,
-}
 
 /// Both models, one step at a time.
 pub struct Refit<'a> {
@@ -72,7 +57,9 @@ pub struct Refit<'a> {
     /// The dense one before the step that is being fitted; what its block has made where a norm comes after that.
     before: Residual,
     small: Residual,
-    /// Whether the two differ.
+    /// The smaller one after a mixture that is being fitted.
+    made: Residual,
+    /// Whether the two models differ.
     apart: bool,
     /// The dense model's config with the heads and channels that are left.
     cut: Config,
@@ -82,13 +69,6 @@ pub struct Refit<'a> {
     /// What it costs to cut each layer, where that is asked for.
     costs: Option<Vec<Costs>>,
     agreement: Option<Agreement>,
-}
-
-/// What came of it.
-pub struct Outcome {
-    pub agreement: Agreement,
-    pub kept: Vec<Kept>,
-    pub costs: Vec<Costs>,
 }
 
 /// A step of the smaller model whose reads are there.
@@ -146,6 +126,7 @@ impl<'a> Refit<'a> {
             dense: pass.residual("residual", config.hidden_size),
             before: pass.residual("before", config.hidden_size),
             small: pass.residual("small", plan.width),
+            made: pass.residual("made", plan.width),
             apart: false,
             cut,
             waiting: None,
@@ -218,6 +199,12 @@ impl<'a> Refit<'a> {
         keeps: bool,
     ) -> Result<Option<Map>> {
         let (gpu, config) = (pass.gpu, pass.config);
+        if step.is_mixture() {
+            let experts = Kept::all(layer, &config.layers[layer]).experts;
+            let mixture = Mixture { config, layer, weights, experts: &experts, rope_tables };
+            mixture.run_dense(pass, &mut self.dense, keeps.then_some(&mut self.before), step.last)?;
+            return Ok(None);
+        }
         let mut reads = step.weights().filter(|weight| weight.reads == Space::Residual);
         let bias = reads.all(|weight| self.plan.config.linear_bias(weight));
         // Once fused, the norm before all blocks is the same, and they share a map.
@@ -271,6 +258,10 @@ impl<'a> Refit<'a> {
     /// and runs it.
     fn finish(&mut self, pass: &mut Pass, waiting: Waiting, rope_tables: &[Matrix]) -> Result<()> {
         let Waiting { layer, step, mut weights, mut writes } = waiting;
+        let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;
+        if step.is_mixture() {
+            return self.finish_mixture(pass, (layer, place), weights, rope_tables);
+        }
         let mut now = pass.config.clone();
         let selected = self.selected.get(layer).cloned();
         let cuts = match selected {
@@ -280,12 +271,11 @@ impl<'a> Refit<'a> {
         if let Some(kept) = selected {
             let spec = &now.layers[layer];
             if kept != Kept::all(layer, spec) {
-                *self.record(layer, spec) = kept.clone();
+                *record(&mut self.kept, layer, spec) = kept.clone();
             }
             pick_kept(pass.gpu, &kept, spec, &mut weights, &mut writes)?;
             now.layers[layer] = self.cut.layers[layer].clone();
         }
-        let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;
         let fits = cuts.len().max(1);
         for round in 0..fits {
             let prior_of = Writes { shortcut: None, linears: writes };
@@ -310,7 +300,7 @@ impl<'a> Refit<'a> {
             if let Some(kept) = kept {
                 let spec = now.layers[layer].clone();
                 let rows = Rows::of_columns(&spec, &prior_of.linears, &kept);
-                self.record(layer, &spec).choose(&rows, &spec, &prior_of.linears);
+                record(&mut self.kept, layer, &spec).choose(&rows, &spec, &prior_of.linears);
                 widths = prior_of.linears.iter().map(|linear| rows.of(linear.role).len()).collect();
                 for block in &mut weights.blocks {
                     for linear in &mut block.linears {
@@ -336,6 +326,25 @@ impl<'a> Refit<'a> {
             pass.job.progress.advance(1)?;
         }
         self.small.finish_pass();
+        Ok(())
+    }
+
+    /// The same of a mixture, whose router `weights` has.
+    fn finish_mixture(
+        &mut self,
+        pass: &mut Pass,
+        (layer, place): (usize, usize),
+        weights: StepWeights,
+        rope_tables: &[Matrix],
+    ) -> Result<()> {
+        let Self { dense, before, small, made, .. } = self;
+        let residuals = Residuals { dense, before, small, made };
+        let fitting = Fitting { cut: &self.cut, ridge: self.ridge, layer, place, rope_tables };
+        let experts = fitting.choose_and_fit(pass, weights, self.selected.get(layer), residuals)?;
+        let spec = &pass.config.layers[layer];
+        if experts.len() < Kept::all(layer, spec).experts.len() {
+            record(&mut self.kept, layer, spec).experts = experts;
+        }
         Ok(())
     }
 
@@ -378,15 +387,6 @@ impl<'a> Refit<'a> {
         regression.system(gpu, &writes.prior(gpu, self.small.width())?, self.ridge)
     }
 
-    /// What is left of a layer so far.
-    fn record(&mut self, layer: usize, spec: &LayerSpec) -> &mut Kept {
-        let at = self.kept.iter().position(|kept| kept.layer == layer).unwrap_or(self.kept.len());
-        if at == self.kept.len() {
-            self.kept.push(Kept::all(layer, spec));
-        }
-        &mut self.kept[at]
-    }
-
     /// Copies tensors of the dense model that the smaller one has as they are.
     fn copy(&self, pass: &mut Pass, specs: impl Iterator<Item = (TensorSpec, String)>) -> Result<()> {
         specs.into_iter().try_for_each(|(from, to)| pass.copy(&from, &to))
@@ -427,10 +427,9 @@ impl Method for Refit<'_> {
                 None => Ok(()),
             };
         }
-        if !self.apart && !gap && Cut::of_step(&pass.config.layers[layer], &self.cut.layers[layer], step).is_empty() {
+        if !self.apart && !gap && Cut::leaves_whole(&pass.config.layers[layer], &self.cut.layers[layer], step) {
             self.run_dense(pass, at, &dense, false)?;
-            let stems: Vec<&str> = step.weights().map(|weight| weight.name).collect();
-            return self.copy(pass, self.plan.of_layer(pass.config, layer, &stems).into_iter());
+            return self.copy(pass, self.plan.of_step(pass.config, layer, step).into_iter());
         }
         if !self.apart {
             self.part(pass)?;

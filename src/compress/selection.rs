@@ -4,7 +4,8 @@ use std::thread;
 
 use super::{
     plan::{Plan, Width},
-    refit::{Refit, Refitted},
+    refit::Refit,
+    results::Refitted,
 };
 use crate::{
     error::Result,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{axis::Axis, budget::Curve, plan::Width, refit::Refitted, survey::Surveyed};
+use super::{axis::Axis, budget::Curve, plan::Width, results::Refitted, survey::Surveyed};
 use crate::model::{Agreement, Kept, Resize};
 
 /// An axis that was cut alone, on part of the tokens.

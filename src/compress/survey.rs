@@ -5,11 +5,16 @@ use std::{fs, time::Instant};
 use faer::Mat;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Plan, Width};
+use super::{
+    mixture::Mixture,
+    plan::{Plan, Width},
+};
 use crate::{
     error::{Error, Result},
     fit::{Covariance, Metric, PointSums, Rotation, Signal, TiedAxes, axes, signal, weighting},
-    model::{Config, HostEnds, HostLayer, HostStep, NoTap, StepWeights, architecture::Space},
+    model::{
+        Config, HostEnds, HostLayer, HostStep, Kept, Linear, NoExpertTap, NoTap, StepWeights, architecture::Space, fuse,
+    },
     stream::{At, Checksum, Method, Pass, Residual, Saved},
 };
 
@@ -174,6 +179,19 @@ impl Survey {
         covariance.add(pass.gpu, &signal(pass.gpu, pass.config, Signal::Normed, x.clone())?)
     }
 
+    /// What the experts of a layer read.
+    fn add_experts_reads(&self, pass: &Pass, layer: usize, host: &HostStep, reads: &mut Covariance) -> Result<()> {
+        let (config, store) = (pass.config, &pass.job.model.store);
+        let experts = Kept::all(layer, &config.layers[layer]).experts.into_iter();
+        let Some(block) = host.blocks.first() else { return Ok(()) };
+        for linears in experts.map(|expert| store.expert(layer, expert)).chain([store.shared_expert(layer)]) {
+            for linear in linears?.iter().filter(|linear| linear.spec.reads == Space::Residual) {
+                reads.add(pass.gpu, &Linear::upload(pass.gpu, &fuse::linear(config, block, linear)?)?.weight)?;
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, config: &Config, sums: &[f64], place: std::fmt::Arguments) -> Result<()> {
         self.facts.sums.add_signal(config, sums).map_err(|reason| Error::Numerical(format!("{place}: {reason}")))
     }
@@ -194,10 +212,23 @@ impl Method for Survey {
         for linear in linears.iter().filter(|linear| linear.spec.reads == Space::Residual) {
             reads.add(gpu, &linear.weight)?;
         }
-        self.facts.sums.add_reads(config, reads.sums(gpu)?);
-        let weights = StepWeights::fused(gpu, &host.blocks, linears)?;
         let mut covariance = Covariance::new(config.hidden_size);
         let saved = step.last && layer + 1 < config.layers.len();
+        if step.is_mixture() {
+            self.add_experts_reads(pass, layer, host, &mut reads)?;
+            self.facts.sums.add_reads(config, reads.sums(gpu)?);
+            for index in 0..pass.batches.len() {
+                let x = self.residual.load(gpu, index)?;
+                self.signals(pass, &x, &mut covariance)?;
+            }
+            let (weights, all) = (StepWeights::upload(gpu, host, false)?, Kept::all(layer, &config.layers[layer]));
+            let mixture = Mixture { config, layer, weights: &weights, experts: &all.experts, rope_tables };
+            mixture.run(pass, &mut self.residual, 0..pass.batches.len(), saved, &mut NoExpertTap)?;
+            self.residual.finish_pass();
+            return self.add(config, &covariance.sums(gpu)?, format_args!("layer {layer}"));
+        }
+        self.facts.sums.add_reads(config, reads.sums(gpu)?);
+        let weights = StepWeights::fused(gpu, &host.blocks, linears)?;
         for index in 0..pass.batches.len() {
             let batch = pass.batch(index)?;
             let x = self.residual.load(gpu, index)?;

@@ -4,8 +4,8 @@ use super::{architecture::QkSpan, config::Config};
 use crate::error::{Error, Result};
 
 /// Why methods that change what every layer has leave mixtures alone.
-pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, and \
-                           nothing else is implemented";
+pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, \
+                           `compress` whole experts, heads and layers, and nothing else is implemented";
 
 /// Why methods that need gradients leave models with gated delta nets alone.
 pub const NO_GRADIENTS: &str =
@@ -33,6 +33,21 @@ impl Config {
             () => Ok(()),
         }
         .map_err(|reason| Error::Usage(reason.into()))
+    }
+
+    /// Whether it can be compressed on any axis.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that says why not.
+    pub fn can_compress(&self) -> Result<()> {
+        match self.architecture.mixture {
+            Some(mixture) if mixture.together.is_some() && self.is_mixture() => Err(Error::Usage(format!(
+                "the experts of a {} have their weights in tensors of all, which are not fitted yet; `prune --experts \
+                 SHARE` takes out whole experts",
+                self.architecture.model_type
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Whether heads can leave a layer; what other layers have makes no difference.

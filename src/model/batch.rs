@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Config, DeltaNet, LayerContext, Step,
+    Config, DeltaNet, LayerContext, LayerSpec, Step,
     architecture::{BlockKind, Role},
 };
 use crate::{
@@ -146,13 +146,14 @@ pub fn shares_bytes(config: &Config, layer: usize, step: Step, longest: usize) -
 }
 
 impl Config {
-    /// Of the layers with attention, and of those with what is in its place, the largest one each.
+    /// Of the layers with attention, of those with what is in its place, and of mixtures, the largest one each.
     pub fn kinds_of_layers(&self) -> Vec<usize> {
-        let largest = |delta: bool| {
-            let layers = (0..self.layers.len()).filter(|&layer| self.layers[layer].delta.is_some() == delta);
+        let largest = |kind: (bool, bool)| {
+            let of = |spec: &LayerSpec| (spec.delta.is_some(), spec.experts.is_some());
+            let layers = (0..self.layers.len()).filter(|&layer| of(&self.layers[layer]) == kind);
             layers.max_by_key(|&layer| self.layer_parameters(layer))
         };
-        [false, true].into_iter().filter_map(largest).collect()
+        [(false, false), (true, false), (false, true), (true, true)].into_iter().filter_map(largest).collect()
     }
 }
 

@@ -182,7 +182,7 @@ impl StepWeights {
     }
 
     /// The mixture that the step is, if it is one.
-    pub(super) fn mixture(&self) -> Option<&BlockWeights> {
+    pub fn mixture(&self) -> Option<&BlockWeights> {
         self.blocks.iter().find(|block| block.spec.kind == BlockKind::Mixture)
     }
 

@@ -119,6 +119,11 @@ impl Step {
         self.blocks.iter().any(|block| block.kind == BlockKind::Attention)
     }
 
+    /// Whether it is a mixture of experts.
+    pub fn is_mixture(self) -> bool {
+        self.blocks.iter().any(|block| block.kind == BlockKind::Mixture)
+    }
+
     /// Whether it has a block with channels between two linear layers.
     pub fn has_mlp(self) -> bool {
         self.blocks.iter().any(|block| block.kind.is_mlp())

@@ -4,13 +4,13 @@
 //!
 //! With h = norm(x), a mixture adds Σ_j g_j · f_j(h) to x: the router's logits say which experts j a token goes to, and
 //! the gates g_j ([`Gpu::route`]); f_j is a gated MLP. An expert gathers its tokens, and adds its weighted results to
-//! theirs. An expert that every token goes to comes last. The sums are in the order of the experts' numbers, whatever the batches, for no two results of an expert
-//! belong to the same token.
+//! theirs. An expert that every token goes to comes last. The sums are in the order of the experts' numbers, whatever
+//! the batches, for no two results of an expert belong to the same token.
 
 use super::{
     Model,
     architecture::Role,
-    layer::{BlockWeights, LayerContext, LayerWeights, Linear, NoTap},
+    layer::{BlockWeights, LayerContext, LayerWeights, Linear, NoTap, StepWeights},
 };
 use crate::{
     error::{Error, Result},
@@ -35,24 +35,23 @@ pub struct NoExpertTap;
 
 impl ExpertTap for NoExpertTap {}
 
-/// What the experts of a layer read of a batch, and which tokens each of them gets.
-struct Routed {
-    normed: Matrix,
-    /// By expert.
+/// Which tokens of a batch each expert of a layer gets, by the numbers that these have in the router.
+#[derive(Debug, Clone, Default)]
+pub struct Routed {
     tokens: Vec<Vec<Given>>,
 }
 
 /// A token that an expert gets.
 #[derive(Debug, Clone, Copy)]
-struct Given {
-    token: u32,
-    gate: f32,
+pub struct Given {
+    pub token: u32,
+    pub gate: f32,
     /// The gate divided by the sum of its token's gates.
     share: f32,
 }
 
 impl Routed {
-    fn new(normed: Matrix, experts: usize, routes: &Routes) -> Self {
+    fn new(experts: usize, routes: &Routes) -> Self {
         let mut tokens = vec![Vec::new(); experts];
         let rows = routes.ids.chunks(routes.chosen.max(1)).zip(routes.gates.chunks(routes.chosen.max(1)));
         for (token, (ids, gates)) in rows.enumerate() {
@@ -61,16 +60,20 @@ impl Routed {
                 tokens[id as usize].push(Given { token: token as u32, gate, share: gate / sum });
             }
         }
-        Self { normed, tokens }
+        Self { tokens }
+    }
+
+    /// The tokens of an expert, in their order.
+    pub fn tokens(&self, expert: usize) -> &[Given] {
+        &self.tokens[expert]
     }
 }
 
 /// Runs batches through a layer, whose `weights` are on the GPU but those of experts: each residual `[tokens, width]`
-/// becomes what the layer makes of it. `each` is called after each batch, of a mixture when it is routed.
+/// becomes what the layer makes of it. `each` is called after each batch, of a mixture before its experts come.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::OutOfMemory`]; [`Error::BadTensor`] and [`Error::Read`] for experts;
-/// [`Error::Numerical`] for a router whose logits are no numbers; those of `tap` and `each`.
+/// As [`mix`]; those of `each`.
 pub fn forward(
     gpu: &Gpu,
     model: &Model,
@@ -79,65 +82,116 @@ pub fn forward(
     tap: &mut dyn ExpertTap,
     mut each: impl FnMut() -> Result<()>,
 ) -> Result<()> {
-    let mut routed = Vec::new();
+    let (mixtures, others): (Vec<_>, Vec<_>) = weights.steps.iter().partition(|step| step.mixture().is_some());
     for (context, x) in batches.iter_mut() {
-        for step in &weights.steps {
-            match step.mixture() {
-                Some(block) => routed.push(context.route(block, x)?),
-                None => **x = context.step(step, x.clone(), &mut NoTap)?,
-            }
+        for step in &others {
+            **x = context.step(step, x.clone(), &mut NoTap)?;
         }
         each()?;
     }
-    let count = routed.iter().map(|routed| routed.tokens.len()).max().unwrap_or(0);
-    for expert in 0..count {
-        if routed.iter().all(|routed| routed.tokens[expert].is_empty()) {
-            continue;
-        }
-        let layer = batches[0].0.layer;
-        let host = model.store.expert(layer, expert)?;
-        let linears = host.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
-        for ((context, x), routed) in batches.iter().zip(&routed) {
-            let mut tap = |shares: &[f32], result: &Matrix| tap.result(layer, expert, shares, result);
-            context.expert(&linears, &routed.normed, &routed.tokens[expert], x, &mut tap)?;
-        }
-    }
-    if count > 0 {
-        shared(gpu, model, batches, &routed)?;
+    for step in mixtures {
+        let count = batches.first().and_then(|(context, _)| context.spec().experts).map_or(0, |experts| experts.count);
+        mix(gpu, model, step, &(0..count).collect::<Vec<_>>(), batches, tap)?;
     }
     Ok(())
 }
 
-/// Runs all tokens through the expert that all of them go to, where there is one.
-fn shared(gpu: &Gpu, model: &Model, batches: &[(LayerContext, &mut Matrix)], routed: &[Routed]) -> Result<()> {
-    let host = model.store.shared_expert(batches[0].0.layer)?;
-    let Some((gate, weights)) = host.split_last() else { return Ok(()) };
-    let gate = Linear::upload(gpu, gate)?;
-    let linears = weights.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
-    for ((context, x), Routed { normed, .. }) in batches.iter().zip(routed) {
-        let logits = gpu.download(&gpu.product(normed, &gate.weight)?)?;
+/// Adds to residuals what the mixture that a step is makes of them. Its router, on the GPU, has a row for each of these
+/// `experts` of the layer; those weights come from the file one after the other. Returns who got which tokens of each
+/// batch.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::OutOfMemory`]; [`Error::BadTensor`] and [`Error::Read`] for experts;
+/// [`Error::Numerical`] for a router whose logits are no numbers; those of `tap`.
+pub fn mix(
+    gpu: &Gpu,
+    model: &Model,
+    step: &StepWeights,
+    experts: &[usize],
+    batches: &mut [(LayerContext, &mut Matrix)],
+    tap: &mut dyn ExpertTap,
+) -> Result<Vec<Routed>> {
+    let Some(layer) = batches.first().map(|(context, _)| context.layer) else { return Ok(Vec::new()) };
+    let block = step.mixture().ok_or_else(|| Error::shape("mix", "a step without experts"))?;
+    let (mut normed, mut routed) = (Vec::new(), Vec::new());
+    for (context, x) in batches.iter() {
+        let read = context.norm(block, x)?;
+        routed.push(context.route(block, &read)?);
+        normed.push(read);
+    }
+    for (number, &expert) in experts.iter().enumerate() {
+        if routed.iter().all(|routed| routed.tokens[number].is_empty()) {
+            continue;
+        }
+        let host = model.store.expert(layer, expert)?;
+        let linears = host.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
+        for (((context, x), normed), routed) in batches.iter().zip(&normed).zip(&routed) {
+            let mut tap = |shares: &[f32], result: &Matrix| tap.result(layer, expert, shares, result);
+            context.expert(&linears, normed, &routed.tokens[number], x, &mut tap)?;
+        }
+    }
+    let host = model.store.shared_expert(layer)?;
+    if let Some((gate, weights)) = host.split_last() {
+        let gate = Linear::upload(gpu, gate)?;
+        let linears = weights.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
+        for ((context, x), normed) in batches.iter().zip(&normed) {
+            context.expert(&linears, normed, &context.shared(&gate, normed)?, x, &mut |_, _| Ok(()))?;
+        }
+    }
+    Ok(routed)
+}
+
+impl LayerContext<'_> {
+    /// Which tokens of what the experts read, `normed` `[tokens, width]`, go to which.
+    fn route(&self, block: &BlockWeights, normed: &Matrix) -> Result<Routed> {
+        let experts = self.spec().experts.ok_or_else(|| Error::shape("route", "a layer without experts"))?;
+        let router = block.linears.iter().find(|linear| linear.role == Role::Router);
+        let router = router.ok_or_else(|| Error::shape("route", "a mixture without a router"))?;
+        // In f32 whatever the precision: rounding may send a token elsewhere.
+        let logits = self.gpu.unfilled(normed.rows(), router.weight.rows())?;
+        self.gpu.linear(normed, &router.weight, router.bias.as_ref(), &logits, 0, false)?;
+        let routes = self.gpu.route(&logits, experts.chosen, experts.normalised)?;
+        Ok(Routed::new(router.weight.rows(), &routes))
+    }
+
+    /// What the expert that every token goes to gets of what the experts read: all, with the sigmoid of the product with
+    /// its `gate`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; whatever the readback reports.
+    pub fn shared(&self, gate: &Linear, normed: &Matrix) -> Result<Vec<Given>> {
+        let logits = self.gpu.download(&self.gpu.product(normed, &gate.weight)?)?;
         let given = |(token, logit): (usize, f32)| {
             let gate = (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32;
             Given { token: token as u32, gate, share: gate }
         };
-        let tokens: Vec<Given> = logits.into_iter().enumerate().map(given).collect();
-        context.expert(&linears, normed, &tokens, x, &mut |_, _| Ok(()))?;
+        Ok(logits.into_iter().enumerate().map(given).collect())
     }
-    Ok(())
-}
 
-impl LayerContext<'_> {
-    /// What the experts read of `x` `[tokens, width]`, and which tokens go to which.
-    fn route(&self, block: &BlockWeights, x: &Matrix) -> Result<Routed> {
-        let experts = self.spec().experts.ok_or_else(|| Error::shape("route", "a layer without experts"))?;
-        let router = block.linears.iter().find(|linear| linear.role == Role::Router);
-        let router = router.ok_or_else(|| Error::shape("route", "a mixture without a router"))?;
-        let normed = self.norm(block, x)?;
-        // In f32 whatever the precision: rounding may send a token elsewhere.
-        let logits = self.gpu.unfilled(normed.rows(), router.weight.rows())?;
-        self.gpu.linear(&normed, &router.weight, router.bias.as_ref(), &logits, 0, false)?;
-        let routes = self.gpu.route(&logits, experts.chosen, experts.normalised)?;
-        Ok(Routed::new(normed, experts.count, &routes))
+    /// How many tokens an expert with these weights takes at once: what one binding holds of its inner activations.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a weight is missing.
+    pub fn expert_rows(&self, linears: &[Linear]) -> Result<usize> {
+        let inner = weight(linears, Role::Gate)?.weight.rows();
+        Ok(self.gpu.rows_per_binding(2 * inner.next_multiple_of(4) * 4))
+    }
+
+    /// What the last linear layer of an expert reads, of tokens `normed` `[tokens, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::OutOfMemory`].
+    pub fn expert_hidden(&self, linears: &[Linear], normed: &Matrix) -> Result<Matrix> {
+        let (gpu, inner) = (self.gpu, weight(linears, Role::Gate)?.weight.rows());
+        let both = gpu.unfilled(normed.rows(), 2 * inner)?;
+        for (role, column) in [(Role::Gate, 0), (Role::Up, inner)] {
+            let Linear { weight, bias, .. } = weight(linears, role)?;
+            gpu.linear_layer(normed, weight, bias.as_ref(), &both, column, false)?;
+        }
+        match self.spec().swiglu {
+            Some(swiglu) => gpu.clamped_swiglu(swiglu, &both),
+            None => gpu.activation(self.config.activation, true, &both),
+        }
     }
 
     /// Adds what an expert makes of the tokens given to `x`; `tap` gets their shares, and what it gives before the gates.
@@ -149,28 +203,11 @@ impl LayerContext<'_> {
         x: &Matrix,
         tap: &mut dyn FnMut(&[f32], &Matrix) -> Result<()>,
     ) -> Result<()> {
-        let of = |role: Role| {
-            let found = linears.iter().find(|linear| linear.role == role);
-            found.ok_or_else(|| Error::shape("expert", format!("an expert without its {role:?}")))
-        };
-        let (gpu, inner, width) = (self.gpu, of(Role::Gate)?.weight.rows(), x.cols());
-        let together = gpu.rows_per_binding(2 * inner.next_multiple_of(4) * 4);
-        for tokens in given.chunks(together) {
-            let gathered = gpu.unfilled(tokens.len(), width)?;
-            let rows: Vec<(usize, usize)> =
-                tokens.iter().enumerate().map(|(row, given)| (given.token as usize, row)).collect();
-            gpu.copy_rows(normed, &gathered, &rows, RowCopy::whole(width))?;
-            let both = gpu.unfilled(tokens.len(), 2 * inner)?;
-            for (role, column) in [(Role::Gate, 0), (Role::Up, inner)] {
-                let Linear { weight, bias, .. } = of(role)?;
-                gpu.linear_layer(&gathered, weight, bias.as_ref(), &both, column, false)?;
-            }
-            let hidden = match self.spec().swiglu {
-                Some(swiglu) => gpu.clamped_swiglu(swiglu, &both)?,
-                None => gpu.activation(self.config.activation, true, &both)?,
-            };
+        let (gpu, width) = (self.gpu, x.cols());
+        for tokens in given.chunks(self.expert_rows(linears)?) {
+            let hidden = self.expert_hidden(linears, &gathered(gpu, normed, tokens)?)?;
             let result = gpu.unfilled(tokens.len(), width)?;
-            let Linear { weight, bias, .. } = of(Role::Down)?;
+            let Linear { weight, bias, .. } = weight(linears, Role::Down)?;
             gpu.linear_layer(&hidden, weight, bias.as_ref(), &result, 0, false)?;
             let shares: Vec<f32> = tokens.iter().map(|given| given.share).collect();
             tap(&shares, &result)?;
@@ -179,4 +216,20 @@ impl LayerContext<'_> {
         }
         Ok(())
     }
+}
+
+fn weight(linears: &[Linear], role: Role) -> Result<&Linear> {
+    let found = linears.iter().find(|linear| linear.role == role);
+    found.ok_or_else(|| Error::shape("expert", format!("an expert without its {role:?}")))
+}
+
+/// The rows of `x` of the tokens given, in a matrix of their own.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn gathered(gpu: &Gpu, x: &Matrix, given: &[Given]) -> Result<Matrix> {
+    let rows: Vec<(usize, usize)> = given.iter().enumerate().map(|(row, given)| (given.token as usize, row)).collect();
+    let found = gpu.unfilled(given.len(), x.cols())?;
+    gpu.copy_rows(x, &found, &rows, RowCopy::whole(x.cols()))?;
+    Ok(found)
 }

@@ -64,7 +64,7 @@ pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
-pub use mixture::{ExpertTap, NoExpertTap, forward};
+pub use mixture::{ExpertTap, Given, NoExpertTap, Routed, forward, gathered, mix};
 pub use pruning::{Kept, LayerSizes, Pruning, without_lowest};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};

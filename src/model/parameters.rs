@@ -25,6 +25,15 @@ impl Config {
         weights.chain([(shared.gate, [1, outer])]).collect()
     }
 
+    /// The weights, with their sizes `[out, in]`, of an expert of a layer, and of the one that every token goes to; none
+    /// of what there is not.
+    pub fn kinds_of_experts(&self, layer: usize) -> Vec<Vec<(&'static Weight, (usize, usize))>> {
+        let first = self.expert_weights(layer).take_while(|(expert, _)| *expert == 0);
+        let own = first.map(|(_, weight)| (weight, self.weight_shape(weight, layer))).collect();
+        let shared = self.shared_weights(layer).into_iter();
+        vec![own, shared.map(|(weight, [rows, cols])| (weight, (rows, cols))).collect()]
+    }
+
     /// How many parameters the matrices of a layer have.
     pub fn layer_parameters(&self, layer: usize) -> u64 {
         let experts = self.layers[layer].experts.map_or(0, |experts| experts.count);

@@ -102,6 +102,15 @@ impl<'a> Names<'a> {
         self.layer(layer, &format!("{experts}.{expert}.{}.weight", weight.name))
     }
 
+    /// The names within a layer of the weights of its experts, and of the one that every token goes to, where there are
+    /// any, without what they all end with.
+    pub fn of_experts(&self, layer: usize) -> Vec<String> {
+        let experts = self.config.architecture.mixture.map_or("", |mixture| mixture.experts);
+        let own = self.config.expert_weights(layer);
+        let own = own.map(|(expert, weight)| format!("{experts}.{expert}.{}", weight.name));
+        own.chain(self.config.shared_weights(layer).into_iter().map(|(weight, _)| weight.name.to_owned())).collect()
+    }
+
     /// The norm before the head.
     pub fn final_norm(&self) -> String {
         self.top(self.config.architecture.names.final_norm)

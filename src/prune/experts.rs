@@ -1,9 +1,5 @@
-//! Which experts of a mixture leave: those that add least to the residual stream, as REAP has it (Lasby et al. 2025,
-//! arXiv 2510.13999).
-//!
-//! S_j is the mean over the tokens that go to expert j of g_j · ‖f_j(h)‖₂, with the gates of a token divided by their
-//! sum; 0 of an expert that no token goes to. Without an expert the router's choice among the others stays, and gates are
-//! divided by another sum.
+//! Which experts of a mixture leave: those that add least to the residual stream ([`crate::stream::ExpertSums`]). Without
+//! an expert the router's choice among the others stays, and gates are divided by another sum.
 
 use crate::model::{Experts, Kept, LayerSpec};
 

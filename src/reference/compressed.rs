@@ -6,6 +6,7 @@ use std::ops::Range;
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use super::{
+    experts::Aim,
     forward::{Affine, Block, Layer, Network},
     kernels,
     shared::{least_squares, moved, side_by_side, stacked},
@@ -33,6 +34,7 @@ pub struct Left {
     pub query_heads: Vec<usize>,
     pub key_value_heads: Vec<usize>,
     pub mlp_channels: Vec<usize>,
+    pub experts: Vec<usize>,
 }
 
 /// What leaves a step at a time: whole groups of heads and channels, or queries of each group and channels.
@@ -88,6 +90,11 @@ impl Round {
         }
         (groups, remove)
     }
+}
+
+/// What is to be added to the smaller model's residual.
+fn written(after: &DMatrix<f64>, before: &DMatrix<f64>, own: &DMatrix<f64>) -> DMatrix<f64> {
+    after - before + MADE_UP * (before - own)
 }
 
 /// Normal equations of the writes of a step, tokens and their weights w already in them.
@@ -187,6 +194,7 @@ impl<'a> Network<'a> {
                 query_heads: (0..whole.heads).collect(),
                 key_value_heads: (0..whole.kv_heads).collect(),
                 mlp_channels: (0..whole.intermediate_size).collect(),
+                experts: (0..whole.experts.map_or(0, |experts| experts.count)).collect(),
             };
             let mut now = self.config.clone();
             for step in 0..small.steps.len() {
@@ -198,11 +206,23 @@ impl<'a> Network<'a> {
                 }
                 let gap = step + 1 == small.steps.len() && next > layer + 1;
                 let rounds = rounds(whole, &smaller.layers[place], &small.steps[step].blocks);
-                if z.is_none() && !gap && rounds.is_empty() {
+                let mixture = small.steps[step].blocks.iter().any(|block| block.kind == BlockKind::Mixture);
+                let stay = smaller.layers[place].experts.map_or(0, |experts| experts.count);
+                let fewer = mixture && stay < left.experts.len();
+                if z.is_none() && !gap && rounds.is_empty() && !fewer {
                     continue;
                 }
                 let own = z.take().unwrap_or_else(|| before.clone());
-                for round in 0..rounds.len().max(1) {
+                if mixture {
+                    let [before, after, own] = [&before, &x, &own].map(|signals| stacked(signals));
+                    let (target, weights) = (written(&after, &before, &own), self.weights(&after));
+                    let block = &mut small.steps[step].blocks[0];
+                    if fewer {
+                        left.experts = self.leave_experts(layer, block, &own, stay);
+                    }
+                    self.fit_experts(layer, block, &Aim { own: &own, target: &target, weights: &weights }, share);
+                }
+                for round in 0..if mixture { 0 } else { rounds.len().max(1) } {
                     let signals = [&before, &x, &own].map(|signals| stacked(signals));
                     let round = rounds.get(round).copied();
                     self.fit_step(
@@ -228,6 +248,13 @@ impl<'a> Network<'a> {
             network.fit_head(&x, &z, share);
         }
         Ok((network, found))
+    }
+
+    /// What each token's error is multiplied by, for the norm that comes.
+    fn weights(&self, after: &DMatrix<f64>) -> Vec<f64> {
+        let eps = f64::from(self.config.norm_eps);
+        let energies = kernels::energy(after).into_iter();
+        energies.map(|energy| 1.0 / (energy / after.ncols() as f64 + eps).sqrt()).collect()
     }
 
     /// Fits the writes of a step, and takes out what a round takes out of it.
@@ -257,11 +284,8 @@ impl<'a> Network<'a> {
             Ok::<_, crate::Error>(stacked(&results.collect::<Result<Vec<_>>>()?))
         });
         let result = result.transpose()?;
-        let target = result.clone().unwrap_or_else(|| after - before + MADE_UP * (before - own));
-        let after = result.as_ref().unwrap_or(after);
-        let eps = f64::from(self.config.norm_eps);
-        let energies = kernels::energy(after).into_iter();
-        let weights: Vec<f64> = energies.map(|energy| 1.0 / (energy / after.ncols() as f64 + eps).sqrt()).collect();
+        let target = result.clone().unwrap_or_else(|| written(after, before, own));
+        let weights = self.weights(result.as_ref().unwrap_or(after));
         let writes: Vec<Affine> = small.steps[step].linears_mut(false).map(|affine| affine.clone()).collect();
         let bias = writes.iter().any(|affine| affine.bias.is_some());
         let prior = side_by_side(&writes.iter().map(|affine| affine.weight.clone()).collect::<Vec<_>>());

@@ -2,11 +2,11 @@
 
 use nalgebra::DMatrix;
 
-use super::{delta_net, kernels, scores};
+use super::{delta_net, kernels, mixture, scores};
 use crate::{
     error::{Error, Result},
     model::{
-        Config, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, WeightStore,
+        Config, HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep, WeightStore,
         architecture::{BlockKind, Position, Role},
         fuse,
     },
@@ -53,6 +53,31 @@ pub struct Block {
     norm_after: Option<Affine>,
     head_norms: Option<[Affine; 2]>,
     delta: Option<HostDeltaNet>,
+    /// Of a mixture, those that the router chooses from, and after them the one that every token goes to.
+    pub experts: Vec<Expert>,
+}
+
+/// An expert of a mixture.
+#[derive(Debug, Clone)]
+pub struct Expert {
+    pub linears: Vec<(Role, Affine)>,
+    /// `[1, width]`, where every token goes to it, as much as the sigmoid of this product says.
+    pub gate: Option<Affine>,
+}
+
+impl Expert {
+    fn new(linears: &[HostLinear], gate: Option<&HostLinear>) -> Result<Self> {
+        let affine = |linear: &HostLinear| -> Result<Affine> {
+            Ok(Affine { weight: host(&linear.matrix)?, bias: linear.bias.as_deref().map(wide) })
+        };
+        let linears = linears.iter().map(|linear| Ok((linear.role, affine(linear)?))).collect::<Result<_>>()?;
+        Ok(Self { linears, gate: gate.map(affine).transpose()? })
+    }
+
+    /// What writes the residual.
+    pub(super) fn down(&self) -> &Affine {
+        &self.linears.iter().find(|(role, _)| *role == Role::Down).expect("an expert that writes").1
+    }
 }
 
 impl Block {
@@ -90,6 +115,7 @@ impl Step {
                 norm_after: block.norm_after.as_ref().map(Affine::norm),
                 head_norms: block.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
                 delta: block.delta.clone(),
+                experts: Vec::new(),
             })
         });
         let shortcut =
@@ -99,7 +125,9 @@ impl Step {
 
     /// The linear weights that read the residual stream, or those that write it.
     pub fn linears_mut(&mut self, reads: bool) -> impl Iterator<Item = &mut Affine> {
-        let all = self.blocks.iter_mut().flat_map(|block| &mut block.linears);
+        let all = self.blocks.iter_mut().flat_map(|Block { linears, experts, .. }| {
+            linears.iter_mut().chain(experts.iter_mut().flat_map(|expert| &mut expert.linears))
+        });
         let chosen = all.filter(move |(role, _)| matches!(role, Role::Output | Role::Down) != reads);
         chosen.map(|(_, affine)| affine)
     }
@@ -165,7 +193,33 @@ impl<'a> Network<'a> {
     /// [`Error::BadTensor`] if a stored value is not finite.
     pub fn load(store: &'a WeightStore) -> Result<Self> {
         let layers = (0..store.config.layers.len()).map(|layer| store.layer(layer)).collect::<Result<Vec<_>>>()?;
-        Self::new(&store.config, &layers, &store.ends()?)
+        Self::new(&store.config, &layers, &store.ends()?)?.with_experts(store, |_, linear| linear.widened())
+    }
+
+    /// The same with the experts of its mixtures, whose weights are what `map` makes of those of the block.
+    fn with_experts(
+        mut self,
+        store: &WeightStore,
+        map: impl Fn(&HostBlock, &HostLinear) -> Result<HostLinear<'static>>,
+    ) -> Result<Self> {
+        for (layer, spec) in store.config.layers.iter().enumerate() {
+            let Some(experts) = spec.experts else { continue };
+            let stored = store.layer(layer)?;
+            let (mut blocks, host) =
+                (self.layers[layer].steps.iter_mut().flat_map(|step| &mut step.blocks), stored.blocks());
+            let Some((block, host)) = blocks.by_ref().zip(host).find(|(block, _)| block.kind == BlockKind::Mixture)
+            else {
+                continue;
+            };
+            let mapped = |linears: &[HostLinear]| linears.iter().map(|one| map(host, one)).collect::<Result<Vec<_>>>();
+            for expert in 0..experts.count {
+                block.experts.push(Expert::new(&mapped(&store.expert(layer, expert)?)?, None)?);
+            }
+            if let Some((gate, linears)) = mapped(&store.shared_expert(layer)?)?.split_last() {
+                block.experts.push(Expert::new(linears, Some(gate))?);
+            }
+        }
+        Ok(self)
     }
 
     /// The dense model with its norms in its weights (in f32, as slicing has them).
@@ -195,7 +249,7 @@ impl<'a> Network<'a> {
             head: HostMatrix::from_f32(ends.head.rows, ends.head.cols, head),
             head_bias,
         };
-        Self::new(config, &layers, &fused)
+        Self::new(config, &layers, &fused)?.with_experts(store, |block, linear| fuse::linear(config, block, linear))
     }
 
     /// The logits `[tokens, vocab_size]` of one sequence.
@@ -252,6 +306,9 @@ impl<'a> Network<'a> {
         let weights = &self.layers[layer].steps[step];
         let carried = weights.shortcut.as_ref().map_or_else(|| x.clone(), |shortcut| x * shortcut);
         let add = |sum: DMatrix<f64>, block: &Block| {
+            if block.kind == BlockKind::Mixture {
+                return Ok(sum + self.mixed(layer, block, x));
+            }
             let result = block.output()?.apply(&self.inner(layer, block, x));
             Ok(if block.has_norm_after { sum + self.norm_after(block, &result) } else { sum + result })
         };
@@ -264,7 +321,7 @@ impl<'a> Network<'a> {
             BlockKind::Attention => self.attended(layer, block, x),
             BlockKind::Mlp { gated } => self.hidden(block, gated, x),
             BlockKind::DeltaNet => self.recalled(block, x),
-            BlockKind::Mixture => panic!("the twin of a whole model has no experts"),
+            BlockKind::Mixture => panic!("each expert of a mixture has inner signals of its own"),
         }
     }
 
@@ -287,6 +344,48 @@ impl<'a> Network<'a> {
     /// What a block reads.
     fn read(&self, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
         if block.has_norm { self.norm(block.norm.as_ref(), x) } else { x.clone() }
+    }
+
+    /// What a mixture adds to the residual.
+    fn mixed(&self, layer: usize, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
+        let (gates, hidden) = self.experts(layer, block, x);
+        let each = block.experts.iter().zip(hidden).enumerate().map(|(at, (expert, mut hidden))| {
+            hidden.row_iter_mut().zip(gates.column(at).iter()).for_each(|(mut row, gate)| row *= *gate);
+            expert.down().apply(&hidden)
+        });
+        each.sum()
+    }
+
+    /// How much each expert of a mixture counts for each token, `[tokens, experts]`, none of those that it does not go
+    /// to; and what the last projection of each expert reads of all tokens.
+    pub(super) fn experts(&self, layer: usize, block: &Block, x: &DMatrix<f64>) -> (DMatrix<f64>, Vec<DMatrix<f64>>) {
+        let (input, spec) = (self.read(block, x), &self.config.layers[layer]);
+        let mut gates = DMatrix::zeros(x.nrows(), block.experts.len());
+        if let (Some(router), Some(experts)) = (block.role(Role::Router), spec.experts) {
+            let chosen = mixture::route(&router.apply(&input), experts.chosen, experts.normalised);
+            for (token, chosen) in chosen.into_iter().enumerate() {
+                chosen.into_iter().for_each(|(expert, gate)| gates[(token, expert as usize)] = gate);
+            }
+        }
+        let hidden = block.experts.iter().enumerate().map(|(at, expert)| {
+            if let Some(gate) = &expert.gate {
+                gates.column_mut(at).copy_from(&gate.apply(&input).map(|logit| 1.0 / (1.0 + (-logit).exp())).column(0));
+            }
+            let read = |role: Role| {
+                let weight = expert.linears.iter().find(|(held, _)| *held == role).expect("an expert's weight");
+                weight.1.apply(&input)
+            };
+            let (gate, up) = (read(Role::Gate), read(Role::Up));
+            let width = gate.ncols();
+            let mut both = gate.insert_columns(width, width, 0.0);
+            both.columns_mut(width, width).copy_from(&up);
+            match spec.swiglu {
+                Some(swiglu) => mixture::clamped_swiglu(swiglu, &both),
+                None => kernels::activation(self.config.activation, true, &both),
+            }
+        });
+        let hidden = hidden.collect();
+        (gates, hidden)
     }
 
     /// What the attention's output projection reads.

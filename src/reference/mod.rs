@@ -8,6 +8,7 @@
 mod backward;
 mod compressed;
 mod delta_net;
+mod experts;
 mod forward;
 mod kernels;
 mod mixture;

@@ -6,6 +6,7 @@
 //! [`run`] is the one loop over the layers. [`Gradients`] goes through a model and back.
 
 mod commit;
+mod expert_sums;
 mod gradients;
 mod losses;
 mod memory;
@@ -20,6 +21,7 @@ mod types;
 mod writer;
 
 pub use commit::{Checksum, Saved, exact};
+pub use expert_sums::ExpertSums;
 pub use gradients::{Change, Collect, Gradients, GradientsAt, Table};
 pub use memory::{Extent, MemoryPlan, Peak};
 pub use pass::{Job, Pass, located};

@@ -286,7 +286,10 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
     // Values that are none are clap's to refuse: it says what is expected, and nothing is written.
     let before = scene.contents();
     for (flags, message) in [
-        (&["--axes", "depth"][..], "expected some of width, mlp, heads, kv-heads and layers, separated by commas"),
+        (
+            &["--axes", "depth"][..],
+            "expected some of width, mlp, heads, kv-heads, layers and experts, separated by commas",
+        ),
         (&["--axes", "mlp,"], "expected some of width"),
         (&["--keep", "0%"], "expected a percentage"),
         (&["--keep", "100%"], "expected a percentage"),

@@ -8,6 +8,11 @@ use crate::{Scene, args, program, read_json};
 
 const MIXTURE: &str = "qwen3_moe_normalised";
 
+/// Arguments with more after them.
+fn with<'a>(first: &[&'a OsStr], more: &[&'a str]) -> Vec<&'a OsStr> {
+    first.iter().copied().chain(more.iter().map(|flag| OsStr::new(*flag))).collect()
+}
+
 #[test]
 fn experts_are_pruned_reported_verified_and_exported() {
     let scene = Scene::new(MIXTURE);
@@ -31,6 +36,43 @@ fn experts_are_pruned_reported_verified_and_exported() {
     let report = program(asked).json();
     let by_layer = report["removed"].as_array().expect("a list").iter().map(experts).sum::<usize>();
     assert_eq!(by_layer, 4, "as many in all");
+}
+
+#[test]
+fn a_mixture_is_compressed_by_whole_experts_and_what_is_pruned_of_them_is_fitted_where_asked() {
+    let scene = Scene::new(MIXTURE);
+    let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("calibration.json", 8, 32));
+    let asked = |more: &[&str]| {
+        let flags = ["--axes", "experts", "--keep", "82%", "--effort", "quick", "--json"];
+        let asked = with(args!["compress", model, "-o", out, "--calibration", tokens], &[&flags[..], more].concat());
+        program(&asked).json()
+    };
+    let planned = asked(&["--dry-run"]);
+    assert!(planned["after"]["experts"] == json!(8) && !out.exists(), "{planned}");
+    let report = asked(&[]);
+    assert_eq!((&report["before"]["experts"], &report["after"]["experts"]), (&json!(12), &json!(8)));
+    assert_eq!(
+        (&report["cut"][0]["axis"], &report["percent_removed"]),
+        (&json!("experts"), &planned["percent_removed"])
+    );
+    let experts = |removed: &Value| removed["experts"].as_array().map_or(0, Vec::len);
+    assert_eq!(report["removed"].as_array().expect("a list").iter().map(experts).collect::<Vec<_>>(), [2, 2]);
+    let written = read_json(&out.join("config.json"));
+    assert_eq!((&written["model_type"], &written["num_experts"]), (&json!("qwen3_moe"), &json!(4)));
+    assert_eq!(program(args!["verify", out]).code, Some(0));
+    let card = std::fs::read_to_string(out.join("README.md")).expect("a card");
+    assert!(card.contains("cut experts") && card.contains("experts of all layers"), "{card}");
+    // Perplexity before and after is on the examples themselves.
+    let pruned = |refit: &str| {
+        let to = scene.path(refit);
+        let flags = ["--experts", "0.34", "--refit", refit, "--global", "--json"];
+        let asked = args!["prune", model, "-o", to, "--examples", tokens, "--eval", tokens];
+        let report = program(&with(asked, &flags)).json();
+        report["perplexity"]["sliced"].as_f64().unwrap_or_else(|| panic!("{report}"))
+    };
+    let [plain, fitted] = ["none", "writes"].map(pruned);
+    assert!(fitted < plain, "{fitted} fitted, {plain} as pruned");
+    assert_eq!(program(args!["verify", scene.path("writes")]).code, Some(0));
 }
 
 #[test]
@@ -69,8 +111,18 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
 fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
     let scene = Scene::new(MIXTURE);
     let (model, out) = (scene.path("model"), scene.path("out"));
-    for verb in ["run", "compress", "prune"] {
+    for verb in ["run", "prune", "recover"] {
         scene.refused(args![verb, model, "-o", out], 2, "prune --experts SHARE");
+    }
+    for (flags, message) in [
+        (&["--axes", "width"][..], "`compress` whole experts, heads and layers"),
+        (&["--axes", "experts,mlp"], "have experts with fewer channels yet"),
+        (&["--axes", "experts", "--keep", "30%"], "ask for less"),
+        (&["--per-layer"], "prune --experts SHARE --global"),
+        (&["--importance", "taylor"], "--importance obs needs none"),
+        (&["--recover", "10"], "prune --experts SHARE"),
+    ] {
+        scene.refused(&with(args!["compress", model, "-o", out], flags), 2, message);
     }
     scene.refused(args!["prune", model, "-o", out, "--experts", "1.5"], 2, "--experts 1.5");
     scene.refused(args!["prune", model, "-o", out, "--experts", "0.1"], 2, "not one expert");
@@ -78,4 +130,5 @@ fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
     assert!(said.code == Some(2) && said.err.contains("--mlp"), "{said:?}");
     let dense = Scene::new("llama_gqa_tied");
     dense.refused(args!["prune", dense.path("model"), "-o", dense.path("out"), "--experts", "0.5"], 2, "has none");
+    dense.refused(args!["compress", dense.path("model"), "-o", dense.path("out"), "--axes", "experts"], 2, "has none");
 }

@@ -4,6 +4,7 @@
 mod axes;
 mod families;
 mod free;
+mod mixtures;
 #[path = "../support/mod.rs"]
 mod support;
 mod twin;
@@ -24,7 +25,7 @@ use support::{Random, Tensors, fixture};
 use tempfile::TempDir;
 
 /// One fixture of each kind, and those with a tied head where others have none.
-const KINDS: [(&str, &str); 23] = [
+const KINDS: [(&str, &str); 25] = [
     ("llama_gqa_tied", "rms norm, tied head, grouped queries"),
     ("llama_mha_untied", "a key and a value for every query, three layers"),
     ("llama_bias", "biases on reads and writes"),
@@ -48,6 +49,8 @@ const KINDS: [(&str, &str); 23] = [
     ("olmo2_untied", "norms after blocks alone, queries and keys normalised whole"),
     ("cohere_untied", "layer norm without a bias, parallel gated blocks"),
     ("falcon_rw", "linear biases"),
+    ("qwen2_moe_dense_between", "mixtures beside dense layers, an expert that every token goes to"),
+    ("qwen3_moe_normalised", "mixtures, an untied head"),
 ];
 
 fn open(directory: &Path) -> Model {

@@ -71,7 +71,7 @@ fn a_narrower_model_is_fitted_to_what_the_formulas_say() {
 /// A fixture, what is cut of it, and why.
 type Case = (&'static str, fn(Resize) -> Resize, &'static str);
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 21] = [
     ("llama_gqa_tied", |all| Resize { intermediate_size: 15, ..all }, "channels; a tied head"),
     ("llama_mha_untied", |all| Resize { layers: vec![0, 2], ..all }, "a layer, and a head that is fitted"),
     ("llama_gqa_tied", |all| Resize { heads: all.kv_heads, ..all }, "queries of each group"),
@@ -87,6 +87,12 @@ const CASES: [Case; 15] = [
     ("qwen35_tied", |all| Resize { heads: all.kv_heads, intermediate_size: 15, ..all }, "gates; delta nets stay"),
     ("qwen35_tied", |all| Resize { layers: vec![0, 1], ..all }, "a delta net leaves"),
     ("olmo2_untied", |all| Resize { intermediate_size: 15, ..all }, "no norms before blocks"),
+    ("qwen3_moe_normalised", |all| Resize { experts: Some(4), ..all }, "experts"),
+    ("qwen3_moe_dense_between", |all| Resize { experts: Some(3), heads: all.kv_heads, ..all }, "and queries; dense"),
+    ("qwen3_moe_top_1", |all| Resize { layers: vec![0], ..all }, "a layer with experts"),
+    ("qwen2_moe_plain", |all| Resize { experts: Some(3), ..all }, "an expert that every token goes to"),
+    ("mixtral_top_2", |all| Resize { experts: Some(3), layers: vec![0], ..all }, "experts before a gap"),
+    ("olmoe_plain", |all| Resize { experts: Some(4), ..all }, "queries and keys normalised whole"),
 ];
 
 #[test]
@@ -114,6 +120,7 @@ fn what_is_selected_and_fitted_is_what_the_formulas_say() {
                 query_heads: kept.query_heads.clone(),
                 key_value_heads: kept.key_value_heads.clone(),
                 mlp_channels: kept.mlp_channels.clone(),
+                experts: kept.experts.clone(),
             })
             .collect();
         // Layers that have lost nothing within are not listed.

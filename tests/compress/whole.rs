@@ -3,10 +3,11 @@
 use super::*;
 
 /// Fixtures whose files differ in more than the architecture.
-const STORED: [(&str, &str); 5] = [
+const STORED: [(&str, &str); 6] = [
     ("llama_bf16", "bf16"),
     ("llama_f16", "f16"),
     ("llama_sharded", "shards"),
+    ("mixtral_bf16", "bf16, mixtures whose experts are all chosen"),
     ("gpt2_hub_names", "names without a prefix"),
     ("gpt_neox_old_config", "an old config"),
 ];

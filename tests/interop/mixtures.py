@@ -3,10 +3,11 @@
 
     python tests/interop/mixtures.py --binary target/release/slicegpt-gpu
 
-Parity fixtures lose a third of their experts by `prune --experts`. What is written is an ordinary checkpoint, which
-transformers loads without code of ours: all logits are the program's, greedy continuations too, with a cache and
-without; saved by transformers in either form, with each expert by itself or all in one tensor, it is the same model
-again. Exported, llama.cpp computes the same from it, and the program reads the file as the same model.
+Parity fixtures lose a third of their experts by `prune --experts`, one of them some, with heads, by `compress`, which fits
+what is left. What is written is an ordinary checkpoint, which transformers loads without code of ours: all logits are the
+program's, greedy continuations too, with a cache and without; saved by transformers in either form, with each expert by
+itself or all in one tensor, it is the same model again. Exported, llama.cpp computes the same from it, and the program
+reads the file as the same model.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from transformers import AutoModelForCausalLM
 FIXTURES_CUT = {
     "qwen3_moe_normalised": ("Qwen3MoeForCausalLM", True),
     "qwen3_moe_dense_between": ("Qwen3MoeForCausalLM", False),
+    "qwen3_moe_plain_tied": ("Qwen3MoeForCausalLM", False),
     "qwen2_moe_plain": ("Qwen2MoeForCausalLM", True),
     "mixtral_top_2": ("MixtralForCausalLM", True),
     "olmoe_plain": ("OlmoeForCausalLM", False),
@@ -56,12 +58,19 @@ def load(directory):
     return model.eval()
 
 
+# By fixture: what cuts it in place of that.
+COMPRESSED = {"qwen3_moe_plain_tied": ("--axes", "experts,heads", "--keep", "70%", "--effort", "quick")}
+
+
 def check(program, name, work):
     class_name, in_llama_cpp = FIXTURES_CUT[name]
     source, directory = FIXTURES / name, work / "smaller"
     tokens = source / "tokens.json"
     rows = json.loads(tokens.read_text())["input_ids"]
-    program("prune", source, "-o", directory, "--experts", "0.34", "--examples", tokens)
+    if name in COMPRESSED:
+        program("compress", source, "-o", directory, "--calibration", tokens, *COMPRESSED[name])
+    else:
+        program("prune", source, "-o", directory, "--experts", "0.34", "--examples", tokens)
     before, after = (json.loads((path / "config.json").read_text()) for path in (source, directory))
     counts = [config.get("num_experts", config.get("num_local_experts")) for config in (before, after)]
     assert counts[1] < counts[0] and after["model_type"] == before["model_type"], counts

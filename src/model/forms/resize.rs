@@ -11,8 +11,8 @@ use super::stock::set;
 use crate::{
     error::{Error, Result},
     model::{
-        Config, LayerSizes, LayerSpec, PRUNED_PREFIX, Pruning,
-        architecture::{Position, RopeLayers, Window},
+        Config, Experts, LayerSizes, LayerSpec, PRUNED_PREFIX, Pruning,
+        architecture::{MixtureLayers, Position, RopeLayers, Window},
     },
 };
 
@@ -23,7 +23,11 @@ pub struct Resize {
     pub width: Option<usize>,
     pub heads: usize,
     pub kv_heads: usize,
+    /// Between the linear layers of an MLP, or of an expert.
     pub intermediate_size: usize,
+    /// Of each layer that is a mixture, where there are such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<usize>,
     /// The layers that stay, ascending.
     pub layers: Vec<usize>,
     /// The sizes of each of them, where they differ; those above are then what all would have in a model as large.
@@ -35,16 +39,28 @@ impl Resize {
     /// The sizes that a model has.
     pub fn whole(config: &Config) -> Self {
         let LayerSpec { heads, kv_heads, intermediate_size, .. } = config.layers[0];
+        let experts = config.layers.iter().find_map(|layer| layer.experts).map(|experts| experts.count);
         let layers = (0..config.layers.len()).collect();
-        Self { width: None, heads, kv_heads, intermediate_size, layers, by_layer: None }
+        Self { width: None, heads, kv_heads, intermediate_size, experts, layers, by_layer: None }
     }
 
-    /// The heads, key-value heads and MLP channels of each layer that stays.
-    fn each(&self) -> impl Iterator<Item = (usize, usize, usize)> {
-        (0..self.layers.len()).map(|at| match self.by_layer.as_ref().and_then(|layers| layers.get(at)) {
-            Some(sizes) => (sizes.num_attention_heads, sizes.num_key_value_heads, sizes.intermediate_size),
-            None => (self.heads, self.kv_heads, self.intermediate_size),
-        })
+    /// The sizes of each layer of a model that stays.
+    fn each(&self, config: &Config) -> Vec<LayerSizes> {
+        let all_channels = Self::whole(config).intermediate_size;
+        let of = |(at, &layer): (usize, &usize)| {
+            let spec = &config.layers[layer];
+            self.by_layer.as_ref().and_then(|layers| layers.get(at)).copied().unwrap_or(LayerSizes {
+                num_attention_heads: self.heads,
+                num_key_value_heads: self.kv_heads,
+                // Dense layers between mixtures have other numbers of channels.
+                intermediate_size: match self.intermediate_size == all_channels {
+                    true => spec.intermediate_size,
+                    false => self.intermediate_size,
+                },
+                num_experts: spec.experts.and(self.experts),
+            })
+        };
+        self.layers.iter().enumerate().map(of).collect()
     }
 }
 
@@ -53,8 +69,9 @@ impl Config {
     /// classes have a form for that, one of ours otherwise.
     pub fn with_layers(&self, layers: Vec<LayerSizes>) -> Resize {
         let LayerSizes { num_attention_heads: heads, num_key_value_heads: kv_heads, intermediate_size, .. } = layers[0];
-        let ordinary = Resize { heads, kv_heads, intermediate_size, ..Resize::whole(self) };
-        match layers.iter().all(|other| *other == layers[0]) && self.resized(&ordinary).is_ok() {
+        let experts = layers.iter().find_map(|layer| layer.num_experts);
+        let ordinary = Resize { heads, kv_heads, intermediate_size, experts, ..Resize::whole(self) };
+        match ordinary.each(self) == layers && self.resized(&ordinary).is_ok() {
             true => ordinary,
             false => Resize { by_layer: Some(layers), ..ordinary },
         }
@@ -98,7 +115,9 @@ impl Config {
             self.narrow(&mut raw, width, self.can_stay_tied());
         }
         let alike = sizes.by_layer.is_none();
-        if sizes.each().any(|(heads, kv_heads, _)| (heads, kv_heads) != (whole.heads, whole.kv_heads)) {
+        let each = sizes.each(self);
+        let heads = |layer: &LayerSizes| (layer.num_attention_heads, layer.num_key_value_heads);
+        if each.iter().any(|layer| heads(layer) != (whole.heads, whole.kv_heads)) {
             self.can_cut_heads()?;
         }
         if alike && (sizes.heads, sizes.kv_heads) != (whole.heads, whole.kv_heads) {
@@ -126,10 +145,23 @@ impl Config {
             }
         }
         if alike && sizes.intermediate_size != whole.intermediate_size {
+            if self.is_mixture() {
+                return refuse("have experts with fewer channels yet: whole ones can leave".into());
+            }
             if fields.intermediate_size.is_empty() {
                 return refuse("have fewer channels: its classes take a multiple of hidden_size".into());
             }
             raw.insert(fields.intermediate_size.into(), json!(sizes.intermediate_size));
+        }
+        if alike && let (Some(mixture), Some(experts)) = (&self.architecture.mixture, sizes.experts) {
+            let chosen = self.layers.iter().find_map(|layer| layer.experts).map_or(0, |experts| experts.chosen);
+            if experts < chosen {
+                return refuse(format!("have {experts} experts: a token goes to {chosen}"));
+            }
+            let [general, own] = mixture.count.0;
+            if sizes.experts != whole.experts {
+                set(&mut raw, general, own, experts);
+            }
         }
         let left_out: Vec<usize> = whole.layers.iter().copied().filter(|layer| !sizes.layers.contains(layer)).collect();
         if !self.can_lose(&left_out) {
@@ -144,9 +176,11 @@ impl Config {
         }
         let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
         let same = config.layers.len() == sizes.layers.len()
-            && sizes.layers.iter().zip(sizes.each()).zip(&config.layers).all(|((&layer, each), found)| {
-                let (heads, kv_heads, intermediate_size) = each;
-                *found == LayerSpec { heads, kv_heads, intermediate_size, ..self.layers[layer].clone() }
+            && sizes.layers.iter().zip(each).zip(&config.layers).all(|((&layer, each), found)| {
+                let before = self.layers[layer].clone();
+                let experts = before.experts.zip(each.num_experts).map(|(experts, count)| Experts { count, ..experts });
+                let (heads, kv_heads) = (each.num_attention_heads, each.num_key_value_heads);
+                *found == LayerSpec { heads, kv_heads, intermediate_size: each.intermediate_size, experts, ..before }
             });
         if same {
             Ok(config)
@@ -248,6 +282,14 @@ impl Config {
             }
         }
         // What was to be worked out from the number of a layer is said of each.
+        let every = self.architecture.mixture.map(|mixture| mixture.layers);
+        if let Some(MixtureLayers::Every { step, dense }) = every
+            && self.is_mixture()
+        {
+            let is_dense = |place: &usize| self.layers[stay[*place]].experts.is_none();
+            raw.insert(step.into(), json!(1));
+            raw.insert(dense.into(), (0..stay.len()).filter(is_dense).collect());
+        }
         if self.architecture.delta_net.is_some() && !raw.contains_key("layer_types") {
             let linear = |layer: &usize| self.layers[*layer].delta.is_some();
             let types = stay.iter().map(|layer| if linear(layer) { "linear_attention" } else { "full_attention" });

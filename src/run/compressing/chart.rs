@@ -14,7 +14,7 @@ const BOTTOM: f64 = 276.0;
 const RIGHT: f64 = 440.0;
 const TOP: f64 = 20.0;
 /// Told apart by people who see no red or no green, too.
-const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"];
+const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"];
 const STEPS: usize = 48;
 
 /// Draws the curves with the points they go through, and a mark at the depth that was cut.

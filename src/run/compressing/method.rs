@@ -19,7 +19,7 @@ use crate::{
     compress::{self, Axis, Goal, Options, Plan},
     error::{Error, Result},
     gpu::Gpu,
-    model::{Config, MIXTURE, Model},
+    model::{Config, Model},
     recover,
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
@@ -66,9 +66,7 @@ impl Method for Compress {
 
     fn plan(model: &Model, request: &Request<CompressRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
-        if model.config().is_mixture() {
-            return Err(Error::Usage(MIXTURE.into()));
-        }
+        model.config().can_compress()?;
         let mut options = request.method.options(dtype);
         options.check()?;
         request.method.check(model.config())?;

@@ -153,6 +153,7 @@ impl Section for CompressReport {
             size(names[0], before.query_heads, after.query_heads),
             size(names[1], before.key_value_heads, after.key_value_heads),
             size(names[2], before.intermediate_size, after.intermediate_size),
+            size("experts of all layers", before.experts.unwrap_or(0), after.experts.unwrap_or(0)),
             size("tokens", before.vocabulary, after.vocabulary),
             size("cache bytes a token", before.cache_bytes_per_token, after.cache_bytes_per_token),
         ];
@@ -228,14 +229,15 @@ impl Section for CompressReport {
     }
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        let Sizes { hidden_size, layers, query_heads, key_value_heads, intermediate_size, .. } = self.after;
-        vec![
+        let Sizes { hidden_size, layers, query_heads, key_value_heads, intermediate_size, experts, .. } = self.after;
+        let sizes = [
             ("width", hidden_size),
             ("layers", layers),
             ("query_heads", query_heads),
             ("key_value_heads", key_value_heads),
             ("intermediate_size", intermediate_size),
-        ]
+        ];
+        sizes.into_iter().chain(experts.map(|experts| ("experts", experts))).collect()
     }
 
     fn introduction(&self, original: &str, version: &str) -> String {

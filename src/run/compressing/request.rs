@@ -61,11 +61,22 @@ impl CompressRequest {
     /// # Errors
     /// [`Error::Usage`].
     pub fn check(&self, config: &Config) -> Result<()> {
+        if self.per_layer && config.is_mixture() {
+            return Err(Error::Usage(
+                "--per-layer: the layers of a mixture stay alike; prune --experts SHARE --global takes experts from the \
+                 layers that need them least"
+                    .into(),
+            ));
+        }
         match self.importance {
             CompressImportance::Obs => Ok(()),
             CompressImportance::Taylor if self.per_layer => {
                 Err(Error::Usage("--per-layer goes by what --importance obs measures; leave one of them out".into()))
             }
+            CompressImportance::Taylor if config.is_mixture() => Err(Error::Usage(
+                "--importance taylor: no gradients go through mixtures of experts yet; --importance obs needs none"
+                    .into(),
+            )),
             CompressImportance::Taylor if !config.has_gradients() => {
                 Err(Error::Usage(format!("{NO_GRADIENTS}; --importance obs needs none")))
             }

@@ -96,7 +96,7 @@ impl Method for Prune {
             return Err(Error::Usage(reason.into()));
         }
         if refit == PruneRefit::Writes && options.groups == Groups::Experts {
-            return Err(Error::Usage("--refit writes: what is left of a mixture is not fitted".into()));
+            config.can_compress()?;
         }
         Ok(Self { options, plan, refit, write_importance: write_importance.clone() })
     }
