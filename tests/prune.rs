@@ -158,8 +158,12 @@ fn importances_of_coordinates_agree_with_an_independent_implementation() {
         let path = support::fixture("importances").join(format!("{name}.safetensors"));
         let work = Work::of(name);
         let config = work.model.config();
+        // As many factors as matrices: a product is off by what each of them may be, which is most where their terms
+        // cancel.
+        let factors = config.tensors().iter().filter(|spec| spec.shape.len() == 2).count();
         for (importance_name, importance) in Importance::ALL {
             for (aggregate_name, aggregate) in Aggregate::ALL {
+                let allowed = 1e-3 * if aggregate == Aggregate::Prod { factors as f64 } else { 1.0 };
                 // Tables in parts, and all of it in one: sums of some rows are no sums of all.
                 for part_bytes in [4 * 4 * config.hidden_size as u64, 1 << 20] {
                     let (tied, parts) = (name == "llama_gqa_tied", part_bytes < 1 << 20);
@@ -177,7 +181,7 @@ fn importances_of_coordinates_agree_with_an_independent_implementation() {
                     let pairs = found.iter().zip(&expected);
                     let worst = pairs.map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
                     println!("{name} {importance_name} {aggregate_name}: {worst:.1e}");
-                    assert!(worst < 1e-3, "{name} {importance_name} {aggregate_name}: relative error {worst:.1e}");
+                    assert!(worst < allowed, "{name} {importance_name} {aggregate_name}: relative error {worst:.1e}");
                     compared += 1;
                 }
             }

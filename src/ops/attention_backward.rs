@@ -1,6 +1,6 @@
 //! The gradient of causal attention.
 
-use super::{AttentionShape, Sequence};
+use super::{AttentionShape, Sequence, attention_blocks::Block, attention_division::Division};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
@@ -29,6 +29,41 @@ impl Gpu {
             self.attention_backward_of(shape, [qkv, d, &dqkv], sequence)?;
         }
         Ok(dqkv)
+    }
+
+    /// Adds the gradients of a sequence's keys and values to `dqkv`, and puts those of its queries there.
+    fn attention_backward_of(
+        &self,
+        shape: &AttentionShape,
+        [qkv, d, dqkv]: [&Matrix; 3],
+        sequence: &Sequence,
+    ) -> Result<()> {
+        let AttentionShape { head_dim, q, k, v, window, .. } = *shape;
+        let tokens = sequence.tokens;
+        // A turn takes four keys at most, or with workgroup memory one, and another to bring it there.
+        let seen = window.unwrap_or(tokens).min(tokens);
+        self.check_rows("the gradient of attention over", seen, self.most_rows(1, 2))?;
+        let division = Division::new(shape, tokens, self.work_per_dispatch());
+        let [rows, columns] = division.shares(shape, tokens);
+        // All blocks in one place: memory of one size is used again in the next sequence.
+        let shares = self.unfilled(rows, columns)?;
+        for first in (0..tokens).step_by(division.queries) {
+            for kv_head in (0..k.heads).step_by(division.kv_heads) {
+                let queries = first..tokens.min(first + division.queries);
+                let kv_heads = kv_head..k.heads.min(kv_head + division.kv_heads);
+                let block = Block::new(self, shape, sequence, (queries, kv_heads), &shares);
+                let of_query = |column| column + kv_head * shape.group() * head_dim;
+                let of_key = |column| column + kv_head * head_dim;
+                let [query, key, value] = [of_query(q.column), of_key(k.column), of_key(v.column)];
+                block.products(0, (qkv, query), (qkv, key))?;
+                block.products(1, (d, of_query(0)), (qkv, value))?;
+                block.shares()?;
+                block.sums(1, false, (qkv, key), (dqkv, query))?;
+                block.sums(1, true, (qkv, query), (dqkv, key))?;
+                block.sums(0, true, (d, of_query(0)), (dqkv, value))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,13 @@
 //! The kernels of attention's gradient, a block of queries at a time.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{
     AttentionShape, Sequence,
     product::{CANDIDATES, ProductConfig, product_shader},
     shader,
-    turns::TURNS,
 };
 use crate::{
     error::Result,
@@ -42,56 +43,8 @@ struct Params {
     alibi_in_bf16: u32,
 }
 
-/// Bytes of two numbers of each query and key of a block, where so few are possible.
-const SCRATCH: usize = 32 << 20;
-/// What a block of queries is a multiple of, where it has as many.
-const ROWS: usize = 64;
-
-/// How the work on a sequence is divided.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Division {
-    /// Key-value heads at a time.
-    kv_heads: usize,
-    /// Queries at a time.
-    queries: usize,
-}
-
-impl Division {
-    /// For a sequence of this length, where so many multiply-adds may be in a dispatch.
-    fn new(shape: &AttentionShape, tokens: usize, work: usize) -> Self {
-        let seen = |queries: usize| shape.window.map_or(tokens, |window| tokens.min(window + queries));
-        // A turn for each query of the block and head of the group.
-        let most = tokens.min(TURNS / shape.group().max(1)).max(4);
-        let fitting = |kv_heads: usize| {
-            let of_query = |queries| kv_heads * shape.group() * seen(queries).next_multiple_of(4);
-            let fits = |queries: usize| {
-                8 * queries * of_query(queries) <= SCRATCH && queries * of_query(queries) * shape.head_dim <= work
-            };
-            let step = if most < ROWS { 4 } else { ROWS };
-            (0..=most.next_multiple_of(step)).rev().step_by(step).find(|&queries| fits(queries)).unwrap_or(0)
-        };
-        let halves = std::iter::successors(Some(shape.k.heads.max(1)), |heads| (*heads > 1).then(|| heads.div_ceil(2)));
-        let found = halves.map(|kv_heads| Self { kv_heads, queries: fitting(kv_heads) }).find(|one| one.queries > 0);
-        found.unwrap_or(Self { kv_heads: 1, queries: 4 })
-    }
-
-    /// Rows and columns of the shares.
-    fn shares(&self, shape: &AttentionShape, tokens: usize) -> [usize; 2] {
-        let seen = shape.window.map_or(tokens, |window| tokens.min(window + self.queries));
-        let rows = self.queries.min(tokens).next_multiple_of(4);
-        [2 * self.kv_heads.min(shape.k.heads) * shape.group() * rows, seen.next_multiple_of(4)]
-    }
-}
-
-/// Bytes on the GPU that the gradient of attention takes in a sequence of this length beside what it is given and its
-/// result.
-pub fn attention_backward_bytes(shape: &AttentionShape, tokens: usize) -> u64 {
-    let [rows, columns] = Division::new(shape, tokens, usize::MAX).shares(shape, tokens);
-    4 * rows as u64 * columns as u64
-}
-
-/// A matrix, the columns of its first head that is worked on, and whether there is one for each query head.
-type Heads<'a> = (&'a Matrix, usize);
+/// A matrix, and the column where the first of the heads that are worked on begins.
+pub(super) type Heads<'a> = (&'a Matrix, usize);
 
 fn products(config: &ProductConfig, aligned: bool) -> Kernel {
     let source = product_shader!(config, "shared/attention_backward", "attention_backward_products");
@@ -127,70 +80,46 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 /// A block of queries of some heads, with the keys that they see.
-struct Block<'a> {
+pub(super) struct Block<'a> {
     gpu: &'a Gpu,
     params: Params,
     shares: &'a Matrix,
     aligned: bool,
 }
 
-impl Gpu {
-    /// Adds the gradients of a sequence's keys and values to `dqkv`, and puts those of its queries there.
-    pub(super) fn attention_backward_of(
-        &self,
+impl<'a> Block<'a> {
+    /// These queries of a sequence and these key-value heads; `shares` has room for them.
+    pub fn new(
+        gpu: &'a Gpu,
         shape: &AttentionShape,
-        [qkv, d, dqkv]: [&Matrix; 3],
         sequence: &Sequence,
-    ) -> Result<()> {
+        (queries, kv_heads): (Range<usize>, Range<usize>),
+        shares: &'a Matrix,
+    ) -> Self {
         let AttentionShape { head_dim, q, k, v, scale, window, softcap, alibi } = *shape;
-        let tokens = sequence.tokens;
-        // A turn takes four keys at most, or with workgroup memory one, and another to bring it there.
-        let seen = window.unwrap_or(tokens).min(tokens);
-        self.check_rows("the gradient of attention over", seen, self.most_rows(1, 2))?;
-        let division = Division::new(shape, tokens, self.work_per_dispatch());
+        let oldest = window.map_or(0, |window| (queries.start + 1).saturating_sub(window));
+        let params = Params {
+            first: sequence.first as u32,
+            query: (sequence.first + queries.start) as u32,
+            queries: queries.len() as u32,
+            rows: queries.len().next_multiple_of(4) as u32,
+            key: (sequence.first + oldest) as u32,
+            keys: (queries.end - oldest) as u32,
+            stride4: (shares.stride() / 4) as u32,
+            head: (kv_heads.start * shape.group()) as u32,
+            heads: (kv_heads.len() * shape.group()) as u32,
+            group: shape.group() as u32,
+            head_dim: head_dim as u32,
+            window: window.unwrap_or(0) as u32,
+            scale,
+            softcap: softcap.unwrap_or(0.0),
+            alibi_heads: alibi.map_or(0, |alibi| alibi.power_of_two()),
+            alibi_factor: alibi.map_or(0.0, |alibi| alibi.factor),
+            alibi_in_bf16: alibi.is_some_and(|alibi| alibi.in_bf16).into(),
+            ..Params::zeroed()
+        };
         let aligned = [head_dim, q.column, k.column, v.column].iter().all(|place| place.is_multiple_of(4));
-        let [rows, columns] = division.shares(shape, tokens);
-        // All blocks in one place: memory of one size is used again in the next sequence.
-        let shares = self.unfilled(rows, columns)?;
-        for first in (0..tokens).step_by(division.queries) {
-            let end = tokens.min(first + division.queries);
-            let oldest = window.map_or(0, |window| (first + 1).saturating_sub(window));
-            let (rows, keys) = ((end - first).next_multiple_of(4), end - oldest);
-            for kv_head in (0..k.heads).step_by(division.kv_heads) {
-                let heads = division.kv_heads.min(k.heads - kv_head) * shape.group();
-                let params = Params {
-                    first: sequence.first as u32,
-                    query: (sequence.first + first) as u32,
-                    queries: (end - first) as u32,
-                    rows: rows as u32,
-                    key: (sequence.first + oldest) as u32,
-                    keys: keys as u32,
-                    stride4: (shares.stride() / 4) as u32,
-                    head: (kv_head * shape.group()) as u32,
-                    heads: heads as u32,
-                    group: shape.group() as u32,
-                    head_dim: head_dim as u32,
-                    window: window.unwrap_or(0) as u32,
-                    scale,
-                    softcap: softcap.unwrap_or(0.0),
-                    alibi_heads: alibi.map_or(0, |alibi| alibi.power_of_two()),
-                    alibi_factor: alibi.map_or(0.0, |alibi| alibi.factor),
-                    alibi_in_bf16: alibi.is_some_and(|alibi| alibi.in_bf16).into(),
-                    ..Params::zeroed()
-                };
-                let block = Block { gpu: self, params, shares: &shares, aligned };
-                let of_query = |column| column + kv_head * shape.group() * head_dim;
-                let of_key = |column| column + kv_head * head_dim;
-                let [query, key, value] = [of_query(q.column), of_key(k.column), of_key(v.column)];
-                block.products(0, (qkv, query), (qkv, key))?;
-                block.products(1, (d, of_query(0)), (qkv, value))?;
-                block.shares()?;
-                block.sums(1, false, (qkv, key), (dqkv, query))?;
-                block.sums(1, true, (qkv, query), (dqkv, key))?;
-                block.sums(0, true, (d, of_query(0)), (dqkv, value))?;
-            }
-        }
-        Ok(())
+        Self { gpu, params, shares, aligned }
     }
 }
 
@@ -206,7 +135,7 @@ impl Block<'_> {
     }
 
     /// Of rows of queries with rows of keys, into one half of the shares.
-    fn products(&self, half: u32, left: Heads, right: Heads) -> Result<()> {
+    pub fn products(&self, half: u32, left: Heads, right: Heads) -> Result<()> {
         let Params { queries, keys, heads, head_dim, .. } = self.params;
         let params = Params {
             left_stride: left.0.stride() as u32,
@@ -224,13 +153,15 @@ impl Block<'_> {
         })
     }
 
-    fn shares(&self) -> Result<()> {
+    /// Of the keys, in place of the products.
+    pub fn shares(&self) -> Result<()> {
         let Params { rows, heads, keys, .. } = self.params;
         let work = u64::from(rows) * u64::from(heads) * u64::from(keys);
         self.gpu.dispatch(&shares(), &self.params, &[self.shares.into()], [rows, heads, 1], work)
     }
 
-    fn sums(&self, half: u32, by_keys: bool, right: Heads, out: Heads) -> Result<()> {
+    /// Of rows of keys for each query, or of queries for each key, by one half of the shares.
+    pub fn sums(&self, half: u32, by_keys: bool, right: Heads, out: Heads) -> Result<()> {
         let Params { queries, keys, heads, head_dim, group, .. } = self.params;
         let params = Params {
             right_stride: right.0.stride() as u32,
@@ -265,41 +196,5 @@ impl Block<'_> {
         let config =
             self.gpu.product_config(what, sizes, |config| run(config, &self.gpu.unfilled(out.rows(), out.cols())?))?;
         run(&config, out)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::HeadSpan;
-
-    fn shape(heads: usize, kv_heads: usize, window: Option<usize>) -> AttentionShape {
-        let span = |heads| HeadSpan { column: 0, heads };
-        AttentionShape {
-            head_dim: 64,
-            q: span(heads),
-            k: span(kv_heads),
-            v: span(kv_heads),
-            window,
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn blocks_of_queries_fit_into_memory_and_into_a_dispatch() {
-        for (shape, tokens, work, kv_heads, queries) in [
-            (shape(4, 4, None), 256, usize::MAX, 4, 256),
-            (shape(4, 4, None), 7, usize::MAX, 4, 8),
-            (shape(32, 8, None), 512, usize::MAX, 8, 256),
-            (shape(32, 8, None), 8192, usize::MAX, 2, 64),
-            (shape(128, 1, None), 2048, usize::MAX, 1, 4),
-            (shape(32, 8, Some(100)), 8192, usize::MAX, 8, 256),
-            (shape(32, 8, None), 512, 1 << 20, 1, 4),
-        ] {
-            let division = Division::new(&shape, tokens, work);
-            assert_eq!(division, Division { kv_heads, queries }, "{shape:?} {tokens}");
-            let [rows, columns] = division.shares(&shape, tokens);
-            assert!(4 * rows * columns <= SCRATCH, "{shape:?} {tokens}");
-        }
     }
 }

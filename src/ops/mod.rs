@@ -9,6 +9,7 @@ mod alibi;
 mod attention;
 mod attention_backward;
 mod attention_blocks;
+mod attention_division;
 mod attention_shape;
 mod bound;
 mod bound_backward;
@@ -55,7 +56,7 @@ mod turns;
 pub use activation::Activation;
 pub use adamw::AdamW;
 pub use alibi::Alibi;
-pub use attention_blocks::attention_backward_bytes;
+pub use attention_division::attention_backward_bytes;
 pub use attention_shape::{AttentionShape, MAX_HEAD_DIM};
 pub use bound::Bound;
 #[doc(hidden)]
