@@ -4,7 +4,6 @@
 //   right     [tokens, right_stride] f32; the run's head h begins at right_column + h / group * head_dim
 //   dispatch  (tiles of keys, tiles of queries, heads); tiles of which no query sees a key are not touched
 @group(0) @binding(1) var<storage, read> left_rows: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> right_rows: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> shares: array<vec4<f32>>;
 
 var<private> head: u32;
@@ -16,16 +15,6 @@ fn load_left(at: u32, dim: u32) -> vec4<f32> {
     for (var i = 0u; i < 4u; i += 1u) {
         let element = at + dim + i;
         if dim + i < params.head_dim { value[i] = left_rows[element / 4u][element % 4u]; }
-    }
-    return value;
-}
-
-fn load_right(at: u32, dim: u32) -> vec4<f32> {
-    if ALIGNED == 1u { return right_rows[(at + dim) / 4u]; }
-    var value = vec4(0.0);
-    for (var i = 0u; i < 4u; i += 1u) {
-        let element = at + dim + i;
-        if dim + i < params.head_dim { value[i] = right_rows[element / 4u][element % 4u]; }
     }
     return value;
 }

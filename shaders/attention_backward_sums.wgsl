@@ -8,7 +8,6 @@
 //   dispatch  (tiles of the head, tiles of queries or keys, heads or key-value heads)
 // Queries in their order, head by head: the sums are always the same ones.
 @group(0) @binding(1) var<storage, read> shares: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> right_rows: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
 const CHUNK4: u32 = 16u;
@@ -17,16 +16,6 @@ const WHOLE4: u32 = 4u;                                                // groups
 var<private> own: u32;                                                 // the head, or key-value head
 var<private> head: u32;                                                // the head whose shares are added
 var<private> begin4: u32;                                              // steps before the first
-
-fn load_right(at: u32, dim: u32) -> vec4<f32> {
-    if ALIGNED == 1u { return right_rows[(at + dim) / 4u]; }
-    var value = vec4(0.0);
-    for (var i = 0u; i < 4u; i += 1u) {
-        let element = at + dim + i;
-        if dim + i < params.head_dim { value[i] = right_rows[element / 4u][element % 4u]; }
-    }
-    return value;
-}
 
 fn left(row: u32, step4: u32) -> mat4x4<f32> {
     if BY_KEYS == 1u {

@@ -292,7 +292,7 @@ impl Work<'_> {
         self.job.rows.iter().map(Vec::len).sum()
     }
 
-    /// About so many tokens of the calibration, and after them the sequences that are watched, and how many these are.
+    /// About `wanted` tokens of the calibration, then the sequences that are watched, and the number of those.
     fn part(&self, wanted: usize) -> (Vec<Vec<u32>>, usize) {
         let rows = self.job.rows;
         let first = |rows: &mut dyn Iterator<Item = &Vec<u32>>, wanted: usize| {

@@ -139,7 +139,7 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
     row_bytes(input) + attention.max(heads + row_bytes(output) + after + mlp)
 }
 
-/// Bytes on the GPU that the gradient of a step takes beside signals, where the longest sequence has so many tokens.
+/// Bytes on the GPU that the gradient of a step takes beside signals; `longest` is the length of the longest sequence.
 pub fn shares_bytes(config: &Config, layer: usize, step: Step, longest: usize) -> u64 {
     let attends = step.blocks.iter().any(|block| block.kind == BlockKind::Attention);
     if attends { attention_backward_bytes(&config.layers[layer].attention_shape(), longest) } else { 0 }

@@ -43,11 +43,9 @@ struct Params {
     alibi_in_bf16: u32,
 }
 
-/// A matrix, and the column where the first of the heads that are worked on begins.
-pub(super) type Heads<'a> = (&'a Matrix, usize);
-
 fn products(config: &ProductConfig, aligned: bool) -> Kernel {
-    let source = product_shader!(config, "shared/attention_backward", "attention_backward_products");
+    let source =
+        product_shader!(config, "shared/attention_backward", "shared/right_rows", "attention_backward_products");
     let [x, y, steps] = config.constants();
     Kernel { name: "attention_backward_products", source, constants: vec![x, y, steps, ("ALIGNED", aligned.into())] }
 }
@@ -64,7 +62,7 @@ fn shares() -> Kernel {
 }
 
 fn sums(config: &ProductConfig, aligned: bool, by_keys: bool) -> Kernel {
-    let source = product_shader!(config, "shared/attention_backward", "attention_backward_sums");
+    let source = product_shader!(config, "shared/attention_backward", "shared/right_rows", "attention_backward_sums");
     let [x, y, steps] = config.constants();
     let constants = vec![x, y, steps, ("ALIGNED", aligned.into()), ("BY_KEYS", by_keys.into())];
     Kernel { name: "attention_backward_sums", source, constants }
@@ -134,8 +132,8 @@ impl Block<'_> {
         half * self.params.heads * self.params.rows
     }
 
-    /// Of rows of queries with rows of keys, into one half of the shares.
-    pub fn products(&self, half: u32, left: Heads, right: Heads) -> Result<()> {
+    /// Of rows of queries with rows of keys, into one half of the shares: a matrix, and where its first head begins.
+    pub fn products(&self, half: u32, left: (&Matrix, usize), right: (&Matrix, usize)) -> Result<()> {
         let Params { queries, keys, heads, head_dim, .. } = self.params;
         let params = Params {
             left_stride: left.0.stride() as u32,
@@ -161,7 +159,7 @@ impl Block<'_> {
     }
 
     /// Of rows of keys for each query, or of queries for each key, by one half of the shares.
-    pub fn sums(&self, half: u32, by_keys: bool, right: Heads, out: Heads) -> Result<()> {
+    pub fn sums(&self, half: u32, by_keys: bool, right: (&Matrix, usize), out: (&Matrix, usize)) -> Result<()> {
         let Params { queries, keys, heads, head_dim, group, .. } = self.params;
         let params = Params {
             right_stride: right.0.stride() as u32,

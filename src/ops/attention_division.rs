@@ -2,9 +2,9 @@
 
 use super::{AttentionShape, turns::TURNS};
 
-/// Bytes of two numbers of each query and key of a block, where so few are possible.
+/// The most bytes of the shares of a block, unless four queries of one key-value head have more.
 const SCRATCH: usize = 32 << 20;
-/// What a block of queries is a multiple of, where it has as many.
+/// Blocks of this many queries and more are multiples of it.
 const ROWS: usize = 64;
 
 /// How the work on a sequence is divided.
@@ -17,7 +17,7 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// For a sequence of this length, where so many multiply-adds may be in a dispatch.
+    /// For a sequence of this length, with no more than `work` multiply-adds in a dispatch.
     pub fn new(shape: &AttentionShape, tokens: usize, work: usize) -> Self {
         let seen = |queries: usize| shape.window.map_or(tokens, |window| tokens.min(window + queries));
         // A turn for each query of the block and head of the group.

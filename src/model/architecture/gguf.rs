@@ -106,7 +106,7 @@ pub enum GgufQkNorm {
     Allowed,
     /// If there are as many keys as queries.
     OfAsManyKeys,
-    /// In models of so many layers, which have them; others have none.
+    /// In models with this many layers, which have them; others have none.
     FromLayers(usize),
 }
 

@@ -123,7 +123,7 @@ fn has_norms(header: &GgufHeader, row: &Architecture) -> bool {
         .all(|theirs| own.iter().any(|(_, own)| *own == theirs) == there(theirs))
 }
 
-/// Whether the row can have so many heads, and so many keys.
+/// Whether the row can have these numbers of heads and of keys.
 fn has_heads(row: &Architecture, [heads, kv_heads]: &[Vec<u64>; 2]) -> bool {
     let shared = row.fields.multi_query.is_some() && kv_heads == &[1];
     row.fields.num_key_value_heads.is_some() || shared || kv_heads.is_empty() || heads == kv_heads
