@@ -224,3 +224,30 @@ pub fn bases(config: &Config, effort: Effort) -> impl Iterator<Item = Width> {
     let weighted: &[bool] = if effort == Effort::Quick { &[true] } else { &[true, false] };
     tolerances.iter().flat_map(|&tolerance| weighted.iter().map(move |&by_reads| Width { by_reads, tolerance }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Model;
+
+    #[test]
+    fn probes_see_enough_tokens_for_the_widest_fit_where_there_are_as_many() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_mha_untied");
+        let mut config = Model::open(&fixture).expect("a model").config().clone();
+        for (channels, calibration, effort, probe, candidate) in [
+            (40, 1000, Effort::Quick, 1000, 1000),
+            (40, 65536, Effort::Quick, 4096, 21845),
+            (40, 65536, Effort::Thorough, 16384, 32768),
+            (40, 16384, Effort::Normal, 2048, 5461),
+            (1536, 16384, Effort::Quick, 6144, 6144),
+            (11008, 262_144, Effort::Normal, 44032, 87381),
+            (11008, 16384, Effort::Normal, 16384, 16384),
+        ] {
+            config.layers.iter_mut().for_each(|layer| layer.intermediate_size = channels);
+            let found = [effort.probe_tokens(&config, calibration), effort.candidate_tokens(&config, calibration)];
+            assert_eq!(found, [probe, candidate], "{channels} channels, {calibration} tokens, {effort:?}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use slicegpt_gpu::{
     checkpoint::{Dtype, OutputDirectory},
-    compress::{Axis, Effort, Goal, Job, Options, Plan, Ranking, Snapshot, Width},
+    compress::{Axis, Curve, Effort, Goal, Job, Options, Plan, Ranking, Snapshot, Width},
     eval,
     gpu::Gpu,
     model::{Agreement, Model, Resize},
