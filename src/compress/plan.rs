@@ -233,9 +233,9 @@ mod tests {
     use crate::model::Model;
 
     #[test]
-    fn probes_see_enough_tokens_for_the_widest_fit_where_there_are_as_many() {
+    fn probes_see_enough_tokens_for_the_widest_fit_where_there_are_as_many() -> Result<()> {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_mha_untied");
-        let mut config = Model::open(&fixture).expect("a model").config().clone();
+        let mut config = Model::open(&fixture)?.config().clone();
         for (channels, calibration, effort, probe, candidate) in [
             (40, 1000, Effort::Quick, 1000, 1000),
             (40, 65536, Effort::Quick, 4096, 21845),
@@ -249,5 +249,6 @@ mod tests {
             let found = [effort.probe_tokens(&config, calibration), effort.candidate_tokens(&config, calibration)];
             assert_eq!(found, [probe, candidate], "{channels} channels, {calibration} tokens, {effort:?}");
         }
+        Ok(())
     }
 }
