@@ -20,10 +20,10 @@ pub enum Effort {
     Thorough,
 }
 
-/// Probes and candidates see at least this many tokens, where there are as many;
+/// Probes and candidates are fitted to no fewer tokens, unless the calibration has fewer.
 const PROBE_TOKENS: usize = 2048;
-/// and at least this many for each regressor of the widest fit: fits to fewer follow their noise, those of wide MLPs
-/// most of all, and to cut channels would seem dearer than it is, beside layers, which have no such fit.
+/// Nor to fewer for each regressor of the widest fit. Fits to few tokens follow their noise, those of wide MLPs most of
+/// all: cutting channels would look dearer than it is, and leaving out layers cheaper.
 const TOKENS_OF_REGRESSOR: usize = 4;
 
 impl Effort {

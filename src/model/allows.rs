@@ -27,8 +27,7 @@ impl Config {
             ),
             () if self.architecture.names.embedding_norm.is_some() => Err(
                 "the width of this model cannot be cut: the norm after its embedding has parameters that no rotation \
-                 of \
-                 the residual stream passes through; cut channels or layers instead",
+                 of the residual stream passes through; cut channels or layers instead",
             ),
             () => Ok(()),
         }

@@ -21,14 +21,14 @@ impl Division {
     pub fn new(shape: &AttentionShape, tokens: usize, work: usize) -> Self {
         let seen = |queries: usize| shape.window.map_or(tokens, |window| tokens.min(window + queries));
         // A turn for each query of the block and head of the group.
-        let most = tokens.min(TURNS / shape.group().max(1)).max(4);
+        let limit = tokens.min(TURNS / shape.group().max(1)).max(4);
         let fitting = |kv_heads: usize| {
             let of_query = |queries| kv_heads * shape.group() * seen(queries).next_multiple_of(4);
             let fits = |queries: usize| {
                 8 * queries * of_query(queries) <= SCRATCH && queries * of_query(queries) * shape.head_dim <= work
             };
-            let step = if most < ROWS { 4 } else { ROWS };
-            (0..=most.next_multiple_of(step)).rev().step_by(step).find(|&queries| fits(queries)).unwrap_or(0)
+            let step = if limit < ROWS { 4 } else { ROWS };
+            (0..=limit.next_multiple_of(step)).rev().step_by(step).find(|&queries| fits(queries)).unwrap_or(0)
         };
         let halves = std::iter::successors(Some(shape.k.heads.max(1)), |heads| (*heads > 1).then(|| heads.div_ceil(2)));
         let found = halves.map(|kv_heads| Self { kv_heads, queries: fitting(kv_heads) }).find(|one| one.queries > 0);

@@ -64,7 +64,7 @@ pub struct GgufOwn {
     /// In the MLPs.
     pub activation: Activation,
     pub windows: GgufWindows,
-    /// Every so manieth layer does not know positions; `None` where all do.
+    /// The last of this many layers, again and again, does not know positions; `None` where all do.
     pub nope_interval: Option<usize>,
     /// Whether it reads soft-caps of scores and logits from the file.
     pub softcaps: bool,
@@ -84,7 +84,7 @@ pub enum GgufWindows {
     Unknown,
     /// None, although files say what it is, 0 where there is none.
     Ignored,
-    /// All but every so manieth.
+    /// All but the last of this many layers, again and again.
     Interval(usize),
 }
 
