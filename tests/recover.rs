@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use slicegpt_gpu::{
     checkpoint::{Checkpoint, Dtype, OutputDirectory, TensorPlan},
+    error::Result,
     gpu::Gpu,
     model::{AdapterForm, Model},
     progress::Silent,
-    recover::{Job, Mode, Options, Recovered, Schedule, Snapshot, Target, Trained, sequences},
+    recover::{Job, Mode, Options, Recovered, Schedule, Snapshot, Target, Trained, check_teacher, sequences},
     stream::{MemoryPlan, Placement, Types},
 };
 
@@ -62,6 +63,8 @@ struct Made {
 #[derive(Clone, Copy)]
 struct How<'a> {
     teacher: Option<&'a Model>,
+    /// Which of its layers the model has.
+    stay: Option<&'a [usize]>,
     counted: Option<&'a [Vec<bool>]>,
     memory: MemoryPlan,
     /// Whether it is stopped at every commit, to resume.
@@ -69,9 +72,13 @@ struct How<'a> {
 }
 
 const PLAIN: fn() -> How<'static> =
-    || How { teacher: None, counted: None, memory: MemoryPlan::unlimited(None), stops: false };
+    || How { teacher: None, stay: None, counted: None, memory: MemoryPlan::unlimited(None), stops: false };
 
 fn train(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, how: How) -> Made {
+    attempt(gpu, model, rows, options, how).expect("training")
+}
+
+fn attempt(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, how: How) -> Result<Made> {
     let at = tempfile::tempdir().expect("a directory");
     let directory = OutputDirectory::create(&at.path().join("out"), false).expect("an output");
     let config = model.config();
@@ -83,6 +90,7 @@ fn train(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, how: Ho
     let job = Job {
         model,
         teacher: how.teacher,
+        stay: how.stay,
         rows,
         counted: how.counted,
         options,
@@ -94,7 +102,7 @@ fn train(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, how: Ho
     let mut state: Option<Snapshot> = None;
     let mut sittings = 0;
     let recovered = loop {
-        let found = job.run(gpu, state.as_ref(), &mut |_| Ok(!how.stops)).expect("training");
+        let found = job.run(gpu, state.as_ref(), &mut |_| Ok(!how.stops))?;
         sittings += 1;
         if found.snapshot.done {
             break found;
@@ -106,7 +114,7 @@ fn train(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, how: Ho
     directory.finish().expect("an output");
     let model = Model::open(&at.path().join("out")).expect("the trained model");
     let files = model.store.checkpoint.sha256().expect("hashes");
-    Made { recovered, model, files, _at: at }
+    Ok(Made { recovered, model, files, _at: at })
 }
 
 /// The values of a tensor.
@@ -266,6 +274,67 @@ fn every_way_to_train_makes_its_loss_small_and_resumes_to_the_same_bytes_whereve
     }
 }
 
+/// Models of three layers, the second of which does nothing, of three that all do something, and of the first of these
+/// without that second layer.
+fn with_a_layer_between() -> [(Model, tempfile::TempDir); 3] {
+    [(3, true), (3, false), (2, true)].map(|(count, idle)| {
+        let at = support::copy_of("llama_gqa_tied");
+        let path = at.path().join("model.safetensors");
+        let mut tensors = support::tensors(&path);
+        let second: Vec<String> = tensors.keys().filter(|name| name.contains("layers.1.")).cloned().collect();
+        for name in second.into_iter().filter(|_| count == 3) {
+            let (dtype, shape, mut bytes) = tensors[&name].clone();
+            tensors.insert(name.replace("layers.1.", "layers.2."), (dtype, shape.clone(), bytes.clone()));
+            if idle && (name.contains("o_proj") || name.contains("down_proj")) {
+                bytes.fill(0);
+            }
+            tensors.insert(name, (dtype, shape, bytes));
+        }
+        support::write_tensors(&path, &tensors, &[]);
+        support::set_fields(at.path(), &[("num_hidden_layers", count.into())]);
+        (Model::open(at.path()).expect("a model"), at)
+    })
+}
+
+#[test]
+fn a_layer_before_a_gap_is_trained_towards_what_the_teacher_has_after_it() {
+    let gpu = support::gpu();
+    let [(idle, _a), (busy, _b), (student, _c)] = with_a_layer_between();
+    let rows = texts(&student, 8);
+    let options = Options { mode: Mode::Blocks, steps: 1, ..options() };
+    let loss = |teacher: &Model, stay: &[usize]| {
+        let how = How { teacher: Some(teacher), stay: Some(stay), ..PLAIN() };
+        train(&gpu, &student, &rows, &options, how).recovered.snapshot.losses
+    };
+    // Nothing is to be learned where the layer that is left out did nothing.
+    let found = loss(&idle, &[0, 2]);
+    assert!(found.iter().all(|loss| *loss < 1e-6), "{found:?}");
+    // Otherwise the first layer has to do what both did, unless it is another that is missing.
+    let found = [loss(&busy, &[0, 2]), loss(&busy, &[0, 1])];
+    assert!(found[0][0] > 1e-3 && found[1][0] < 1e-6 && found[1][1] > 1e-3, "{found:?}");
+    let error = check_teacher(student.config(), idle.config(), None).expect_err("other layers");
+    assert!(error.to_string().contains("3 layers, the model 2"), "{error}");
+}
+
+#[test]
+fn blocks_refuse_a_model_whose_embeddings_are_others() {
+    let gpu = support::gpu();
+    let (teacher, rows) = fixture("llama_gqa_tied");
+    let at = support::copy_of("llama_gqa_tied");
+    let path = at.path().join("model.safetensors");
+    let mut tensors = support::tensors(&path);
+    let (_, _, bytes) = tensors.get_mut("model.embed_tokens.weight").expect("an embedding");
+    let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+    values.reverse();
+    *bytes = bytemuck::cast_slice(&values).to_vec();
+    support::write_tensors(&path, &tensors, &[]);
+    let other = Model::open(at.path()).expect("a model");
+    let options = Options { mode: Mode::Blocks, steps: 1, ..options() };
+    let how = How { teacher: Some(&teacher), ..PLAIN() };
+    let error = attempt(&gpu, &other, &rows, &options, how).err().expect("other coordinates");
+    assert!(error.to_string().contains("other coordinates; use --mode distil"), "{error}");
+}
+
 #[test]
 fn only_tokens_that_count_are_learned() {
     let gpu = support::gpu();
@@ -301,6 +370,7 @@ fn a_loss_that_is_no_number_stops_with_the_step_and_a_way_out() {
     let job = Job {
         model: &model,
         teacher: None,
+        stay: None,
         rows: &rows,
         counted: None,
         options: &options,

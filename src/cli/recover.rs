@@ -15,7 +15,8 @@ const LOW_RANK: &str = "What is trained";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// lora: the whole model on next tokens; blocks: each layer towards the same layer of --teacher; distil: the whole
-    /// model towards the predictions of --teacher [default: distil with --teacher, lora without]
+    /// model towards the predictions of --teacher [default: blocks with a --teacher of the same width and depth, distil
+    /// with another, lora without]
     #[arg(long, value_name = "lora|blocks|distil")]
     mode: Option<Mode>,
     /// The dense model that is imitated

@@ -335,6 +335,20 @@ impl<'a> Space<'a> {
         if found.is_empty() { Err(self.unreachable(axes)) } else { Ok(found) }
     }
 
+    /// The first `count` of what [`Space::allocate`] gives. The best of those that are cut on one axis alone is among them,
+    /// where there is room for more than one: sums of curves know nothing of what cuts on several axes do to each other,
+    /// and the result is to be no worse than what one axis alone would give.
+    pub fn shortlist(&self, mut allocated: Vec<(f64, Resize)>, count: usize) -> Vec<(f64, Resize)> {
+        let cut = |sizes: &Resize| Axis::ALL.iter().filter(|axis| axis.depth(self.config, sizes) > 0.0).count();
+        if count > 1
+            && let Some(alone) = allocated.iter().position(|(_, sizes)| cut(sizes) == 1)
+        {
+            allocated.swap(alone, alone.min(count - 1));
+        }
+        allocated.truncate(count);
+        allocated
+    }
+
     fn unreachable(&self, axes: &[Axis]) -> Error {
         let names: Vec<String> = axes.iter().map(Axis::to_string).collect();
         let asked = match self.goal {
@@ -367,4 +381,36 @@ fn width_interval(config: &Config) -> usize {
 /// What the channels of an MLP are a multiple of, fine enough to meet a budget.
 pub(super) fn channel_interval(all: usize) -> usize {
     [64, 32, 16, 8, 4, 2].into_iter().find(|&grid| all >= 48 * grid).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{checkpoint::Dtype, model::Model};
+
+    #[test]
+    fn the_best_cut_on_one_axis_is_always_tried_where_more_than_one_is() -> Result<()> {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_gqa_tied");
+        let model = Model::open(&fixture)?;
+        let (config, types) = (model.config(), Types::One(Dtype::F32));
+        let space = Space::new(config, &types, Goal::Parameters(0.2), vec![(0..config.layers.len()).collect()]);
+        let whole = Resize::whole(config);
+        let narrow = |width: usize, channels: usize| Resize {
+            width: Some(config.hidden_size - width),
+            intermediate_size: whole.intermediate_size - channels,
+            ..whole.clone()
+        };
+        let both: Vec<(f64, Resize)> = (1..4).map(|loss| (f64::from(loss), narrow(4, 4 * loss as usize))).collect();
+        let alone = |channels: usize| Resize { intermediate_size: whole.intermediate_size - channels, ..whole.clone() };
+        let allocated = [both, vec![(4.0, alone(8)), (5.0, alone(4))]].concat();
+        for (count, expected) in
+            [(1, vec![1.0]), (2, vec![1.0, 4.0]), (3, vec![1.0, 2.0, 4.0]), (4, vec![1.0, 2.0, 3.0, 4.0])]
+        {
+            let found = space.shortlist(allocated.clone(), count);
+            assert_eq!(found.iter().map(|(loss, _)| *loss).collect::<Vec<_>>(), expected, "{count}");
+        }
+        Ok(())
+    }
 }

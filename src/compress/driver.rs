@@ -374,8 +374,9 @@ impl Work<'_> {
     /// Measures the best candidates on part of the tokens; returns false if it was stopped.
     fn choose(&mut self, basis: Width, gaps: Gaps, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<bool> {
         let effort = self.job.options.effort;
-        let mut allocated = self.space(gaps).allocate(&self.axes, &self.state.curves)?;
-        allocated.truncate(effort.candidates());
+        let space = self.space(gaps);
+        let allocated = space.allocate(&self.axes, &self.state.curves)?;
+        let allocated = space.shortlist(allocated, effort.candidates());
         let first = if self.job.options.per_layer { Purpose::Costs } else { Purpose::Agreement };
         let alone = allocated.len() == 1 && first == Purpose::Agreement;
         let part = self.part(effort.candidate_tokens(self.config(), self.tokens()));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, BatchSize, Model, NoTap, StepGradients, plan_batches},
+    model::{Batch, BatchSize, Config, Model, NoTap, StepGradients, plan_batches},
     stream::{Residual, Supply},
 };
 
@@ -41,7 +41,7 @@ pub(super) fn run(
     commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
 ) -> Result<Recovered> {
     let teacher = job.teacher.ok_or_else(|| Error::Usage("--mode blocks needs --teacher DENSE".into()))?;
-    check(job, teacher)?;
+    check_teacher(job.config(), teacher.config(), job.stay)?;
     let blocks = Blocks::new(job, gpu, teacher)?;
     let mut now = from.cloned().unwrap_or_default();
     if !blocks.train(&mut now, commit)? {
@@ -68,19 +68,30 @@ pub(super) fn run(
     Ok(Recovered { snapshot: now, low_rank })
 }
 
-/// Refuses a teacher whose residual stream is another.
-fn check(job: &Job, teacher: &Model) -> Result<()> {
-    let (config, of) = (job.config(), teacher.config());
+/// Whether the layers of a model of this config can be trained towards those of a teacher: both have the same residual
+/// stream, and as many layers, or the model those of the teacher that `stay`.
+///
+/// # Errors
+/// [`Error::Usage`] that says what differs.
+pub fn check_teacher(config: &Config, of: &Config, stay: Option<&[usize]>) -> Result<()> {
     let usage = |what: &str, own: usize, theirs: usize| {
         Err(Error::Usage(format!(
             "--teacher has {theirs} {what}, the model {own}: --mode blocks compares layer with layer; use --mode distil"
         )))
     };
+    if config.fused() {
+        return Err(Error::Usage(
+            "--mode blocks needs a residual stream in the teacher's coordinates, and a sliced model has others; use --mode \
+             lora or distil"
+                .into(),
+        ));
+    }
     if of.fused() {
         return Err(Error::Usage("--teacher is a sliced model, whose residual stream has other coordinates".into()));
     }
-    if config.layers.len() != of.layers.len() {
-        return usage("layers", config.layers.len(), of.layers.len());
+    let like = stay.map_or(of.layers.len(), <[usize]>::len);
+    if config.layers.len() != like {
+        return usage("layers", config.layers.len(), like);
     }
     if config.hidden_size != of.hidden_size {
         return usage("coordinates", config.hidden_size, of.hidden_size);
@@ -129,6 +140,28 @@ impl<'a> Blocks<'a> {
         Ok(residual)
     }
 
+    /// Refuses a model whose embeddings are others than the teacher's, as those of a rotated one are.
+    fn check_coordinates(&self, own: &Residual, target: &Residual) -> Result<()> {
+        let (x, t) = (own.load(self.gpu, 0)?, target.load(self.gpu, 0)?);
+        let y = self.gpu.columns(&x, 0..x.cols())?;
+        let apart = self.apart(&y, &t, &self.gpu.energy(&t)?)? / y.rows() as f64;
+        if apart <= SAME {
+            return Ok(());
+        }
+        Err(Error::Usage(
+            "--mode blocks: the model embeds tokens otherwise than --teacher, so its residual stream has other coordinates; \
+             use --mode distil"
+                .into(),
+        ))
+    }
+
+    /// Σ ‖y − t‖² / ‖t‖² over the tokens, of which y becomes (y − t) / ‖t‖, and `lengths` are the ‖t‖².
+    fn apart(&self, y: &Matrix, t: &Matrix, lengths: &Matrix) -> Result<f64> {
+        self.gpu.subtract(y, t, 1.0)?;
+        self.gpu.scale_tokens(y, lengths, 1, EPSILON)?;
+        Ok(self.gpu.download(&self.gpu.energy(y)?)?.into_iter().map(f64::from).sum())
+    }
+
     /// Takes all groups through a layer, in place.
     fn forward(&self, which: usize, layer: usize, weights: &dyn Supply, residual: &mut Residual) -> Result<()> {
         let config = if which == 0 { self.teacher.config() } else { self.job.config() };
@@ -161,14 +194,22 @@ impl<'a> Blocks<'a> {
     /// Takes the layers that are left; returns false if it was stopped before the end.
     fn train(&self, now: &mut Snapshot, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<bool> {
         let (gpu, count) = (self.gpu, self.job.config().layers.len());
+        let of_teacher = self.teacher.config().layers.len();
         let all = count * self.job.options.steps;
         let stored = Stored::new(gpu, self.teacher, false, false);
         let mut target = self.embedded(self.teacher, "teacher")?;
         let mut own = self.embedded(self.job.model, "student")?;
+        self.check_coordinates(&own, &target)?;
         self.job.progress.begin("train", (all - now.steps) as u64);
         let mut pace = Pace::new(now.steps);
+        let mut reached = 0;
         for layer in 0..count {
-            self.forward(0, layer, &stored, &mut target)?;
+            // What is left out after a layer is made up for by that.
+            let end = self.job.stay.map_or(layer + 1, |stay| stay.get(layer + 1).map_or(of_teacher, |next| *next));
+            for passed in reached..end {
+                self.forward(0, passed, &stored, &mut target)?;
+            }
+            reached = end;
             let layers = match now.saved.get(layer) {
                 Some(_) => self.trained(layer, now)?,
                 None => {
@@ -258,10 +299,8 @@ impl<'a> Blocks<'a> {
             }
             let y = inputs.pop().ok_or_else(|| Error::shape("blocks", "no residual"))?;
             let t = target.load(gpu, group)?;
-            gpu.subtract(&y, &t, 1.0)?;
             let lengths = gpu.energy(&t)?;
-            gpu.scale_tokens(&y, &lengths, 1, EPSILON)?;
-            total += gpu.download(&gpu.energy(&y)?)?.into_iter().map(f64::from).sum::<f64>();
+            total += self.apart(&y, &t, &lengths)?;
             if sums.is_some() {
                 gpu.scale_tokens(&y, &lengths, 1, EPSILON)?;
                 let mut d = gpu.zeros(y.rows(), y.cols())?;
@@ -279,5 +318,8 @@ impl<'a> Blocks<'a> {
     }
 }
 
+/// What the model and the teacher make of tokens may differ by this, relative to its length, before any layer: weights are
+/// rounded, and some quantised. In other coordinates it is about 2.
+const SAME: f64 = 0.25;
 /// Keeps a token whose residual is zero from dividing by that.
 const EPSILON: f32 = 1e-12;

@@ -19,6 +19,8 @@ pub struct Job<'a> {
     pub model: &'a Model,
     /// What is imitated, where something is.
     pub teacher: Option<&'a Model>,
+    /// Which of the teacher's layers the model still has, in order; all if `None`.
+    pub stay: Option<&'a [usize]>,
     pub rows: &'a [Vec<u32>],
     /// Which tokens of each sequence count where they are predicted; all if `None`.
     pub counted: Option<&'a [Vec<bool>]>,

@@ -16,6 +16,7 @@ mod parameters;
 mod weights;
 mod write;
 
+pub use blocks::check_teacher;
 pub use job::{Best, Job, Recovered, Snapshot};
 pub use options::{Mode, Options, Schedule, Target, Trained};
 pub use order::sequences;

@@ -214,12 +214,6 @@ impl Options {
         within("--lora-alpha", self.alpha, f64::MIN_POSITIVE, 1e6)?;
         within("--max-grad-norm", self.max_grad_norm, 0.0, f64::INFINITY)?;
         within("--temperature", self.temperature, 0.01, 1e4)?;
-        if self.mode == Mode::Blocks && config.fused() {
-            return usage(
-                "--mode blocks needs a residual stream in the teacher's coordinates, and a sliced model has others; use --mode lora or distil"
-                    .into(),
-            );
-        }
         if config.is_mixture() {
             return usage(MIXTURE.into());
         }

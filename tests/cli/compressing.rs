@@ -109,14 +109,27 @@ fn what_was_cut_is_trained_and_ends_in_the_same_bytes_where_that_was_stopped() {
     let runs = Runs::with("compress", &["--axes", "mlp", "--effort", "quick", "--self-samples", "0", "--recover", "2"]);
     // The survey, a probe, the only candidate and the fit go through five layers each.
     let stopped = runs.run("out", &["--stop-after", "21", "--json"]).json();
-    assert_eq!((&stopped["finished"], &stopped["recovery"]["steps_done"]), (&json!(false), &json!(1)), "{stopped}");
+    let (finished, recovery) = (&stopped["finished"], &stopped["recovery"]);
+    assert_eq!((finished, &recovery["mode"], &recovery["steps_done"]), (&json!(false), &json!("blocks"), &json!(2)));
     let report = runs.run("out", &["--resume", "--json"]).json();
     let losses = report["recovery"]["losses"].as_array().expect("a list");
-    assert!(losses.len() == 2 && losses.iter().all(|loss| loss.as_f64() > Some(0.0)), "{losses:?}");
+    assert!(losses.len() == 5 * 2 && losses.iter().all(|loss| loss.as_f64() > Some(0.0)), "{losses:?}");
     runs.check("out", "stopped while it was trained");
     let card = fs::read_to_string(runs.scene.path("out/README.md")).expect("a card");
-    assert!(card.contains("trained for 2 steps") && card.contains("loss.svg"), "{card}");
+    assert!(card.contains("Then: 2 steps of each layer") && card.contains("loss.svg"), "{card}");
     assert_eq!(program(args!["verify", runs.scene.path("out")]).code, Some(0));
+}
+
+#[test]
+fn what_is_narrower_is_trained_towards_predictions_and_what_has_fewer_layers_towards_those_that_stay() {
+    let scene = Scene::new("llama_gqa_tied");
+    for (axes, mode, losses) in [("width", "distil", 2), ("layers", "blocks", 2), ("mlp", "blocks", 4)] {
+        let flags = ["--axes", axes, "--effort", "quick", "--self-samples", "0", "--recover", "2"];
+        let report = compressed(&scene, &flags);
+        let recovery = &report["recovery"];
+        assert_eq!(recovery["mode"], json!(mode), "{axes}: {report}");
+        assert_eq!(recovery["losses"].as_array().map(Vec::len), Some(losses), "{axes}: {report}");
+    }
 }
 
 /// What compressing the scene's model to `out` says.

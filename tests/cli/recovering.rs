@@ -38,6 +38,37 @@ fn the_report_has_every_loss_and_the_card_a_curve_and_an_adapter_lies_where_it_w
 }
 
 #[test]
+fn layers_are_trained_towards_those_of_a_teacher_that_has_such_unless_something_else_is_asked_for() {
+    let scene = Scene::new(LLAMA);
+    let model = scene.path("model");
+    let teacher = model.to_str().expect("text");
+    let adapter = scene.path("adapter");
+    for (flags, mode) in [
+        (&[][..], "blocks"),
+        (&["--targets", "q"], "blocks"),
+        (&["--temperature", "2"], "distil"),
+        (&["--loss-on", "answer"], "distil"),
+        (&["--adapter", adapter.to_str().expect("text")], "distil"),
+    ] {
+        let report = recovered(&scene, &[flags, &["--teacher", teacher]].concat()).json();
+        assert_eq!(report["arguments"]["mode"], json!(mode), "{flags:?}");
+    }
+    assert_eq!(recovered(&scene, &[]).json()["arguments"]["mode"], json!("lora"));
+    // One with fewer layers and one that is narrower.
+    let tokens = scene.tokens("tokens.json", 8, 24);
+    for axis in ["layers", "width"] {
+        let smaller = scene.path(axis);
+        let asked = args!["compress", model, "-o", smaller, "--axes", axis, "--effort", "quick", "--self-samples", "0"];
+        let made = said(Command::new(PROGRAM).args(asked).args(args!["--calibration", tokens]));
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let other = smaller.to_str().expect("text");
+        assert_eq!(recovered(&scene, &["--teacher", other]).json()["arguments"]["mode"], json!("distil"), "{axis}");
+        let refused = recovered(&scene, &["--teacher", other, "--mode", "blocks"]);
+        assert!(refused.code == Some(2) && refused.err.contains("compares layer with layer"), "{refused:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused_with_the_reason() {
     let scene = Scene::new(LLAMA);
     let other = scene.path("model");

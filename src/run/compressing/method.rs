@@ -85,7 +85,7 @@ impl Method for Compress {
                         .into(),
                 ));
             }
-            recovery.options(model.config()).check(model.config())?;
+            recovery.check(model.config())?;
         }
         Ok(Self { request: request.method.clone(), plan, options, axes, refused, recovery })
     }
@@ -150,7 +150,7 @@ impl Method for Compress {
     }
 
     fn passes(&self) -> usize {
-        let training = self.recovery.as_ref().map_or(0, |recovery| recovery.passes(self.plan.config.layers.len()));
+        let training = self.recovery.as_ref().map_or(0, Recovery::passes);
         let ranked = usize::from(self.request.importance == CompressImportance::Taylor);
         ranked + self.options.passes() + training
     }
@@ -233,7 +233,8 @@ impl Method for Compress {
         let settled = self.settled(model, &found)?;
         draft.write("config.json", settled.config_json("")?.as_bytes())?;
         let (tensors, from) = (settled.plan.tensors.as_slice(), found.recovery.take());
-        let made = Made { dense: model, draft: &draft, rows, memory, tensors, directory, progress };
+        let stay = settled.plan.sizes.layers.as_slice();
+        let made = Made { dense: model, stay, draft: &draft, rows, memory, tensors, directory, progress };
         let CompressSnapshot { ranking, cut, .. } = found;
         let with = |recovery: &recover::Snapshot| CompressSnapshot {
             ranking: ranking.clone(),
@@ -249,7 +250,8 @@ impl Method for Compress {
         let settled = found.and_then(|found| self.settled(model, found).ok());
         let plan = settled.as_ref().map_or(&self.plan, |settled| &settled.plan);
         let trained = found.and_then(|found| found.recovery.as_ref());
-        let recovery = self.recovery.as_ref().map(|recovery| recovery.report(&plan.config, trained));
+        let of = |recovery: &Recovery| recovery.report(&plan.config, model.config(), &plan.sizes.layers, trained);
+        let recovery = self.recovery.as_ref().map(of);
         CompressReport::new(model, &self.axes, plan, found.map(|found| &found.cut)).with(recovery)
     }
 }

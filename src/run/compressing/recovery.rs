@@ -31,7 +31,7 @@ pub struct CompressSnapshot {
 /// Tokens of a sequence that is trained on: calibration sequences are cut into such.
 const LENGTH: usize = 256;
 
-/// How what is cut is trained: by distillation, of what was best at equal time.
+/// How what is cut is trained: layer by layer where its width is whole, else by distillation.
 #[derive(Debug, Clone)]
 pub(super) struct Recovery {
     request: RecoverRequest,
@@ -42,6 +42,8 @@ pub(super) struct Recovery {
 /// What was cut, and what it is trained with.
 pub(super) struct Made<'a> {
     pub dense: &'a Model,
+    /// Which of its layers are left.
+    pub stay: &'a [usize],
     /// Where what was cut lies.
     pub draft: &'a OutputDirectory,
     pub rows: &'a [Vec<u32>],
@@ -55,13 +57,30 @@ pub(super) struct Made<'a> {
 impl Recovery {
     pub fn new(steps: usize, seed: u64, dtype: &Types) -> Self {
         let save_every = steps.div_ceil(10).min(RecoverRequest::default().save_every);
-        let request = RecoverRequest { mode: Some(Mode::Distil), steps, save_every, ..RecoverRequest::default() };
+        let request = RecoverRequest { steps, save_every, ..RecoverRequest::default() };
         Self { request, seed, dtype: dtype.clone() }
     }
 
-    /// The options for a model of this config.
-    pub fn options(&self, config: &Config) -> Options {
-        self.request.options(config.hidden_size, self.seed, self.dtype.clone())
+    /// The options for a model of this config, cut from another of whose layers these stay.
+    pub fn options(&self, config: &Config, dense: &Config, stay: &[usize]) -> Options {
+        self.request.options(config, (Some(dense), Some(stay)), self.seed, self.dtype.clone())
+    }
+
+    /// All that they may turn out to be, for a model of which nothing is cut yet.
+    fn possible(&self, config: &Config) -> [Options; 2] {
+        let all: Vec<usize> = (0..config.layers.len()).collect();
+        [Mode::Blocks, Mode::Distil].map(|mode| {
+            let request = RecoverRequest { mode: Some(mode), ..self.request.clone() };
+            request.options(config, (Some(config), Some(&all)), self.seed, self.dtype.clone())
+        })
+    }
+
+    /// Checks that a model of this config can be trained once it is cut.
+    ///
+    /// # Errors
+    /// As [`Options::check`].
+    pub fn check(&self, config: &Config) -> Result<()> {
+        self.possible(config).iter().try_for_each(|options| options.check(config))
     }
 
     /// Trains, or resumes after `from`.
@@ -75,15 +94,16 @@ impl Recovery {
         from: Option<&Snapshot>,
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<Snapshot> {
-        let Made { dense, draft, rows, memory, tensors, directory, progress } = made;
+        let Made { dense, stay, draft, rows, memory, tensors, directory, progress } = made;
         let cut = Model::open(draft.path())?;
-        let options = self.options(cut.config());
+        let options = self.options(cut.config(), dense.config(), stay);
         options.check(cut.config())?;
         let pieces = rows.iter().flat_map(|row| row.chunks(LENGTH)).filter(|piece| piece.len() > 1);
         let rows: Vec<Vec<u32>> = pieces.map(<[u32]>::to_vec).collect();
         let job = recover::Job {
             model: &cut,
             teacher: Some(dense),
+            stay: Some(stay),
             rows: &rows,
             counted: None,
             options: &options,
@@ -95,9 +115,10 @@ impl Recovery {
         Ok(job.run(gpu, from, commit)?.snapshot)
     }
 
-    /// How often the steps make as many as there are layers, and once more, so that all steps are not all there is.
-    pub fn passes(&self, layers: usize) -> usize {
-        self.request.steps / layers.max(1) + 1
+    /// As many times the layers as there are steps, where layers are trained one by one, and once more, so that all steps
+    /// are not all there is.
+    pub fn passes(&self) -> usize {
+        self.request.steps + 1
     }
 
     /// The most memory that training takes, where what is left of a model of this config may be all of it.
@@ -111,22 +132,26 @@ impl Recovery {
         element_size: usize,
     ) -> Peak {
         let pieces = Extent { longest: calibration.longest.min(LENGTH), ..*calibration };
-        self.options(config).peak(memory, (config, Some(config)), written, &pieces, rope, element_size)
+        let [blocks, distil] = self
+            .possible(config)
+            .map(|options| options.peak(memory, (config, Some(config)), written, &pieces, rope, element_size));
+        blocks.max(distil)
     }
 
     /// How long it takes, about.
     pub fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
-        self.options(config).seconds(speed, config, tokens.min(LENGTH))
+        let each = self.possible(config).map(|options| options.seconds(speed, config, tokens.min(LENGTH)));
+        each.into_iter().fold(0.0, f64::max)
     }
 
-    /// What it says of a result of this config.
-    pub fn report(&self, config: &Config, found: Option<&Snapshot>) -> RecoverReport {
-        RecoverReport::new(config, &self.options(config), found)
+    /// What it says of a result of this config, cut from another of whose layers these stay.
+    pub fn report(&self, config: &Config, dense: &Config, stay: &[usize], found: Option<&Snapshot>) -> RecoverReport {
+        RecoverReport::new(config, &self.options(config, dense, stay), found)
     }
 }
 
 impl fmt::Display for Recovery {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        write!(formatter, "{} steps of {}", self.request.steps, Mode::Distil)
+        write!(formatter, "{} steps of training towards the original", self.request.steps)
     }
 }

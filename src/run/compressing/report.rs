@@ -251,13 +251,7 @@ impl Section for CompressReport {
             self.model_type,
             self.percent_removed,
             cut.join(", "),
-            self.recovery.as_ref().map_or_else(String::new, |recovery| {
-                format!(
-                    " It was then trained for {} steps towards the predictions of the original ([Hinton et al. \
-                     2015](https://arxiv.org/abs/1503.02531)).",
-                    recovery.steps_done
-                )
-            })
+            self.recovery.as_ref().map_or_else(String::new, |recovery| format!(" Then: {}.", recovery.training()))
         )
     }
 

@@ -74,9 +74,10 @@ impl Method for Recover {
             ));
         }
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
-        let options = request.method.options(model.config().hidden_size, request.seed, dtype);
-        options.check(model.config())?;
         let teacher = request.method.teacher.as_ref().map(|path| Model::open(path).map(Rc::new)).transpose()?;
+        let of = teacher.as_ref().map(|teacher| teacher.config());
+        let options = request.method.options(model.config(), (of, None), request.seed, dtype);
+        options.check(model.config())?;
         match (options.mode, &teacher) {
             (Mode::Lora, Some(_)) => {
                 return Err(Error::Usage(
@@ -96,6 +97,7 @@ impl Method for Recover {
                     model.config().vocab_size
                 )));
             }
+            (Mode::Blocks, Some(teacher)) => recover::check_teacher(model.config(), teacher.config(), None)?,
             _ => {}
         }
         if options.mode == Mode::Blocks && request.method.loss_on == Some(LossOn::Answer) {
@@ -202,6 +204,7 @@ impl Method for Recover {
         let job = recover::Job {
             model,
             teacher: self.teacher.as_deref(),
+            stay: None,
             rows,
             counted,
             options: &self.options,

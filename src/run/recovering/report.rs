@@ -21,8 +21,7 @@ use crate::{
 pub struct RecoverReport {
     #[serde(skip)]
     model_type: &'static str,
-    #[serde(skip)]
-    mode: Mode,
+    pub mode: Mode,
     #[serde(skip)]
     by_layer: Option<usize>,
     pub parameters: u64,
@@ -53,12 +52,33 @@ impl RecoverReport {
         }
     }
 
-    /// The mean of the first and of the last tenth of the losses.
+    /// How many steps have gone where.
+    pub(in super::super) fn training(&self) -> String {
+        let how = match self.mode {
+            Mode::Lora => "with low-rank adaptation ([Hu et al. 2021](https://arxiv.org/abs/2106.09685))",
+            Mode::Blocks => {
+                "towards the same layer of the dense model ([block reconstruction](https://arxiv.org/abs/2510.14444))"
+            }
+            Mode::Distil => {
+                "towards the predictions of the dense model ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531))"
+            }
+        };
+        match self.by_layer {
+            Some(steps) => format!("{steps} steps of each layer, {how}"),
+            None => format!("{} steps {how}", self.steps_done),
+        }
+    }
+
+    /// The mean of the first and of the last tenth of the losses; where layers are trained one by one, of all together.
     fn ends(&self) -> Option<[f64; 2]> {
-        let part = self.losses.len().div_ceil(10);
+        let each = self.by_layer.unwrap_or(self.losses.len()).max(1);
+        let part = each.div_ceil(10);
         let mean = |losses: &[f32]| losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / losses.len() as f64;
-        let (first, last) = (self.losses.get(..part)?, self.losses.get(self.losses.len() - part..)?);
-        (part > 0).then(|| [mean(first), mean(last)])
+        let layers = self.losses.chunks_exact(each);
+        let count = layers.len() as f64;
+        let ends = layers.map(|losses| [&losses[..part], &losses[each - part..]].map(mean));
+        let sums = ends.fold([0.0; 2], |sums, found| [sums[0] + found[0], sums[1] + found[1]]);
+        (count > 0.0).then(|| sums.map(|sum| sum / count))
     }
 }
 
@@ -93,18 +113,10 @@ impl Section for RecoverReport {
     }
 
     fn introduction(&self, original: &str, version: &str) -> String {
-        let how = match self.mode {
-            Mode::Lora => "with low-rank adaptation ([Hu et al. 2021](https://arxiv.org/abs/2106.09685))",
-            Mode::Blocks => {
-                "layer by layer towards the layers of the dense model ([block reconstruction](https://arxiv.org/abs/2510.14444))"
-            }
-            Mode::Distil => {
-                "towards the predictions of the dense model ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531))"
-            }
-        };
+        let how = self.training();
         format!(
-            "# {original}, recovered\n\nThis is {original} ({}), trained further by slicegpt-gpu {version}: {} steps {how}.\n\n",
-            self.model_type, self.steps_done
+            "# {original}, recovered\n\nThis is {original} ({}), trained further by slicegpt-gpu {version}: {how}.\n\n",
+            self.model_type
         )
     }
 

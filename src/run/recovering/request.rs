@@ -6,14 +6,15 @@ use serde::{Serialize, Serializer};
 
 use super::super::{examples::LossOn, paths::as_shown_if};
 use crate::{
-    recover::{Mode, Options, Schedule, Target, Trained},
+    model::Config,
+    recover::{Mode, Options, Schedule, Target, Trained, check_teacher},
     stream::Types,
 };
 
 /// How to train. Serialised, the fields have the names of the flags.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecoverRequest {
-    /// Distillation where there is a teacher and LoRA on text where there is none, if `None`.
+    /// If `None`: where there is a teacher, blocks if they can be compared and distillation if not; else LoRA on text.
     pub mode: Option<Mode>,
     /// The model that is imitated.
     #[serde(serialize_with = "as_shown_if")]
@@ -115,9 +116,28 @@ impl RecoverRequest {
         self.loss_on.unwrap_or(if mode == Mode::Blocks { LossOn::All } else { LossOn::Answer })
     }
 
-    /// The options that this comes to for a model whose residual stream has this width.
-    pub fn options(&self, width: usize, seed: u64, dtype: Types) -> Options {
-        let mode = self.mode.unwrap_or(if self.teacher.is_some() { Mode::Distil } else { Mode::Lora });
+    /// How a model is trained that is to imitate a teacher, of which `stay` are left.
+    fn mode(&self, config: &Config, teacher: Option<&Config>, stay: Option<&[usize]>) -> Mode {
+        // Of an adapter, of a temperature and of answers alone, blocks know nothing.
+        let asks = self.adapter.is_some() || self.temperature != 1.0 || self.loss_on == Some(LossOn::Answer);
+        let blocks = |teacher| !asks && check_teacher(config, teacher, stay).is_ok();
+        match (self.mode, teacher) {
+            (Some(mode), _) => mode,
+            (None, Some(teacher)) if blocks(teacher) => Mode::Blocks,
+            (None, Some(_)) => Mode::Distil,
+            (None, None) => Mode::Lora,
+        }
+    }
+
+    /// The options that this comes to for a model of this config and a teacher, of whose layers `stay` are left, or all.
+    pub fn options(
+        &self,
+        config: &Config,
+        (teacher, stay): (Option<&Config>, Option<&[usize]>),
+        seed: u64,
+        dtype: Types,
+    ) -> Options {
+        let (mode, width) = (self.mode(config, teacher, stay), config.hidden_size);
         let trains = |extra| self.train.contains(&extra);
         // A layer by itself has room for its weights.
         let weights = trains(Extra::Weights) || (mode == Mode::Blocks && self.targets.is_none());
