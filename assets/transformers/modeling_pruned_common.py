@@ -17,6 +17,7 @@ ATTENTION = {
     "qkv_proj": (None, "fused"),
     "c_attn": (None, "fused"),
     "query_key_value": (None, "fused"),
+    "Wqkv": (None, "fused"),
     "o_proj": ("queries", None),
     "out_proj": ("queries", None),
     "c_proj": ("queries", None),
@@ -60,24 +61,33 @@ def resized(linear, inputs, outputs):
     if isinstance(linear, Conv1D):
         old_inputs, old_outputs = linear.weight.shape
         return Conv1D(outputs or old_outputs, inputs or old_inputs)
-    return nn.Linear(inputs or linear.in_features, outputs or linear.out_features, bias=linear.bias is not None)
+    return type(linear)(inputs or linear.in_features, outputs or linear.out_features, bias=linear.bias is not None)
+
+
+def shares_keys(attention, kv_heads):
+    """Whether queries can share keys, where there are so many; falcon's share one, or those of their group."""
+    grouped = hasattr(attention, "num_key_value_groups") or getattr(attention, "new_decoder_architecture", False)
+    return grouped or (kv_heads == 1 and getattr(attention, "multi_query", False))
 
 
 def prune_layer(layer, sizes):
     """Gives a layer of transformers its sizes."""
     heads, kv_heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-    attention_name = next(name for name in ("self_attn", "attn", "attention") if hasattr(layer, name))
-    attention = getattr(layer, attention_name)
+    attention_name = next(name for name in ("self_attn", "attn", "attention", "self_attention") if hasattr(layer, name))
+    # That of gpt_neo is in one that chooses its kind.
+    if hasattr(getattr(layer, attention_name), "attention"):
+        attention_name += ".attention"
+    attention = layer.get_submodule(attention_name)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
-    if hasattr(attention, "num_key_value_groups"):
-        attention.num_key_value_groups = heads // kv_heads
-    elif heads != kv_heads:
+    if heads != kv_heads and not shares_keys(attention, kv_heads):
         raise ValueError(f"{type(attention).__name__} shares no keys and values, but pruning has {heads} heads for {kv_heads}")
     # Each class has some of these.
     own = {
         "num_heads": heads,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
+        "num_kv_heads": kv_heads,
+        "num_key_value_groups": heads // kv_heads,
         "split_size": heads * head_dim,
         "embed_dim": heads * head_dim,
     }
