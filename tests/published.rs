@@ -145,7 +145,7 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
 #[test]
 fn sliced_and_pruned_configs_name_classes_that_the_python_files_beside_them_define() {
     let with_files: Vec<_> = ARCHITECTURES.iter().filter(|row| row.forms.code.is_some()).collect();
-    assert!(with_files.len() >= 29, "{}", with_files.len());
+    assert!(with_files.len() >= 30, "{}", with_files.len());
     for architecture in with_files {
         let Fields {
             hidden_size,
@@ -158,7 +158,7 @@ fn sliced_and_pruned_configs_name_classes_that_the_python_files_beside_them_defi
         let mut sizes = json!({
             "model_type": architecture.model_type, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "num_key_value_heads": 4,
             intermediate_size: 48, "rotary_dim": 4, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" },
-            "attention_types": [[["global", "local"], 1]], "multi_query": false,
+            "attention_types": [[["global", "local"], 1]], "multi_query": false, "full_attention_interval": 1,
         });
         // Some have no such field.
         sizes.as_object_mut().expect("an object").remove("");

@@ -70,14 +70,9 @@ def shares_keys(attention, kv_heads):
     return grouped or (kv_heads == 1 and getattr(attention, "multi_query", False))
 
 
-def prune_layer(layer, sizes):
-    """Gives a layer of transformers its sizes."""
+def prune_attention(attention, table, sizes):
+    """Gives the attention of a layer its heads."""
     heads, kv_heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-    attention_name = next(name for name in ("self_attn", "attn", "attention", "self_attention") if hasattr(layer, name))
-    # That of gpt_neo is in one that chooses its kind.
-    if hasattr(getattr(layer, attention_name), "attention"):
-        attention_name += ".attention"
-    attention = layer.get_submodule(attention_name)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
     if heads != kv_heads and not shares_keys(attention, kv_heads):
         raise ValueError(f"{type(attention).__name__} shares no keys and values, but pruning has {heads} heads for {kv_heads}")
@@ -99,24 +94,40 @@ def prune_layer(layer, sizes):
     widths = {
         None: None,
         "queries": heads * head_dim,
+        "gated_queries": 2 * heads * head_dim,
         "keys": kv_heads * head_dim,
         "fused": (heads + 2 * kv_heads) * head_dim,
-        "channels": sizes["intermediate_size"],
-        "gated": 2 * sizes["intermediate_size"],
     }
-    linears = [name for name, module in layer.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-    for name in linears:
-        parent, _, last = name.rpartition(".")
-        inputs, outputs = (ATTENTION if parent == attention_name else MLP)[last]
-        parent = layer.get_submodule(parent)
-        setattr(parent, last, resized(getattr(parent, last), widths[inputs], widths[outputs]))
+    resize(attention, table, widths)
+
+
+def resize(module, table, widths):
+    """Gives the linear layers in a module their widths."""
+    for name, linear in list(module.named_children()):
+        if isinstance(linear, (nn.Linear, Conv1D)):
+            inputs, outputs = table[name]
+            setattr(module, name, resized(linear, widths[inputs], widths[outputs]))
+
+
+def prune_layer(layer, sizes, table):
+    """Gives a layer of transformers its sizes."""
+    for name in ("self_attn", "attn", "attention", "self_attention"):
+        # The heads of a gated delta net, in place of attention, stay.
+        if attention := getattr(layer, name, None):
+            # That of gpt_neo is in one that chooses its kind.
+            prune_attention(getattr(attention, "attention", attention), table, sizes)
+    channels = sizes["intermediate_size"]
+    mlp = getattr(layer, "mlp", None) or getattr(layer, "ffn", None) or layer
+    resize(mlp, MLP, {None: None, "channels": channels, "gated": 2 * channels})
 
 
 class PrunedForCausalLM:
     """Before a model with a head, whose layers lie at `layers`."""
 
+    attention = ATTENTION
+
     def __init__(self, config):
         super().__init__(config)
         for layer, sizes in zip(self.get_submodule(self.layers), config.pruning["layers"], strict=True):
-            prune_layer(layer, sizes)
+            prune_layer(layer, sizes, self.attention)
         self.post_init()

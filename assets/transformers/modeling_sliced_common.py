@@ -144,9 +144,12 @@ class SlicedGatedLayer:
         super().__init__(config, layer_idx)
         slice_layer(self, config, layer_idx, self.ATTENTION, self.MLP, self.parallel)
 
+    def attend(self, normed, **kwargs):
+        return self.self_attn(normed, **kwargs)[0]
+
     def forward(self, hidden_states, **kwargs):
         normed = self.input_layernorm(hidden_states)
-        attention, _ = self.self_attn(normed, **kwargs)
+        attention = self.attend(normed, **kwargs)
         hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention * self.residual_multiplier
         if self.parallel:
             return hidden_states + self.mlp(normed) * self.residual_multiplier

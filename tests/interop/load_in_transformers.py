@@ -35,7 +35,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 # Those whose classes in transformers take any width, such that one basis makes an ordinary checkpoint.
 STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "phi3", "phi", "gemma", "cohere", "ministral", "qwen3_5_text"}
 # Those that have no code of ours: only their stock forms, where they have one, are for transformers.
-WITHOUT_CODE = {"bloom", "gemma2", "gemma3", "gemma3_text", "olmo2", "qwen3_5", "qwen3_5_text"}
+WITHOUT_CODE = {"bloom", "gemma2", "gemma3", "gemma3_text", "olmo2", "qwen3_5"}
 LORA_TARGETS = {
     # Not every layer has attention.
     "qwen3_5_text": ["gate_proj", "up_proj", "down_proj"],
@@ -94,7 +94,8 @@ def check_narrowed(subject, model, rows, work):
     module = sys.modules[type(model).__module__]
     tables = module if hasattr(module, "ATTENTION") else module.SlicedGatedLayer
     without, explicit = work / "without", work / "explicit"
-    missing = Narrowing(subject.directory, tables.ATTENTION, tables.MLP).write(without, explicit)
+    attention = [tables.ATTENTION, *([tables.DELTA_NET] if hasattr(tables, "DELTA_NET") else [])]
+    missing = Narrowing(subject.directory, attention, tables.MLP).write(without, explicit)
     assert missing > 0
     theirs = logits(subject.load(without), rows)
     for form in (without, explicit):

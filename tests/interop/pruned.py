@@ -6,7 +6,8 @@
 Every model in tests/fixtures/parity is pruned by hand, given the Python files that lie in assets/transformers, and loaded by
 AutoModelForCausalLM: all logits are the program's, greedy continuations too, with a cache and without, alone and in a batch
 padded on the left; saved by transformers, it is the same model again. The first of each architecture also learns. So does what
-`compress --per-layer` makes of the demo model, and, as ordinary checkpoints, what `prune --channel` makes of some.
+`compress --per-layer` makes of the demo model. The same holds of what `prune` makes of some, and, as ordinary checkpoints,
+`prune --channel`.
 """
 
 import argparse
@@ -27,8 +28,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 import transformers
 from compare import close, logits, same_model
-from program import DEMO, Program, dense_fixtures
-from prune import CLASSES, prune
+from program import DEMO, FIXTURES, Program, dense_fixtures
+from prune import CODE, prune
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -57,6 +58,18 @@ def check(program, source, work, learns):
     layers = json.loads((directory / "config.json").read_text())["pruning"]["layers"]
     assert layers[0] != layers[1], "layers that do not differ show nothing"
     return check_pruned(program, source, directory, rows, work / "saved", learns)
+
+
+# One key for all heads, channels alone, and the text part of a larger model.
+BY_PROGRAM = ["falcon_7b", "mpt_tied", "gemma3_multimodal"]
+
+
+def check_program(program, source, work, learns):
+    """The same of a model that the program has pruned in one layer."""
+    directory, tokens = work / "pruned", source / "tokens.json"
+    what = ["--mlp"] if source.name.startswith("mpt") else []
+    program("prune", source, "-o", directory, *what, "--ratio", 0.5, "--layers", "0..1", "--importance", "l2", "--examples", tokens)
+    return check_pruned(program, source, directory, json.loads(tokens.read_text())["input_ids"], work / "saved", learns)
 
 
 # Layer norms and parallel blocks, norms after blocks alone, fused weights, a tied head: ordinary classes of each.
@@ -114,14 +127,18 @@ def main():
     program = Program(arguments.binary)
     kind = lambda source: json.loads((source / "config.json").read_text())["model_type"]
     # Of others, only the program itself runs what has layers of different sizes; of one layer, there is none that differs.
-    sources = [source for source in dense_fixtures() if kind(source) in CLASSES and source.name != "bloom_power_of_two"]
+    has_code = lambda source: (CODE / f"configuration_pruned_{kind(source)}.py").exists()
+    sources = [source for source in dense_fixtures() if has_code(source) and source.name != "bloom_power_of_two"]
     first = {kind(source): source for source in reversed(sources)}.values()
     chosen = [source for source in [*sources, DEMO] if not arguments.names or source.name.startswith(tuple(arguments.names))]
-    assert chosen, f"no model is called {arguments.names}"
     failed = []
     begin = time.monotonic()
-    narrower = [source for source in chosen if source.name in NARROWER]
-    for source, how in [*((source, check) for source in chosen), *((source, check_narrower) for source in narrower)]:
+    tasks = [(source, check) for source in chosen]
+    tasks += [(source, check_narrower) for source in chosen if source.name in NARROWER]
+    by_program = [FIXTURES / name for name in BY_PROGRAM if not arguments.names or name.startswith(tuple(arguments.names))]
+    tasks += [(source, check_program) for source in by_program]
+    assert tasks, f"no model is called {arguments.names}"
+    for source, how in tasks:
         with tempfile.TemporaryDirectory() as work:
             try:
                 error = how(program, source, Path(work), source in first or source == DEMO)
@@ -132,8 +149,7 @@ def main():
                     raise
                 continue
         print(f"{source.name:34} ok  largest error {error:.0e}", flush=True)
-    count = len(chosen) + len(narrower)
-    print(f"{count - len(failed)} of {count} models, {time.monotonic() - begin:.0f} s; "
+    print(f"{len(tasks) - len(failed)} of {len(tasks)} models, {time.monotonic() - begin:.0f} s; "
           f"transformers {transformers.__version__}, torch {torch.__version__}")
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 

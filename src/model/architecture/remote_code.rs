@@ -52,6 +52,7 @@ impl RemoteCode {
     pub const MINISTRAL: Self = remote_code!("ministral", "Ministral");
     pub const QWEN2: Self = remote_code!("qwen2", "Qwen2");
     pub const QWEN3: Self = remote_code!("qwen3", "Qwen3");
+    pub const QWEN3_5_TEXT: Self = remote_code!("qwen3_5_text", "Qwen3_5Text");
     pub const SMOLLM3: Self = remote_code!("smollm3", "SmolLM3");
     pub const GRANITE: Self = remote_code!("granite", "Granite");
     pub const STARCODER2: Self = remote_code!("starcoder2", "Starcoder2");

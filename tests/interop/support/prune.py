@@ -14,6 +14,7 @@ CLASSES = {
     "starcoder2": "Starcoder2", "phi": "Phi", "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2", "gptj": "GPTJ", "gpt_neo": "GPTNeo",
     "gpt_neox": "GPTNeoX", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3Text", "ministral": "Ministral", "olmo": "Olmo",
     "olmo2": "Olmo2", "stablelm": "StableLm", "cohere": "Cohere", "falcon": "Falcon", "bloom": "Bloom", "mpt": "Mpt",
+    "qwen3_5_text": "Qwen3_5Text",
 }
 # What the linear layers of each name read or write; those of an attention first where an MLP has the name as well.
 READS = {
@@ -46,7 +47,7 @@ def key_value_heads(config, heads):
 
 
 def prune(source, output):
-    """Writes a copy of `source` in which layer 0 has lost heads, where they can leave, and every layer some channels, no run
+    """Writes a copy of `source` in which the first layer has lost heads, where they can leave, and every layer some channels, no run
     of them."""
     shutil.copytree(source, output, dirs_exist_ok=True)
     config = json.loads((source / "config.json").read_text())
@@ -64,8 +65,10 @@ def prune(source, output):
             tensors |= load_file(path)
     layers = []
     units = []
+    # Layers with gated delta nets have no heads that leave.
+    attends = config.get("layer_types", []).index("full_attention") if kind == "qwen3_5_text" else 0
     for layer in range(count):
-        fewer = layer == 0 and not heads_stay(config)
+        fewer = layer == attends and not heads_stay(config)
         kept = [kv_heads - 1] if fewer else list(range(kv_heads))
         group = heads // kv_heads
         # Where all share one key, half of the queries leave.
@@ -77,7 +80,7 @@ def prune(source, output):
         q, k = rows(queries), rows(kept)
         after = lambda start, numbers: [start + number for number in numbers]
         units.append({
-            "queries": q, "keys": k, "channels": mlp, "gated": mlp + after(channels, mlp), "grouped": rows(in_groups),
+            "queries": q, "gated_queries": rows(queries, 2 * head_dim), "keys": k, "channels": mlp, "gated": mlp + after(channels, mlp), "grouped": rows(in_groups),
             "qkv": q + after(heads * head_dim, k) + after((heads + kv_heads) * head_dim, k),
         })
         layers.append({"num_attention_heads": len(queries), "num_key_value_heads": len(kept), "intermediate_size": len(mlp)})
@@ -87,11 +90,14 @@ def prune(source, output):
         if number is None or parts[-1] not in ("weight", "bias"):
             continue
         linear, tensor = parts[-2], tensors[name]
+        if "linear_attn" in parts:
+            continue
         attention = any(part in ("self_attn", "attn", "attention", "self_attention") for part in parts)
         # GPT-2's weights are transposed.
         columns = kind == "gpt2" and tensor.dim() == 2
         if linear in READS:
-            tensor = tensor.index_select(1 if columns else 0, torch.tensor(units[number][READS[linear]]))
+            chosen = "gated_queries" if kind == "qwen3_5_text" and linear == "q_proj" else READS[linear]
+            tensor = tensor.index_select(1 if columns else 0, torch.tensor(units[number][chosen]))
         elif parts[-1] == "weight" and (linear in WRITES or linear == "c_proj"):
             chosen = WRITES.get(linear, "queries" if attention else "channels")
             tensor = tensor.index_select(0 if columns else 1, torch.tensor(units[number][chosen]))
