@@ -127,7 +127,7 @@ def slice_layer(layer, config, layer_idx, attention, mlp, parallel=False):
 
 
 def layer_output(hidden_states, attention_weights):
-    """What a layer of phi, opt, gpt2 or gpt_neox returns in this version of transformers."""
+    """What a layer of phi, opt, gpt2, gpt_neox or stablelm returns in this version of transformers."""
     return (hidden_states, attention_weights) if TUPLES else hidden_states
 
 

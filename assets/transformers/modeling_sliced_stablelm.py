@@ -2,7 +2,7 @@
 from transformers.models.stablelm.modeling_stablelm import StableLmDecoderLayer, StableLmForCausalLM
 
 from .configuration_sliced_stablelm import SlicedStableLmConfig
-from .modeling_sliced_common import SlicedGatedForCausalLM, SlicedGatedLayer, carry, slice_layer
+from .modeling_sliced_common import SlicedGatedForCausalLM, SlicedGatedLayer, carry, layer_output, slice_layer
 
 ATTENTION, MLP = SlicedGatedLayer.ATTENTION, SlicedGatedLayer.MLP
 
@@ -15,12 +15,11 @@ class SlicedStableLmDecoderLayer(StableLmDecoderLayer):
 
     def forward(self, hidden_states, **kwargs):
         normed = self.input_layernorm(hidden_states)
-        attention, _ = self.self_attn(normed, **kwargs)
-        hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention
-        if self.use_parallel_residual:
-            return hidden_states + self.dropout(self.mlp(normed))
-        mlp = self.mlp(self.post_attention_layernorm(hidden_states))
-        return carry(hidden_states, self.mlp_shortcut_Q) + self.dropout(mlp)
+        attention, weights = self.self_attn(normed, **kwargs)
+        written = carry(hidden_states, self.attn_shortcut_Q) + attention
+        mlp = self.mlp(normed if self.use_parallel_residual else self.post_attention_layernorm(written))
+        carried = written if self.use_parallel_residual else carry(written, self.mlp_shortcut_Q)
+        return layer_output(carried + self.dropout(mlp), weights)
 
 
 class SlicedStableLmForCausalLM(SlicedGatedForCausalLM, StableLmForCausalLM):
