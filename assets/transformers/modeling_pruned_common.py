@@ -3,7 +3,7 @@
 
 Everything else is the model of transformers: it is built with the sizes of the dense model, which the config still says,
 and then each layer's linear layers are made as small as the `pruning` section of config.json has them: layers[i] holds
-num_attention_heads, num_key_value_heads and intermediate_size of layer i.
+num_attention_heads, num_key_value_heads and intermediate_size of layer i, or num_experts if it is a mixture.
 """
 
 from torch import nn
@@ -109,6 +109,21 @@ def resize(module, table, widths):
             setattr(module, name, resized(linear, widths[inputs], widths[outputs]))
 
 
+def prune_experts(mixture, count):
+    """Gives a mixture its number of experts."""
+    for module in (mixture.gate, mixture.experts):
+        module.num_experts = count
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(parameter[:count].detach().clone()))
+
+
+def stored_as(pruned, dense):
+    """Has transformers, which has all experts of a layer in one tensor, read and write them as it does those of the dense model."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+    register_checkpoint_conversion_mapping(pruned, get_checkpoint_conversion_mapping(dense), overwrite=True)
+
+
 def prune_layer(layer, sizes, table):
     """Gives a layer of transformers its sizes."""
     for name in ("self_attn", "attn", "attention", "self_attention"):
@@ -116,6 +131,8 @@ def prune_layer(layer, sizes, table):
         if attention := getattr(layer, name, None):
             # That of gpt_neo is in one that chooses its kind.
             prune_attention(getattr(attention, "attention", attention), table, sizes)
+    if "num_experts" in sizes:
+        return prune_experts(layer.mlp, sizes["num_experts"])
     channels = sizes["intermediate_size"]
     mlp = getattr(layer, "mlp", None) or getattr(layer, "ffn", None) or layer
     resize(mlp, MLP, {None: None, "channels": channels, "gated": 2 * channels})

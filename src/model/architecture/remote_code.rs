@@ -53,6 +53,10 @@ impl RemoteCode {
     pub const QWEN2: Self = remote_code!("qwen2", "Qwen2");
     pub const QWEN3: Self = remote_code!("qwen3", "Qwen3");
     pub const QWEN3_5_TEXT: Self = remote_code!("qwen3_5_text", "Qwen3_5Text");
+    pub const QWEN2_MOE: Self = remote_code!(pruned "qwen2_moe", "Qwen2Moe");
+    pub const QWEN3_MOE: Self = remote_code!(pruned "qwen3_moe", "Qwen3Moe");
+    pub const MIXTRAL: Self = remote_code!(pruned "mixtral", "Mixtral");
+    pub const OLMOE: Self = remote_code!(pruned "olmoe", "Olmoe");
     pub const SMOLLM3: Self = remote_code!("smollm3", "SmolLM3");
     pub const GRANITE: Self = remote_code!("granite", "Granite");
     pub const STARCODER2: Self = remote_code!("starcoder2", "Starcoder2");

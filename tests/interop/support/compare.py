@@ -79,3 +79,20 @@ def same_model(program, directory, config, load, rows):
     follow(prompts, alone, ours[len(rows) :])
     same_padded(model, prompts, alone)
     return model, theirs[attention], worst
+
+
+def train(model, rows):
+    """Every parameter has a gradient, and following it lowers the loss."""
+    ids = torch.tensor([row[:12] for row in rows if len(row) >= 12])
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        losses.append(loss.item())
+        dead = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+        # Softmax does not see what all keys share.
+        assert all(name.endswith(("k_proj.bias", "k_layernorm.bias")) for name in dead), f"no gradient: {dead}"
+        optimizer.step()
+    assert losses[-1] < losses[0], f"training does not lower the loss: {losses}"
