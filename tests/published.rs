@@ -145,7 +145,7 @@ fn a_sliced_config_keeps_all_fields_and_cannot_be_sliced_again() {
 #[test]
 fn sliced_and_pruned_configs_name_classes_that_the_python_files_beside_them_define() {
     let with_files: Vec<_> = ARCHITECTURES.iter().filter(|row| row.forms.code.is_some()).collect();
-    assert!(with_files.len() >= 13, "{}", with_files.len());
+    assert!(with_files.len() >= 34, "{}", with_files.len());
     for architecture in with_files {
         let Fields {
             hidden_size,
@@ -155,13 +155,18 @@ fn sliced_and_pruned_configs_name_classes_that_the_python_files_beside_them_defi
             max_position_embeddings,
             ..
         } = architecture.fields;
-        let sizes = json!({
+        let mut sizes = json!({
             "model_type": architecture.model_type, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "num_key_value_heads": 4,
-            intermediate_size: 48, "rotary_dim": 4, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" }
+            intermediate_size: 48, "rotary_dim": 4, "vocab_size": 50, max_position_embeddings: 64, "auto_map": { "AutoTokenizer": "somebody_elses.Tokenizer" },
+            "attention_types": [[["global", "local"], 1]], "multi_query": false, "full_attention_interval": 1,
         });
+        // Some have no such field.
+        sizes.as_object_mut().expect("an object").remove("");
         let dense = parse(sizes.clone());
         assert!(dense.python_files().is_empty(), "transformers knows {} itself", architecture.model_type);
-        names_classes_beside_it(&plan(&sizes, 0.25).config, "sliced");
+        if dense.can_slice().is_ok() {
+            names_classes_beside_it(&plan(&sizes, 0.25).config, "sliced");
+        }
         let layer = json!({ "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 40 });
         let mut pruned = with(sizes, json!({ "model_type": format!("pruned_{}", architecture.model_type) }));
         pruned["pruning"] = json!({ "layers": [layer, layer] });
@@ -201,6 +206,40 @@ fn a_class_without_shared_keys_gets_no_python_files_for_layers_that_have_them() 
         "pruning": { "layers": [{ "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40 }] },
     });
     assert!(parse(sizes).python_files().is_empty());
+}
+
+#[test]
+fn a_falcon_gets_python_files_where_its_class_shares_keys_as_its_layers_do() {
+    let falcon = |new: bool, multi_query: Option<bool>, heads: usize, kv_heads: usize| {
+        let layer = json!({ "num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": 40 });
+        let mut sizes = json!({
+            "model_type": "pruned_falcon", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_kv_heads": 4,
+            "vocab_size": 50, "new_decoder_architecture": new, "pruning": { "layers": [layer] },
+        });
+        if let Some(multi_query) = multi_query {
+            sizes["multi_query"] = json!(multi_query);
+        }
+        !parse(sizes).python_files().is_empty()
+    };
+    assert!(falcon(false, None, 3, 1) && falcon(false, Some(true), 3, 1), "one key for all");
+    assert!(falcon(false, Some(false), 3, 3) && !falcon(false, Some(false), 4, 2), "a key for each");
+    assert!(falcon(true, None, 4, 2) && falcon(true, Some(true), 2, 2), "groups");
+}
+
+#[test]
+fn a_mistral_gets_no_python_files_where_its_class_gives_layers_other_windows() {
+    let layer = json!({ "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 40 });
+    let files = |model_type: &str, types: [&str; 2]| {
+        let types = types.map(|name| format!("{name}_attention"));
+        let sizes = json!({
+            "model_type": model_type, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "intermediate_size": 48, "vocab_size": 50, "sliding_window": 8, "layer_types": types, "pruning": { "layers": [layer, layer] },
+        });
+        parse(sizes).python_files().len()
+    };
+    assert_eq!(files("pruned_mistral", ["full", "sliding"]), 0);
+    assert_eq!(files("pruned_mistral", ["sliding", "sliding"]), 3);
+    assert_eq!(files("pruned_ministral", ["full", "sliding"]), 3);
 }
 
 #[test]

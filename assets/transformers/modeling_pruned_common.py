@@ -3,7 +3,7 @@
 
 Everything else is the model of transformers: it is built with the sizes of the dense model, which the config still says,
 and then each layer's linear layers are made as small as the `pruning` section of config.json has them: layers[i] holds
-num_attention_heads, num_key_value_heads and intermediate_size of layer i.
+num_attention_heads, num_key_value_heads and intermediate_size of layer i, or num_experts if it is a mixture.
 """
 
 from torch import nn
@@ -17,6 +17,7 @@ ATTENTION = {
     "qkv_proj": (None, "fused"),
     "c_attn": (None, "fused"),
     "query_key_value": (None, "fused"),
+    "Wqkv": (None, "fused"),
     "o_proj": ("queries", None),
     "out_proj": ("queries", None),
     "c_proj": ("queries", None),
@@ -60,24 +61,28 @@ def resized(linear, inputs, outputs):
     if isinstance(linear, Conv1D):
         old_inputs, old_outputs = linear.weight.shape
         return Conv1D(outputs or old_outputs, inputs or old_inputs)
-    return nn.Linear(inputs or linear.in_features, outputs or linear.out_features, bias=linear.bias is not None)
+    return type(linear)(inputs or linear.in_features, outputs or linear.out_features, bias=linear.bias is not None)
 
 
-def prune_layer(layer, sizes):
-    """Gives a layer of transformers its sizes."""
+def shares_keys(attention, kv_heads):
+    """Whether queries can share keys, where there are so many; falcon's share one, or those of their group."""
+    grouped = hasattr(attention, "num_key_value_groups") or getattr(attention, "new_decoder_architecture", False)
+    return grouped or (kv_heads == 1 and getattr(attention, "multi_query", False))
+
+
+def prune_attention(attention, table, sizes):
+    """Gives the attention of a layer its heads."""
     heads, kv_heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-    attention_name = next(name for name in ("self_attn", "attn", "attention") if hasattr(layer, name))
-    attention = getattr(layer, attention_name)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
-    if hasattr(attention, "num_key_value_groups"):
-        attention.num_key_value_groups = heads // kv_heads
-    elif heads != kv_heads:
+    if heads != kv_heads and not shares_keys(attention, kv_heads):
         raise ValueError(f"{type(attention).__name__} shares no keys and values, but pruning has {heads} heads for {kv_heads}")
     # Each class has some of these.
     own = {
         "num_heads": heads,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
+        "num_kv_heads": kv_heads,
+        "num_key_value_groups": heads // kv_heads,
         "split_size": heads * head_dim,
         "embed_dim": heads * head_dim,
     }
@@ -89,24 +94,57 @@ def prune_layer(layer, sizes):
     widths = {
         None: None,
         "queries": heads * head_dim,
+        "gated_queries": 2 * heads * head_dim,
         "keys": kv_heads * head_dim,
         "fused": (heads + 2 * kv_heads) * head_dim,
-        "channels": sizes["intermediate_size"],
-        "gated": 2 * sizes["intermediate_size"],
     }
-    linears = [name for name, module in layer.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-    for name in linears:
-        parent, _, last = name.rpartition(".")
-        inputs, outputs = (ATTENTION if parent == attention_name else MLP)[last]
-        parent = layer.get_submodule(parent)
-        setattr(parent, last, resized(getattr(parent, last), widths[inputs], widths[outputs]))
+    resize(attention, table, widths)
+
+
+def resize(module, table, widths):
+    """Gives the linear layers in a module their widths."""
+    for name, linear in list(module.named_children()):
+        if isinstance(linear, (nn.Linear, Conv1D)):
+            inputs, outputs = table[name]
+            setattr(module, name, resized(linear, widths[inputs], widths[outputs]))
+
+
+def prune_experts(mixture, count):
+    """Gives a mixture its number of experts."""
+    for module in (mixture.gate, mixture.experts):
+        module.num_experts = count
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(parameter[:count].detach().clone()))
+
+
+def stored_as(pruned, dense):
+    """Has transformers, which has all experts of a layer in one tensor, read and write them as it does those of the dense model."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+    register_checkpoint_conversion_mapping(pruned, get_checkpoint_conversion_mapping(dense), overwrite=True)
+
+
+def prune_layer(layer, sizes, table):
+    """Gives a layer of transformers its sizes."""
+    for name in ("self_attn", "attn", "attention", "self_attention"):
+        # The heads of a gated delta net, in place of attention, stay.
+        if attention := getattr(layer, name, None):
+            # That of gpt_neo is in one that chooses its kind.
+            prune_attention(getattr(attention, "attention", attention), table, sizes)
+    if "num_experts" in sizes:
+        return prune_experts(layer.mlp, sizes["num_experts"])
+    channels = sizes["intermediate_size"]
+    mlp = getattr(layer, "mlp", None) or getattr(layer, "ffn", None) or layer
+    resize(mlp, MLP, {None: None, "channels": channels, "gated": 2 * channels})
 
 
 class PrunedForCausalLM:
     """Before a model with a head, whose layers lie at `layers`."""
 
+    attention = ATTENTION
+
     def __init__(self, config):
         super().__init__(config)
         for layer, sizes in zip(self.get_submodule(self.layers), config.pruning["layers"], strict=True):
-            prune_layer(layer, sizes)
+            prune_layer(layer, sizes, self.attention)
         self.post_init()

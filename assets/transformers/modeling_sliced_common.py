@@ -67,13 +67,29 @@ def end_widths(config):
     return layers[0]["attention_input"], layers[-1]["output"]
 
 
+def eps_of(norm):
+    """What a norm of transformers adds to a mean square; olmo's only has it in its code."""
+    return getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-5))
+
+
+def has_bias(norm):
+    """Whether what reads this norm has a bias once it has gone in there."""
+    return getattr(norm, "bias", None) is not None
+
+
+def embedding(old, width):
+    """An embedding of the same kind, which multiplies by the same."""
+    scale = {"embed_scale": old.scalar_embed_scale} if hasattr(old, "scalar_embed_scale") else {}
+    return type(old)(old.num_embeddings, width, old.padding_idx, **scale)
+
+
 def resized(linear, inputs, outputs, bias):
     """A linear layer of the same kind; `None` keeps a size, `bias` adds a bias if there is none."""
     if isinstance(linear, Conv1D):
         old_inputs, old_outputs = linear.weight.shape
         return Conv1D(outputs or old_outputs, inputs or old_inputs)
     bias = bias or linear.bias is not None
-    return nn.Linear(inputs or linear.in_features, outputs or linear.out_features, bias=bias)
+    return type(linear)(inputs or linear.in_features, outputs or linear.out_features, bias=bias)
 
 
 def replace(layer, name, change):
@@ -92,8 +108,7 @@ def slice_layer(layer, config, layer_idx, attention, mlp, parallel=False):
     widths = config.slicing["layers"][layer_idx]
     first, last = widths["attention_input"], widths["output"]
     middle = None if parallel else widths["mlp_input"]
-    # The bias of a norm has gone into whatever reads it.
-    bias = getattr(layer.get_submodule(attention[0]), "bias", None) is not None
+    bias = has_bias(layer.get_submodule(attention[0]))
     norms = []
     for (norm, reads, write), inputs, outputs in (attention, first, middle or last), (mlp, middle or first, last):
         for name in reads:
@@ -101,7 +116,7 @@ def slice_layer(layer, config, layer_idx, attention, mlp, parallel=False):
         replace(layer, write, lambda linear: resized(linear, None, outputs, False))
         norms.append(norm)
     for norm in set(norms):
-        replace(layer, norm, lambda old: SlicedNorm(config, old.eps if hasattr(old, "eps") else old.variance_epsilon))
+        replace(layer, norm, lambda old: SlicedNorm(config, eps_of(old)))
 
     def shortcut(name, inputs, outputs):
         return nn.Parameter(torch.eye(inputs, outputs)) if widths.get(name, True) else None
@@ -112,13 +127,14 @@ def slice_layer(layer, config, layer_idx, attention, mlp, parallel=False):
 
 
 def layer_output(hidden_states, attention_weights):
-    """What a layer of phi, opt, gpt2 or gpt_neox returns in this version of transformers."""
+    """What a layer of phi, opt, gpt2, gpt_neox or stablelm returns in this version of transformers."""
     return (hidden_states, attention_weights) if TUPLES else hidden_states
 
 
 class SlicedGatedLayer:
     """Before a decoder layer of llama and those like it, which differ in their attention and in what they multiply by."""
 
+    parallel = False
     residual_multiplier = 1.0
 
     ATTENTION = ("input_layernorm", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "self_attn.o_proj")
@@ -126,24 +142,30 @@ class SlicedGatedLayer:
 
     def __init__(self, config, layer_idx):
         super().__init__(config, layer_idx)
-        slice_layer(self, config, layer_idx, self.ATTENTION, self.MLP)
+        slice_layer(self, config, layer_idx, self.ATTENTION, self.MLP, self.parallel)
+
+    def attend(self, normed, **kwargs):
+        return self.self_attn(normed, **kwargs)[0]
 
     def forward(self, hidden_states, **kwargs):
-        attention, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        normed = self.input_layernorm(hidden_states)
+        attention = self.attend(normed, **kwargs)
         hidden_states = carry(hidden_states, self.attn_shortcut_Q) + attention * self.residual_multiplier
+        if self.parallel:
+            return hidden_states + self.mlp(normed) * self.residual_multiplier
         mlp = self.mlp(self.post_attention_layernorm(hidden_states))
         return carry(hidden_states, self.mlp_shortcut_Q) + mlp * self.residual_multiplier
 
 
 class SlicedGatedForCausalLM:
-    """Before the model with a head of these, or of phi3; `layer_class` is its sliced layer."""
+    """Before the model with a head of these, of phi3 or of stablelm; `layer_class` is its sliced layer."""
 
     def __init__(self, config):
         super().__init__(config)
         first, last = end_widths(config)
         layers = [self.layer_class(config, index) for index in range(config.num_hidden_layers)]
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, first, config.pad_token_id)
+        self.model.embed_tokens = embedding(self.model.embed_tokens, first)
         self.model.layers = nn.ModuleList(layers)
-        self.model.norm = SlicedNorm(config, config.rms_norm_eps)
-        self.lm_head = nn.Linear(last, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(last, config.vocab_size, bias=has_bias(self.model.norm))
+        self.model.norm = SlicedNorm(config, eps_of(self.model.norm))
         self.post_init()

@@ -301,7 +301,8 @@ impl Config {
     /// Whether the windows of the layers are those that transformers' class of this `model_type` gives them; where the
     /// list in config.json says otherwise, transformers takes another class.
     pub(crate) fn has_windows_of_class(&self) -> bool {
-        let listed = self.architecture.attention.window == Window::Listed && self.raw.contains_key("layer_types");
+        let listed =
+            self.architecture.attention.window == Window::ListedForAnother && self.raw.contains_key("layer_types");
         !listed || self.layers.iter().all(|layer| layer.window.is_some())
     }
 

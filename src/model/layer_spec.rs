@@ -337,7 +337,7 @@ pub(super) fn windows(
         },
         // One mask for all layers.
         Window::All => vec![true; layers],
-        Window::Listed => types.unwrap_or_else(|| vec![true; layers]),
+        Window::Listed | Window::ListedForAnother => types.unwrap_or_else(|| vec![true; layers]),
         Window::Used => vec![reader.flag("use_sliding_window", false)?; layers],
         Window::FromLayer if !reader.flag("use_sliding_window", false)? => vec![false; layers],
         // Types that are listed count whatever use_sliding_window says.

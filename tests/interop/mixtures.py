@@ -6,7 +6,8 @@
 Parity fixtures lose a third of their experts by `prune --experts`, one of them some, with heads, by `compress`, which fits
 what is left. What is written is an ordinary checkpoint, which transformers loads without code of ours: all logits are the
 program's, greedy continuations too, with a cache and without; saved by transformers in either form, with each expert by
-itself or all in one tensor, it is the same model again. Exported, llama.cpp computes the same from it, and the program
+itself or all in one tensor, it is the same model again. So is one whose layers have different numbers of experts, by the Python
+files that come with it. Exported, llama.cpp computes the same from it, and the program
 reads the file as the same model.
 """
 
@@ -31,7 +32,7 @@ _spec.loader.exec_module(export_checks)
 import numpy as np
 import torch
 import transformers
-from compare import close, logits, same_continuations
+from compare import close, logits, same_continuations, same_padded, train
 from program import FIXTURES, Program
 from transformers import AutoModelForCausalLM
 
@@ -49,8 +50,8 @@ FIXTURES_CUT = {
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 
 
-def load(directory):
-    model, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **EAGER)
+def load(directory, **options):
+    model, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, dtype=torch.float32, **EAGER, **options)
     assert not any(info.values()), f"not loaded as stored: {info}"
     # Otherwise continuations would end before they show anything.
     model.generation_config.eos_token_id = None
@@ -96,6 +97,33 @@ def check(program, name, work):
     return f"{counts[0]} experts to {counts[1]}, largest error {worst:.0e}"
 
 
+# Those whose layers lose different numbers of experts; some of one have no experts at all.
+BY_LAYER = ["qwen3_moe_dense_between", "qwen2_moe_plain", "mixtral_top_2", "olmoe_plain"]
+
+
+def check_by_layer(program, name, work):
+    """The same where layers differ, by the Python files that come with it; and it learns."""
+    source, directory = FIXTURES / name, work / "smaller"
+    tokens = source / "tokens.json"
+    rows = json.loads(tokens.read_text())["input_ids"]
+    program("prune", source, "-o", directory, "--experts", 0.3, "--global", "--examples", tokens)
+    config = json.loads((directory / "config.json").read_text())
+    counts = [layer.get("num_experts") for layer in config["pruning"]["layers"]]
+    assert len(set(filter(None, counts))) > 1, f"layers that do not differ show nothing: {counts}"
+    ours = program.logits(directory, rows)
+    model = load(directory, trust_remote_code=True)
+    worst = close(ours, logits(model, rows), "transformers", 1e-5)
+    prompts = [rows[1], rows[2], rows[0][:9]]
+    same_padded(model, prompts, same_continuations(program, directory, model, prompts))
+    for form in (True, False):
+        saved = work / f"saved-{form}"
+        model.save_pretrained(saved, save_original_format=form)
+        worst = max(worst, close(ours, logits(load(saved, trust_remote_code=True), rows), f"saved and loaded, {form}", 1e-5))
+        worst = max(worst, close(program.logits(saved, rows), ours, f"saved by transformers, {form}", 1e-5))
+    train(model, rows)
+    return f"{counts} experts, largest error {worst:.0e}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, help="the slicegpt-gpu to test")
@@ -105,11 +133,11 @@ def main():
     transformers.logging.disable_progress_bar()
     program = Program(arguments.binary)
     failed = []
-    for name in FIXTURES_CUT:
+    for name, how in [*((name, check) for name in FIXTURES_CUT), *((name, check_by_layer) for name in BY_LAYER)]:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as work:
             try:
-                print(f"ok    {name}: {check(program, name, Path(work))}, {time.monotonic() - began:.1f} s", flush=True)
+                print(f"ok    {name}: {how(program, name, Path(work))}, {time.monotonic() - began:.1f} s", flush=True)
             except Exception as reason:
                 failed.append(name)
                 print(f"FAIL  {name}: {type(reason).__name__}: {reason}", flush=True)

@@ -4,9 +4,10 @@
     python tests/interop/pruned.py --binary target/release/slicegpt-gpu [NAME ...]
 
 Every model in tests/fixtures/parity is pruned by hand, given the Python files that lie in assets/transformers, and loaded by
-AutoModelForCausalLM: all logits are the program's, greedy continuations too, with a cache and without; saved by transformers, it
-is the same model again. So is what `compress --per-layer` makes of the demo model, and, as ordinary checkpoints, what
-`prune --channel` makes of some.
+AutoModelForCausalLM: all logits are the program's, greedy continuations too, with a cache and without, alone and in a batch
+padded on the left; saved by transformers, it is the same model again. The first of each architecture also learns. So does what
+`compress --per-layer` makes of the demo model. The same holds of what `prune` makes of some, and, as ordinary checkpoints,
+`prune --channel`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 # Files beside this one may be called like packages.
@@ -25,13 +27,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
-from program import DEMO, Program, dense_fixtures, difference
-from prune import prune
+from compare import close, logits, same_model, train
+from program import DEMO, FIXTURES, Program, dense_fixtures
+from prune import CODE, prune
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-# Of the largest magnitude among the logits.
-TOLERANCE = 2e-4
-NEW_TOKENS = 8
 
 
 def load(directory, **options):
@@ -45,25 +44,7 @@ def load(directory, **options):
     return model.eval()
 
 
-def logits(model, rows):
-    with torch.no_grad():
-        return [model(torch.tensor([row])).logits[0].float() for row in rows]
-
-
-def close(ours, theirs, what, tolerance=TOLERANCE):
-    error = difference(ours, theirs)
-    assert error <= tolerance, f"{what}: {error:.1e}, more than {tolerance:.0e}"
-    return error
-
-
-def greedy(model, prompt, **options):
-    ids = torch.tensor([prompt])
-    # Without a mask, token 0 would be taken for padding.
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, **options)
-    return out[0, len(prompt):].tolist()
-
-
-def check(program, source, work):
+def check(program, source, work, learns):
     """Prunes one model and checks it; returns the largest relative error of its logits."""
     directory = work / "pruned"
     if source == DEMO:
@@ -76,42 +57,44 @@ def check(program, source, work):
         rows = json.loads((source / "tokens.json").read_text())["input_ids"]
     layers = json.loads((directory / "config.json").read_text())["pruning"]["layers"]
     assert layers[0] != layers[1], "layers that do not differ show nothing"
-    return check_pruned(program, source, directory, rows, work / "saved")
+    return check_pruned(program, source, directory, rows, work / "saved", learns)
+
+
+# One key for all heads, channels alone, and the text part of a larger model.
+BY_PROGRAM = ["falcon_7b", "mpt_tied", "gemma3_multimodal"]
+
+
+def check_program(program, source, work, learns):
+    """The same of a model that the program has pruned in one layer."""
+    directory, tokens = work / "pruned", source / "tokens.json"
+    what = ["--mlp"] if source.name.startswith("mpt") else []
+    program("prune", source, "-o", directory, *what, "--ratio", 0.5, "--layers", "0..1", "--importance", "l2", "--examples", tokens)
+    return check_pruned(program, source, directory, json.loads(tokens.read_text())["input_ids"], work / "saved", learns)
 
 
 # Layer norms and parallel blocks, norms after blocks alone, fused weights, a tied head: ordinary classes of each.
 NARROWER = ["cohere_untied", "olmo2_untied", "phi3_gqa", "qwen2_gqa_tied"]
 
 
-def check_narrower(program, source, work):
+def check_narrower(program, source, work, learns):
     """The same of a model with fewer coordinates of the residual stream."""
     directory, tokens = work / "narrower", source / "tokens.json"
     program("prune", source, "-o", directory, "--channel", "--ratio", 0.34, "--examples", tokens)
     config = json.loads((directory / "config.json").read_text())
     assert config["hidden_size"] < json.loads((source / "config.json").read_text())["hidden_size"]
     assert "auto_map" not in config and not list(directory.glob("*.py")), "its classes are transformers' own"
-    return check_pruned(program, source, directory, json.loads(tokens.read_text())["input_ids"], work / "saved")
+    return check_pruned(program, source, directory, json.loads(tokens.read_text())["input_ids"], work / "saved", learns)
 
 
-def check_pruned(program, source, directory, rows, saved):
-    ours = program.logits(directory, rows)
-    worst = 0.0
-    kind = json.loads((source / "config.json").read_text())["model_type"]
-    # transformers has one implementation for gptj.
-    for attention in ("eager",) if kind == "gptj" else ("sdpa", "eager"):
-        model = load(directory, attn_implementation=attention)
-        worst = max(worst, close(ours, logits(model, rows), attention))
-    prompts = [rows[1], rows[2], rows[0][:9]]
-    for prompt in prompts:
-        new = greedy(model, prompt)
-        assert new == greedy(model, prompt, use_cache=False), "the cache changes what is generated"
-        (row,) = program.logits(directory, [prompt + new])
-        chain = row[len(prompt) - 1 : -1].argmax(-1).tolist()
-        assert chain == new, f"the program continues {prompt} with {chain}, transformers with {new}"
-    expected = logits(model, rows)
+def check_pruned(program, source, directory, rows, saved, learns):
+    config = json.loads((source / "config.json").read_text())
+    model, expected, worst = same_model(program, directory, config, partial(load, directory), rows)
     model.save_pretrained(saved)
-    close(expected, logits(load(saved, attn_implementation="eager"), rows), "saved and loaded", 0.0)
+    again = load(saved, attn_implementation=model.config._attn_implementation)
+    close(expected, logits(again, rows), "saved and loaded", 0.0)
     close(program.logits(saved, rows), expected, "saved by transformers, read by the program")
+    if learns:
+        train(model, rows)
     return worst
 
 
@@ -125,19 +108,23 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     program = Program(arguments.binary)
-    # Of others, only the program itself runs what has layers of different sizes.
-    code = Path(__file__).resolve().parents[2] / "assets" / "transformers"
     kind = lambda source: json.loads((source / "config.json").read_text())["model_type"]
-    sources = [source for source in dense_fixtures() if (code / f"configuration_pruned_{kind(source)}.py").exists()]
+    # Of others, only the program itself runs what has layers of different sizes; of one layer, there is none that differs.
+    has_code = lambda source: (CODE / f"configuration_pruned_{kind(source)}.py").exists()
+    sources = [source for source in dense_fixtures() if has_code(source) and source.name != "bloom_power_of_two"]
+    first = {kind(source): source for source in reversed(sources)}.values()
     chosen = [source for source in [*sources, DEMO] if not arguments.names or source.name.startswith(tuple(arguments.names))]
-    assert chosen, f"no model is called {arguments.names}"
     failed = []
     begin = time.monotonic()
-    narrower = [source for source in chosen if source.name in NARROWER]
-    for source, how in [*((source, check) for source in chosen), *((source, check_narrower) for source in narrower)]:
+    tasks = [(source, check) for source in chosen]
+    tasks += [(source, check_narrower) for source in chosen if source.name in NARROWER]
+    by_program = [FIXTURES / name for name in BY_PROGRAM if not arguments.names or name.startswith(tuple(arguments.names))]
+    tasks += [(source, check_program) for source in by_program]
+    assert tasks, f"no model is called {arguments.names}"
+    for source, how in tasks:
         with tempfile.TemporaryDirectory() as work:
             try:
-                error = how(program, source, Path(work))
+                error = how(program, source, Path(work), source in first or source == DEMO)
             except Exception as reason:
                 failed.append(source.name)
                 print(f"{source.name:34} FAILED: {type(reason).__name__}: {reason}", flush=True)
@@ -145,8 +132,7 @@ def main():
                     raise
                 continue
         print(f"{source.name:34} ok  largest error {error:.0e}", flush=True)
-    count = len(chosen) + len(narrower)
-    print(f"{count - len(failed)} of {count} models, {time.monotonic() - begin:.0f} s; "
+    print(f"{len(tasks) - len(failed)} of {len(tasks)} models, {time.monotonic() - begin:.0f} s; "
           f"transformers {transformers.__version__}, torch {torch.__version__}")
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 

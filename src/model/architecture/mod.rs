@@ -105,9 +105,11 @@ pub enum Window {
     None,
     /// All of them, whatever `layer_types` says.
     All,
-    /// Those that `layer_types` names, all of them without it: transformers takes a mistral with such a list for its
-    /// ministral.
+    /// Those that `layer_types` names, all of them without it.
     Listed,
+    /// The same, but the class of this name gives all of them the window: with such a list, transformers takes another,
+    /// for a mistral its ministral.
+    ListedForAnother,
     /// When `use_sliding_window` is true: those that `layer_types` names, or otherwise from `max_window_layers` on.
     FromLayer,
     /// All of them when `use_sliding_window` is true.

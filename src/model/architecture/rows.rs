@@ -106,15 +106,24 @@ pub(super) const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
     fields: Fields { default_key_value_heads: Some(8), ..GROUPED },
     defaults: defaults::MISTRAL,
-    attention: AttentionSpec { window: Window::Listed, default_window: Some(4096), zero_head_dim: true, ..EXPLICIT },
+    attention: AttentionSpec {
+        window: Window::ListedForAnother,
+        default_window: Some(4096),
+        zero_head_dim: true,
+        ..EXPLICIT
+    },
     blocks: &gated_blocks(&heads("self_attn.o_proj", Never, Never), GATED),
     forms: Forms { stock: STOCK, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL) },
     ..BASE
 };
 
 /// Mistral by a name of its own, as which transformers takes it where layers differ in their windows.
-pub(super) const MINISTRAL: Architecture =
-    Architecture { model_type: "ministral", forms: Forms { stock: STOCK, ..BASE.forms }, ..MISTRAL };
+pub(super) const MINISTRAL: Architecture = Architecture {
+    model_type: "ministral",
+    attention: AttentionSpec { window: Window::Listed, ..MISTRAL.attention },
+    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::MINISTRAL) },
+    ..MISTRAL
+};
 
 pub(super) const QWEN2: Architecture = Architecture {
     model_type: "qwen2",

@@ -10,7 +10,7 @@ use super::{
 use crate::model::{
     architecture::Bias,
     defaults,
-    forms::{Forms, Gguf, GgufAlibi, GgufOwn, OtherWidths},
+    forms::{Forms, Gguf, GgufAlibi, GgufOwn, OtherWidths, RemoteCode},
 };
 
 use Role::{Key, Output, Query, Value};
@@ -55,7 +55,7 @@ pub(super) const FALCON_7B: Architecture = Architecture {
     blocks: &[attention("input_layernorm", FALCON_HEADS), mlp("input_layernorm", FALCON_MLP)],
     required: &[("num_ln_in_parallel_attn", "1", "the second norm belongs to new_decoder_architecture")],
     handles: &["alibi", "parallel_attn"],
-    forms: Forms { gguf: Some(FALCON_GGUF), ..BASE.forms },
+    forms: Forms { stock: None, gguf: Some(FALCON_GGUF), code: Some(RemoteCode::FALCON) },
     gguf_own: GGUF_GELU,
     ..BASE
 };
@@ -84,7 +84,7 @@ pub(super) const FALCON_SEQUENTIAL: Architecture = Architecture {
     wiring: Wiring::Sequential,
     blocks: &[attention("input_layernorm", FALCON_HEADS), mlp("post_attention_layernorm", FALCON_MLP)],
     required: &[],
-    forms: BASE.forms,
+    forms: Forms { gguf: None, ..FALCON_7B.forms },
     ..FALCON_7B
 };
 
@@ -112,7 +112,11 @@ pub(super) const BLOOM: Architecture = Architecture {
     attention: AttentionSpec { position: Position::None, alibi: Alibi::Always, ..BASE.attention },
     ends: TIED,
     blocks: BLOOM_BLOCKS,
-    forms: Forms { gguf: Some(Gguf { fused: true, ..biased_gguf("bloom") }), ..BASE.forms },
+    forms: Forms {
+        stock: None,
+        gguf: Some(Gguf { fused: true, ..biased_gguf("bloom") }),
+        code: Some(RemoteCode::BLOOM),
+    },
     gguf_own: GgufOwn { alibi: GgufAlibi::Always, ..GGUF_GELU },
     ..BASE
 };
@@ -157,8 +161,9 @@ pub(super) const MPT: Architecture = Architecture {
         ("attn_config.prefix_lm", "false", "transformers computes a causal model"),
     ],
     forms: Forms {
+        stock: None,
         gguf: Some(Gguf { fused: true, other_widths: OtherWidths::Never, ..Gguf::of("mpt") }),
-        ..BASE.forms
+        code: Some(RemoteCode::MPT),
     },
     gguf_own: GgufOwn { alibi: GgufAlibi::Stated, clip: true, ..GGUF_GELU },
     ..BASE

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{
     defaults,
-    forms::{Forms, Gguf, GgufHead, GgufOwn, GgufQkNorm, GgufWindows},
+    forms::{Forms, Gguf, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, RemoteCode},
 };
 
 const NORM: NormSpec = NormSpec { offset: 1.0, ..BASE.norm };
@@ -28,7 +28,7 @@ pub(super) const GEMMA: Architecture = Architecture {
     multipliers: MULTIPLIERS,
     ends: ENDS,
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("gemma")), ..BASE.forms },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("gemma")), code: Some(RemoteCode::GEMMA) },
     gguf_own: GGUF_OWN,
     ..BASE
 };
@@ -72,7 +72,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["attn_logit_softcapping", "final_logit_softcapping"],
-    forms: Forms { gguf: Some(Gguf::of("gemma2")), ..BASE.forms },
+    forms: Forms { stock: None, gguf: Some(Gguf::of("gemma2")), code: Some(RemoteCode::GEMMA2) },
     gguf_own: GgufOwn { windows: GgufWindows::Interval(2), softcaps: true, ..GGUF_OWN },
     ..BASE
 };
@@ -100,7 +100,7 @@ pub(super) const GEMMA3: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["final_logit_softcapping"],
-    forms: Forms { gguf: Some(Gguf::of("gemma3")), ..BASE.forms },
+    forms: Forms { stock: None, gguf: Some(Gguf::of("gemma3")), code: Some(RemoteCode::GEMMA3_TEXT) },
     gguf_own: GgufOwn { windows: GgufWindows::Interval(6), softcaps: true, qk_norm: GgufQkNorm::Allowed, ..GGUF_OWN },
     ..BASE
 };

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{
     defaults,
-    forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths},
+    forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths, RemoteCode},
 };
 
 use Bias::{Always, Field, Never};
@@ -70,7 +70,7 @@ pub(super) const QWEN2_MOE: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf { biases: GgufBiases::Of(&[Query, Key, Value]), ..Gguf::of("qwen2moe") }),
-        code: None,
+        code: Some(RemoteCode::QWEN2_MOE),
     },
     ..BASE
 };
@@ -97,7 +97,7 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
         swiglu: None,
     }),
     handles: &["num_experts", "num_local_experts"],
-    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3moe")), code: None },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3moe")), code: Some(RemoteCode::QWEN3_MOE) },
     gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
@@ -127,7 +127,7 @@ pub(super) const OLMOE: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf { other_widths: OtherWidths::Never, ..Gguf::of("olmoe") }),
-        code: None,
+        code: Some(RemoteCode::OLMOE),
     },
     gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::OfAsManyKeys, ..BASE.gguf_own },
     ..BASE
@@ -170,7 +170,7 @@ pub(super) const MIXTRAL: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf { interleaved: true, frequency_factors: true, ..Gguf::of("llama") }),
-        code: None,
+        code: Some(RemoteCode::MIXTRAL),
     },
     ..BASE
 };

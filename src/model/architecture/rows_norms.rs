@@ -14,7 +14,7 @@ use super::{
 use crate::{
     model::{
         defaults,
-        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths},
+        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths, RemoteCode},
     },
     ops::Norm,
 };
@@ -31,8 +31,9 @@ pub(super) const OLMO: Architecture = Architecture {
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     handles: &["clip_qkv"],
     forms: Forms {
+        stock: None,
         gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("olmo") }),
-        ..BASE.forms
+        code: Some(RemoteCode::OLMO),
     },
     gguf_own: GgufOwn { clip: true, ..BASE.gguf_own },
     ..BASE
@@ -59,7 +60,7 @@ pub(super) const OLMO2: Architecture = Architecture {
     defaults: defaults::OLMO,
     attention: AttentionSpec { qk_norm: Some(QkNorm { span: QkSpan::Whole, ..QK_NORM }), ..EXPLICIT },
     blocks: OLMO2_BLOCKS,
-    forms: Forms { gguf: Some(Gguf::of("olmo2")), ..BASE.forms },
+    forms: Forms { stock: None, gguf: Some(Gguf::of("olmo2")), code: Some(RemoteCode::OLMO2) },
     gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
@@ -86,12 +87,13 @@ pub(super) const STABLELM: Architecture = Architecture {
     },
     blocks: &gated_blocks(STABLELM_HEADS, GATED),
     forms: Forms {
+        stock: None,
         gguf: Some(Gguf {
             biases: GgufBiases::Of(&[Query, Key, Value]),
             other_widths: OtherWidths::Never,
             ..Gguf::of("stablelm")
         }),
-        ..BASE.forms
+        code: Some(RemoteCode::STABLELM),
     },
     gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
@@ -127,7 +129,7 @@ pub(super) const COHERE: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("command-r") }),
-        code: None,
+        code: Some(RemoteCode::COHERE),
     },
     gguf_own: GgufOwn { head: GgufHead::Embedding, qk_norm: GgufQkNorm::FromLayers(64), ..BASE.gguf_own },
     ..BASE
@@ -161,5 +163,6 @@ pub(super) const GPT_NEO: Architecture = Architecture {
     },
     ends: EndsSpec { tied_head: true, ..BASE.ends },
     blocks: &[attention("ln_1", GPT_NEO_HEADS), mlp("ln_2", &plain("mlp.c_fc", "mlp.c_proj", Always))],
+    forms: Forms { code: Some(RemoteCode::GPT_NEO), ..BASE.forms },
     ..BASE
 };

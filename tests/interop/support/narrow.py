@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 class Narrowing:
     """Cuts a sliced checkpoint further, in two forms that compute the same.
 
-    `attention` and `mlp` are the tables of the modeling file: norm, readers, writer. Where both sides of a block are equally
+    `attention`, a list for layers that differ in it, and `mlp` are the tables of the modeling file: norm, readers, writer. Where both sides of a block are equally
     wide, the form `without` has no shortcut, and the form `explicit` has the identity.
     """
 
@@ -61,7 +61,8 @@ class Narrowing:
                 self.cut(f"{self.prefix}{index}.{name}_Q", inputs, outputs)
                 if inputs == outputs:
                     missing.append((index, name, inputs))
-            self.block(index, self.attention, width, points[0][2])
+            attention = next(table for table in self.attention if f"{self.prefix}{index}.{table[2]}.weight" in self.tensors)
+            self.block(index, attention, width, points[0][2])
             self.block(index, self.mlp, width if self.parallel else middle, output)
             width = output
         for directory in (without, explicit):

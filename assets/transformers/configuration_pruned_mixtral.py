@@ -1,0 +1,12 @@
+# Written by slicegpt-gpu (MIT licence).
+from transformers import MixtralConfig
+
+
+class PrunedMixtralConfig(MixtralConfig):
+    """The config of the dense model, and the sizes of each layer in `pruning`."""
+
+    model_type = "pruned_mixtral"
+
+    def __init__(self, pruning=None, **kwargs):
+        super().__init__(**kwargs)
+        self.pruning = pruning

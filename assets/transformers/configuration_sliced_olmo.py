@@ -1,0 +1,14 @@
+# Written by slicegpt-gpu (MIT licence).
+from transformers import OlmoConfig
+
+
+class SlicedOlmoConfig(OlmoConfig):
+    """The config of the model before slicing, and the widths after it in `slicing`."""
+
+    model_type = "sliced_olmo"
+
+    def __init__(self, slicing=None, **kwargs):
+        # Embedding and head live in different bases, whatever the model did before.
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(**kwargs)
+        self.slicing = slicing
