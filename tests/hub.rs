@@ -363,6 +363,24 @@ fn shards_are_those_of_the_index_and_a_gguf_file_is_named() {
     assert!(fs::read(&found).expect("the file") == weights(1));
     assert_eq!(names(found.parent().expect("a directory")), ["x.Q8_0.gguf"]);
     assert!(refused("org/name/y.gguf", &settings).contains("has no y.gguf"));
+    let all = ["x-00001-of-00003.gguf", "x-00002-of-00003.gguf", "x-00003-of-00003.gguf"];
+    let others = ["y-00001-of-00002.gguf", "z-00002-of-00002.gguf"].map(String::from);
+    let named: Vec<String> = all.map(|name| format!("q/{name}")).into_iter().chain(others).collect();
+    let split: Vec<_> = (0..).zip(&named).map(|(number, name)| (name.as_str(), weights(number))).collect();
+    let server = Server::new(&split);
+    let settings = server.settings(cache.path());
+    let listed = "name/q/x-00001-of-00003.gguf; there are q/x-00001-of-00003.gguf, y-00001-of-00002.gguf";
+    assert!(refused("org/name", &settings).ends_with(listed), "each model once");
+    let found = find(Path::new("org/name/q/x-00002-of-00003.gguf"), &settings, &Silent).expect("a file");
+    assert!(found.ends_with("q/x-00002-of-00003.gguf") && fs::read(&found).expect("the file") == weights(1));
+    assert_eq!(names(found.parent().expect("a directory")), all);
+    // Not if one of the others is not there: neither here nor on the Hub.
+    let offline = Settings { offline: true, ..server.settings(cache.path()) };
+    find(Path::new("org/name/q/x-00001-of-00003.gguf"), &offline, &Silent).expect("a model");
+    fs::remove_file(found.with_file_name("x-00003-of-00003.gguf")).expect("a link");
+    assert!(refused("org/name/q/x-00001-of-00003.gguf", &offline).contains("HF_HUB_OFFLINE"));
+    let reason = "has no y-00002-of-00002.gguf, which goes with y-00001-of-00002.gguf";
+    assert!(refused("org/name/y-00001-of-00002.gguf", &settings).contains(reason));
     for (only, message) in [("pytorch_model.bin", "PyTorch"), ("adapter_config.json", "LoRA"), ("x.png", "no weights")]
     {
         let server = Server::new(&[(only, b"x".to_vec())]);

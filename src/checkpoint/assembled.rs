@@ -1,23 +1,23 @@
-//! Tensors put together from rows of a GGUF file, which are widened when they are read.
+//! Tensors put together from rows of GGUF files, which are widened when they are read.
 
 use std::{
-    fs::File,
     io::{Read, Seek, SeekFrom},
     ops::Range,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use safetensors::Dtype;
 
-use super::quantised::Encoding;
+use super::{mxfp4::Files, quantised::Encoding};
 use crate::error::{Error, Result};
 
-/// Rows of a tensor of the file.
+/// Rows of a tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
     pub encoding: Encoding,
-    /// Where the tensor begins in the file.
+    /// Which of the files has the tensor.
+    pub file: usize,
+    /// Where it begins there.
     pub offset: u64,
     /// Values of a row.
     pub width: usize,
@@ -68,7 +68,7 @@ impl Assembled {
         self.shape.iter().product::<usize>() * self.element()
     }
 
-    /// Bytes that the file has for them.
+    /// Bytes that the files have for them.
     pub fn stored_len(&self) -> u64 {
         let bytes = |part: &Part| (part.rows.len() * (part.width / part.encoding.block) * part.encoding.bytes) as u64;
         self.parts.iter().map(bytes).sum()
@@ -78,8 +78,8 @@ impl Assembled {
     ///
     /// # Errors
     /// [`Error::Read`].
-    pub fn read_range(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
-        let bytes = self.read_unchanged(range, file, path)?;
+    pub fn read_range(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
+        let bytes = self.read_unchanged(range, files)?;
         if self.plus == 0.0 {
             return Ok(bytes);
         }
@@ -87,14 +87,14 @@ impl Assembled {
         Ok(bytes.chunks_exact(4).flat_map(|bytes| value(bytes).to_le_bytes()).collect())
     }
 
-    fn read_unchanged(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
+    fn read_unchanged(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
         if !self.transposed {
-            return self.rows_range(range, file, path);
+            return self.rows_range(range, files);
         }
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = match &*whole {
             Some(bytes) => Arc::clone(bytes),
-            None => Arc::new(self.transpose(&self.rows_range(0..self.byte_len(), file, path)?)),
+            None => Arc::new(self.transpose(&self.rows_range(0..self.byte_len(), files)?)),
         };
         let read = bytes.get(range.clone()).map(<[u8]>::to_vec);
         // Columns are read from the first row to the last: after that, the rest of the model is what matters.
@@ -116,7 +116,7 @@ impl Assembled {
     }
 
     /// Some bytes of the parts one after the other.
-    fn rows_range(&self, range: Range<usize>, file: &Mutex<File>, path: &Path) -> Result<Vec<u8>> {
+    fn rows_range(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
         let size = self.element();
         let mut bytes = Vec::with_capacity(range.len());
         let mut begins = 0;
@@ -128,7 +128,7 @@ impl Assembled {
                 let (start, end) = (within.start - begins, within.end - begins);
                 let rows = start / row..end.div_ceil(row);
                 let skipped = start - rows.start * row;
-                let read = self.part_rows(part, rows, file).map_err(Error::read(path))?;
+                let read = self.part_rows(part, rows, files)?;
                 bytes.extend_from_slice(&read[skipped..skipped + (end - start)]);
             }
             begins = ends;
@@ -137,8 +137,9 @@ impl Assembled {
     }
 
     /// Some rows of a part, in the type of the tensor.
-    fn part_rows(&self, part: &Part, rows: Range<usize>, file: &Mutex<File>) -> std::io::Result<Vec<u8>> {
+    fn part_rows(&self, part: &Part, rows: Range<usize>, files: &Files) -> Result<Vec<u8>> {
         let Part { encoding, offset, width, .. } = part;
+        let (path, file) = &files[part.file];
         let stored_row = width / encoding.block * encoding.bytes;
         let row = width * self.element();
         let mut bytes = Vec::with_capacity(rows.len() * row);
@@ -147,8 +148,9 @@ impl Assembled {
             let mut stored = vec![0; (last + 1 - first) * stored_row];
             {
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(offset + (first * stored_row) as u64))?;
-                file.read_exact(&mut stored)?;
+                file.seek(SeekFrom::Start(offset + (first * stored_row) as u64))
+                    .and_then(|_| file.read_exact(&mut stored))
+                    .map_err(Error::read(path))?;
             }
             let read = if encoding.float() == Some(self.dtype) {
                 stored

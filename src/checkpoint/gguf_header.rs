@@ -1,9 +1,9 @@
 //! What stands in a GGUF file before its data, read with suspicion: no count, length or offset is believed before it is
 //! held against what the file has, and nothing is allocated that the file could not fill.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use super::quantised::Encoding;
+use super::{assembled::Part, quantised::Encoding};
 use crate::error::{Error, Result};
 
 /// Beyond these, numbers are mistakes or attacks.
@@ -33,10 +33,19 @@ pub struct GgufEntry {
     /// The outermost dimension first, as everywhere here.
     pub shape: Vec<usize>,
     pub encoding: Encoding,
-    /// Where its data begins in the file.
+    /// Which of the files of a model has it.
+    pub file: usize,
+    /// Where its data begins there.
     pub offset: u64,
     /// How long that is.
     pub byte_len: u64,
+}
+
+impl GgufEntry {
+    /// Rows of it, in this order, of `width` values each.
+    pub fn part(&self, width: usize, rows: Arc<[usize]>) -> Part {
+        Part { encoding: self.encoding, file: self.file, offset: self.offset, width, rows }
+    }
 }
 
 /// Metadata and list of tensors of a GGUF file.
@@ -282,7 +291,7 @@ impl<'a> Cursor<'a> {
         let byte_len = encoding.byte_len(values).ok_or_else(absurd)? as u64;
         shape.reverse();
         let offset = self.u64(&name)?;
-        Ok((name, GgufEntry { shape, encoding, offset, byte_len }))
+        Ok((name, GgufEntry { shape, encoding, file: 0, offset, byte_len }))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Checkpoints on disk: safetensors files, one or many, read tensor by tensor and written whole or not at all; GGUF
-//! files, read through what makes a checkpoint of them, and written.
+//! files, one or many, read through what makes a checkpoint of them, and written.
 
 mod assembled;
 mod atomic;
 mod diagnose;
 mod gguf;
 mod gguf_header;
+mod gguf_split;
 mod made;
 mod mxfp4;
 mod output;
@@ -21,6 +22,7 @@ pub use atomic::AtomicFile;
 pub use diagnose::{adapter, mistaken, shard_of};
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use gguf_header::{GgufEntry, GgufField, GgufHeader};
+pub use gguf_split::{GgufFiles, GgufSplit};
 pub use made::RECORD;
 pub use output::OutputDirectory;
 pub use quantised::Encoding;

@@ -19,7 +19,7 @@ pub const BLOCK: usize = 32;
 pub const BLOCK_BYTES: usize = BLOCK / 2;
 
 /// The files of a checkpoint.
-type Files = [(PathBuf, Mutex<File>)];
+pub type Files = [(PathBuf, Mutex<File>)];
 
 /// Matrices that are stored in MXFP4.
 #[derive(Debug)]

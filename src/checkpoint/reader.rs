@@ -17,8 +17,7 @@ use tempfile::TempDir;
 use super::{
     assembled::Assembled,
     diagnose,
-    gguf_header::GgufHeader,
-    mxfp4::{BLOCK_BYTES, Mxfp4, Stored},
+    mxfp4::{BLOCK_BYTES, Files, Mxfp4, Stored},
     select::{Selection, select},
 };
 use crate::error::{Error, Result};
@@ -43,7 +42,6 @@ enum Place {
         base: usize,
         info: TensorInfo,
     },
-    /// Of the first file.
     Assembled(Assembled),
     Mxfp4(Mxfp4),
 }
@@ -66,11 +64,11 @@ pub struct Tensor<'a> {
 enum Source<'a> {
     /// From here on in the file.
     At(usize),
-    Assembled(&'a Assembled),
+    Assembled(&'a Assembled, &'a Files),
     Mxfp4 {
         tensor: &'a Mxfp4,
         as_stored: bool,
-        files: &'a [(PathBuf, Mutex<File>)],
+        files: &'a Files,
     },
 }
 
@@ -87,7 +85,7 @@ impl Tensor<'_> {
     pub fn is(&self, other: &Self) -> bool {
         let alike = match (self.source, other.source) {
             (Source::At(here), Source::At(there)) => here == there,
-            (Source::Assembled(one), Source::Assembled(other)) => one.parts == other.parts,
+            (Source::Assembled(one, _), Source::Assembled(other, _)) => one.parts == other.parts,
             (Source::Mxfp4 { tensor: one, .. }, Source::Mxfp4 { tensor: other, .. }) => std::ptr::eq(one, other),
             _ => false,
         };
@@ -127,7 +125,7 @@ impl Tensor<'_> {
         }
         let offset = match self.source {
             Source::At(offset) => offset,
-            Source::Assembled(assembled) => return assembled.read_range(range, self.file, self.path),
+            Source::Assembled(assembled, files) => return assembled.read_range(range, files),
             Source::Mxfp4 { tensor, as_stored, files } => return tensor.read_range(range, as_stored, files),
         };
         let mut bytes = vec![0; range.len()];
@@ -173,24 +171,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Opens a GGUF file and reads what stands before its data.
-    ///
-    /// # Errors
-    /// [`Error::Read`]; [`Error::BadFile`] for headers that lie, and for other files.
-    pub fn open_gguf(path: &Path) -> Result<(File, GgufHeader)> {
-        let (file, map) = open(path)?;
-        if let Some(found) = diagnose::content(&map).filter(|_| !map.starts_with(b"GGUF")) {
-            return Err(Error::bad_file(path, format!("not a GGUF file: it is {found}")));
-        }
-        let header = GgufHeader::parse(&map, path)?;
-        Ok((file, header))
-    }
-
-    /// A checkpoint of tensors that are put together from a GGUF file; config.json and tokenizer lie in `made`.
-    pub fn assembled(path: &Path, file: File, tensors: Vec<(String, Assembled)>, made: TempDir) -> Self {
+    /// A checkpoint of tensors that are put together from GGUF files; config.json and tokenizer lie in `made`.
+    pub fn assembled(files: Vec<(PathBuf, File)>, tensors: Vec<(String, Assembled)>, made: TempDir) -> Self {
         Self {
             directory: made.path().to_owned(),
-            files: vec![(path.to_owned(), Mutex::new(file))],
+            files: files.into_iter().map(|(path, file)| (path, Mutex::new(file))).collect(),
             tensors: tensors.into_iter().map(|(name, tensor)| (name, Place::Assembled(tensor))).collect(),
             made: Some(made),
             aliases: HashMap::new(),
@@ -234,7 +219,7 @@ impl Checkpoint {
         &self.directory
     }
 
-    /// What to name in messages: the directory, or the file whose tensors are put together.
+    /// What to name in messages: the directory, or the first of the files whose tensors are put together.
     pub fn shown(&self) -> &Path {
         let file = self.files.first().filter(|_| self.made.is_some());
         file.map_or(&self.directory, |(path, _)| path)
@@ -294,9 +279,9 @@ impl Checkpoint {
                 Some(Tensor { dtype, shape: &info.shape, path, byte_len, written: dtype, source, file })
             }
             Place::Assembled(tensor) => {
-                let (path, file) = self.files.first()?;
+                let (path, file) = self.files.get(tensor.parts.first()?.file)?;
                 let (dtype, written) = (tensor.dtype, tensor.written);
-                let (byte_len, source) = (tensor.byte_len(), Source::Assembled(tensor));
+                let (byte_len, source) = (tensor.byte_len(), Source::Assembled(tensor, &self.files));
                 Some(Tensor { dtype, shape: &tensor.shape, path, byte_len, written, source, file })
             }
             Place::Mxfp4(tensor) => {
@@ -344,7 +329,10 @@ impl Checkpoint {
 }
 
 /// Opens a file, and maps it to read its header.
-fn open(path: &Path) -> Result<(File, Mmap)> {
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::BadFile`] if it is not a regular file.
+pub fn open(path: &Path) -> Result<(File, Mmap)> {
     // Looked at before it is opened: opening a pipe would wait for somebody to write.
     if !std::fs::metadata(path).map_err(Error::read(path))?.is_file() {
         return Err(Error::bad_file(path, "not a regular file"));

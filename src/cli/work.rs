@@ -13,7 +13,7 @@ use crate::{
     checkpoint::{Dtype, GgufType},
     error::Result,
     model::Model,
-    run::{Log, Method, Request, Task, beside, find_model, memory::parse_bytes, open_model},
+    run::{Log, Method, Request, Task, beside, find_model, memory::parse_bytes, open_model, stem_of},
 };
 
 const RESULT: &str = "What is written";
@@ -98,8 +98,8 @@ impl<C: Calibrates + clap::Args> WorkArgs<C> {
         let mut located = request.clone();
         if self.output.is_none() && found != request.model {
             let name = request.output.file_name().unwrap_or_default().to_string_lossy();
-            let stem = request.model.file_stem().unwrap_or_default().to_string_lossy();
-            located.output = beside(&found, name.strip_prefix(stem.as_ref()).unwrap_or(&name));
+            let ending = name.strip_prefix(stem_of(&request.model).as_str());
+            located.output = beside(&found, ending.unwrap_or(&name));
         }
         located.model = found;
         located

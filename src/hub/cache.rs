@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     name::{Name, is_hash},
-    select::shards,
+    select::{ggufs_with, shards},
     settings::Settings,
 };
 use crate::error::{Error, Result};
@@ -65,7 +65,7 @@ impl Cache {
         let snapshot = self.snapshot(commit);
         let there = |name: &str| snapshot.join(name).is_file();
         if let Some(file) = name.file() {
-            return there(file);
+            return ggufs_with(file).iter().all(|file| there(file));
         }
         let sharded = || {
             let index = fs::read(snapshot.join("model.safetensors.index.json")).ok();

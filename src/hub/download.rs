@@ -33,7 +33,7 @@ pub fn snapshot(client: &Client, cache: &Cache, listing: &Listing, progress: &dy
     let bad = |reason: String| Error::bad_file(name.repository().as_ref(), reason);
     let mut wanted: Vec<&Listed> = Vec::new();
     match &weights {
-        Weights::File(file) => wanted.extend(find(file)),
+        Weights::Files(files) => wanted.extend(files.iter().filter_map(|file| find(file))),
         Weights::Single => wanted.extend(find("model.safetensors")),
         Weights::Index => {
             let index = find("model.safetensors.index.json").ok_or_else(|| bad("has no index of its shards".into()))?;
@@ -46,7 +46,7 @@ pub fn snapshot(client: &Client, cache: &Cache, listing: &Listing, progress: &dy
             }
         }
     }
-    if !matches!(weights, Weights::File(_)) {
+    if !matches!(weights, Weights::Files(_)) {
         wanted.extend(listing.siblings.iter().filter(|listed| goes_along(&listed.name)));
     }
     let work = Work { client, cache, commit: &listing.sha, progress };

@@ -1,4 +1,5 @@
-//! `ORGANISATION/NAME`, perhaps with the GGUF file that is meant, and a revision: `org/name/file.gguf@v1`.
+//! `ORGANISATION/NAME`, perhaps with the GGUF file that is meant, of several any, and a revision:
+//! `org/name/file.gguf@v1`.
 
 /// The branch that counts where none is named.
 const MAIN: &str = "main";
@@ -38,7 +39,7 @@ impl Name {
         &self.repository
     }
 
-    /// The one file of it that is the model.
+    /// The file of it that is the model, or one of those that are.
     pub fn file(&self) -> Option<&str> {
         self.file.as_deref()
     }

@@ -1,6 +1,9 @@
 //! Which files of a repository count for a model: those that are read, and the terms of use.
 
-use crate::error::{Error, Result};
+use crate::{
+    checkpoint::GgufSplit,
+    error::{Error, Result},
+};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -14,8 +17,8 @@ pub enum Weights {
     Single,
     /// The shards that the index names.
     Index,
-    /// One GGUF file.
-    File(String),
+    /// One GGUF file, or all that a model is split into.
+    Files(Vec<String>),
 }
 
 /// The weights that count, of these files.
@@ -27,15 +30,20 @@ pub fn weights(names: &[&str], file: Option<&str>, repository: &str) -> Result<W
     let ending = |ends: &[&str]| -> Vec<&str> {
         names.iter().copied().filter(|name| ends.iter().any(|end| name.ends_with(end))).collect()
     };
-    let ggufs = ending(&[".gguf"]);
+    // Of those that a model is split into, the first stands for all.
+    let mut ggufs = ending(&[".gguf"]);
+    ggufs.retain(|name| GgufSplit::parse(name).is_none_or(|split| split.number == 1));
     let few = |names: &[&str]| {
         let shown = names.iter().take(6).copied().collect::<Vec<_>>().join(", ");
         if names.len() > 6 { format!("{shown} and {} more", names.len() - 6) } else { shown }
     };
-    match file {
-        Some(file) if names.contains(&file) => return Ok(Weights::File(file.to_owned())),
-        Some(file) => return bad(format!("the repository has no {file}; its GGUF files: {}", few(&ggufs))),
-        None => {}
+    if let Some(file) = file {
+        let wanted = ggufs_with(file);
+        let Some(missing) = wanted.iter().find(|file| !names.contains(&file.as_str())) else {
+            return Ok(Weights::Files(wanted));
+        };
+        let reason = if names.contains(&file) { format!(", which goes with {file}") } else { String::new() };
+        return bad(format!("the repository has no {missing}{reason}; its GGUF files: {}", few(&ggufs)));
     }
     match () {
         () if names.contains(&SINGLE) => Ok(Weights::Single),
@@ -54,6 +62,11 @@ pub fn weights(names: &[&str], file: Option<&str>, repository: &str) -> Result<W
         }
         () => bad(format!("the repository has no weights that are read here: {}", few(names))),
     }
+}
+
+/// A GGUF file, and those that have the rest of its model, by their names.
+pub fn ggufs_with(file: &str) -> Vec<String> {
+    GgufSplit::parse(file).map_or_else(|| vec![file.to_owned()], |split| split.names().collect())
 }
 
 /// Whether a small file goes along: what stands at the top and says how to read the model, and the chat templates.

@@ -27,7 +27,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a `.safetensors` file with its config.json beside it, a directory, or a GGUF file.
+    /// Opens a `.safetensors` file with its config.json beside it, a directory, or a GGUF file, also one of
+    /// several that a model is split into.
     ///
     /// # Errors
     /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].

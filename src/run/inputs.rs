@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
 use crate::{
-    checkpoint::Writes,
+    checkpoint::{GgufSplit, Writes},
     data::{self, BuiltTokenizer, ChatTemplate, Lessons, TokenizerFiles, Tokens},
     error::{Error, Result},
     hub,
@@ -53,7 +53,8 @@ pub fn protect_model(writes: &mut Writes, path: &Path) {
     let above = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match path.is_dir() {
         true => writes.reads_model(path, std::iter::empty()),
-        false if is_gguf(path) => {}
+        // Whoever opens it reads the rest of its files.
+        false if is_gguf(path) => GgufSplit::paths(path).iter().flatten().for_each(|path| writes.reads(path)),
         false => writes.reads_model(above, std::iter::once(path)),
     }
 }

@@ -50,7 +50,7 @@ pub use log::Log;
 pub use method::{Besides, Method, Row, Section};
 pub use origin::Origin;
 pub use outcome::{AgreementReport, CalibrationReport, Outcome, PerplexityReport};
-pub use paths::{beside, name_of};
+pub use paths::{beside, name_of, stem_of};
 pub use pruning::{Prune, PruneLayers, PruneRefit, PruneReport, PruneRequest, PruneSnapshot};
 pub use record::{Agreement, FILE, Record, RunRecord};
 pub use recovering::{Extra, Recover, RecoverReport, RecoverRequest};

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use crate::model::is_gguf;
+use crate::{checkpoint::GgufSplit, model::is_gguf};
 
 /// Serialises a path as text, also where it is not UTF-8.
 ///
@@ -51,9 +51,18 @@ pub fn beside(model: &Path, ending: &str) -> PathBuf {
         return format!("{repository}{ending}").into();
     }
     // By the name as it was given: a file of a model may be a link to one with a meaningless name.
-    let stem = if model.is_dir() { named.file_name() } else { named.file_stem() };
-    let stem = stem.map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
+    let name = || named.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let stem = if model.is_dir() { name() } else { stem_of(&named) };
     named.with_file_name(format!("{stem}{ending}"))
+}
+
+/// What a file is called, without its ending; one of several GGUF files, without its number.
+pub fn stem_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match GgufSplit::parse(&name) {
+        Some(split) => split.stem.to_owned(),
+        None => path.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned()),
+    }
 }
 
 /// The name of the repository that a path into a Hugging Face cache, `models--ORGANISATION--NAME/snapshots/HASH`,
@@ -84,7 +93,7 @@ pub fn name_of(path: &Path) -> String {
     let path = std::path::absolute(named(path)).unwrap_or_else(|_| path.to_owned());
     // A file that is all of a model has its name.
     if is_gguf(&path) {
-        return path.file_stem().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+        return stem_of(&path);
     }
     let directory = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
     directory.and_then(Path::file_name).map_or("model".into(), |name| name.to_string_lossy().into_owned())

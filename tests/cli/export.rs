@@ -79,7 +79,6 @@ fn a_model_that_llama_cpp_would_compute_otherwise_is_refused() {
         ),
         ("smollm3_listed", "rotary embeddings in all layers of this architecture but every 4th"),
         ("starcoder2_head_dim", "its queries together are 40 wide and its residual stream 24"),
-        ("starcoder2_no_bias", "no self_attn.q_proj without a bias"),
         ("gpt2_inverse_layer", "by 1/sqrt(head_dim) alone"),
         ("gpt_neox_odd_rotary", "an odd number of coordinates turn"),
         ("phi_qk_layernorm", "no norms of queries and keys"),

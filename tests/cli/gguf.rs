@@ -3,12 +3,12 @@
 use slicegpt_gpu::{
     checkpoint::{FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
     data::{TokenizerFiles, encode},
-    model::Model,
+    model::{Model, Vocabulary},
 };
 
 use super::{
     export::{byte_tokenizer, scene},
-    *,
+    gguf_split, *,
 };
 
 /// The model of a scene as a file of this type.
@@ -99,6 +99,64 @@ fn what_is_made_of_a_quantised_file_is_an_ordinary_checkpoint_in_f16_that_can_be
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(read_json(&small.join("config.json"))["torch_dtype"], json!("float32"));
     assert_eq!(program(args!["generate", small, "--prompt", "ab", "--max-new-tokens", "2"]).code, Some(0));
+}
+
+/// The model of a scene in three files, after one in which it is whole.
+fn split(scene: &Scene) -> (PathBuf, Vec<PathBuf>) {
+    let whole = scene.path("whole.gguf");
+    let model = Model::open(&scene.path("model")).expect("a model");
+    let parts = gguf_split::split(&model, Vocabulary::None, &whole, &[4, 5]);
+    (whole, gguf_split::write(&parts, scene.directory.path(), "small"))
+}
+
+#[test]
+fn any_of_several_files_is_the_model_and_all_of_them_count_and_stay() {
+    let scene = Scene::new(LLAMA);
+    let (whole, files) = split(&scene);
+    let tokens = scene.tokens("tokens.json", 4, 24);
+    let logits = |model: &Path| {
+        let output = scene.path("logits.safetensors");
+        let said = program(args!["logits", model, "--tokens", tokens, "-o", output, "--force"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        fs::read(output).expect("logits")
+    };
+    let expected = logits(&whole);
+    files.iter().for_each(|file| assert!(logits(file) == expected, "{}", file.display()));
+    // None of them is written over, whichever is named.
+    for (named, lost) in [(0, 0), (0, 2), (1, 0), (2, 1)] {
+        let (named, lost) = (&files[named], &files[lost]);
+        scene.refused(args!["logits", named, "--tokens", tokens, "-o", lost, "--force"], 2, "is the input");
+        scene.refused(args!["export", named, "--format", "gguf", "-o", lost, "--force"], 2, "is the input");
+        let recover = ["recover", "model", "-o", "out", "--mode", "distil", "--force"];
+        let mut command = Command::new(PROGRAM);
+        command.current_dir(scene.directory.path()).args(recover).arg("--teacher").arg(named);
+        command.arg("--calibration").arg(&tokens).arg("--trace").arg(lost);
+        scene.refused_with(&mut command, 2, "is the input");
+    }
+    // What is made of them is called after the model, not after one of its files.
+    let said = program(args!["export", files[1], "--format", "gguf", "--type", "f32", "--no-tokenizer"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(scene.path("small-f32.gguf").is_file(), "{:?}", names(scene.directory.path()));
+    let run = args!["run", files[2], "--basis", "shared", "--calibration", tokens, "--eval", tokens];
+    let stopped = program(&[run.as_slice(), args!["--stop-after", "1"]].concat());
+    assert_eq!(stopped.code, Some(0), "{stopped:?}");
+    // Another file of the same size is another input.
+    let bytes = fs::read(&files[1]).expect("bytes");
+    let mut changed = bytes.clone();
+    let last = changed.len() - 40;
+    changed[last] ^= 1;
+    fs::write(&files[1], changed).expect("another file");
+    let resume = [run.as_slice(), args!["--resume"]].concat();
+    scene.refused(&resume, 2, "small-00002-of-00003.gguf");
+    fs::write(&files[1], bytes).expect("the file");
+    let said = program(&resume);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let out = scene.path("small-shared-25");
+    assert_eq!(program(args!["verify", out]).code, Some(0), "{:?}", names(scene.directory.path()));
+    let card = fs::read_to_string(out.join("README.md")).expect("a card");
+    assert!(card.contains("small") && !card.contains("-of-"), "it is called after the model: {card}");
+    fs::remove_file(&files[1]).expect("a file");
+    scene.refused(args!["verify", files[0]], 3, "small-00002-of-00003.gguf: missing: the model is in 3 files");
 }
 
 /// Tokens of characters and bytes, with "▁" for a space, and merges.
@@ -248,7 +306,7 @@ fn what_is_no_model_or_of_no_known_kind_is_refused_by_name() {
         (vec![("general.architecture", GgufValue::U32(1))], "is no text"),
         (vec![("general.architecture", text("mamba"))], "unknown model_type \"mamba\""),
         (vec![llama(), ("general.type", text("adapter"))], "holds what it calls \"adapter\""),
-        (vec![llama(), ("split.count", GgufValue::U32(3))], "llama-gguf-split --merge"),
+        (vec![llama(), ("split.count", GgufValue::U32(3))], "is one of 3 files of a model"),
         (vec![llama()], "has no llama.block_count"),
         (with("llama.expert_count", GgufValue::U32(8)), "unsupported llama.expert_count = 8"),
         (with("llama.attention.max_alibi_bias", GgufValue::F32(8.0)), "unsupported llama.attention.max_alibi_bias"),

@@ -13,6 +13,8 @@ mod files;
 mod gguf;
 #[path = "../support/gguf_reader.rs"]
 mod gguf_reader;
+#[path = "../support/gguf_split.rs"]
+mod gguf_split;
 mod help;
 mod memory;
 mod mixtures;

@@ -9,7 +9,7 @@ use slicegpt_gpu::{
 };
 
 use super::{
-    cases,
+    cases, gguf_split,
     support::{Random, fixture},
 };
 
@@ -99,5 +99,39 @@ fn gguf_files() {
             changed.len()
         },
         |_| Model::open(&path).map(drop),
+    );
+}
+
+#[test]
+fn gguf_files_that_a_model_is_split_into() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let model = Model::open(&fixture("parity").join(FIXTURES[0])).expect("a model");
+    let parts = gguf_split::split(&model, Vocabulary::None, &directory.path().join("whole.gguf"), &[4, 5]);
+    let paths = gguf_split::write(&parts, directory.path(), "x");
+    let whole: Vec<_> = paths
+        .iter()
+        .map(|path| {
+            let bytes = fs::read(path).expect("its bytes");
+            let header = GgufHeader::parse(&bytes, path).expect("a header");
+            let begins = header.tensors.values().map(|entry| entry.offset).min().expect("tensors") as usize;
+            // Much of what a header says makes the files not belong together: some changes are in the data.
+            let changed = begins.midpoint(bytes.len());
+            (bytes, changed)
+        })
+        .collect();
+    cases(
+        "split GGUF",
+        2_000,
+        |random| {
+            let which = random.below(paths.len() as u32) as usize;
+            let mut size = 0;
+            for (number, (path, (bytes, changed))) in paths.iter().zip(&whole).enumerate() {
+                let bytes = if number == which { &mutated(bytes, *changed, random) } else { bytes };
+                fs::write(path, bytes).expect("a file");
+                size += bytes.len();
+            }
+            size
+        },
+        |case| Model::open(&paths[case as usize % paths.len()]).map(drop),
     );
 }

@@ -12,6 +12,10 @@
 mod allocator;
 mod config;
 mod gguf;
+#[path = "../support/gguf_reader.rs"]
+mod gguf_reader;
+#[path = "../support/gguf_split.rs"]
+mod gguf_split;
 mod mutate;
 mod safetensors;
 #[path = "../support/mod.rs"]

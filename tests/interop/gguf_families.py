@@ -40,8 +40,8 @@ FAMILIES = {
 # Fixtures that have to be refused, and a part of the reason.
 REFUSED = {
     "smollm3_interval_2": "every 4th", "smollm3_listed": "every 4th", "gpt2_gelu": "tanh", "gpt2_relu": "tanh", "gpt2_inverse_layer": "scales attention",
-    "gpt2_unscaled": "scales attention", "starcoder2_head_dim": "one width", "starcoder2_no_bias": "without a bias", "starcoder2_window": "tanh",
-    "gpt_neox_no_attention_bias": "without a bias", "gpt_neox_odd_rotary": "odd number", "phi_qk_layernorm": "norms of queries",
+    "gpt2_unscaled": "scales attention", "starcoder2_head_dim": "one width", "starcoder2_window": "tanh",
+    "gpt_neox_odd_rotary": "odd number", "phi_qk_layernorm": "norms of queries",
     "stablelm_qk_sequential": "silu", "falcon_alibi_parallel": "alibi", "falcon_multi_head": "bias", "falcon_new": "bias", "falcon_rw": "parallel_attn",
     "olmo_untied": "bias", "cohere_qk_norm": "64 layers", "cohere_untied": "two", "olmoe_normalised_tied": "bias", "olmoe_plain": "one width", "mpt_clip": "scales attention",
 }

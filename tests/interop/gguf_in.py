@@ -8,6 +8,7 @@ Needs what tests/interop/gguf.py needs. Writes to a temporary directory alone; e
   * Parity fixtures of every architecture that is read, as llama.cpp's converter would write them: logits of the file agree with those of transformers that
     lie beside the fixture, and llama.cpp's agree as well, so that the file is one of its own kind.
   * The same in types that the gguf package quantises to: logits agree with llama.cpp's to within what its quantised products differ.
+  * Files that the gguf package splits: logits are those of the whole file, whichever is named.
   * Tokenizers of every kind through a file, by every name that llama.cpp has for them: the tokens of what a run makes of it, against llama.cpp.
   * Each --model: logits against llama.cpp.
 """
@@ -113,6 +114,26 @@ def quantised(check):
             check.that(difference <= 0.04, f"{fixture} in {name}: logits differ by {difference:.1e} of the largest from those of llama.cpp")
 
 
+def split(check):
+    """Files that the gguf package splits: whichever is named, logits are those of the whole file, and llama.cpp reads them as well."""
+    for fixture, kind, small in [("qwen3_untied", "Q8_0", False), ("llama_rope_llama3", None, True), ("gpt2_tied", None, False)]:
+        rows = json.loads((FIXTURES / fixture / "tokens.json").read_text())["input_ids"]
+        whole, name = check.directory / f"{fixture}-whole.gguf", f"{fixture}-split"
+        write(FIXTURES / fixture, whole, safetensors(FIXTURES / fixture / "model.safetensors"), kind and gguf.GGMLQuantizationType[kind])
+        reader = gguf.GGUFReader(whole)
+        writer = gguf.GGUFWriter(None, reader.fields["general.architecture"].contents(), split_max_tensors=4, small_first_shard=small)
+        copy(reader, writer, check.directory / f"{name}.gguf")
+        files = sorted(check.directory.glob(f"{name}-*-of-*.gguf"))
+        empty = len(gguf.GGUFReader(files[0]).tensors) == 0
+        check.that(len(files) > 4 and empty == small, f"{name}: {len(files)} files, the first one {'without' if empty else 'with'} tensors")
+        expected = our_logits(check, whole, rows)
+        for file in (files[0], files[2], files[-1]):
+            check.that(apart(our_logits(check, file, rows), expected) == 0, f"{file.name}: logits are those of the whole file")
+        with Model(files[0]) as loaded, Model(whole) as one:
+            same = apart([loaded.logits(ids) for ids in rows], [one.logits(ids) for ids in rows])
+        check.that(same == 0, f"{name}: llama.cpp takes the files for the whole one, too")
+
+
 def run(check, model, name):
     """What `run` makes of a model, on random tokens: an ordinary checkpoint."""
     reader = gguf.GGUFReader(model)
@@ -173,6 +194,19 @@ def compare(check, name, ours, theirs, loaded, original):
     same = all(ours.encode(text).ids == loaded.tokens(text) == theirs(text).input_ids for text in TEXTS)
     same &= original is None or all(original.encode(text).ids == ours.encode(text).ids for text in TEXTS)
     check.that(same, f"{name}: {len(TEXTS)} texts become the tokens of llama.cpp, in tokenizers and AutoTokenizer")
+
+
+def copy(reader, writer, target):
+    """Writes what another file has as it is."""
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file(target)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def rewrite(path, target, changes, without=()):
@@ -242,7 +276,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         check = Check(os.path.abspath(arguments.binary), Path(directory))
-        for step in (fixtures, quantised, vocabularies, unigram):
+        for step in (fixtures, quantised, split, vocabularies, unigram):
             if not arguments.only or step.__name__ in arguments.only:
                 step(check)
         for path in arguments.model:

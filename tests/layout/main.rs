@@ -136,7 +136,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &["ops", "checkpoint", "gpu", "progress", "json", "error"]),
     ("ops", &["gpu", "error"]),
     ("data", &["checkpoint", "progress", "json", "error"]),
-    ("hub", &["progress", "error"]),
+    ("hub", &["checkpoint", "progress", "error"]),
     ("checkpoint", &["error"]),
     ("linalg", &["error"]),
     ("trace", &["gpu"]),

@@ -43,7 +43,7 @@ impl Gguf {
 pub enum GgufBiases {
     /// These may, others do not.
     Of(&'static [Role]),
-    /// All of them must.
+    /// All of them must: those that a model lacks are written as zeros.
     All,
 }
 

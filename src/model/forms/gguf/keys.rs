@@ -47,9 +47,6 @@ impl<'a> Keys<'a> {
             }
             _ => {}
         }
-        if keys.integer_at("split.count")?.is_some_and(|count| count > 1) {
-            return bad("is one of several files; join them with `llama-gguf-split --merge`, and give the result");
-        }
         Ok(keys)
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{keys::Keys, read_metadata, read_rotary::Factors, read_tensors, read_vocabulary};
 use crate::{
-    checkpoint::{Checkpoint, GgufEntry, GgufField, GgufHeader},
+    checkpoint::{Checkpoint, GgufEntry, GgufField, GgufFiles, GgufHeader},
     error::{Error, Result},
     model::Config,
 };
@@ -27,19 +27,22 @@ pub fn is_gguf(path: &Path) -> bool {
     path.is_file() && (named || begins())
 }
 
-/// Opens a GGUF file.
+/// Opens a GGUF file, or all of them if a model is in several of which `path` is one.
 ///
 /// # Errors
 /// [`Error::Read`]; [`Error::BadFile`] and [`Error::BadTensor`] for what is damaged or hostile;
 /// [`Error::UnknownArchitecture`] and [`Error::UnsupportedField`] for models that are not implemented;
 /// [`Error::Write`] if there is no room for the files that are made of the metadata.
 pub fn open(path: &Path) -> Result<(Config, Checkpoint)> {
-    let (mut file, header) = Checkpoint::open_gguf(path)?;
+    let GgufFiles { mut files, header } = GgufFiles::open(path)?;
+    // Of several files, the first has the metadata.
+    let path = &files[0].0.clone();
     let keys = Keys::of(&header, path)?;
     let mut factors = Factors::default();
     for (name, values) in factors.named() {
         if let Some(entry) = read_tensors::list(&header, name, path)? {
-            *values = Some(floats(&mut file, entry).map_err(Error::read(path))?);
+            let (path, file) = &mut files[entry.file];
+            *values = Some(floats(file, entry).map_err(Error::read(path))?);
         }
     }
     let (source, mut fields) = read_metadata::fields(&header, &keys, &factors, path)?;
@@ -53,8 +56,8 @@ pub fn open(path: &Path) -> Result<(Config, Checkpoint)> {
     }
     let config = Config::from_fields(fields.clone(), path)?;
     let tensors = read_tensors::assemble(&config, source, &header, path)?;
-    let made = made(path, &file, &fields, &vocabulary, card(&header))?;
-    Ok((config, Checkpoint::assembled(path, file, tensors, made)))
+    let made = made(path, &files[0].1, &fields, &vocabulary, card(&header))?;
+    Ok((config, Checkpoint::assembled(files, tensors, made)))
 }
 
 fn floats(file: &mut File, entry: &GgufEntry) -> std::io::Result<Vec<f32>> {

@@ -1,4 +1,4 @@
-//! The tensors of a GGUF file → those of a checkpoint: names, the order of rows, what is fused on either side, and
+//! The tensors of GGUF files → those of a checkpoint: names, the order of rows, what is fused on either side, and
 //! what is transposed. The inverse of [`super::tensors`], for every row that files are read as.
 
 use std::{
@@ -122,12 +122,12 @@ impl Maker<'_> {
                 QkSpan::PerHead | QkSpan::PerHeadTensors => &[heads, spec.head_dim],
             };
             let theirs = format!("blk.{layer}.{theirs}.weight");
-            let GgufEntry { encoding, offset, .. } = self.entry(&theirs, shape)?;
+            let entry = self.entry(&theirs, shape)?;
             // The tensors here follow each other as rows do there.
             let mut first = 0;
             for (stem, shape) in parts {
                 let (rows, width) = if let [rows, width] = *shape { (rows, width) } else { (1, shape[0]) };
-                let part = Part { encoding, offset, width, rows: (first..first + rows).collect() };
+                let part = entry.part(width, (first..first + rows).collect());
                 first += rows;
                 let ours = names.layer(layer, &format!("{stem}.weight"));
                 self.list.push((ours, self.less_offset(Assembled::new(shape, vec![part], false))));
@@ -144,19 +144,17 @@ impl Maker<'_> {
         for (expert, weight) in self.config.expert_weights(layer) {
             let (rows, cols) = self.config.weight_shape(weight, layer);
             let name = format!("blk.{layer}.{}_exps.weight", stem(weight.holds[0]));
-            let GgufEntry { encoding, offset, .. } = self.entry(&name, &[count, rows, cols])?;
+            let entry = self.entry(&name, &[count, rows, cols])?;
             let all = Arc::clone(numbers.entry(rows).or_insert_with(|| (0..rows).collect()));
-            let bytes = rows * (cols / encoding.block) * encoding.bytes;
-            let offset = offset + (expert * bytes) as u64;
-            let part = Part { encoding, offset, width: cols, rows: all };
+            let bytes = rows * (cols / entry.encoding.block) * entry.encoding.bytes;
+            let part = Part { offset: entry.offset + (expert * bytes) as u64, ..entry.part(cols, all) };
             self.list.push((names.expert(layer, expert, weight), Assembled::new(vec![rows, cols], vec![part], false)));
         }
         for (weight, [rows, cols]) in self.config.shared_weights(layer) {
             let name = format!("blk.{layer}.{}_shexp.weight", stem(weight.holds[0]));
             // The gate has one row, which the file has as a vector.
             let shape = if weight.holds == [Role::Router] { &[cols][..] } else { &[rows, cols] };
-            let GgufEntry { encoding, offset, .. } = self.entry(&name, shape)?;
-            let part = Part { encoding, offset, width: cols, rows: (0..rows).collect() };
+            let part = self.entry(&name, shape)?.part(cols, (0..rows).collect());
             let ours = names.layer(layer, &format!("{}.weight", weight.name));
             self.list.push((ours, Assembled::new(vec![rows, cols], vec![part], false)));
         }
@@ -190,7 +188,7 @@ impl Maker<'_> {
     fn whole(&mut self, ours: String, theirs: &str, shape: &[usize]) -> Result<()> {
         let entry = self.entry(theirs, shape)?;
         let (rows, width) = if let [rows, width] = *shape { (rows, width) } else { (1, shape[0]) };
-        let part = Part { encoding: entry.encoding, offset: entry.offset, width, rows: (0..rows).collect() };
+        let part = entry.part(width, (0..rows).collect());
         self.list.push((ours, Assembled::new(shape.to_vec(), vec![part], false)));
         Ok(())
     }
@@ -239,7 +237,7 @@ impl Maker<'_> {
                 let reason = format!("expected floats, found {}", entry.encoding.name);
                 return Err(self.bad(name, reason));
             }
-            parts.push(Part { encoding: entry.encoding, offset: entry.offset, width: width.unwrap_or(1), rows });
+            parts.push(entry.part(width.unwrap_or(1), rows));
         }
         Ok(parts)
     }

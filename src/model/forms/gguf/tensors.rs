@@ -13,7 +13,7 @@ use crate::{
     model::{
         Config, HostLayer, HostLinear, HostMatrix, HostNorm, Names, TensorSpec, WeightStore,
         architecture::{Block, QkSpan, Role},
-        forms::{Gguf, GgufHead},
+        forms::{Gguf, GgufBiases, GgufHead},
         side_by_side,
     },
 };
@@ -35,6 +35,7 @@ enum Source {
     HeadNorm(usize, usize),
     /// One weight after the other.
     Weights(usize, &'static [Role]),
+    /// Their biases, or zeros for those that llama.cpp loads and the model lacks.
     Biases(usize, &'static [Role]),
     /// Of all experts of a layer.
     Experts(usize, Role),
@@ -130,7 +131,7 @@ impl List<'_> {
                 let (rows, cols) = shapes.fold((0, 0), |(rows, _), (more, cols)| (rows + more, cols));
                 let stem = stem_of_fused(roles);
                 self.add(name(stem, "weight"), &[rows, cols], Source::Weights(layer, roles));
-                if config.linear_bias(weight) {
+                if config.linear_bias(weight) || target.biases == GgufBiases::All {
                     self.add(name(stem, "bias"), &[rows], Source::Biases(layer, roles));
                 }
             }
@@ -238,10 +239,16 @@ impl Entry {
             Source::Biases(_, roles) => {
                 let mut all = Vec::with_capacity(self.tensor.shape[0]);
                 for role in *roles {
-                    let bias = linear(*role)?.bias.as_ref().ok_or_else(missing)?;
-                    match turned(*role) {
-                        true => all.extend(bias.chunks(head_dim).flat_map(|head| interleave(head, head_dim))),
-                        false => all.extend(bias),
+                    let linear = linear(*role)?;
+                    match &linear.bias {
+                        Some(bias) if turned(*role) => {
+                            all.extend(bias.chunks(head_dim).flat_map(|head| interleave(head, head_dim)));
+                        }
+                        Some(bias) => all.extend(bias),
+                        None if target.biases == GgufBiases::All => {
+                            all.resize(all.len() + linear.matrix.rows, 0.0);
+                        }
+                        None => return Err(missing()),
                     }
                 }
                 each(&all)
