@@ -6,7 +6,10 @@ use super::{
     Block, BlockKind, DeltaNets, Fields, NormSpec, Order, Position, Role, RopeLayers, RotaryPart, Space, Weight,
     rows::{ATTENTION_BIAS, EXPLICIT, GATED, GROUPED, QK_NORM, STOCK, gated_blocks, gated_mlp},
 };
-use crate::model::{defaults, forms::Forms};
+use crate::model::{
+    defaults,
+    forms::{Forms, Gguf, GgufOwn, GgufQkNorm},
+};
 
 use Role::{Beta, Decay, Key, Mixed, Output, OutputGate, Query, Value};
 use Space::{Heads, Residual};
@@ -63,6 +66,7 @@ pub(super) const QWEN3_5: Architecture = Architecture {
         norm: "linear_attn.norm",
     }),
     required: &[("hidden_act", "\"silu\"", "the convolution of its gated delta nets is known with silu alone")],
-    forms: Forms { stock: STOCK, ..BASE.forms },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen35")), ..BASE.forms },
+    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, norms: ["attn_norm", "post_attention_norm"], ..BASE.gguf_own },
     ..BASE
 };
