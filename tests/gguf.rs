@@ -124,6 +124,7 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
                 GgufValue::F32(number) => Value::Number(f64::from(number)),
                 GgufValue::Bool(flag) => Value::Bool(flag),
                 GgufValue::Text(text) => Value::Text(text),
+                GgufValue::I32s(list) => Value::List(list.iter().map(|size| Value::Number((*size).into())).collect()),
                 other => panic!("{name}: {key} is {other:?}"),
             };
             // Where there is a window that llama.cpp does not know, the context ends with it.
@@ -157,7 +158,7 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
         }
         architectures.insert(family.architecture);
     }
-    assert_eq!(architectures.len(), 14, "{architectures:?}");
+    assert_eq!(architectures.len(), 15, "{architectures:?}");
 }
 
 #[test]
@@ -178,6 +179,13 @@ fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() 
         ("olmoe_normalised_tied", json!({ "attention_bias": false }), "divides the gates"),
         ("olmoe_plain", json!({ "num_key_value_heads": 4 }), ""),
         ("smollm3_interval", json!({ "no_rope_layers": null, "no_rope_layer_interval": 3 }), "every 4th"),
+        ("qwen35_one_width", json!({}), ""),
+        ("qwen35_one_width", json!({ "attention_bias": true }), "no bias for self_attn.q_proj"),
+        ("qwen35_one_width", json!({ "linear_value_head_dim": 16 }), "8 wide and the values 16"),
+        ("qwen35_one_width", json!({ "rms_norm_eps": 1e-5 }), "with the eps of the norms, which is 0.00001"),
+        ("qwen35_one_width", json!({ "layer_types": ["linear_attention", "full_attention", "full_attention"] }), "nth"),
+        ("qwen35_one_width", json!({ "layer_types": ["full_attention", "linear_attention", "full_attention"] }), "nth"),
+        ("qwen35_one_width", json!({ "layer_types": ["full_attention", "full_attention", "full_attention"] }), "none"),
         (
             "starcoder2_tied",
             json!({ "rope_parameters": { "rope_type": "yarn", "factor": 2.0, "beta_fast": 8.0 } }),

@@ -25,6 +25,15 @@ pub struct Part {
     pub rows: Arc<[usize]>,
 }
 
+/// What becomes of values as they are read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Change {
+    Nothing,
+    Plus(f32),
+    /// ln(−x).
+    LogOfNegative,
+}
+
 /// A tensor of a checkpoint, made of parts that follow each other.
 #[derive(Debug)]
 pub struct Assembled {
@@ -36,8 +45,10 @@ pub struct Assembled {
     pub dtype: Dtype,
     /// The type in which it is written by default.
     pub written: Dtype,
-    /// What is added to every value, of a tensor in f32.
-    plus: f32,
+    /// Where the columns are there, if in another order.
+    columns: Option<Vec<usize>>,
+    /// What becomes of every value, of a tensor in f32.
+    change: Change,
     /// Of a transposed tensor, all of it, while it is read.
     whole: Mutex<Option<Arc<Vec<u8>>>>,
 }
@@ -51,12 +62,31 @@ impl Assembled {
         let dtype = if alike { first } else { Dtype::F32 };
         let quantised = parts.iter().any(|part| part.encoding.float().is_none());
         let written = if quantised { Dtype::F16 } else { dtype };
-        Self { shape, parts, transposed, dtype, written, plus: 0.0, whole: Mutex::new(None) }
+        Self {
+            shape,
+            parts,
+            transposed,
+            dtype,
+            written,
+            columns: None,
+            change: Change::Nothing,
+            whole: Mutex::new(None),
+        }
     }
 
     /// This tensor, in f32, with a number added to every value as it is read.
     pub fn plus(self, plus: f32) -> Self {
-        Self { dtype: Dtype::F32, plus, ..self }
+        Self { dtype: Dtype::F32, change: Change::Plus(plus), ..self }
+    }
+
+    /// This tensor, in f32, of the logarithms of rates, which are there below zero.
+    pub fn of_rates(self) -> Self {
+        Self { dtype: Dtype::F32, change: Change::LogOfNegative, ..self }
+    }
+
+    /// This tensor with its columns in another order: for each, where it is there.
+    pub fn with_columns(self, columns: Vec<usize>) -> Self {
+        Self { columns: Some(columns), ..self }
     }
 
     fn element(&self) -> usize {
@@ -80,14 +110,22 @@ impl Assembled {
     /// [`Error::Read`].
     pub fn read_range(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
         let bytes = self.read_unchanged(range, files)?;
-        if self.plus == 0.0 {
+        let changed = |value: f32| match self.change {
+            Change::Nothing => value,
+            Change::Plus(more) => value + more,
+            Change::LogOfNegative => (-f64::from(value)).ln() as f32,
+        };
+        if self.change == Change::Nothing {
             return Ok(bytes);
         }
-        let value = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) + self.plus;
+        let value = |bytes: &[u8]| changed(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
         Ok(bytes.chunks_exact(4).flat_map(|bytes| value(bytes).to_le_bytes()).collect())
     }
 
     fn read_unchanged(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
+        if let Some(columns) = &self.columns {
+            return self.columns_range(columns, range, files);
+        }
         if !self.transposed {
             return self.rows_range(range, files);
         }
@@ -100,6 +138,19 @@ impl Assembled {
         // Columns are read from the first row to the last: after that, the rest of the model is what matters.
         *whole = (range.end < self.byte_len()).then_some(bytes);
         read.ok_or_else(|| Error::shape("read", "bytes beyond the end of a tensor"))
+    }
+
+    /// Some bytes of the parts with these columns.
+    fn columns_range(&self, columns: &[usize], range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
+        let size = self.element();
+        let row = columns.len() * size;
+        let first = range.start / row * row;
+        let stored = self.rows_range(first..range.end.next_multiple_of(row), files)?;
+        let mut turned = Vec::with_capacity(stored.len());
+        for row in stored.chunks_exact(row) {
+            columns.iter().for_each(|at| turned.extend_from_slice(&row[at * size..][..size]));
+        }
+        Ok(turned[range.start - first..range.end - first].to_vec())
     }
 
     fn transpose(&self, stored: &[u8]) -> Vec<u8> {

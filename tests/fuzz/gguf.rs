@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Models with each kind of metadata and tensors; the first has room for a vocabulary.
-const FIXTURES: [&str; 7] = [
+const FIXTURES: [&str; 8] = [
     "llama_gqa_tied",
     "phi3_longrope",
     "granite_llama3",
@@ -22,6 +22,7 @@ const FIXTURES: [&str; 7] = [
     "stablelm_qk_layernorm",
     "mpt_tied",
     "bloom_tied",
+    "qwen35_one_width",
 ];
 
 /// A small model as a file.

@@ -403,6 +403,7 @@ def tokenizer_kinds():
         ("llama-bpe", split(start + r"\p{N}{1,3}" + end), True, False),
         ("smaug-bpe", split(start + r"\p{N}{1,3}" + end), False, False),
         ("qwen2", split(start + r"\p{N}" + end), False, True),
+        ("qwen35", split(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), False, True),
         ("tekken", split(capitals), True, False),
         # Of Phi-4-mini, whose expression is a removal of all between its matches, of BLOOM, and of Falcon.
         ("gpt-4o", [pre_tokenizers.Split(Regex(contracted), "removed", invert=True), bare], False, False),

@@ -35,7 +35,7 @@ from export_checks import FIXTURES, LLAMA, LOGITS, Check, Model, apart, our_logi
 # By what the names of fixtures begin with: the fixture whose perplexity is compared, of some.
 FAMILIES = {
     "phi3": "phi3_gqa", "smollm3": None, "granite": "granite_untied", "gpt2": "gpt2_n_inner", "starcoder2": None, "gpt_neox": None, "phi": None,
-    "stablelm": "stablelm_qk_layernorm", "falcon": None, "olmo": None, "cohere": None, "olmoe": None, "mpt": None, "bloom": "bloom_tied",
+    "stablelm": "stablelm_qk_layernorm", "falcon": None, "olmo": None, "cohere": None, "olmoe": None, "mpt": None, "bloom": "bloom_tied", "qwen35": "qwen35_one_width",
 }
 # Fixtures that have to be refused, and a part of the reason.
 REFUSED = {
@@ -44,6 +44,7 @@ REFUSED = {
     "gpt_neox_odd_rotary": "odd number", "phi_qk_layernorm": "norms of queries",
     "stablelm_qk_sequential": "silu", "falcon_alibi_parallel": "alibi", "falcon_multi_head": "bias", "falcon_new": "bias", "falcon_rw": "parallel_attn",
     "olmo_untied": "bias", "cohere_qk_norm": "64 layers", "cohere_untied": "two", "olmoe_normalised_tied": "bias", "olmoe_plain": "one width", "mpt_clip": "scales attention",
+    "qwen35_bf16": "one width", "qwen35_interval": "one width", "qwen35_multimodal": "one width", "qwen35_tied": "bias", "qwen35_wide": "nth",
 }
 # Its gelu is a table of f16 of the tanh approximation, which it also takes for those with the error function.
 GELU = {"gpt2", "starcoder2", "gpt_neox", "phi", "falcon", "mpt", "bloom"}
@@ -64,6 +65,7 @@ CHANGED = [
 CUTS = [
     ("phi3_gqa", "width", "llama"), ("phi3_tied", "kv-heads", "llama"), ("granite_untied", "width", "granite"),
     ("gpt2_n_inner", "mlp", "gpt2"), ("falcon_new_shared", "mlp", "falcon"),
+    ("qwen35_one_width", "mlp", "qwen35"), ("qwen35_one_width", "width", "qwen35"),
 ]
 
 

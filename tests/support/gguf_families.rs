@@ -132,6 +132,56 @@ const MPT: Family = Family {
     top: &[("transformer.wte", "token_embd"), ("transformer.norm_f", "output_norm")],
 };
 
+const QWEN35: Family = Family {
+    fixture: "qwen35_one_width",
+    changed: &[],
+    architecture: "qwen35",
+    interleaved: false,
+    layer: &[
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("linear_attn.in_proj_qkv", "attn_qkv"),
+        ("linear_attn.in_proj_z", "attn_gate"),
+        ("linear_attn.in_proj_b", "ssm_beta"),
+        ("linear_attn.in_proj_a", "ssm_alpha"),
+        ("linear_attn.out_proj", "ssm_out"),
+        ("linear_attn.conv1d", "ssm_conv1d"),
+        ("linear_attn.norm", "ssm_norm"),
+    ],
+    top: TOP,
+};
+
+/// Values of that fixture there: of its value heads, three for each of two keys and 8 wide, the first of each key, the
+/// second, and the third; of rates not the logarithms; and of norms of coordinates what multiplies.
+fn qwen35(ours: &str, shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+    let heads = |before: usize, size: usize, values: &[f32]| {
+        let heads = [0, 3, 1, 4, 2, 5].into_iter().flat_map(|head| values[before + head * size..][..size].to_vec());
+        values[..before].iter().copied().chain(heads).collect::<Vec<f32>>()
+    };
+    let keys = 2 * 2 * 8;
+    let values = match ours.split_once("linear_attn.").map(|(_, name)| name) {
+        Some("in_proj_qkv.weight") => heads(keys * 16, 8 * 16, values),
+        Some("conv1d.weight") => return (vec![shape[0], shape[2]], heads(keys * 4, 8 * 4, values)),
+        Some("in_proj_z.weight") => heads(0, 8 * 16, values),
+        Some("in_proj_b.weight" | "in_proj_a.weight") => heads(0, 16, values),
+        Some("dt_bias") => heads(0, 1, values),
+        Some("A_log") => heads(0, 1, values).iter().map(|rate| -f64::from(*rate).exp() as f32).collect(),
+        Some("out_proj.weight") => values.chunks(6 * 8).flat_map(|row| heads(0, 8, row)).collect(),
+        None if ours.contains("norm") => values.iter().map(|value| value + 1.0).collect(),
+        _ => values.to_vec(),
+    };
+    (shape.to_vec(), values)
+}
+
 pub const FAMILIES: &[Family] = &[
     separate("smollm3_interval", "smollm3", true),
     separate("granite_plain", "granite", true),
@@ -165,6 +215,7 @@ pub const FAMILIES: &[Family] = &[
         changed: &[("attention_bias", "false"), ("norm_topk_prob", "false")],
         ..separate("olmoe_normalised_tied", "olmoe", false)
     },
+    QWEN35,
     Family { fixture: "mpt_clip", changed: &[("attn_config.softmax_scale", "null")], ..MPT },
 ];
 
@@ -200,7 +251,7 @@ impl Family {
         }
         add("attention.head_count", size(layer.heads));
         add("attention.head_count_kv", size(layer.kv_heads));
-        let rms = ["smollm3", "granite", "phi3", "olmoe"].contains(&self.architecture);
+        let rms = ["smollm3", "granite", "phi3", "olmoe", "qwen35"].contains(&self.architecture);
         let eps = if rms { "layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
         add(&format!("attention.{eps}"), GgufValue::F32(config.head_norm_eps));
         if raw.contains_key("head_dim") {
@@ -233,6 +284,15 @@ impl Family {
         if ["gptneox", "stablelm"].contains(&self.architecture) {
             add("use_parallel_residual", GgufValue::Bool(config.parallel));
         }
+        if self.architecture == "qwen35" {
+            add("full_attention_interval", size(2));
+            add("ssm.conv_kernel", size(4));
+            add("ssm.state_size", size(8));
+            add("ssm.group_count", size(2));
+            add("ssm.time_step_rank", size(6));
+            add("ssm.inner_size", size(48));
+            add("rope.dimension_sections", GgufValue::I32s(vec![1, 1, 1, 0]));
+        }
         if self.architecture == "mpt" {
             add("attention.max_alibi_bias", GgufValue::F32(8.0));
             if let Some(clip) = raw["attn_config"]["clip_qkv"].as_f64() {
@@ -244,6 +304,11 @@ impl Family {
 
     /// The name there of a tensor here.
     fn name(&self, ours: &str) -> String {
+        for (end, theirs) in [(".linear_attn.A_log", "ssm_a"), (".linear_attn.dt_bias", "ssm_dt.bias")] {
+            if let Some((_, layer)) = ours.strip_suffix(end).and_then(|stem| stem.rsplit_once('.')) {
+                return format!("blk.{layer}.{theirs}");
+            }
+        }
         let (stem, end) = ours.rsplit_once('.').expect("weight or bias");
         if let Some((_, theirs)) = self.top.iter().find(|(known, _)| *known == stem) {
             return format!("{theirs}.{end}");
@@ -259,6 +324,9 @@ impl Family {
 
     /// Rows and columns, and the values, as they are stored there.
     fn stored(&self, ours: &str, model: &Model, shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+        if self.architecture == "qwen35" {
+            return qwen35(ours, shape, values);
+        }
         let layer = &model.config().layers[0];
         let mut shape = shape.to_vec();
         let mut values = values.to_vec();

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{
     defaults,
-    forms::{Forms, RemoteCode},
+    forms::{Forms, Gguf, GgufOwn, GgufQkNorm, RemoteCode},
 };
 
 use Role::{Beta, Decay, Key, Mixed, Output, OutputGate, Query, Value};
@@ -66,6 +66,7 @@ pub(super) const QWEN3_5: Architecture = Architecture {
         norm: "linear_attn.norm",
     }),
     required: &[("hidden_act", "\"silu\"", "the convolution of its gated delta nets is known with silu alone")],
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::QWEN3_5_TEXT) },
+    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen35")), code: Some(RemoteCode::QWEN3_5_TEXT) },
+    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, norms: ["attn_norm", "post_attention_norm"], ..BASE.gguf_own },
     ..BASE
 };

@@ -2,7 +2,7 @@
 
 use super::{
     names::{MULTIPLIERS, has_parallel_flag},
-    target::{approximates_gelu, multiplier},
+    target::{approximates_gelu, attention_interval, multiplier},
 };
 use crate::{
     checkpoint::{GgufType, GgufValue},
@@ -10,7 +10,7 @@ use crate::{
         Config, LayerSpec, Rope, Scaling,
         forms::{Gguf, GgufAlibi, GgufWindows},
     },
-    ops::Norm,
+    ops::{DeltaShape, Norm},
 };
 
 /// Key and value of the metadata, in the order they are written.
@@ -55,6 +55,19 @@ pub fn metadata(config: &Config, target: Gguf, name: &str, kind: GgufType, notes
         add("use_parallel_residual", GgufValue::Bool(config.parallel));
     }
     signals(config, &mut add);
+    if let Some(delta) = config.layers.iter().find_map(|layer| layer.delta) {
+        let DeltaShape { key_heads, value_heads, key_dim, .. } = delta.shape;
+        add("full_attention_interval", size(attention_interval(config)));
+        add("ssm.conv_kernel", size(delta.taps));
+        add("ssm.state_size", size(key_dim));
+        add("ssm.group_count", size(key_heads));
+        add("ssm.time_step_rank", size(value_heads));
+        add("ssm.inner_size", size(delta.shape.value_width()));
+        // Which pairs of a head turn by time, height and width: of text, all three are the same.
+        let pairs = config.ropes.first().map_or(0, |rope| rope.inverse_frequencies.len());
+        let sections = [pairs.div_ceil(3), (pairs + 1) / 3, pairs / 3, 0];
+        add("rope.dimension_sections", GgufValue::I32s(sections.map(|count| count as i32).into()));
+    }
     if let Some(rope) = config.ropes.first() {
         rotary(config, rope, &mut add, notes);
     }

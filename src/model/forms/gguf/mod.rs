@@ -2,6 +2,7 @@
 //! expects; and a GGUF file as a model. What is written here (`metadata`, `tensors`, `vocabulary`, `pieces`) has its
 //! inverse beside it (`read_metadata`, `read_tensors`, `read_vocabulary`); both go by the rows of the table and by `names`.
 
+mod delta;
 mod frequencies;
 mod keys;
 mod metadata;

@@ -99,6 +99,11 @@ const WORDS: &[(&str, bool, &str)] = &[
         "qwen2",
     ),
     (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        false,
+        "qwen35",
+    ),
+    (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         true,
         "tekken",
@@ -215,7 +220,7 @@ pub fn cutter(name: &str) -> Option<Cutter> {
         _ => return None,
     };
     // llama.cpp takes characters as they come; the models were made with composed ones.
-    let normalizer = if name == "qwen2" { json!({ "type": "NFC" }) } else { Value::Null };
+    let normalizer = if ["qwen2", "qwen35"].contains(&name) { json!({ "type": "NFC" }) } else { Value::Null };
     Some(Cutter { normalizer, pre_tokenizer, whole: known.is_some_and(|(_, whole, _)| *whole) })
 }
 

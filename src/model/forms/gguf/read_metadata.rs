@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     model::{
         PRUNED_PREFIX,
-        architecture::{Architecture, GgufAlibi, Mixture, Normalised, Scale, Window, Wiring},
+        architecture::{Architecture, DeltaNets, GgufAlibi, Mixture, Normalised, Scale, Window, Wiring},
         fields::MAX_LAYERS,
     },
     ops::Norm,
@@ -118,6 +118,9 @@ pub fn fields(
         set(name, head_dim.into());
     }
     window(keys, row, &mut set)?;
+    if let Some(nets) = &row.delta_net {
+        delta_nets(keys, nets, &mut set)?;
+    }
     rotary(keys, row, head_dim, factors, &mut set)?;
     set("tie_word_embeddings", (!header.tensors.contains_key("output.weight")).into());
     let embedding = header.tensors.get("token_embd.weight").ok_or_else(|| {
@@ -134,6 +137,24 @@ fn insert(fields: &mut Map<String, Value>, name: &str, value: Value) -> Option<V
     let Some((section, name)) = name.split_once('.') else { return fields.insert(name.to_owned(), value) };
     let section = fields.entry(section).or_insert_with(|| Map::new().into());
     section.as_object_mut().and_then(|section| section.insert(name.to_owned(), value))
+}
+
+/// The gated delta nets, in all layers but every nth.
+fn delta_nets(keys: &Keys, nets: &DeltaNets, set: &mut impl FnMut(&str, Value) -> Option<Value>) -> Result<()> {
+    let interval = keys.optional_size("full_attention_interval")?.unwrap_or(nets.interval.1 as u64);
+    set(nets.interval.0, interval.into());
+    let (heads, width) = (keys.size("ssm.time_step_rank")?, keys.size("ssm.inner_size")?);
+    if heads == 0 || !width.is_multiple_of(heads) {
+        return Err(keys.unsupported("ssm.inner_size", &width.into(), &format!("{heads} value heads cannot share it")));
+    }
+    set(nets.key_heads.0, keys.size("ssm.group_count")?.into());
+    set(nets.value_heads.0, heads.into());
+    set(nets.key_dim.0, keys.size("ssm.state_size")?.into());
+    set(nets.value_dim.0, (width / heads).into());
+    set(nets.taps.0, keys.size("ssm.conv_kernel")?.into());
+    // Of text, time, height and width are the same.
+    keys.sizes("rope.dimension_sections")?;
+    Ok(())
 }
 
 /// The experts of each layer.

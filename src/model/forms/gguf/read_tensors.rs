@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    delta::{self, DeltaTensor, Turn},
     names::{
         EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, norms,
         stem, stem_of_fused,
@@ -19,7 +20,7 @@ use crate::{
     error::{Error, Result},
     model::{
         Config, Names,
-        architecture::{Layout, QkSpan, Role, Weight},
+        architecture::{Layout, Order, QkSpan, Role, Weight},
         side_by_side,
     },
 };
@@ -102,9 +103,12 @@ impl Maker<'_> {
                     self.norm(&names.layer(layer, ours), &format!("blk.{layer}.{theirs}"))?;
                 }
             }
-            for weight in block.weights {
+            for weight in block.weights.iter().filter(|weight| !delta::holds(&config.layers[layer], weight)) {
                 self.weight(layer, weight, &names.layer(layer, weight.name))?;
             }
+        }
+        for tensor in delta::tensors(config, layer) {
+            self.delta(layer, tensor)?;
         }
         self.experts(layer, names)?;
         self.head_norms(layer, names)
@@ -112,8 +116,8 @@ impl Maker<'_> {
 
     /// The norms of queries and keys: one for all heads, or one of each, which the checkpoint may have in a tensor each.
     fn head_norms(&mut self, layer: usize, names: &Names) -> Result<()> {
-        let Some(qk) = self.config.qk_norm() else { return Ok(()) };
         let spec = &self.config.layers[layer];
+        let Some(qk) = self.config.qk_norm().filter(|_| spec.delta.is_none()) else { return Ok(()) };
         let stored = self.config.head_norms(layer);
         for ((parts, theirs), heads) in stored.into_iter().zip(HEAD_NORMS).zip([spec.heads, spec.kv_heads]) {
             let shape = match qk.span {
@@ -134,6 +138,35 @@ impl Maker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A tensor of a gated delta net.
+    fn delta(&mut self, layer: usize, tensor: DeltaTensor) -> Result<()> {
+        let name = format!("blk.{layer}.{}", tensor.theirs);
+        let entry = self.entry(&name, &tensor.shape)?;
+        let &[count, ref width @ ..] = tensor.shape.as_slice() else { return Ok(()) };
+        // The values of a vector are rows of one each.
+        let width = width.first().copied().unwrap_or(1);
+        self.check_rows(&name, &entry, width)?;
+        let (rows, columns) = match &tensor.turn {
+            Turn::Nothing => ((0..count).collect(), None),
+            Turn::Rows(order) => (delta::inverse(order).into(), None),
+            Turn::Columns(order) => ((0..count).collect(), Some(delta::inverse(order))),
+        };
+        let mut made = Assembled::new(tensor.ours.shape, vec![entry.part(width, rows)], false);
+        if let Some(columns) = columns {
+            made = made.with_columns(columns);
+        }
+        self.list.push((tensor.ours.name, if tensor.rates { made.of_rates() } else { made }));
+        Ok(())
+    }
+
+    /// Refuses blocks that hold more than a row.
+    fn check_rows(&self, name: &str, entry: &GgufEntry, width: usize) -> Result<()> {
+        if width.is_multiple_of(entry.encoding.block) {
+            return Ok(());
+        }
+        Err(self.bad(name, format!("expected floats, found {}", entry.encoding.name)))
     }
 
     /// The weights of each expert, which the file has in one tensor for each role.
@@ -195,6 +228,11 @@ impl Maker<'_> {
 
     fn weight(&mut self, layer: usize, weight: &Weight, ours: &str) -> Result<()> {
         let (rows, cols) = self.config.weight_shape(weight, layer);
+        // Pairs are pairs there, too.
+        if weight.order == Order::Paired {
+            let theirs = format!("blk.{layer}.{}.weight", stem(weight.holds[0]));
+            return self.whole(format!("{ours}.weight"), &theirs, &[rows, cols]);
+        }
         let transposed = weight.layout == Layout::Conv1d;
         let parts = self.parts(layer, weight, "weight", Some(cols))?;
         let shape = if transposed { vec![cols, rows] } else { vec![rows, cols] };
@@ -233,11 +271,9 @@ impl Maker<'_> {
         for run in order.chunk_by(|one, other| one.0 == other.0) {
             let (name, entry) = &entries[run[0].0];
             let rows: Arc<[usize]> = run.iter().map(|(_, row)| *row).collect();
-            if width.is_none() && entry.encoding.block != 1 {
-                let reason = format!("expected floats, found {}", entry.encoding.name);
-                return Err(self.bad(name, reason));
-            }
-            parts.push(entry.part(width.unwrap_or(1), rows));
+            let width = width.unwrap_or(1);
+            self.check_rows(name, entry, width)?;
+            parts.push(entry.part(width, rows));
         }
         Ok(parts)
     }

@@ -59,6 +59,7 @@ fn find(config: &Config) -> Checked<Gguf> {
     let target = of_width(config, target, alike)?;
     biases(config, target)?;
     experts(config)?;
+    delta_nets(config)?;
     rotary(config, target)?;
     if alike { Ok(target) } else { by_layer(config, target) }
 }
@@ -181,6 +182,47 @@ fn biases(config: &Config, target: Gguf) -> Checked {
     }
 }
 
+/// What its gated delta nets are like.
+fn delta_nets(config: &Config) -> Checked {
+    let Some(delta) = config.layers.iter().find_map(|layer| layer.delta) else {
+        return match config.architecture.delta_net {
+            Some(_) => refuse("llama.cpp has gated delta nets in this architecture, and this model has none"),
+            None => Ok(()),
+        };
+    };
+    let interval = attention_interval(config);
+    let regular = |(at, layer): (usize, &LayerSpec)| layer.delta.is_none() == (at + 1).is_multiple_of(interval);
+    if !config.layers.iter().enumerate().all(regular) {
+        return refuse(
+            "llama.cpp has attention in every nth layer and delta nets in all others, and this model elsewhere",
+        );
+    }
+    if delta.shape.key_dim != delta.shape.value_dim {
+        return refuse(format!(
+            "the keys of its delta nets are {} wide and the values {}, which llama.cpp takes for one width",
+            delta.shape.key_dim, delta.shape.value_dim
+        ));
+    }
+    // The model adds this to the squares whatever the eps of its norms is.
+    if (config.head_norm_eps - UNIT_EPS).abs() > UNIT_EPS * f32::EPSILON {
+        return refuse(format!(
+            "llama.cpp divides queries and keys of delta nets by their length with the eps of the norms, which is {}: \
+             the model does with {UNIT_EPS}",
+            config.head_norm_eps
+        ));
+    }
+    Ok(())
+}
+
+/// What is added to the squares of queries and keys of a delta net.
+const UNIT_EPS: f32 = 1e-6;
+
+/// The first layer with attention, counted from 1: of a regular model, also how far they are apart.
+pub fn attention_interval(config: &Config) -> usize {
+    let first = config.layers.iter().position(|layer| layer.delta.is_none());
+    first.unwrap_or(config.layers.len()) + 1
+}
+
 fn experts(config: &Config) -> Checked {
     if differ(config, |layer| layer.experts) {
         return refuse("its layers differ in their experts, or some have none, which llama.cpp has no form for");
@@ -197,7 +239,9 @@ fn experts(config: &Config) -> Checked {
 fn rotary(config: &Config, target: Gguf) -> Checked {
     let own = &config.architecture.gguf_own;
     let (local, nope) = (matches!(own.windows, GgufWindows::Interval(_)), own.nope_interval.is_some());
-    let tables = |layer: &LayerSpec| layer.rope.map(|table| if local { 0 } else { table }).filter(|_| !nope);
+    // Delta nets turn nothing.
+    let table = |layer: &LayerSpec| if layer.delta.is_some() { Some(0) } else { layer.rope };
+    let tables = |layer: &LayerSpec| table(layer).map(|table| if local { 0 } else { table }).filter(|_| !nope);
     if differ(config, |layer| (layer.head_dim, tables(layer))) {
         return refuse("its layers differ in their rotary embeddings");
     }

@@ -1,6 +1,7 @@
 //! The tensors of a GGUF file: their names, and how their rows come from the checkpoint.
 
 use super::{
+    delta::{self, DeltaTensor},
     metadata::frequency_factors,
     names::{
         EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, norms,
@@ -12,7 +13,7 @@ use crate::{
     error::{Error, Result},
     model::{
         Config, HostLayer, HostLinear, HostMatrix, HostNorm, Names, TensorSpec, WeightStore,
-        architecture::{Block, QkSpan, Role},
+        architecture::{Block, Order, QkSpan, Role},
         forms::{Gguf, GgufBiases, GgufHead},
         side_by_side,
     },
@@ -39,6 +40,8 @@ enum Source {
     Biases(usize, &'static [Role]),
     /// Of all experts of a layer.
     Experts(usize, Role),
+    /// Of a gated delta net.
+    Delta(DeltaTensor),
     /// Of the expert of a layer that every token goes to: which of its weights.
     Shared(usize, usize),
 }
@@ -63,7 +66,7 @@ impl List<'_> {
         let kind = match (shape, &source) {
             // What rounding may do is send a token elsewhere; llama.cpp's converter leaves all of these, too.
             (_, Source::Weights(_, [Role::Router]) | Source::HeadNorm(..)) => GgufType::F32,
-            _ if name == POSITIONS => GgufType::F32,
+            _ if name == POSITIONS || name.ends_with(delta::CONVOLUTION) => GgufType::F32,
             ([_, .., width], _) if self.kind.fits(*width) => self.kind,
             ([_, _, ..], _) => GgufType::F16,
             _ => GgufType::F32,
@@ -124,7 +127,15 @@ impl List<'_> {
             }
         };
         of_blocks(self, &attention);
-        for weight in config.weights(layer) {
+        let spec = &config.layers[layer];
+        for weight in config.weights(layer).filter(|weight| !delta::holds(spec, weight)) {
+            // Pairs are pairs there, too.
+            if weight.order == Order::Paired {
+                let (rows, cols) = config.weight_shape(weight, layer);
+                let ours = names.layer(layer, &format!("{}.weight", weight.name));
+                self.stored(name(stem(weight.holds[0]), "weight"), ours, &[rows, cols]);
+                continue;
+            }
             let together = if target.fused { weight.holds.chunks(weight.holds.len()) } else { weight.holds.chunks(1) };
             for roles in together {
                 let shapes = roles.iter().map(|role| config.linear_shape(*role, layer));
@@ -135,6 +146,10 @@ impl List<'_> {
                     self.add(name(stem, "bias"), &[rows], Source::Biases(layer, roles));
                 }
             }
+        }
+        for tensor in delta::tensors(config, layer) {
+            let shape = tensor.shape.clone();
+            self.add(format!("blk.{layer}.{}", tensor.theirs), &shape, Source::Delta(tensor));
         }
         for (_, weight) in config.expert_weights(layer).take_while(|(expert, _)| *expert == 0) {
             let count = config.layers[layer].experts.map_or(0, |experts| experts.count);
@@ -149,8 +164,7 @@ impl List<'_> {
             let shape = if weight.holds == [Role::Router] { &[cols][..] } else { &[rows, cols] };
             self.add(name(&stem, "weight"), shape, Source::Shared(layer, which));
         }
-        if let Some(qk) = config.qk_norm() {
-            let spec = &config.layers[layer];
+        if let Some(qk) = config.qk_norm().filter(|_| spec.delta.is_none()) {
             for (which, heads) in [spec.heads, spec.kv_heads].into_iter().enumerate() {
                 let shape = match qk.span {
                     QkSpan::Shared => &[spec.head_dim][..],
@@ -188,7 +202,7 @@ impl Entry {
             | Source::Biases(layer, _)
             | Source::Experts(layer, _)
             | Source::Shared(layer, _) => Some(layer),
-            Source::Stored(..) | Source::Values(_) => None,
+            Source::Stored(..) | Source::Values(_) | Source::Delta(_) => None,
         }
     }
 
@@ -217,6 +231,10 @@ impl Entry {
                 each(&rows.iter().map(|value| value + offset).collect::<Vec<_>>())
             }),
             Source::Values(values) => each(values),
+            Source::Delta(tensor) => {
+                let matrix = store.whole(&tensor.ours)?;
+                tensor.each_rows(&matrix, rows_together(&matrix), each)
+            }
             Source::HeadNorm(_, which) => {
                 let norms: Option<&[HostNorm; 2]> =
                     layer.and_then(|layer| layer.blocks().find_map(|block| block.head_norms.as_ref()));
@@ -269,8 +287,12 @@ impl Entry {
     }
 }
 
+fn rows_together(matrix: &HostMatrix) -> usize {
+    (PIECE_BYTES / (4 * matrix.cols)).max(1)
+}
+
 fn in_order(matrix: &HostMatrix, mut each: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
-    let together = (PIECE_BYTES / (4 * matrix.cols)).max(1);
+    let together = rows_together(matrix);
     (0..matrix.rows)
         .step_by(together)
         .try_for_each(|first| each(&matrix.rows_f32(first..(first + together).min(matrix.rows))?))
