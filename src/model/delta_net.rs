@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Added to the square of the length of queries and keys.
-const UNIT_EPS: f32 = 1e-6;
+pub(in crate::model) const UNIT_EPS: f32 = 1e-6;
 /// As many columns of states keep a GPU busy: sequences beyond wait for their turn.
 const COLUMNS: usize = 1 << 14;
 

@@ -2,7 +2,7 @@
 
 use super::{AttentionShape, turns::TURNS};
 
-/// The most bytes of the shares of a block, unless four queries of one key-value head have more.
+/// At most this many bytes are taken by the shares of a block, unless four queries of one key-value head have more.
 const SCRATCH: usize = 32 << 20;
 /// Blocks of this many queries and more are multiples of it.
 const ROWS: usize = 64;

@@ -81,8 +81,8 @@ pub fn check_teacher(config: &Config, of: &Config, stay: Option<&[usize]>) -> Re
     };
     if config.fused() {
         return Err(Error::Usage(
-            "--mode blocks needs a residual stream in the teacher's coordinates, and a sliced model has others; use --mode \
-             lora or distil"
+            "--mode blocks needs a residual stream in the teacher's coordinates, and a sliced model has others; use \
+             --mode lora or distil"
                 .into(),
         ));
     }
@@ -149,8 +149,8 @@ impl<'a> Blocks<'a> {
             return Ok(());
         }
         Err(Error::Usage(
-            "--mode blocks: the model embeds tokens otherwise than --teacher, so its residual stream has other coordinates; \
-             use --mode distil"
+            "--mode blocks: the model embeds tokens otherwise than --teacher, so its residual stream has other \
+             coordinates; use --mode distil"
                 .into(),
         ))
     }
@@ -318,8 +318,8 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// What the model and the teacher make of tokens may differ by this, relative to its length, before any layer: weights are
-/// rounded, and some quantised. In other coordinates it is about 2.
+/// Embeddings may differ from the teacher's by this, squared and relative to their length: weights are rounded, and some
+/// quantised. In other coordinates it is about 2.
 const SAME: f64 = 0.25;
 /// Keeps a token whose residual is zero from dividing by that.
 const EPSILON: f32 = 1e-12;

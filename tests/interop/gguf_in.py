@@ -201,6 +201,11 @@ def copy(reader, writer, target):
     for key, field in reader.fields.items():
         if not key.startswith("GGUF.") and key != "general.architecture":
             writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+    copy_tensors(reader, writer, target)
+
+
+def copy_tensors(reader, writer, target):
+    """Writes the file with the tensors of another."""
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file(target)
@@ -219,12 +224,7 @@ def rewrite(path, target, changes, without=()):
     for key, value in changes.items():
         kind = gguf.GGUFValueType.UINT32 if key.endswith("_token_id") else gguf.GGUFValueType.get_type(value)
         writer.add_key_value(key, value, kind, gguf.GGUFValueType.get_type(value[0]) if kind == gguf.GGUFValueType.ARRAY else None)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file(target)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    copy_tensors(reader, writer, target)
 
 
 def unigram(check):

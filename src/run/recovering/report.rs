@@ -136,3 +136,30 @@ impl Section for RecoverReport {
         "\n\nIt is loaded as the model is that it was made from. In this program:\n"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_of_layers_are_compared_layer_by_layer() {
+        let report = |by_layer: Option<usize>, losses: &[f32]| RecoverReport {
+            model_type: "llama",
+            mode: if by_layer.is_none() { Mode::Lora } else { Mode::Blocks },
+            by_layer,
+            parameters: 2,
+            trained_parameters: 1,
+            steps_done: losses.len(),
+            losses: losses.to_vec(),
+            validation: Vec::new(),
+            best_step: None,
+        };
+        let losses = [4.0, 3.0, 2.0, 8.0, 6.0, 5.0];
+        assert_eq!(report(Some(3), &losses).ends(), Some([6.0, 3.5]));
+        assert_eq!(report(Some(3), &losses[..5]).ends(), Some([4.0, 2.0]), "a layer that is not finished");
+        assert_eq!(report(None, &losses).ends(), Some([4.0, 5.0]));
+        assert_eq!(report(None, &[]).ends(), None);
+        assert!(report(Some(3), &losses).training().starts_with("3 steps of each layer, towards the same layer"));
+        assert!(report(None, &losses).training().starts_with("6 steps with low-rank"));
+    }
+}

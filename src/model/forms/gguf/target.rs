@@ -5,6 +5,7 @@ use crate::{
     model::{
         Config, LayerSpec, Scaling,
         architecture::{ARCHITECTURES, Role, Weight},
+        delta_net::UNIT_EPS,
         forms::{Gguf, GgufAlibi, GgufBiases, GgufHead, GgufQkNorm, GgufWindows, OtherWidths},
     },
     ops::Activation,
@@ -213,9 +214,6 @@ fn delta_nets(config: &Config) -> Checked {
     }
     Ok(())
 }
-
-/// What is added to the squares of queries and keys of a delta net.
-const UNIT_EPS: f32 = 1e-6;
 
 /// The first layer with attention, counted from 1: of a regular model, also how far they are apart.
 pub fn attention_interval(config: &Config) -> usize {
