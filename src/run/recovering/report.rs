@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn losses_of_layers_are_compared_layer_by_layer() {
         let report = |by_layer: Option<usize>, losses: &[f32]| RecoverReport {
-            model_type: "llama",
+            model_type: "",
             mode: if by_layer.is_none() { Mode::Lora } else { Mode::Blocks },
             by_layer,
             parameters: 2,
