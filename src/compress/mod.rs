@@ -15,6 +15,7 @@
 
 mod axis;
 mod budget;
+mod curve;
 mod cut;
 mod driver;
 mod estimate;
@@ -26,13 +27,14 @@ mod plan;
 mod ranking;
 mod refit;
 mod results;
+mod search;
 mod selection;
 mod snapshot;
 mod survey;
 mod watch;
 
 pub use axis::{Axis, Goal};
-pub use budget::Curve;
+pub use curve::{Curve, Curves};
 pub use driver::{Job, axes, guess};
 pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};
