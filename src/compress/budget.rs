@@ -324,3 +324,50 @@ fn width_interval(config: &Config) -> usize {
 pub(super) fn channel_interval(all: usize) -> usize {
     [64, 32, 16, 8, 4, 2].into_iter().find(|&grid| all >= 48 * grid).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{checkpoint::Dtype, model::Model};
+
+    #[test]
+    fn an_axis_alone_removes_all_that_is_asked_for_unless_that_is_much_more() -> Result<()> {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_mha_untied");
+        let model = Model::open(&fixture)?;
+        let (config, types) = (model.config(), Types::One(Dtype::F32));
+        let stay = || [3, 2, 1].map(|left| (0..left).collect()).to_vec();
+        let (mut within, mut beyond) = (0, 0);
+        for percent in 1..50 {
+            let space = Space::new(config, &types, Goal::Parameters(f64::from(percent) / 100.0), stay());
+            let whole = space.weigh(Resize::whole(config))?;
+            let removed = |sizes: &Resize| space.weigh(sizes.clone()).map(|left| whole - left);
+            let asked = whole - space.most();
+            for axis in [Axis::Mlp, Axis::KvHeads, Axis::Layers] {
+                let all = space.sizes(axis).into_iter().enumerate().skip(1);
+                let all: Vec<Resize> = all.map(|(number, size)| space.at(axis, number, size)).collect();
+                let Some(found) = space.alone(axis, 1.0) else { continue };
+                for other in all.iter().filter(|other| space.holds(other)) {
+                    let (other, found_removes) = (removed(other)?, removed(&found)?);
+                    if space.holds(&found) {
+                        assert!(other >= found_removes, "{percent} %, {axis}: {found:?}");
+                        within += 1;
+                    } else {
+                        assert!(other > COARSE * asked, "{percent} %, {axis}: {found:?}");
+                        beyond += 1;
+                    }
+                }
+                // Of a part of it, what comes nearest.
+                if let Some(half) = space.alone(axis, 0.5) {
+                    let off = |sizes: &Resize| removed(sizes).map(|removed| (removed - 0.5 * asked).abs());
+                    for other in &all {
+                        assert!(off(&half)? <= off(other)?, "{percent} %, {axis}: {half:?}");
+                    }
+                }
+            }
+        }
+        assert!(within > 0 && beyond > 0, "{within} and {beyond}");
+        Ok(())
+    }
+}
