@@ -6,35 +6,19 @@ use super::{
     axis::Axis,
     budget::Space,
     curve::Curves,
+    job::Job,
     plan::{Options, Plan, Width},
-    ranking::Ranking,
     search::Work,
     snapshot::Snapshot,
     survey::{Facts, Survey, Surveyed},
 };
 use crate::{
-    checkpoint::OutputDirectory,
     error::{Error, Result},
     fit::least_tied_width,
     gpu::Gpu,
-    model::{Config, Model},
-    progress::Progress,
-    stream::{self, MemoryPlan, Pass, StockForm, run},
+    model::Config,
+    stream::{self, Pass, StockForm, run},
 };
-
-/// What to compress, and how.
-pub struct Job<'a> {
-    pub model: &'a Model,
-    /// The calibration sequences, at least two.
-    pub rows: &'a [Vec<u32>],
-    pub options: &'a Options,
-    /// What heads and channels leave by, if not by what costs the fit least.
-    pub ranking: Option<&'a [Ranking]>,
-    pub memory: MemoryPlan,
-    /// Where the tensors go, and, beside them, what is needed to resume.
-    pub directory: &'a OutputDirectory,
-    pub progress: &'a dyn Progress,
-}
 
 /// Axes that cannot be cut, and why.
 type Refused = Vec<(Axis, String)>;
@@ -85,10 +69,6 @@ pub fn guess(config: &Config, options: &Options) -> Result<Plan> {
 }
 
 impl Job<'_> {
-    pub(super) fn config(&self) -> &Config {
-        self.model.config()
-    }
-
     /// Surveys, probes, and fits the candidates, or resumes after `from`. Called at each commit point, `commit` returns
     /// false to stop there. Returns what is done.
     ///

@@ -20,6 +20,7 @@ mod cut;
 mod driver;
 mod estimate;
 mod head;
+mod job;
 mod layers;
 mod memory;
 mod mixture;
@@ -35,7 +36,8 @@ mod watch;
 
 pub use axis::{Axis, Goal};
 pub use curve::{Curve, Curves};
-pub use driver::{Job, axes, guess};
+pub use driver::{axes, guess};
+pub use job::Job;
 pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};
 pub use ranking::Ranking;

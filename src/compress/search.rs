@@ -7,7 +7,7 @@ use super::{
     axis::Axis,
     budget::Space,
     curve::{Measured, fit},
-    driver::Job,
+    job::Job,
     layers::by_layer,
     plan::{Options, Plan, Width, bases},
     ranking::selected,
