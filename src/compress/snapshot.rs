@@ -103,7 +103,8 @@ impl Snapshot {
     pub fn passed(&self, layers: usize) -> usize {
         let surveyed = self.surveying.map_or(usize::from(self.survey.is_some()) * layers, |surveyed| surveyed.layers);
         let fitting = self.fitting.as_ref().map_or(0, |refitted| refitted.layers);
-        surveyed + (self.probes.len() + self.candidates.len() - self.alone) * layers + fitting
+        let spread = self.candidates.iter().filter(|candidate| candidate.by_layer.is_some()).count();
+        surveyed + (self.probes.len() + self.candidates.len() - self.alone + spread) * layers + fitting
     }
 }
 
