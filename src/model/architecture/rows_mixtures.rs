@@ -218,7 +218,7 @@ pub(super) const GPT_OSS: Architecture = Architecture {
     forms: Forms {
         stock: STOCK,
         gguf: Some(Gguf { biases: GgufBiases::All, ..Gguf::of("gpt-oss") }),
-        code: None,
+        code: Some(RemoteCode::GPT_OSS),
     },
     gguf_own: GgufOwn {
         windows: GgufWindows::Interval(2),
