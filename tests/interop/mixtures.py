@@ -3,7 +3,7 @@
 
     python tests/interop/mixtures.py --binary target/release/slicegpt-gpu
 
-Parity fixtures lose a third of their experts by `prune --experts`, one of them some, with heads, by `compress`, which fits
+Parity fixtures lose a third of their experts by `prune --experts`, two of them some, one with heads, by `compress`, which fits
 what is left. What is written is an ordinary checkpoint, which transformers loads without code of ours: all logits are the
 program's, greedy continuations too, with a cache and without; saved by transformers in either form, with each expert by
 itself or all in one tensor, it is the same model again. So is one whose layers have different numbers of experts, by the Python
@@ -60,7 +60,10 @@ def load(directory, **options):
 
 
 # By fixture: what cuts it in place of that.
-COMPRESSED = {"qwen3_moe_plain_tied": ("--axes", "experts,heads", "--keep", "70%", "--effort", "quick")}
+COMPRESSED = {
+    "qwen3_moe_plain_tied": ("--axes", "experts,heads", "--keep", "70%", "--effort", "quick"),
+    "gpt_oss_plain": ("--axes", "experts", "--target-parameters", "-20%", "--effort", "quick"),
+}
 
 
 def check(program, name, work):
