@@ -98,6 +98,8 @@ fn experts_in_mxfp4_are_written_as_they_were_and_read_as_they_are() {
     let kind = |name: &str| read.tensors[&format!("blk.1.{name}.weight")].kind;
     let kinds = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "attn_q", "ffn_gate_inp", "attn_sinks"].map(kind);
     assert_eq!(kinds, [39, 39, 39, 1, 0, 0]);
+    let biases = ["gate", "up", "down"].map(|role| read.tensors[&format!("blk.0.ffn_{role}_exps.bias")].kind);
+    assert_eq!(biases, [0; 3]);
     // Of a block: its scale, then each byte has a value of the first half below one of the second. In the checkpoint,
     // neighbours are in a byte, and gate and up are rows in turn.
     let bytes = |name: &str| {
