@@ -1,14 +1,10 @@
-//! How much of each axis to cut: curves fitted to probes, and the sizes of least predicted loss within the budget.
-//!
-//! What an axis costs, cut to a depth x (the share of its heads, channels, layers or coordinates that leaves), is
-//! taken for KL(x) = c·xᵖ, fitted to measured probes; what several cost together, for the sum.
+//! How much of each axis to cut: the sizes of least predicted loss within the budget.
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     axis::{Axis, Goal},
+    curve::Curves,
     plan::{Plan, Width},
 };
 use crate::{
@@ -17,55 +13,8 @@ use crate::{
     stream::Types,
 };
 
-/// What was measured of one axis, or of sizes that are cut on several.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Curve {
-    pub axis: Axis,
-    /// Depths and the mean KL divergence there.
-    pub points: Vec<(f64, f64)>,
-    /// c and p of KL(x) = c·xᵖ.
-    pub coefficient: f64,
-    pub exponent: f64,
-}
-
-impl Curve {
-    /// Curves that noise makes steeper or flatter than this are not believed.
-    const EXPONENTS: [f64; 2] = [0.75, 5.0];
-
-    /// Fits log KL to log x by least squares; one point alone does not tell the exponent, which is then the usual one.
-    pub fn fit(axis: Axis, points: &[(f64, f64)]) -> Self {
-        let logs: Vec<(f64, f64)> = points.iter().map(|(x, kl)| (x.ln(), kl.max(1e-9).ln())).collect();
-        let count = logs.len().max(1) as f64;
-        let (x, y) = logs.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / count, y + point.1 / count));
-        let (across, own) = logs.iter().fold((0.0, 0.0), |(across, own), point| {
-            (across + (point.0 - x) * (point.1 - y), own + (point.0 - x).powi(2))
-        });
-        let [least, most] = Self::EXPONENTS;
-        let exponent = if own > 1e-6 { (across / own).clamp(least, most) } else { Self::usual(axis).exponent };
-        // The deepest point counts most: that is where the budget will be.
-        let deepest = points.iter().copied().fold((1.0, 0.0), |a, b| if a.1 == 0.0 || b.0 > a.0 { b } else { a });
-        Self { axis, points: points.to_vec(), coefficient: deepest.1 / deepest.0.powf(exponent), exponent }
-    }
-
-    /// What an axis has cost other models, about.
-    pub fn usual(axis: Axis) -> Self {
-        let (coefficient, exponent) = match axis {
-            Axis::Width => (11.0, 1.5),
-            Axis::Mlp => (3.0, 1.3),
-            Axis::Heads => (0.8, 2.0),
-            Axis::KvHeads => (2.5, 2.0),
-            Axis::Layers => (3.5, 1.1),
-            Axis::Experts => (3.0, 2.0),
-        };
-        Self { axis, points: Vec::new(), coefficient, exponent }
-    }
-
-    /// The predicted divergence at a depth.
-    pub fn at(&self, depth: f64) -> f64 {
-        if depth > 0.0 { self.coefficient * depth.powf(self.exponent) } else { 0.0 }
-    }
-}
+/// An axis that cannot be cut without removing this many times what was asked for is measured at less.
+const COARSE: f64 = 1.25;
 
 /// Every combination of sizes that loaders take, and what it would weigh.
 pub struct Space<'a> {
@@ -117,8 +66,7 @@ impl<'a> Space<'a> {
 
     /// Whether the model as it is is within the budget.
     pub fn holds_all(&self) -> bool {
-        // A share of a number of parameters is rounded.
-        self.weigh(Resize::whole(self.config)).is_ok_and(|all| all <= self.most() + 0.5)
+        self.holds(&Resize::whole(self.config))
     }
 
     fn weigh(&self, sizes: Resize) -> Result<f64> {
@@ -258,17 +206,28 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// The sizes of one axis alone that come nearest to removing `share` of what the goal asks to be removed.
+    /// The sizes of one axis alone that come nearest to removing `share` of what the goal asks to be removed; of all of
+    /// it, those that do and remove least, unless that is [`COARSE`] times as much.
     pub fn alone(&self, axis: Axis, share: f64) -> Option<Resize> {
         let whole = Resize::whole(self.config);
-        let all = self.weigh(whole.clone()).ok()?;
-        let wanted = all - share * (all - self.most());
-        let candidates = self.sizes(axis).into_iter().enumerate().skip(1).filter_map(|(number, size)| {
+        let all = self.weigh(whole).ok()?;
+        let asked = all - self.most();
+        let removed = self.sizes(axis).into_iter().enumerate().skip(1).filter_map(|(number, size)| {
             let sizes = self.at(axis, number, size);
-            let off = (self.weigh(sizes.clone()).ok()? - wanted).abs();
-            Some((off, sizes))
+            Some((all - self.weigh(sizes.clone()).ok()?, sizes))
         });
-        candidates.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, sizes)| sizes)
+        let removed: Vec<(f64, Resize)> = removed.collect();
+        let enough = |of: &&(f64, Resize)| of.0 >= asked - 0.5 && of.0 <= COARSE * asked;
+        let least = removed.iter().filter(enough).min_by(|a, b| a.0.total_cmp(&b.0)).filter(|_| share >= 1.0);
+        let off = |of: &(f64, Resize)| (of.0 - share * asked).abs();
+        let found = least.or_else(|| removed.iter().min_by(|a, b| off(a).total_cmp(&off(b))))?;
+        Some(found.1.clone())
+    }
+
+    /// Whether sizes are within the budget.
+    pub fn holds(&self, sizes: &Resize) -> bool {
+        // A share of a number of parameters is rounded.
+        self.weigh(sizes.clone()).is_ok_and(|of| of <= self.most() + 0.5)
     }
 
     /// Whether an axis can be cut at all.
@@ -310,18 +269,15 @@ impl<'a> Space<'a> {
     ///
     /// # Errors
     /// [`Error::Usage`] if no sizes are within the budget.
-    pub fn allocate(&self, axes: &[Axis], curves: &[Curve]) -> Result<Vec<(f64, Resize)>> {
+    pub fn allocate(&self, axes: &[Axis], curves: &Curves) -> Result<Vec<(f64, Resize)>> {
         let mut best: HashMap<Vec<Axis>, (f64, Resize)> = HashMap::new();
         for sizes in self.within(axes) {
             let depths = axes.iter().map(|&axis| (axis, axis.depth(self.config, &sizes)));
             let cut: Vec<(Axis, f64)> = depths.filter(|(_, depth)| *depth > 0.0).collect();
-            let of = |(axis, depth): &(Axis, f64)| {
-                curves.iter().find(|curve| curve.axis == *axis).map(|curve| curve.at(*depth))
-            };
             if cut.is_empty() {
                 return Ok(vec![(0.0, sizes)]);
             }
-            let Some(loss) = cut.iter().map(of).sum::<Option<f64>>() else { continue };
+            let Some(loss) = curves.predict(&cut) else { continue };
             let key = cut.iter().map(|(axis, _)| *axis).collect();
             let better = best.get(&key).is_none_or(|(least, other)| {
                 loss < *least || (loss == *least && weight_order(&sizes) > weight_order(other))
@@ -333,20 +289,6 @@ impl<'a> Space<'a> {
         let mut found: Vec<(f64, Resize)> = best.into_values().collect();
         found.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| weight_order(&a.1).cmp(&weight_order(&b.1))));
         if found.is_empty() { Err(self.unreachable(axes)) } else { Ok(found) }
-    }
-
-    /// The first `count` of what [`Space::allocate`] gives. The best of those that are cut on one axis alone is among them,
-    /// where there is room for more than one: sums of curves know nothing of what cuts on several axes do to each other,
-    /// and the result is to be no worse than what one axis alone would give.
-    pub fn shortlist(&self, mut allocated: Vec<(f64, Resize)>, count: usize) -> Vec<(f64, Resize)> {
-        let cut = |sizes: &Resize| Axis::ALL.iter().filter(|axis| axis.depth(self.config, sizes) > 0.0).count();
-        if count > 1
-            && let Some(alone) = allocated.iter().position(|(_, sizes)| cut(sizes) == 1)
-        {
-            allocated.swap(alone, alone.min(count - 1));
-        }
-        allocated.truncate(count);
-        allocated
     }
 
     fn unreachable(&self, axes: &[Axis]) -> Error {
@@ -391,26 +333,41 @@ mod tests {
     use crate::{checkpoint::Dtype, model::Model};
 
     #[test]
-    fn the_best_cut_on_one_axis_is_always_tried_where_more_than_one_is() -> Result<()> {
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_gqa_tied");
+    fn an_axis_alone_removes_all_that_is_asked_for_unless_that_is_much_more() -> Result<()> {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_mha_untied");
         let model = Model::open(&fixture)?;
         let (config, types) = (model.config(), Types::One(Dtype::F32));
-        let space = Space::new(config, &types, Goal::Parameters(0.2), vec![(0..config.layers.len()).collect()]);
-        let whole = Resize::whole(config);
-        let narrow = |width: usize, channels: usize| Resize {
-            width: Some(config.hidden_size - width),
-            intermediate_size: whole.intermediate_size - channels,
-            ..whole.clone()
-        };
-        let both: Vec<(f64, Resize)> = (1..4).map(|loss| (f64::from(loss), narrow(4, 4 * loss as usize))).collect();
-        let alone = |channels: usize| Resize { intermediate_size: whole.intermediate_size - channels, ..whole.clone() };
-        let allocated = [both, vec![(4.0, alone(8)), (5.0, alone(4))]].concat();
-        for (count, expected) in
-            [(1, vec![1.0]), (2, vec![1.0, 4.0]), (3, vec![1.0, 2.0, 4.0]), (4, vec![1.0, 2.0, 3.0, 4.0])]
-        {
-            let found = space.shortlist(allocated.clone(), count);
-            assert_eq!(found.iter().map(|(loss, _)| *loss).collect::<Vec<_>>(), expected, "{count}");
+        let stay = || [3, 2, 1].map(|left| (0..left).collect()).to_vec();
+        let (mut within, mut beyond) = (0, 0);
+        for percent in 1..50 {
+            let space = Space::new(config, &types, Goal::Parameters(f64::from(percent) / 100.0), stay());
+            let whole = space.weigh(Resize::whole(config))?;
+            let removed = |sizes: &Resize| space.weigh(sizes.clone()).map(|left| whole - left);
+            let asked = whole - space.most();
+            for axis in [Axis::Mlp, Axis::KvHeads, Axis::Layers] {
+                let all = space.sizes(axis).into_iter().enumerate().skip(1);
+                let all: Vec<Resize> = all.map(|(number, size)| space.at(axis, number, size)).collect();
+                let Some(found) = space.alone(axis, 1.0) else { continue };
+                for other in all.iter().filter(|other| space.holds(other)) {
+                    let (other, found_removes) = (removed(other)?, removed(&found)?);
+                    if space.holds(&found) {
+                        assert!(other >= found_removes, "{percent} %, {axis}: {found:?}");
+                        within += 1;
+                    } else {
+                        assert!(other > COARSE * asked, "{percent} %, {axis}: {found:?}");
+                        beyond += 1;
+                    }
+                }
+                // Of a part of it, what comes nearest.
+                if let Some(half) = space.alone(axis, 0.5) {
+                    let off = |sizes: &Resize| removed(sizes).map(|removed| (removed - 0.5 * asked).abs());
+                    for other in &all {
+                        assert!(off(&half)? <= off(other)?, "{percent} %, {axis}: {half:?}");
+                    }
+                }
+            }
         }
+        assert!(within > 0 && beyond > 0, "{within} and {beyond}");
         Ok(())
     }
 }

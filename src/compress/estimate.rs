@@ -9,9 +9,11 @@ impl Options {
         2 + self.probes() + self.candidates()
     }
 
-    /// The most candidates: each a second time where layers may differ.
+    /// The most candidates that are not probes too: where layers may differ, the best one is measured again, by layer,
+    /// and then what follows from that.
     fn candidates(&self) -> usize {
-        self.effort.candidates() * (1 + usize::from(self.per_layer))
+        let rounds = if self.axes.len() > 1 { self.effort.rounds() } else { 0 };
+        rounds + 2 * usize::from(self.per_layer)
     }
 
     /// The most probes: several bases of a width and ways of leaving out layers are tried at one depth.
@@ -51,10 +53,9 @@ impl Options {
         let fit = |tokens: usize| {
             runs * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
-        let candidates = if self.candidates() > 1 { self.candidates() } else { 0 };
+        let compared = (self.probes() + self.candidates()) as f64;
         speed.forward_seconds(config, tokens)
-            + self.probes() as f64 * fit(self.effort.probe_tokens(config, tokens))
-            + candidates as f64 * fit(self.effort.candidate_tokens(config, tokens))
+            + compared * fit(self.effort.compared_tokens(config, tokens))
             + fit(tokens)
     }
 }

@@ -15,10 +15,12 @@
 
 mod axis;
 mod budget;
+mod curve;
 mod cut;
 mod driver;
 mod estimate;
 mod head;
+mod job;
 mod layers;
 mod memory;
 mod mixture;
@@ -26,14 +28,16 @@ mod plan;
 mod ranking;
 mod refit;
 mod results;
+mod search;
 mod selection;
 mod snapshot;
 mod survey;
 mod watch;
 
 pub use axis::{Axis, Goal};
-pub use budget::Curve;
-pub use driver::{Job, axes, guess};
+pub use curve::{Curve, Curves};
+pub use driver::{axes, guess};
+pub use job::Job;
 pub use memory::peak;
 pub use plan::{Effort, Options, Plan, Width};
 pub use ranking::Ranking;

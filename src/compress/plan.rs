@@ -20,49 +20,36 @@ pub enum Effort {
     Thorough,
 }
 
-/// Probes and candidates are fitted to no fewer tokens, unless the calibration has fewer.
-const PROBE_TOKENS: usize = 2048;
+/// Sizes are compared after fits to no fewer tokens, unless the calibration has fewer.
+const COMPARED_TOKENS: usize = 2048;
 /// Nor to fewer for each regressor of the widest fit. Fits to few tokens follow their noise, those of wide MLPs most of
 /// all: cutting channels would look dearer than it is, and leaving out layers cheaper.
 const TOKENS_OF_REGRESSOR: usize = 4;
 
 impl Effort {
-    /// How many tokens of a calibration probes are fitted to.
-    pub(super) fn probe_tokens(self, config: &Config, calibration: usize) -> usize {
+    /// How many tokens of a calibration sizes are fitted to while they are compared.
+    pub(super) fn compared_tokens(self, config: &Config, calibration: usize) -> usize {
         let share = match self {
-            Self::Quick => 16,
-            Self::Normal => 8,
-            Self::Thorough => 4,
+            Self::Quick => 12,
+            Self::Normal => 6,
+            Self::Thorough => 3,
         };
-        Self::fitted(config, calibration, share)
-    }
-
-    /// How many tokens of a calibration candidates are fitted to.
-    pub(super) fn candidate_tokens(self, config: &Config, calibration: usize) -> usize {
-        let share = match self {
-            Self::Quick | Self::Normal => 3,
-            Self::Thorough => 2,
-        };
-        Self::fitted(config, calibration, share)
-    }
-
-    fn fitted(config: &Config, calibration: usize, share: usize) -> usize {
         let widest = config.layers.iter().map(|spec| spec.intermediate_size.max(spec.heads_width())).max().unwrap_or(0);
-        let least = PROBE_TOKENS.max(TOKENS_OF_REGRESSOR * widest.max(config.hidden_size));
+        let least = COMPARED_TOKENS.max(TOKENS_OF_REGRESSOR * widest.max(config.hidden_size));
         (calibration / share).max(least).min(calibration)
     }
 
     /// What is removed by an axis alone in its probes, as shares of what is asked for, the most first.
     pub(super) fn depths(self) -> &'static [f64] {
         match self {
-            Self::Quick => &[0.75],
+            Self::Quick => &[1.0],
             Self::Normal => &[1.0, 0.5],
             Self::Thorough => &[1.0, 0.6, 0.3],
         }
     }
 
-    /// How many candidates are measured; one alone need not be.
-    pub(super) fn candidates(self) -> usize {
+    /// How many sizes are measured after the probes, at most.
+    pub(super) fn rounds(self) -> usize {
         match self {
             Self::Quick => 1,
             Self::Normal => 3,
@@ -232,21 +219,22 @@ mod tests {
     use crate::model::Model;
 
     #[test]
-    fn probes_see_enough_tokens_for_the_widest_fit_where_there_are_as_many() -> Result<()> {
+    fn sizes_are_compared_on_enough_tokens_for_the_widest_fit_where_there_are_as_many() -> Result<()> {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_mha_untied");
         let mut config = Model::open(&fixture)?.config().clone();
-        for (channels, calibration, effort, probe, candidate) in [
-            (40, 1000, Effort::Quick, 1000, 1000),
-            (40, 65536, Effort::Quick, 4096, 21845),
-            (40, 65536, Effort::Thorough, 16384, 32768),
-            (40, 16384, Effort::Normal, 2048, 5461),
-            (1536, 16384, Effort::Quick, 6144, 6144),
-            (11008, 262_144, Effort::Normal, 44032, 87381),
-            (11008, 16384, Effort::Normal, 16384, 16384),
+        for (channels, calibration, effort, expected) in [
+            (40, 1000, Effort::Quick, 1000),
+            (40, 65536, Effort::Quick, 5461),
+            (40, 65536, Effort::Thorough, 21845),
+            (40, 16384, Effort::Normal, 2730),
+            (40, 16384, Effort::Quick, 2048),
+            (1536, 16384, Effort::Quick, 6144),
+            (11008, 524_288, Effort::Normal, 87381),
+            (11008, 16384, Effort::Normal, 16384),
         ] {
             config.layers.iter_mut().for_each(|layer| layer.intermediate_size = channels);
-            let found = [effort.probe_tokens(&config, calibration), effort.candidate_tokens(&config, calibration)];
-            assert_eq!(found, [probe, candidate], "{channels} channels, {calibration} tokens, {effort:?}");
+            let found = effort.compared_tokens(&config, calibration);
+            assert_eq!(found, expected, "{channels} channels, {calibration} tokens, {effort:?}");
         }
         Ok(())
     }

@@ -67,11 +67,17 @@ pub struct Recovered {
     pub low_rank: Vec<LowRank>,
 }
 
-/// At most this many sequences are not trained on but measured, and at most this share of all: one in twenty.
+/// At most this many sequences are not trained on but measured; one in twenty of all, and one of those that are fewer
+/// but as many as [`SPARED`].
 const VALIDATION: usize = 32;
 const SHARE: usize = 20;
+const SPARED: usize = 10;
 /// How often a user is told where training is.
 const REPORTS: usize = 20;
+
+fn held(rows: usize) -> usize {
+    (rows / SHARE).max(usize::from(rows >= SPARED)).min(VALIDATION)
+}
 
 impl<'a> Job<'a> {
     pub(super) fn config(&self) -> &'a Config {
@@ -80,7 +86,7 @@ impl<'a> Job<'a> {
 
     /// How many of the sequences, at the end, are not trained on.
     pub(super) fn held(&self) -> usize {
-        if self.options.eval_every == 0 { 0 } else { (self.rows.len() / SHARE).min(VALIDATION) }
+        if self.options.eval_every == 0 { 0 } else { held(self.rows.len()) }
     }
 
     /// Says in an error of numbers in which step it came, and what to do.
@@ -152,5 +158,16 @@ impl Pace {
             now.steps,
             self.tokens as f64 / seconds
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sequence_in_twenty_is_held_out_and_one_of_ten() {
+        let all = [(1, 0), (9, 0), (10, 1), (39, 1), (40, 2), (639, 31), (640, 32), (100_000, 32)];
+        assert!(all.iter().all(|&(rows, expected)| held(rows) == expected));
     }
 }

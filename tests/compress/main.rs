@@ -5,6 +5,7 @@ mod axes;
 mod families;
 mod free;
 mod mixtures;
+mod search;
 #[path = "../support/mod.rs"]
 mod support;
 mod twin;
@@ -14,7 +15,7 @@ use std::path::Path;
 
 use slicegpt_gpu::{
     checkpoint::{Dtype, OutputDirectory},
-    compress::{Axis, Curve, Effort, Goal, Job, Options, Plan, Ranking, Snapshot, Width},
+    compress::{Axis, Effort, Goal, Job, Options, Plan, Ranking, Snapshot, Width},
     eval,
     gpu::Gpu,
     model::{Agreement, Model, Resize},

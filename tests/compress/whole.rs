@@ -56,16 +56,3 @@ fn twice_the_same_gives_the_same_bytes() {
         assert!(a.model.config().parameters() as f64 <= 0.85 * model.config().parameters() as f64, "{name} ({reason})");
     }
 }
-
-#[test]
-fn curves_go_through_the_deepest_probe_and_are_as_steep_as_the_probes_say() {
-    let points: Vec<(f64, f64)> = [0.1f64, 0.3, 0.2].map(|depth| (depth, 4.0 * depth.powf(1.7))).into();
-    let curve = Curve::fit(Axis::Mlp, &points);
-    assert!((curve.exponent - 1.7).abs() < 1e-9 && (curve.coefficient - 4.0).abs() < 1e-9, "{curve:?}");
-    assert!((curve.at(0.3) - points[1].1).abs() < 1e-9 && curve.at(0.0) == 0.0, "{curve:?}");
-    for axis in Axis::ALL {
-        let alone = Curve::fit(axis, &[(0.2, 0.6)]);
-        assert_eq!(alone.exponent, Curve::usual(axis).exponent, "one probe does not tell");
-        assert!((alone.at(0.2) - 0.6).abs() < 1e-9, "{axis}: {alone:?}");
-    }
-}

@@ -38,6 +38,8 @@ pub struct CompressReport {
     pub cut: Vec<AxisCut>,
     /// What was measured of each axis alone, and the curve through it.
     pub curves: Vec<Curve>,
+    /// The q of what axes cost together, (Σ KLᵠ)^(1/q).
+    pub together: f64,
     pub probes: Vec<Probe>,
     /// What was fitted on part of the tokens, the best of which was written; empty before.
     pub candidates: Vec<Tried>,
@@ -90,11 +92,11 @@ impl CompressReport {
     pub(super) fn new(model: &Model, axes: &[Axis], plan: &Plan, found: Option<&Snapshot>) -> Self {
         let config = model.config();
         let parameters = model.stored_parameters();
-        let (written, curves) = (found.and_then(Snapshot::written), found.map_or(&[][..], |found| &found.curves));
+        let (written, curves) = (found.and_then(Snapshot::written), found.map(|found| &found.curves));
         let sizes = written.map_or(&plan.sizes, |(best, _)| &best.sizes);
         let cut = |&axis: &Axis| {
             let depth = axis.depth(config, sizes);
-            let curve = curves.iter().find(|curve| curve.axis == axis);
+            let curve = curves.and_then(|curves| curves.of(axis));
             AxisCut { axis, depth, predicted_kl: curve.map(|curve| curve.at(depth)) }
         };
         let tried = |candidate: &Candidate| Tried {
@@ -116,7 +118,8 @@ impl CompressReport {
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: written.and_then(|(best, _)| best.sizes.by_layer.clone()),
             cut: axes.iter().map(cut).collect(),
-            curves: curves.to_vec(),
+            curves: curves.map_or_else(Vec::new, |curves| curves.axes.clone()),
+            together: curves.map_or(1.0, |curves| curves.together),
             probes: found.map_or_else(Vec::new, |found| found.probes.clone()),
             candidates: found.map_or_else(Vec::new, |found| found.candidates.iter().map(tried).collect()),
             removed: removed(config, written),
@@ -183,6 +186,9 @@ impl Section for CompressReport {
                 _ => String::new(),
             };
             let _ = writeln!(text, "{name:<24} {:.1} %{cost}", 100.0 * depth);
+        }
+        if (self.together - 1.0).abs() >= 0.005 {
+            let _ = writeln!(text, "{:<24} KL (Σ KL^{q:.2})^(1/{q:.2})", "several together", q = self.together);
         }
         let layers = self.by_layer.iter().flatten();
         let list = |of: fn(&LayerSizes) -> usize| layers.clone().map(|layer| of(layer).to_string()).collect::<Vec<_>>();
