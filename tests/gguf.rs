@@ -128,8 +128,9 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
                 other => panic!("{name}: {key} is {other:?}"),
             };
             // Where there is a window that llama.cpp does not know, the context ends with it.
-            let window = model.config().layers[0].window.map(|window| Value::Number(window as f64));
-            let expected = window.filter(|_| key.ends_with("context_length")).unwrap_or(expected);
+            let window = model.config().layers[0].window.filter(|_| family.architecture != "gpt-oss");
+            let window = window.map(|window| Value::Number(window as f64));
+            let expected = window.filter(|_| key.ends_with(".context_length")).unwrap_or(expected);
             assert_eq!(read.metadata.get(&key), Some(&expected), "{name}: {key}");
         }
         let mut tensors = family.tensors(&model);
@@ -137,14 +138,19 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
         if let (Some(head), true) = (read.tensors.get("output.weight"), model.config().tie_word_embeddings) {
             tensors.insert("output.weight".into(), tensors["token_embd.weight"].clone());
             assert!(
-                ["gptneox", "olmoe", "phi2", "stablelm"].contains(&family.architecture),
+                ["gpt-oss", "gptneox", "olmoe", "phi2", "stablelm"].contains(&family.architecture),
                 "{name}: {:?}",
                 head.dimensions
             );
         }
         // And zeros for the biases that it loads and the model lacks: of queries, keys, values, output, up and down.
         let added: Vec<_> = read.tensors.keys().filter(|tensor| !tensors.contains_key(*tensor)).cloned().collect();
-        assert_eq!(added.len(), if name == "starcoder2_no_bias" { 2 * 6 } else { 0 }, "{name}: {added:?}");
+        let missing = match name {
+            "starcoder2_no_bias" => 2 * 6,
+            "gpt_oss_tied_yarn" => 3 * 4,
+            _ => 0,
+        };
+        assert_eq!(added.len(), missing, "{name}: {added:?}");
         for bias in added {
             let weight = tensors.get(&bias.replace(".bias", ".weight")).unwrap_or_else(|| panic!("{name}: {bias}"));
             tensors.insert(bias, (vec![weight.0[0]], vec![0.0; weight.0[0]]));
@@ -158,7 +164,7 @@ fn every_family_has_the_metadata_and_tensors_of_llama_cpps_converter() {
         }
         architectures.insert(family.architecture);
     }
-    assert_eq!(architectures.len(), 15, "{architectures:?}");
+    assert_eq!(architectures.len(), 16, "{architectures:?}");
 }
 
 #[test]
@@ -186,6 +192,14 @@ fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() 
         ("qwen35_one_width", json!({ "layer_types": ["linear_attention", "full_attention", "full_attention"] }), "nth"),
         ("qwen35_one_width", json!({ "layer_types": ["full_attention", "linear_attention", "full_attention"] }), "nth"),
         ("qwen35_one_width", json!({ "layer_types": ["full_attention", "full_attention", "full_attention"] }), "none"),
+        ("gpt_oss_plain", json!({}), "values up to 7, and this model has α = 1.702 and values up to 1"),
+        ("gpt_oss_plain", json!({ "swiglu_limit": 7.0, "swiglu_alpha": 1.5 }), "with α = 1.702"),
+        ("gpt_oss_plain", json!({ "swiglu_limit": 7.0 }), ""),
+        (
+            "gpt_oss_plain",
+            json!({ "swiglu_limit": 7.0, "layer_types": ["sliding_attention", "sliding_attention"] }),
+            "every 2nd",
+        ),
         (
             "starcoder2_tied",
             json!({ "rope_parameters": { "rope_type": "yarn", "factor": 2.0, "beta_fast": 8.0 } }),
@@ -197,7 +211,7 @@ fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() 
         fields.extend(changes.as_object().cloned().unwrap_or_default());
         let config =
             Config::from_fields(fields, Path::new("config.json")).unwrap_or_else(|error| panic!("{name}: {error}"));
-        match GgufExport::check(&config) {
+        match GgufExport::check(&config, GgufType::F32) {
             Ok(()) => assert_eq!(reason, "", "{name}: taken"),
             Err(error) => assert!(!reason.is_empty() && error.to_string().contains(reason), "{name}: {error}"),
         }

@@ -127,9 +127,9 @@ const REFUSED: &str = "llama_gelu llama_gelu_pytorch_tanh qwen3_bias qwen2_moe_d
     stablelm_qk_sequential falcon_alibi_parallel falcon_multi_head falcon_new falcon_rw olmo_untied cohere_qk_norm \
     cohere_untied olmoe_normalised_tied olmoe_plain mpt_clip qwen3_moe_dense_between qwen3_moe_every_second \
     qwen3_moe_plain_tied qwen3_moe_top_1 qwen3_moe_top_all qwen3_moe_window qwen35_bf16 qwen35_interval \
-    qwen35_multimodal qwen35_tied qwen35_wide";
+    qwen35_multimodal qwen35_tied qwen35_wide gpt_oss_plain gpt_oss_mxfp4 gpt_oss_no_sinks gpt_oss_tied_yarn";
 /// Of which none has.
-const FAMILIES_WITHOUT: &str = "opt gptj gpt_neo gpt_oss";
+const FAMILIES_WITHOUT: &str = "opt gptj gpt_neo";
 
 #[test]
 fn what_export_writes_is_read_as_the_same_model() {
@@ -162,16 +162,22 @@ fn what_export_writes_is_read_as_the_same_model() {
         assert_same_tensors(&name, &original, &read);
         families.insert(family);
     }
-    // All that are written, but for olmoe, whose fixtures have no form there.
+    // All that are written, but for those whose fixtures have no form there.
     let rows = slicegpt_gpu::model::architecture::ARCHITECTURES.iter().filter(|row| row.forms.gguf.is_some());
     let written: std::collections::BTreeSet<_> =
-        rows.map(|row| row.model_type).filter(|name| *name != "olmoe").collect();
+        rows.map(|row| row.model_type).filter(|name| !["olmoe", "gpt_oss"].contains(name)).collect();
     assert_eq!(families, written);
 }
 
+/// The tensors of a file, with their shapes.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// The file that llama.cpp's converter makes of it.
 fn write(family: &Family, model: &Model, path: &Path) {
-    let tensors = family.tensors(model);
+    write_tensors(family, model, &family.tensors(model), path);
+}
+
+fn write_tensors(family: &Family, model: &Model, tensors: &Tensors, path: &Path) {
     let tensor = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| GgufTensor {
         name: name.clone(),
         shape: shape.clone(),
@@ -180,10 +186,46 @@ fn write(family: &Family, model: &Model, path: &Path) {
     let list = tensors.iter().map(tensor).collect();
     let target = FileTarget::new(path, true).expect("a name");
     let mut file = GgufFile::create(target, &family.metadata(model), list).expect("a file");
-    for (name, (_, values)) in &tensors {
+    for (name, (_, values)) in tensors {
         file.write(name, values).expect("values");
     }
     file.finish().expect("a file");
+}
+
+#[test]
+fn experts_of_one_tensor_that_are_missing_or_of_another_shape_are_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let family = FAMILIES.iter().find(|family| family.fixture == "gpt_oss_plain").expect("the family");
+    let (_kept, model) = family.model();
+    let path = directory.path().join("x.gguf");
+    // What is changed, and a part of the reason.
+    type Case<'a> = (&'a str, fn(&mut Tensors, &str), &'a str);
+    let gone = |tensors: &mut Tensors, name: &str| drop(tensors.remove(name));
+    let fewer = |tensors: &mut Tensors, name: &str| {
+        let (shape, values) = tensors.get_mut(name).expect("the tensor");
+        shape[0] -= 1;
+        values.truncate(shape.iter().product());
+    };
+    let cases: [Case; 7] = [
+        ("blk.1.ffn_up_exps.weight", gone, "missing; the metadata implies [5, 10, 24]"),
+        ("blk.1.ffn_up_exps.bias", gone, "missing; the metadata implies [5, 10]"),
+        ("blk.0.ffn_down_exps.bias", gone, "missing; the metadata implies [5, 24]"),
+        ("blk.0.attn_sinks.weight", gone, "missing; the metadata implies [4]"),
+        ("blk.0.ffn_gate_exps.weight", fewer, "expected shape [5, 10, 24], found [4, 10, 24]"),
+        ("blk.1.ffn_down_exps.bias", fewer, "expected shape [5, 24], found [4, 24]"),
+        ("blk.1.attn_sinks.weight", fewer, "expected shape [4], found [3]"),
+    ];
+    for (name, change, reason) in cases {
+        let mut tensors = family.tensors(&model);
+        change(&mut tensors, name);
+        write_tensors(family, &model, &tensors, &path);
+        match Model::open(&path).map(drop).expect_err(name) {
+            Error::BadTensor { name: found, reason: said, .. } => {
+                assert!(found == name && said.contains(reason), "{name}: {found}: {said}");
+            }
+            other => panic!("{name}: {other}"),
+        }
+    }
 }
 
 #[test]

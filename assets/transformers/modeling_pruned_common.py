@@ -111,7 +111,9 @@ def resize(module, table, widths):
 
 def prune_experts(mixture, count):
     """Gives a mixture its number of experts."""
-    for module in (mixture.gate, mixture.experts):
+    # That of gpt_oss has another name for what the others call a gate.
+    router = mixture.router if hasattr(mixture, "router") else mixture.gate
+    for module in (router, mixture.experts):
         module.num_experts = count
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(parameter[:count].detach().clone()))

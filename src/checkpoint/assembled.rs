@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use half::bf16;
 use safetensors::Dtype;
 
 use super::{mxfp4::Files, quantised::Encoding};
@@ -39,8 +40,10 @@ enum Change {
 pub struct Assembled {
     pub shape: Vec<usize>,
     pub parts: Vec<Part>,
-    /// Whether the tensor is the transpose of what the parts make.
-    pub transposed: bool,
+    /// Whether rows of the parts come in turn: one of each, then the next one of each.
+    in_turn: bool,
+    /// Of a tensor whose matrices are the transposes of what the parts make: the shape of that.
+    pub stored_shape: Option<Vec<usize>>,
     /// The type in which it is read.
     pub dtype: Dtype,
     /// The type in which it is written by default.
@@ -49,29 +52,41 @@ pub struct Assembled {
     columns: Option<Vec<usize>>,
     /// What becomes of every value, of a tensor in f32.
     change: Change,
-    /// Of a transposed tensor, all of it, while it is read.
-    whole: Mutex<Option<Arc<Vec<u8>>>>,
+    /// The last matrix of a transposed tensor that was read, by its number, until its end is read.
+    held: Mutex<Option<(usize, Arc<Vec<u8>>)>>,
 }
 
 impl Assembled {
     /// Of these parts. Values are read in the parts' own type, or in f32 where they are quantised or differ; quantised
-    /// ones are written in f16 by default.
+    /// ones are written in f16 by default. Those in MXFP4 are read and written in bf16, which holds them.
     pub fn new(shape: Vec<usize>, parts: Vec<Part>, transposed: bool) -> Self {
         let first = parts.first().map_or(Dtype::F32, |part| part.encoding.dtype());
         let alike = parts.iter().all(|part| part.encoding.dtype() == first);
         let dtype = if alike { first } else { Dtype::F32 };
         let quantised = parts.iter().any(|part| part.encoding.float().is_none());
-        let written = if quantised { Dtype::F16 } else { dtype };
+        let written = if quantised && dtype == Dtype::F32 { Dtype::F16 } else { dtype };
+        let stored_shape = transposed.then(|| {
+            let mut stored = shape.clone();
+            let last = stored.len().saturating_sub(2);
+            stored[last..].reverse();
+            stored
+        });
         Self {
             shape,
             parts,
-            transposed,
+            in_turn: false,
+            stored_shape,
             dtype,
             written,
             columns: None,
             change: Change::Nothing,
-            whole: Mutex::new(None),
+            held: Mutex::new(None),
         }
+    }
+
+    /// This tensor with the rows of its parts, of which each has as many, in turn.
+    pub fn in_turn(self) -> Self {
+        Self { in_turn: true, ..self }
     }
 
     /// This tensor, in f32, with a number added to every value as it is read.
@@ -104,12 +119,13 @@ impl Assembled {
         self.parts.iter().map(bytes).sum()
     }
 
-    /// Some bytes of the tensor; the range has been checked, and is of whole values.
+    /// Some bytes of the tensor, or of what the parts make where it is the transpose of that; the range has been checked,
+    /// and is of whole values.
     ///
     /// # Errors
     /// [`Error::Read`].
-    pub fn read_range(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
-        let bytes = self.read_unchanged(range, files)?;
+    pub fn read_range(&self, range: Range<usize>, as_stored: bool, files: &Files) -> Result<Vec<u8>> {
+        let bytes = self.read_unchanged(range, as_stored, files)?;
         let changed = |value: f32| match self.change {
             Change::Nothing => value,
             Change::Plus(more) => value + more,
@@ -122,22 +138,35 @@ impl Assembled {
         Ok(bytes.chunks_exact(4).flat_map(|bytes| value(bytes).to_le_bytes()).collect())
     }
 
-    fn read_unchanged(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
+    fn read_unchanged(&self, range: Range<usize>, as_stored: bool, files: &Files) -> Result<Vec<u8>> {
         if let Some(columns) = &self.columns {
             return self.columns_range(columns, range, files);
         }
-        if !self.transposed {
-            return self.rows_range(range, files);
+        match &self.shape[..] {
+            [.., rows, cols] if self.stored_shape.is_some() && !as_stored => {
+                self.transposed_range([*rows, *cols], range, files)
+            }
+            _ => self.rows_range(range, files),
         }
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = match &*whole {
-            Some(bytes) => Arc::clone(bytes),
-            None => Arc::new(self.transpose(&self.rows_range(0..self.byte_len(), files)?)),
-        };
-        let read = bytes.get(range.clone()).map(<[u8]>::to_vec);
-        // Columns are read from the first row to the last: after that, the rest of the model is what matters.
-        *whole = (range.end < self.byte_len()).then_some(bytes);
-        read.ok_or_else(|| Error::shape("read", "bytes beyond the end of a tensor"))
+    }
+
+    /// Some bytes of matrices `[rows, cols]` that are the transposes of what the parts make.
+    fn transposed_range(&self, [rows, cols]: [usize; 2], range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
+        let each = rows * cols * self.element();
+        let mut read = Vec::with_capacity(range.len());
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for matrix in range.start / each.max(1)..range.end.div_ceil(each.max(1)) {
+            let first = matrix * each;
+            let bytes = match held.take().filter(|(which, _)| *which == matrix) {
+                Some((_, bytes)) => bytes,
+                None => Arc::new(self.transpose(&self.rows_range(first..first + each, files)?, [rows, cols])),
+            };
+            let end = range.end.min(first + each);
+            read.extend_from_slice(&bytes[range.start.max(first) - first..end - first]);
+            // Columns are read from the first row to the last: after that, the rest of the model is what matters.
+            *held = (end < first + each).then_some((matrix, bytes));
+        }
+        Ok(read)
     }
 
     /// Some bytes of the parts with these columns.
@@ -153,9 +182,8 @@ impl Assembled {
         Ok(turned[range.start - first..range.end - first].to_vec())
     }
 
-    fn transpose(&self, stored: &[u8]) -> Vec<u8> {
-        let (size, cols) = (self.element(), self.shape.last().copied().unwrap_or(1));
-        let rows = self.shape.iter().product::<usize>() / cols.max(1);
+    fn transpose(&self, stored: &[u8], [rows, cols]: [usize; 2]) -> Vec<u8> {
+        let size = self.element();
         let mut transposed = vec![0; stored.len()];
         for row in 0..rows {
             for col in 0..cols {
@@ -166,9 +194,12 @@ impl Assembled {
         transposed
     }
 
-    /// Some bytes of the parts one after the other.
+    /// Some bytes of the parts one after the other, or in turn.
     fn rows_range(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
         let size = self.element();
+        if self.in_turn {
+            return self.turns_range(range, files);
+        }
         let mut bytes = Vec::with_capacity(range.len());
         let mut begins = 0;
         for part in &self.parts {
@@ -185,6 +216,25 @@ impl Assembled {
             begins = ends;
         }
         Ok(bytes)
+    }
+
+    /// Some bytes of the parts in turn.
+    fn turns_range(&self, range: Range<usize>, files: &Files) -> Result<Vec<u8>> {
+        let count = self.parts.len().max(1);
+        let row = self.parts.first().map_or(1, |part| part.width).max(1) * self.element();
+        let rows = range.start / row..range.end.div_ceil(row);
+        let mut bytes = vec![0; rows.len() * row];
+        for (which, part) in self.parts.iter().enumerate() {
+            // Row i of the part is row i · count + which here.
+            let own = |end: usize| end.saturating_sub(which).div_ceil(count);
+            let first = own(rows.start);
+            let read = self.part_rows(part, first..own(rows.end), files)?;
+            for (at, values) in read.chunks_exact(row).enumerate() {
+                let place = ((first + at) * count + which - rows.start) * row;
+                bytes[place..place + row].copy_from_slice(values);
+            }
+        }
+        Ok(bytes[range.start - rows.start * row..range.end - rows.start * row].to_vec())
     }
 
     /// Some rows of a part, in the type of the tensor.
@@ -205,6 +255,9 @@ impl Assembled {
             }
             let read = if encoding.float() == Some(self.dtype) {
                 stored
+            } else if self.dtype == Dtype::BF16 {
+                // What is cut off is zero.
+                encoding.widen(&stored).into_iter().flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect()
             } else {
                 encoding.widen(&stored).into_iter().flat_map(f32::to_le_bytes).collect()
             };

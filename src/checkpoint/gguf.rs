@@ -10,13 +10,13 @@ use std::fmt;
 
 use half::f16;
 
-use super::{AtomicFile, FileTarget};
+use super::{AtomicFile, FileTarget, quantised::to_mxfp4};
 use crate::error::{Error, Result};
 
 /// Tensors begin at multiples of this many bytes, counted from the first one.
 const ALIGNMENT: u64 = 32;
 
-/// Values of a row that share a scale in [`GgufType::Q8_0`].
+/// Values of a row that share a scale in [`GgufType::Q8_0`] and [`GgufType::Mxfp4`].
 const BLOCK: usize = 32;
 
 /// How the values of a tensor are stored.
@@ -27,6 +27,8 @@ pub enum GgufType {
     F16,
     /// Blocks of 32 values of a row: a scale in f16, then 32 signed bytes, of −127 to 127, that it multiplies.
     Q8_0,
+    /// Blocks of 32 values of a row: the exponent of a scale in a byte, then 32 floats of four bits that it multiplies.
+    Mxfp4,
 }
 
 impl fmt::Display for GgufType {
@@ -35,6 +37,7 @@ impl fmt::Display for GgufType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Q8_0 => "q8_0",
+            Self::Mxfp4 => "mxfp4",
         })
     }
 }
@@ -45,12 +48,13 @@ impl GgufType {
             Self::F32 => 0,
             Self::F16 => 1,
             Self::Q8_0 => 8,
+            Self::Mxfp4 => 39,
         }
     }
 
     /// Whether rows of this width can be stored so.
     pub fn fits(self, width: usize) -> bool {
-        self != Self::Q8_0 || width.is_multiple_of(BLOCK)
+        matches!(self, Self::F32 | Self::F16) || width.is_multiple_of(BLOCK)
     }
 
     fn byte_len(self, values: u64) -> u64 {
@@ -58,6 +62,7 @@ impl GgufType {
             Self::F32 => 4 * values,
             Self::F16 => 2 * values,
             Self::Q8_0 => values / BLOCK as u64 * (2 + BLOCK as u64),
+            Self::Mxfp4 => values / BLOCK as u64 * (1 + BLOCK as u64 / 2),
         }
     }
 
@@ -72,6 +77,7 @@ impl GgufType {
                     .collect::<Option<Vec<_>>>()
                     .map(|bytes| bytes.concat())
             }
+            Self::Mxfp4 => Some(values.chunks(BLOCK).flat_map(to_mxfp4).collect()),
             Self::Q8_0 => {
                 let mut bytes = Vec::with_capacity(values.len() / BLOCK * (2 + BLOCK));
                 for block in values.chunks(BLOCK) {

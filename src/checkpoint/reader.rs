@@ -64,7 +64,11 @@ pub struct Tensor<'a> {
 enum Source<'a> {
     /// From here on in the file.
     At(usize),
-    Assembled(&'a Assembled, &'a Files),
+    Assembled {
+        tensor: &'a Assembled,
+        as_stored: bool,
+        files: &'a Files,
+    },
     Mxfp4 {
         tensor: &'a Mxfp4,
         as_stored: bool,
@@ -85,7 +89,9 @@ impl Tensor<'_> {
     pub fn is(&self, other: &Self) -> bool {
         let alike = match (self.source, other.source) {
             (Source::At(here), Source::At(there)) => here == there,
-            (Source::Assembled(one, _), Source::Assembled(other, _)) => one.parts == other.parts,
+            (Source::Assembled { tensor: one, .. }, Source::Assembled { tensor: other, .. }) => {
+                one.parts == other.parts
+            }
             (Source::Mxfp4 { tensor: one, .. }, Source::Mxfp4 { tensor: other, .. }) => std::ptr::eq(one, other),
             _ => false,
         };
@@ -94,8 +100,16 @@ impl Tensor<'_> {
 
     /// What is stored of each matrix of a tensor whose transpose is; `None` of any other.
     pub fn transposed(self) -> Option<Self> {
-        let Source::Mxfp4 { tensor, files, .. } = self.source else { return None };
-        Some(Self { shape: &tensor.stored_shape, source: Source::Mxfp4 { tensor, files, as_stored: true }, ..self })
+        let (shape, source): (&[usize], _) = match self.source {
+            Source::Mxfp4 { tensor, files, .. } => {
+                (&tensor.stored_shape, Source::Mxfp4 { tensor, files, as_stored: true })
+            }
+            Source::Assembled { tensor, files, .. } => {
+                (tensor.stored_shape.as_deref()?, Source::Assembled { tensor, files, as_stored: true })
+            }
+            Source::At(_) => return None,
+        };
+        Some(Self { shape, source, ..self })
     }
 
     /// Whether another tensor is stored alike, to the last bit.
@@ -125,7 +139,7 @@ impl Tensor<'_> {
         }
         let offset = match self.source {
             Source::At(offset) => offset,
-            Source::Assembled(assembled, files) => return assembled.read_range(range, files),
+            Source::Assembled { tensor, as_stored, files } => return tensor.read_range(range, as_stored, files),
             Source::Mxfp4 { tensor, as_stored, files } => return tensor.read_range(range, as_stored, files),
         };
         let mut bytes = vec![0; range.len()];
@@ -281,7 +295,8 @@ impl Checkpoint {
             Place::Assembled(tensor) => {
                 let (path, file) = self.files.get(tensor.parts.first()?.file)?;
                 let (dtype, written) = (tensor.dtype, tensor.written);
-                let (byte_len, source) = (tensor.byte_len(), Source::Assembled(tensor, &self.files));
+                let source = Source::Assembled { tensor, as_stored: false, files: &self.files };
+                let byte_len = tensor.byte_len();
                 Some(Tensor { dtype, shape: &tensor.shape, path, byte_len, written, source, file })
             }
             Place::Mxfp4(tensor) => {

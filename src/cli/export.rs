@@ -52,6 +52,9 @@ enum Kind {
     #[value(name = "q8_0")]
     Q8_0,
     F32,
+    /// Experts in blocks of 32 floats of four bits, which hold those of gpt-oss as they are; other matrices in f16
+    #[value(name = "mxfp4")]
+    Mxfp4,
 }
 
 impl From<Kind> for GgufType {
@@ -60,6 +63,7 @@ impl From<Kind> for GgufType {
             Kind::F16 => Self::F16,
             Kind::Q8_0 => Self::Q8_0,
             Kind::F32 => Self::F32,
+            Kind::Mxfp4 => Self::Mxfp4,
         }
     }
 }
@@ -71,7 +75,7 @@ pub fn parse_export(text: &str) -> std::result::Result<GgufType, String> {
         Some(("gguf", kind)) => Kind::from_str(kind, false).ok(),
         _ => None,
     };
-    kind.map(GgufType::from).ok_or_else(|| "expected gguf, gguf:f16, gguf:q8_0 or gguf:f32".into())
+    kind.map(GgufType::from).ok_or_else(|| "expected gguf, gguf:f16, gguf:q8_0, gguf:f32 or gguf:mxfp4".into())
 }
 
 impl Args {

@@ -32,7 +32,7 @@ use crate::{
         architecture::{Role, Weight},
         gathered, mix, without_lowest,
     },
-    stream::{ExpertSums, Pass, Placement, Residual, located},
+    stream::{ExpertSums, Pass, Placement, Residual, located, transposed},
 };
 
 /// The ν above. On a small trained mixture, with 256, 1024, 4096 and 16384 tokens, 60 to 200 were within 3 % in perplexity
@@ -92,6 +92,14 @@ impl<'h> Expert<'h> {
         let down = self.linears.iter().find(|linear| linear.role == Role::Down);
         down.ok_or_else(|| Error::shape("expert", "an expert that writes nothing"))
     }
+}
+
+/// Where the weights of an expert are written.
+enum Place<'p> {
+    /// Each to a tensor of its own, by the names that it had and has now.
+    Apart(&'p dyn Fn(&Weight) -> [String; 2]),
+    /// What writes the residual to the end of a tensor of all experts, as transpose; other weights are there.
+    Together { from: &'p TensorSpec, expert: usize, to: &'p str },
 }
 
 /// How the mixture of a layer is cut and fitted.
@@ -226,15 +234,19 @@ impl Mixture<'_> {
             let shared = Expert::upload(gpu, host, given)?;
             let name = |layer: usize, weight: &Weight| names.layer(layer, &format!("{}.weight", weight.name));
             self.copy(pass, &gate, [self.layer, place].map(|layer| name(layer, gate.spec)))?;
-            self.fit_expert(pass, &shared, residuals, ridge, |spec| {
-                [self.layer, place].map(|layer| name(layer, spec))
-            })?;
+            let names = |spec: &Weight| [self.layer, place].map(|layer| name(layer, spec));
+            self.fit_expert(pass, &shared, residuals, ridge, Place::Apart(&names))?;
         }
+        let together = self.copy_together(pass, place)?;
         for (number, &expert) in self.experts.iter().enumerate() {
             let given = routed.iter().map(|routed| routed.tokens(number).to_vec()).collect();
             let own = Expert::upload(gpu, model.store.expert(self.layer, expert)?, given)?;
             let name = |spec: &Weight| [names.expert(self.layer, expert, spec), names.expert(place, number, spec)];
-            self.fit_expert(pass, &own, residuals, ridge, name)?;
+            let place = match &together {
+                Some((from, to)) => Place::Together { from, expert, to },
+                None => Place::Apart(&name),
+            };
+            self.fit_expert(pass, &own, residuals, ridge, place)?;
         }
         for index in all {
             residuals.small.store(gpu, index, residuals.made.load(gpu, index)?, true)?;
@@ -242,6 +254,26 @@ impl Mixture<'_> {
         }
         residuals.small.finish_pass();
         Ok(())
+    }
+
+    /// Writes what the experts that stay read, and their biases, where a tensor holds those of all; returns the one of
+    /// what they write, and its name in the output.
+    fn copy_together(&self, pass: &mut Pass, place: usize) -> Result<Option<(TensorSpec, String)>> {
+        let names = Names::of(pass.config);
+        let Some(together) = pass.config.architecture.mixture.and_then(|mixture| mixture.together) else {
+            return Ok(None);
+        };
+        let (start, down) = (names.layer(self.layer, ""), names.layer(self.layer, together.down));
+        let mut written = None;
+        for spec in pass.config.together(self.layer) {
+            let name = names.layer(place, spec.name.strip_prefix(&start).unwrap_or(&spec.name));
+            if spec.name == down {
+                written = Some((spec, name));
+                continue;
+            }
+            self.experts.iter().try_for_each(|&expert| pass.copy_rows(&spec, spec.rows_of(expert), &name))?;
+        }
+        Ok(written)
     }
 
     /// All tokens, with what the expert that all of them go to counts for each.
@@ -260,14 +292,14 @@ impl Mixture<'_> {
         context.norm(block, x)
     }
 
-    /// Fits what an expert writes, and writes its weights by the names that they had and have now.
+    /// Fits what an expert writes, and writes its weights.
     fn fit_expert(
         &self,
         pass: &mut Pass,
         expert: &Expert,
         residuals: &mut Residuals,
         ridge: f64,
-        names: impl Fn(&Weight) -> [String; 2],
+        place: Place,
     ) -> Result<()> {
         let gpu = pass.gpu;
         let change = self.change(pass, expert, residuals, ridge)?;
@@ -276,14 +308,25 @@ impl Mixture<'_> {
             self.add(pass, expert, residuals, &change)?;
         }
         for (linear, host) in expert.linears.iter().zip(&expert.host) {
-            let names = names(linear.spec);
-            match &change {
+            let fitted = match &change {
                 Some(change) if linear.role == Role::Down && !pass.writer.is_idle() => {
                     let mut values = gpu.download(&linear.weight)?;
                     values.iter_mut().zip(change).for_each(|(value, change)| *value += change);
-                    pass.writer.write(&names[1], &values)?;
+                    Some(values)
                 }
-                _ => self.copy(pass, host, names)?,
+                _ => None,
+            };
+            match (&place, fitted) {
+                (Place::Apart(names), Some(values)) => pass.writer.write(&names(linear.spec)[1], &values)?,
+                (Place::Apart(names), None) => self.copy(pass, host, names(linear.spec))?,
+                (Place::Together { to, .. }, Some(values)) => {
+                    let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
+                    pass.writer.write(to, &transposed(&values, rows, cols).collect::<Vec<_>>())?;
+                }
+                (Place::Together { from, expert, to }, None) if linear.role == Role::Down => {
+                    pass.copy_rows(from, from.rows_of(*expert), to)?;
+                }
+                (Place::Together { .. }, None) => {}
             }
         }
         Ok(())

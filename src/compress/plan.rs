@@ -137,7 +137,6 @@ impl Plan {
             let reason = "this model is cut already; compress the original to another size instead";
             return Err(Error::Usage(reason.into()));
         }
-        config.can_compress()?;
         if sizes.layers.first() != Some(&0) {
             return Err(Error::Usage(
                 "the first layer cannot be left out: nothing before it could make up for it".into(),

@@ -461,7 +461,8 @@ impl Method for Refit<'_> {
         let head_norms = pass.config.head_norms(layer).concat().into_iter().map(|(stem, _)| stem);
         let delta = pass.config.delta_tensors(layer).into_iter().flatten().map(|(name, _)| name);
         let norms = pass.config.norms(layer).into_iter().map(str::to_owned);
-        let stems: Vec<String> = norms.chain(head_norms).chain(delta).collect();
+        let sinks = pass.config.architecture.attention.sinks.map(str::to_owned);
+        let stems: Vec<String> = norms.chain(head_norms).chain(delta).chain(sinks).collect();
         let stems: Vec<&str> = stems.iter().map(String::as_str).collect();
         self.copy(pass, self.plan.of_layer(pass.config, layer, &stems).into_iter())
     }

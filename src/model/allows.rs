@@ -34,21 +34,6 @@ impl Config {
         .map_err(|reason| Error::Usage(reason.into()))
     }
 
-    /// Whether it can be compressed on any axis.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] that says why not.
-    pub fn can_compress(&self) -> Result<()> {
-        match self.architecture.mixture {
-            Some(mixture) if mixture.together.is_some() && self.is_mixture() => Err(Error::Usage(format!(
-                "the experts of a {} have their weights in tensors of all, which are not fitted yet; `prune --experts \
-                 SHARE` takes out whole experts",
-                self.architecture.model_type
-            ))),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether heads can leave a layer; what other layers have makes no difference.
     ///
     /// # Errors

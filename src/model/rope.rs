@@ -53,6 +53,12 @@ pub enum Scaling {
         factor: f64,
         original: f64,
     },
+    /// The same, but that the ramp begins and ends between two pairs, where others have it rounded to whole ones.
+    YarnBetween {
+        factor: f64,
+        original: f64,
+        ends: [f64; 2],
+    },
     /// By a rule that only the frequencies tell.
     Other,
 }
@@ -237,6 +243,12 @@ impl Rope {
     }
 }
 
+/// What YaRN multiplies the frequency of a pair by, with a ramp between these pairs.
+pub fn yarn_share(pair: usize, [first, last]: [f64; 2], factor: f64) -> f64 {
+    let stretched = ((pair as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
+    stretched / factor + (1.0 - stretched)
+}
+
 /// Frequencies that are not scaled: in f32 and in this order, because models were trained with frequencies rounded so.
 fn plain(theta: f64, dim: usize) -> Vec<f32> {
     (0..dim).step_by(2).map(|coordinate| 1.0 / theta.powf(f64::from(coordinate as f32 / dim as f32)) as f32).collect()
@@ -386,19 +398,19 @@ impl Numbers<'_> {
         let pair_of_turns = |turns: f64| dim * (original / (turns * TAU)).ln() / (2.0 * theta.ln());
         let beta = |name, default| Ok::<_, Error>(self.optional(name)?.filter(|&beta| beta != 0.0).unwrap_or(default));
         let (fast, slow) = (beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?);
-        let (mut first, mut last) = (pair_of_turns(fast), pair_of_turns(slow));
+        let (first, last) = (pair_of_turns(fast), pair_of_turns(slow));
+        let within = |first: f64, last: f64| [first.max(0.0), last.min(dim - 1.0)];
+        let frequencies = |[first, last]: [f64; 2]| -> Vec<f32> {
+            let last = if first == last { last + 0.001 } else { last };
+            let ramped = |(pair, frequency): (usize, &f32)| {
+                let kept = 1.0 - ((pair as f32 - first as f32) / (last - first) as f32).clamp(0.0, 1.0);
+                frequency / factor as f32 * (1.0 - kept) + frequency * kept
+            };
+            plain.iter().enumerate().map(ramped).collect()
+        };
+        let (between, rounded) = (within(first, last), frequencies(within(first.floor(), last.ceil())));
         let truncate = self.section.get("truncate").is_none_or(|value| !is_falsy(value));
-        if truncate {
-            (first, last) = (first.floor(), last.ceil());
-        }
-        (first, last) = (first.max(0.0), last.min(dim - 1.0));
-        if first == last {
-            last += 0.001;
-        }
-        let frequencies = plain.iter().enumerate().map(|(pair, frequency)| {
-            let kept = 1.0 - ((pair as f32 - first as f32) / (last - first) as f32).clamp(0.0, 1.0);
-            frequency / factor as f32 * (1.0 - kept) + frequency * kept
-        });
+        let own = if truncate { rounded.clone() } else { frequencies(between) };
         let magnitude = |scale: f64| {
             if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
         };
@@ -408,8 +420,11 @@ impl Numbers<'_> {
                 (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
                 _ => magnitude(1.0),
             };
-        let own_ramp = truncate && fast == 32.0 && slow == 1.0;
-        let scaling = if own_ramp { Scaling::Yarn { factor, original } } else { Scaling::Other };
-        Ok((frequencies.collect(), attention_factor, scaling))
+        let scaling = match (fast, slow) {
+            (32.0, 1.0) if own == rounded => Scaling::Yarn { factor, original },
+            (32.0, 1.0) => Scaling::YarnBetween { factor, original, ends: between },
+            _ => Scaling::Other,
+        };
+        Ok((own, attention_factor, scaling))
     }
 }

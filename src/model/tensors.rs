@@ -1,5 +1,7 @@
 //! Names and shapes of the tensors of a config. The only place that spells names.
 
+use std::ops::Range;
+
 use super::{
     architecture::{Layout, Position, QkNorm, QkSpan, Role, Space, Weight},
     config::Config,
@@ -24,6 +26,12 @@ impl TensorSpec {
     /// How many parameters it holds.
     pub fn parameters(&self) -> u64 {
         self.shape.iter().map(|&size| size as u64).product()
+    }
+
+    /// Which rows are those of an expert, of a tensor that holds all of a layer: all dimensions but the last count rows.
+    pub fn rows_of(&self, expert: usize) -> Range<usize> {
+        let each = self.shape.get(1..self.shape.len().max(2) - 1).unwrap_or_default().iter().product::<usize>();
+        expert * each..(expert + 1) * each
     }
 }
 
@@ -103,12 +111,16 @@ impl<'a> Names<'a> {
     }
 
     /// The names within a layer of the weights of its experts, and of the one that every token goes to, where there are
-    /// any, without what they all end with.
+    /// any, without what they all end with; whole, where one tensor holds all of them.
     pub fn of_experts(&self, layer: usize) -> Vec<String> {
         let experts = self.config.architecture.mixture.map_or("", |mixture| mixture.experts);
-        let own = self.config.expert_weights(layer);
+        let (start, together) = (self.layer(layer, ""), self.config.together(layer));
+        let own = self.config.expert_weights(layer).filter(|_| together.is_empty());
         let own = own.map(|(expert, weight)| format!("{experts}.{expert}.{}", weight.name));
-        own.chain(self.config.shared_weights(layer).into_iter().map(|(weight, _)| weight.name.to_owned())).collect()
+        let together = together.iter().filter_map(|spec| spec.name.strip_prefix(&start)).map(str::to_owned);
+        own.chain(together)
+            .chain(self.config.shared_weights(layer).into_iter().map(|(weight, _)| weight.name.to_owned()))
+            .collect()
     }
 
     /// The norm before the head.

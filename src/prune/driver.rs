@@ -244,11 +244,7 @@ impl Job<'_> {
             pass.writer.linear(layer, &left(gpu, config, kept, coordinates, linear)?)?;
         }
         for spec in &together {
-            let each = spec.shape[1..spec.shape.len() - 1].iter().product::<usize>();
-            kept.experts.iter().try_for_each(|&expert| {
-                let rows = expert * each..(expert + 1) * each;
-                pass.copy_rows(spec, rows, &spec.name)
-            })?;
+            kept.experts.iter().try_for_each(|&expert| pass.copy_rows(spec, spec.rows_of(expert), &spec.name))?;
         }
         // Experts are numbered anew, and otherwise as they were.
         for (number, &expert) in kept.experts.iter().enumerate() {

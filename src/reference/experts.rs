@@ -46,6 +46,7 @@ impl Network<'_> {
         for (role, router) in &mut block.linears {
             if *role == Role::Router {
                 router.weight = router.weight.select_rows(kept.iter());
+                router.bias = router.bias.take().map(|bias| kept.iter().map(|&at| bias[at]).collect());
             }
         }
         kept
@@ -60,8 +61,8 @@ impl Network<'_> {
         let gated: Vec<DMatrix<f64>> =
             hidden.iter().enumerate().map(|(at, a)| scaled(a, &|t| gates[(t, at)])).collect();
         let mut lacks = aim.target.clone();
-        for (expert, gated) in block.experts.iter().zip(&gated) {
-            lacks -= expert.down().apply(gated);
+        for (at, (expert, hidden)) in block.experts.iter().zip(&hidden).enumerate() {
+            lacks -= scaled(&expert.down().apply(hidden), &|t| gates[(t, at)]);
         }
         let mut order: Vec<usize> = (0..gated.len()).collect();
         order.sort_by_key(|&at| (block.experts[at].gate.is_none(), at));

@@ -52,6 +52,8 @@ pub struct Block {
     pub(super) has_norm_after: bool,
     norm_after: Option<Affine>,
     head_norms: Option<[Affine; 2]>,
+    /// One of each head, that has no value; none without.
+    sinks: Vec<f64>,
     delta: Option<HostDeltaNet>,
     /// Of a mixture, those that the router chooses from, and after them the one that every token goes to.
     pub experts: Vec<Expert>,
@@ -114,6 +116,7 @@ impl Step {
                 has_norm_after: block.spec.norm_after.is_some(),
                 norm_after: block.norm_after.as_ref().map(Affine::norm),
                 head_norms: block.head_norms.as_ref().map(|norms| [0, 1].map(|i| Affine::norm(&norms[i]))),
+                sinks: wide(block.sinks.as_deref().unwrap_or_default()),
                 delta: block.delta.clone(),
                 experts: Vec::new(),
             })
@@ -349,9 +352,10 @@ impl<'a> Network<'a> {
     /// What a mixture adds to the residual.
     fn mixed(&self, layer: usize, block: &Block, x: &DMatrix<f64>) -> DMatrix<f64> {
         let (gates, hidden) = self.experts(layer, block, x);
-        let each = block.experts.iter().zip(hidden).enumerate().map(|(at, (expert, mut hidden))| {
-            hidden.row_iter_mut().zip(gates.column(at).iter()).for_each(|(mut row, gate)| row *= *gate);
-            expert.down().apply(&hidden)
+        let each = block.experts.iter().zip(hidden).enumerate().map(|(at, (expert, hidden))| {
+            let mut result = expert.down().apply(&hidden);
+            result.row_iter_mut().zip(gates.column(at).iter()).for_each(|(mut row, gate)| row *= *gate);
+            result
         });
         each.sum()
     }
@@ -424,7 +428,7 @@ impl<'a> Network<'a> {
             }
         }
         let sequence = Sequence { first: 0, tokens: x.nrows(), kv_row: 0, position: 0 };
-        let out = kernels::attention(&spec.attention_shape(), &qkv, &qkv, &[sequence]);
+        let out = kernels::attention_with_sinks(&spec.attention_shape(), &block.sinks, &qkv, &qkv, &[sequence]);
         match block.role(Role::OutputGate) {
             Some(gate) => delta_net::gate(Gate::Sigmoid, &out, &gate.apply(&input), 0),
             None => out,

@@ -64,7 +64,7 @@ impl<'a, M: Method> Task<'a, M> {
         };
         let method = M::plan(model, request)?;
         let export = request.export.map(|kind| {
-            GgufExport::check(method.config())?;
+            GgufExport::check(method.config(), kind)?;
             writes.file("--export", &exported_beside(&request.output, kind))
         });
         let export = Cell::new(export.transpose()?);

@@ -32,4 +32,4 @@ pub use stock::StockForm;
 pub use store::{Placement, Residual};
 pub use training::{Objective, Supply, Training};
 pub use types::Types;
-pub use writer::Writer;
+pub use writer::{Writer, transposed};

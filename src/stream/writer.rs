@@ -281,6 +281,6 @@ fn amplify(values: &mut [f32], gain: f32) {
 }
 
 /// A row-major matrix of `rows` and `cols`, column by column.
-fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
+pub fn transposed<T: Copy>(values: &[T], rows: usize, cols: usize) -> impl Iterator<Item = T> {
     (0..cols).flat_map(move |col| (0..rows).map(move |row| values[row * cols + col]))
 }

@@ -293,6 +293,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--per-layer", "--importance", "taylor"], "--per-layer goes by what --importance obs measures"),
         (&["--ridge", "0"], "--ridge 0: expected a number above 0"),
         (&["--ridge", "nan"], "expected a number above 0"),
+        (&["--axes", "mlp", "--effort", "quick", "--export", "gguf:mxfp4"], "mxfp4 is a type of experts"),
     ] {
         refused(flags, message);
     }
@@ -312,8 +313,8 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--keep", "80%", "--target-size", "1MB"], "cannot be used with"),
         (&["--keep", "80%", "--target-parameters", "-20%"], "cannot be used with"),
         (&["--effort", "some"], "quick, normal, thorough"),
-        (&["--export", "onnx"], "expected gguf, gguf:f16, gguf:q8_0 or gguf:f32"),
-        (&["--export", "gguf:q4_k"], "expected gguf, gguf:f16, gguf:q8_0 or gguf:f32"),
+        (&["--export", "onnx"], "expected gguf, gguf:f16, gguf:q8_0, gguf:f32 or gguf:mxfp4"),
+        (&["--export", "gguf:q4_k"], "expected gguf, gguf:f16, gguf:q8_0, gguf:f32 or gguf:mxfp4"),
     ] {
         let mut command = Command::new(PROGRAM);
         command.args(args!["compress", model, "-o", out, "--calibration", tokens]).args(flags);

@@ -76,7 +76,7 @@ fn a_model_that_llama_cpp_would_compute_otherwise_is_refused() {
             "opt_relu",
             "only llama, mistral, qwen2, qwen3, qwen3_5_text, smollm3, granite, starcoder2, phi, phi3, gpt2, gpt_neox, \
              gemma, gemma2, gemma3_text, olmo, olmo2, stablelm, cohere, falcon, bloom, mpt, qwen2_moe, qwen3_moe, olmoe, \
-             mixtral can",
+             mixtral, gpt_oss can",
         ),
         ("smollm3_listed", "rotary embeddings in all layers of this architecture but every 4th"),
         ("starcoder2_head_dim", "its queries together are 40 wide and its residual stream 24"),

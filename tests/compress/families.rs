@@ -79,7 +79,7 @@ const TIED: &str = "the head is the embedding, and with a layer norm before it t
 const NO_FORM: &str = "be narrower: its classes have no form for that";
 
 /// What cannot be cut, and why.
-const REFUSED: [(&str, &[(Axis, &str)]); 14] = [
+const REFUSED: [(&str, &[(Axis, &str)]); 15] = [
     ("llama_mha_untied", &[(Axis::Heads, ALONE)]),
     ("llama_bias", &[(Axis::KvHeads, ONE)]),
     ("qwen3_tied", &[(Axis::KvHeads, ONE)]),
@@ -94,9 +94,11 @@ const REFUSED: [(&str, &[(Axis, &str)]); 14] = [
     ("qwen3_moe_normalised", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS)]),
     ("qwen3_moe_top_all", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Experts, ONE)]),
     ("olmoe_plain", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Heads, SPAN), (Axis::KvHeads, SPAN)]),
+    ("gpt_oss_plain", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Heads, SINKS), (Axis::KvHeads, SINKS)]),
 ];
 const MIXTURE: &str = "`compress` whole experts, heads and layers";
 const OF_EXPERTS: &str = "have experts with fewer channels yet";
+const SINKS: &str = "its attention has sinks, one for each head";
 const SPAN: &str = "the norms of its queries and keys span all heads";
 
 #[test]

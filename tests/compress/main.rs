@@ -26,7 +26,7 @@ use support::{Random, Tensors, fixture};
 use tempfile::TempDir;
 
 /// One fixture of each kind, and those with a tied head where others have none.
-const KINDS: [(&str, &str); 25] = [
+const KINDS: [(&str, &str); 26] = [
     ("llama_gqa_tied", "rms norm, tied head, grouped queries"),
     ("llama_mha_untied", "a key and a value for every query, three layers"),
     ("llama_bias", "biases on reads and writes"),
@@ -52,6 +52,7 @@ const KINDS: [(&str, &str); 25] = [
     ("falcon_rw", "linear biases"),
     ("qwen2_moe_dense_between", "mixtures beside dense layers, an expert that every token goes to"),
     ("qwen3_moe_normalised", "mixtures, an untied head"),
+    ("gpt_oss_plain", "sinks, biases of routers and experts, all experts in one tensor"),
 ];
 
 fn open(directory: &Path) -> Model {

@@ -16,11 +16,13 @@ struct Expected {
     left: Vec<Option<Vec<usize>>>,
 }
 
-const FIXTURES: [(&str, &str); 4] = [
+const FIXTURES: [(&str, &str); 6] = [
     ("qwen3_moe_normalised", "gates divided by their sum"),
     ("qwen2_moe_plain", "an expert that every token goes to, gates as they are"),
     ("mixtral_top_2", "other names"),
     ("olmoe_plain", "queries and keys normalised whole"),
+    ("gpt_oss_plain", "biases, sinks, all experts in one tensor"),
+    ("gpt_oss_mxfp4", "all experts in one tensor of floats of four bits"),
 ];
 
 /// With this many experts in each mixture.

@@ -71,7 +71,7 @@ fn a_narrower_model_is_fitted_to_what_the_formulas_say() {
 /// A fixture, what is cut of it, and why.
 type Case = (&'static str, fn(Resize) -> Resize, &'static str);
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 23] = [
     ("llama_gqa_tied", |all| Resize { intermediate_size: 15, ..all }, "channels; a tied head"),
     ("llama_mha_untied", |all| Resize { layers: vec![0, 2], ..all }, "a layer, and a head that is fitted"),
     ("llama_gqa_tied", |all| Resize { heads: all.kv_heads, ..all }, "queries of each group"),
@@ -93,6 +93,8 @@ const CASES: [Case; 21] = [
     ("qwen2_moe_plain", |all| Resize { experts: Some(3), ..all }, "an expert that every token goes to"),
     ("mixtral_top_2", |all| Resize { experts: Some(3), layers: vec![0], ..all }, "experts before a gap"),
     ("olmoe_plain", |all| Resize { experts: Some(4), ..all }, "queries and keys normalised whole"),
+    ("gpt_oss_plain", |all| Resize { experts: Some(3), ..all }, "sinks, biases, all experts in one tensor"),
+    ("gpt_oss_plain", |all| Resize { experts: Some(4), layers: vec![0], ..all }, "the same before a gap"),
 ];
 
 #[test]

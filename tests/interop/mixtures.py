@@ -3,7 +3,7 @@
 
     python tests/interop/mixtures.py --binary target/release/slicegpt-gpu
 
-Parity fixtures lose a third of their experts by `prune --experts`, one of them some, with heads, by `compress`, which fits
+Parity fixtures lose a third of their experts by `prune --experts`, two of them some, one with heads, by `compress`, which fits
 what is left. What is written is an ordinary checkpoint, which transformers loads without code of ours: all logits are the
 program's, greedy continuations too, with a cache and without; saved by transformers in either form, with each expert by
 itself or all in one tensor, it is the same model again. So is one whose layers have different numbers of experts, by the Python
@@ -60,7 +60,10 @@ def load(directory, **options):
 
 
 # By fixture: what cuts it in place of that.
-COMPRESSED = {"qwen3_moe_plain_tied": ("--axes", "experts,heads", "--keep", "70%", "--effort", "quick")}
+COMPRESSED = {
+    "qwen3_moe_plain_tied": ("--axes", "experts,heads", "--keep", "70%", "--effort", "quick"),
+    "gpt_oss_plain": ("--axes", "experts", "--target-parameters", "-20%", "--effort", "quick"),
+}
 
 
 def check(program, name, work):
@@ -98,7 +101,9 @@ def check(program, name, work):
 
 
 # Those whose layers lose different numbers of experts; some of one have no experts at all.
-BY_LAYER = ["qwen3_moe_dense_between", "qwen2_moe_plain", "mixtral_top_2", "olmoe_plain"]
+BY_LAYER = ["qwen3_moe_dense_between", "qwen2_moe_plain", "mixtral_top_2", "olmoe_plain", "gpt_oss_plain", "gpt_oss_mxfp4"]
+# What leaves of the experts, where another share would leave the same of each layer.
+SHARES = {"gpt_oss_mxfp4": 0.4}
 
 
 def check_by_layer(program, name, work):
@@ -106,7 +111,7 @@ def check_by_layer(program, name, work):
     source, directory = FIXTURES / name, work / "smaller"
     tokens = source / "tokens.json"
     rows = json.loads(tokens.read_text())["input_ids"]
-    program("prune", source, "-o", directory, "--experts", 0.3, "--global", "--examples", tokens)
+    program("prune", source, "-o", directory, "--experts", SHARES.get(name, 0.3), "--global", "--examples", tokens)
     config = json.loads((directory / "config.json").read_text())
     counts = [layer.get("num_experts") for layer in config["pruning"]["layers"]]
     assert len(set(filter(None, counts))) > 1, f"layers that do not differ show nothing: {counts}"

@@ -182,6 +182,58 @@ fn qwen35(ours: &str, shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>)
     (shape.to_vec(), values)
 }
 
+/// What llama.cpp computes whatever a file says.
+const UP_TO_7: (&str, &str) = ("swiglu_limit", "7.0");
+const GPT_OSS: Family = Family {
+    fixture: "gpt_oss_plain",
+    changed: &[UP_TO_7],
+    architecture: "gpt-oss",
+    interleaved: false,
+    layer: &[
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.router", "ffn_gate_inp"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "post_attention_norm"),
+    ],
+    top: TOP,
+};
+
+/// Tensors there of one of that family that holds all experts of a layer, here as transposes with columns of gate and up
+/// in turn; and of its sinks. None of others.
+fn gpt_oss(ours: &str, shape: &[usize], values: &[f32]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let (layer, name) = ours.split_once("layers.").and_then(|(_, rest)| rest.split_once('.')).unwrap_or_default();
+    let theirs = |name: &str| format!("blk.{layer}.{name}");
+    let name = name.strip_prefix("mlp.experts.").unwrap_or(name);
+    let (roles, end) = match name.strip_suffix("_bias") {
+        _ if name == "self_attn.sinks" => return vec![(theirs("attn_sinks.weight"), shape.to_vec(), values.to_vec())],
+        Some("gate_up_proj") => (&["gate", "up"][..], "bias"),
+        Some("down_proj") => (&["down"][..], "bias"),
+        _ if name == "gate_up_proj" => (&["gate", "up"][..], "weight"),
+        _ if name == "down_proj" => (&["down"][..], "weight"),
+        _ => return Vec::new(),
+    };
+    let (experts, width) = (shape[0], shape[shape.len() - 1]);
+    let rows = width / roles.len();
+    let of = |which: usize| -> (Vec<usize>, Vec<f32>) {
+        let cols = if end == "bias" { 1 } else { shape[1] };
+        let mut found = Vec::new();
+        for expert in 0..experts {
+            for row in 0..rows {
+                found.extend((0..cols).map(|col| values[(expert * cols + col) * width + row * roles.len() + which]));
+            }
+        }
+        (if end == "bias" { vec![experts, rows] } else { vec![experts, rows, cols] }, found)
+    };
+    let named = |(which, role): (usize, &&str)| {
+        let (shape, values) = of(which);
+        (theirs(&format!("ffn_{role}_exps.{end}")), shape, values)
+    };
+    roles.iter().enumerate().map(named).collect()
+}
+
 pub const FAMILIES: &[Family] = &[
     separate("smollm3_interval", "smollm3", true),
     separate("granite_plain", "granite", true),
@@ -216,6 +268,26 @@ pub const FAMILIES: &[Family] = &[
         ..separate("olmoe_normalised_tied", "olmoe", false)
     },
     QWEN35,
+    GPT_OSS,
+    Family { fixture: "gpt_oss_mxfp4", ..GPT_OSS },
+    // Without scaled frequencies, which its class would have by default.
+    Family {
+        fixture: "gpt_oss_no_sinks",
+        changed: &[("layer_types", r#"["sliding_attention", "full_attention"]"#)],
+        ..GPT_OSS
+    },
+    // Without biases in its attention, whose result has to have one there, and without a head.
+    Family {
+        fixture: "gpt_oss_tied_yarn",
+        changed: &[
+            UP_TO_7,
+            ("swiglu_alpha", "1.702"),
+            ("layer_types", r#"["sliding_attention", "full_attention", "sliding_attention"]"#),
+            ("rope_parameters.beta_fast", "32.0"),
+            ("rope_parameters.beta_slow", "1.0"),
+        ],
+        ..GPT_OSS
+    },
     Family { fixture: "mpt_clip", changed: &[("attn_config.softmax_scale", "null")], ..MPT },
 ];
 
@@ -248,10 +320,13 @@ impl Family {
         if let Some(experts) = layer.experts {
             add("expert_count", size(experts.count));
             add("expert_used_count", size(experts.chosen));
+            if self.architecture == "gpt-oss" {
+                add("expert_feed_forward_length", size(layer.intermediate_size));
+            }
         }
         add("attention.head_count", size(layer.heads));
         add("attention.head_count_kv", size(layer.kv_heads));
-        let rms = ["smollm3", "granite", "phi3", "olmoe", "qwen35"].contains(&self.architecture);
+        let rms = ["smollm3", "granite", "phi3", "olmoe", "qwen35", "gpt-oss"].contains(&self.architecture);
         let eps = if rms { "layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
         add(&format!("attention.{eps}"), GgufValue::F32(config.head_norm_eps));
         if raw.contains_key("head_dim") {
@@ -266,6 +341,13 @@ impl Family {
             };
             add("rope.dimension_count", size(turned));
             add("rope.freq_base", GgufValue::F32(rope.theta as f32));
+            if raw["rope_parameters"]["rope_type"] == "yarn" {
+                let number = |name: &str| raw["rope_parameters"][name].as_f64().expect("a number");
+                add("rope.scaling.type", GgufValue::Text("yarn".into()));
+                add("rope.scaling.factor", GgufValue::F32(number("factor") as f32));
+                let original = number("original_max_position_embeddings");
+                add("rope.scaling.original_context_length", size(original as usize));
+            }
         }
         let number = |name: &str| raw.get(name).and_then(Value::as_f64).map(|number| GgufValue::F32(number as f32));
         for (name, key) in [
@@ -368,6 +450,11 @@ impl Family {
         let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
         for spec in model.config().tensors() {
             let values = model.store.whole(&spec).and_then(|matrix| matrix.to_f32()).expect("values");
+            let parts = gpt_oss(&spec.name, &spec.shape, &values);
+            if !parts.is_empty() {
+                tensors.extend(parts.into_iter().map(|(name, shape, values)| (name, (shape, values))));
+                continue;
+            }
             let (mut shape, values) = self.stored(&spec.name, model, &spec.shape, &values);
             if spec.name.contains(".norms.") || spec.name.contains(".experts.") {
                 shape.insert(0, 1);

@@ -111,6 +111,7 @@ pub fn read(path: &Path) -> Read {
         let len = match kind {
             0 => 4 * values,
             1 => 2 * values,
+            39 => values / 32 * 17,
             _ => values / 32 * 34,
         };
         assert!(

@@ -12,7 +12,7 @@ mod ternary;
 
 use safetensors::Dtype;
 
-pub use small_blocks::{E2M1, half_of_e8m0};
+pub use small_blocks::{E2M1, half_of_e8m0, to_mxfp4};
 
 /// One way of storing values.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,9 @@ const fn encoding(id: u32, name: &'static str, block: usize, bytes: usize, widen
 
 /// Values in most blocks.
 const SUPER: usize = 256;
+
+/// The number of floats of four bits whose scales are powers of two.
+const MXFP4: u32 = 39;
 
 /// Every one that is known.
 const ENCODINGS: &[Encoding] = &[
@@ -61,7 +64,7 @@ const ENCODINGS: &[Encoding] = &[
     encoding(30, "BF16", 1, 2, floats::bf16),
     encoding(34, "TQ1_0", SUPER, 54, ternary::tq1_0),
     encoding(35, "TQ2_0", SUPER, 66, ternary::tq2_0),
-    encoding(39, "MXFP4", 32, 17, small_blocks::mxfp4),
+    encoding(MXFP4, "MXFP4", 32, 17, small_blocks::mxfp4),
     encoding(40, "NVFP4", 64, 36, small_blocks::nvfp4),
 ];
 
@@ -82,9 +85,9 @@ impl Encoding {
         ENCODINGS.iter().map(|known| known.name)
     }
 
-    /// The type in which values are read: their own, or f32 where they are quantised.
+    /// The type in which values are read: their own, or f32 where they are quantised; bf16 where that holds every one.
     pub fn dtype(self) -> Dtype {
-        self.float().unwrap_or(Dtype::F32)
+        self.float().unwrap_or(if self.id == MXFP4 { Dtype::BF16 } else { Dtype::F32 })
     }
 
     /// The type of plain floats; `None` for quantised values.

@@ -69,6 +69,23 @@ pub fn mxfp4(block: &[u8], values: &mut [f32]) {
     }
 }
 
+/// The block of [`mxfp4`] nearest to 32 finite values, as ggml has it: the largest is between 4 and 8 times the scale,
+/// of which it holds up to 6, and what is half way between two goes to the smaller one. Values of such a block come back.
+pub fn to_mxfp4(values: &[f32]) -> [u8; 17] {
+    let largest = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    // f32 stores the exponent as the scale does.
+    let exponent = ((largest.to_bits() >> 23) as u8).saturating_sub(2);
+    let scale = half_of_e8m0(exponent);
+    let mut block = [0; 17];
+    block[0] = exponent;
+    for (index, value) in values.iter().enumerate() {
+        let far = |bits: usize| (scale * E2M1[bits] - value).abs();
+        let nearest = (1..E2M1.len()).fold(0, |best, bits| if far(bits) < far(best) { bits } else { best });
+        block[1 + index % 16] |= (nearest as u8) << (index / 16 * 4);
+    }
+    block
+}
+
 /// Half of two to the power of the exponent less 127.
 pub fn half_of_e8m0(exponent: u8) -> f32 {
     let exponent = u32::from(exponent);

@@ -48,7 +48,7 @@ pub struct Mixture {
     /// The tensors of the experts of a layer where no expert has its own.
     pub together: Option<Together>,
     /// The fields of α and of the limit of [`crate::ops::ClampedSwiglu`], which experts have in place of the model's
-    /// activation, and what the class takes without them.
+    /// activation, and what the class takes without them; llama.cpp takes these whatever a file says.
     pub swiglu: Option<[(&'static str, f64); 2]>,
 }
 

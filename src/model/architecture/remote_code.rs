@@ -57,6 +57,7 @@ impl RemoteCode {
     pub const QWEN3_MOE: Self = remote_code!(pruned "qwen3_moe", "Qwen3Moe");
     pub const MIXTRAL: Self = remote_code!(pruned "mixtral", "Mixtral");
     pub const OLMOE: Self = remote_code!(pruned "olmoe", "Olmoe");
+    pub const GPT_OSS: Self = remote_code!(pruned "gpt_oss", "GptOss");
     pub const SMOLLM3: Self = remote_code!("smollm3", "SmolLM3");
     pub const GRANITE: Self = remote_code!("granite", "Granite");
     pub const STARCODER2: Self = remote_code!("starcoder2", "Starcoder2");

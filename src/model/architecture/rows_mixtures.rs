@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{
     defaults,
-    forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, OtherWidths, RemoteCode},
+    forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode},
 };
 
 use Bias::{Always, Field, Never};
@@ -215,6 +215,16 @@ pub(super) const GPT_OSS: Architecture = Architecture {
     }),
     required: &[("quantization_config.quant_method", "\"mxfp4\"", "of quantised ones, those in MXFP4 are read")],
     handles: &["num_experts", "num_local_experts", "quantization_config"],
-    forms: Forms { stock: STOCK, ..BASE.forms },
+    forms: Forms {
+        stock: STOCK,
+        gguf: Some(Gguf { biases: GgufBiases::All, ..Gguf::of("gpt-oss") }),
+        code: Some(RemoteCode::GPT_OSS),
+    },
+    gguf_own: GgufOwn {
+        windows: GgufWindows::Interval(2),
+        head: GgufHead::Required,
+        norms: ["attn_norm", "post_attention_norm"],
+        ..BASE.gguf_own
+    },
     ..BASE
 };

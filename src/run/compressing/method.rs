@@ -66,7 +66,6 @@ impl Method for Compress {
 
     fn plan(model: &Model, request: &Request<CompressRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
-        model.config().can_compress()?;
         let mut options = request.method.options(dtype);
         options.check()?;
         request.method.check(model.config())?;

@@ -14,6 +14,7 @@ use super::{
     chart,
 };
 use crate::{
+    checkpoint::GgufType,
     compress::{Axis, Candidate, Curve, Plan, Probe, Snapshot},
     model::{Config, GgufExport, Kept, LayerSizes, LayerSpec, Model},
 };
@@ -109,7 +110,7 @@ impl CompressReport {
         let after = Sizes::of(&plan.config, plan.byte_len(), plan.parameters, plan.stored_width);
         Self {
             model_type: config.architecture.model_type,
-            exportable: GgufExport::check(config).is_ok(),
+            exportable: GgufExport::check(config, GgufType::default()).is_ok(),
             before: Sizes {
                 vocabulary: model.whole_vocabulary().unwrap_or(config.vocab_size),
                 ..Sizes::of(config, model.store.checkpoint.stored_len(), parameters, config.hidden_size)

@@ -95,9 +95,6 @@ impl Method for Prune {
             let reason = "--refit writes: with fewer coordinates nothing is fitted; compress --axes width does that";
             return Err(Error::Usage(reason.into()));
         }
-        if refit == PruneRefit::Writes && options.groups == Groups::Experts {
-            config.can_compress()?;
-        }
         Ok(Self { options, plan, refit, write_importance: write_importance.clone() })
     }
 

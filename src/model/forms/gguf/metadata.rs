@@ -2,13 +2,14 @@
 
 use super::{
     names::{MULTIPLIERS, has_parallel_flag},
-    target::{approximates_gelu, attention_interval, multiplier},
+    target::{approximates_gelu, attention_interval, multiplier, never_rounds, scaling},
 };
 use crate::{
     checkpoint::{GgufType, GgufValue},
     model::{
         Config, LayerSpec, Rope, Scaling,
         forms::{Gguf, GgufAlibi, GgufWindows},
+        rope::yarn_share,
     },
     ops::{DeltaShape, Norm},
 };
@@ -18,7 +19,7 @@ pub type Metadata = Vec<(String, GgufValue)>;
 
 /// The factors that divide the plain frequencies, where only they can say how the model scales them.
 pub fn frequency_factors(config: &Config) -> Option<Vec<f32>> {
-    let rope = config.ropes.first().filter(|rope| rope.scaling == Scaling::Other && rope.long.is_none())?;
+    let rope = config.ropes.first().filter(|rope| scaling(config, rope) == Scaling::Other && rope.long.is_none())?;
     let dim = 2 * rope.inverse_frequencies.len();
     let plain = (0..dim).step_by(2).map(|pair| 1.0 / rope.theta.powf(pair as f64 / dim as f64));
     Some(plain.zip(&rope.inverse_frequencies).map(|(plain, scaled)| (plain / f64::from(*scaled)) as f32).collect())
@@ -116,9 +117,12 @@ fn signals(config: &Config, add: &mut impl FnMut(&str, GgufValue)) {
     let (row, own, layer) = (config.architecture, &config.architecture.gguf_own, &config.layers[0]);
     let window = config.layers.iter().find_map(|layer| layer.window);
     match (own.windows, window) {
-        (GgufWindows::Unknown, _) | (GgufWindows::Interval(_), None) => {}
+        (GgufWindows::Unknown, _) => {}
         (GgufWindows::Ignored, window) => add("attention.sliding_window", size(window.unwrap_or(0))),
-        (GgufWindows::Interval(_), Some(window)) => add("attention.sliding_window", size(window)),
+        // Without the key, it takes the window that the architecture had first.
+        (GgufWindows::Interval(_), window) => {
+            add("attention.sliding_window", size(window.unwrap_or(config.max_position_embeddings)));
+        }
     }
     for (key, name) in MULTIPLIERS.iter().filter_map(|(key, name)| Some((key, name(&row.multipliers)?))) {
         add(key, GgufValue::F32(multiplier(config, name) as f32));
@@ -149,7 +153,7 @@ fn rotary(config: &Config, rope: &Rope, add: &mut impl FnMut(&str, GgufValue), n
     add("rope.freq_base", GgufValue::F32(rope.theta as f32));
     // What llama.cpp multiplies cosines and sines by of its own accord.
     let mut magnitude = 1.0;
-    match (rope.scaling, &rope.long) {
+    match (scaling(config, rope), &rope.long) {
         (Scaling::None, _) => {}
         (Scaling::Linear { factor }, _) => {
             add("rope.scaling.type", text("linear"));
@@ -160,9 +164,14 @@ fn rotary(config: &Config, rope: &Rope, add: &mut impl FnMut(&str, GgufValue), n
             add("rope.scaling.type", text("yarn"));
             add("rope.scaling.factor", GgufValue::F32(factor as f32));
             add("rope.scaling.original_context_length", size(original as usize));
+            match rope.scaling {
+                Scaling::YarnBetween { ends, .. } => notes.push(rounded_ramp(rope, ends, factor)),
+                _ if never_rounds(config.architecture) => add(TRUNCATE, GgufValue::Bool(true)),
+                _ => {}
+            }
         }
-        (Scaling::Other, None) => add("rope.scaling.type", text("none")),
-        (Scaling::Other, Some(long)) => {
+        (Scaling::Other | Scaling::YarnBetween { .. }, None) => add("rope.scaling.type", text("none")),
+        (Scaling::Other | Scaling::YarnBetween { .. }, Some(long)) => {
             add("rope.scaling.type", text("longrope"));
             add("rope.scaling.original_context_length", size(long.original));
             notes.push(format!(
@@ -179,6 +188,29 @@ fn rotary(config: &Config, rope: &Rope, add: &mut impl FnMut(&str, GgufValue), n
     }
 }
 
+/// What llama.cpp has no key for: that a model rounds the ends of YaRN's ramp as llama.cpp does, where models of its
+/// architecture do not. It passes over it.
+pub const TRUNCATE: &str = "rope.scaling.yarn_truncate";
+
+/// What the user should know of a ramp whose ends are rounded there, and not in the model.
+fn rounded_ramp(rope: &Rope, ends: [f64; 2], factor: f64) -> String {
+    let (rounded, pairs) = ([ends[0].floor(), ends[1].ceil()], rope.inverse_frequencies.len());
+    let ratios = (0..pairs).map(|pair| yarn_share(pair, rounded, factor) / yarn_share(pair, ends, factor));
+    let off: Vec<f64> = ratios.filter(|ratio| (ratio - 1.0).abs() > 1e-6).collect();
+    let (least, most) =
+        off.iter().fold((1.0, 1.0), |(least, most): (f64, f64), &ratio| (least.min(ratio), most.max(ratio)));
+    format!(
+        "llama.cpp rounds the ends of yarn's ramp, pairs {:.2} and {:.2}, to {} and {}, in every file of this \
+         architecture, and the model does not (truncate is false): {} of the {pairs} pairs of a head turn at {least:.3} \
+         to {most:.3} times the model's frequencies there",
+        ends[0],
+        ends[1],
+        rounded[0],
+        rounded[1],
+        off.len()
+    )
+}
+
 /// What a mixture's config says of the width of MLPs that are none.
 fn dense_width(config: &Config) -> usize {
     let (name, own) = (config.architecture.fields.intermediate_size, config.layers[0].intermediate_size);
@@ -191,6 +223,7 @@ fn file_type(kind: GgufType) -> u32 {
         GgufType::F32 => 0,
         GgufType::F16 => 1,
         GgufType::Q8_0 => 7,
+        GgufType::Mxfp4 => 38,
     }
 }
 

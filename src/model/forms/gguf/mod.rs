@@ -43,31 +43,37 @@ pub struct GgufExport<'a> {
 }
 
 impl<'a> GgufExport<'a> {
-    /// Whether models of this config can be written so.
+    /// Whether models of this config can be written so, with matrices in `kind`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for those that llama.cpp cannot compute, with the reason.
-    pub fn check(config: &Config) -> Result<()> {
-        target::target(config).map(drop)
+    /// [`Error::Usage`] for those that llama.cpp cannot compute, with the reason, and for MXFP4 without experts.
+    pub fn check(config: &Config, kind: GgufType) -> Result<()> {
+        target::target(config)?;
+        match kind {
+            GgufType::Mxfp4 if !config.is_mixture() => Err(Error::Usage(
+                "mxfp4 is a type of experts, of which this model has none; take f16, q8_0 or f32".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Plans the file: matrices in `kind`, everything else in f32; `name` is what the model is called in it.
     ///
     /// # Errors
-    /// [`Error::Usage`] for models that llama.cpp cannot compute, with the reason; [`Error::BadFile`] for a
-    /// tokenizer.json that is damaged or that GGUF has no form for; [`Error::Read`].
+    /// As [`GgufExport::check`]; [`Error::BadFile`] for a tokenizer.json that is damaged or that GGUF has no form for;
+    /// [`Error::Read`].
     pub fn plan(model: &'a Model, name: &str, kind: GgufType, vocabulary: Vocabulary) -> Result<Self> {
+        Self::check(model.config(), kind)?;
         let target = target::target(model.config())?;
         let mut notes = Vec::new();
         let entries = tensors::entries(model.config(), target, kind);
         let (vocabulary, name) = vocabulary::vocabulary(model.config(), name, vocabulary, &mut notes)?;
         let mut metadata = metadata::metadata(model.config(), target, &name, kind, &mut notes);
         metadata.extend(vocabulary);
-        let narrow =
-            entries.iter().filter(|entry| kind == GgufType::Q8_0 && entry.tensor.kind == GgufType::F16).count();
+        let narrow = entries.iter().filter(|entry| entry.is_too_narrow(kind)).count();
         if narrow > 0 {
             notes.push(format!(
-                "{narrow} tensors stay in f16: their rows are no multiple of 32 values, which q8_0 needs"
+                "{narrow} tensors stay in f16: their rows are no multiple of 32 values, which {kind} needs"
             ));
         }
         Ok(Self { model, target, entries, metadata, notes })

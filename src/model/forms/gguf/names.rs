@@ -13,6 +13,8 @@ pub const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
 pub const LONG_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 /// The norms of queries and of keys.
 pub const HEAD_NORMS: [&str; 2] = ["attn_q_norm", "attn_k_norm"];
+/// The logits of heads that stand for no key.
+pub const SINKS: &str = "attn_sinks.weight";
 
 /// A key, and the config field that a row has for it.
 type Multiplier = (&'static str, fn(&Multipliers) -> Option<&'static str>);

@@ -306,8 +306,10 @@ fn dtype(header: &GgufHeader) -> &'static str {
     };
     let [wide, half, brain] = [
         total(|encoding| encoding.float() == Some(Dtype::F32)),
-        total(|encoding| encoding.float().is_none_or(|dtype| dtype == Dtype::F16)),
-        total(|encoding| encoding.float() == Some(Dtype::BF16)),
+        total(|encoding| {
+            encoding.dtype() == Dtype::F16 || encoding.float().is_none() && encoding.dtype() == Dtype::F32
+        }),
+        total(|encoding| encoding.dtype() == Dtype::BF16),
     ];
     match () {
         () if brain > wide.max(half) => "bfloat16",

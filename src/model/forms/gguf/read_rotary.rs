@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 use super::{
     frequencies::llama3,
     keys::{Keys, shortest},
+    metadata::TRUNCATE,
     names::{FREQUENCY_FACTORS, LONG_FACTORS},
+    target::never_rounds,
 };
 use crate::{
     error::Result,
@@ -61,7 +63,19 @@ pub fn rotary(
             let reason = "rotary factors of long texts are not implemented for this architecture";
             return Err(keys.unsupported("rope.scaling.type", &"longrope".into(), reason));
         }
-        [None, None] => scaling(keys, rotary, theta, factors.plain.as_deref())?,
+        [None, None] => {
+            let own = row.attention.default_scaling;
+            match scaling(keys, rotary, theta, factors.plain.as_deref())? {
+                // Without a section, it would be that of the class.
+                Value::Null if own.is_some() => json!({ "rope_type": "default" }),
+                // The file does not say it of models that do not round.
+                Value::Object(mut yarn) if never_rounds(row) && yarn["rope_type"] == "yarn" => {
+                    yarn.insert("truncate".into(), keys.flag(TRUNCATE)?.unwrap_or(false).into());
+                    yarn.into()
+                }
+                section => section,
+            }
+        }
         [Some(short), Some(long)] => {
             let original = keys.size("rope.scaling.original_context_length")?;
             set("original_max_position_embeddings", original.into());

@@ -10,8 +10,8 @@ use std::{
 use super::{
     delta::{self, DeltaTensor, Turn},
     names::{
-        EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, norms,
-        stem, stem_of_fused,
+        EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, SINKS,
+        norms, stem, stem_of_fused,
     },
     source::{Source, is_gated},
 };
@@ -19,9 +19,10 @@ use crate::{
     checkpoint::{Assembled, GgufEntry, GgufHeader, Part},
     error::{Error, Result},
     model::{
-        Config, Names,
-        architecture::{Layout, Order, QkSpan, Role, Weight},
+        Config, Names, TensorSpec,
+        architecture::{Layout, Order, QkSpan, Role, Together, Weight},
         side_by_side,
+        tensors::TOGETHER_BIAS,
     },
 };
 
@@ -31,7 +32,8 @@ use crate::{
 /// [`Error::BadTensor`] for tensors that are missing or of another shape; [`Error::BadFile`] for those that the
 /// architecture has no place for.
 pub fn assemble(config: &Config, source: Source, header: &GgufHeader, path: &Path) -> Result<Vec<(String, Assembled)>> {
-    let mut maker = Maker { config, source, header, path, used: BTreeSet::new(), list: Vec::new() };
+    let (used, runs) = (BTreeSet::new(), BTreeMap::new());
+    let mut maker = Maker { config, source, header, path, used, runs, list: Vec::new() };
     maker.all()?;
     maker.check_all_used()?;
     Ok(maker.list)
@@ -56,6 +58,8 @@ struct Maker<'a> {
     header: &'a GgufHeader,
     path: &'a Path,
     used: BTreeSet<String>,
+    /// The numbers of the rows of experts, by how many there are: many tensors have as many.
+    runs: BTreeMap<usize, Arc<[usize]>>,
     list: Vec<(String, Assembled)>,
 }
 
@@ -111,6 +115,9 @@ impl Maker<'_> {
             self.delta(layer, tensor)?;
         }
         self.experts(layer, names)?;
+        if let Some(TensorSpec { name, shape }) = config.sinks(layer) {
+            self.whole(name, &format!("blk.{layer}.{SINKS}"), &shape)?;
+        }
         self.head_norms(layer, names)
     }
 
@@ -171,16 +178,16 @@ impl Maker<'_> {
 
     /// The weights of each expert, which the file has in one tensor for each role.
     fn experts(&mut self, layer: usize, names: &Names) -> Result<()> {
+        if let Some(together) = self.config.architecture.mixture.and_then(|mixture| mixture.together) {
+            return self.experts_together(layer, names, together);
+        }
         let count = self.config.layers[layer].experts.map_or(0, |experts| experts.count);
-        // The numbers of rows are the same for all experts.
-        let mut numbers: BTreeMap<usize, Arc<[usize]>> = BTreeMap::new();
         for (expert, weight) in self.config.expert_weights(layer) {
             let (rows, cols) = self.config.weight_shape(weight, layer);
             let name = format!("blk.{layer}.{}_exps.weight", stem(weight.holds[0]));
             let entry = self.entry(&name, &[count, rows, cols])?;
-            let all = Arc::clone(numbers.entry(rows).or_insert_with(|| (0..rows).collect()));
             let bytes = rows * (cols / entry.encoding.block) * entry.encoding.bytes;
-            let part = Part { offset: entry.offset + (expert * bytes) as u64, ..entry.part(cols, all) };
+            let part = Part { offset: entry.offset + (expert * bytes) as u64, ..entry.part(cols, self.run(rows)) };
             self.list.push((names.expert(layer, expert, weight), Assembled::new(vec![rows, cols], vec![part], false)));
         }
         for (weight, [rows, cols]) in self.config.shared_weights(layer) {
@@ -192,6 +199,40 @@ impl Maker<'_> {
             self.list.push((ours, Assembled::new(vec![rows, cols], vec![part], false)));
         }
         Ok(())
+    }
+
+    /// The same where the checkpoint has the weights of all experts in one tensor, too: their transposes.
+    fn experts_together(&mut self, layer: usize, names: &Names, together: Together) -> Result<()> {
+        let count = self.config.layers[layer].experts.map_or(0, |experts| experts.count);
+        let weights = self.config.architecture.mixture.map_or(&[][..], |mixture| mixture.weights);
+        for (ours, roles) in [(together.gate_up, &[Role::Gate, Role::Up][..]), (together.down, &[Role::Down])] {
+            let (ours, (rows, cols)) = (names.layer(layer, ours), self.config.linear_shape(roles[0], layer));
+            let (mut matrices, mut biases) = (Vec::new(), Vec::new());
+            for role in roles {
+                let theirs = format!("blk.{layer}.{}_exps", stem(*role));
+                let weight = self.entry(&format!("{theirs}.weight"), &[count, rows, cols])?;
+                matrices.push(weight.part(cols, self.run(count * rows)));
+                let biased = |weight: &&Weight| weight.holds == [*role] && self.config.has_bias(weight.bias);
+                if weights.iter().any(|weight| biased(&weight)) {
+                    let name = format!("{theirs}.bias");
+                    let bias = self.entry(&name, &[count, rows])?;
+                    self.check_rows(&name, &bias, 1)?;
+                    biases.push(bias.part(1, self.run(count * rows)));
+                }
+            }
+            let width = roles.len() * rows;
+            self.list.push((ours.clone(), Assembled::new(vec![count, cols, width], matrices, true).in_turn()));
+            if !biases.is_empty() {
+                let biases = Assembled::new(vec![count, width], biases, false).in_turn();
+                self.list.push((format!("{ours}{TOGETHER_BIAS}"), biases));
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers of so many rows, from the first on.
+    fn run(&mut self, rows: usize) -> Arc<[usize]> {
+        Arc::clone(self.runs.entry(rows).or_insert_with(|| (0..rows).collect()))
     }
 
     /// What is added to the stored weights of norms is in those of the file.

@@ -3,8 +3,8 @@
 use crate::{
     error::{Error, Result},
     model::{
-        Config, LayerSpec, Scaling,
-        architecture::{ARCHITECTURES, Role, Weight},
+        Config, LayerSpec, Rope, Scaling,
+        architecture::{ARCHITECTURES, Architecture, Role, Weight},
         delta_net::UNIT_EPS,
         forms::{Gguf, GgufAlibi, GgufBiases, GgufHead, GgufQkNorm, GgufWindows, OtherWidths},
     },
@@ -84,6 +84,23 @@ pub fn approximates_gelu(config: &Config) -> bool {
     (config.activation, theirs) == (Activation::Gelu, Activation::GeluTanh) && row.fields.activation.1 == "gelu"
 }
 
+/// How the frequencies are scaled there: the ends of YaRN's ramp are always rounded. For architectures whose models all
+/// have a ramp with ends that are not, those are their own files' frequencies as well.
+pub fn scaling(config: &Config, rope: &Rope) -> Scaling {
+    match rope.scaling {
+        Scaling::YarnBetween { factor, original, .. } if never_rounds(config.architecture) => {
+            Scaling::Yarn { factor, original }
+        }
+        Scaling::YarnBetween { .. } => Scaling::Other,
+        scaling => scaling,
+    }
+}
+
+/// Whether the models of a row have a ramp of YaRN whose ends are not rounded.
+pub fn never_rounds(row: &Architecture) -> bool {
+    row.attention.default_scaling.is_some_and(|yarn| !yarn.truncate)
+}
+
 fn activation(config: &Config) -> Checked {
     let theirs = config.architecture.gguf_own.activation;
     if config.activation == theirs || approximates_gelu(config) {
@@ -118,7 +135,8 @@ fn attention(config: &Config) -> Checked {
         let window = config.layers.iter().find_map(|layer| layer.window);
         let differs = |(at, layer): (usize, &LayerSpec)| layer.window != window.filter(|_| windowed(at));
         if config.layers.iter().enumerate().any(differs) {
-            return refuse(format!("llama.cpp has a window in all layers of this architecture but every {interval}th"));
+            let nth = if interval == 2 { "2nd".into() } else { format!("{interval}th") };
+            return refuse(format!("llama.cpp has a window in all layers of this architecture but every {nth}"));
         }
     }
     if let Some(interval) = own.nope_interval {
@@ -225,6 +243,16 @@ fn experts(config: &Config) -> Checked {
     if differ(config, |layer| layer.experts) {
         return refuse("its layers differ in their experts, or some have none, which llama.cpp has no form for");
     }
+    if let (Some(own), Some([(_, alpha), (_, limit)])) =
+        (config.layers[0].swiglu, config.architecture.mixture.and_then(|mixture| mixture.swiglu))
+        && (own.alpha, own.limit) != (alpha as f32, limit as f32)
+    {
+        return refuse(format!(
+            "llama.cpp computes the experts of this architecture with α = {alpha} and values up to {limit}, and this \
+             model has α = {} and values up to {}",
+            own.alpha, own.limit
+        ));
+    }
     match config.layers[0].experts.zip(config.architecture.mixture) {
         Some((experts, mixture)) if experts.normalised != mixture.gguf_normalises => refuse(match experts.normalised {
             true => "this model divides the gates of a token's experts by their sum, which llama.cpp does not",
@@ -256,7 +284,7 @@ fn rotary(config: &Config, target: Gguf) -> Checked {
     }
     let plain = |pair: usize| rope.theta.powf(-2.0 * pair as f64 / turned as f64);
     let near = |(pair, found): (usize, &f32)| (f64::from(*found) / plain(pair) - 1.0).abs() < 1e-5;
-    match rope.scaling {
+    match scaling(config, rope) {
         Scaling::None if !rope.inverse_frequencies.iter().enumerate().all(near) => {
             refuse("an odd number of coordinates turn, for which llama.cpp has other frequencies")
         }

@@ -4,8 +4,8 @@ use super::{
     delta::{self, DeltaTensor},
     metadata::frequency_factors,
     names::{
-        EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, norms,
-        stem, stem_of_fused,
+        EMBEDDING, EMBEDDING_NORM, FINAL_NORM, FREQUENCY_FACTORS, HEAD, HEAD_NORMS, LONG_FACTORS, POSITIONS, SINKS,
+        norms, stem, stem_of_fused,
     },
 };
 use crate::{
@@ -40,13 +40,16 @@ enum Source {
     Biases(usize, &'static [Role]),
     /// Of all experts of a layer.
     Experts(usize, Role),
+    /// Their biases.
+    ExpertBiases(usize, Role),
     /// Of a gated delta net.
     Delta(DeltaTensor),
     /// Of the expert of a layer that every token goes to: which of its weights.
     Shared(usize, usize),
 }
 
-/// Every tensor of the file, in order: matrices in `kind` where their width allows it, vectors in f32.
+/// Every tensor of the file, in order: matrices in `kind` where their width allows it, vectors in f32. In MXFP4 are
+/// experts alone, other matrices then in f16.
 pub fn entries(config: &Config, target: Gguf, kind: GgufType) -> Vec<Entry> {
     let mut list = List { config, kind, entries: Vec::new() };
     list.before_layers(target);
@@ -65,8 +68,10 @@ impl List<'_> {
     fn add(&mut self, name: String, shape: &[usize], source: Source) {
         let kind = match (shape, &source) {
             // What rounding may do is send a token elsewhere; llama.cpp's converter leaves all of these, too.
-            (_, Source::Weights(_, [Role::Router]) | Source::HeadNorm(..)) => GgufType::F32,
+            (_, Source::Weights(_, [Role::Router]) | Source::HeadNorm(..) | Source::ExpertBiases(..)) => GgufType::F32,
             _ if name == POSITIONS || name.ends_with(delta::CONVOLUTION) => GgufType::F32,
+            ([_, _, ..], Source::Experts(..)) if self.kind.fits(shape[shape.len() - 1]) => self.kind,
+            ([_, _, ..], _) if self.kind == GgufType::Mxfp4 => GgufType::F16,
             ([_, .., width], _) if self.kind.fits(*width) => self.kind,
             ([_, _, ..], _) => GgufType::F16,
             _ => GgufType::F32,
@@ -157,12 +162,18 @@ impl List<'_> {
                 let (rows, cols) = config.linear_shape(*role, layer);
                 let stem = format!("{}_exps", stem(*role));
                 self.add(name(&stem, "weight"), &[count, rows, cols], Source::Experts(layer, *role));
+                if config.has_bias(weight.bias) {
+                    self.add(name(&stem, "bias"), &[count, rows], Source::ExpertBiases(layer, *role));
+                }
             }
         }
         for (which, (weight, [rows, cols])) in config.shared_weights(layer).into_iter().enumerate() {
             let stem = format!("{}_shexp", stem(weight.holds[0]));
             let shape = if weight.holds == [Role::Router] { &[cols][..] } else { &[rows, cols] };
             self.add(name(&stem, "weight"), shape, Source::Shared(layer, which));
+        }
+        if let Some(TensorSpec { name: ours, shape }) = config.sinks(layer) {
+            self.stored(format!("blk.{layer}.{SINKS}"), ours, &shape);
         }
         if let Some(qk) = config.qk_norm().filter(|_| spec.delta.is_none()) {
             for (which, heads) in [spec.heads, spec.kv_heads].into_iter().enumerate() {
@@ -194,6 +205,16 @@ impl List<'_> {
 }
 
 impl Entry {
+    /// Whether it would have the type that was asked for, but for the width of its rows.
+    pub fn is_too_narrow(&self, kind: GgufType) -> bool {
+        let blocks = match kind {
+            GgufType::F32 | GgufType::F16 => false,
+            GgufType::Q8_0 => true,
+            GgufType::Mxfp4 => matches!(self.source, Source::Experts(..)),
+        };
+        blocks && self.tensor.kind == GgufType::F16
+    }
+
     /// The layer whose weights it is made of.
     pub fn layer(&self) -> Option<usize> {
         match self.source {
@@ -201,6 +222,7 @@ impl Entry {
             | Source::Weights(layer, _)
             | Source::Biases(layer, _)
             | Source::Experts(layer, _)
+            | Source::ExpertBiases(layer, _)
             | Source::Shared(layer, _) => Some(layer),
             Source::Stored(..) | Source::Values(_) | Source::Delta(_) => None,
         }
@@ -271,12 +293,16 @@ impl Entry {
                 }
                 each(&all)
             }
-            Source::Experts(layer, role) => {
+            Source::Experts(layer, role) | Source::ExpertBiases(layer, role) => {
                 let count = config.layers[*layer].experts.map_or(0, |experts| experts.count);
                 (0..count).try_for_each(|expert| {
                     let linears = store.expert(*layer, expert)?;
                     let linear: Option<&HostLinear> = linears.iter().find(|linear| linear.role == *role);
-                    in_order(&linear.ok_or_else(missing)?.matrix, &mut each)
+                    let linear = linear.ok_or_else(missing)?;
+                    match &self.source {
+                        Source::ExpertBiases(..) => each(linear.bias.as_ref().ok_or_else(missing)?),
+                        _ => in_order(&linear.matrix, &mut each),
+                    }
                 })
             }
             Source::Shared(layer, which) => {
