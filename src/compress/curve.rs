@@ -265,9 +265,9 @@ mod tests {
 
     #[test]
     fn what_several_axes_cost_together_moves_their_curves() {
-        let (mlp, layers): (fn(f64) -> f64, fn(f64) -> f64) = (|x| 2.5 * x.powf(1.3), |x| 3.5 * x.powf(2.2));
-        let alone = |axis: Axis, kl: fn(f64) -> f64, depth: f64| of(&[(axis, depth)], kl(depth));
-        let alone = [alone(Axis::Mlp, mlp, 0.34), alone(Axis::Mlp, mlp, 0.17), alone(Axis::Layers, layers, 0.27)];
+        let (mlp, layers) = (|x: f64| 2.5 * x.powf(1.3), |x: f64| 3.5 * x.powf(2.2));
+        let channels = [0.34, 0.17].map(|x| of(&[(Axis::Mlp, x)], mlp(x)));
+        let alone = [&channels[..], &[of(&[(Axis::Layers, 0.27)], layers(0.27))]].concat();
         let both = |x: f64, y: f64| of(&[(Axis::Mlp, x), (Axis::Layers, y)], mlp(x) + layers(y));
         let mixed = [both(0.25, 0.1), both(0.1, 0.2), both(0.3, 0.04)];
         let usual = fit(&alone);
