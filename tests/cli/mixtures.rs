@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use std::ffi::OsStr;
+use std::{ffi::OsStr, path::Path};
 
 use crate::{Scene, args, program, read_json};
 
@@ -11,6 +11,20 @@ const MIXTURE: &str = "qwen3_moe_normalised";
 /// Arguments with more after them.
 fn with<'a>(first: &[&'a OsStr], more: &[&'a str]) -> Vec<&'a OsStr> {
     first.iter().copied().chain(more.iter().map(|flag| OsStr::new(*flag))).collect()
+}
+
+/// Prunes a share of the experts with and without a fit, and compares perplexity on the examples themselves.
+fn fitting_what_is_left_gives_more(scene: &Scene, tokens: &Path, share: &str) {
+    let pruned = |refit: &str| {
+        let to = scene.path(refit);
+        let flags = ["--experts", share, "--refit", refit, "--global", "--json"];
+        let asked = args!["prune", scene.path("model"), "-o", to, "--examples", tokens, "--eval", tokens];
+        let report = program(&with(asked, &flags)).json();
+        report["perplexity"]["sliced"].as_f64().unwrap_or_else(|| panic!("{report}"))
+    };
+    let [plain, fitted] = ["none", "writes"].map(pruned);
+    assert!(fitted < plain, "{fitted} fitted, {plain} as pruned");
+    assert_eq!(program(args!["verify", scene.path("writes")]).code, Some(0));
 }
 
 #[test]
@@ -62,17 +76,7 @@ fn a_mixture_is_compressed_by_whole_experts_and_what_is_pruned_of_them_is_fitted
     assert_eq!(program(args!["verify", out]).code, Some(0));
     let card = std::fs::read_to_string(out.join("README.md")).expect("a card");
     assert!(card.contains("cut experts") && card.contains("experts of all layers"), "{card}");
-    // Perplexity before and after is on the examples themselves.
-    let pruned = |refit: &str| {
-        let to = scene.path(refit);
-        let flags = ["--experts", "0.34", "--refit", refit, "--global", "--json"];
-        let asked = args!["prune", model, "-o", to, "--examples", tokens, "--eval", tokens];
-        let report = program(&with(asked, &flags)).json();
-        report["perplexity"]["sliced"].as_f64().unwrap_or_else(|| panic!("{report}"))
-    };
-    let [plain, fitted] = ["none", "writes"].map(pruned);
-    assert!(fitted < plain, "{fitted} fitted, {plain} as pruned");
-    assert_eq!(program(args!["verify", scene.path("writes")]).code, Some(0));
+    fitting_what_is_left_gives_more(&scene, &tokens, "0.34");
 }
 
 #[test]
@@ -114,16 +118,7 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
     assert_eq!((&written["model_type"], &written["num_local_experts"]), (&json!("gpt_oss"), &json!(3)));
     assert!(written.get("quantization_config").is_none(), "{written}");
     assert_eq!(program(args!["verify", cut]).code, Some(0));
-    let pruned = |refit: &str| {
-        let to = scene.path(refit);
-        let flags = ["--experts", "0.4", "--refit", refit, "--global", "--json"];
-        let asked = args!["prune", model, "-o", to, "--examples", tokens, "--eval", tokens];
-        let report = program(&with(asked, &flags)).json();
-        report["perplexity"]["sliced"].as_f64().unwrap_or_else(|| panic!("{report}"))
-    };
-    let [plain, fitted] = ["none", "writes"].map(pruned);
-    assert!(fitted < plain, "{fitted} fitted, {plain} as pruned");
-    assert_eq!(program(args!["verify", scene.path("writes")]).code, Some(0));
+    fitting_what_is_left_gives_more(&scene, &tokens, "0.4");
     // Another limit of what its experts let through than llama.cpp has.
     scene.refused(args!["export", model, "--format", "gguf", "-o", scene.path("out.gguf")], 2, "values up to 7");
 }

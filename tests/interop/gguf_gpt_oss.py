@@ -34,6 +34,7 @@ import transformers
 from export_checks import FIXTURES, LOGITS, Check, Model, apart, our_logits
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from write_gguf import widen
 
 # Its heads are 8 wide: the ramp is between pairs 0 and 2.23, rounded to 3.
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 200, "rope_theta": 500.0}
@@ -134,22 +135,6 @@ def convert(directory, config, path):
             for role, part in parts.items():
                 add(f"{target}ffn_{role}_exps.{'bias' if bias else 'weight'}", part)
     writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def widen(path, target):
-    """The same file with every tensor in f32, as the gguf package widens it."""
-    reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(None, "gpt-oss")
-    for key, field in reader.fields.items():
-        if not key.startswith("GGUF.") and key != "general.architecture":
-            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        writer.add_tensor(tensor.name, values.reshape(tuple(int(size) for size in reversed(tensor.shape))))
-    writer.write_header_to_file(target)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()

@@ -32,7 +32,7 @@ import gguf
 import numpy as np
 import tokenizers
 from export_checks import FIXTURES, TEXTS, Check, Model, apart, our_logits, safetensors
-from write_gguf import ARCHITECTURES, write
+from write_gguf import ARCHITECTURES, widen, write
 
 # What llama.cpp does not load or computes otherwise, with the reason: compared with transformers alone.
 NOT_IN_LLAMA_CPP = {
@@ -80,22 +80,6 @@ def fixtures(check):
             check.that(False, f"{fixture.name}: {error}")
             continue
         check.that(difference <= (2e-3 if model_type in GELU else LOGITS), f"{fixture.name}: those of llama.cpp by {difference:.1e}")
-
-
-def widen(path, target):
-    """The same file with every tensor in f32, as the gguf package widens it."""
-    reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(None, reader.fields["general.architecture"].contents())
-    for key, field in reader.fields.items():
-        if not key.startswith("GGUF.") and key != "general.architecture":
-            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        writer.add_tensor(tensor.name, values.reshape(tuple(int(size) for size in reversed(tensor.shape))))
-    writer.write_header_to_file(target)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def quantised(check):

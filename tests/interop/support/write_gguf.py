@@ -111,3 +111,19 @@ def llama3(rope, dim):
     turns = plain / (2 * np.pi) * rope["original_max_position_embeddings"]
     share = np.clip((turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"]), 0, 1)
     return (1 / ((1 - share) / rope["factor"] + share)).astype(np.float32)
+
+
+def widen(path, target):
+    """The same file with every tensor in f32, as the gguf package widens it."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(None, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        writer.add_tensor(tensor.name, values.reshape(tuple(int(size) for size in reversed(tensor.shape))))
+    writer.write_header_to_file(target)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
