@@ -16,9 +16,9 @@ fn with<'a>(first: &[&'a OsStr], more: &[&'a str]) -> Vec<&'a OsStr> {
 /// Prunes a share of the experts with and without a fit, and compares perplexity on the examples themselves.
 fn fitting_what_is_left_gives_more(scene: &Scene, tokens: &Path, share: &str) {
     let pruned = |refit: &str| {
-        let to = scene.path(refit);
+        let (model, to) = (scene.path("model"), scene.path(refit));
         let flags = ["--experts", share, "--refit", refit, "--global", "--json"];
-        let asked = args!["prune", scene.path("model"), "-o", to, "--examples", tokens, "--eval", tokens];
+        let asked = args!["prune", model, "-o", to, "--examples", tokens, "--eval", tokens];
         let report = program(&with(asked, &flags)).json();
         report["perplexity"]["sliced"].as_f64().unwrap_or_else(|| panic!("{report}"))
     };
