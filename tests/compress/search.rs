@@ -30,6 +30,11 @@ fn what_agrees_best_of_all_that_was_tried_within_the_budget_is_written() {
             let again = candidates[..number].iter().any(|other| other.sizes == candidate.sizes);
             assert!(!again, "{effort:?}: {candidate:?} was tried twice");
         }
+        // Though it is a candidate, too, a probe is one point.
+        for curve in &snapshot.curves.axes {
+            let again = |at: usize| curve.points[..at].contains(&curve.points[at]);
+            assert!(!(0..curve.points.len()).any(again), "{effort:?}: {curve:?}");
+        }
         // The curves have followed what cuts on several axes cost: the probes alone would be on them.
         let off = snapshot.curves.axes.iter().filter(|curve| curve.points.len() == 1);
         let off = off.map(|curve| (curve.at(curve.points[0].0) / curve.points[0].1 - 1.0).abs()).fold(0.0, f64::max);

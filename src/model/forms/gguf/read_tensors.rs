@@ -230,7 +230,7 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// The numbers of so many rows, from the first on.
+    /// The numbers of the first `rows` rows.
     fn run(&mut self, rows: usize) -> Arc<[usize]> {
         Arc::clone(self.runs.entry(rows).or_insert_with(|| (0..rows).collect()))
     }
