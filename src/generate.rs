@@ -336,9 +336,9 @@ pub fn sampling_bytes(model: &Model, count: usize, length: usize) -> u64 {
 /// Sequences that a model writes itself.
 #[derive(Debug, Clone)]
 pub struct Samples {
-    /// What each begins with.
-    pub starts: Vec<u32>,
-    /// Tokens of each, the first included.
+    /// The tokens that each begins with, at least one.
+    pub starts: Vec<Vec<u32>>,
+    /// Tokens of each, those included.
     pub length: usize,
     pub seed: u64,
 }
@@ -347,7 +347,7 @@ pub struct Samples {
 /// EOS token does not end a sequence: models are trained on concatenated documents.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`]; [`Error::Interrupted`].
+/// [`Error::Shape`] if a sequence begins with nothing; [`Error::OutOfMemory`]; [`Error::Interrupted`].
 pub fn sample_sequences(
     gpu: &Gpu,
     model: &Model,
@@ -358,6 +358,9 @@ pub fn sample_sequences(
     let config = model.config();
     let Samples { starts, length, seed } = samples;
     let count = starts.len();
+    if starts.iter().any(Vec::is_empty) {
+        return Err(Error::shape("sample", "a sequence that begins with nothing"));
+    }
     progress.begin("sample", (count * length) as u64);
     let by_memory = CACHE_BYTES / sequence_bytes(model, length).max(1);
     let widest = config.layers.iter().map(|layer| kept_bytes(layer, length)).max().unwrap_or(1);
@@ -370,17 +373,23 @@ pub fn sample_sequences(
     while rows.len() < count {
         let sequences = together.min(count - rows.len());
         let mut session = Session::new(gpu, model, &weights, sequences, length)?;
-        let mut ids = gpu.upload_u32(&starts[rows.len()..rows.len() + sequences])?;
+        let starts = &starts[rows.len()..rows.len() + sequences];
+        let mut ids = gpu.upload_u32(&starts.iter().map(|start| start[0]).collect::<Vec<_>>())?;
         let mut drawn = vec![ids.clone()];
         for step in 1..length {
             let x = match session.restart_before(1) {
                 true => session.step(side_by_side(gpu, &drawn)?, drawn.len())?,
                 false => session.step(ids, 1)?,
             };
-            ids = session.sample(
-                &x,
-                &SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 },
-            )?;
+            let options =
+                SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 };
+            ids = session.sample(&x, &options)?;
+            if starts.iter().any(|start| step < start.len()) {
+                let mut given = gpu.download_u32(&ids)?;
+                let begun = given.iter_mut().zip(starts);
+                begun.for_each(|(id, start)| *id = start.get(step).copied().unwrap_or(*id));
+                ids = gpu.upload_u32(&given)?;
+            }
             drawn.push(ids.clone());
             progress.advance(sequences as u64)?;
             if step == PROBE_STEPS && !announced {
@@ -393,7 +402,8 @@ pub fn sample_sequences(
                     progress.note(&format!(
                         "sampling {count} calibration sequences of {length} tokens from the model itself will take \
                          about {:.0} minutes; \
-                         --calibration FILE avoids it, a lower --cal-nsamples or --cal-max-seqlen shortens it",
+                         --calibration FILE (with --self-samples 0) avoids it, a lower --cal-nsamples, --self-samples or \
+                         --cal-max-seqlen shortens it",
                         (seconds / 60.0).ceil()
                     ));
                 }

@@ -118,7 +118,7 @@ fn states_of_sequences_side_by_side_do_not_mix() {
     let gpu = support::gpu();
     let model = Model::open(&support::fixture("parity").join("qwen35_interval")).expect("a model");
     let sample = |together| {
-        let samples = Samples { starts: vec![5, 9, 11, 3], length: 12, seed: 3 };
+        let samples = Samples { starts: [5, 9, 11, 3].map(|id| vec![id]).to_vec(), length: 12, seed: 3 };
         sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
     };
     let alone = sample(1);
@@ -134,7 +134,7 @@ fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
     let (_directory, model) = model(5, 2);
     // Up to four rows go through the same kernels, so that the logits are the same to the bit.
     let sample = |seed, together| {
-        let samples = Samples { starts: vec![5; 4], length: 20, seed };
+        let samples = Samples { starts: vec![vec![5]; 4], length: 20, seed };
         sample_sequences(&gpu, &model, samples, Some(together), &Silent).expect("sequences")
     };
     let sequences = sample(7, 4);
@@ -149,4 +149,26 @@ fn sampled_sequences_do_not_depend_on_batches_and_differ_by_seed() {
         assert_eq!(sample(7, together), sequences, "{together} at a time");
     }
     assert_ne!(sample(8, 4), sequences);
+}
+
+#[test]
+fn sequences_go_on_from_what_they_begin_with_as_if_they_had_drawn_it() {
+    let gpu = support::gpu();
+    let (_directory, model) = model(5, 2);
+    let sample = |starts, together| {
+        let samples = Samples { starts, length: 20, seed: 7 };
+        sample_sequences(&gpu, &model, samples, Some(together), &Silent)
+    };
+    let drawn = sample(vec![vec![5]; 4], 4).expect("sequences");
+    let begun: Vec<Vec<u32>> = drawn.iter().zip([7, 1, 19, 4]).map(|(row, begun)| row[..begun].to_vec()).collect();
+    for together in [1, 3, 4] {
+        assert_eq!(sample(begun.clone(), together).expect("sequences"), drawn, "{together} at a time");
+    }
+    let other: Vec<Vec<u32>> = begun.iter().map(|row| row.iter().map(|id| (id + 1) % 40).collect()).collect();
+    let found = sample(other.clone(), 4).expect("sequences");
+    for ((row, start), drawn) in found.iter().zip(&other).zip(&drawn) {
+        assert_eq!((&row[..start.len()], row.len()), (start.as_slice(), 20));
+        assert_ne!(row[start.len()..], drawn[start.len()..]);
+    }
+    assert!(sample(vec![Vec::new()], 1).is_err());
 }

@@ -46,11 +46,23 @@ enum Purpose {
     Write,
 }
 
+/// Which way of leaving layers out costs less, by how many leave.
+#[derive(Debug, Clone, Default)]
+struct Ways(Vec<(usize, Gaps)>);
+
+impl Ways {
+    /// The one that was better where a number next to this one left, of two as near the smaller one.
+    fn of(&self, leave: usize) -> Gaps {
+        let nearest = self.0.iter().min_by_key(|(count, _)| (count.abs_diff(leave), *count));
+        nearest.map(|(_, gaps)| *gaps).unwrap_or_default()
+    }
+}
+
 /// What cutting each axis alone has shown.
 #[derive(Default)]
 struct Probed {
     basis: Width,
-    gaps: Gaps,
+    ways: Ways,
     /// The best of each axis and depth.
     alone: Vec<Candidate>,
 }
@@ -93,13 +105,13 @@ impl Work<'_> {
     }
 
     /// Which layers stay when 0, 1, 2 … leave.
-    fn stay(&self, gaps: Gaps) -> Vec<Vec<usize>> {
+    fn stay(&self, ways: &Ways) -> Vec<Vec<usize>> {
         let count = self.config().layers.len();
         let most = count / 2;
         let all: Vec<usize> = (0..count).collect();
         let mut stay = vec![all.clone()];
         for leave in 1..=most {
-            let out: Option<Vec<usize>> = match gaps {
+            let out: Option<Vec<usize>> = match ways.of(leave) {
                 // The first layer stays.
                 Gaps::Contiguous => {
                     let distance = |first: &usize| self.facts.distance(*first, first + leave);
@@ -120,9 +132,9 @@ impl Work<'_> {
         stay
     }
 
-    fn space(&self, gaps: Gaps) -> Space<'_> {
+    fn space(&self, ways: &Ways) -> Space<'_> {
         let Options { dtype, goal, .. } = self.job.options;
-        Space::new(self.config(), dtype, *goal, self.stay(gaps)).not_below(self.narrowest)
+        Space::new(self.config(), dtype, *goal, self.stay(ways)).not_below(self.narrowest)
     }
 
     fn plan(&self, sizes: Resize, basis: Width) -> Result<Plan> {
@@ -205,15 +217,15 @@ impl Work<'_> {
     fn probe(&mut self, part: &Part, commit: Commit) -> Result<Option<Probed>> {
         let mut probed = Probed::default();
         // Nothing has to leave, and nothing is asked of the axes.
-        if self.space(Gaps::Contiguous).holds_all() {
+        if self.space(&probed.ways).holds_all() {
             return Ok(Some(probed));
         }
         let mut next = 0;
         for axis in self.axes.clone() {
             for (number, &share) in self.job.options.effort.depths().iter().enumerate() {
                 let mut best: Option<(Candidate, Gaps)> = None;
-                for (basis, gaps) in self.ways(axis, number == 0, &probed) {
-                    let Some(sizes) = self.space(gaps).alone(axis, share) else { continue };
+                for (basis, gaps) in self.tries(axis, number == 0, &probed) {
+                    let Some(sizes) = self.space(&Ways(vec![(0, gaps)])).alone(axis, share) else { continue };
                     let depth = axis.depth(self.config(), &sizes);
                     let again = best.as_ref().is_some_and(|(best, _)| axis != Axis::Width && best.sizes == sizes);
                     if again || probed.alone.iter().any(|other| other.depths == [(axis, depth)]) {
@@ -235,7 +247,10 @@ impl Work<'_> {
                     }
                 }
                 if let Some((found, gaps)) = best {
-                    (probed.basis, probed.gaps) = (found.basis, gaps);
+                    probed.basis = found.basis;
+                    if axis == Axis::Layers {
+                        probed.ways.0.push((self.config().layers.len() - found.sizes.layers.len(), gaps));
+                    }
                     probed.alone.push(found);
                 }
             }
@@ -243,13 +258,16 @@ impl Work<'_> {
         Ok(Some(probed))
     }
 
-    /// Which bases and gaps an axis is probed with. What is chosen among is tried at the first, deepest point.
-    fn ways(&self, axis: Axis, first: bool, probed: &Probed) -> Vec<(Width, Gaps)> {
-        let Probed { basis, gaps, .. } = *probed;
+    /// Which bases and gaps an axis is probed with. A basis is chosen at the first, deepest point; which layers leave, at
+    /// each: many in a row can cost more than as many single ones, and few of them less.
+    fn tries(&self, axis: Axis, first: bool, probed: &Probed) -> Vec<(Width, Gaps)> {
+        let basis = probed.basis;
         match axis {
-            Axis::Width if first => bases(self.config(), self.job.options.effort).map(|basis| (basis, gaps)).collect(),
-            Axis::Layers if first => vec![(basis, Gaps::Contiguous), (basis, Gaps::Single)],
-            _ => vec![(basis, gaps)],
+            Axis::Width if first => {
+                bases(self.config(), self.job.options.effort).map(|basis| (basis, Gaps::default())).collect()
+            }
+            Axis::Layers => vec![(basis, Gaps::Contiguous), (basis, Gaps::Single)],
+            _ => vec![(basis, Gaps::default())],
         }
     }
 
@@ -257,7 +275,7 @@ impl Work<'_> {
     /// it was stopped. The probes that are within the budget are candidates too, so that the result is no worse than a
     /// cut on one axis alone.
     fn choose(&mut self, probed: &Probed, part: &Part, commit: Commit) -> Result<bool> {
-        let space = self.space(probed.gaps);
+        let space = self.space(&probed.ways);
         if space.holds_all() {
             let whole = self.plan(Resize::whole(self.config()), probed.basis)?;
             self.state.candidates = vec![Candidate::new(self.config(), &whole, 0.0, None)];
@@ -273,7 +291,7 @@ impl Work<'_> {
         }
         let most = self.state.alone + self.job.options.effort.rounds();
         while self.state.candidates.iter().filter(|of| of.sizes.by_layer.is_none()).count() < most {
-            let allocated = self.space(probed.gaps).allocate(&self.axes, &self.state.curves)?;
+            let allocated = self.space(&probed.ways).allocate(&self.axes, &self.state.curves)?;
             let Some((predicted, sizes)) = self.state.untried(allocated) else { break };
             if !self.attempt(sizes, probed.basis, predicted, part, commit)? {
                 return Ok(false);
@@ -344,5 +362,19 @@ impl Work<'_> {
             commit(&self.state)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_leave_as_was_better_where_about_as_many_left() {
+        let ways = Ways(vec![(8, Gaps::Single), (4, Gaps::Contiguous)]);
+        let of: Vec<Gaps> = [1, 4, 6, 7, 12].map(|leave| ways.of(leave)).to_vec();
+        let (row, single) = (Gaps::Contiguous, Gaps::Single);
+        assert_eq!(of, [row, row, row, single, single]);
+        assert_eq!(Ways::default().of(3), row);
     }
 }

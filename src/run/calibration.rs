@@ -98,6 +98,8 @@ const HELD_OUT: usize = 64;
 /// these.
 const OWN_TOKENS: usize = 65_536;
 const OWN_LENGTH: usize = 512;
+/// One in this many tokens of such a sequence is of the file: what the model goes on from.
+const PASSAGE: usize = 32;
 /// Windows of a held-out end that is too short for the usual ones.
 const SHORT_WINDOW: usize = 64;
 
@@ -195,18 +197,16 @@ impl<'a> Calibration<'a> {
         if length < 2 { (0, 0) } else { (count, length) }
     }
 
-    /// Mixes in what the model writes itself, going on from tokens of the sequences, drawn at random: text of all kinds
-    /// that it knows, where a file is of one.
+    /// Mixes in what the model writes itself where it goes on from passages of the sequences, drawn at random: text of
+    /// the same kind, and of what the model makes of it.
     fn mixed(&self, file: Sequences, gpu: &Gpu, together: Option<usize>, progress: &dyn Progress) -> Result<Sequences> {
         let (count, length) = self.beside(Extent::of(&file.calibration));
-        let tokens: Vec<u32> = file.calibration.iter().flatten().copied().collect();
-        if count == 0 || tokens.is_empty() {
+        if count == 0 {
             return Ok(file);
         }
         // Other ones than those of a calibration that the model writes whole.
         let seed = self.seed.wrapping_add(1);
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let starts = (0..count).map(|_| tokens[(rng.next_u64() % tokens.len() as u64) as usize]).collect();
+        let starts = passages(&file.calibration, count, length / PASSAGE, seed);
         let together = together.or(self.request.cal_batch_size);
         let own = sample_sequences(gpu, self.model, Samples { starts, length, seed }, together, progress)?;
         let all = own.iter().map(|row| vec![true; row.len()]).collect();
@@ -378,7 +378,7 @@ impl<'a> Calibration<'a> {
 
     fn sampled(&self, gpu: &Gpu, together: Option<usize>, progress: &dyn Progress) -> Result<Sequences> {
         let (count, length) = self.whole_sampling();
-        let starts = vec![self.tokenizers.start_token()?; count];
+        let starts = vec![vec![self.tokenizers.start_token()?]; count];
         let samples = Samples { starts, length, seed: self.seed };
         let together = together.or(self.request.cal_batch_size);
         let mut calibration = sample_sequences(gpu, self.model, samples, together, progress)?;
@@ -411,6 +411,26 @@ impl<'a> Calibration<'a> {
     }
 }
 
+/// Passages of `tokens` tokens, at least one, each as likely to be drawn as any other; of the longest sequence if all are
+/// shorter. None if there are no tokens.
+fn passages(rows: &[Vec<u32>], count: usize, tokens: usize, seed: u64) -> Vec<Vec<u32>> {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let tokens = tokens.clamp(1, longest.max(1));
+    let all = |row: &Vec<u32>| (row.len() + 1).saturating_sub(tokens);
+    let there = rows.iter().map(all).sum::<usize>();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn = || {
+        let mut at = (rng.next_u64() % there as u64) as usize;
+        let row = rows.iter().find(|row| {
+            let within = at < all(row);
+            at -= if within { 0 } else { all(row) };
+            within
+        })?;
+        Some(row[at..at + tokens].to_vec())
+    };
+    if there == 0 { Vec::new() } else { (0..count).filter_map(|_| drawn()).collect() }
+}
+
 /// Both, evenly mixed, each in its order: any run of them has its share of either.
 fn interleaved<T>(file: Vec<T>, own: Vec<T>) -> Vec<T> {
     let place = |index: usize, count: usize| (2 * index + 1) as f64 / (2 * count) as f64;
@@ -420,4 +440,25 @@ fn interleaved<T>(file: Vec<T>, own: Vec<T>) -> Vec<T> {
     let mut all: Vec<(f64, T)> = file.chain(own).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
     all.into_iter().map(|(_, row)| row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn passages_are_of_the_sequences_and_all_of_them_can_be_drawn() {
+        let rows: Vec<Vec<u32>> = vec![vec![1, 2], (10..16).collect(), Vec::new(), (20..24).collect()];
+        let drawn = passages(&rows, 500, 3, 1);
+        assert!(drawn.iter().all(|passage| rows.iter().any(|row| row.windows(3).any(|other| other == passage))));
+        let different: HashSet<&Vec<u32>> = drawn.iter().collect();
+        assert_eq!((drawn.len(), different.len()), (500, 4 + 2));
+        assert_ne!(passages(&rows, 500, 3, 2), drawn);
+        assert_eq!(passages(&rows, 3, 9, 1), vec![(10..16).collect::<Vec<u32>>(); 3], "the longest");
+        let single: HashSet<Vec<u32>> = passages(&rows, 500, 0, 1).into_iter().collect();
+        assert_eq!(single.len(), 12);
+        assert!(passages(&[Vec::new()], 5, 3, 1).is_empty());
+    }
 }
