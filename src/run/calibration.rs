@@ -99,7 +99,7 @@ const HELD_OUT: usize = 64;
 const OWN_TOKENS: usize = 65_536;
 const OWN_LENGTH: usize = 512;
 /// One in this many tokens of such a sequence is of the file: what the model goes on from.
-const PASSAGE: usize = 32;
+const PASSAGE: usize = 64;
 /// Windows of a held-out end that is too short for the usual ones.
 const SHORT_WINDOW: usize = 64;
 
