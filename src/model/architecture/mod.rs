@@ -27,7 +27,7 @@ mod table;
 use super::defaults::Defaults;
 use crate::ops::Norm;
 
-pub use base::{BASE, REFUSED};
+pub use base::{BASE, REFUSED, REFUSED_TOGETHER};
 pub use block::{Bias, Block, BlockKind, Layout, Order, Space, Weight};
 pub use delta_net::DeltaNets;
 pub use forms::{Forms, Stock};
