@@ -115,6 +115,22 @@ fn the_head_of_a_gemma3_that_sees_has_no_cap_as_in_transformers() {
 }
 
 #[test]
+fn heads_that_do_not_divide_the_width_stay_where_transformers_refuses_fewer() {
+    for (model_type, refused) in [("llama", true), ("gemma2", true), ("gemma3_text", true), ("qwen3", false)] {
+        let fields = json!({ "hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 2 });
+        let config = parse(with(small(model_type), fields)).expect("a config");
+        let with_heads = |heads| config.resized(&Resize { heads, ..Resize::whole(&config) });
+        assert!(with_heads(2).is_ok(), "{model_type}");
+        let error = with_heads(4).err().map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(
+            error.contains("be 42 wide with 4 heads: transformers refuses that"),
+            refused,
+            "{model_type}: {error}"
+        );
+    }
+}
+
+#[test]
 fn gated_delta_nets_have_sizes_that_fit_and_leave_a_layer_with_attention() {
     let more = json!({ "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4 });
     let delta = with(small("qwen3_5_text"), more);

@@ -30,7 +30,7 @@ use crate::ops::Norm;
 pub use base::{BASE, REFUSED, REFUSED_TOGETHER};
 pub use block::{Bias, Block, BlockKind, Layout, Order, Space, Weight};
 pub use delta_net::DeltaNets;
-pub use forms::{Forms, Stock};
+pub use forms::Forms;
 pub use gguf::{Gguf, GgufAlibi, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths};
 pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared, Together};
 pub use remote_code::RemoteCode;
