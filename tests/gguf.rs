@@ -187,6 +187,7 @@ fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() 
         ("gemma2_tied", json!({ "layer_types": vec!["full_attention"; 2] }), ""),
         ("olmoe_normalised_tied", json!({ "attention_bias": false }), "divides the gates"),
         ("olmoe_plain", json!({ "num_key_value_heads": 4 }), ""),
+        ("olmo2_untied", narrower(4), "its queries together are 8 wide and its residual stream 16"),
         ("qwen2_moe_plain", narrower(6), "its queries together are 12 wide and its residual stream 24"),
         ("qwen3_moe_normalised", json!({ "decoder_sparse_step": 100 }), "or some have none"),
         ("smollm3_interval", json!({ "no_rope_layers": null, "no_rope_layer_interval": 3 }), "every 4th"),

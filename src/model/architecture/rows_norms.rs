@@ -60,7 +60,11 @@ pub(super) const OLMO2: Architecture = Architecture {
     defaults: defaults::OLMO,
     attention: AttentionSpec { qk_norm: Some(QkNorm { span: QkSpan::Whole, ..QK_NORM }), ..EXPLICIT },
     blocks: OLMO2_BLOCKS,
-    forms: Forms { gguf: Some(Gguf::of("olmo2")), code: Some(RemoteCode::OLMO2), ..BASE.forms },
+    forms: Forms {
+        gguf: Some(Gguf { other_widths: OtherWidths::Never, ..Gguf::of("olmo2") }),
+        code: Some(RemoteCode::OLMO2),
+        ..BASE.forms
+    },
     gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
