@@ -180,6 +180,14 @@ fn shown(bytes: u64) -> String {
     }
 }
 
+/// A text for a message: whole if short.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// What is wrong, the first few in words.
 fn listed(errors: &[Error]) -> String {
     const MOST: usize = 5;

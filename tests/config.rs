@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::{
     Error,
-    model::{Config, StopTokens},
+    model::{Config, GenerationConfig, StopTokens},
     slice::{Basis, Cut, Options, Plan},
 };
 
@@ -181,6 +181,7 @@ fn an_unknown_model_type_is_refused_with_the_known_ones() {
     for near in ["Llama", "llama ", "llama2", "gemma4", "sliced_foo", "sliced_sliced_llama", ""] {
         assert!(refusal(with(llama(), json!({ "model_type": near }))).contains("unknown model_type"), "{near}");
     }
+    assert!(refusal(with(llama(), json!({ "model_type": "x".repeat(100_000) }))).len() < 600, "shown shortened");
     for other in [json!(3), json!(null), json!(["llama"])] {
         assert!(refusal(with(llama(), json!({ "model_type": other }))).contains("model_type: expected a string"));
     }
@@ -273,6 +274,10 @@ fn rotary_numbers_that_make_no_angles_are_refused() {
         ),
         (json!({ "rope_parameters": with(llama3, json!({ "factor": "8" })) }), "factor: expected a number"),
         (json!({ "rope_parameters": with(yarn.clone(), json!({ "factor": -1 })) }), "rope_parameters.factor"),
+        (
+            json!({ "model_type": "gpt_neox", "rope_parameters": with(yarn.clone(), json!({ "partial_rotary_factor": 0.5 })) }),
+            "yarn of 3 coordinates, an odd number",
+        ),
         (json!({ "rope_parameters": with(yarn, json!({ "attention_factor": 1e300 })) }), "not finite"),
     ] {
         let message = refusal(with(llama(), case.clone()));
@@ -347,6 +352,26 @@ fn config_files_that_are_no_json_objects_are_refused() {
         let error = Config::load(&path).expect_err("no object");
         assert!(matches!(error, Error::BadFile { .. }) && error.to_string().contains("config.json: "), "{error}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_of_a_model_is_refused_without_waiting() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("config.json");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+    let error = Config::load(&path).expect_err("a pipe");
+    assert!(error.exit_code() == 3 && error.to_string().contains("config.json: not a regular file"), "{error}");
+    let generation = GenerationConfig::load(&path).expect_err("a pipe");
+    assert!(generation.to_string().contains("config.json: not a regular file"), "{generation}");
+    std::fs::remove_file(&path).expect("a pipe");
+    std::os::unix::fs::symlink("/dev/zero", &path).expect("a link");
+    assert!(Config::load(&path).expect_err("a device").to_string().contains("config.json: not a regular file"));
+    std::fs::remove_file(&path).expect("a link");
+    // As large as memory would have to be.
+    std::fs::File::create(&path).and_then(|file| file.set_len(1 << 42)).expect("a file with a hole");
+    let error = Config::load(&path).expect_err("a hole");
+    assert!(error.to_string().contains("4398046511104 bytes, and no such file has more than"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 use slicegpt_gpu::{
-    data::{SERIALIZED_CLASS, Text, TokenizerFiles, Tokens, sha256},
+    data::{SERIALIZED_CLASS, Text, TokenizerFiles, Tokens, held_back, sha256},
     progress::Silent,
 };
 use tempfile::TempDir;
@@ -72,6 +72,25 @@ fn sequences_are_runs_of_the_text_from_random_lines_on() {
         [(0..WORDS).collect::<Vec<u32>>()],
         "a short text is one sequence"
     );
+}
+
+#[test]
+fn a_text_that_ends_within_a_character_ends_with_what_stands_for_none() {
+    // The bytes of "aé", by the names that byte-level vocabularies give them.
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [], "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true },
+        "model": { "type": "BPE", "vocab": { "a": 0, "\u{c3}": 1, "\u{a9}": 2 }, "merges": [] }
+    });
+    let tokenizer: Tokenizer = tokenizer.to_string().parse().expect("a tokenizer");
+    for (ids, written, rest) in [
+        (&[0, 1][..], 1, "\u{fffd}"),
+        (&[0, 1, 2], 1, "é"),
+        (&[0, 2, 2], 1, "\u{fffd}\u{fffd}"),
+        (&[0, 1, 2], 3, ""),
+        (&[], 0, ""),
+    ] {
+        assert_eq!(held_back(&tokenizer, ids, written), rest, "{ids:?}");
+    }
 }
 
 #[test]

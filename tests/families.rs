@@ -58,6 +58,7 @@ fn what_a_row_has_no_maths_for_is_refused_by_name() {
             json!({ "apply_residual_connection_post_layernorm": true }),
             "apply_residual_connection_post_layernorm",
         ),
+        (&bloom, json!({ "slow_but_exact": true, "pretraining_tp": 2 }), "slow_but_exact"),
         (&falcon, json!({ "num_ln_in_parallel_attn": 2 }), "num_ln_in_parallel_attn"),
         (&falcon, json!({ "new_decoder_architecture": true, "parallel_attn": false }), "parallel_attn"),
         (
@@ -102,6 +103,31 @@ fn what_a_row_has_no_maths_for_is_refused_by_name() {
     let wrapped = json!({ "model_type": "gemma3", "text_config": small("gemma3_text"), "quantization_config": { "quant_method": "awq" } });
     assert!(refusal(wrapped).contains("unsupported quantization_config = "));
     assert!(refusal(json!({ "model_type": "gemma3", "text_config": 3 })).contains("text_config"));
+}
+
+#[test]
+fn the_head_of_a_gemma3_that_sees_has_no_cap_as_in_transformers() {
+    let text = with(small("gemma3_text"), json!({ "final_logit_softcapping": 30.0 }));
+    assert_eq!(parse(text.clone()).expect("a config").logit_softcap, Some(30.0));
+    let whole = parse(json!({ "model_type": "gemma3", "text_config": text })).expect("a config");
+    assert_eq!(whole.logit_softcap, None);
+    assert!(!whole.raw.contains_key("final_logit_softcapping"), "what is written is a gemma3_text");
+}
+
+#[test]
+fn heads_that_do_not_divide_the_width_stay_where_transformers_refuses_fewer() {
+    for (model_type, refused) in [("llama", true), ("gemma2", true), ("gemma3_text", true), ("qwen3", false)] {
+        let fields = json!({ "hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 2 });
+        let config = parse(with(small(model_type), fields)).expect("a config");
+        let with_heads = |heads| config.resized(&Resize { heads, ..Resize::whole(&config) });
+        assert!(with_heads(2).is_ok(), "{model_type}");
+        let error = with_heads(4).err().map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(
+            error.contains("be 42 wide with 4 heads: transformers refuses that"),
+            refused,
+            "{model_type}: {error}"
+        );
+    }
 }
 
 #[test]

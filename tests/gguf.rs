@@ -182,8 +182,14 @@ fn configs_that_llama_cpp_has_no_word_for_are_refused_before_anything_is_read() 
         ("cohere_qk_norm", json!({ "num_hidden_layers": 64 }), ""),
         ("gpt_neox_parallel", json!({ "hidden_act": "gelu_fast" }), ""),
         ("gpt_neox_parallel", json!({ "hidden_act": "silu" }), "gelu by its tanh in its MLP, not Silu"),
+        ("gemma3_tied", json!({}), ""),
+        ("gemma3_tied", json!({ "layer_types": vec!["full_attention"; 6] }), "by other angles than these"),
+        ("gemma2_tied", json!({ "layer_types": vec!["full_attention"; 2] }), ""),
         ("olmoe_normalised_tied", json!({ "attention_bias": false }), "divides the gates"),
         ("olmoe_plain", json!({ "num_key_value_heads": 4 }), ""),
+        ("olmo2_untied", narrower(4), "its queries together are 8 wide and its residual stream 16"),
+        ("qwen2_moe_plain", narrower(6), "its queries together are 12 wide and its residual stream 24"),
+        ("qwen3_moe_normalised", json!({ "decoder_sparse_step": 100 }), "or some have none"),
         ("smollm3_interval", json!({ "no_rope_layers": null, "no_rope_layer_interval": 3 }), "every 4th"),
         ("qwen35_one_width", json!({}), ""),
         ("qwen35_one_width", json!({ "attention_bias": true }), "no bias for self_attn.q_proj"),
@@ -223,6 +229,27 @@ fn a_tied_head_is_left_out() {
     for (fixture, tied) in [("llama_gqa_tied", true), ("llama_mha_untied", false), ("qwen2_gqa_tied", true)] {
         let (read, _) = exported(&open(fixture), GgufType::F16);
         assert_eq!(read.names.contains(&"output.weight".to_owned()), !tied, "{fixture}");
+    }
+}
+
+#[test]
+fn a_tied_head_is_the_embedding_once_more_where_llama_cpp_loads_none_without() {
+    let changes = |fixture| match fixture {
+        "olmo2_untied" => json!({ "tie_word_embeddings": true }),
+        _ => json!({ "tie_word_embeddings": true, "norm_topk_prob": false }),
+    };
+    for fixture in ["olmo2_untied", "qwen2_moe_plain"] {
+        let directory = support::copy_of(fixture);
+        let mut tensors = support::tensors(directory.path());
+        tensors.retain(|name, _| name != "lm_head.weight");
+        support::write_tensors(&directory.path().join("model.safetensors"), &tensors, &[]);
+        let changes = changes(fixture);
+        let fields: Vec<_> =
+            changes.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        support::set_fields(directory.path(), &fields);
+        let (read, _) = exported(&Model::open(directory.path()).expect("a model"), GgufType::F32);
+        let values = |name: &str| read.tensors[name].values();
+        assert_eq!(values("output.weight"), values("token_embd.weight"), "{fixture}");
     }
 }
 

@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
+use super::contents::contents;
+
 /// What to do with weights that only PyTorch reads.
 const SAVE_AGAIN: &str =
     "load it in transformers and save it with model.save_pretrained(DIR), which writes safetensors";
@@ -243,7 +245,7 @@ const TRAINING: &[&str] = &["training_args", "optimizer", "scheduler", "rng_stat
 
 /// A model that a directory is not itself, but an addition to.
 pub fn adapter(directory: &Path) -> String {
-    let config = fs::read(directory.join("adapter_config.json"))
+    let config = contents(&directory.join("adapter_config.json"))
         .ok()
         .and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     let kind = config.as_ref().and_then(|config| config.get("peft_type")?.as_str()).unwrap_or("LORA");

@@ -3,6 +3,7 @@
 
 mod assembled;
 mod atomic;
+mod contents;
 mod diagnose;
 mod gguf;
 mod gguf_header;
@@ -19,6 +20,7 @@ mod writes;
 
 pub use assembled::{Assembled, Part};
 pub use atomic::AtomicFile;
+pub use contents::contents;
 pub use diagnose::{adapter, mistaken, shard_of};
 pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use gguf_header::{GgufEntry, GgufField, GgufHeader};

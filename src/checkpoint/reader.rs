@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::{
     assembled::Assembled,
+    contents::regular,
     diagnose,
     mxfp4::{BLOCK_BYTES, Files, Mxfp4, Stored},
     select::{Selection, select},
@@ -348,10 +349,7 @@ impl Checkpoint {
 /// # Errors
 /// [`Error::Read`]; [`Error::BadFile`] if it is not a regular file.
 pub fn open(path: &Path) -> Result<(File, Mmap)> {
-    // Looked at before it is opened: opening a pipe would wait for somebody to write.
-    if !std::fs::metadata(path).map_err(Error::read(path))?.is_file() {
-        return Err(Error::bad_file(path, "not a regular file"));
-    }
+    regular(path)?;
     let file = File::open(path).map_err(Error::read(path))?;
     #[expect(unsafe_code, reason = "a map is the way to read a header without its tensors")]
     // SAFETY: the map is read-only, and only lives until the header is parsed. Another process that shortens the

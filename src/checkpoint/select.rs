@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::diagnose;
+use super::{contents::contents, diagnose};
 use crate::error::{Error, Result};
 
 /// The file that counts first.
@@ -99,7 +99,7 @@ pub fn select(path: &Path, named: Option<&str>) -> Result<Selection> {
 /// The shards that an index names, in the order of their names.
 fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let bad = |reason: String| Error::bad_file(index, reason);
-    let text = std::fs::read(index).map_err(Error::read(index))?;
+    let text = contents(index)?;
     // As a value, since of a key that is there twice the last one counts.
     let fields: Value = serde_json::from_slice(&text).map_err(|error| {
         let found = diagnose::mistaken(&text, "; the file is ");

@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "keep")]
     target_size: Option<u64>,
     /// Keep this share of the stored parameters, such as 80%
-    #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, value_parser = parse_kept)]
     keep: Option<f64>,
     /// What may be cut: some of width, mlp, heads, kv-heads, layers and experts [default: all that the model can be cut
     /// on]; and vocabulary, with --vocabulary, which alone leaves everything else as it is
@@ -54,6 +54,12 @@ pub struct Args {
     recover: Option<u32>,
     #[command(flatten)]
     work: WorkArgs,
+}
+
+/// The share of `80%`; what begins with a minus is meant to leave.
+fn parse_kept(text: &str) -> std::result::Result<f64, String> {
+    let share = parse_share(text).ok().filter(|_| !text.trim_start().starts_with('-'));
+    share.ok_or_else(|| format!("expected a percentage such as 80%, found {text:?}"))
 }
 
 /// An axis, or the vocabulary.

@@ -8,7 +8,7 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    data::{BuiltTokenizer, Chat, ChatTemplate, encode, fenced},
+    data::{BuiltTokenizer, Chat, ChatTemplate, encode, fenced, held_back},
     error::{Error, Result},
     generate::{Sampling, generate},
     model::{GenerationConfig, Model},
@@ -94,16 +94,19 @@ impl Args {
         let wanted =
             generation.max_new_tokens.map_or(MAX_NEW_TOKENS, |count| usize::try_from(count).unwrap_or(usize::MAX));
         let max_new_tokens = self.max_new_tokens.unwrap_or(wanted);
+        let (mut all, mut written) = (ids.clone(), ids.len());
         generate(&gpu, &model, &ids, &stops.eos, max_new_tokens, &sampling, |id| {
+            all.push(id);
             if let Some(text) = fenced(|| stream.step(id))
                 .map_err(|reason| Error::BadTokens(format!("token {id} cannot be decoded: {reason}")))?
             {
                 print(&text)?;
+                written = all.len();
             }
             progress.advance(0)?;
             Ok(true)
         })?;
-        print("\n")?;
+        print(&format!("{}\n", held_back(tokenizer, &all, written)))?;
         device.close(&gpu, &progress)
     }
 

@@ -237,20 +237,25 @@ impl<'a> Space<'a> {
     pub fn can_cut(&self, axis: Axis) -> Result<()> {
         let refuse = |reason: &str| Err(Error::Usage(format!("--axes {axis}: {reason}")));
         let whole = Resize::whole(self.config);
+        if axis == Axis::Width {
+            self.config.can_slice().or_else(|error| refuse(&error.to_string()))?;
+        }
         if axis == Axis::Width && self.config.tie_word_embeddings && !self.config.can_stay_tied() {
             return refuse(
                 "the head is the embedding, and with a layer norm before it the two would be different matrices in a \
                  narrower model; run --basis shared unties them",
             );
         }
-        if axis == Axis::Width {
-            self.config.can_slice().or_else(|error| refuse(&error.to_string()))?;
-        }
         if axis == Axis::Experts && !self.config.is_mixture() {
             return refuse("this model has none");
         }
         if axis == Axis::Heads && whole.heads / whole.kv_heads < 2 {
-            return refuse("no two query heads share a key and a value, and all of a group cannot leave");
+            let instead = match self.can_cut(Axis::KvHeads) {
+                Ok(()) => "; --axes kv-heads takes heads together with their keys and values",
+                Err(_) => self.by_pruning(axis),
+            };
+            let alone = "no two query heads share a key and a value, and all of a group cannot leave";
+            return refuse(&format!("{alone}{instead}"));
         }
         let first = self.sizes(axis).into_iter().enumerate().skip(1).map(|(number, size)| self.at(axis, number, size));
         let mut reason = None;
@@ -261,7 +266,21 @@ impl<'a> Space<'a> {
                 Err(other) => return Err(other),
             }
         }
-        refuse(&reason.unwrap_or_else(|| "there is only one".into()))
+        match reason {
+            Some(reason) => refuse(&format!("{reason}{}", self.by_pruning(axis))),
+            None => refuse("there is only one"),
+        }
+    }
+
+    /// What can cut an axis where no ordinary model has fewer of it.
+    fn by_pruning(&self, axis: Axis) -> &'static str {
+        match axis {
+            Axis::Mlp if !self.config.is_mixture() => "; `prune --mlp` takes them in a form of its own",
+            Axis::Heads | Axis::KvHeads if self.config.can_cut_heads().is_ok() && !self.config.is_mixture() => {
+                "; `prune --attention` takes them in a form of its own"
+            }
+            _ => "",
+        }
     }
 
     /// Of the sizes within the budget, those of least predicted loss for each set of axes that is cut, best first; the

@@ -28,7 +28,7 @@ pub use chat_templates::chat_templates;
 pub use examples::{Encoded, Example};
 pub use fence::is_fenced;
 pub use text::{Lessons, Text, Tokens};
-pub use tokenizer::{encode, fenced};
+pub use tokenizer::{encode, fenced, held_back};
 pub use tokenizer_build::{BuiltTokenizer, SERIALIZED_CLASS};
 pub use tokenizer_files::{TokenizerFiles, object};
 pub use tokens::{check, read_token_file, sha256};

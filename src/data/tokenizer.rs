@@ -13,6 +13,16 @@ pub fn encode(tokenizer: &Tokenizer, text: &str, special_tokens: bool) -> Result
     fenced(|| Ok(tokenizer.encode(text, special_tokens)?.get_ids().to_vec()))
 }
 
+/// What a text ends with that was not written when its last tokens came, because they did not make up characters: the
+/// first `written` of its `ids` did. Whatever still is no character is shown as U+FFFD.
+pub fn held_back(tokenizer: &Tokenizer, ids: &[u32], written: usize) -> String {
+    let text = |ids: &[u32]| fenced(|| tokenizer.decode(ids, true)).unwrap_or_default();
+    if written == ids.len() {
+        return String::new();
+    }
+    text(ids).strip_prefix(&text(&ids[..written])).unwrap_or_default().to_owned()
+}
+
 /// Does something with a tokenizer; a panic becomes a reason.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use tokenizers::AddedToken;
 
 use super::foreign::recognise;
 use crate::{
-    checkpoint::mistaken,
+    checkpoint::{contents, mistaken},
     error::{Error, Result},
     json::with_tagged_floats,
 };
@@ -311,7 +311,7 @@ pub(super) fn convert(directory: &Path) -> String {
 }
 
 pub(super) fn text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
+    let bytes = contents(path)?;
     if let Some(reason) = recognise(&bytes, path) {
         return Err(Error::bad_file(path, reason));
     }

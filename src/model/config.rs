@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    architecture::{ARCHITECTURES, Affine, Architecture, Bias, Block, Position, REFUSED, Weight, Window, Wiring},
+    architecture::{
+        ARCHITECTURES, Affine, Architecture, Bias, Block, Position, REFUSED, REFUSED_TOGETHER, Weight, Window, Wiring,
+    },
     delta_spec::{delta_nets, has_output_gate},
     expert_spec::{experts, swiglu},
     fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
@@ -17,7 +19,7 @@ use super::{
     slicing::Slicing,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, shortened},
     json::{is_falsy, not_a_number},
     ops::{Activation, MAX_HEAD_DIM},
 };
@@ -375,7 +377,7 @@ fn row(reader: &Reader, stem: &str, written: &str) -> Result<&'static Architectu
         known.dedup();
         let kind = kind(reader.fields);
         return Err(Error::UnknownArchitecture {
-            model_type: written.into(),
+            model_type: shortened(written),
             path: reader.path.into(),
             known: format!("{}{kind}", known.join(", ")),
         });
@@ -398,6 +400,12 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
         let off = |value: &Value| is_falsy(value) || not_a_number(value).is_some() || neutral(value);
         if let Some(value) = reader.get(name).filter(|value| !off(value)) {
             return Err(reader.unsupported(name, value, &reason(name, value)));
+        }
+    }
+    for (name, (other, neutral), reason) in REFUSED_TOGETHER {
+        let together = reader.get(other).is_some_and(|value| value.to_string().as_str() != *neutral);
+        if let Some(value) = reader.get(name).filter(|value| together && !is_falsy(value)) {
+            return Err(reader.unsupported(name, value, reason));
         }
     }
     for (name, wanted, reason) in architecture.required {

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::mistaken,
-    error::{Error, Result},
+    checkpoint::{contents, mistaken},
+    error::{Error, Result, shortened},
     json::{not_a_number, with_tagged_floats},
 };
 
@@ -26,7 +26,7 @@ pub(super) const MAX_POSITIONS: u64 = 1 << 28;
 /// # Errors
 /// [`Error::Read`]; [`Error::BadFile`] that says what the file is instead.
 pub fn read(path: &Path) -> Result<Map<String, Value>> {
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
+    let bytes = contents(path)?;
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     serde_json::from_slice(&with_tagged_floats(text))
         .map_err(|error| Error::bad_file(path, format!("{error}{}", mistaken(&bytes, "; the file is "))))
@@ -34,11 +34,7 @@ pub fn read(path: &Path) -> Result<Map<String, Value>> {
 
 /// A value for a message: whole if short.
 pub fn brief(value: &Value) -> String {
-    let text = not_a_number(value).map_or_else(|| value.to_string(), str::to_owned);
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    not_a_number(value).map_or_else(|| shortened(&value.to_string()), str::to_owned)
 }
 
 /// The fields of one config, with the path for messages.

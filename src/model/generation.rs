@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Config, Model, fields::brief};
 use crate::{
+    checkpoint::contents,
     error::{Error, Result},
     json::with_tagged_floats,
 };
@@ -102,7 +103,7 @@ impl GenerationConfig {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let text = std::fs::read(path).map_err(Error::read(path))?;
+        let text = contents(path)?;
         let fields: Map<String, Value> = serde_json::from_slice(&with_tagged_floats(&text))
             .map_err(|error| Error::bad_file(path, error.to_string()))?;
         let get = |name: &str| fields.get(name).filter(|value| !value.is_null());

@@ -246,8 +246,10 @@ fn by_window(reader: &Reader, (local, theta): (&str, f64)) -> Result<[Map<String
     if object("rope_parameters").keys().any(|key| !nested.contains(&key.as_str())) {
         return Err(reader.wrong("rope_parameters", "a section full_attention and one sliding_attention alone"));
     }
-    Ok([full, sliding].map(|section| {
+    Ok([full, sliding].map(|mut section| {
         let mut fields = fields.clone();
+        // transformers looks for it beside the two sections, where it may not be.
+        section.remove("truncate");
         ["rope_scaling", "rope_theta"].into_iter().for_each(|name| drop(fields.remove(name)));
         fields.insert("rope_parameters".into(), section.into());
         fields

@@ -20,6 +20,8 @@ pub struct TextPart {
     pub heads: &'static [&'static str],
     /// Before the names of what is no part of the text model, with the decoder's first part or without.
     pub others: &'static [&'static str],
+    /// Fields of the text part that count in a model of it alone, and of which the class of the whole computes nothing.
+    unread: &'static [&'static str],
 }
 
 impl TextPart {
@@ -32,7 +34,7 @@ impl TextPart {
 
 /// Those whose text parts have a row.
 const WRAPPERS: &[TextPart] = &[
-    TextPart { model_type: "gemma3", text: "gemma3_text", tied: true, ..NAMES },
+    TextPart { model_type: "gemma3", text: "gemma3_text", tied: true, unread: &["final_logit_softcapping"], ..NAMES },
     TextPart { model_type: "mistral3", text: "mistral", tied: true, ..NAMES },
     // Of the layers for several tokens ahead, transformers reads nothing either.
     TextPart { model_type: "qwen3_5", text: "qwen3_5_text", tied: false, others: &["visual.", "mtp."], ..NAMES },
@@ -45,6 +47,7 @@ const NAMES: TextPart = TextPart {
     decoders: &["model.language_model.", "language_model.model."],
     heads: &["language_model."],
     others: &["vision_tower.", "multi_modal_projector."],
+    unread: &[],
 };
 
 /// The section of the text part, with what of it stands beside it, if the model is one of [`WRAPPERS`]; all fields of
@@ -63,6 +66,7 @@ pub(super) fn text_part(
     let Some(Value::Object(mut text)) = raw.remove("text_config") else {
         return Err(Error::bad_file(path, format!("a {} without the section text_config", wrapper.model_type)));
     };
+    text.retain(|name, _| !wrapper.unread.contains(&name.as_str()));
     text.entry("model_type").or_insert_with(|| wrapper.text.into());
     // What counts for the whole counts for its part; of ids, both say the same, or the part says nothing.
     let tied = raw.remove("tie_word_embeddings").filter(|value| !value.is_null());

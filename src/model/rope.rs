@@ -175,7 +175,7 @@ impl Rope {
             }
             "yarn" => {
                 let frequencies;
-                (frequencies, attention_factor, scaling) = numbers.yarn(&plain, dim as f64, theta, max_positions)?;
+                (frequencies, attention_factor, scaling) = numbers.yarn(&plain, dim, theta, max_positions)?;
                 frequencies
             }
             "longrope" => {
@@ -389,7 +389,12 @@ impl Numbers<'_> {
 
     /// YaRN (arXiv 2309.00071): pairs that turn often within the original length are kept, those that turn less than
     /// once stretched, a ramp between; cosines and sines are multiplied by 0.1 ln(factor) + 1.
-    fn yarn(&self, plain: &[f32], dim: f64, theta: f64, max_positions: usize) -> Result<(Vec<f32>, f64, Scaling)> {
+    fn yarn(&self, plain: &[f32], dim: usize, theta: f64, max_positions: usize) -> Result<(Vec<f32>, f64, Scaling)> {
+        if !dim.is_multiple_of(2) {
+            let reason = format!("{}: yarn of {dim} coordinates, an odd number, is not defined", self.name);
+            return Err(Error::bad_file(self.path, reason));
+        }
+        let dim = dim as f64;
         let original = self.original(max_positions)?;
         let factor = match self.optional("factor")? {
             Some(_) => self.required("factor")?,

@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_row_that_forgets_its_forms_has_none() {
-        assert!(BASE.forms.stock.is_none() && BASE.forms.gguf.is_none() && BASE.forms.code.is_none());
+        assert!(!BASE.forms.stock && BASE.forms.gguf.is_none() && BASE.forms.code.is_none());
         assert!(ARCHITECTURES.iter().all(|row| !row.model_type.is_empty() && !row.blocks.is_empty()));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::{ADDITIONAL_TEMPLATES, COMPANION_FILES, is_foreign_vocabulary},
+    checkpoint::{ADDITIONAL_TEMPLATES, COMPANION_FILES, contents, is_foreign_vocabulary},
     data::TokenizerFiles,
     error::{Error, Result},
     json::with_tagged_floats,
@@ -138,7 +138,7 @@ impl Companions {
 
     /// The files that tokenizer_config.json names.
     fn add_named(&mut self, directory: &Path) {
-        let text = fs::read(directory.join(SETTINGS)).unwrap_or_default();
+        let text = contents(&directory.join(SETTINGS)).unwrap_or_default();
         // What is wrong with the file is said where it is used.
         let settings: Map<String, Value> = serde_json::from_slice(&with_tagged_floats(&text)).unwrap_or_default();
         for (field, value) in &settings {

@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 use crate::{
     checkpoint::{GgufSplit, Writes},
     data::{self, BuiltTokenizer, ChatTemplate, Lessons, TokenizerFiles, Tokens},
-    error::{Error, Result},
+    error::{Error, Result, shortened},
     hub,
     model::{GenerationConfig, Model, StopTokens, is_gguf},
     progress::Progress,
@@ -32,9 +32,10 @@ pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Model> {
     let unexpected = model.store.unexpected();
     if let Some(first) = unexpected.first() {
         progress.note(&format!(
-            "{} tensors of {} are not part of its architecture and are left out, {first:?} first",
+            "{} tensors of {} are not part of its architecture and are left out, {:?} first",
             unexpected.len(),
-            path.display()
+            path.display(),
+            shortened(first)
         ));
     }
     Ok(model)

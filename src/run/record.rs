@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::{OutputDirectory, RECORD, sha256},
+    checkpoint::{OutputDirectory, RECORD, contents, sha256},
     error::{Error, Result},
     eval::{EvalMemory, logits_within},
     gpu::{Gpu, Precision},
@@ -145,7 +145,7 @@ impl RunRecord {
             return Ok(None);
         }
         let bad = |reason: String| Error::bad_file(&path, reason);
-        let text = std::fs::read(&path).map_err(Error::read(&path))?;
+        let text = contents(&path)?;
         let fields: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         if fields.keys().eq(["tool_version", "output"]) {
             return Ok(None);

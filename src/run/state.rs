@@ -90,21 +90,24 @@ impl<S: Serialize + DeserializeOwned> State<S> {
             return Err(bad("not what was written there".into()));
         }
         #[derive(Deserialize)]
-        struct Format {
+        struct Which {
             format: u32,
+            #[serde(default)]
+            identity: Map<String, Value>,
         }
-        let Format { format } = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        // Another method has a part that cannot be understood here.
+        let Which { format, identity: before } =
+            serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
         if format != FORMAT {
             return Err(Error::Usage(format!(
                 "cannot resume: {} was written by another version of this program; --force starts over",
                 path.display()
             )));
         }
-        let state: Self = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
-        let names = state.identity.keys().chain(identity.keys());
-        match names.into_iter().find(|name| state.identity.get(*name) != identity.get(*name)) {
-            Some(name) => Err(differs(name, state.identity.get(name), identity.get(name))),
-            None => Ok(state),
+        let mut names = before.keys().chain(identity.keys());
+        match names.find(|name| before.get(*name) != identity.get(*name)) {
+            Some(name) => Err(differs(name, before.get(name), identity.get(name))),
+            None => serde_json::from_slice(text).map_err(|error| bad(error.to_string())),
         }
     }
 

@@ -202,6 +202,7 @@ impl<'a, M: Method> Task<'a, M> {
     /// Everything that the result depends on, but the GPU: what is asked for, and what the inputs hold.
     pub(super) fn identity(&self) -> Result<Map<String, Value>> {
         let mut identity = Map::new();
+        identity.insert("the method".into(), M::NAME.into());
         identity.insert("the version of slicegpt-gpu".into(), json!(env!("CARGO_PKG_VERSION")));
         for (name, value) in self.arguments()?.into_iter().filter(|(name, _)| !HARMLESS.contains(&name.as_str())) {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -307,6 +307,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--axes", "mlp,"], "expected some of width"),
         (&["--keep", "0%"], "expected a percentage"),
         (&["--keep", "100%"], "expected a percentage"),
+        (&["--keep", "-20%"], "expected a percentage such as 80%, found \"-20%\""),
         (&["--keep", "much"], "expected a percentage"),
         (&["--target-parameters", "-100%"], "expected a percentage"),
         (&["--target-size", "0"], "expected a size such as"),
@@ -328,10 +329,15 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         "at least two are needed, as one is measured on and not fitted to; give more text, or lower --cal-max-seqlen",
     );
     for (fixture, axis, message) in [
-        ("llama_mha_untied", "heads", "no two query heads share a key and a value, and all of a group cannot leave"),
+        ("llama_mha_untied", "heads", "no two query heads share a key and a value"),
+        ("llama_mha_untied", "heads", "--axes kv-heads takes heads together with their keys and values"),
         ("qwen3_tied", "kv-heads", "there is only one"),
+        ("gpt2_tied", "heads", "cannot leave; `prune --attention` takes them in a form of its own"),
         ("gpt2_tied", "kv-heads", "its classes take hidden_size / heads for the width of a head"),
+        ("gpt2_tied", "kv-heads", "; `prune --attention` takes them in a form of its own"),
         ("gpt2_tied", "width", "the head is the embedding"),
+        ("bloom_tied", "mlp", "a multiple of hidden_size; `prune --mlp` takes them in a form of its own"),
+        ("bloom_tied", "width", "the norm after its embedding has parameters"),
         ("opt_untied", "width", "its classes have no form for that"),
     ] {
         let scene = Scene::new(fixture);

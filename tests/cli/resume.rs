@@ -247,6 +247,11 @@ fn an_unfinished_run_is_neither_lost_nor_taken_for_another() {
     ] {
         runs.refused("out", &["--resume", flags[0], flags[1]], 2, message);
     }
+    let mut other = Command::new(PROGRAM);
+    let (model, out) = (runs.scene.path("model"), runs.scene.path("out"));
+    other.args(args!["compress", model, "-o", out, "--calibration", runs.tokens, "--resume"]);
+    let said = said(&mut other);
+    assert!(said.code == Some(2) && said.err.contains("the method was slicegpt, and is compress now"), "{said:?}");
     let changed = |path: PathBuf, message: &str| {
         let bytes = fs::read(&path).expect("an input");
         let mut other = bytes.clone();

@@ -59,6 +59,8 @@ CHANGED = [
     ("phi3_longrope_factor within its original length", "phi3_longrope_factor", {"original_max_position_embeddings": 512, "max_position_embeddings": 1024}, 1),
     ("cohere_qk_norm with 64 layers", "cohere_qk_norm", {"num_hidden_layers": 64}, 32),
     ("granite with linear scaling", "granite_untied", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}, 1),
+    ("olmo2 with a tied head", "olmo2_tied", {"attention_bias": False}, 1),
+    ("qwen2_moe with a tied head", "qwen2_moe_plain", {"tie_word_embeddings": True}, 1),
     ("smollm3 with yarn", "smollm3_interval", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}}, 1),
 ]
 # What is cut, of which fixture, and what llama.cpp takes the result for.
@@ -121,6 +123,8 @@ def changed(check):
         tensors = safetensors(model / "model.safetensors")
         for tensor, values in list(tensors.items()):
             if not config.get("attention_bias", True) and "self_attn" in tensor and tensor.endswith("bias") or config.get("bias") is False and re.search(r"(query_key_value|dense\w*)\.bias", tensor):
+                del tensors[tensor]
+            elif tensor == "lm_head.weight" and config.get("tie_word_embeddings"):
                 del tensors[tensor]
             elif (layer := re.match(r"(.*layers\.)(\d+)(\..*)", tensor)) and times > 1:
                 count = config["num_hidden_layers"] // times

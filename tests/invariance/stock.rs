@@ -165,7 +165,7 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
         let (model, _) = open(&path);
         let config = model.config();
         if !config.has_stock_form() {
-            let has_none = config.architecture.forms.stock.is_none() || config.architecture.model_type == "starcoder2";
+            let has_none = !config.architecture.forms.stock || config.architecture.model_type == "starcoder2";
             let counted = config.ropes.iter().any(|rope| rope.long.is_some());
             assert!(
                 has_none || counted || (config.architecture.norm.kind == Norm::Layer && config.qk_norm),
@@ -200,7 +200,7 @@ fn the_config_of_every_stock_form_opens_as_an_ordinary_model() {
             let ratio = config.hidden_size as f64 / plan.stored_width as f64;
             let eps = f64::from(config.norm_eps) * if config.has_delta_nets() { 1.0 } else { ratio };
             assert!((f64::from(again.norm_eps) / eps - 1.0).abs() < 1e-6, "{}: eps {}", name(&path), again.norm_eps);
-            if config.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads) {
+            if config.architecture.forms.width_by_heads {
                 assert!(
                     plan.stored_width.is_multiple_of(config.layers[0].heads),
                     "{}: width {}",

@@ -81,7 +81,7 @@ pub const BASE: Architecture = Architecture {
     delta_net: None,
     required: &[],
     handles: &[],
-    forms: Forms { stock: None, gguf: None, code: None },
+    forms: Forms { stock: false, width_by_heads: false, gguf: None, code: None },
     gguf_own: GgufOwn {
         activation: Activation::Silu,
         windows: GgufWindows::Unknown,
@@ -123,3 +123,7 @@ pub const REFUSED: &[(&str, &[&str])] = &[
     ("per_layer_config", &[]),
     ("configuration_files", &[]),
 ];
+
+/// Fields that change the maths of some model unless another has this value (as JSON), or is not there; and why.
+pub const REFUSED_TOGETHER: &[(&str, (&str, &str), &str)] =
+    &[("slow_but_exact", ("pretraining_tp", "1"), "with a pretraining_tp above 1, transformers leaves biases out")];

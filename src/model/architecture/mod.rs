@@ -27,10 +27,10 @@ mod table;
 use super::defaults::Defaults;
 use crate::ops::Norm;
 
-pub use base::{BASE, REFUSED};
+pub use base::{BASE, REFUSED, REFUSED_TOGETHER};
 pub use block::{Bias, Block, BlockKind, Layout, Order, Space, Weight};
 pub use delta_net::DeltaNets;
-pub use forms::{Forms, Stock};
+pub use forms::Forms;
 pub use gguf::{Gguf, GgufAlibi, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths};
 pub use mixture::{Fused, Mixture, MixtureLayers, Normalised, Shared, Together};
 pub use remote_code::RemoteCode;

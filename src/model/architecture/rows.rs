@@ -7,7 +7,7 @@ use super::{
 use crate::{
     model::{
         defaults,
-        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode, Stock},
+        forms::{Forms, Gguf, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode},
     },
     ops::{Activation, Norm},
 };
@@ -15,8 +15,6 @@ use crate::{
 use Bias::{Always, Field, Never};
 use Role::{Down, Gate, Key, Output, Query, Up, Value};
 use Space::{Heads, Hidden, Residual};
-
-pub(super) const STOCK: Option<Stock> = Some(Stock { width_by_heads: false });
 
 pub(super) const fn rope(part: RotaryPart) -> Position {
     Position::Rope { interleaved: false, part, theta: 10000.0, layers: RopeLayers::All }
@@ -98,7 +96,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     fields: GROUPED,
     attention: EXPLICIT,
     blocks: FIELD_BLOCKS,
-    forms: Forms { stock: Some(Stock { width_by_heads: true }), gguf: Some(LLAMA_CPP), code: Some(RemoteCode::LLAMA) },
+    forms: Forms { stock: true, width_by_heads: true, gguf: Some(LLAMA_CPP), code: Some(RemoteCode::LLAMA) },
     ..BASE
 };
 
@@ -113,7 +111,7 @@ pub(super) const MISTRAL: Architecture = Architecture {
         ..EXPLICIT
     },
     blocks: &gated_blocks(&heads("self_attn.o_proj", Never, Never), GATED),
-    forms: Forms { stock: STOCK, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL) },
+    forms: Forms { stock: true, gguf: LLAMA.forms.gguf, code: Some(RemoteCode::MISTRAL), ..BASE.forms },
     ..BASE
 };
 
@@ -121,7 +119,7 @@ pub(super) const MISTRAL: Architecture = Architecture {
 pub(super) const MINISTRAL: Architecture = Architecture {
     model_type: "ministral",
     attention: AttentionSpec { window: Window::Listed, ..MISTRAL.attention },
-    forms: Forms { stock: STOCK, gguf: None, code: Some(RemoteCode::MINISTRAL) },
+    forms: Forms { stock: true, gguf: None, code: Some(RemoteCode::MINISTRAL), ..BASE.forms },
     ..MISTRAL
 };
 
@@ -132,13 +130,14 @@ pub(super) const QWEN2: Architecture = Architecture {
     attention: AttentionSpec { window: Window::FromLayer, default_window: Some(4096), ..EXPLICIT },
     blocks: &gated_blocks(&heads("self_attn.o_proj", Always, Never), GATED),
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf {
             biases: GgufBiases::Of(&[Query, Key, Value]),
             other_widths: OtherWidths::As(&LLAMA_CPP),
             ..Gguf::of("qwen2")
         }),
         code: Some(RemoteCode::QWEN2),
+        ..BASE.forms
     },
     ..BASE
 };
@@ -149,7 +148,7 @@ pub(super) const QWEN3: Architecture = Architecture {
     defaults: defaults::QWEN,
     attention: AttentionSpec { qk_norm: Some(QK_NORM), head_dim: Some(128), ..QWEN2.attention },
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3")), code: Some(RemoteCode::QWEN3) },
+    forms: Forms { stock: true, gguf: Some(Gguf::of("qwen3")), code: Some(RemoteCode::QWEN3), ..BASE.forms },
     gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
@@ -172,9 +171,10 @@ pub(super) const SMOLLM3: Architecture = Architecture {
     blocks: FIELD_BLOCKS,
     handles: &["no_rope_layers"],
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf { interleaved: true, ..Gguf::of("smollm3") }),
         code: Some(RemoteCode::SMOLLM3),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { nope_interval: Some(4), ..BASE.gguf_own },
     ..BASE
@@ -194,9 +194,10 @@ pub(super) const GRANITE: Architecture = Architecture {
     blocks: FIELD_BLOCKS,
     handles: &["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"],
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf { by_layer: None, architecture: "granite", ..LLAMA_CPP }),
         code: Some(RemoteCode::GRANITE),
+        ..BASE.forms
     },
     ..BASE
 };
@@ -219,7 +220,12 @@ pub(super) const STARCODER2: Architecture = Architecture {
         attention("input_layernorm", &heads("self_attn.o_proj", USE_BIAS, USE_BIAS)),
         mlp("post_attention_layernorm", &plain("mlp.c_fc", "mlp.c_proj", USE_BIAS)),
     ],
-    forms: Forms { stock: STOCK, gguf: Some(biased_gguf("starcoder2")), code: Some(RemoteCode::STARCODER2) },
+    forms: Forms {
+        stock: true,
+        gguf: Some(biased_gguf("starcoder2")),
+        code: Some(RemoteCode::STARCODER2),
+        ..BASE.forms
+    },
     gguf_own: GGUF_GELU,
     ..BASE
 };
@@ -246,7 +252,7 @@ pub(super) const PHI3: Architecture = Architecture {
         ],
     ),
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf {
             long_factors: true,
             fused: true,
@@ -254,6 +260,7 @@ pub(super) const PHI3: Architecture = Architecture {
             ..Gguf::of("phi3")
         }),
         code: Some(RemoteCode::PHI3),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { windows: GgufWindows::Ignored, ..BASE.gguf_own },
     ..BASE
@@ -283,7 +290,7 @@ pub(super) const PHI: Architecture = Architecture {
         attention("input_layernorm", &heads("self_attn.dense", Always, Always)),
         mlp("input_layernorm", &plain("mlp.fc1", "mlp.fc2", Always)),
     ],
-    forms: Forms { stock: STOCK, gguf: Some(biased_gguf("phi2")), code: Some(RemoteCode::PHI) },
+    forms: Forms { stock: true, gguf: Some(biased_gguf("phi2")), code: Some(RemoteCode::PHI), ..BASE.forms },
     gguf_own: GgufOwn { head: GgufHead::Required, ..GGUF_GELU },
     ..BASE
 };

@@ -55,7 +55,7 @@ pub(super) const FALCON_7B: Architecture = Architecture {
     blocks: &[attention("input_layernorm", FALCON_HEADS), mlp("input_layernorm", FALCON_MLP)],
     required: &[("num_ln_in_parallel_attn", "1", "the second norm belongs to new_decoder_architecture")],
     handles: &["alibi", "parallel_attn"],
-    forms: Forms { stock: None, gguf: Some(FALCON_GGUF), code: Some(RemoteCode::FALCON) },
+    forms: Forms { gguf: Some(FALCON_GGUF), code: Some(RemoteCode::FALCON), ..BASE.forms },
     gguf_own: GGUF_GELU,
     ..BASE
 };
@@ -113,9 +113,9 @@ pub(super) const BLOOM: Architecture = Architecture {
     ends: TIED,
     blocks: BLOOM_BLOCKS,
     forms: Forms {
-        stock: None,
         gguf: Some(Gguf { fused: true, ..biased_gguf("bloom") }),
         code: Some(RemoteCode::BLOOM),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { alibi: GgufAlibi::Always, ..GGUF_GELU },
     ..BASE
@@ -161,9 +161,9 @@ pub(super) const MPT: Architecture = Architecture {
         ("attn_config.prefix_lm", "false", "transformers computes a causal model"),
     ],
     forms: Forms {
-        stock: None,
         gguf: Some(Gguf { fused: true, other_widths: OtherWidths::Never, ..Gguf::of("mpt") }),
         code: Some(RemoteCode::MPT),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { alibi: GgufAlibi::Stated, clip: true, ..GGUF_GELU },
     ..BASE

@@ -4,7 +4,7 @@ use super::{
     Architecture, AttentionSpec, BASE,
     Bias::Never,
     Block, BlockKind, DeltaNets, Fields, NormSpec, Order, Position, Role, RopeLayers, RotaryPart, Space, Weight,
-    rows::{ATTENTION_BIAS, EXPLICIT, GATED, GROUPED, QK_NORM, STOCK, gated_blocks, gated_mlp},
+    rows::{ATTENTION_BIAS, EXPLICIT, GATED, GROUPED, QK_NORM, gated_blocks, gated_mlp},
 };
 use crate::model::{
     defaults,
@@ -66,7 +66,7 @@ pub(super) const QWEN3_5: Architecture = Architecture {
         norm: "linear_attn.norm",
     }),
     required: &[("hidden_act", "\"silu\"", "the convolution of its gated delta nets is known with silu alone")],
-    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen35")), code: Some(RemoteCode::QWEN3_5_TEXT) },
+    forms: Forms { stock: true, gguf: Some(Gguf::of("qwen35")), code: Some(RemoteCode::QWEN3_5_TEXT), ..BASE.forms },
     gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, norms: ["attn_norm", "post_attention_norm"], ..BASE.gguf_own },
     ..BASE
 };

@@ -3,7 +3,7 @@
 use super::{
     Architecture, AttentionSpec, BASE, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, RopeLayers,
     RotaryPart, Scale, Weight, Window,
-    rows::{ATTENTION_BIAS, EXPLICIT, FIELD_HEADS, GATED, GGUF_GELU, GROUPED, QK_NORM, STOCK, gated_blocks, heads},
+    rows::{ATTENTION_BIAS, EXPLICIT, FIELD_HEADS, GATED, GGUF_GELU, GROUPED, QK_NORM, gated_blocks, heads},
 };
 use crate::model::{
     defaults,
@@ -28,7 +28,7 @@ pub(super) const GEMMA: Architecture = Architecture {
     multipliers: MULTIPLIERS,
     ends: ENDS,
     blocks: &gated_blocks(FIELD_HEADS, GATED),
-    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("gemma")), code: Some(RemoteCode::GEMMA) },
+    forms: Forms { stock: true, gguf: Some(Gguf::of("gemma")), code: Some(RemoteCode::GEMMA), ..BASE.forms },
     gguf_own: GGUF_OWN,
     ..BASE
 };
@@ -72,7 +72,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["attn_logit_softcapping", "final_logit_softcapping"],
-    forms: Forms { stock: None, gguf: Some(Gguf::of("gemma2")), code: Some(RemoteCode::GEMMA2) },
+    forms: Forms { width_by_heads: true, gguf: Some(Gguf::of("gemma2")), code: Some(RemoteCode::GEMMA2), ..BASE.forms },
     gguf_own: GgufOwn { windows: GgufWindows::Interval(2), softcaps: true, ..GGUF_OWN },
     ..BASE
 };
@@ -100,7 +100,12 @@ pub(super) const GEMMA3: Architecture = Architecture {
     ends: ENDS,
     blocks: BLOCKS,
     handles: &["final_logit_softcapping"],
-    forms: Forms { stock: None, gguf: Some(Gguf::of("gemma3")), code: Some(RemoteCode::GEMMA3_TEXT) },
+    forms: Forms {
+        width_by_heads: true,
+        gguf: Some(Gguf::of("gemma3")),
+        code: Some(RemoteCode::GEMMA3_TEXT),
+        ..BASE.forms
+    },
     gguf_own: GgufOwn { windows: GgufWindows::Interval(6), softcaps: true, qk_norm: GgufQkNorm::Allowed, ..GGUF_OWN },
     ..BASE
 };

@@ -85,7 +85,11 @@ pub(super) const GPT2: Architecture = Architecture {
         ),
     ],
     required: &[("add_cross_attention", "false", "there is no encoder to attend to")],
-    forms: Forms { stock: None, gguf: Some(Gguf { fused: true, ..biased_gguf("gpt2") }), code: Some(RemoteCode::GPT2) },
+    forms: Forms {
+        gguf: Some(Gguf { fused: true, ..biased_gguf("gpt2") }),
+        code: Some(RemoteCode::GPT2),
+        ..BASE.forms
+    },
     gguf_own: GGUF_GELU,
     ..BASE
 };
@@ -153,9 +157,9 @@ pub(super) const GPT_NEOX: Architecture = Architecture {
         mlp("post_attention_layernorm", &plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", Always)),
     ],
     forms: Forms {
-        stock: None,
         gguf: Some(Gguf { fused: true, ..biased_gguf("gptneox") }),
         code: Some(RemoteCode::GPT_NEOX),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { head: GgufHead::Required, ..GGUF_GELU },
     ..BASE

@@ -3,7 +3,7 @@
 use super::{
     Architecture, AttentionSpec, BASE, Bias, Block, BlockKind, Fields, Fused, Mixture, MixtureLayers, Normalised,
     Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart, Shared, Space, Together, Weight, Window, Yarn,
-    rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, STOCK, attention, gated_blocks, heads},
+    rows::{EXPLICIT, FIELD_HEADS, GATED, GROUPED, QK_NORM, attention, gated_blocks, heads},
 };
 use crate::model::{
     defaults,
@@ -68,10 +68,16 @@ pub(super) const QWEN2_MOE: Architecture = Architecture {
     required: &[("use_sliding_window", "false", "which layers have it depends on more than is implemented")],
     handles: &["num_experts"],
     forms: Forms {
-        stock: STOCK,
-        gguf: Some(Gguf { biases: GgufBiases::Of(&[Query, Key, Value]), ..Gguf::of("qwen2moe") }),
+        stock: true,
+        gguf: Some(Gguf {
+            biases: GgufBiases::Of(&[Query, Key, Value]),
+            other_widths: OtherWidths::Never,
+            ..Gguf::of("qwen2moe")
+        }),
         code: Some(RemoteCode::QWEN2_MOE),
+        ..BASE.forms
     },
+    gguf_own: GgufOwn { head: GgufHead::Required, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -97,7 +103,7 @@ pub(super) const QWEN3_MOE: Architecture = Architecture {
         swiglu: None,
     }),
     handles: &["num_experts", "num_local_experts"],
-    forms: Forms { stock: STOCK, gguf: Some(Gguf::of("qwen3moe")), code: Some(RemoteCode::QWEN3_MOE) },
+    forms: Forms { stock: true, gguf: Some(Gguf::of("qwen3moe")), code: Some(RemoteCode::QWEN3_MOE), ..BASE.forms },
     gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
@@ -125,9 +131,10 @@ pub(super) const OLMOE: Architecture = Architecture {
     }),
     handles: &["num_experts", "num_local_experts"],
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf { other_widths: OtherWidths::Never, ..Gguf::of("olmoe") }),
         code: Some(RemoteCode::OLMOE),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::OfAsManyKeys, ..BASE.gguf_own },
     ..BASE
@@ -168,9 +175,10 @@ pub(super) const MIXTRAL: Architecture = Architecture {
     blocks: &gated_blocks(MIXTRAL_HEADS, GATED),
     handles: &["num_experts", "num_local_experts"],
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf { interleaved: true, frequency_factors: true, ..Gguf::of("llama") }),
         code: Some(RemoteCode::MIXTRAL),
+        ..BASE.forms
     },
     ..BASE
 };
@@ -216,9 +224,10 @@ pub(super) const GPT_OSS: Architecture = Architecture {
     required: &[("quantization_config.quant_method", "\"mxfp4\"", "of quantised ones, those in MXFP4 are read")],
     handles: &["num_experts", "num_local_experts", "quantization_config"],
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf { biases: GgufBiases::All, ..Gguf::of("gpt-oss") }),
         code: Some(RemoteCode::GPT_OSS),
+        ..BASE.forms
     },
     gguf_own: GgufOwn {
         windows: GgufWindows::Interval(2),

@@ -6,8 +6,8 @@ use super::{
     Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, QkNorm, QkSpan, Role, RopeLayers, RotaryPart,
     Scale, Space, Weight, Window, Wiring,
     rows::{
-        EXPLICIT, FIELD_HEADS, GATED, GROUPED, LAYER_NORM, QK_NORM, STOCK, attention, gated_blocks, gated_mlp, heads,
-        mlp, plain, rope,
+        EXPLICIT, FIELD_HEADS, GATED, GROUPED, LAYER_NORM, QK_NORM, attention, gated_blocks, gated_mlp, heads, mlp,
+        plain, rope,
     },
     rows_gpt::GPT2_NAMES,
 };
@@ -31,9 +31,9 @@ pub(super) const OLMO: Architecture = Architecture {
     blocks: &gated_blocks(FIELD_HEADS, GATED),
     handles: &["clip_qkv"],
     forms: Forms {
-        stock: None,
         gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("olmo") }),
         code: Some(RemoteCode::OLMO),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { clip: true, ..BASE.gguf_own },
     ..BASE
@@ -60,8 +60,12 @@ pub(super) const OLMO2: Architecture = Architecture {
     defaults: defaults::OLMO,
     attention: AttentionSpec { qk_norm: Some(QkNorm { span: QkSpan::Whole, ..QK_NORM }), ..EXPLICIT },
     blocks: OLMO2_BLOCKS,
-    forms: Forms { stock: None, gguf: Some(Gguf::of("olmo2")), code: Some(RemoteCode::OLMO2) },
-    gguf_own: GgufOwn { qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
+    forms: Forms {
+        gguf: Some(Gguf { other_widths: OtherWidths::Never, ..Gguf::of("olmo2") }),
+        code: Some(RemoteCode::OLMO2),
+        ..BASE.forms
+    },
+    gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
 };
 
@@ -87,13 +91,13 @@ pub(super) const STABLELM: Architecture = Architecture {
     },
     blocks: &gated_blocks(STABLELM_HEADS, GATED),
     forms: Forms {
-        stock: None,
         gguf: Some(Gguf {
             biases: GgufBiases::Of(&[Query, Key, Value]),
             other_widths: OtherWidths::Never,
             ..Gguf::of("stablelm")
         }),
         code: Some(RemoteCode::STABLELM),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { head: GgufHead::Required, qk_norm: GgufQkNorm::Allowed, ..BASE.gguf_own },
     ..BASE
@@ -127,9 +131,10 @@ pub(super) const COHERE: Architecture = Architecture {
     blocks: &[attention("input_layernorm", FIELD_HEADS), gated_mlp("input_layernorm", GATED)],
     handles: &["logit_scale", "use_qk_norm"],
     forms: Forms {
-        stock: STOCK,
+        stock: true,
         gguf: Some(Gguf { interleaved: true, other_widths: OtherWidths::Never, ..Gguf::of("command-r") }),
         code: Some(RemoteCode::COHERE),
+        ..BASE.forms
     },
     gguf_own: GgufOwn { head: GgufHead::Embedding, qk_norm: GgufQkNorm::FromLayers(64), ..BASE.gguf_own },
     ..BASE

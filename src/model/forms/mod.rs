@@ -13,5 +13,5 @@ pub use resize::Resize;
 pub use stock::without_mean;
 
 pub use super::architecture::{
-    Forms, Gguf, GgufAlibi, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode, Stock,
+    Forms, Gguf, GgufAlibi, GgufBiases, GgufHead, GgufOwn, GgufQkNorm, GgufWindows, OtherWidths, RemoteCode,
 };

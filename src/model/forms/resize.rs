@@ -130,8 +130,7 @@ impl Config {
                 );
             }
             let width = sizes.width.unwrap_or(self.hidden_size);
-            let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
-            if by_heads && !width.is_multiple_of(sizes.heads) {
+            if self.architecture.forms.width_by_heads && !width.is_multiple_of(sizes.heads) {
                 return refuse(format!("be {width} wide with {} heads: transformers refuses that", sizes.heads));
             }
             raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
@@ -201,9 +200,8 @@ impl Config {
         if !self.architecture.attention.explicit_head_dim || self.heads_by_width() {
             return refuse("its classes take hidden_size / heads for the width of a head".into());
         }
-        let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
         let heads = self.layers[0].heads;
-        if by_heads && !width.is_multiple_of(heads) {
+        if self.architecture.forms.width_by_heads && !width.is_multiple_of(heads) {
             let below = width / heads * heads;
             return refuse(format!(
                 "{width} is no multiple of its {heads} heads, which transformers asks for; {below} and {} are",

@@ -38,7 +38,7 @@ impl Config {
         // What a norm adds becomes part of what reads it, for which that needs a bias.
         let biased = self.architecture.ends.head_bias
             && self.architecture.weights().all(|weight| weight.reads != Space::Residual || self.has_bias(weight.bias));
-        let stock = self.architecture.forms.stock.is_some() && !self.heads_by_width();
+        let stock = self.architecture.forms.stock && !self.heads_by_width();
         // Layer norms of queries and keys would have to make up for an ε that is not theirs.
         let head_layer_norms = self.qk_norm().is_some_and(|norm| norm.norm == Norm::Layer);
         stock && !head_layer_norms && (!self.norm_has_bias() || biased)
@@ -58,8 +58,7 @@ impl Config {
 
     /// What the width of the stock form must be a multiple of, for other programs to take it.
     pub fn stock_interval(&self) -> usize {
-        let by_heads = self.architecture.forms.stock.is_some_and(|stock| stock.width_by_heads);
-        if by_heads { self.layers[0].heads } else { 1 }
+        if self.architecture.forms.width_by_heads { self.layers[0].heads } else { 1 }
     }
 
     /// The weight of every norm of the stock form: sqrt(D / `stored`), `stored` the width of its tensors.

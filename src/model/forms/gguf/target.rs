@@ -138,6 +138,12 @@ fn attention(config: &Config) -> Checked {
             let nth = if interval == 2 { "2nd".into() } else { format!("{interval}th") };
             return refuse(format!("llama.cpp has a window in all layers of this architecture but every {nth}"));
         }
+        // Where no layer has a window, the angles may still be those of layers with one.
+        let two = config.ropes.windows(2).any(|pair| pair[0] != pair[1]);
+        let turns = |(at, layer): (usize, &LayerSpec)| layer.rope != Some(usize::from(windowed(at)));
+        if two && config.layers.iter().enumerate().any(turns) {
+            return refuse("llama.cpp turns the heads of layers with and without a window by other angles than these");
+        }
     }
     if let Some(interval) = own.nope_interval {
         let differs = |(at, layer): (usize, &LayerSpec)| layer.rope.is_none() != (at + 1).is_multiple_of(interval);
@@ -240,7 +246,8 @@ pub fn attention_interval(config: &Config) -> usize {
 }
 
 fn experts(config: &Config) -> Checked {
-    if differ(config, |layer| layer.experts) {
+    let none = config.architecture.mixture.is_some() && !config.is_mixture();
+    if none || differ(config, |layer| layer.experts) {
         return refuse("its layers differ in their experts, or some have none, which llama.cpp has no form for");
     }
     if let (Some(own), Some([(_, alpha), (_, limit)])) =
