@@ -153,6 +153,8 @@ pub struct Options {
     /// Sequences of a step.
     pub batch_size: usize,
     pub learning_rate: f64,
+    /// The flag that says it.
+    pub rate_flag: &'static str,
     pub schedule: Schedule,
     /// The share of the steps in which the learning rate rises.
     pub warmup: f64,
@@ -181,6 +183,9 @@ pub struct Options {
 }
 
 impl Options {
+    /// `recover`'s own flag for the learning rate.
+    pub const RATE: &str = "--learning-rate";
+
     /// Steps in which the learning rate rises.
     pub fn warmup_steps(&self) -> usize {
         (self.warmup * self.steps as f64).ceil() as usize
@@ -207,7 +212,7 @@ impl Options {
             value if value >= least && value < most => Ok(()),
             _ => usage(format!("{name} {value}: expected a number from {least} up to {most}")),
         };
-        within("--learning-rate", self.learning_rate, f64::MIN_POSITIVE, 10.0)?;
+        within(self.rate_flag, self.learning_rate, f64::MIN_POSITIVE, 10.0)?;
         within("--warmup", self.warmup, 0.0, 1.0)?;
         within("--weight-decay", self.weight_decay, 0.0, 10.0)?;
         within("--lora-dropout", self.dropout, 0.0, 1.0)?;

@@ -76,7 +76,7 @@ impl Method for Compress {
         }
         let (axes, refused) = compress::axes(model.config(), &options)?;
         let plan = compress::guess(model.config(), &options)?;
-        let recovery = request.method.recover.map(|steps| Recovery::new(steps, request.seed, &options.dtype));
+        let recovery = Recovery::new(&request.method, request.seed, &options.dtype);
         if let Some(recovery) = &recovery {
             if axes.is_empty() {
                 return Err(Error::Usage(
@@ -84,7 +84,7 @@ impl Method for Compress {
                         .into(),
                 ));
             }
-            recovery.check(model.config())?;
+            recovery.check(model.config(), &axes)?;
         }
         Ok(Self { request: request.method.clone(), plan, options, axes, refused, recovery })
     }
