@@ -225,16 +225,6 @@ impl Options {
         if !config.has_gradients() {
             return usage(format!("this model cannot be trained: {NO_GRADIENTS}"));
         }
-        let row = config.architecture;
-        if self.trained.norms && (row.has_norms_after() || row.norm.offset != 0.0) {
-            let why = "the norms of this model are stored in another form than they are used in";
-            return usage(format!("--train norms: {why}; leave it out"));
-        }
-        let mut norms: Vec<&str> = row.blocks.iter().filter_map(|block| block.norm).collect();
-        norms.dedup();
-        if self.trained.norms && norms.len() < row.blocks.len() {
-            return usage("--train norms: two blocks of a layer of this model read the same norm; leave it out".into());
-        }
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());
         }
