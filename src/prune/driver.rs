@@ -15,7 +15,7 @@ use crate::{
     gpu::Gpu,
     model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space, without_lowest},
     progress::Progress,
-    stream::{self, MemoryPlan, Pass, StockForm, Types},
+    stream::{self, MemoryPlan, Pass, Passed, Sitting, StockForm, Types},
 };
 
 /// What to prune, and how.
@@ -36,6 +36,9 @@ pub struct Job<'a> {
 pub struct Snapshot {
     /// Rounds that are over.
     pub rounds: usize,
+    /// How far the gradients of the next one are, where they are begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Passed>,
     /// What is left of each layer after them; none before the first one.
     pub kept: Vec<Kept>,
     /// What each group of the layers that may be cut was last ranked by, where that is kept.
@@ -54,6 +57,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Layers that were ranked, of a model of `layers` layers, once in every round.
+    pub fn ranked(&self, layers: usize) -> usize {
+        self.rounds * layers + self.gradients.as_ref().map_or(0, |passed| passed.layers(layers))
+    }
+
     /// The plan of what is left of a model.
     ///
     /// # Errors
@@ -118,7 +126,9 @@ impl Job<'_> {
                     state.importances = scores.into_iter().map(of).collect();
                 }
             } else if self.options.groups == Groups::Coordinates {
-                let (found, width) = (self.coordinates(gpu)?, self.config().hidden_size);
+                let measure = |job: &Self, _: &[Kept], sitting: &mut Sitting| job.coordinates(gpu, sitting);
+                let Some(found) = self.sit(state, commit, measure)? else { return Ok(false) };
+                let width = self.config().hidden_size;
                 let all: Vec<usize> = (0..width).collect();
                 let leave = leaving(width, width, 1, self.options.ratio);
                 state.coordinates = Some(without_lowest(&found, &all, leave));
@@ -126,7 +136,8 @@ impl Job<'_> {
                     state.coordinate_importances = found;
                 }
             } else {
-                let importances = self.importances(gpu, &state.kept)?;
+                let measure = |job: &Self, kept: &[Kept], sitting: &mut Sitting| job.importances(gpu, kept, sitting);
+                let Some(importances) = self.sit(state, commit, measure)? else { return Ok(false) };
                 if self.options.keep_importances {
                     let none = |of: &LayerImportance| LayerImportance { layer: of.layer, ..LayerImportance::default() };
                     state.importances.extend(importances.iter().skip(state.importances.len()).map(none));
@@ -137,27 +148,48 @@ impl Job<'_> {
                 self.round(state.rounds + 1, &importances, &mut state.kept);
             }
             state.rounds += 1;
-            if !commit(state)? {
+            let passed = state.gradients.take();
+            let goes_on = commit(state)?;
+            passed.iter().for_each(|passed| passed.remove(self.directory));
+            if !goes_on {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// What the groups of the layers that may be cut matter, where this much is left.
-    ///
-    /// # Errors
-    /// As [`Job::run`].
-    pub fn importances(&self, gpu: &Gpu, kept: &[Kept]) -> Result<Vec<LayerImportance>> {
-        self.measure(gpu, kept).run()
+    /// Measures from where it was stopped; `None` if it is stopped again.
+    fn sit<T>(
+        &self,
+        state: &mut Snapshot,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+        measure: impl FnOnce(&Self, &[Kept], &mut Sitting) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let (from, kept) = (state.gradients.clone().unwrap_or_default(), state.kept.clone());
+        measure(
+            self,
+            &kept,
+            &mut Sitting::after(from, &mut |passed| {
+                state.gradients = Some(passed.clone());
+                commit(state)
+            }),
+        )
     }
 
-    /// What the coordinates of the residual stream matter.
+    /// What the groups of the layers that may be cut matter, where this much is left; `None` if it was stopped.
     ///
     /// # Errors
     /// As [`Job::run`].
-    pub fn coordinates(&self, gpu: &Gpu) -> Result<Vec<f64>> {
-        self.measure(gpu, &[]).coordinates()
+    pub fn importances(&self, gpu: &Gpu, kept: &[Kept], sitting: &mut Sitting) -> Result<Option<Vec<LayerImportance>>> {
+        self.measure(gpu, kept).run(sitting)
+    }
+
+    /// What the coordinates of the residual stream matter; `None` if it was stopped.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn coordinates(&self, gpu: &Gpu, sitting: &mut Sitting) -> Result<Option<Vec<f64>>> {
+        self.measure(gpu, &[]).coordinates(sitting)
     }
 
     fn measure<'m>(&'m self, gpu: &'m Gpu, kept: &'m [Kept]) -> Measure<'m> {

@@ -10,14 +10,18 @@ const METHODS: [(&[&str], &str); 2] = [
     (&["--effort", "quick", "--importance", "taylor"], "every axis once, one candidate, gradients first"),
 ];
 
-/// Commits of a compression: layers of the survey, probes, candidates, layers of what is written.
+/// Commits of a compression: layers forward, the loss, and layers back of gradients, layers of the survey, probes,
+/// candidates, layers of what is written.
 fn commits(runs: &Runs, out: &str) -> usize {
     let Some(state) = runs.state(out) else { return 0 };
     let state = &state["slicing"];
     let count = |list: &str| state[list].as_array().map_or(0, Vec::len);
     let layers = |of: &str| state[of]["layers"].as_u64().unwrap_or(0) as usize;
     let surveyed = if state["survey"].is_u64() { 5 } else { layers("surveying") };
-    surveyed + count("probes") + count("candidates") + layers("fitting")
+    let points = state["gradients"]["points"].as_array().map_or(0, Vec::len) / 2;
+    let back = state["gradients"]["back"]["left"].as_u64().map_or(0, |left| 6 - left as usize);
+    let ranked = if state["ranking"].is_array() { 11 } else { points + back };
+    ranked + surveyed + count("probes") + count("candidates") + layers("fitting")
 }
 
 /// Arguments with which a run begins, or goes on.

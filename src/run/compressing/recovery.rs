@@ -16,12 +16,15 @@ use crate::{
     model::{Config, Model},
     progress::Progress,
     recover::{self, Mode, Options, Snapshot},
-    stream::{Extent, MemoryPlan, Peak, Speed, Types},
+    stream::{Extent, MemoryPlan, Passed, Peak, Speed, Types},
 };
 
 /// What is done and durable of a compression, and of the training after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CompressSnapshot {
+    /// How far the gradients are that heads and channels leave by, where they are under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Passed>,
     /// What heads and channels leave by, where that is no matter of the cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranking: Option<Vec<compress::Ranking>>,

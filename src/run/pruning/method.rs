@@ -159,7 +159,7 @@ impl Method for Prune {
     }
 
     fn passed(&self, PruneSnapshot { ranked, fitting }: &PruneSnapshot, layers: usize) -> usize {
-        ranked.rounds * layers + fitting.as_ref().map_or(ranked.written, |fitting| fitting.layers)
+        ranked.ranked(layers) + fitting.as_ref().map_or(ranked.written, |fitting| fitting.layers)
     }
 
     fn is_done(&self, snapshot: &PruneSnapshot, _: usize) -> bool {
