@@ -95,6 +95,7 @@ fn options(config: &Config) -> Options {
         keep_importances: true,
         seed: 42,
         dtype: Types::One(Dtype::F32),
+        in_mxfp4: Vec::new(),
     }
 }
 

@@ -27,6 +27,7 @@ fn options(config: &Config) -> Options {
         keep_importances: false,
         seed: 42,
         dtype: Types::One(slicegpt_gpu::checkpoint::Dtype::F32),
+        in_mxfp4: Vec::new(),
     }
 }
 
@@ -78,7 +79,7 @@ impl Work {
             state = Some(self.job(options).run(gpu, state.as_ref(), &mut |_| Ok(false)).expect("a step of the work"));
         }
         let state = state.expect("a state");
-        let plan = state.plan(self.model.config(), &options.dtype).expect("a plan");
+        let plan = state.plan(self.model.config(), options).expect("a plan");
         let kept = state.kept;
         let text = serde_json::to_vec(&plan.config.raw).expect("JSON");
         self.directory.write("config.json", &text).expect("a config");

@@ -15,7 +15,7 @@ use crate::{
     gpu::Gpu,
     model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space, without_lowest},
     progress::Progress,
-    stream::{self, MemoryPlan, Pass, Passed, Sitting, StockForm, Types},
+    stream::{self, MemoryPlan, Pass, Passed, Sitting, StockForm},
 };
 
 /// What to prune, and how.
@@ -66,10 +66,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Plan::guess`].
-    pub fn plan(&self, config: &Config, types: &Types) -> Result<Plan> {
+    pub fn plan(&self, config: &Config, options: &Options) -> Result<Plan> {
         match &self.coordinates {
-            Some(left) => Plan::narrower(config, left.len(), types),
-            None => Plan::of(config, &self.kept, types),
+            Some(left) => Plan::narrower(config, left.len(), options),
+            None => Plan::of(config, &self.kept, options),
         }
     }
 }
@@ -208,7 +208,7 @@ impl Job<'_> {
 
     fn write(&self, gpu: &Gpu, state: &mut Snapshot, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
         let Job { model, memory, directory, progress, .. } = *self;
-        let plan = state.plan(self.config(), &self.options.dtype)?;
+        let plan = state.plan(self.config(), self.options)?;
         let job = stream::Job {
             model,
             rows: &[],
@@ -231,10 +231,10 @@ impl Job<'_> {
         let is_table = |name: &str| tables.iter().any(|start| name.starts_with(start));
         let of_layer = |name: &str| (0..layers).any(|layer| name.starts_with(&names.layer(layer, "")));
         if written.is_none() {
-            self.copy(&mut pass, coordinates, |name| is_table(name))?;
+            self.copy(&mut pass, &plan, coordinates, |name| is_table(name))?;
         }
         for layer in state.written..layers {
-            self.layer(gpu, &mut pass, &state.kept[layer], coordinates)?;
+            self.layer(gpu, &mut pass, &plan, &state.kept[layer], coordinates)?;
             pass.writer.sync()?;
             progress.advance(1)?;
             state.written = layer + 1;
@@ -242,28 +242,35 @@ impl Job<'_> {
                 return Ok(());
             }
         }
-        self.copy(&mut pass, coordinates, |name| !is_table(name) && !of_layer(name))?;
+        self.copy(&mut pass, &plan, coordinates, |name| !is_table(name) && !of_layer(name))?;
         pass.writer.finish()?;
         state.done = true;
         commit(state).map(drop)
     }
 
     /// Writes tensors as they are, but for the coordinates of the residual stream that have left.
-    fn copy(&self, pass: &mut Pass, coordinates: Option<&[usize]>, which: impl Fn(&str) -> bool) -> Result<()> {
+    fn copy(
+        &self,
+        pass: &mut Pass,
+        plan: &Plan,
+        coordinates: Option<&[usize]>,
+        which: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         let specs: Vec<TensorSpec> = self.config().tensors().into_iter().filter(|spec| which(&spec.name)).collect();
         let of_coordinates = Names::of(self.config()).of_coordinates();
         specs.iter().try_for_each(|spec| match coordinates {
             Some(left) if of_coordinates.contains(&spec.name) => pass.copy_columns(spec, left),
+            _ if plan.in_mxfp4.contains(&spec.name) => pass.copy_mxfp4(spec, 0..spec.shape[0]),
             _ => pass.copy(spec, &spec.name),
         })
     }
 
     /// Writes what is left of a layer.
-    fn layer(&self, gpu: &Gpu, pass: &mut Pass, kept: &Kept, coordinates: Option<&[usize]>) -> Result<()> {
+    fn layer(&self, gpu: &Gpu, pass: &mut Pass, plan: &Plan, kept: &Kept, coordinates: Option<&[usize]>) -> Result<()> {
         let (config, layer) = (self.config(), kept.layer);
         let start = Names::of(config).layer(layer, "");
         if coordinates.is_none() && *kept == Kept::all(layer, &config.layers[layer]) {
-            return self.copy(pass, None, |name| name.starts_with(&start));
+            return self.copy(pass, plan, None, |name| name.starts_with(&start));
         }
         let mut weights: Vec<String> = config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
         let names = Names::of(config);
@@ -271,11 +278,15 @@ impl Job<'_> {
         weights.extend(together.iter().map(|spec| spec.name.clone()));
         weights.extend(config.expert_weights(layer).map(|(expert, weight)| names.expert(layer, expert, weight)));
         let others = |name: &str| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight));
-        self.copy(pass, coordinates, others)?;
+        self.copy(pass, plan, coordinates, others)?;
         for linear in self.model.store.layer(layer)?.linears() {
             pass.writer.linear(layer, &left(gpu, config, kept, coordinates, linear)?)?;
         }
         for spec in &together {
+            if plan.in_mxfp4.contains(&spec.name) {
+                pass.copy_mxfp4(spec, kept.experts.iter().copied())?;
+                continue;
+            }
             kept.experts.iter().try_for_each(|&expert| pass.copy_rows(spec, spec.rows_of(expert), &spec.name))?;
         }
         // Experts are numbered anew, and otherwise as they were.

@@ -261,6 +261,14 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Appends bytes to a tensor that is written as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Shape`] if it is not planned.
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.file.as_mut().map_or(Ok(()), |file| file.write(name, bytes))
+    }
+
     /// Makes everything written so far durable.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ fn options(config: &Config) -> prune::Options {
         keep_importances: false,
         seed: 0,
         dtype: Types::One(Dtype::F32),
+        in_mxfp4: Vec::new(),
     }
 }
 
