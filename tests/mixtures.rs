@@ -224,6 +224,7 @@ fn options(config: &Config, share: f64, global: bool) -> Options {
         keep_importances: false,
         seed: 42,
         dtype: Types::One(Dtype::F32),
+        in_mxfp4: Vec::new(),
     }
 }
 
@@ -237,7 +238,7 @@ fn pruned(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options, at: &P
         state = Some(job.run(gpu, state.as_ref(), &mut |_| Ok(false)).expect("a step of the work"));
     }
     let kept = state.expect("a state").kept;
-    let plan = Plan::of(model.config(), &kept, &options.dtype).expect("a plan");
+    let plan = Plan::of(model.config(), &kept, options).expect("a plan");
     let text = serde_json::to_vec(&plan.config.raw).expect("JSON");
     directory.write("config.json", &text).expect("a config");
     directory.finish().expect("an output");

@@ -179,6 +179,7 @@ fn what_is_read_of_mxfp4_says_so_and_is_described_as_ordinary_weights() {
     let notes: Vec<&str> = model.store.notes().collect();
     assert!(notes.iter().any(|note| note.starts_with("4 tensors of experts are stored in MXFP4")), "{notes:?}");
     assert!(model.store.unexpected().is_empty() && !model.config().raw.contains_key("quantization_config"));
+    assert_eq!(model.config().quantization.as_ref().map(|section| &section["quant_method"]), Some(&json!("mxfp4")));
     assert!(model.store.types().all(|(_, dtype)| dtype == Dtype::BF16));
     assert_eq!(model.store.element_size(), 2);
 }

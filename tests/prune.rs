@@ -12,7 +12,7 @@ use slicegpt_gpu::{
     progress::Silent,
     prune::{Aggregate, Groups, Importance, Job, LayerImportance, Options, Plan, Share, Snapshot, cut},
     reference::Network,
-    stream::{MemoryPlan, Types},
+    stream::{MemoryPlan, Sitting, Types},
 };
 
 fn options(config: &Config) -> Options {
@@ -27,6 +27,7 @@ fn options(config: &Config) -> Options {
         keep_importances: false,
         seed: 42,
         dtype: Types::One(slicegpt_gpu::checkpoint::Dtype::F32),
+        in_mxfp4: Vec::new(),
     }
 }
 
@@ -78,7 +79,7 @@ impl Work {
             state = Some(self.job(options).run(gpu, state.as_ref(), &mut |_| Ok(false)).expect("a step of the work"));
         }
         let state = state.expect("a state");
-        let plan = state.plan(self.model.config(), &options.dtype).expect("a plan");
+        let plan = state.plan(self.model.config(), options).expect("a plan");
         let kept = state.kept;
         let text = serde_json::to_vec(&plan.config.raw).expect("JSON");
         self.directory.write("config.json", &text).expect("a config");
@@ -88,6 +89,15 @@ impl Work {
         assert_eq!(pruned.config().parameters(), plan.parameters);
         (Self::on(model, rows), pruned, kept)
     }
+}
+
+fn importances(work: &Work, gpu: &Gpu, options: &Options, kept: &[Kept]) -> Vec<LayerImportance> {
+    let found = work.job(options).importances(gpu, kept, &mut Sitting::whole()).expect("importances");
+    found.expect("all of them")
+}
+
+fn coordinates(gpu: &Gpu, job: &Job) -> Vec<f64> {
+    job.coordinates(gpu, &mut Sitting::whole()).expect("importances").expect("all of them")
 }
 
 #[test]
@@ -105,7 +115,7 @@ fn importances_and_what_leaves_agree_with_an_independent_implementation() {
                     continue;
                 }
                 let options = Options { importance, aggregate, ..options(config) };
-                let found = work.job(&options).importances(&gpu, &whole(config)).expect("importances");
+                let found = importances(&work, &gpu, &options, &whole(config));
                 let expected = expected(&path, &format!("{importance_name}.{aggregate_name}"), config);
                 let what = format!("{name} {importance_name} {aggregate_name}");
                 let mut worst: f64 = 0.0;
@@ -176,7 +186,7 @@ fn importances_of_coordinates_agree_with_an_independent_implementation() {
                     let groups = Groups::Coordinates;
                     let options = Options { importance, aggregate, groups, ..options(config) };
                     let memory = MemoryPlan { part_bytes, ..MemoryPlan::unlimited(None) };
-                    let found = Job { memory, ..work.job(&options) }.coordinates(&gpu).expect("importances");
+                    let found = coordinates(&gpu, &Job { memory, ..work.job(&options) });
                     let expected = doubles(&path, &format!("residual.{importance_name}.{aggregate_name}"));
                     assert_eq!((found.len(), expected.len()), (config.hidden_size, config.hidden_size));
                     let pairs = found.iter().zip(&expected);
@@ -220,7 +230,7 @@ fn coordinates_leave_everywhere_and_nothing_else_changes() {
         let (small, width) = (pruned.config(), pruned.config().hidden_size);
         assert_eq!(small.layers, config.layers, "{name} ({reason}): all but the width stays");
         assert!(width < config.hidden_size && small.architecture.model_type == config.architecture.model_type);
-        let importances = work.job(&change).coordinates(&gpu).expect("importances");
+        let importances = coordinates(&gpu, &work.job(&change));
         let mut left: Vec<usize> = (0..config.hidden_size).collect();
         left.sort_by(|&a, &b| importances[b].total_cmp(&importances[a]));
         left.truncate(width);
@@ -360,10 +370,10 @@ fn gradients_of_later_rounds_are_those_of_the_pruned_model() {
     for name in ["llama_gqa_tied", "gpt_neox_parallel"] {
         let one = options(fixture(name).0.config());
         let (work, pruned, kept) = Work::of(name).prune(&gpu, &one);
-        let masked = work.job(&one).importances(&gpu, &kept).expect("importances");
+        let masked = importances(&work, &gpu, &one, &kept);
         let rows = work.rows.clone();
         let after = Work::on(pruned, rows);
-        let own = after.job(&one).importances(&gpu, &whole(after.model.config())).expect("importances");
+        let own = importances(&after, &gpu, &one, &whole(after.model.config()));
         for (masked, (own, kept)) in masked.iter().zip(own.iter().zip(&kept)) {
             let pick = |values: &[f64], kept: &[usize]| kept.iter().map(|&at| values[at]).collect::<Vec<_>>();
             let pairs = [
@@ -385,7 +395,7 @@ fn random_importances_depend_on_the_seed_alone() {
     let work = Work::of("llama_gqa_tied");
     let of = |seed| {
         let options = Options { importance: Importance::Random, seed, ..options(work.model.config()) };
-        work.job(&options).importances(&gpu, &whole(work.model.config())).expect("importances")
+        importances(&work, &gpu, &options, &whole(work.model.config()))
     };
     assert_eq!(of(1), of(1));
     assert_ne!(of(1), of(2));

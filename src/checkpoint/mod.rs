@@ -26,6 +26,7 @@ pub use gguf::{GgufFile, GgufTensor, GgufType, GgufValue};
 pub use gguf_header::{GgufEntry, GgufField, GgufHeader};
 pub use gguf_split::{GgufFiles, GgufSplit};
 pub use made::RECORD;
+pub use mxfp4::{BLOCK, BLOCK_BYTES};
 pub use output::OutputDirectory;
 pub use quantised::Encoding;
 pub use reader::{Checkpoint, Tensor, sha256};

@@ -118,6 +118,16 @@ impl Mxfp4 {
         Ok(part(bytes, range.start - 2 * values.start, range.len()))
     }
 
+    /// What is stored of one of the matrices: its blocks, and their scales.
+    ///
+    /// # Errors
+    /// As [`Mxfp4::read_range`].
+    pub fn stored(&self, matrix: usize, files: &Files) -> Result<[Vec<u8>; 2]> {
+        let each = self.shape[1] * self.shape[2] / BLOCK;
+        let Blocks { values, scales } = self.blocks(matrix * each..(matrix + 1) * each, files)?;
+        Ok([values, scales])
+    }
+
     fn blocks(&self, blocks: Range<usize>, files: &Files) -> Result<Blocks> {
         let scales = self.scales.read(blocks.clone(), files)?;
         if let Some(at) = scales.iter().position(|&scale| scale == u8::MAX) {

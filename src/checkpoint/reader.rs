@@ -113,6 +113,23 @@ impl Tensor<'_> {
         Some(Self { shape, source, ..self })
     }
 
+    /// Whether it is stored in MXFP4, as blocks and scales.
+    pub fn is_mxfp4(&self) -> bool {
+        matches!(self.source, Source::Mxfp4 { .. })
+    }
+
+    /// What is stored of one of the matrices of a tensor in MXFP4: its blocks, and their scales.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] for a scale that is no number; [`Error::Read`]; [`Error::Shape`] of any other tensor, and for
+    /// a matrix that is not there.
+    pub fn mxfp4(&self, matrix: usize) -> Result<[Vec<u8>; 2]> {
+        match self.source {
+            Source::Mxfp4 { tensor, files, .. } if matrix < tensor.shape[0] => tensor.stored(matrix, files),
+            _ => Err(Error::shape("read", format!("matrix {matrix} in MXFP4 of a tensor of {:?}", self.shape))),
+        }
+    }
+
     /// Whether another tensor is stored alike, to the last bit.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use crate::{
     compress::{Axis, Effort, Goal},
     error::{Error, Result},
     model::Model,
+    recover::Mode,
     run::{
         Compress, CompressImportance, CompressRequest, Log, Request, VocabularyRequest, memory::parse_bytes, narrow,
     },
@@ -49,9 +50,17 @@ pub struct Args {
     /// read
     #[arg(long, help_heading = METHOD, default_value_t = 0.03, value_name = "LAMBDA")]
     ridge: f64,
-    /// Then train what was cut for N steps, towards the predictions of the original on the calibration (see recover)
+    /// Then train what was cut for N steps, towards the original on the calibration (see recover)
     #[arg(long, help_heading = METHOD, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     recover: Option<u32>,
+    /// How --recover trains: blocks, each layer towards that of the original; distil, towards its predictions; or lora,
+    /// on the next tokens of the calibration [default: blocks where the width is whole, else distil]
+    #[arg(long, help_heading = METHOD, value_name = "lora|blocks|distil", requires = "recover")]
+    recover_mode: Option<Mode>,
+    /// The learning rate of --recover at its highest [default: that of recover]
+    #[arg(long, aliases = ["recover-rate", "recover-lr"], help_heading = METHOD, value_name = "RATE")]
+    #[arg(requires = "recover")]
+    recover_learning_rate: Option<f64>,
     #[command(flatten)]
     work: WorkArgs,
 }
@@ -122,7 +131,19 @@ impl Args {
         };
         let (per_layer, ridge, vocabulary) = (self.per_layer, self.ridge, self.vocabulary.clone());
         let recover = self.recover.map(|steps| steps as usize);
-        let request = CompressRequest { goal, axes, effort, per_layer, importance, ridge, recover, vocabulary };
+        let (recover_mode, recover_learning_rate) = (self.recover_mode, self.recover_learning_rate);
+        let request = CompressRequest {
+            goal,
+            axes,
+            effort,
+            per_layer,
+            importance,
+            ridge,
+            recover,
+            recover_mode,
+            recover_learning_rate,
+            vocabulary,
+        };
         Ok(self.work.request(request, &format!("compressed-{ending}")))
     }
 

@@ -66,11 +66,24 @@ pub struct Config {
     pub pruned: bool,
     /// What wraps this model, if it is the text part of a larger one.
     pub part_of: Option<&'static TextPart>,
-    /// The file as it was; of a text part, its own section.
+    /// How the weights of the file that was read are quantised, where they are. What is made of it is not, unless it
+    /// says so again.
+    pub quantization: Option<Value>,
+    /// The file as it was, but for that; of a text part, its own section.
     pub raw: Map<String, Value>,
 }
 
+/// The section of config.json on how weights are quantised.
+const QUANTIZATION: &str = "quantization_config";
+
 impl Config {
+    /// This config, saying again how weights are quantised.
+    #[must_use]
+    pub fn quantized(mut self, section: &Value) -> Self {
+        self.raw.insert(QUANTIZATION.into(), section.clone());
+        self
+    }
+
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
@@ -268,17 +281,17 @@ impl Config {
             },
             pruned,
             part_of,
+            quantization: None,
             raw: Map::new(),
         };
         for weight in (0..config.layers.len()).flat_map(|layer| config.weights(layer)) {
             config.stored_bias(weight.bias, &raw, path)?;
         }
         let mut raw = raw;
-        if architecture.handles.contains(&"quantization_config") {
-            // Tensors are dequantised as they are read, and are written so.
-            raw.remove("quantization_config");
-        }
-        Ok(Self { raw, ..config })
+        // Tensors are dequantised as they are read, and mostly written so.
+        let handled = architecture.handles.contains(&QUANTIZATION);
+        let quantization = if handled { raw.remove(QUANTIZATION) } else { None };
+        Ok(Self { raw, quantization, ..config })
     }
 
     fn stored_bias(&self, bias: Bias, raw: &Map<String, Value>, path: &Path) -> Result<bool> {
@@ -419,7 +432,7 @@ fn refuse(reader: &Reader, architecture: &Architecture) -> Result<()> {
 /// Why a field is refused, and what to do.
 fn reason(name: &str, value: &Value) -> String {
     match name {
-        "quantization_config" => {
+        QUANTIZATION => {
             let method = value
                 .get("quant_method")
                 .and_then(Value::as_str)

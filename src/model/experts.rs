@@ -7,7 +7,7 @@ use super::{
     fused_rows::FusedRows,
     host::{HostLinear, HostMatrix},
     storage::Rows,
-    tensors::{Names, TOGETHER_BIAS, TOGETHER_MXFP4},
+    tensors::{Names, TOGETHER_BIAS, TOGETHER_MXFP4, TensorSpec},
     weights::WeightStore,
 };
 use crate::error::{Error, Result};
@@ -89,11 +89,30 @@ impl WeightStore {
         }
         if found > 0 {
             self.notes.push(format!(
-                "{found} tensors of experts are stored in MXFP4; they are computed with and written as BF16, which \
-                 holds the same values"
+                "{found} tensors of experts are stored in MXFP4; they are computed with as BF16, which holds the same \
+                 values"
             ));
         }
         Error::all(wrong).map_or(Ok(()), Err)
+    }
+
+    /// The tensors of experts that the files have in MXFP4, by the names that the architecture gives them, where
+    /// config.json says so, too.
+    pub fn in_mxfp4(&self) -> Vec<String> {
+        let layers = 0..self.config.layers.len();
+        let all = layers.flat_map(|layer| self.config.together(layer)).map(|spec| spec.name);
+        let stored = |name: &String| self.checkpoint.tensor(&self.stored_name(name));
+        let found = |name: &String| stored(name).is_some_and(|tensor| tensor.is_mxfp4());
+        all.filter(|_| self.config.quantization.is_some()).filter(found).collect()
+    }
+
+    /// What is stored of an expert in such a tensor: blocks, and their scales.
+    ///
+    /// # Errors
+    /// [`Error::BadTensor`] for a scale that is no number, or a tensor that is not there; [`Error::Read`].
+    pub fn stored_mxfp4(&self, tensor: &TensorSpec, expert: usize) -> Result<[Vec<u8>; 2]> {
+        let (_, tensor, _) = self.stored(&tensor.name, &tensor.shape)?;
+        tensor.mxfp4(expert)
     }
 
     /// Where to read the weights of the expert that every token goes to, and last its gate; none without such.

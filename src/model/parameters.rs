@@ -54,6 +54,14 @@ impl Config {
         self.common_parameters(layer) + chosen as u64 * each + shared
     }
 
+    /// How many parameters the norms of a layer have, those of queries and keys included.
+    pub fn norm_parameters(&self, layer: usize) -> usize {
+        let with_bias = |count: usize, bias: bool| if bias { 2 * count } else { count };
+        let own = if self.norm_affine { self.norms(layer).len() * self.hidden_size } else { 0 };
+        let heads = self.head_norms(layer).concat().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        with_bias(own, self.norm_has_bias()) + with_bias(heads, self.qk_norm().is_some_and(|qk| qk.bias))
+    }
+
     /// How many of them are of no expert.
     fn common_parameters(&self, layer: usize) -> u64 {
         let linears = self.weights(layer).map(|weight| self.weight_shape(weight, layer));

@@ -9,6 +9,7 @@ use super::{
     slicing::LayerWidths,
     storage::{self, Rows},
 };
+use crate::checkpoint::{BLOCK, BLOCK_BYTES};
 
 /// After the name of a tensor with a weight of all experts, in that of the one with their biases.
 pub(super) const TOGETHER_BIAS: &str = "_bias";
@@ -26,6 +27,15 @@ impl TensorSpec {
     /// How many parameters it holds.
     pub fn parameters(&self) -> u64 {
         self.shape.iter().map(|&size| size as u64).product()
+    }
+
+    /// The tensors that hold its values in MXFP4, `[matrices, out, in / 32, 16]`, and their scales, where it is
+    /// `[matrices, in, out]`.
+    pub fn in_mxfp4(&self) -> Option<[Self; 2]> {
+        let &[matrices, inner, out] = self.shape.as_slice() else { return None };
+        let (scales, values) = (vec![matrices, out, inner / BLOCK], vec![matrices, out, inner / BLOCK, BLOCK_BYTES]);
+        let [of_values, of_scales] = TOGETHER_MXFP4.map(|end| format!("{}{end}", self.name));
+        Some([Self { name: of_values, shape: values }, Self { name: of_scales, shape: scales }])
     }
 
     /// Which rows are those of an expert, of a tensor that holds all of a layer: all dimensions but the last count rows.

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     gpu::Matrix,
     model::{AffineGradients, HostBlock, HostEnds, HostNorm, StepGradients, architecture::Space},
-    stream::{Collect, GradientsAt, Table},
+    stream::{Collect, GradientsAt, Sitting, Table},
 };
 
 /// Where a parameter stands in the model: before the layers, in one of them, or after; and there, in what order.
@@ -24,19 +24,22 @@ const POSITIONS: Place = (0, 1);
 const OF_STEP: usize = 1 << 10;
 
 impl Measure<'_> {
-    /// Of all coordinates: what each parameter has of one, put together in the order of the model.
+    /// Of all coordinates: what each parameter has of one, put together in the order of the model; `None` if it was
+    /// stopped.
     ///
     /// # Errors
     /// As [`Measure::run`].
-    pub fn coordinates(&self) -> Result<Vec<f64>> {
+    pub fn coordinates(&self, sitting: &mut Sitting) -> Result<Option<Vec<f64>>> {
         let (options, config) = (self.options, self.model.config());
         if options.importance == Importance::Random {
-            return Ok(random(config.hidden_size, options.seed, 0));
+            return Ok(Some(random(config.hidden_size, options.seed, 0)));
         }
         let ends = self.model.store.ends()?;
         let mut measuring = Measuring { of: *self, ends: &ends, sums: BTreeMap::new(), found: BTreeMap::new() };
         if options.importance.needs_gradient() {
-            self.gradients(None).run(&mut measuring)?;
+            if self.gradients(None).sit(sitting, &mut measuring)?.is_none() {
+                return Ok(None);
+            }
         } else {
             measuring.weights()?;
         }
@@ -44,7 +47,7 @@ impl Measure<'_> {
         let found = options.aggregate.of(&members);
         match found.iter().position(|value| !value.is_finite()) {
             Some(at) => Err(Error::Numerical(format!("coordinate {at}: its importance is {}", found[at]))),
-            None => Ok(found),
+            None => Ok(Some(found)),
         }
     }
 }
@@ -207,5 +210,20 @@ impl Collect for Measuring<'_> {
             _ => (TOKENS, &ends.embedding),
         };
         self.add((place, rows.start), &of, gradient, || Ok((whole.rows_f32(rows)?, Coordinates::Columns)))
+    }
+    fn found(&self) -> Vec<f64> {
+        let of = |(&(part, number), values): (&Place, &Vec<f64>)| {
+            [part as f64, number as f64].into_iter().chain(values.iter().copied()).collect::<Vec<_>>()
+        };
+        self.found.iter().flat_map(of).collect()
+    }
+
+    fn restore(&mut self, found: &[f64]) -> Result<()> {
+        let parameters = found.chunks_exact(2 + self.of.model.config().hidden_size);
+        if !parameters.remainder().is_empty() {
+            return Err(Error::shape("importance", "what was found of other coordinates"));
+        }
+        self.found = parameters.map(|one| ((one[0] as usize, one[1] as usize), one[2..].to_vec())).collect();
+        Ok(())
     }
 }

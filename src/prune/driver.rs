@@ -15,7 +15,7 @@ use crate::{
     gpu::Gpu,
     model::{Config, HostLinear, Kept, Linear, Model, Names, TensorSpec, architecture::Space, without_lowest},
     progress::Progress,
-    stream::{self, MemoryPlan, Pass, StockForm, Types},
+    stream::{self, MemoryPlan, Pass, Passed, Sitting, StockForm},
 };
 
 /// What to prune, and how.
@@ -36,6 +36,9 @@ pub struct Job<'a> {
 pub struct Snapshot {
     /// Rounds that are over.
     pub rounds: usize,
+    /// How far the gradients of the next one are, where they are begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Passed>,
     /// What is left of each layer after them; none before the first one.
     pub kept: Vec<Kept>,
     /// What each group of the layers that may be cut was last ranked by, where that is kept.
@@ -54,14 +57,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Layers that were ranked, of a model of `layers` layers, once in every round.
+    pub fn ranked(&self, layers: usize) -> usize {
+        self.rounds * layers + self.gradients.as_ref().map_or(0, |passed| passed.layers(layers))
+    }
+
     /// The plan of what is left of a model.
     ///
     /// # Errors
     /// As [`Plan::guess`].
-    pub fn plan(&self, config: &Config, types: &Types) -> Result<Plan> {
+    pub fn plan(&self, config: &Config, options: &Options) -> Result<Plan> {
         match &self.coordinates {
-            Some(left) => Plan::narrower(config, left.len(), types),
-            None => Plan::of(config, &self.kept, types),
+            Some(left) => Plan::narrower(config, left.len(), options),
+            None => Plan::of(config, &self.kept, options),
         }
     }
 }
@@ -118,7 +126,9 @@ impl Job<'_> {
                     state.importances = scores.into_iter().map(of).collect();
                 }
             } else if self.options.groups == Groups::Coordinates {
-                let (found, width) = (self.coordinates(gpu)?, self.config().hidden_size);
+                let measure = |job: &Self, _: &[Kept], sitting: &mut Sitting| job.coordinates(gpu, sitting);
+                let Some(found) = self.sit(state, commit, measure)? else { return Ok(false) };
+                let width = self.config().hidden_size;
                 let all: Vec<usize> = (0..width).collect();
                 let leave = leaving(width, width, 1, self.options.ratio);
                 state.coordinates = Some(without_lowest(&found, &all, leave));
@@ -126,7 +136,8 @@ impl Job<'_> {
                     state.coordinate_importances = found;
                 }
             } else {
-                let importances = self.importances(gpu, &state.kept)?;
+                let measure = |job: &Self, kept: &[Kept], sitting: &mut Sitting| job.importances(gpu, kept, sitting);
+                let Some(importances) = self.sit(state, commit, measure)? else { return Ok(false) };
                 if self.options.keep_importances {
                     let none = |of: &LayerImportance| LayerImportance { layer: of.layer, ..LayerImportance::default() };
                     state.importances.extend(importances.iter().skip(state.importances.len()).map(none));
@@ -137,27 +148,48 @@ impl Job<'_> {
                 self.round(state.rounds + 1, &importances, &mut state.kept);
             }
             state.rounds += 1;
-            if !commit(state)? {
+            let passed = state.gradients.take();
+            let goes_on = commit(state)?;
+            passed.iter().for_each(|passed| passed.remove(self.directory));
+            if !goes_on {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// What the groups of the layers that may be cut matter, where this much is left.
-    ///
-    /// # Errors
-    /// As [`Job::run`].
-    pub fn importances(&self, gpu: &Gpu, kept: &[Kept]) -> Result<Vec<LayerImportance>> {
-        self.measure(gpu, kept).run()
+    /// Measures from where it was stopped; `None` if it is stopped again.
+    fn sit<T>(
+        &self,
+        state: &mut Snapshot,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+        measure: impl FnOnce(&Self, &[Kept], &mut Sitting) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let (from, kept) = (state.gradients.clone().unwrap_or_default(), state.kept.clone());
+        measure(
+            self,
+            &kept,
+            &mut Sitting::after(from, &mut |passed| {
+                state.gradients = Some(passed.clone());
+                commit(state)
+            }),
+        )
     }
 
-    /// What the coordinates of the residual stream matter.
+    /// What the groups of the layers that may be cut matter, where this much is left; `None` if it was stopped.
     ///
     /// # Errors
     /// As [`Job::run`].
-    pub fn coordinates(&self, gpu: &Gpu) -> Result<Vec<f64>> {
-        self.measure(gpu, &[]).coordinates()
+    pub fn importances(&self, gpu: &Gpu, kept: &[Kept], sitting: &mut Sitting) -> Result<Option<Vec<LayerImportance>>> {
+        self.measure(gpu, kept).run(sitting)
+    }
+
+    /// What the coordinates of the residual stream matter; `None` if it was stopped.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn coordinates(&self, gpu: &Gpu, sitting: &mut Sitting) -> Result<Option<Vec<f64>>> {
+        self.measure(gpu, &[]).coordinates(sitting)
     }
 
     fn measure<'m>(&'m self, gpu: &'m Gpu, kept: &'m [Kept]) -> Measure<'m> {
@@ -176,7 +208,7 @@ impl Job<'_> {
 
     fn write(&self, gpu: &Gpu, state: &mut Snapshot, commit: &mut dyn FnMut(&Snapshot) -> Result<bool>) -> Result<()> {
         let Job { model, memory, directory, progress, .. } = *self;
-        let plan = state.plan(self.config(), &self.options.dtype)?;
+        let plan = state.plan(self.config(), self.options)?;
         let job = stream::Job {
             model,
             rows: &[],
@@ -199,10 +231,10 @@ impl Job<'_> {
         let is_table = |name: &str| tables.iter().any(|start| name.starts_with(start));
         let of_layer = |name: &str| (0..layers).any(|layer| name.starts_with(&names.layer(layer, "")));
         if written.is_none() {
-            self.copy(&mut pass, coordinates, |name| is_table(name))?;
+            self.copy(&mut pass, &plan, coordinates, |name| is_table(name))?;
         }
         for layer in state.written..layers {
-            self.layer(gpu, &mut pass, &state.kept[layer], coordinates)?;
+            self.layer(gpu, &mut pass, &plan, &state.kept[layer], coordinates)?;
             pass.writer.sync()?;
             progress.advance(1)?;
             state.written = layer + 1;
@@ -210,28 +242,35 @@ impl Job<'_> {
                 return Ok(());
             }
         }
-        self.copy(&mut pass, coordinates, |name| !is_table(name) && !of_layer(name))?;
+        self.copy(&mut pass, &plan, coordinates, |name| !is_table(name) && !of_layer(name))?;
         pass.writer.finish()?;
         state.done = true;
         commit(state).map(drop)
     }
 
     /// Writes tensors as they are, but for the coordinates of the residual stream that have left.
-    fn copy(&self, pass: &mut Pass, coordinates: Option<&[usize]>, which: impl Fn(&str) -> bool) -> Result<()> {
+    fn copy(
+        &self,
+        pass: &mut Pass,
+        plan: &Plan,
+        coordinates: Option<&[usize]>,
+        which: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         let specs: Vec<TensorSpec> = self.config().tensors().into_iter().filter(|spec| which(&spec.name)).collect();
         let of_coordinates = Names::of(self.config()).of_coordinates();
         specs.iter().try_for_each(|spec| match coordinates {
             Some(left) if of_coordinates.contains(&spec.name) => pass.copy_columns(spec, left),
+            _ if plan.in_mxfp4.contains(&spec.name) => pass.copy_mxfp4(spec, 0..spec.shape[0]),
             _ => pass.copy(spec, &spec.name),
         })
     }
 
     /// Writes what is left of a layer.
-    fn layer(&self, gpu: &Gpu, pass: &mut Pass, kept: &Kept, coordinates: Option<&[usize]>) -> Result<()> {
+    fn layer(&self, gpu: &Gpu, pass: &mut Pass, plan: &Plan, kept: &Kept, coordinates: Option<&[usize]>) -> Result<()> {
         let (config, layer) = (self.config(), kept.layer);
         let start = Names::of(config).layer(layer, "");
         if coordinates.is_none() && *kept == Kept::all(layer, &config.layers[layer]) {
-            return self.copy(pass, None, |name| name.starts_with(&start));
+            return self.copy(pass, plan, None, |name| name.starts_with(&start));
         }
         let mut weights: Vec<String> = config.weights(layer).map(|weight| format!("{start}{}.", weight.name)).collect();
         let names = Names::of(config);
@@ -239,11 +278,15 @@ impl Job<'_> {
         weights.extend(together.iter().map(|spec| spec.name.clone()));
         weights.extend(config.expert_weights(layer).map(|(expert, weight)| names.expert(layer, expert, weight)));
         let others = |name: &str| name.starts_with(&start) && !weights.iter().any(|weight| name.starts_with(weight));
-        self.copy(pass, coordinates, others)?;
+        self.copy(pass, plan, coordinates, others)?;
         for linear in self.model.store.layer(layer)?.linears() {
             pass.writer.linear(layer, &left(gpu, config, kept, coordinates, linear)?)?;
         }
         for spec in &together {
+            if plan.in_mxfp4.contains(&spec.name) {
+                pass.copy_mxfp4(spec, kept.experts.iter().copied())?;
+                continue;
+            }
             kept.experts.iter().try_for_each(|&expert| pass.copy_rows(spec, spec.rows_of(expert), &spec.name))?;
         }
         // Experts are numbered anew, and otherwise as they were.

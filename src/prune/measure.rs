@@ -1,6 +1,6 @@
 //! What the groups of a model matter, from its weights and the gradients of its loss, one step of a layer at a time.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use super::{
     choice::LayerImportance,
@@ -16,7 +16,7 @@ use crate::{
         architecture::{BlockKind, Role, Space},
     },
     progress::Progress,
-    stream::{Change, Collect, Gradients, GradientsAt, MemoryPlan},
+    stream::{Change, Collect, Gradients, GradientsAt, MemoryPlan, Sitting},
 };
 
 /// A model, the examples whose loss counts, and what is left of it so far.
@@ -40,11 +40,12 @@ pub struct Sums {
 }
 
 impl Measure<'_> {
-    /// Of the layers that may be cut, in their order. What has left counts as nothing in the forward pass.
+    /// Of the layers that may be cut, in their order; `None` if it was stopped. What has left counts as nothing in the
+    /// forward pass.
     ///
     /// # Errors
-    /// Those of [`Gradients::run`]; [`Error::BadTensor`], [`Error::Read`].
-    pub fn run(&self) -> Result<Vec<LayerImportance>> {
+    /// Those of [`Gradients::sit`]; [`Error::BadTensor`], [`Error::Read`].
+    pub fn run(&self, sitting: &mut Sitting) -> Result<Option<Vec<LayerImportance>>> {
         let layers = self.options.layers.clone();
         let found = layers.clone().map(|layer| LayerImportance { layer, ..LayerImportance::default() }).collect();
         let mut measuring = Measuring { of: *self, sums: Vec::new(), found };
@@ -57,13 +58,13 @@ impl Measure<'_> {
                 }
                 self.progress.advance(1)?;
             }
-            return Ok(measuring.found);
+            return Ok(Some(measuring.found));
         }
         let change = |layer: usize, host: &mut HostLayer| self.mask(layer, host);
         let whole =
             self.model.config().layers.iter().zip(self.kept).all(|(spec, kept)| *kept == Kept::all(kept.layer, spec));
-        self.gradients(if whole { None } else { Some(&change) }).run(&mut measuring)?;
-        Ok(measuring.found)
+        let loss = self.gradients(if whole { None } else { Some(&change) }).sit(sitting, &mut measuring)?;
+        Ok(loss.map(|_| measuring.found))
     }
 
     /// The gradients that are needed, where `change` is made to the weights first.
@@ -191,5 +192,21 @@ impl Collect for Measuring<'_> {
         let sums = std::mem::take(&mut self.sums);
         let blocks = host.steps.get(at.step.index).map_or(&[][..], |step| &step.blocks);
         blocks.iter().zip(&sums).try_for_each(|(block, sums)| self.block(at.layer, block, sums))
+    }
+    fn found(&self) -> Vec<f64> {
+        let lists = self.found.iter().flat_map(|of| [&of.attention, &of.mlp, &of.queries]);
+        lists.flat_map(|list| iter::once(list.len() as f64).chain(list.iter().copied())).collect()
+    }
+
+    fn restore(&mut self, found: &[f64]) -> Result<()> {
+        let other = || Error::shape("importance", "what was found of other layers");
+        let mut rest = found;
+        for list in self.found.iter_mut().flat_map(|of| [&mut of.attention, &mut of.mlp, &mut of.queries]) {
+            let (count, values) = rest.split_first().ok_or_else(other)?;
+            let (own, others) = values.split_at_checked(*count as usize).ok_or_else(other)?;
+            *list = own.to_vec();
+            rest = others;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(other()) }
     }
 }

@@ -59,12 +59,16 @@ impl Options {
         // Where coordinates leave, those of the tables, too, if the examples' come one by one.
         let apart = self.groups == Groups::Coordinates && self.importance.needs_squares();
         let tables = if apart { 2 * 2 * config.vocab_size as u64 * full } else { 0 };
+        // Beside the output wherever residuals lie, so that a pass can be resumed.
+        let kept = if self.importance.needs_gradient() { residuals } else { 0 };
         let host = sums + tables + 3 * largest + tokens * full + table;
         Peak {
             gpu: held + rope + gpu,
             upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),
             host: host + if memory.placement == Placement::Host { residuals } else { 0 },
-            disk: written + if memory.placement == Placement::Disk { residuals } else { 0 },
+            disk: written
+                + kept
+                + if memory.placement == Placement::Disk { 3 * examples.tokens as u64 * full } else { 0 },
         }
     }
 

@@ -10,9 +10,9 @@ use super::{
     importance::{Aggregate, Importance},
 };
 use crate::{
-    checkpoint::TensorPlan,
+    checkpoint::{Dtype, TensorPlan},
     error::{Error, Result},
-    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE, NO_GRADIENTS},
+    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE, NO_GRADIENTS, TensorSpec},
     stream::Types,
 };
 
@@ -51,6 +51,8 @@ pub struct Options {
     pub seed: u64,
     /// Types of the written tensors.
     pub dtype: Types,
+    /// Tensors of experts in MXFP4 of which what is left stays as it is stored, where layers are alike.
+    pub in_mxfp4: Vec<String>,
 }
 
 impl Options {
@@ -136,6 +138,8 @@ pub struct Plan {
     /// Every tensor, in the order of writing.
     pub tensors: Vec<TensorPlan>,
     pub parameters: u64,
+    /// Those of the original in MXFP4 that are written as they are stored.
+    pub in_mxfp4: Vec<String>,
 }
 
 impl Plan {
@@ -146,41 +150,54 @@ impl Plan {
     pub fn guess(config: &Config, options: &Options) -> Result<Self> {
         if options.groups == Groups::Coordinates {
             let width = config.hidden_size;
-            return Self::narrower(config, width - leaving(width, width, 1, options.ratio), &options.dtype);
+            return Self::narrower(config, width - leaving(width, width, 1, options.ratio), options);
         }
         let left = config.layers.iter().enumerate().map(|(layer, spec)| options.left(layer, spec));
-        Self::new(config, left.collect(), &options.dtype)
+        // In one row, layers may come out alike or not: nothing is promised of the smaller one of both.
+        let in_mxfp4 = if options.global { Vec::new() } else { options.in_mxfp4.clone() };
+        Self::new(config, left.collect(), &Options { in_mxfp4, ..options.clone() })
     }
 
     /// Of what is kept of each layer.
     ///
     /// # Errors
     /// As [`Plan::guess`].
-    pub fn of(config: &Config, kept: &[Kept], types: &Types) -> Result<Self> {
-        Self::new(config, kept.iter().map(Kept::sizes).collect(), types)
+    pub fn of(config: &Config, kept: &[Kept], options: &Options) -> Result<Self> {
+        Self::new(config, kept.iter().map(Kept::sizes).collect(), options)
     }
 
     /// Of a model with `width` coordinates of the residual stream.
     ///
     /// # Errors
     /// As [`Plan::guess`].
-    pub fn narrower(config: &Config, width: usize, types: &Types) -> Result<Self> {
-        Ok(Self::written(config, config.with_coordinates(width)?, types))
+    pub fn narrower(config: &Config, width: usize, options: &Options) -> Result<Self> {
+        Ok(Self::written(config, config.with_coordinates(width)?, options))
     }
 
-    fn new(config: &Config, layers: Vec<LayerSizes>, types: &Types) -> Result<Self> {
+    fn new(config: &Config, layers: Vec<LayerSizes>, options: &Options) -> Result<Self> {
         let smaller = match config.is_mixture() {
             true => config.with_experts(&layers)?,
             false => config.resized(&config.with_layers(layers))?,
         };
-        Ok(Self::written(config, smaller, types))
+        Ok(Self::written(config, smaller, options))
     }
 
-    fn written(config: &Config, smaller: Config, types: &Types) -> Self {
-        let dtypes = types.of_tensors(config, &smaller);
-        let specs = smaller.tensors().into_iter().zip(dtypes);
-        let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();
-        Self { parameters: smaller.parameters(), config: smaller, tensors }
+    fn written(config: &Config, smaller: Config, options: &Options) -> Self {
+        let dtypes = options.dtype.of_tensors(config, &smaller);
+        // What transformers computes with in MXFP4 has as many experts in every layer.
+        let in_mxfp4 = if smaller.pruned { Vec::new() } else { options.in_mxfp4.clone() };
+        let plan = |spec: TensorSpec, dtype| TensorPlan { name: spec.name, shape: spec.shape, dtype };
+        let of = |(spec, dtype): (TensorSpec, Dtype)| match spec.in_mxfp4().filter(|_| in_mxfp4.contains(&spec.name)) {
+            Some(parts) => parts.map(|part| plan(part, Dtype::U8)).into(),
+            None => vec![plan(spec, dtype)],
+        };
+        let tensors = smaller.tensors().into_iter().zip(dtypes).flat_map(of).collect();
+        let parameters = smaller.parameters();
+        let smaller = match &config.quantization {
+            Some(section) if !in_mxfp4.is_empty() => smaller.quantized(section),
+            _ => smaller,
+        };
+        Self { config: smaller, tensors, parameters, in_mxfp4 }
     }
 
     /// Bytes of all tensors.

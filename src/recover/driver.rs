@@ -138,8 +138,8 @@ impl<'a> Job<'a> {
         if let Some(best) = now.best.filter(|best| best.step < now.steps) {
             self.progress.note(&format!(
                 "the loss on sequences that were not trained on was smallest after step {} of {steps}: what was trained \
-                 after that is not written; more text, fewer steps or a lower --learning-rate would use it",
-                best.step
+                 after that is not written; more text, fewer steps or a lower {} would use it",
+                best.step, self.options.rate_flag
             ));
             restore(gpu, layers.parameters(), &self.load(best.saved)?)?;
         }

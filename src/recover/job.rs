@@ -91,11 +91,10 @@ impl<'a> Job<'a> {
 
     /// Says in an error of numbers in which step it came, and what to do.
     pub(super) fn at<T>(&self, step: usize, found: Result<T>) -> Result<T> {
-        let rate = self.options.learning_rate;
+        let Options { learning_rate: rate, rate_flag: flag, .. } = *self.options;
+        let other = if flag == Options::RATE { ", or raise --warmup" } else { "" };
         let found = found.map_err(|error| match error {
-            Error::Numerical(reason) => {
-                Error::Numerical(format!("{reason}; lower --learning-rate {rate}, or raise --warmup"))
-            }
+            Error::Numerical(reason) => Error::Numerical(format!("{reason}; lower {flag} {rate}{other}")),
             other => other,
         });
         located(format!("step {} of training", step + 1), found)

@@ -23,9 +23,9 @@ impl Options {
                     count += rows;
                 }
             }
-            if self.trained.norms && config.norm_affine && !config.fused() {
-                count += step.blocks.len() * config.hidden_size * if config.norm_has_bias() { 2 } else { 1 };
-            }
+        }
+        if self.trained.norms && !config.fused() {
+            count += config.norm_parameters(layer);
         }
         count as u64
     }

@@ -153,6 +153,8 @@ pub struct Options {
     /// Sequences of a step.
     pub batch_size: usize,
     pub learning_rate: f64,
+    /// The flag that says it.
+    pub rate_flag: &'static str,
     pub schedule: Schedule,
     /// The share of the steps in which the learning rate rises.
     pub warmup: f64,
@@ -181,6 +183,9 @@ pub struct Options {
 }
 
 impl Options {
+    /// `recover`'s own flag for the learning rate.
+    pub const RATE: &str = "--learning-rate";
+
     /// Steps in which the learning rate rises.
     pub fn warmup_steps(&self) -> usize {
         (self.warmup * self.steps as f64).ceil() as usize
@@ -207,7 +212,7 @@ impl Options {
             value if value >= least && value < most => Ok(()),
             _ => usage(format!("{name} {value}: expected a number from {least} up to {most}")),
         };
-        within("--learning-rate", self.learning_rate, f64::MIN_POSITIVE, 10.0)?;
+        within(self.rate_flag, self.learning_rate, f64::MIN_POSITIVE, 10.0)?;
         within("--warmup", self.warmup, 0.0, 1.0)?;
         within("--weight-decay", self.weight_decay, 0.0, 10.0)?;
         within("--lora-dropout", self.dropout, 0.0, 1.0)?;
@@ -219,16 +224,6 @@ impl Options {
         }
         if !config.has_gradients() {
             return usage(format!("this model cannot be trained: {NO_GRADIENTS}"));
-        }
-        let row = config.architecture;
-        if self.trained.norms && (row.has_norms_after() || row.norm.offset != 0.0) {
-            let why = "the norms of this model are stored in another form than they are used in";
-            return usage(format!("--train norms: {why}; leave it out"));
-        }
-        let mut norms: Vec<&str> = row.blocks.iter().filter_map(|block| block.norm).collect();
-        norms.dedup();
-        if self.trained.norms && norms.len() < row.blocks.len() {
-            return usage("--train norms: two blocks of a layer of this model read the same norm; leave it out".into());
         }
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());

@@ -2,13 +2,13 @@
 
 use std::{cell::RefCell, collections::HashMap, ops::Range};
 
-use super::{options::Options, parameters::Parameter};
+use super::{norms::NormState, options::Options, parameters::Parameter};
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        Adapter, BlockGradients, BlockWeights, HostBlock, HostLinear, HostMatrix, HostStep, Linear, LowRank, Model,
-        NormWeights, Step, StepGradients, StepWeights,
+        Adapter, AffineGradients, BlockWeights, HostBlock, HostLinear, HostMatrix, HostNorm, HostStep, Linear,
+        LinearGradients, LowRank, Model, Step, StepGradients, StepWeights, architecture::Block,
     },
     ops::Dropout,
     stream::Supply,
@@ -60,8 +60,13 @@ struct LinearState {
 
 /// What is trained of a block.
 struct BlockState {
-    /// Weight and bias of the norm before it.
-    norm: [Option<Parameter>; 2],
+    spec: &'static Block,
+    /// The norm before it, unless that is the norm before another block of the step, which has it then.
+    norm: Option<NormState>,
+    /// Of its result.
+    norm_after: Option<NormState>,
+    /// Of queries and keys.
+    head_norms: Option<[NormState; 2]>,
     linears: Vec<LinearState>,
 }
 
@@ -105,8 +110,10 @@ impl<'a> Layers<'a> {
     pub fn parameters(&mut self) -> Vec<&mut Parameter> {
         let mut all = Vec::new();
         for block in self.states.iter_mut().flatten().flatten() {
-            all.extend(block.norm.iter_mut().flatten());
-            for linear in &mut block.linears {
+            let BlockState { norm, norm_after, head_norms, linears, .. } = block;
+            let norms = norm.iter_mut().chain(norm_after).chain(head_norms.iter_mut().flatten());
+            all.extend(norms.flat_map(NormState::parameters));
+            for linear in linears {
                 all.extend(linear.low_rank.iter_mut().flatten());
                 all.extend(linear.weight.iter_mut().chain(&mut linear.bias));
             }
@@ -125,7 +132,7 @@ impl<'a> Layers<'a> {
     /// Hands the gradients of a step of a layer to what is trained of it.
     pub fn set_gradients(&mut self, layer: usize, step: usize, gradients: &StepGradients) -> Result<()> {
         let state = &mut self.states[layer - self.range.start][step];
-        state.iter_mut().zip(&gradients.blocks).try_for_each(|(state, gradients)| set_gradients(state, gradients))
+        state.iter_mut().enumerate().try_for_each(|(block, state)| set_gradients(self.gpu, state, block, gradients))
     }
 
     /// The weights of a step with all that is trained in them.
@@ -156,19 +163,26 @@ impl<'a> Layers<'a> {
         let mut weights = self.stored.weights(layer, step)?;
         let outside = || Error::shape("training", format!("layer {layer} of {:?}", self.range));
         let steps = layer.checked_sub(self.range.start).and_then(|at| self.states.get(at)).ok_or_else(outside)?;
-        for (number, (block, state)) in weights.blocks.iter_mut().zip(&steps[step.index]).enumerate() {
+        let states = &steps[step.index];
+        for (number, (block, state)) in weights.blocks.iter_mut().zip(states).enumerate() {
+            let norm = states.iter().find(|one| one.spec.norm == state.spec.norm).and_then(|one| one.norm.as_ref());
+            if let (Some(trained), Some(norm)) = (norm, &mut block.norm) {
+                trained.put(self.gpu, norm)?;
+            }
             self.put(block, state, drops.then_some((layer, step.index, number)))?;
         }
         Ok(weights)
     }
 
-    /// Puts what is trained of a block into its weights; `place` is given if some of what it reads is left out.
+    /// Puts what is trained of a block, but for the norm before it, into its weights; `place` is given if some of what it
+    /// reads is left out.
     fn put(&self, block: &mut BlockWeights, state: &BlockState, place: Option<(usize, usize, usize)>) -> Result<()> {
         let (gpu, scale) = (self.gpu, self.options.scale());
-        if let (Some(norm), [weight, bias]) = (&mut block.norm, &state.norm) {
-            let NormWeights { weight: own, bias: own_bias } = norm;
-            weight.iter().for_each(|trained| *own = trained.value.clone());
-            bias.iter().for_each(|trained| *own_bias = Some(trained.value.clone()));
+        if let (Some(trained), Some(norm)) = (&state.norm_after, &mut block.norm_after) {
+            trained.put(gpu, norm)?;
+        }
+        if let (Some(trained), Some(norms)) = (&state.head_norms, &mut block.head_norms) {
+            trained.iter().zip(norms).try_for_each(|(trained, norm)| trained.put(gpu, norm))?;
         }
         for (index, (linear, state)) in block.linears.iter_mut().zip(&state.linears).enumerate() {
             state.weight.iter().for_each(|trained| linear.weight = trained.value.clone());
@@ -224,7 +238,7 @@ fn state_of(gpu: &Gpu, options: &Options, (layer, step): (usize, usize), host: &
     let row = |wanted: bool, values: Option<&Vec<f32>>| {
         values.filter(|_| wanted).map(|values| Parameter::new(gpu, values, 1, values.len())).transpose()
     };
-    let trained = &options.trained;
+    let (trained, blocks) = (&options.trained, &host.blocks);
     let linear = |index: usize, HostLinear { role, matrix, bias, .. }: &HostLinear| {
         let (rows, cols) = (matrix.rows, matrix.cols);
         let low = !trained.weights && trained.low_rank.iter().any(|target| target.role() == *role);
@@ -240,35 +254,48 @@ fn state_of(gpu: &Gpu, options: &Options, (layer, step): (usize, usize), host: &
             bias: row(trained.biases, bias.as_ref())?,
         })
     };
-    let block = |number: usize, HostBlock { norm, linears, .. }: &HostBlock| {
-        let (weight, bias) = norm.as_ref().map_or((None, None), |norm| (Some(&norm.weight), norm.bias.as_ref()));
+    let norm = |norm: &HostNorm| NormState::new(gpu, norm);
+    let block = |number: usize, host: &HostBlock| {
+        let HostBlock { spec, norm: before, norm_after, head_norms, linears, .. } = host;
+        // Blocks side by side may read the same norm.
+        let first = blocks[..number].iter().all(|other| other.spec.norm != spec.norm);
         let linears = linears.iter().enumerate().map(|(index, host)| linear(number * 16 + index, host));
-        Ok::<_, Error>(BlockState {
-            norm: [row(trained.norms, weight)?, row(trained.norms, bias)?],
-            linears: linears.collect::<Result<_>>()?,
-        })
+        let [before, after] = [before.as_ref().filter(|_| first), norm_after.as_ref()]
+            .map(|host| host.filter(|_| trained.norms).map(norm).transpose());
+        let head_norms = head_norms.as_ref().filter(|_| trained.norms);
+        let head_norms = head_norms.map(|[q, k]| Ok::<_, Error>([norm(q)?, norm(k)?])).transpose()?;
+        let linears = linears.collect::<Result<_>>()?;
+        Ok::<_, Error>(BlockState { spec, norm: before?, norm_after: after?, head_norms, linears })
     };
-    host.blocks.iter().enumerate().map(|(number, host)| block(number, host)).collect()
+    blocks.iter().enumerate().map(|(number, host)| block(number, host)).collect()
 }
 
-fn set_gradients(state: &mut BlockState, gradients: &BlockGradients) -> Result<()> {
-    let [weight, bias] = &mut state.norm;
-    if let Some(weight) = weight {
-        weight.set_gradient(gradients.norm.weight.as_ref())?;
+/// Hands the gradients of a step to what is trained of block number `block` of it.
+fn set_gradients(gpu: &Gpu, state: &mut BlockState, block: usize, step: &StepGradients) -> Result<()> {
+    let missing = || Error::shape("training", "gradients of another step");
+    let gradients = step.blocks.get(block).ok_or_else(missing)?;
+    if let Some(norm) = &mut state.norm {
+        let shared = step.blocks.iter().filter(|other| other.spec.norm == state.spec.norm);
+        norm.set_gradients(gpu, &shared.map(|other| &other.norm).collect::<Vec<&AffineGradients>>())?;
     }
-    if let Some(bias) = bias {
-        bias.set_gradient(gradients.norm.bias.as_ref())?;
+    if let Some(norm) = &mut state.norm_after {
+        norm.set_gradients(gpu, &[&gradients.norm_after])?;
     }
-    for (state, gradients) in state.linears.iter_mut().zip(&gradients.linears) {
-        for (parameter, gradient) in state.low_rank.iter_mut().flatten().zip(&gradients.low_rank) {
-            parameter.set_gradient(gradient.as_ref())?;
-        }
-        if let Some(weight) = &mut state.weight {
-            weight.set_gradient(gradients.of.weight.as_ref())?;
-        }
-        if let Some(bias) = &mut state.bias {
-            bias.set_gradient(gradients.of.bias.as_ref())?;
-        }
+    for (norm, gradients) in state.head_norms.iter_mut().flatten().zip(&gradients.head_norms) {
+        norm.set_gradients(gpu, &[gradients])?;
+    }
+    state.linears.iter_mut().zip(&gradients.linears).try_for_each(|(state, gradients)| set_linear(state, gradients))
+}
+
+fn set_linear(state: &mut LinearState, gradients: &LinearGradients) -> Result<()> {
+    for (parameter, gradient) in state.low_rank.iter_mut().flatten().zip(&gradients.low_rank) {
+        parameter.set_gradient(gradient.as_ref())?;
+    }
+    if let Some(weight) = &mut state.weight {
+        weight.set_gradient(gradients.of.weight.as_ref())?;
+    }
+    if let Some(bias) = &mut state.bias {
+        bias.set_gradient(gradients.of.bias.as_ref())?;
     }
     Ok(())
 }

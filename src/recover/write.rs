@@ -2,9 +2,9 @@
 
 use super::job::Job;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     gpu::Gpu,
-    model::{Names, Step, StepWeights, TensorSpec},
+    model::{BlockWeights, HostNorm, Names, NormWeights, Step, StepWeights, TensorSpec},
     stream::{self, Pass, StockForm},
 };
 
@@ -38,14 +38,9 @@ pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -
                     pass.writer.linear(layer, linear)?;
                     written.push(format!("{}.", names.layer(layer, linear.spec.name)));
                 }
-                let norm = block.norm.as_ref().filter(|_| options.trained.norms);
-                let (Some(norm), Some(name)) = (norm, block.spec.norm) else { continue };
-                let name = names.layer(layer, name);
-                pass.writer.matrix(&format!("{name}.weight"), &norm.weight)?;
-                if let Some(bias) = &norm.bias {
-                    pass.writer.matrix(&format!("{name}.bias"), bias)?;
+                if options.trained.norms {
+                    write_norms(&mut pass, layer, block, &mut written)?;
                 }
-                written.push(format!("{name}."));
             }
         }
         let rest = |spec: &&TensorSpec| {
@@ -58,5 +53,34 @@ pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -
     copied.iter().try_for_each(|spec| pass.copy(spec, &spec.name))?;
     pass.writer.finish()?;
     progress.end();
+    Ok(())
+}
+
+/// Writes the norms of a block, unless an earlier one has the same; `written` has what the names of all begin with that
+/// are.
+fn write_norms(pass: &mut Pass, layer: usize, block: &BlockWeights, written: &mut Vec<String>) -> Result<()> {
+    let (gpu, config) = (pass.gpu, pass.config);
+    let names = Names::of(config);
+    let of_block = [(&block.norm, block.spec.norm), (&block.norm_after, block.spec.norm_after)];
+    for (norm, name) in of_block.into_iter().filter_map(|(norm, name)| Some((norm.as_ref()?, name?))) {
+        let name = names.layer(layer, name);
+        let start = format!("{name}.");
+        if written.contains(&start) {
+            continue;
+        }
+        pass.writer.norm_weight(&name, &gpu.download(&norm.weight)?)?;
+        if let Some(bias) = &norm.bias {
+            pass.writer.matrix(&format!("{name}.bias"), bias)?;
+        }
+        written.push(start);
+    }
+    let Some(norms) = &block.head_norms else { return Ok(()) };
+    let host = |norm: &NormWeights| {
+        let bias = norm.bias.as_ref().map(|bias| gpu.download(bias)).transpose()?;
+        Ok::<_, Error>(HostNorm { heads: norm.weight.rows(), weight: gpu.download(&norm.weight)?, bias })
+    };
+    pass.writer.head_norms(layer, &[host(&norms[0])?, host(&norms[1])?])?;
+    let stems = config.head_norms(layer).into_iter().flatten();
+    written.extend(stems.map(|(stem, _)| format!("{}.", names.layer(layer, &stem))));
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::{
     memory::MemoryPlan,
+    sitting::{Back, GRADIENT, Sitting, layer_gradient, load_found, point_name, save_found, step_gradient},
     store::{Placement, Residual},
     training::Training,
 };
@@ -58,6 +59,19 @@ pub trait Collect {
     /// # Errors
     /// Those of whatever is made of them.
     fn embedding(&mut self, _table: Table, _of: Range<usize>, _rows: Range<usize>, _gradient: &Matrix) -> Result<()> {
+        Ok(())
+    }
+
+    /// What was made of all gradients that were handed over, as a pass keeps it that can be resumed.
+    fn found(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is something else.
+    fn restore(&mut self, _found: &[f64]) -> Result<()> {
         Ok(())
     }
 }
@@ -114,27 +128,89 @@ impl Gradients<'_> {
     /// [`Error::BadTokens`] if there are no sequences, or one has no next token; [`Error::Numerical`] if the loss is not
     /// finite; those of `collect`; whatever the model, the GPU or the disk reports.
     pub fn run(&self, collect: &mut dyn Collect) -> Result<f64> {
+        let loss = self.sit(&mut Sitting::whole(), collect)?;
+        loss.ok_or_else(|| Error::shape("gradients", "stopped"))
+    }
+
+    /// The same, or what is left of it: after every layer, forward and back, it can be stopped and resumed. `None` if it
+    /// was stopped.
+    ///
+    /// # Errors
+    /// As [`Gradients::run`]; [`Error::BadFile`] if what was committed is damaged; those of the commit.
+    pub fn sit(&self, sitting: &mut Sitting, collect: &mut dyn Collect) -> Result<Option<f64>> {
         let (config, plan) = (self.model.config(), self.plan(self.model)?);
-        let steps = config.points() as u64;
-        self.progress.begin("gradients", (2 * steps + 2) * plan.batches.len() as u64);
+        self.progress.begin("gradients", self.left(sitting) * plan.batches.len() as u64);
         let ends = self.model.store.ends()?;
-        let mut points = self.forward(&plan, &ends)?;
-        let last = points.pop().ok_or_else(|| Error::shape("gradients", "no residual"))?;
-        let (loss, mut gradient) = self.loss(&plan, &ends, &last, collect)?;
-        drop(last);
-        for layer in (0..config.layers.len()).rev() {
+        let Some(mut points) = self.forward(&plan, &ends, sitting)? else { return Ok(None) };
+        let missing = || Error::shape("gradients", "no residual");
+        let (loss, mut gradient, left) = if let Some(back) = sitting.passed.back {
+            collect.restore(&load_found(self.directory, back.found)?)?;
+            (back.loss, self.reached(&plan, back)?, back.left)
+        } else {
+            let last = points.pop().ok_or_else(missing)?;
+            let (loss, mut gradient) = self.loss(&plan, &ends, &last, collect, sitting.keeps())?;
+            if !self.keep(sitting, (config.layers.len(), loss), &mut gradient, collect)? {
+                return Ok(None);
+            }
+            (loss, gradient, config.layers.len())
+        };
+        for layer in (0..left).rev() {
             let of_layer = self.layer(layer)?;
             for step in config.layer_steps(layer).collect::<Vec<_>>().into_iter().rev() {
                 let weights = self.weights(layer, step, of_layer.as_ref())?;
-                let x = points.pop().ok_or_else(|| Error::shape("gradients", "no residual"))?;
-                self.step(&plan, layer, step, &weights, &x, &mut gradient, collect)?;
+                let x = points.pop().ok_or_else(missing)?;
+                let kept = sitting.keeps() && step.index == 0;
+                self.step(&plan, (layer, step), &weights, &x, &mut gradient, collect, kept)?;
+            }
+            if !self.keep(sitting, (layer, loss), &mut gradient, collect)? {
+                return Ok(None);
             }
         }
         if collect.ends() {
             self.embeddings(&plan, &ends, &gradient, collect)?;
         }
         self.progress.end();
-        Ok(loss)
+        Ok(Some(loss))
+    }
+
+    /// Steps of a pass that are left of it, for each batch: forward, loss, and back.
+    fn left(&self, sitting: &Sitting) -> u64 {
+        let (config, passed) = (self.model.config(), &sitting.passed);
+        let all = config.points();
+        let left = match passed.back {
+            Some(back) => back.left * config.steps().len(),
+            None => 2 * all + 2 - passed.points.len().min(all),
+        };
+        left as u64
+    }
+
+    /// Commits what lies before all but the first `left` layers, where the pass can be resumed; returns whether to go on.
+    fn keep(
+        &self,
+        sitting: &mut Sitting,
+        (left, loss): (usize, f64),
+        gradient: &mut Residual,
+        collect: &dyn Collect,
+    ) -> Result<bool> {
+        if !sitting.keeps() {
+            return Ok(true);
+        }
+        let found = save_found(self.directory, left, &collect.found())?;
+        sitting.passed.back = Some(Back { left, loss, gradient: gradient.save(&[])?, found });
+        sitting.commit()
+    }
+
+    /// The gradient that a pass back has reached.
+    fn reached(&self, plan: &Plan, back: Back) -> Result<Residual> {
+        let config = self.model.config();
+        let (name, width) = if back.left < config.layers.len() {
+            (layer_gradient(back.left), config.widths(back.left).attention_input)
+        } else {
+            (GRADIENT.to_owned(), config.widths(back.left - 1).output)
+        };
+        let mut gradient = self.residual(plan, &name, width);
+        gradient.resume(self.gpu, back.gradient, 0)?;
+        Ok(gradient)
     }
 
     /// The mean of what is to become small, and nothing of its gradients.
@@ -236,16 +312,34 @@ impl Gradients<'_> {
         Residual::new(self.directory, name, self.memory.placement, width, batches)
     }
 
-    /// The residual before each step, and after the last one.
-    fn forward(&self, plan: &Plan, ends: &HostEnds) -> Result<Vec<Residual>> {
-        let (gpu, config) = (self.gpu, self.model.config());
-        let mut points = vec![self.embed(plan, self.model, ends)?];
-        for layer in 0..config.layers.len() {
+    /// The residual before each step, and after the last one; of a pass back that has begun, those before the steps that
+    /// are left. `None` if it was stopped.
+    fn forward(&self, plan: &Plan, ends: &HostEnds, sitting: &mut Sitting) -> Result<Option<Vec<Residual>>> {
+        let (gpu, config, steps) = (self.gpu, self.model.config(), self.model.config().steps().len());
+        let wanted = sitting.passed.back.map_or(config.points() + 1, |back| back.left * steps);
+        let mut points = Vec::new();
+        if wanted > 0 {
+            points.push(self.embed(plan, self.model, ends)?);
+        }
+        let saved: Vec<_> = sitting.passed.points.iter().copied().take(wanted.saturating_sub(1)).collect();
+        for (number, saved) in saved.into_iter().enumerate() {
+            let at = config.layer_steps(number / steps).nth(number % steps);
+            let step = at.ok_or_else(|| Error::shape("gradients", "a residual of no step"))?;
+            let width = config.widths(number / steps).step(step).1;
+            let mut point = self.residual(plan, &point_name(number + 1), width);
+            point.resume(gpu, saved, 0)?;
+            points.push(point);
+        }
+        let done = match sitting.passed.back {
+            Some(_) => config.layers.len(),
+            None => points.len().saturating_sub(1) / steps,
+        };
+        for layer in done..config.layers.len() {
             let of_layer = self.layer(layer)?;
             for step in config.layer_steps(layer) {
                 let weights = self.weights(layer, step, of_layer.as_ref())?;
                 let width = config.widths(layer).step(step).1;
-                let mut after = self.residual(plan, &format!("residual.{}", points.len()), width);
+                let mut after = self.residual(plan, &point_name(points.len()), width);
                 let before = points.last().ok_or_else(|| Error::shape("gradients", "no residual"))?;
                 for (index, rows) in plan.batches.iter().enumerate() {
                     let batch = self.batch(rows)?;
@@ -255,18 +349,24 @@ impl Gradients<'_> {
                     if self.memory.placement == Placement::Gpu {
                         x = gpu.columns(&x, 0..x.cols())?;
                     }
-                    after.store(gpu, index, context.step(&weights, x, &mut NoTap)?, false)?;
+                    after.store(gpu, index, context.step(&weights, x, &mut NoTap)?, sitting.keeps())?;
                     self.progress.advance(1)?;
+                }
+                if sitting.keeps() {
+                    sitting.passed.points.push(after.save(&[])?);
                 }
                 points.push(after);
             }
+            if !sitting.commit()? {
+                return Ok(None);
+            }
         }
-        Ok(points)
+        Ok(Some(points))
     }
 
     fn embed(&self, plan: &Plan, model: &Model, ends: &HostEnds) -> Result<Residual> {
         let gpu = self.gpu;
-        let mut residual = self.residual(plan, "residual.0", ends.embedding.cols);
+        let mut residual = self.residual(plan, &point_name(0), ends.embedding.cols);
         for part in self.memory.parts(gpu, &ends.embedding) {
             let table = ends.embedding.upload(gpu, part.clone())?;
             for (index, rows) in plan.batches.iter().enumerate() {
@@ -289,29 +389,30 @@ impl Gradients<'_> {
         Ok(residual)
     }
 
-    /// A step backward: makes the gradient of what it has read, `x`, of that of its result.
+    /// A step backward: makes the gradient of what it has read, `x`, of that of its result, to be `kept` or not.
     #[expect(clippy::too_many_arguments, reason = "a step and its place")]
     fn step(
         &self,
         plan: &Plan,
-        layer: usize,
-        step: Step,
+        (layer, step): (usize, Step),
         weights: &StepWeights,
         x: &Residual,
         gradient: &mut Residual,
         collect: &mut dyn Collect,
+        kept: bool,
     ) -> Result<()> {
         let (gpu, config) = (self.gpu, self.model.config());
         let wanted = self.training.map_or(Wanted::ALL, |training| training.wanted);
         let mut sums = StepGradients::new(weights, wanted);
         // Not in the file that is read.
         let number = layer * config.steps().len() + step.index;
-        let mut before = self.residual(plan, &format!("gradient.{}", number % 2), x.width());
+        let name = if kept { layer_gradient(layer) } else { step_gradient(number) };
+        let mut before = self.residual(plan, &name, x.width());
         for (index, rows) in plan.batches.iter().enumerate() {
             let batch = self.batch(rows)?;
             let context = batch.context(gpu, config, layer, &plan.rope_tables);
             let (x, d) = (x.load(gpu, index)?, gradient.load(gpu, index)?);
-            before.store(gpu, index, context.step_backward(weights, &x, &d, &mut sums)?, false)?;
+            before.store(gpu, index, context.step_backward(weights, &x, &d, &mut sums)?, kept)?;
             if self.apart {
                 collect.step(GradientsAt { layer, step, rows: rows.clone() }, &sums)?;
                 sums = StepGradients::new(weights, wanted);

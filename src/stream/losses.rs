@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{
     gradients::{Collect, Gradients, Plan},
+    sitting::GRADIENT,
     store::Residual,
     training::{Objective, Supply},
 };
@@ -166,18 +167,19 @@ impl Gradients<'_> {
         rows.clone().flat_map(of_row).collect()
     }
 
-    /// The mean of what is to become small, and its gradient by the last residual.
+    /// The mean of what is to become small, and its gradient by the last residual, to be `kept` or not.
     pub(super) fn loss(
         &self,
         plan: &Plan,
         ends: &HostEnds,
         last: &Residual,
         collect: &mut dyn Collect,
+        kept: bool,
     ) -> Result<(f64, Residual)> {
         let Found { mean, readout, of } = self.objective(plan, ends, last)?;
         let (gpu, config) = (self.gpu, self.model.config());
         let (wanted, scale) = (collect.ends(), config.logit_scale);
-        let mut gradient = self.residual(plan, "gradient", last.width());
+        let mut gradient = self.residual(plan, GRADIENT, last.width());
         let together = self.together(plan);
         self.each_slice(plan, ends, |first, table| {
             let of_teacher = match &of {
@@ -218,7 +220,7 @@ impl Gradients<'_> {
             let mut sums = AffineGradients::default();
             for index in batches.clone() {
                 let (x, d) = (last.load(gpu, index)?, gradient.load(gpu, index)?);
-                gradient.store(gpu, index, readout.norm_backward(gpu, config, &x, &d, &mut sums)?, false)?;
+                gradient.store(gpu, index, readout.norm_backward(gpu, config, &x, &d, &mut sums)?, kept)?;
                 self.progress.advance(1)?;
             }
             if wanted {

@@ -266,6 +266,19 @@ impl<'a> Pass<'a> {
         self.copy_as(from, rows, name, |values, _| values)
     }
 
+    /// Writes what a tensor in MXFP4 has of some experts, as it is stored.
+    ///
+    /// # Errors
+    /// As [`Pass::copy`].
+    pub fn copy_mxfp4(&mut self, from: &TensorSpec, experts: impl IntoIterator<Item = usize>) -> Result<()> {
+        let parts = from.in_mxfp4().ok_or_else(|| Error::shape("copy", format!("{} in MXFP4", from.name)))?;
+        for expert in experts {
+            let stored = self.job.model.store.stored_mxfp4(from, expert)?;
+            parts.iter().zip(stored).try_for_each(|(part, bytes)| self.writer.bytes(&part.name, &bytes))?;
+        }
+        Ok(())
+    }
+
     /// Writes some columns of a tensor, or some values of a vector, as it is stored.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     gpu::{ElementType, Gpu, Matrix},
     model::{
-        Config, HostLayer, Linear, Names, Rows,
+        Config, HostLayer, HostNorm, Linear, Names, Rows,
         architecture::{Layout, Role, Space},
         element_type, scatter,
     },
@@ -189,7 +189,9 @@ impl<'a> Writer<'a> {
         for name in Names::of(self.config).layer_norms(layer) {
             self.norm(&name)?;
         }
-        self.head_norms(layer, weights)?;
+        if let Some(norms) = weights.blocks().find_map(|block| block.head_norms.as_ref()) {
+            self.head_norms(layer, norms)?;
+        }
         let delta = weights.blocks().find_map(|block| block.delta.as_ref());
         let tensors = self.config.delta_tensors(layer).into_iter().flatten();
         let stored = delta.map(|delta| [&delta.convolution, &delta.rate, &delta.decay_bias, &delta.norm]);
@@ -199,11 +201,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes the norms of queries and keys, as they are.
-    fn head_norms(&mut self, layer: usize, weights: &HostLayer) -> Result<()> {
+    /// Writes the norms of queries and keys of a layer.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn head_norms(&mut self, layer: usize, norms: &[HostNorm; 2]) -> Result<()> {
         let names = Names::of(self.config);
-        let head_norms = weights.blocks().find_map(|block| block.head_norms.as_ref());
-        for (stored, norm) in self.config.head_norms(layer).into_iter().zip(head_norms.into_iter().flatten()) {
+        for (stored, norm) in self.config.head_norms(layer).into_iter().zip(norms) {
             let each = norm.weight.len() / stored.len().max(1);
             let places = Rows::Listed(self.config.head_norm_places(layer, norm.weight.len()));
             let as_stored = |values: &[f32]| {
@@ -255,6 +259,14 @@ impl<'a> Writer<'a> {
             file.write(name, &element.encode(piece))?;
         }
         Ok(())
+    }
+
+    /// Appends bytes to a tensor that is written as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; [`Error::Shape`] if it is not planned.
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.file.as_mut().map_or(Ok(()), |file| file.write(name, bytes))
     }
 
     /// Makes everything written so far durable.

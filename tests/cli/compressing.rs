@@ -10,14 +10,18 @@ const METHODS: [(&[&str], &str); 2] = [
     (&["--effort", "quick", "--importance", "taylor"], "every axis once, one candidate, gradients first"),
 ];
 
-/// Commits of a compression: layers of the survey, probes, candidates, layers of what is written.
+/// Commits of a compression: layers forward, the loss, and layers back of gradients, layers of the survey, probes,
+/// candidates, layers of what is written.
 fn commits(runs: &Runs, out: &str) -> usize {
     let Some(state) = runs.state(out) else { return 0 };
     let state = &state["slicing"];
     let count = |list: &str| state[list].as_array().map_or(0, Vec::len);
     let layers = |of: &str| state[of]["layers"].as_u64().unwrap_or(0) as usize;
     let surveyed = if state["survey"].is_u64() { 5 } else { layers("surveying") };
-    surveyed + count("probes") + count("candidates") + layers("fitting")
+    let points = state["gradients"]["points"].as_array().map_or(0, Vec::len) / 2;
+    let back = state["gradients"]["back"]["left"].as_u64().map_or(0, |left| 6 - left as usize);
+    let ranked = if state["ranking"].is_array() { 11 } else { points + back };
+    ranked + surveyed + count("probes") + count("candidates") + layers("fitting")
 }
 
 /// Arguments with which a run begins, or goes on.
@@ -111,6 +115,8 @@ fn what_was_cut_is_trained_and_ends_in_the_same_bytes_where_that_was_stopped() {
     let stopped = runs.run("out", &["--stop-after", "16", "--json"]).json();
     let (finished, recovery) = (&stopped["finished"], &stopped["recovery"]);
     assert_eq!((finished, &recovery["mode"], &recovery["steps_done"]), (&json!(false), &json!("blocks"), &json!(2)));
+    runs.refused("out", &["--resume", "--recover-mode", "distil"], 2, "--recover-mode");
+    runs.refused("out", &["--resume", "--recover-learning-rate", "0.01"], 2, "--recover-learning-rate");
     let report = runs.run("out", &["--resume", "--json"]).json();
     let losses = report["recovery"]["losses"].as_array().expect("a list");
     assert!(losses.len() == 5 * 2 && losses.iter().all(|loss| loss.as_f64() > Some(0.0)), "{losses:?}");
@@ -130,6 +136,29 @@ fn what_is_narrower_is_trained_towards_predictions_and_what_has_fewer_layers_tow
         assert_eq!(recovery["mode"], json!(mode), "{axes}: {report}");
         assert_eq!(recovery["losses"].as_array().map(Vec::len), Some(losses), "{axes}: {report}");
     }
+}
+
+#[test]
+fn what_was_cut_is_trained_as_it_was_asked_for() {
+    let scene = Scene::new("llama_gqa_tied");
+    let losses = |axes: &str, flags: &[&str]| {
+        let asked = ["--axes", axes, "--effort", "quick", "--self-samples", "0", "--recover", "2"];
+        let report = compressed(&scene, &[&asked[..], flags].concat());
+        let losses: Vec<f64> = serde_json::from_value(report["recovery"]["losses"].clone()).expect("losses");
+        (report["recovery"]["mode"].clone(), losses)
+    };
+    let (mode, distil) = losses("mlp", &["--recover-mode", "distil"]);
+    assert_eq!((mode, distil.len()), (json!("distil"), 2), "where each layer would be trained");
+    let (mode, lora) = losses("mlp", &["--recover-mode", "lora"]);
+    assert_eq!((mode, lora.len()), (json!("lora"), 2));
+    // Of next tokens, and of predictions that differ little.
+    assert!(lora[0] > 10.0 * distil[0], "{lora:?}, {distil:?}");
+    let (_, faster) = losses("mlp", &["--recover-mode", "distil", "--recover-rate", "0.5"]);
+    assert!(faster[0] == distil[0] && faster[1] != distil[1], "{faster:?}, {distil:?}");
+    let (mode, blocks) = losses("mlp,layers", &["--recover-mode", "blocks"]);
+    assert_eq!((mode, blocks.len() % 2), (json!("blocks"), 0));
+    let (mode, _) = losses("width", &["--recover-mode", "lora"]);
+    assert_eq!(mode, json!("lora"));
 }
 
 /// What compressing the scene's model to `out` says.
@@ -294,6 +323,9 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--ridge", "0"], "--ridge 0: expected a number above 0"),
         (&["--ridge", "nan"], "expected a number above 0"),
         (&["--axes", "mlp", "--effort", "quick", "--export", "gguf:mxfp4"], "mxfp4 is a type of experts"),
+        (&["--recover", "2", "--recover-mode", "blocks"], "say --axes mlp,heads,kv-heads,layers, or --recover-mode"),
+        (&["--recover", "2", "--axes", "width", "--recover-mode", "blocks"], "say --axes mlp, or --recover-mode"),
+        (&["--recover", "2", "--recover-learning-rate", "0"], "--recover-learning-rate 0: expected a number"),
     ] {
         refused(flags, message);
     }
@@ -314,6 +346,9 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         (&["--keep", "80%", "--target-size", "1MB"], "cannot be used with"),
         (&["--keep", "80%", "--target-parameters", "-20%"], "cannot be used with"),
         (&["--effort", "some"], "quick, normal, thorough"),
+        (&["--recover-mode", "distil"], "--recover <N>"),
+        (&["--recover-learning-rate", "0.1"], "--recover <N>"),
+        (&["--recover", "2", "--recover-mode", "all"], "expected lora, blocks or distil"),
         (&["--export", "onnx"], "expected gguf, gguf:f16, gguf:q8_0, gguf:f32 or gguf:mxfp4"),
         (&["--export", "gguf:q4_k"], "expected gguf, gguf:f16, gguf:q8_0, gguf:f32 or gguf:mxfp4"),
     ] {

@@ -1,8 +1,9 @@
 //! Mixtures of experts on the command line: which experts leave, and what else is refused before any work.
 
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use std::{ffi::OsStr, path::Path};
+use std::{ffi::OsStr, fs, path::Path};
 
 use crate::{Scene, args, program, read_json};
 
@@ -89,8 +90,24 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
     assert_eq!((&report["before"]["experts"], &report["after"]["experts"]), (&json!(8), &json!(6)));
     let written = read_json(&scene.path("out/config.json"));
     assert_eq!((&written["model_type"], &written["num_local_experts"]), (&json!("gpt_oss"), &json!(3)));
-    assert!(written.get("quantization_config").is_none() && written["swiglu_limit"] == json!(2.0), "{written}");
+    assert_eq!(written["swiglu_limit"], json!(2.0));
+    what_is_left_of_mxfp4_is_as_it_was(&scene, &report);
     assert_eq!(program(args!["verify", out]).code, Some(0));
+    // Where all is to be of one type, or is fitted, or layers differ, it is BF16, with the same values.
+    let [wide, fitted] = [("--dtype", "bf16"), ("--refit", "writes")].map(|(flag, value)| {
+        let to = scene.path(&flag[2..]);
+        let asked = args!["prune", model, "-o", to, "--experts", "0.25", "--examples", tokens, flag, value];
+        assert_eq!(program(asked).code, Some(0));
+        assert!(read_json(&to.join("config.json")).get("quantization_config").is_none(), "{flag}");
+        to
+    });
+    assert_eq!(program(args!["verify", fitted]).code, Some(0));
+    let logits = |of: &Path| {
+        let file = scene.path("logits.safetensors");
+        assert_eq!(program(args!["logits", of, "--tokens", tokens, "-o", file, "--force"]).code, Some(0));
+        fs::read(&file).expect("logits")
+    };
+    assert!(logits(&out) == logits(&wide), "other values");
     let said = program(args![
         "prune",
         model,
@@ -104,6 +121,8 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
     ]);
     assert!(said.code == Some(0) && said.err.contains("in MXFP4"), "{said:?}");
     assert_eq!(program(args!["verify", scene.path("global")]).code, Some(0));
+    let written = read_json(&scene.path("global/config.json"));
+    assert_eq!((&written["model_type"], written.get("quantization_config")), (&json!("pruned_gpt_oss"), None));
     let other = scene.path("other");
     for verb in ["run", "prune", "recover"] {
         scene.refused(args![verb, model, "-o", other], 2, "prune --experts SHARE");
@@ -121,6 +140,36 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
     fitting_what_is_left_gives_more(&scene, &tokens, "0.4");
     // Another limit of what its experts let through than llama.cpp has.
     scene.refused(args!["export", model, "--format", "gguf", "-o", scene.path("out.gguf")], 2, "values up to 7");
+}
+
+/// Holds the blocks and scales of experts that are left of the scene's model in `out` against those that there were.
+fn what_is_left_of_mxfp4_is_as_it_was(scene: &Scene, report: &Value) {
+    let [before, after] = ["model", "out"].map(|name| {
+        let config = read_json(&scene.path(name).join("config.json"));
+        (config, fs::read(scene.path(name).join("model.safetensors")).expect("a file"))
+    });
+    assert_eq!(before.0["quantization_config"], after.0["quantization_config"]);
+    let [before, after] = [&before.1, &after.1].map(|bytes| SafeTensors::deserialize(bytes).expect("tensors"));
+    let mut compared = 0;
+    for layer in 0..2 {
+        let gone: Vec<usize> = serde_json::from_value(report["removed"][layer]["experts"].clone()).expect("numbers");
+        assert_eq!(gone.len(), 1, "{report}");
+        for name in ["gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_blocks", "down_proj_scales"] {
+            let name = format!("model.layers.{layer}.mlp.experts.{name}");
+            let [whole, left] = [&before, &after].map(|tensors| tensors.tensor(&name).expect("the tensor"));
+            let experts = whole.data().chunks_exact(whole.data().len() / 4).enumerate();
+            let kept: Vec<u8> =
+                experts.filter(|(expert, _)| !gone.contains(expert)).flat_map(|of| of.1).copied().collect();
+            assert_eq!((left.dtype(), left.shape()[0]), (safetensors::Dtype::U8, 3), "{name}");
+            assert_eq!(left.shape()[1..], whole.shape()[1..], "{name}");
+            assert!(left.data() == kept, "{name}: other bytes");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 8);
+    let size = |tensors: &SafeTensors| tensors.iter().map(|(_, tensor)| tensor.data().len()).sum::<usize>();
+    assert_eq!(report["before"]["bytes"], json!(size(&before)));
+    assert_eq!(report["after"]["bytes"], json!(size(&after)));
 }
 
 #[test]

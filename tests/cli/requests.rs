@@ -65,6 +65,8 @@ const VALUES: &[(&str, &str)] = &[
     ("pruner_type", "l2"),
     ("ratio", "0.5"),
     ("recover", "3"),
+    ("recover_learning_rate", "0.25 --recover=3"),
+    ("recover_mode", "lora --recover=3"),
     ("prune refit", "writes"),
     ("refit", "reads"),
     ("ridge", "0.5"),
@@ -147,6 +149,8 @@ fn every_option_of_what_can_be_resumed_is_compared_or_known_to_be_harmless() {
                 let goal = |name: &str| sizes && ["sparsity", "target_parameters"].contains(&name);
                 // Which share it is is said by what leaves.
                 fields.retain(|name, _| !(id == "experts" && name == "groups"));
+                // How something is trained is only said where it is.
+                fields.retain(|name, _| !(id.starts_with("recover_") && name == "recover"));
                 fields.retain(|name, _| name != id && name != field && name != "output" && !goal(name));
                 fields
             };

@@ -9,7 +9,7 @@ use super::{
         request::Request,
         units::{grouped, percent_removed},
     },
-    ranking::{ranking, ranking_peak, ranking_seconds},
+    ranking::{Gradients, ranking, ranking_peak, ranking_seconds},
     recovery::{CompressSnapshot, Made, Recovery},
     report::CompressReport,
     request::{CompressImportance, CompressRequest},
@@ -21,7 +21,7 @@ use crate::{
     gpu::Gpu,
     model::{Config, Model},
     recover,
-    stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
+    stream::{Extent, Job, MemoryPlan, Peak, Sitting, Speed, Types},
 };
 
 /// What is still to be done for a goal, of a model that has lost tokens; nothing, if no axis may be cut.
@@ -34,6 +34,32 @@ fn left(goal: Goal, axes: &[Axis], model: &Model) -> Goal {
         }
         Goal::Bytes(_) => goal,
     }
+}
+
+/// Finds what heads and channels leave by, from where it was stopped; returns false if it is stopped again.
+fn rank(
+    gpu: &Gpu,
+    of: Gradients,
+    found: &mut CompressSnapshot,
+    commit: &mut dyn FnMut(&CompressSnapshot) -> Result<bool>,
+) -> Result<bool> {
+    let (from, directory) = (found.gradients.clone().unwrap_or_default(), of.directory);
+    let ranked = ranking(
+        gpu,
+        of,
+        &mut Sitting::after(from, &mut |passed| {
+            found.gradients = Some(passed.clone());
+            commit(found)
+        }),
+    )?;
+    if ranked.is_none() {
+        return Ok(false);
+    }
+    let passed = found.gradients.take();
+    found.ranking = ranked;
+    let goes_on = commit(found)?;
+    passed.iter().for_each(|passed| passed.remove(directory));
+    Ok(goes_on)
 }
 
 /// Compression, planned for a model.
@@ -76,7 +102,7 @@ impl Method for Compress {
         }
         let (axes, refused) = compress::axes(model.config(), &options)?;
         let plan = compress::guess(model.config(), &options)?;
-        let recovery = request.method.recover.map(|steps| Recovery::new(steps, request.seed, &options.dtype));
+        let recovery = Recovery::new(&request.method, request.seed, &options.dtype);
         if let Some(recovery) = &recovery {
             if axes.is_empty() {
                 return Err(Error::Usage(
@@ -84,7 +110,7 @@ impl Method for Compress {
                         .into(),
                 ));
             }
-            recovery.check(model.config())?;
+            recovery.check(model.config(), &axes)?;
         }
         Ok(Self { request: request.method.clone(), plan, options, axes, refused, recovery })
     }
@@ -155,7 +181,8 @@ impl Method for Compress {
     }
 
     fn passed(&self, snapshot: &CompressSnapshot, layers: usize) -> usize {
-        let ranked = snapshot.ranking.as_ref().map_or(0, |_| layers);
+        let ranking = snapshot.gradients.as_ref().map_or(0, |passed| passed.layers(layers));
+        let ranked = snapshot.ranking.as_ref().map_or(ranking, |_| layers);
         ranked + snapshot.cut.passed(layers) + snapshot.recovery.as_ref().map_or(0, |recovery| recovery.steps)
     }
 
@@ -211,8 +238,8 @@ impl Method for Compress {
         if found.cut.written().is_none() {
             let directory = draft.as_ref().unwrap_or(directory);
             if self.request.importance == CompressImportance::Taylor && found.ranking.is_none() {
-                found.ranking = Some(ranking(gpu, model, rows, memory, directory, progress)?);
-                if !commit(&found)? {
+                let of = Gradients { model, rows, memory, directory, progress };
+                if !rank(gpu, of, &mut found, commit)? {
                     return Ok(found);
                 }
             }
@@ -221,7 +248,7 @@ impl Method for Compress {
             let mut goes_on = true;
             found.cut = job.run(gpu, from.map(|from| &from.cut), |cut| {
                 let ranking = found.ranking.clone();
-                goes_on = commit(&CompressSnapshot { ranking, cut: cut.clone(), recovery: None })?;
+                goes_on = commit(&CompressSnapshot { ranking, cut: cut.clone(), ..CompressSnapshot::default() })?;
                 Ok(goes_on)
             })?;
             if !goes_on || found.cut.written().is_none() {
@@ -236,6 +263,7 @@ impl Method for Compress {
         let made = Made { dense: model, stay, draft: &draft, rows, memory, tensors, directory, progress };
         let CompressSnapshot { ranking, cut, .. } = found;
         let with = |recovery: &recover::Snapshot| CompressSnapshot {
+            gradients: None,
             ranking: ranking.clone(),
             cut: cut.clone(),
             recovery: Some(recovery.clone()),

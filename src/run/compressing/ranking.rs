@@ -8,7 +8,7 @@ use crate::{
     model::{Config, Kept, Model},
     progress::Progress,
     prune::{self, Aggregate, Groups, Importance, LayerImportance},
-    stream::{Extent, MemoryPlan, Peak, Speed, Types},
+    stream::{Extent, MemoryPlan, Peak, Sitting, Speed, Types},
 };
 
 /// Gradients of more tokens are not needed to tell groups apart: the paper has ten times 64.
@@ -27,21 +27,26 @@ fn options(config: &Config) -> prune::Options {
         keep_importances: false,
         seed: 0,
         dtype: Types::One(Dtype::F32),
+        in_mxfp4: Vec::new(),
     }
 }
 
-/// What the heads and channels of all layers matter to the loss of the first calibration sequences.
+/// A model, calibration sequences, and where what resuming needs lies.
+pub struct Gradients<'a> {
+    pub model: &'a Model,
+    pub rows: &'a [Vec<u32>],
+    pub memory: MemoryPlan,
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
+}
+
+/// What the heads and channels of all layers matter to the loss of the first calibration sequences; `None` if it was
+/// stopped.
 ///
 /// # Errors
 /// Those of [`prune::Job::importances`].
-pub fn ranking(
-    gpu: &Gpu,
-    model: &Model,
-    rows: &[Vec<u32>],
-    memory: MemoryPlan,
-    directory: &OutputDirectory,
-    progress: &dyn Progress,
-) -> Result<Vec<Ranking>> {
+pub fn ranking(gpu: &Gpu, of: Gradients, sitting: &mut Sitting) -> Result<Option<Vec<Ranking>>> {
+    let Gradients { model, rows, memory, directory, progress } = of;
     let config = model.config();
     let mut seen = 0;
     let first = rows.iter().filter(|row| row.len() > 1).take_while(|row| {
@@ -52,14 +57,15 @@ pub fn ranking(
     let rows: Vec<Vec<u32>> = first.cloned().collect();
     let options = &options(config);
     let whole: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
-    let found = prune::Job { model, rows: &rows, options, memory, directory, progress }.importances(gpu, &whole)?;
+    let job = prune::Job { model, rows: &rows, options, memory, directory, progress };
+    let found = job.importances(gpu, &whole, sitting)?;
     let of = |LayerImportance { layer, attention, mlp, queries, .. }| Ranking {
         layer,
         key_value_heads: attention,
         query_heads: queries,
         mlp_channels: mlp,
     };
-    Ok(found.into_iter().map(of).collect())
+    Ok(found.map(|found| found.into_iter().map(of).collect()))
 }
 
 /// What working it out takes.

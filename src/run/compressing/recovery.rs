@@ -4,21 +4,27 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::recovering::{RecoverReport, RecoverRequest};
+use super::{
+    super::recovering::{RecoverReport, RecoverRequest},
+    request::CompressRequest,
+};
 use crate::{
     checkpoint::{OutputDirectory, TensorPlan},
-    compress,
-    error::Result,
+    compress::{self, Axis},
+    error::{Error, Result},
     gpu::Gpu,
     model::{Config, Model},
     progress::Progress,
     recover::{self, Mode, Options, Snapshot},
-    stream::{Extent, MemoryPlan, Peak, Speed, Types},
+    stream::{Extent, MemoryPlan, Passed, Peak, Speed, Types},
 };
 
 /// What is done and durable of a compression, and of the training after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CompressSnapshot {
+    /// How far the gradients are that heads and channels leave by, where they are under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Passed>,
     /// What heads and channels leave by, where that is no matter of the cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranking: Option<Vec<compress::Ranking>>,
@@ -30,8 +36,10 @@ pub struct CompressSnapshot {
 
 /// Tokens of a sequence that is trained on: calibration sequences are cut into such.
 const LENGTH: usize = 256;
+/// What the learning rate is called here.
+const RATE: &str = "--recover-learning-rate";
 
-/// How what is cut is trained: layer by layer where its width is whole, else by distillation.
+/// How what is cut is trained: as was asked for, or layer by layer where its width is whole, else by distillation.
 #[derive(Debug, Clone)]
 pub(super) struct Recovery {
     request: RecoverRequest,
@@ -55,31 +63,45 @@ pub(super) struct Made<'a> {
 }
 
 impl Recovery {
-    pub fn new(steps: usize, seed: u64, dtype: &Types) -> Self {
+    /// Where it was asked for.
+    pub fn new(request: &CompressRequest, seed: u64, dtype: &Types) -> Option<Self> {
+        let CompressRequest { recover, recover_mode: mode, recover_learning_rate: learning_rate, .. } = *request;
+        let steps = recover?;
         let save_every = steps.div_ceil(10).min(RecoverRequest::default().save_every);
-        let request = RecoverRequest { steps, save_every, ..RecoverRequest::default() };
-        Self { request, seed, dtype: dtype.clone() }
+        let request = RecoverRequest { steps, mode, learning_rate, save_every, ..RecoverRequest::default() };
+        Some(Self { request, seed, dtype: dtype.clone() })
     }
 
     /// The options for a model of this config, cut from another of whose layers these stay.
     pub fn options(&self, config: &Config, dense: &Config, stay: &[usize]) -> Options {
-        self.request.options(config, (Some(dense), Some(stay)), self.seed, self.dtype.clone())
+        let options = self.request.options(config, (Some(dense), Some(stay)), self.seed, self.dtype.clone());
+        Options { rate_flag: RATE, ..options }
     }
 
     /// All that they may turn out to be, for a model of which nothing is cut yet.
-    fn possible(&self, config: &Config) -> [Options; 2] {
+    fn possible(&self, config: &Config) -> Vec<Options> {
         let all: Vec<usize> = (0..config.layers.len()).collect();
-        [Mode::Blocks, Mode::Distil].map(|mode| {
+        let modes = self.request.mode.map_or_else(|| vec![Mode::Blocks, Mode::Distil], |mode| vec![mode]);
+        let of = |mode| {
             let request = RecoverRequest { mode: Some(mode), ..self.request.clone() };
-            request.options(config, (Some(config), Some(&all)), self.seed, self.dtype.clone())
-        })
+            Self { request, ..self.clone() }.options(config, config, &all)
+        };
+        modes.into_iter().map(of).collect()
     }
 
-    /// Checks that a model of this config can be trained once it is cut.
+    /// Checks that a model of this config can be trained once it is cut on some of these axes.
     ///
     /// # Errors
-    /// As [`Options::check`].
-    pub fn check(&self, config: &Config) -> Result<()> {
+    /// As [`Options::check`]; [`Error::Usage`] if it may lose what the layers are compared by.
+    pub fn check(&self, config: &Config, axes: &[Axis]) -> Result<()> {
+        if self.request.mode == Some(Mode::Blocks) && axes.contains(&Axis::Width) {
+            let others: Vec<String> = axes.iter().filter(|axis| **axis != Axis::Width).map(Axis::to_string).collect();
+            return Err(Error::Usage(format!(
+                "--recover-mode blocks compares layers of one width, and the width may be cut: say --axes {}, or \
+                 --recover-mode distil",
+                if others.is_empty() { "mlp".into() } else { others.join(",") }
+            )));
+        }
         self.possible(config).iter().try_for_each(|options| options.check(config))
     }
 
@@ -102,7 +124,7 @@ impl Recovery {
         let rows: Vec<Vec<u32>> = pieces.map(<[u32]>::to_vec).collect();
         let job = recover::Job {
             model: &cut,
-            teacher: Some(dense),
+            teacher: (options.mode != Mode::Lora).then_some(dense),
             stay: Some(stay),
             rows: &rows,
             counted: None,
@@ -132,16 +154,17 @@ impl Recovery {
         element_size: usize,
     ) -> Peak {
         let pieces = Extent { longest: calibration.longest.min(LENGTH), ..*calibration };
-        let [blocks, distil] = self
-            .possible(config)
-            .map(|options| options.peak(memory, (config, Some(config)), written, &pieces, rope, element_size));
-        blocks.max(distil)
+        let of = |options: &Options| {
+            let teacher = (options.mode != Mode::Lora).then_some(config);
+            options.peak(memory, (config, teacher), written, &pieces, rope, element_size)
+        };
+        self.possible(config).iter().map(of).reduce(Peak::max).unwrap_or_default()
     }
 
     /// How long it takes, about.
     pub fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
-        let each = self.possible(config).map(|options| options.seconds(speed, config, tokens.min(LENGTH)));
-        each.into_iter().fold(0.0, f64::max)
+        let possible = self.possible(config).into_iter();
+        possible.map(|options| options.seconds(speed, config, tokens.min(LENGTH))).fold(0.0, f64::max)
     }
 
     /// What it says of a result of this config, cut from another of whose layers these stay.
@@ -152,6 +175,7 @@ impl Recovery {
 
 impl fmt::Display for Recovery {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        write!(formatter, "{} steps of training towards the original", self.request.steps)
+        let towards = if self.request.mode == Some(Mode::Lora) { "on the calibration" } else { "towards the original" };
+        write!(formatter, "{} steps of training {towards}", self.request.steps)
     }
 }

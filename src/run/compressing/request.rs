@@ -7,6 +7,7 @@ use crate::{
     compress::{Axis, Effort, Goal, Options},
     error::{Error, Result},
     model::{Config, NO_GRADIENTS},
+    recover::Mode,
     stream::Types,
 };
 
@@ -25,6 +26,10 @@ pub struct CompressRequest {
     pub ridge: f64,
     /// How many steps what was cut is then trained towards the original, if any.
     pub recover: Option<usize>,
+    /// How it is trained; if `None`, layer by layer where its width is whole, else by distillation.
+    pub recover_mode: Option<Mode>,
+    /// The learning rate at its highest; what is usual for what is trained, if `None`.
+    pub recover_learning_rate: Option<f64>,
     /// Which tokens stay, if not all; [`narrow`](crate::run::narrow) leaves the others out.
     pub vocabulary: Option<VocabularyRequest>,
 }
@@ -50,6 +55,8 @@ impl Default for CompressRequest {
             importance: CompressImportance::Obs,
             ridge: 0.03,
             recover: None,
+            recover_mode: None,
+            recover_learning_rate: None,
             vocabulary: None,
         }
     }

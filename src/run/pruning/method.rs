@@ -72,7 +72,10 @@ impl Method for Prune {
     fn plan(model: &Model, request: &Request<PruneRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
         let config = model.config();
-        let options = request.method.options(config, request.seed, dtype);
+        // As it is stored, unless it is fitted or wanted in another type.
+        let copied = request.dtype.is_none() && request.method.refit == PruneRefit::None;
+        let in_mxfp4 = if copied { model.store.in_mxfp4() } else { Vec::new() };
+        let options = Options { in_mxfp4, ..request.method.options(config, request.seed, dtype) };
         options.check(config)?;
         let plan = Plan::guess(config, &options)?;
         if plan.parameters == config.parameters() && options.groups == Groups::Experts {
@@ -151,7 +154,7 @@ impl Method for Prune {
         if found.rounds < self.options.iterations {
             return Ok(self.clone());
         }
-        Ok(Self { plan: found.plan(model.config(), &self.options.dtype)?, ..self.clone() })
+        Ok(Self { plan: found.plan(model.config(), &self.options)?, ..self.clone() })
     }
 
     fn passes(&self) -> usize {
@@ -159,7 +162,7 @@ impl Method for Prune {
     }
 
     fn passed(&self, PruneSnapshot { ranked, fitting }: &PruneSnapshot, layers: usize) -> usize {
-        ranked.rounds * layers + fitting.as_ref().map_or(ranked.written, |fitting| fitting.layers)
+        ranked.ranked(layers) + fitting.as_ref().map_or(ranked.written, |fitting| fitting.layers)
     }
 
     fn is_done(&self, snapshot: &PruneSnapshot, _: usize) -> bool {

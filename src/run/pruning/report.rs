@@ -58,7 +58,9 @@ impl PruneReport {
         let parameters = config.parameters();
         let known = found.filter(|found| found.rounds == options.iterations);
         let removed = known.map_or(&[][..], |found| &found.kept);
-        let width = config.hidden_size;
+        let (width, checkpoint) = (config.hidden_size, &model.store.checkpoint);
+        // As what is left is written: widened, or as it is stored.
+        let stored = if options.in_mxfp4.is_empty() { checkpoint.byte_len() } else { checkpoint.stored_len() };
         let left = known.and_then(|found| found.coordinates.as_ref());
         let gone = |left: &Vec<usize>| (0..width).filter(|number| left.binary_search(number).is_err()).collect();
         Self {
@@ -67,7 +69,7 @@ impl PruneReport {
             first: options.layers.start,
             last: options.layers.end - 1,
             experts: options.groups == Groups::Experts,
-            before: Sizes::of(config, model.store.checkpoint.byte_len(), parameters, width),
+            before: Sizes::of(config, stored, parameters, width),
             after: Sizes::of(smaller, plan.byte_len(), plan.parameters, smaller.hidden_size),
             percent_removed: percent_removed(parameters, plan.parameters),
             by_layer: smaller.pruned.then(|| smaller.layers.iter().map(LayerSizes::from).collect()),

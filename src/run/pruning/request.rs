@@ -62,7 +62,20 @@ impl PruneRequest {
         };
         let Self { ratio, importance, aggregate, global, iterations, groups, .. } = *self;
         let keep_importances = self.write_importance.is_some();
-        Options { ratio, layers, importance, aggregate, global, iterations, groups, keep_importances, seed, dtype }
+        let in_mxfp4 = Vec::new();
+        Options {
+            ratio,
+            layers,
+            importance,
+            aggregate,
+            global,
+            iterations,
+            groups,
+            keep_importances,
+            seed,
+            dtype,
+            in_mxfp4,
+        }
     }
 }
 

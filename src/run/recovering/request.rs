@@ -147,6 +147,7 @@ impl RecoverRequest {
             steps: self.steps,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate.unwrap_or_else(|| usual_rate(width, weights)),
+            rate_flag: Options::RATE,
             schedule: self.schedule,
             warmup: self.warmup,
             weight_decay: self.weight_decay,
