@@ -53,7 +53,7 @@ impl NormState {
     }
 }
 
-/// The sum of all pieces of so many columns of some rows.
+/// The sum of all pieces of some rows, each piece `cols` columns wide.
 fn total(gpu: &Gpu, parts: &[&Matrix], cols: usize) -> Result<Matrix> {
     if let [part] = parts
         && part.cols() == cols
