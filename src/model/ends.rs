@@ -83,6 +83,11 @@ impl Readout {
         })
     }
 
+    /// With another final norm, if there is one.
+    pub fn with_norm(self, norm: Option<NormWeights>) -> Self {
+        Self { final_norm: norm.or(self.final_norm), ..self }
+    }
+
     /// What the head reads, `[tokens, width]`.
     ///
     /// # Errors

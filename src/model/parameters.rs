@@ -56,10 +56,14 @@ impl Config {
 
     /// How many parameters the norms of a layer have, those of queries and keys included.
     pub fn norm_parameters(&self, layer: usize) -> usize {
-        let with_bias = |count: usize, bias: bool| if bias { 2 * count } else { count };
         let own = if self.norm_affine { self.norms(layer).len() * self.hidden_size } else { 0 };
         let heads = self.head_norms(layer).concat().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         with_bias(own, self.norm_has_bias()) + with_bias(heads, self.qk_norm().is_some_and(|qk| qk.bias))
+    }
+
+    /// How many parameters the final norm has.
+    pub fn final_norm_parameters(&self) -> usize {
+        if self.norm_affine { with_bias(self.hidden_size, self.norm_has_bias()) } else { 0 }
     }
 
     /// How many of them are of no expert.
@@ -105,4 +109,9 @@ impl Config {
     pub fn shortcut_parameters(&self) -> u64 {
         self.tensors().iter().filter(|tensor| tensor.name.ends_with("_shortcut_Q")).map(TensorSpec::parameters).sum()
     }
+}
+
+/// Parameters of a norm over `count` coordinates.
+fn with_bias(count: usize, bias: bool) -> usize {
+    if bias { 2 * count } else { count }
 }

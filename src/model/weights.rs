@@ -293,6 +293,14 @@ impl WeightStore {
         Ok(HostLinear { spec, role, matrix, bias })
     }
 
+    /// The final norm as it is stored, without the factor of the logits.
+    ///
+    /// # Errors
+    /// As [`WeightStore::layer`].
+    pub fn final_norm(&self) -> Result<Option<HostNorm>> {
+        self.residual_norm(&Names::of(&self.config).final_norm())
+    }
+
     /// Final norm, and where to read the embeddings and the head; a tied head is the embedding.
     ///
     /// # Errors
@@ -314,7 +322,7 @@ impl WeightStore {
             config.has_head_bias().then(|| self.vector(&names.head_bias(), config.vocab_size)).transpose()?;
         // The final norm takes the factor of the logits, so that the head keeps its stored type where it can.
         let scale = config.logit_scale;
-        let final_norm = self.residual_norm(&names.final_norm())?.map(|norm| norm.scaled(scale));
+        let final_norm = self.final_norm()?.map(|norm| norm.scaled(scale));
         let head = if final_norm.is_some() { head } else { head.scaled(scale) };
         let head_bias = head_bias.map(|bias| bias.into_iter().map(|value| value * scale).collect());
         let mut embedding = embedding.scaled(config.embedding_scale);

@@ -53,7 +53,7 @@ pub(super) fn run(
     }
     if !now.done {
         let mut open: Option<(usize, Layers)> = None;
-        write(job, gpu, &mut |layer, step| {
+        write(job, gpu, None, &mut |layer, step| {
             let layers = match open.take() {
                 Some((found, layers)) if found == layer => layers,
                 _ => blocks.trained(layer, &now)?,

@@ -1,6 +1,6 @@
 //! Training of a whole model, step by step, and the writing of what came of it; in one go, or resumed where it was stopped.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use super::{
     blocks,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::Gpu,
-    model::StepGradients,
+    model::{AffineGradients, StepGradients},
     progress::Progress,
     stream::{Collect, Gradients, GradientsAt, Objective, Placement, Supply, Training},
 };
@@ -36,12 +36,25 @@ impl Progress for Within<'_> {
 
 /// Keeps all gradients of a step.
 #[derive(Default)]
-struct Gathered(HashMap<(usize, usize), StepGradients>);
+struct Gathered {
+    steps: HashMap<(usize, usize), StepGradients>,
+    wants_final_norm: bool,
+    final_norm: Option<AffineGradients>,
+}
 
 impl Collect for Gathered {
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
         // The matrices themselves are made anew in every pass.
-        self.0.insert((at.layer, at.step.index), gradients.clone());
+        self.steps.insert((at.layer, at.step.index), gradients.clone());
+        Ok(())
+    }
+
+    fn wants_final_norm(&self) -> bool {
+        self.wants_final_norm
+    }
+
+    fn final_norm(&mut self, _: Range<usize>, gradients: &AffineGradients) -> Result<()> {
+        self.final_norm = Some(gradients.clone());
         Ok(())
     }
 }
@@ -63,7 +76,7 @@ impl<'a> Job<'a> {
         }
         let resident = self.memory.placement == Placement::Gpu;
         let layers = 0..self.config().layers.len();
-        let mut layers = Layers::new(gpu, self.model, self.options, layers, resident)?;
+        let mut layers = Layers::new(gpu, self.model, self.options, layers, resident)?.with_final_norm()?;
         let mut now = from.cloned().unwrap_or_default();
         if let Some(saved) = now.saved.last() {
             restore(gpu, layers.parameters(), &self.load(*saved)?)?;
@@ -73,7 +86,7 @@ impl<'a> Job<'a> {
         }
         let low_rank = layers.low_rank()?;
         if !now.done {
-            write(self, gpu, &mut |layer, step| layers.merged(layer, step))?;
+            write(self, gpu, layers.final_norm()?, &mut |layer, step| layers.merged(layer, step))?;
             now.done = true;
             commit(&now)?;
         }
@@ -107,13 +120,14 @@ impl<'a> Job<'a> {
             let counted: Option<Vec<Vec<bool>>> =
                 self.counted.map(|counted| chosen.iter().map(|&row| counted[row].clone()).collect());
             layers.begin(step);
-            let mut gathered = Gathered::default();
+            let mut gathered = Gathered { wants_final_norm: layers.trains_final_norm(), ..Gathered::default() };
             let pass = self.pass(gpu, layers, &quiet, teacher, (&rows, counted.as_deref()))?;
             let found = pass.run(&mut gathered);
             let loss = self.at(step, found)?;
-            for ((layer, step), gradients) in &gathered.0 {
+            for ((layer, step), gradients) in &gathered.steps {
                 layers.set_gradients(*layer, *step, gradients)?;
             }
+            gathered.final_norm.iter().try_for_each(|gradients| layers.set_final_norm(gradients))?;
             drop(gathered);
             self.at(step, update(gpu, self.options, step, layers.parameters()))?;
             now.steps += 1;

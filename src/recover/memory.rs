@@ -30,6 +30,14 @@ impl Options {
         count as u64
     }
 
+    /// Parameters that are trained in all.
+    pub fn all_trained_parameters(&self, config: &Config) -> u64 {
+        let layers: u64 = (0..config.layers.len()).map(|layer| self.trained_parameters(config, layer)).sum();
+        // Layers that are trained by themselves end before it.
+        let final_norm = self.trained.norms && !config.fused() && self.mode != Mode::Blocks;
+        layers + if final_norm { config.final_norm_parameters() as u64 } else { 0 }
+    }
+
     /// What training a model of this config takes; `written` is the bytes of its tensors, `rope` the size of the table
     /// of rotary angles, `element_size` that of a stored value, `teacher` the parameters of a teacher's layers, if there
     /// is one.
@@ -56,7 +64,7 @@ impl Options {
             (config.points() as u64 + 3) * step * full
         };
         let trained = |layer| self.trained_parameters(config, layer);
-        let all: u64 = (0..layers).map(trained).sum();
+        let all = self.all_trained_parameters(config);
         let most = (0..layers).map(trained).max().unwrap_or(0);
         // Each with two moments and a gradient, in f32.
         let optimiser = 16 * if blocks { most } else { all };

@@ -1,4 +1,4 @@
-//! Norms in training: those before blocks, of their results, and of queries and keys. What blocks or heads share has one
+//! Norms in training: those before blocks, of their results, of queries and keys, and the final one. What blocks or heads share has one
 //! set of parameters, whose gradients are added up.
 
 use std::iter;
@@ -29,6 +29,22 @@ impl NormState {
     /// The weight, and the bias where there is one.
     pub fn parameters(&mut self) -> impl Iterator<Item = &mut Parameter> {
         iter::once(&mut self.weight).chain(&mut self.bias)
+    }
+
+    /// As it is now.
+    pub fn host(&self, gpu: &Gpu) -> Result<HostNorm> {
+        let bias = self.bias.as_ref().map(|bias| gpu.download(&bias.value)).transpose()?;
+        Ok(HostNorm { heads: self.heads, weight: gpu.download(&self.weight.value)?, bias })
+    }
+
+    /// The norm of all heads at once whose results are `factor` times as large.
+    pub fn scaled(&self, gpu: &Gpu, factor: f32) -> Result<NormWeights> {
+        let times = |parameter: &Parameter| {
+            let scaled = gpu.zeros(1, parameter.value.cols())?;
+            gpu.subtract(&scaled, &parameter.value, -factor)?;
+            Ok::<_, Error>(scaled)
+        };
+        Ok(NormWeights { weight: times(&self.weight)?, bias: self.bias.as_ref().map(times).transpose()? })
     }
 
     /// Puts them where the forward pass takes them from.

@@ -8,7 +8,7 @@ use crate::{
     gpu::{Gpu, Matrix},
     model::{
         Adapter, AffineGradients, BlockWeights, HostBlock, HostLinear, HostMatrix, HostNorm, HostStep, Linear,
-        LinearGradients, LowRank, Model, Step, StepGradients, StepWeights, architecture::Block,
+        LinearGradients, LowRank, Model, NormWeights, Step, StepGradients, StepWeights, architecture::Block,
     },
     ops::Dropout,
     stream::Supply,
@@ -80,6 +80,7 @@ pub(super) struct Layers<'a> {
     range: Range<usize>,
     /// By layer and step.
     states: Vec<Vec<StepState>>,
+    final_norm: Option<NormState>,
     /// What was worked out since the last change, where there is room to keep it.
     current: Option<RefCell<HashMap<(usize, usize), StepWeights>>>,
     /// Of what is left out in the step under way.
@@ -103,7 +104,14 @@ impl<'a> Layers<'a> {
         }
         let stored = Stored::new(gpu, model, resident, true);
         let current = resident.then(RefCell::default);
-        Ok(Self { gpu, options, stored, range, states, current, seed: 0 })
+        Ok(Self { gpu, options, stored, range, states, final_norm: None, current, seed: 0 })
+    }
+
+    /// With the final norm, where norms are trained.
+    pub fn with_final_norm(mut self) -> Result<Self> {
+        let norm = if self.options.trained.norms { self.stored.model.store.final_norm()? } else { None };
+        self.final_norm = norm.map(|norm| NormState::new(self.gpu, &norm)).transpose()?;
+        Ok(self)
     }
 
     /// All that is trained, in a fixed order.
@@ -118,6 +126,7 @@ impl<'a> Layers<'a> {
                 all.extend(linear.weight.iter_mut().chain(&mut linear.bias));
             }
         }
+        all.extend(self.final_norm.iter_mut().flat_map(NormState::parameters));
         all
     }
 
@@ -133,6 +142,21 @@ impl<'a> Layers<'a> {
     pub fn set_gradients(&mut self, layer: usize, step: usize, gradients: &StepGradients) -> Result<()> {
         let state = &mut self.states[layer - self.range.start][step];
         state.iter_mut().enumerate().try_for_each(|(block, state)| set_gradients(self.gpu, state, block, gradients))
+    }
+
+    /// Whether the final norm is trained.
+    pub fn trains_final_norm(&self) -> bool {
+        self.final_norm.is_some()
+    }
+
+    /// Hands it its gradient.
+    pub fn set_final_norm(&mut self, gradients: &AffineGradients) -> Result<()> {
+        self.final_norm.as_mut().map_or(Ok(()), |norm| norm.set_gradients(self.gpu, &[gradients]))
+    }
+
+    /// The final norm as it is to be stored, if it is trained.
+    pub fn final_norm(&self) -> Result<Option<HostNorm>> {
+        self.final_norm.as_ref().map(|norm| norm.host(self.gpu)).transpose()
     }
 
     /// The weights of a step with all that is trained in them.
@@ -215,6 +239,11 @@ impl Supply for Layers<'_> {
         }
         Ok(weights)
     }
+
+    fn final_norm(&self) -> Result<Option<NormWeights>> {
+        let scale = self.stored.model.config().logit_scale;
+        self.final_norm.as_ref().map(|norm| norm.scaled(self.gpu, scale)).transpose()
+    }
 }
 
 /// The same with nothing left out.
@@ -223,6 +252,10 @@ pub(super) struct Whole<'l, 'a>(pub &'l Layers<'a>);
 impl Supply for Whole<'_, '_> {
     fn weights(&self, layer: usize, step: Step) -> Result<StepWeights> {
         if self.0.options.dropout > 0.0 { self.0.merged(layer, step) } else { self.0.weights(layer, step) }
+    }
+
+    fn final_norm(&self) -> Result<Option<NormWeights>> {
+        Supply::final_norm(self.0)
     }
 }
 

@@ -8,8 +8,13 @@ use crate::{
     stream::{self, Pass, StockForm},
 };
 
-/// Writes all tensors; `weights` has the weights of each step of a layer.
-pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -> Result<StepWeights>) -> Result<()> {
+/// Writes all tensors; `weights` has the weights of each step of a layer, `final_norm` what replaces that of the file.
+pub(super) fn write(
+    job: &Job,
+    gpu: &Gpu,
+    final_norm: Option<HostNorm>,
+    weights: &mut dyn FnMut(usize, Step) -> Result<StepWeights>,
+) -> Result<()> {
     let Job { model, options, memory, tensors, directory, progress, .. } = *job;
     let config = job.config();
     let stream_job = stream::Job {
@@ -50,6 +55,12 @@ pub(super) fn write(job: &Job, gpu: &Gpu, weights: &mut dyn FnMut(usize, Step) -
         progress.advance(1)?;
     }
     copied.retain(|spec| !starts.iter().any(|start| spec.name.starts_with(start)));
+    if let Some(norm) = final_norm {
+        let name = names.final_norm();
+        pass.writer.norm_weight(&name, &norm.weight)?;
+        norm.bias.map_or(Ok(()), |bias| pass.writer.write(&format!("{name}.bias"), &bias))?;
+        copied.retain(|spec| !spec.name.starts_with(&format!("{name}.")));
+    }
     copied.iter().try_for_each(|spec| pass.copy(spec, &spec.name))?;
     pass.writer.finish()?;
     progress.end();

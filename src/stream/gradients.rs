@@ -38,6 +38,11 @@ pub trait Collect {
         false
     }
 
+    /// Whether those of the final norm are wanted.
+    fn wants_final_norm(&self) -> bool {
+        self.ends()
+    }
+
     /// Of some rows of the head, as it is stored, by the loss of the sequences `of`.
     ///
     /// # Errors

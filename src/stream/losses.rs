@@ -44,7 +44,8 @@ struct Teacher<'a> {
 impl Gradients<'_> {
     /// The mean of what is to become small, given the last residual.
     pub(super) fn objective(&self, plan: &Plan, ends: &HostEnds, last: &Residual) -> Result<Found<'_>> {
-        let readout = Readout::upload(self.gpu, ends)?;
+        let trained = self.training.map(|training| training.weights.final_norm()).transpose()?.flatten();
+        let readout = Readout::upload(self.gpu, ends)?.with_norm(trained);
         let (mean, of) = match self.training.map(|training| training.objective) {
             Some(Objective::Teacher { model, weights, temperature }) => {
                 let (mean, teacher) = self.divergence(plan, ends, &readout, last, (model, weights, temperature))?;
@@ -223,7 +224,7 @@ impl Gradients<'_> {
                 gradient.store(gpu, index, readout.norm_backward(gpu, config, &x, &d, &mut sums)?, kept)?;
                 self.progress.advance(1)?;
             }
-            if wanted {
+            if collect.wants_final_norm() {
                 collect.final_norm(plan.sequences(batches), &sums.scaled(gpu, scale, scale)?)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    model::{Model, Step, StepWeights, Wanted},
+    model::{Model, NormWeights, Step, StepWeights, Wanted},
 };
 
 /// Weights as they are now, which need not be those of the file.
@@ -12,6 +12,14 @@ pub trait Supply {
     /// # Errors
     /// Those of whatever they are made of.
     fn weights(&self, layer: usize, step: Step) -> Result<StepWeights>;
+
+    /// The final norm, with the factor of the logits, where it is another than the file's.
+    ///
+    /// # Errors
+    /// Likewise.
+    fn final_norm(&self) -> Result<Option<NormWeights>> {
+        Ok(None)
+    }
 }
 
 /// What is to become small.

@@ -149,13 +149,12 @@ impl Method for Recover {
 
     fn summary(&self, model: &Model) -> String {
         let (config, options) = (model.config(), &self.options);
-        let trained: u64 = (0..config.layers.len()).map(|layer| options.trained_parameters(config, layer)).sum();
         format!(
             "{}: {} steps of {} ({} trained parameters for {} of the model), {} sequences each, learning rate {}",
             config.architecture.model_type,
             options.steps,
             options.mode,
-            grouped(trained),
+            grouped(options.all_trained_parameters(config)),
             grouped(config.parameters()),
             options.batch_size,
             options.learning_rate

@@ -44,7 +44,7 @@ impl RecoverReport {
             mode: options.mode,
             by_layer: (options.mode == Mode::Blocks).then_some(options.steps),
             parameters: config.parameters(),
-            trained_parameters: (0..config.layers.len()).map(|layer| options.trained_parameters(config, layer)).sum(),
+            trained_parameters: options.all_trained_parameters(config),
             steps_done: found.map_or(0, |found| found.steps),
             losses: found.map_or_else(Vec::new, |found| found.losses.clone()),
             validation: found.map_or_else(Vec::new, |found| found.validation.clone()),
