@@ -17,6 +17,7 @@ mod select;
 mod target;
 mod writer;
 mod writes;
+mod written;
 
 pub use assembled::{Assembled, Part};
 pub use atomic::AtomicFile;
@@ -33,3 +34,4 @@ pub use reader::{Checkpoint, Tensor, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards, tensor_file};
 pub use writes::{ADDITIONAL_TEMPLATES, COMPANION_FILES, FileTarget, Writes, is_foreign_vocabulary};
+pub use written::Written;

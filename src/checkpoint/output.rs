@@ -2,14 +2,21 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File, TryLockError},
     io::Write,
     path::{Path, PathBuf},
 };
 
-use super::made::{RECORD, check_replaceable, files};
-use crate::error::{Error, Result};
+use super::{
+    made::{RECORD, check_replaceable, files},
+    written::{Hashes, Written, check},
+};
+use crate::{
+    error::{Error, Result},
+    progress::Progress,
+};
 
 /// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in
 /// `.NAME.partial`, is what the run needs to resume after an interruption, once [`OutputDirectory::commit`] has said
@@ -25,6 +32,7 @@ pub struct OutputDirectory {
     /// Directories above it that were not there before, the innermost first.
     parents: Vec<PathBuf>,
     kept: Cell<bool>,
+    hashes: Hashes,
 }
 
 /// What a run needs to know to resume.
@@ -100,7 +108,8 @@ impl OutputDirectory {
         let output = self.beside(DRAFT);
         fs::create_dir_all(&output).map_err(Error::write(&output))?;
         let (partial, target, kept) = (self.partial.clone(), self.target.clone(), Cell::new(true));
-        Ok(Self { partial, output, target, force: self.force, lock: None, parents: Vec::new(), kept })
+        let hashes = self.hashes.beside(DRAFT);
+        Ok(Self { partial, output, target, force: self.force, lock: None, parents: Vec::new(), kept, hashes })
     }
 
     /// Removes what an earlier run has left.
@@ -159,6 +168,7 @@ impl OutputDirectory {
             lock: None,
             parents,
             kept: Cell::new(there),
+            hashes: Hashes::new(OUTPUT),
         };
         fs::create_dir_all(&this.partial).map_err(Error::write(&this.partial))?;
         this.lock = Some(lock(&this.partial).inspect_err(|_| this.kept.set(true))?);
@@ -191,6 +201,34 @@ impl OutputDirectory {
             files.insert(place, RECORD.into());
         }
         Ok(files)
+    }
+
+    /// The tensors of the output and its draft that are finished: what [`OutputDirectory::check`] is to be given when the
+    /// run is resumed.
+    pub fn written(&self) -> Written {
+        self.hashes.all()
+    }
+
+    /// Checks that tensors that an earlier run has written are as they were.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if one is not; [`Error::Read`]; [`Error::Interrupted`].
+    pub fn check(&self, written: &Written, progress: &dyn Progress) -> Result<()> {
+        let all: usize = written.values().map(BTreeMap::len).sum();
+        if all > 0 {
+            progress.begin("check", all as u64);
+        }
+        for (name, tensors) in written {
+            check(&self.beside(name), tensors, &|| progress.advance(1))?;
+        }
+        progress.end();
+        self.hashes.restore(written);
+        Ok(())
+    }
+
+    /// What keeps account of the tensors that are finished.
+    pub(super) fn hashes(&self) -> &Hashes {
+        &self.hashes
     }
 
     /// Where a file of this name lies that is no part of the output, but needed to resume.

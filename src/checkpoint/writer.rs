@@ -9,8 +9,9 @@ use std::{
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use super::{AtomicFile, FileTarget, OutputDirectory};
+use super::{AtomicFile, FileTarget, OutputDirectory, written::Hashes};
 use crate::error::{Error, Result};
 
 /// A tensor that will be written.
@@ -85,6 +86,7 @@ pub fn tensor_file(tensors: &[TensorPlan], bytes: &[u8]) -> Vec<u8> {
 pub struct TensorWriter {
     files: Vec<(PathBuf, File)>,
     places: HashMap<String, Place>,
+    hashes: Hashes,
 }
 
 struct Place {
@@ -92,6 +94,8 @@ struct Place {
     offset: u64,
     byte_len: u64,
     written: u64,
+    /// Of what is written.
+    hasher: Sha256,
 }
 
 impl TensorWriter {
@@ -110,7 +114,8 @@ impl TensorWriter {
             let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
             directory.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
         }
-        Self::open(directory.path(), shards, |path, header, size| {
+        directory.hashes().clear();
+        Self::open(directory, shards, |path, header, size| {
             let mut file = File::create(path).map_err(Error::write(path))?;
             file.write_all(header).and_then(|()| file.set_len(size)).map_err(Error::write(path))?;
             Ok(file)
@@ -128,7 +133,7 @@ impl TensorWriter {
         most: u64,
         finished: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        let mut this = Self::open(directory.path(), shards(tensors, most), |path, header, size| {
+        let mut this = Self::open(directory, shards(tensors, most), |path, header, size| {
             let mut file =
                 OpenOptions::new().read(true).write(true).open(path).map_err(Error::kept(path, Error::write(path)))?;
             let mut found = vec![0; header.len()];
@@ -148,23 +153,23 @@ impl TensorWriter {
     }
 
     fn open(
-        directory: &Path,
+        directory: &OutputDirectory,
         shards: Vec<(String, Vec<TensorPlan>)>,
         open: impl Fn(&Path, &[u8], u64) -> Result<File>,
     ) -> Result<Self> {
         let (mut files, mut places) = (Vec::new(), HashMap::new());
         for (name, tensors) in shards {
-            let (path, header) = (directory.join(name), header(&tensors));
+            let (path, header) = (directory.path().join(name), header(&tensors));
             let mut offset = header.len() as u64;
             for tensor in tensors {
-                let byte_len = tensor.byte_len();
-                places.insert(tensor.name, Place { file: files.len(), offset, byte_len, written: 0 });
+                let (byte_len, hasher) = (tensor.byte_len(), Sha256::new());
+                places.insert(tensor.name, Place { file: files.len(), offset, byte_len, written: 0, hasher });
                 offset += byte_len;
             }
             let file = open(&path, &header, offset)?;
             files.push((path, file));
         }
-        Ok(Self { files, places })
+        Ok(Self { files, places, hashes: directory.hashes().clone() })
     }
 
     /// Appends bytes to the tensor `name`.
@@ -181,7 +186,14 @@ impl TensorWriter {
         file.seek(SeekFrom::Start(place.offset + place.written))
             .and_then(|_| file.write_all(bytes))
             .map_err(Error::write(path))?;
+        if place.written == 0 {
+            self.hashes.forget(name);
+        }
         place.written += bytes.len() as u64;
+        place.hasher.update(bytes);
+        if place.written == place.byte_len {
+            self.hashes.add(name, std::mem::take(&mut place.hasher));
+        }
         Ok(())
     }
 

@@ -42,6 +42,7 @@ impl<M: Method> Task<'_, M> {
             let (directory, bytes) = OutputDirectory::resume(&request.output, request.force)?;
             let state = State::parse(&bytes, &directory.beside("state"), &identity)?;
             log.restore(&state.seconds, &state.warnings);
+            directory.check(&state.written, log)?;
             (directory, state)
         } else {
             (OutputDirectory::create(&request.output, request.force)?, State::new(identity))
@@ -324,6 +325,7 @@ impl<M: Method> Work<'_, M> {
     fn commit(&mut self) -> Result<()> {
         self.state.seconds = self.log.seconds_so_far();
         self.state.warnings = self.log.warnings();
+        self.state.written = self.directory.written();
         self.state.commit(self.directory)
     }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{calibration::Sequences, memory::Pieces};
 use crate::{
-    checkpoint::OutputDirectory,
+    checkpoint::{OutputDirectory, Written},
     error::{Error, Result},
     eval::Perplexity,
     stream::exact,
@@ -37,6 +37,9 @@ pub struct State<S> {
     pub pieces: Option<Pieces>,
     #[serde(rename = "slicing")]
     pub layers: Option<S>,
+    /// The tensors that are finished.
+    #[serde(default, skip_serializing_if = "Written::is_empty")]
+    pub written: Written,
     pub seconds: Map<String, Value>,
     pub warnings: Vec<String>,
 }
@@ -74,6 +77,7 @@ impl<S: Serialize + DeserializeOwned> State<S> {
             before: Vec::new(),
             pieces: None,
             layers: None,
+            written: Written::new(),
             seconds: Map::new(),
             warnings: Vec::new(),
         }

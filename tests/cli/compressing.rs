@@ -117,6 +117,13 @@ fn what_was_cut_is_trained_and_ends_in_the_same_bytes_where_that_was_stopped() {
     assert_eq!((finished, &recovery["mode"], &recovery["steps_done"]), (&json!(false), &json!("blocks"), &json!(2)));
     runs.refused("out", &["--resume", "--recover-mode", "distil"], 2, "--recover-mode");
     runs.refused("out", &["--resume", "--recover-learning-rate", "0.01"], 2, "--recover-learning-rate");
+    let cut = runs.partial("out", "draft/model.safetensors");
+    let bytes = fs::read(&cut).expect("what was cut");
+    let mut other = bytes.clone();
+    *other.last_mut().expect("a byte") ^= 1;
+    fs::write(&cut, other).expect("another value");
+    runs.refused("out", &["--resume"], 3, "not as the unfinished run has left it; --force starts over");
+    fs::write(&cut, bytes).expect("what was cut");
     let report = runs.run("out", &["--resume", "--json"]).json();
     let losses = report["recovery"]["losses"].as_array().expect("a list");
     assert!(losses.len() == 5 * 2 && losses.iter().all(|loss| loss.as_f64() > Some(0.0)), "{losses:?}");

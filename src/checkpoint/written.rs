@@ -1,0 +1,87 @@
+//! What has been written of tensors, so that a resumed run notices where something else has come in its place.
+
+use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
+
+use sha2::{Digest, Sha256};
+
+use super::reader::Checkpoint;
+use crate::error::{Error, Result};
+
+/// sha256 of each finished tensor, by the directory that it lies in and its name.
+pub type Written = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The same while it grows, of one directory among those that share it.
+#[derive(Debug, Clone)]
+pub(super) struct Hashes {
+    all: Rc<RefCell<Written>>,
+    directory: &'static str,
+}
+
+impl Hashes {
+    /// Of a directory that nothing is written to yet.
+    pub fn new(directory: &'static str) -> Self {
+        Self { all: Rc::default(), directory }
+    }
+
+    /// Of another one beside it.
+    pub fn beside(&self, directory: &'static str) -> Self {
+        Self { all: Rc::clone(&self.all), directory }
+    }
+
+    /// Of all directories.
+    pub fn all(&self) -> Written {
+        self.all.borrow().clone()
+    }
+
+    /// Takes back what an earlier run has kept.
+    pub fn restore(&self, written: &Written) {
+        self.all.replace(written.clone());
+    }
+
+    /// Nothing of this directory is written any longer.
+    pub fn clear(&self) {
+        self.all.borrow_mut().remove(self.directory);
+    }
+
+    /// A tensor is being written.
+    pub fn forget(&self, name: &str) {
+        if let Some(tensors) = self.all.borrow_mut().get_mut(self.directory) {
+            tensors.remove(name);
+        }
+    }
+
+    /// A tensor is finished.
+    pub fn add(&self, name: &str, hasher: Sha256) {
+        let mut all = self.all.borrow_mut();
+        all.entry(self.directory.to_owned()).or_default().insert(name.to_owned(), hex(hasher));
+    }
+}
+
+/// Bytes read at a time.
+const PIECE: usize = 4 << 20;
+
+/// Checks that the tensors of a directory are those that were written.
+///
+/// # Errors
+/// [`Error::BadFile`] that names one that is not; [`Error::Read`]; those of `each`, which is called after each tensor.
+pub(super) fn check(directory: &Path, tensors: &BTreeMap<String, String>, each: &dyn Fn() -> Result<()>) -> Result<()> {
+    let bad = |path: &Path, reason: String| Error::bad_file(path, format!("{reason}; --force starts over"));
+    let checkpoint = Checkpoint::open(directory)
+        .map_err(|error| bad(directory, format!("{error}; damaged, or missing from the unfinished run")))?;
+    for (name, expected) in tensors {
+        let tensor = checkpoint.tensor(name).ok_or_else(|| bad(directory, format!("{name} is missing")))?;
+        let mut hasher = Sha256::new();
+        for first in (0..tensor.byte_len).step_by(PIECE) {
+            hasher.update(tensor.read_range(first..tensor.byte_len.min(first + PIECE))?);
+        }
+        each()?;
+        if hex(hasher) != *expected {
+            return Err(bad(tensor.path, format!("{name} is not as the unfinished run has left it")));
+        }
+    }
+    Ok(())
+}
+
+fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
