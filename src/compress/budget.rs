@@ -316,10 +316,11 @@ impl<'a> Space<'a> {
             Goal::Parameters(share) => format!("{:+.1} % of the parameters", -100.0 * share),
             Goal::Bytes(bytes) => format!("{bytes} bytes"),
         };
-        Error::Usage(format!(
-            "no sizes within {asked} by cutting {}; ask for less, or allow more --axes",
-            names.join(", ")
-        ))
+        let others = Axis::ALL.iter().filter(|axis| !axes.contains(axis) && self.can_cut(**axis).is_ok());
+        let others: Vec<String> = others.map(Axis::to_string).collect();
+        let more =
+            if others.is_empty() { String::new() } else { format!(", or allow --axes {}, too", others.join(",")) };
+        Error::Usage(format!("no sizes within {asked} by cutting {}; ask for less{more}", names.join(", ")))
     }
 }
 

@@ -44,7 +44,13 @@ pub fn axes(config: &Config, options: &Options) -> Result<(Vec<Axis>, Refused)> 
         }
     }
     match refused.first() {
-        Some((_, reason)) if axes.is_empty() || options.chosen => Err(Error::Usage(reason.clone())),
+        Some((_, reason)) if options.chosen || (axes.is_empty() && refused.len() == 1) => {
+            Err(Error::Usage(reason.clone()))
+        }
+        Some(_) if axes.is_empty() => {
+            let reasons = refused.iter().map(|(_, reason)| format!("\n  {reason}"));
+            Err(Error::Usage(format!("nothing of this model can be cut:{}", reasons.collect::<String>())))
+        }
         _ => Ok((axes, refused)),
     }
 }

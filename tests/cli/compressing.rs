@@ -322,9 +322,9 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
     for (flags, message) in [
         (
             &["--axes", "mlp", "--target-parameters", "-70%"][..],
-            "no sizes within -70.0 % of the parameters by cutting mlp; ask for less, or allow more --axes",
+            "no sizes within -70.0 % of the parameters by cutting mlp; ask for less, or allow --axes width,",
         ),
-        (&["--axes", "mlp", "--keep", "10%"], "ask for less, or allow more --axes"),
+        (&["--axes", "mlp", "--keep", "10%"], "ask for less, or allow --axes width,"),
         (&["--target-size", "1"], "no sizes within 1 bytes"),
         (&["--per-layer", "--importance", "taylor"], "--per-layer goes by what --importance obs measures"),
         (&["--ridge", "0"], "--ridge 0: expected a number above 0"),
@@ -365,6 +365,16 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         assert!(said.code == Some(2) && said.err.contains(message), "{flags:?}: {said:?}");
     }
     assert!(scene.contents() == before, "a refusal wrote something");
+    // Where nothing is left to allow, and where nothing can be cut at all.
+    let all = said(&mut Command::new(PROGRAM).args(args!["compress", model, "-o", out, "--target-size", "1"]));
+    assert!(all.code == Some(2) && all.err.trim_end().ends_with("; ask for less"), "{all:?}");
+    let bloom = Scene::new("bloom_power_of_two");
+    let none = program(args!["compress", bloom.path("model"), "-o", bloom.path("out")]);
+    for reason in
+        ["nothing of this model can be cut:", "--axes width: ", "--axes mlp: ", "--axes layers: there is only one"]
+    {
+        assert!(none.code == Some(2) && none.err.contains(reason), "{reason}: {none:?}");
+    }
     scene.refused(
         args!["compress", model, "-o", out, "--calibration", one, "--self-samples", "0"],
         3,

@@ -75,6 +75,7 @@ fn every_architecture_is_cut_on_every_axis_and_agrees_as_was_measured() {
 const ALONE: &str = "no two query heads share a key and a value, and all of a group cannot leave";
 const ONE: &str = "there is only one";
 const BY_WIDTH: &str = "its classes take hidden_size / heads for the width of a head";
+const BY_NORMS: &str = "its classes take hidden_size / heads for the width of the norms of queries and keys";
 const TIED: &str = "the head is the embedding, and with a layer norm before it the two would be different matrices";
 const NO_FORM: &str = "be narrower: its classes have no form for that";
 
@@ -84,7 +85,7 @@ const REFUSED: [(&str, &[(Axis, &str)]); 15] = [
     ("llama_bias", &[(Axis::KvHeads, ONE)]),
     ("qwen3_tied", &[(Axis::KvHeads, ONE)]),
     ("phi3_tied", &[(Axis::Heads, ALONE)]),
-    ("phi_qk_layernorm", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE)]),
+    ("phi_qk_layernorm", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE), (Axis::KvHeads, BY_NORMS)]),
     ("opt_relu", &[(Axis::Width, TIED), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
     ("opt_untied", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
     ("gpt2_tied", &[(Axis::Width, TIED), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),

@@ -124,10 +124,13 @@ impl Config {
             if !self.architecture.attention.explicit_head_dim {
                 return refuse("have fewer heads: its classes take hidden_size / heads for the width of a head".into());
             }
-            if self.ropes.iter().any(|rope| rope.long.is_some()) {
-                return refuse(
-                    "have fewer heads: its classes count the factors of longrope by hidden_size / heads".into(),
-                );
+            if self.heads_by_width() {
+                let by_width = if self.qk_norm().is_some() {
+                    "take hidden_size / heads for the width of the norms of queries and keys"
+                } else {
+                    "count the factors of longrope by hidden_size / heads"
+                };
+                return refuse(format!("have fewer heads: its classes {by_width}"));
             }
             let width = sizes.width.unwrap_or(self.hidden_size);
             if self.architecture.forms.width_by_heads && !width.is_multiple_of(sizes.heads) {
