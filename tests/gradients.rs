@@ -169,7 +169,12 @@ impl Default for Case {
 fn gradients(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], case: &Case) -> (f64, Tensors, Vec<Range<usize>>) {
     let directory = tempfile::tempdir().expect("a directory");
     let output = OutputDirectory::create(&directory.path().join("out"), false).expect("an output");
-    let memory = MemoryPlan { batch: case.batch, placement: case.placement, part_bytes: case.part_bytes };
+    let memory = MemoryPlan {
+        batch: case.batch,
+        placement: case.placement,
+        part_bytes: case.part_bytes,
+        ..MemoryPlan::unlimited(None)
+    };
     let work = Gradients {
         gpu,
         model,

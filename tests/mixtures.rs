@@ -273,7 +273,7 @@ fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_w
         let one_by_one = BatchSize { rows: Some(1), ..BatchSize::default() };
         for memory in [
             MemoryPlan::unlimited(None),
-            MemoryPlan { placement: Placement::Host, batch: one_by_one, part_bytes: 1024 },
+            MemoryPlan { placement: Placement::Host, batch: one_by_one, part_bytes: 1024, keeps_dense: false },
         ] {
             let found = expert_scores(&gpu, &model, &rows, layers.clone(), &memory, &Silent).expect("scores");
             let mixtures: Vec<_> =

@@ -126,7 +126,7 @@ fn stopped_at_every_commit_it_finds_the_same_and_does_nothing_twice() {
         for (placement, rows) in [(Placement::Gpu, None), (Placement::Host, Some(2)), (Placement::Disk, Some(1))] {
             let what = format!("{name} ({reason}), {placement:?}");
             let batch = BatchSize { rows, ..BatchSize::default() };
-            let memory = MemoryPlan { placement, batch, part_bytes: 4096 };
+            let memory = MemoryPlan { placement, batch, part_bytes: 4096, keeps_dense: false };
             let whole = Work::of(name);
             let options = options(whole.config());
             let mut expected = Snapshot::default();

@@ -92,7 +92,8 @@ impl Job<'_> {
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
         let narrowest = self.narrowest()?;
-        Work { job: self, gpu, facts, axes, narrowest, state }.run(&mut commit)
+        let recorded = self.memory.keeps_dense.then(Default::default);
+        Work { job: self, gpu, facts, axes, narrowest, state, recorded }.run(&mut commit)
     }
 
     /// The least width that leaves a tied head what must stay as it is; any width where the head is not tied.

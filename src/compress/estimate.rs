@@ -1,7 +1,15 @@
-//! How long a compression will take, about.
+//! How long a compression will take, about, and what it records.
 
-use super::plan::{Effort, Options};
-use crate::{model::Config, stream::Speed};
+use super::{
+    axis::Axis,
+    dense::Recorded,
+    plan::{Effort, Options},
+    search::WATCHED_TOKENS,
+};
+use crate::{
+    model::Config,
+    stream::{Extent, Speed},
+};
 
 impl Options {
     /// How often the model is gone through, at most: the survey, the probes, the candidates, the result.
@@ -24,6 +32,15 @@ impl Options {
             Effort::Thorough => 4,
         };
         self.axes.len() * self.effort.depths().len() + tried
+    }
+
+    /// Bytes of what is recorded of the dense model while sizes are compared.
+    pub fn recorded_bytes(&self, config: &Config, calibration: &Extent) -> u64 {
+        let compared = self.effort.compared_tokens(config, calibration.tokens);
+        // Sequences are whole.
+        let most = compared + WATCHED_TOKENS + 2 * calibration.longest;
+        let kinds = if self.axes.contains(&Axis::Width) { 2 } else { 1 };
+        kinds * Recorded::bytes(config, most.min(calibration.tokens))
     }
 
     /// Seconds for this many tokens.

@@ -17,6 +17,7 @@ mod axis;
 mod budget;
 mod curve;
 mod cut;
+mod dense;
 mod driver;
 mod estimate;
 mod head;

@@ -20,15 +20,16 @@
 //! width is whole, S' and T₀ are the identity, norms stay as they are, and so do the weights that read: on the models
 //! that were tried, fitting these won nothing that the writes after them did not.
 
-use std::{ops::Range, time::Instant};
+use std::{cell::RefCell, ops::Range, time::Instant};
 
 use super::{
     cut::{Cut, Quota, Rows, pick, pick_kept, record},
+    dense::{Dense, Reads, Recorded},
     head::{Head, Ways},
     layers::Costs,
-    mixture::{Fitting, Mixture, Residuals},
+    mixture::{Fitting, Residuals},
     plan::Plan,
-    results::{MADE_UP, Outcome, Refitted, Results, has_norm_after},
+    results::{MADE_UP, Outcome, Refitted, has_norm_after},
     survey::Facts,
     watch::agreement,
 };
@@ -53,9 +54,7 @@ pub struct Refit<'a> {
     selected: Vec<Kept>,
     /// Into the narrower residual stream, with the final norm where the head is the embedding.
     coordinates: Option<(Rotation, Option<Vec<f64>>)>,
-    dense: Residual,
-    /// The dense one before the step that is being fitted; what its block has made where a norm comes after that.
-    before: Residual,
+    dense: Dense<'a>,
     small: Residual,
     /// The smaller one after a mixture that is being fitted.
     made: Residual,
@@ -123,8 +122,7 @@ impl<'a> Refit<'a> {
             metric: None,
             selected: Vec::new(),
             coordinates: None,
-            dense: pass.residual("residual", config.hidden_size),
-            before: pass.residual("before", config.hidden_size),
+            dense: Dense::new(pass),
             small: pass.residual("small", plan.width),
             made: pass.residual("made", plan.width),
             apart: false,
@@ -143,7 +141,7 @@ impl<'a> Refit<'a> {
             self.kept = from.kept.clone();
             let mut residuals = from.residuals.iter();
             if let Some(saved) = residuals.next() {
-                self.dense.resume(pass.gpu, *saved, 0)?;
+                self.dense.now.resume(pass.gpu, *saved, 0)?;
             }
             if let Some(saved) = residuals.next() {
                 self.small.resume(pass.gpu, *saved, 0)?;
@@ -161,6 +159,12 @@ impl<'a> Refit<'a> {
     /// The same, noting what it costs to cut each layer.
     pub fn with_costs(self) -> Self {
         Self { costs: Some(Vec::new()), ..self }
+    }
+
+    /// The same, with what was recorded of the dense model on these sequences, or recording it.
+    pub fn with_recorded(mut self, recorded: &'a RefCell<Recorded>) -> Self {
+        self.dense = self.dense.with_recorded(recorded);
+        self
     }
 
     /// The same where what stays of each layer is chosen already.
@@ -191,53 +195,17 @@ impl<'a> Refit<'a> {
 
     /// Runs a step of the dense model; where the width is cut, returns the map that its reads are fitted with. `keeps`
     /// says whether the residual before it is needed.
-    fn run_dense(
-        &mut self,
-        pass: &Pass,
-        At { layer, step, rope_tables }: At,
-        weights: &StepWeights,
-        keeps: bool,
-    ) -> Result<Option<Map>> {
+    fn run_dense(&mut self, pass: &Pass, at: At, weights: &StepWeights, keeps: bool) -> Result<Option<Map>> {
         let (gpu, config) = (pass.gpu, pass.config);
-        if step.is_mixture() {
-            let experts = Kept::all(layer, &config.layers[layer]).experts;
-            let mixture = Mixture { config, layer, weights, experts: &experts, rope_tables };
-            mixture.run_dense(pass, &mut self.dense, keeps.then_some(&mut self.before), step.last)?;
-            return Ok(None);
-        }
-        let mut reads = step.weights().filter(|weight| weight.reads == Space::Residual);
+        let mut reads = at.step.weights().filter(|weight| weight.reads == Space::Residual);
         let bias = reads.all(|weight| self.plan.config.linear_bias(weight));
         // Once fused, the norm before all blocks is the same, and they share a map.
-        let fits = weights.blocks.first().filter(|_| keeps && self.narrower());
-        let mut fitted = fits.map(|block| (block, Regression::new(vec![self.small.width()], config.hidden_size, bias)));
-        for index in 0..pass.batches.len() {
-            let batch = pass.batch(index)?;
-            let x = self.dense.load(gpu, index)?;
-            let context = batch.context(gpu, config, layer, rope_tables);
-            let fitted_to_result = has_norm_after(weights);
-            if index < pass.counted && keeps && !fitted_to_result {
-                self.before.store(gpu, index, copied(gpu, &x)?, false)?;
-            }
-            if let Some((block, regression)) = fitted.as_mut().filter(|_| index < pass.counted) {
-                let z = self.small.load(gpu, index)?;
-                let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
-                regression.add(gpu, &[context.norm(block, &z)?], &context.norm(block, &x)?, &ones)?;
-            }
-            let y = if index < pass.counted && keeps && fitted_to_result {
-                let mut results = Results { gpu, all: gpu.zeros(x.rows(), config.hidden_size)? };
-                let y = context.step(weights, x, &mut results)?;
-                self.before.store(gpu, index, results.all, false)?;
-                y
-            } else {
-                context.step(weights, x, &mut NoTap)?
-            };
-            self.dense.store(gpu, index, y, step.last)?;
-            pass.job.progress.advance(1)?;
-        }
-        self.dense.finish_pass();
-        let (Some((_, regression)), Some(rotation)) = (fitted, self.rotation()) else { return Ok(None) };
+        let fits = keeps && self.narrower();
+        let reads = fits.then_some(Reads { small: &self.small, bias });
+        let sums = self.dense.step(pass, at, weights, keeps, reads)?;
+        let (Some(sums), Some(rotation)) = (sums, self.rotation()) else { return Ok(None) };
         let began = Instant::now();
-        let fit = located(format_args!("layer {layer}"), regression.fit(gpu, &rotation.values(gpu)?, self.ridge))?;
+        let fit = located(format_args!("layer {}", at.layer), sums.fit(gpu, &rotation.values(gpu)?, self.ridge))?;
         pass.timed("solve", began);
         Map::upload(gpu, &fit, config.hidden_size, self.small.width()).map(Some)
     }
@@ -245,7 +213,7 @@ impl<'a> Refit<'a> {
     /// Begins the smaller residual where it leaves the dense one.
     fn part(&mut self, pass: &Pass) -> Result<()> {
         for index in 0..pass.batches.len() {
-            let x = self.dense.load(pass.gpu, index)?;
+            let x = self.dense.now.load(pass.gpu, index)?;
             let z = self.moved(pass, &x)?;
             self.small.store(pass.gpu, index, z, false)?;
         }
@@ -337,8 +305,8 @@ impl<'a> Refit<'a> {
         weights: StepWeights,
         rope_tables: &[Matrix],
     ) -> Result<()> {
-        let Self { dense, before, small, made, .. } = self;
-        let residuals = Residuals { dense, before, small, made };
+        let Self { dense: Dense { now, before, .. }, small, made, .. } = self;
+        let residuals = Residuals { dense: now, before, small, made };
         let fitting = Fitting { cut: &self.cut, ridge: self.ridge, layer, place, rope_tables };
         let experts = fitting.choose_and_fit(pass, weights, self.selected.get(layer), residuals)?;
         let spec = &pass.config.layers[layer];
@@ -363,12 +331,12 @@ impl<'a> Refit<'a> {
         for index in 0..pass.counted {
             let batch = pass.batch(index)?;
             let z = self.small.load(gpu, index)?;
-            let before = self.before.load(gpu, index)?;
+            let before = self.dense.before.load(gpu, index)?;
             let (x, target) = if has_norm_after(weights) {
                 let target = copied(gpu, &before)?;
                 (before, target)
             } else {
-                let (x, before) = (self.dense.load(gpu, index)?, self.moved(pass, &before)?);
+                let (x, before) = (self.dense.now.load(gpu, index)?, self.moved(pass, &before)?);
                 let target = write_target(gpu, self.moved(pass, &x)?, &before, &z, MADE_UP)?;
                 (x, target)
             };
@@ -401,7 +369,7 @@ impl Method for Refit<'_> {
     }
 
     fn begin(&mut self, pass: &mut Pass, ends: &HostEnds) -> Result<()> {
-        pass.embed(ends, &mut self.dense)?;
+        pass.embed(ends, &mut self.dense.now)?;
         if let Some(rotation) = self.rotation().cloned() {
             self.part(pass)?;
             return pass.write_tables(ends, |gpu, part| rotation.rows(gpu, part));
@@ -472,7 +440,7 @@ impl Method for Refit<'_> {
             return Ok(None);
         }
         pass.writer.sync()?;
-        let mut residuals = vec![self.dense.save(&[])?];
+        let mut residuals = vec![self.dense.now.save(&[])?];
         if self.apart {
             residuals.push(self.small.save(&[])?);
         }
@@ -486,7 +454,7 @@ impl Method for Refit<'_> {
             coordinates: self.coordinates.as_ref(),
             stored_width: self.plan.stored_width,
             ridge: self.ridge,
-            dense: &self.dense,
+            dense: &self.dense.now,
             small: self.apart.then_some(&self.small),
         };
         let head = ways.head(pass, ends)?;

@@ -1,12 +1,13 @@
 //! Which sizes are tried: each axis alone, then those that cost least by all that was measured before; and the best of
 //! them, fitted to all tokens and written.
 
-use std::thread;
+use std::{cell::RefCell, thread};
 
 use super::{
     axis::Axis,
     budget::Space,
     curve::{Measured, fit},
+    dense::Recorded,
     job::Job,
     layers::by_layer,
     plan::{Options, Plan, Width, bases},
@@ -26,7 +27,7 @@ use crate::{
 /// One sequence in this many, and at least one, is not fitted to but measured on while sizes are chosen.
 const WATCHED: usize = 4;
 /// More tokens than these are not needed to tell sizes apart.
-const WATCHED_TOKENS: usize = 4096;
+pub(super) const WATCHED_TOKENS: usize = 4096;
 
 /// The ways in which layers can be left out that are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +83,9 @@ pub struct Work<'a> {
     /// The least width of the residual stream that there are coordinates for.
     pub narrowest: usize,
     pub state: Snapshot,
+    /// What is recorded of the dense model while sizes are compared, where there is room: with its norms by themselves, and
+    /// in the weights, as it rounds otherwise then.
+    pub recorded: Option<[RefCell<Recorded>; 2]>,
 }
 
 impl Work<'_> {
@@ -174,6 +178,9 @@ impl Work<'_> {
             let mut refit = Refit::new(&pass, plan, &self.facts, options.ridge, from)?;
             if purpose == Purpose::Costs {
                 refit = refit.with_costs();
+            }
+            if let Some(recorded) = self.recorded.as_ref().filter(|_| purpose != Purpose::Write) {
+                refit = refit.with_recorded(&recorded[usize::from(plan.sizes.width.is_some())]);
             }
             if let Some(ranking) = self.job.ranking {
                 refit = refit.of_those(selected(self.config(), plan, ranking));
@@ -345,6 +352,8 @@ impl Work<'_> {
         if self.state.kept.is_some() {
             return Ok(());
         }
+        // It is of other sequences.
+        self.recorded = None;
         let best = self.state.best_candidate().ok_or_else(|| Error::internal("no candidate"))?;
         self.state.best = Some(best);
         let Candidate { sizes, basis, .. } = &self.state.candidates[best];

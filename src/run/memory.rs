@@ -110,11 +110,15 @@ impl<M: Method> Workload<'_, M> {
             {
                 let smaller = |part: &u64| (pieces.is_none() && *part > LEAST_PART).then_some(part / 4);
                 for part_bytes in std::iter::successors(Some(tokens.part_bytes), smaller) {
-                    let plan = self.plan(ceilings, Pieces { part_bytes, ..tokens }, placement);
-                    if plan.missing().is_none() {
-                        return Ok(plan);
+                    let plan =
+                        |keeps_dense| self.plan(ceilings, Pieces { part_bytes, ..tokens }, placement, keeps_dense);
+                    let least_plan = plan(false);
+                    if least_plan.missing().is_none() {
+                        // What only saves time takes what is left, where that is known.
+                        let keeping = ceilings.host_bytes.map(|_| plan(true));
+                        return Ok(keeping.filter(|plan| plan.missing().is_none()).unwrap_or(least_plan));
                     }
-                    least = Some(plan);
+                    least = Some(least_plan);
                 }
             }
         }
@@ -122,7 +126,7 @@ impl<M: Method> Workload<'_, M> {
         Err(Error::OutOfMemory(reason))
     }
 
-    fn plan(&self, ceilings: Ceilings, pieces: Pieces, placement: Placement) -> RunPlan {
+    fn plan(&self, ceilings: Ceilings, pieces: Pieces, placement: Placement, keeps_dense: bool) -> RunPlan {
         let (config, sliced) = (self.model.config(), self.method.config());
         let element_size = self.model.store.element_size();
         let widest = self.method.tensors().iter().map(|tensor| tensor.dtype.bitsize() / 8).max().unwrap_or(4);
@@ -158,7 +162,7 @@ impl<M: Method> Workload<'_, M> {
             let upload = (config.largest_matrix() * element_size as u64).max(table);
             phase("perplexity", gpu, upload, upload, 0)
         };
-        let layers = MemoryPlan { batch: pieces.batch, placement, part_bytes: pieces.part_bytes };
+        let layers = MemoryPlan { batch: pieces.batch, placement, part_bytes: pieces.part_bytes, keeps_dense };
         let rope = rope_bytes(config, self.calibration.longest);
         let peak = self.method.peak(&layers, config, &self.calibration, rope, element_size);
         let work = phase(M::PHASE, peak.gpu, peak.upload, peak.host, peak.disk);

@@ -15,6 +15,8 @@ pub struct MemoryPlan {
     pub placement: Placement,
     /// The most bytes of a run of rows of an embedding, in f32.
     pub part_bytes: u64,
+    /// Whether what a method runs the dense model for again and again is kept in host memory.
+    pub keeps_dense: bool,
 }
 
 /// Some sequences, as far as memory goes.
@@ -59,7 +61,7 @@ impl MemoryPlan {
     /// For a machine with room for everything.
     pub fn unlimited(rows_per_batch: Option<usize>) -> Self {
         let batch = BatchSize { rows: rows_per_batch, ..BatchSize::default() };
-        Self { batch, placement: Placement::Gpu, part_bytes: PART_BYTES }
+        Self { batch, placement: Placement::Gpu, part_bytes: PART_BYTES, keeps_dense: true }
     }
 
     /// Runs of rows of a table that are worked on together, in f32.

@@ -2,7 +2,13 @@
 
 use std::{fmt::Display, ops::Range, thread::Scope, time::Instant};
 
-use super::{memory::MemoryPlan, read_ahead::ReadAhead, stock::StockForm, store::Residual, writer::Writer};
+use super::{
+    memory::MemoryPlan,
+    read_ahead::ReadAhead,
+    stock::StockForm,
+    store::{Placement, Residual},
+    writer::Writer,
+};
 use crate::{
     checkpoint::{OutputDirectory, TensorPlan},
     error::{Error, Result},
@@ -69,9 +75,14 @@ impl<'a> Pass<'a> {
 
     /// An empty residual of all sequences, `width` wide.
     pub fn residual(&self, name: &str, width: usize) -> Residual {
+        self.residual_in(name, width, self.job.memory.placement)
+    }
+
+    /// The same in another place.
+    pub fn residual_in(&self, name: &str, width: usize, placement: Placement) -> Residual {
         let tokens = |range: &Range<usize>| self.job.rows[range.clone()].iter().map(Vec::len).sum();
         let batches = self.batches.iter().map(tokens).collect();
-        Residual::new(self.job.directory, name, self.job.memory.placement, width, batches)
+        Residual::new(self.job.directory, name, placement, width, batches)
     }
 
     /// The sequences of a batch.

@@ -114,10 +114,21 @@ fn compressed_by(
     options: &Options,
     ranking: Option<&[Ranking]>,
 ) -> slicegpt_gpu::Result<Compressed> {
+    compressed_within(gpu, model, rows, options, ranking, MemoryPlan::unlimited(None))
+}
+
+/// The same within a plan.
+fn compressed_within(
+    gpu: &Gpu,
+    model: &Model,
+    rows: &[Vec<u32>],
+    options: &Options,
+    ranking: Option<&[Ranking]>,
+    memory: MemoryPlan,
+) -> slicegpt_gpu::Result<Compressed> {
     let temporary = tempfile::tempdir().expect("a temporary directory");
     let target = temporary.path().join("small");
     let directory = OutputDirectory::create(&target, false)?;
-    let memory = MemoryPlan::unlimited(None);
     let job = Job { model, rows, options, ranking, memory, directory: &directory, progress: &Silent };
     let snapshot = job.run(gpu, None, |_| Ok(true))?;
     let (best, _) = snapshot.written().expect("all is done");

@@ -197,8 +197,12 @@ fn experts_are_never_on_the_gpu_together_while_they_are_fitted() {
     let model = open(&directory.path().join("model"));
     let rows = support::tokens(&directory.path().join("model/tokens.json"));
     for placement in [Placement::Gpu, Placement::Host] {
-        let memory =
-            MemoryPlan { batch: BatchSize { rows: Some(1), ..BatchSize::default() }, placement, part_bytes: 8192 };
+        let memory = MemoryPlan {
+            batch: BatchSize { rows: Some(1), ..BatchSize::default() },
+            placement,
+            part_bytes: 8192,
+            keeps_dense: false,
+        };
         let options = options(&model, Goal::Parameters(0.2), &[Axis::Experts]);
         let options = Options { effort: Effort::Quick, ..options };
         let sizes = with_experts(&model, 24);

@@ -1,5 +1,7 @@
 //! Which sizes are tried, and which of them are written.
 
+use slicegpt_gpu::stream::Placement;
+
 use super::*;
 
 #[test]
@@ -40,5 +42,38 @@ fn what_agrees_best_of_all_that_was_tried_within_the_budget_is_written() {
         let off = off.map(|curve| (curve.at(curve.points[0].0) / curve.points[0].1 - 1.0).abs()).fold(0.0, f64::max);
         assert!(effort == Effort::Normal || off > 1e-6, "{:?}", snapshot.curves);
         println!("{effort:?}: {} probes, {} candidates, KL {:.4}", snapshot.probes.len(), candidates.len(), best.kl());
+    }
+}
+
+#[test]
+fn what_is_recorded_of_the_dense_model_saves_work_and_changes_nothing() {
+    let gpu = support::gpu();
+    for (name, reason, least) in [
+        ("llama_gqa_tied", "every axis", 0.85),
+        ("gpt_neox_parallel", "blocks side by side", 0.9),
+        ("gemma2_tied", "norms after blocks, before which the dense model's results are needed", 1.0),
+        ("qwen3_moe_normalised", "mixtures", 0.95),
+    ] {
+        let model = parity(name);
+        let rows = rows(&model, &[40; 12]);
+        let options = options(&model, Goal::Parameters(0.2), &Axis::ALL);
+        let of = |keeps_dense, placement| {
+            let memory = MemoryPlan { keeps_dense, placement, ..MemoryPlan::unlimited(Some(2)) };
+            gpu.start_trace().expect("a trace");
+            let found = compressed_within(&gpu, &model, &rows, &options, None, memory).expect("a smaller model");
+            let products: u64 = gpu.take_spans().expect("spans").iter().map(|span| span.work).sum();
+            (found.snapshot.clone(), found.tensors(), products)
+        };
+        let (snapshot, tensors, all) = of(false, Placement::Gpu);
+        for placement in [Placement::Gpu, Placement::Disk] {
+            let (again, found, products) = of(true, placement);
+            println!("{name} ({reason}), {placement:?}: {:.2} of the products", products as f64 / all as f64);
+            assert!(
+                again.probes == snapshot.probes && again.candidates == snapshot.candidates,
+                "{name}, {placement:?}"
+            );
+            assert!(found == tensors, "{name}, {placement:?}: other bytes");
+            assert!(products as f64 <= least * all as f64, "{name}, {placement:?}: {products} of {all}");
+        }
     }
 }

@@ -196,6 +196,9 @@ impl Method for Compress {
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
         let written = self.plan.byte_len();
         let mut cut = compress::peak(memory, config, written, calibration, rope, element_size);
+        if memory.keeps_dense {
+            cut.host += self.options.recorded_bytes(config, calibration);
+        }
         if self.request.importance == CompressImportance::Taylor {
             cut = cut.max(ranking_peak(memory, config, calibration, rope, element_size));
         }
