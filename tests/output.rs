@@ -13,7 +13,6 @@ use slicegpt_gpu::{
         Checkpoint, Dtype, FileTarget, OutputDirectory, RECORD, SHARD_BYTES, TensorFile, TensorPlan, TensorWriter,
         sha256, shards,
     },
-    progress::Silent,
 };
 use tempfile::TempDir;
 
@@ -389,8 +388,6 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
     }
     writer.sync().expect("durable");
     output.commit(b"first").expect("a state");
-    let written = output.written();
-    assert_eq!(written["output"].keys().collect::<Vec<_>>(), ["c"], "a and b are not whole");
     drop(writer);
     drop(output);
     assert_eq!(entries(parent.path()), [".out.partial"], "what was committed is kept");
@@ -402,20 +399,6 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
     );
     let (output, state) = OutputDirectory::resume(&target, false).expect("an unfinished run");
     assert_eq!(state, b"first");
-    output.check(&written, &Silent).expect("c as it was");
-    let path = parent.path().join(".out.partial/output/model-00002-of-00002.safetensors");
-    let bytes = fs::read(&path).expect("b and c");
-    let damaged = |from_end: usize| {
-        let mut other = bytes.clone();
-        other[bytes.len() - from_end] ^= 1;
-        fs::write(&path, other).expect("another value");
-        output.check(&written, &Silent)
-    };
-    assert!(damaged(7).is_ok(), "b will be written anew");
-    let error = damaged(6).expect_err("another c");
-    assert!(error.exit_code() == 3 && error.to_string().contains("c is not as the unfinished run"), "{error}");
-    fs::write(&path, bytes).expect("c as it was");
-    assert_eq!(output.written(), written);
     let busy = OutputDirectory::resume(&target, false).err().expect("a lock");
     assert!(busy.exit_code() == 2 && busy.to_string().contains("another run is at work"), "{busy}");
     assert!(
@@ -426,7 +409,6 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
     assert!(writer.write("c", &[0]).is_err(), "c is whole");
     writer.write("a", &[1; 16]).expect("all of a again");
     writer.write("b", &[2; 8]).expect("all of b again");
-    assert_eq!(output.written()["output"].len(), 3);
     writer.finish().expect("all tensors");
     output.finish().expect("the output");
     assert_eq!(entries(parent.path()), ["out"]);

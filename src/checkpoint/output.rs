@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File, TryLockError},
     io::Write,
@@ -13,10 +12,7 @@ use super::{
     made::{RECORD, check_replaceable, files},
     written::{Hashes, Written, check},
 };
-use crate::{
-    error::{Error, Result},
-    progress::Progress,
-};
+use crate::error::{Error, Result};
 
 /// A directory that is filled under another name, `.NAME.partial/output`, and gets its own at the end. Beside it, in
 /// `.NAME.partial`, is what the run needs to resume after an interruption, once [`OutputDirectory::commit`] has said
@@ -212,16 +208,11 @@ impl OutputDirectory {
     /// Checks that tensors that an earlier run has written are as they were.
     ///
     /// # Errors
-    /// [`Error::BadFile`] if one is not; [`Error::Read`]; [`Error::Interrupted`].
-    pub fn check(&self, written: &Written, progress: &dyn Progress) -> Result<()> {
-        let all: usize = written.values().map(BTreeMap::len).sum();
-        if all > 0 {
-            progress.begin("check", all as u64);
-        }
+    /// [`Error::BadFile`] if one is not; [`Error::Read`]; those of `each`, which is called after each tensor.
+    pub fn check(&self, written: &Written, each: &dyn Fn() -> Result<()>) -> Result<()> {
         for (name, tensors) in written {
-            check(&self.beside(name), tensors, &|| progress.advance(1))?;
+            check(&self.beside(name), tensors, each)?;
         }
-        progress.end();
         self.hashes.restore(written);
         Ok(())
     }

@@ -85,3 +85,45 @@ pub(super) fn check(directory: &Path, tensors: &BTreeMap<String, String>, each: 
 fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::checkpoint::{Dtype, OutputDirectory, TensorPlan, TensorWriter};
+
+    #[test]
+    fn a_finished_tensor_that_was_changed_is_named_and_one_that_is_not_may_change() -> Result<()> {
+        let parent = tempfile::tempdir().map_err(Error::internal)?;
+        let plan = |name: &str, size| TensorPlan { name: name.into(), shape: vec![size], dtype: Dtype::F32 };
+        let output = OutputDirectory::create(&parent.path().join("out"), false)?;
+        let mut writer = TensorWriter::new(&output, &[plan("a", 4), plan("b", 2)], 100)?;
+        for (name, bytes) in [("b", [2; 5].as_slice()), ("a", &[1; 9]), ("b", &[3; 3])] {
+            writer.write(name, bytes)?;
+        }
+        let written = output.written();
+        assert_eq!(written["output"].keys().collect::<Vec<_>>(), ["b"], "a is not whole");
+        output.check(&written, &|| Ok(()))?;
+        let path = output.path().join("model.safetensors");
+        let bytes = fs::read(&path).map_err(Error::read(&path))?;
+        let changed = |from_end: usize| {
+            let mut other = bytes.clone();
+            other[bytes.len() - from_end] ^= 1;
+            fs::write(&path, other).map_err(Error::write(&path))?;
+            output.check(&written, &|| Ok(()))
+        };
+        changed(9)?;
+        let error = changed(8).expect_err("another b");
+        assert!(error.exit_code() == 3 && error.to_string().contains("b is not as the unfinished run"), "{error}");
+        // Begun again, it is not finished.
+        drop(writer);
+        fs::write(&path, &bytes).map_err(Error::write(&path))?;
+        let mut writer = TensorWriter::resume(&output, &[plan("a", 4), plan("b", 2)], 100, |_| false)?;
+        writer.write("b", &[4; 5])?;
+        assert!(output.written()["output"].is_empty());
+        writer.write("b", &[4; 3])?;
+        assert_ne!(output.written(), written);
+        Ok(())
+    }
+}

@@ -1,5 +1,7 @@
 //! The work of a run, in stages that are committed one by one, so that any of them can be resumed.
 
+use std::collections::BTreeMap;
+
 use super::{
     attempt::Attempt,
     calibration::Sequences,
@@ -17,7 +19,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    checkpoint::OutputDirectory,
+    checkpoint::{OutputDirectory, Written},
     data::sha256,
     error::{Error, Result},
     eval::{agreement, perplexity_within},
@@ -42,7 +44,7 @@ impl<M: Method> Task<'_, M> {
             let (directory, bytes) = OutputDirectory::resume(&request.output, request.force)?;
             let state = State::parse(&bytes, &directory.beside("state"), &identity)?;
             log.restore(&state.seconds, &state.warnings);
-            directory.check(&state.written, log)?;
+            check(&directory, &state.written, log)?;
             (directory, state)
         } else {
             (OutputDirectory::create(&request.output, request.force)?, State::new(identity))
@@ -328,6 +330,17 @@ impl<M: Method> Work<'_, M> {
         self.state.written = self.directory.written();
         self.state.commit(self.directory)
     }
+}
+
+/// Checks that what an unfinished run has written is still there.
+fn check(directory: &OutputDirectory, written: &Written, log: &Log) -> Result<()> {
+    let all: usize = written.values().map(BTreeMap::len).sum();
+    if all > 0 {
+        log.begin("check", all as u64);
+    }
+    directory.check(written, &|| log.advance(1))?;
+    log.end();
+    Ok(())
 }
 
 /// What of the GPU the last bits of a result depend on: the adapter, its driver and its limits.

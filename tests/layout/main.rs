@@ -265,3 +265,23 @@ fn every_shader_has_an_op_of_its_name() {
         assert!(text.contains(&format!("// {stem}")), "{name} does not say its name");
     }
 }
+
+#[test]
+fn files_that_documents_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = sources("docs", "md").into_iter().chain(sources("assets", "md")).chain(sources("README.md", "md"));
+    let (mut named, mut missing) = (0, Vec::new());
+    for (page, text) in pages {
+        // Every other piece between backticks is code.
+        let code = text.split('`').skip(1).step_by(2).filter(|piece| !piece.contains(char::is_whitespace));
+        let of_source =
+            |piece: &&str| ["src/", "shaders/", "tests/", "benches/"].iter().any(|start| piece.starts_with(start));
+        for piece in code.filter(of_source).filter(|piece| !piece.contains(['*', '<', '{'])) {
+            named += 1;
+            if !root.join(piece).exists() {
+                missing.push(format!("{}: {piece}", relative(&page)));
+            }
+        }
+    }
+    assert!(named > 10 && missing.is_empty(), "{named} are named; not there: {missing:#?}");
+}
