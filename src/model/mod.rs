@@ -10,6 +10,7 @@ mod batch;
 mod config;
 mod decoder;
 mod defaults;
+mod delta_backward;
 mod delta_net;
 mod delta_spec;
 mod delta_weights;

@@ -22,13 +22,26 @@ impl Gpu {
         d: &Matrix,
         sequences: &[Sequence],
     ) -> Result<Matrix> {
-        check(shape, [qkv, d], sequences)?;
         // What no head has is no part of the result.
         let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
-        for sequence in sequences {
-            self.attention_backward_of(shape, [qkv, d, &dqkv], sequence)?;
-        }
+        self.attention_backward_into(shape, qkv, d, sequences, &dqkv)?;
         Ok(dqkv)
+    }
+
+    /// The same into a matrix like `qkv` whose columns of queries, keys and values are zero; others stay as they are.
+    ///
+    /// # Errors
+    /// As [`Gpu::attention_backward`].
+    pub fn attention_backward_into(
+        &self,
+        shape: &AttentionShape,
+        qkv: &Matrix,
+        d: &Matrix,
+        sequences: &[Sequence],
+        dqkv: &Matrix,
+    ) -> Result<()> {
+        check(shape, [qkv, d, dqkv], sequences)?;
+        sequences.iter().try_for_each(|sequence| self.attention_backward_of(shape, [qkv, d, dqkv], sequence))
     }
 
     /// Adds the gradients of a sequence's keys and values to `dqkv`, and puts those of its queries there.
@@ -67,15 +80,16 @@ impl Gpu {
     }
 }
 
-fn check(shape: &AttentionShape, [qkv, d]: [&Matrix; 2], all: &[Sequence]) -> Result<()> {
+fn check(shape: &AttentionShape, [qkv, d, dqkv]: [&Matrix; 3], all: &[Sequence]) -> Result<()> {
     let AttentionShape { head_dim, q, k, v, .. } = *shape;
     let width = q.heads * head_dim;
     let fits = [q, k, v].iter().all(|span| span.end(head_dim) <= qkv.cols())
         && (d.rows(), d.cols()) == (qkv.rows(), width)
+        && (dqkv.rows(), dqkv.cols()) == (qkv.rows(), qkv.cols())
         && k.heads == v.heads
         && q.heads.is_multiple_of(k.heads.max(1));
     if !fits {
-        let sizes = [qkv, d].map(|one| (one.rows(), one.cols()));
+        let sizes = [qkv, d, dqkv].map(|one| (one.rows(), one.cols()));
         return Err(Error::shape("attention_backward", format!("{shape:?} in {sizes:?}")));
     }
     let whole = |one: &&Sequence| one.position == 0 && one.kv_row == one.first && one.first + one.tokens <= qkv.rows();
