@@ -49,7 +49,7 @@ pub use agreement::{Agreement, Agreements};
 pub use allows::{MIXTURE, NO_GRADIENTS};
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
-    BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, shares_bytes, signal_bytes, staging_bytes,
+    BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes,
     state_bytes, states_bytes,
 };
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
