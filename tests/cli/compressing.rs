@@ -395,6 +395,7 @@ fn models_with_delta_nets_are_cut_by_gradients_and_trained() {
         said(Command::new(PROGRAM).args(args!["compress", model, "-o", out, "--calibration", tokens]).args(flags));
     let report = said.json();
     let losses = report["recovery"]["losses"].as_array().expect("a list");
-    assert!(!losses.is_empty() && losses.iter().all(|loss| loss.as_f64() > Some(0.0)), "{losses:?}");
+    // Of a layer that lost nothing there is nothing to learn.
+    assert!(losses.last().and_then(|loss| loss.as_f64()) > Some(0.0), "{losses:?}");
     assert_eq!(program(args!["verify", out]).code, Some(0));
 }

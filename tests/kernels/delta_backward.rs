@@ -140,7 +140,8 @@ fn gradients_of_the_delta_rule_match_their_twin_at_awkward_shapes() {
         (1, 1, 256, 2, vec![3], "the widest keys"),
         (1, 2, 3, 300, vec![5, 6], "more values than registers"),
         (1, 1, 2, 2, vec![2500], "more tokens than a dispatch takes"),
-        (65, 65, 1, 1, vec![33_000, 2], "more tokens than a thread adds up, more heads than a workgroup"),
+        (65, 65, 1, 1, vec![3, 2], "more heads than a workgroup has threads"),
+        (1, 1, 1, 1, vec![33_000, 2], "more tokens than a thread adds up"),
         (1, 2, 128, 128, vec![258], "as large as models have it"),
     ] {
         let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim };
