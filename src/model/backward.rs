@@ -237,9 +237,6 @@ impl LayerContext<'_> {
         sums: &mut Sums,
     ) -> Result<()> {
         let (gpu, spec) = (self.gpu, self.spec());
-        if block.sinks.is_some() {
-            return Err(Error::shape("step_backward", "attention with sinks has no backward pass"));
-        }
         let shape = spec.attention_shape();
         let input = self.norm(block, x)?;
         let qkv = self.projected(block, &input, 0)?;
@@ -248,7 +245,8 @@ impl LayerContext<'_> {
         let raw = (block.head_norms.is_some() || clip.is_some()).then(|| gpu.columns(&qkv, 0..qkv.cols()));
         let raw = raw.transpose()?;
         self.place_in_place(block, &qkv)?;
-        let out = gpu.attention(&shape, &qkv, &qkv, self.sequences)?;
+        let sinks = block.sinks.as_deref().unwrap_or_default();
+        let out = gpu.attention_with_sinks(&shape, sinks, &qkv, &qkv, self.sequences)?;
         let gate = spec.output_gate.then(|| spec.gate_column());
         let inner = match gate {
             None => out.clone(),
@@ -265,7 +263,7 @@ impl LayerContext<'_> {
             gpu.gate_backward_in_place(Gate::Sigmoid, &out, (&qkv, &d), column, &d_out)?;
         }
         drop(out);
-        gpu.attention_backward_into(&shape, &qkv, &d_out, self.sequences, &d)?;
+        gpu.attention_backward_into((&shape, sinks), &qkv, &d_out, self.sequences, &d)?;
         drop((qkv, d_out));
         if let Some((span, table)) = self.turned() {
             gpu.rope_backward_in_place(&d, span, spec.head_dim, self.positions, table)?;

@@ -46,7 +46,7 @@ mod weights;
 
 pub use adapter::Adapter;
 pub use agreement::{Agreement, Agreements};
-pub use allows::{MIXTURE, NO_GRADIENTS};
+pub use allows::MIXTURE;
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
     BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes,

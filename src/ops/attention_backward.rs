@@ -24,30 +24,39 @@ impl Gpu {
     ) -> Result<Matrix> {
         // What no head has is no part of the result.
         let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
-        self.attention_backward_into(shape, qkv, d, sequences, &dqkv)?;
+        self.attention_backward_into((shape, &[]), qkv, d, sequences, &dqkv)?;
         Ok(dqkv)
     }
 
-    /// The same into a matrix like `qkv` whose columns of queries, keys and values are zero; others stay as they are.
+    /// The same of [`Gpu::attention_with_sinks`], into a matrix like `qkv` whose columns of queries, keys and values are
+    /// zero; others stay as they are. Sinks themselves get no gradients.
     ///
     /// # Errors
-    /// As [`Gpu::attention_backward`].
+    /// As [`Gpu::attention_backward`]; [`Error::Shape`] for another number of sinks.
     pub fn attention_backward_into(
         &self,
-        shape: &AttentionShape,
+        (shape, sinks): (&AttentionShape, &[f32]),
         qkv: &Matrix,
         d: &Matrix,
         sequences: &[Sequence],
         dqkv: &Matrix,
     ) -> Result<()> {
         check(shape, [qkv, d, dqkv], sequences)?;
-        sequences.iter().try_for_each(|sequence| self.attention_backward_of(shape, [qkv, d, dqkv], sequence))
+        if ![0, shape.q.heads].contains(&sinks.len()) {
+            return Err(Error::shape("attention_backward", format!("{shape:?} with {} sinks", sinks.len())));
+        }
+        let sinks = match sinks.len() {
+            0 => None,
+            heads => Some(self.upload(sinks, 1, heads)?),
+        };
+        let mut all = sequences.iter();
+        all.try_for_each(|one| self.attention_backward_of((shape, sinks.as_ref()), [qkv, d, dqkv], one))
     }
 
     /// Adds the gradients of a sequence's keys and values to `dqkv`, and puts those of its queries there.
     fn attention_backward_of(
         &self,
-        shape: &AttentionShape,
+        (shape, sinks): (&AttentionShape, Option<&Matrix>),
         [qkv, d, dqkv]: [&Matrix; 3],
         sequence: &Sequence,
     ) -> Result<()> {
@@ -70,7 +79,7 @@ impl Gpu {
                 let [query, key, value] = [of_query(q.column), of_key(k.column), of_key(v.column)];
                 block.products(0, (qkv, query), (qkv, key))?;
                 block.products(1, (d, of_query(0)), (qkv, value))?;
-                block.shares()?;
+                block.shares(sinks)?;
                 block.sums(1, false, (qkv, key), (dqkv, query))?;
                 block.sums(1, true, (qkv, query), (dqkv, key))?;
                 block.sums(0, true, (d, of_query(0)), (dqkv, value))?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{Config, MIXTURE, NO_GRADIENTS, Wanted, architecture::Role},
+    model::{Config, MIXTURE, Wanted, architecture::Role},
     stream::Types,
 };
 
@@ -239,9 +239,6 @@ impl Options {
         within("--temperature", self.temperature, 0.01, 1e4)?;
         if config.is_mixture() {
             return usage(MIXTURE.into());
-        }
-        if !config.has_gradients() {
-            return usage(format!("this model cannot be trained: {NO_GRADIENTS}"));
         }
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());

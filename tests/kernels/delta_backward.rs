@@ -189,9 +189,13 @@ fn gradients_of_the_delta_rule_are_right_where_states_are_forgotten_at_once() {
     let (shape, tokens) = (DeltaShape { key_heads: 1, value_heads: 2, key_dim: 6, value_dim: 7 }, 50);
     let mut random = Random::new(11);
     let (qkv, mut gates) = signals(&shape, tokens, &mut random);
-    // One head forgets everything, or corrects nothing, every other token; the other nearly so.
-    for token in gates.chunks_exact_mut(4).step_by(2) {
-        (token[0], token[1], token[2], token[3]) = (0.0, 1e-30, 0.0, 1e-30);
+    // At one token of four the states are forgotten, at another nothing is corrected: by one head wholly, by one nearly.
+    for (number, token) in gates.chunks_exact_mut(4).enumerate() {
+        match number % 4 {
+            1 => (token[0], token[1]) = (0.0, 1e-30),
+            3 => (token[2], token[3]) = (0.0, 1e-30),
+            _ => {}
+        }
     }
     let d = random.values(tokens * shape.value_width(), 1.0);
     let run = DeltaRun { first: 0, tokens, state: 0, begins: true };

@@ -166,6 +166,13 @@ fn gradients_of_attention_are_derivatives() {
                 |d| reference::attention_backward(&shape, &qkv, d, &sequences),
             );
         }
+        let sinks: Vec<f64> = random(&mut Random::new(12), 1, heads).iter().copied().collect();
+        compare(
+            &format!("attention_backward, {heads} heads, {kv_heads} key-value heads, window {window:?}, sinks"),
+            &qkv,
+            |qkv| reference::attention_with_sinks(&shape, &sinks, qkv, qkv, &sequences),
+            |d| reference::attention_backward_with_sinks(&shape, &sinks, &qkv, d, &sequences),
+        );
     }
 }
 
