@@ -2,9 +2,11 @@
 // their values, the shares of the keys and the gradients of their products.
 //   p[t, j] = softmax_j(s(scale * q[t]·k[j]))   over the keys that t sees, s as in shared/scores.wgsl, s' its slope
 //   e[t, j] = scale * p[t, j] * s' * (g[t]·v[j] - sum_i p[t, i] g[t]·v[i])
+//   sinks     [query heads] f32: of each head a logit more in the softmax, which has no value, where SINKS is 1
 //   shares    p in place of the first products, e of the second; zero for keys that are not seen
 //   dispatch  (rows, heads, 1): a workgroup a query
 @group(0) @binding(1) var<storage, read_write> shares: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> sinks: array<f32>;
 
 const MASKED: f32 = -1e30;
 
@@ -53,7 +55,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let scores = scored4(params.scale * shares[own + four], head, query, key);
         most = max(most, select(vec4(MASKED), scores, seen4(query, key)));
     }
-    let highest = reduce_max(max(max(most.x, most.y), max(most.z, most.w)), index);
+    var highest = reduce_max(max(max(most.x, most.y), max(most.z, most.w)), index);
+    if SINKS == 1u { highest = max(highest, sinks[head]); }
     var sum = vec4(0.0);
     var agreement = vec4(0.0);
     for (var four = first4 + index; four < end4; four += LANES) {
@@ -64,7 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += weight;
         agreement += weight * select(vec4(0.0), shares[agreements + four], seen);
     }
-    let total = reduce_sum(sum4(sum), index);
+    var total = reduce_sum(sum4(sum), index);
+    if SINKS == 1u { total += exp(sinks[head] - highest); }
     let mean = reduce_sum(sum4(agreement), index) / total;
     for (var four = index; four < keys4; four += LANES) {
         var share = vec4(0.0);

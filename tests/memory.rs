@@ -8,17 +8,19 @@ use std::path::Path;
 use serde_json::json;
 use slicegpt_gpu::{
     Error, Result,
-    checkpoint::{Dtype, OutputDirectory},
-    eval::{EvalMemory, perplexity_within},
+    checkpoint::{Dtype, OutputDirectory, TensorPlan},
+    eval::{EvalMemory, perplexity_within, rope_bytes},
     gpu::{Gpu, GpuOptions},
-    model::{BatchSize, Config, Model},
+    model::{BatchSize, Config, Kept, Model},
     progress::Silent,
+    prune::{self, Aggregate, Groups, Importance},
+    recover::{self, Mode, Schedule, Target, Trained},
     run::{
         Slice,
         memory::{Ceilings, Pieces, RunPlan, Workload, parse_bytes},
     },
     slice::{Basis, Job, Options, Plan, Refit, Signal},
-    stream::{Extent, MemoryPlan, Placement},
+    stream::{Extent, MemoryPlan, Placement, Sitting, Types},
     synthetic::{self, TokenRows},
 };
 use tempfile::TempDir;
@@ -112,6 +114,45 @@ impl Scene {
         Ok(gpu.memory().peak)
     }
 
+    /// Trains a step; returns what is planned and the peak.
+    fn train(&self, memory: MemoryPlan, options: &recover::Options) -> Result<(u64, u64)> {
+        let (config, directory) = (self.model.config(), tempfile::tempdir().expect("a directory"));
+        let specs = config.tensors().into_iter();
+        let tensors: Vec<TensorPlan> =
+            specs.map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: Dtype::F16 }).collect();
+        let job = recover::Job {
+            model: &self.model,
+            teacher: None,
+            stay: None,
+            rows: &self.rows,
+            counted: None,
+            options,
+            memory,
+            tensors: &tensors,
+            directory: &OutputDirectory::create(&directory.path().join("out"), false)?,
+            progress: &Silent,
+        };
+        let examples = Extent::of(&self.rows);
+        let rope = rope_bytes(config, examples.longest);
+        let planned = options.peak(&memory, (config, None), 0, &examples, rope, 2).gpu;
+        let gpu = Gpu::new(&GpuOptions { max_memory: Some(planned), ..GpuOptions::default() })?;
+        job.run(&gpu, None, &mut |_| Ok(true))?;
+        Ok((planned, gpu.memory().peak))
+    }
+
+    /// Finds out what the groups of all layers matter; returns what is planned and the peak.
+    fn importances(&self, memory: MemoryPlan, options: &prune::Options) -> Result<(u64, u64)> {
+        let (config, directory) = (self.model.config(), tempfile::tempdir().expect("a directory"));
+        let directory = &OutputDirectory::create(&directory.path().join("out"), false)?;
+        let job = prune::Job { model: &self.model, rows: &self.rows, options, memory, directory, progress: &Silent };
+        let examples = Extent::of(&self.rows);
+        let planned = options.peak(&memory, config, 0, &examples, rope_bytes(config, examples.longest), 2).gpu;
+        let gpu = Gpu::new(&GpuOptions { max_memory: Some(planned), ..GpuOptions::default() })?;
+        let kept: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
+        job.importances(&gpu, &kept, &mut Sitting::whole())?;
+        Ok((planned, gpu.memory().peak))
+    }
+
     fn perplexity(&self, memory: &EvalMemory, ceiling: u64) -> Result<u64> {
         let gpu = Gpu::new(&GpuOptions { max_memory: Some(ceiling), ..GpuOptions::default() })?;
         perplexity_within(&gpu, &self.model, &self.rows, memory, "perplexity", &Silent)?;
@@ -187,6 +228,65 @@ fn planned_gpu_memory_suffices_for_every_basis_and_refit() {
             scene.method.options.basis, scene.method.options.refit
         );
         check(&what, planned(&plan, "slice"), |ceiling| scene.slice(plan.layers, ceiling));
+    }
+}
+
+#[test]
+fn planned_gpu_memory_suffices_for_gradients() {
+    let training = |rank, weights| recover::Options {
+        mode: Mode::Lora,
+        steps: 1,
+        batch_size: 8,
+        learning_rate: 1e-3,
+        rate_flag: recover::Options::RATE,
+        schedule: Schedule::Constant,
+        warmup: 0.0,
+        weight_decay: 0.0,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        max_grad_norm: 1.0,
+        rank,
+        alpha: 16.0,
+        dropout: 0.0,
+        trained: Trained {
+            low_rank: if weights { Vec::new() } else { Target::ALL.map(|(_, target)| target).to_vec() },
+            weights,
+            norms: false,
+            biases: false,
+        },
+        temperature: 1.0,
+        eval_every: 0,
+        save_every: 10,
+        seed: 1,
+        dtype: Types::One(Dtype::F16),
+    };
+    let pruning = prune::Options {
+        ratio: 0.5,
+        layers: 0..2,
+        importance: Importance::ParamFirst,
+        aggregate: Aggregate::Sum,
+        global: false,
+        iterations: 1,
+        groups: Groups::Both,
+        keep_importances: false,
+        seed: 1,
+        dtype: Types::One(Dtype::F16),
+        in_mxfp4: Vec::new(),
+    };
+    for (model_type, shape) in [("llama", [256, 704, 2, 500]), ("qwen3_5_text", [128, 176, 2, 500])] {
+        let scene = scene(model_type, shape, 8, 128);
+        for placement in [Placement::Gpu, Placement::Host] {
+            let batch = BatchSize { tokens: 1024, rows: None };
+            let memory = MemoryPlan { batch, placement, part_bytes: 8 * MIB };
+            let trained = |weights| scene.train(memory, &training(4, weights));
+            let found = [trained(false), trained(true), scene.importances(memory, &pruning)];
+            for (found, what) in found.into_iter().zip(["low ranks", "weights", "importances"]) {
+                let what = format!("{model_type}, {placement:?}, {what}");
+                let (planned, peak) = found.unwrap_or_else(|error| panic!("{what}: {error}"));
+                println!("{what}: planned {planned}, measured {peak}");
+                assert!(peak <= planned && 3 * peak > planned, "{what}: planned {planned}, measured {peak}");
+            }
+        }
     }
 }
 

@@ -175,6 +175,8 @@ fn three_steps_are_those_of_pytorch() {
         ("cohere_qk_norm", true, false),
         ("stablelm_qk_layernorm", true, false),
         ("phi_qk_layernorm", true, false),
+        // Gated delta nets, and attention with gates, whose queries and gates are in one tensor.
+        ("qwen35_tied", true, false),
     ] {
         let (model, rows) = fixture(name);
         let path = support::fixture("recovery").join(format!("{name}.safetensors"));

@@ -58,8 +58,8 @@ pub struct Args {
     /// The share of what A reads that is left out
     #[arg(long, help_heading = LOW_RANK, default_value_t = 0.0, value_name = "SHARE")]
     lora_dropout: f64,
-    /// The weights that get A and B: some of q, k, v, o, gate, up and down [default: all; with --mode blocks none, as
-    /// their layer's weights are trained themselves]
+    /// The weights that get A and B: some of q, k, v, o, gate, up and down, and of gated delta nets qkv, z, b and a
+    /// [default: all; with --mode blocks none, as their layer's weights are trained themselves]
     #[arg(long, help_heading = LOW_RANK, value_name = "WEIGHTS", value_delimiter = ',')]
     targets: Option<Vec<Target>>,
     /// Train these in full, too: some of norms and biases; or weights, instead of A and B

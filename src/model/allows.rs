@@ -7,10 +7,6 @@ use crate::error::{Error, Result};
 pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, \
                            `compress` whole experts, heads and layers, and nothing else is implemented";
 
-/// Why methods that need gradients leave models with gated delta nets alone.
-pub const NO_GRADIENTS: &str =
-    "no gradients go through its gated delta nets, and through attention with gates or sinks, yet";
-
 impl Config {
     /// Whether the width of the residual stream can be cut; a model that can be read need not be one.
     ///
@@ -62,10 +58,5 @@ impl Config {
     /// Whether some of its layers have a gated delta net in place of attention.
     pub fn has_delta_nets(&self) -> bool {
         self.layers.iter().any(|layer| layer.delta.is_some())
-    }
-
-    /// Whether gradients go through all of its layers, mixtures apart.
-    pub fn has_gradients(&self) -> bool {
-        !self.layers.iter().any(|layer| layer.output_gate || layer.sinks || layer.delta.is_some())
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{Bound, HeadSpan, Norm, NormInput},
+    ops::{Bound, Gate, HeadSpan, Norm, NormInput},
 };
 
 /// Sums over tokens of the gradients of a weight and of its bias, in the shapes of these, in f32.
@@ -147,14 +147,14 @@ impl AffineGradients {
 }
 
 /// What the weights of a block that read the residual have read.
-struct Read<'a> {
-    x: &'a Matrix,
+pub(super) struct Read<'a> {
+    pub x: &'a Matrix,
     /// Its norm.
-    input: &'a Matrix,
+    pub input: &'a Matrix,
 }
 
 /// The gradients of a block so far, and which of them are wanted.
-struct Sums<'a> {
+pub(super) struct Sums<'a> {
     of: &'a mut BlockGradients,
     wanted: Wanted,
 }
@@ -183,7 +183,7 @@ impl LayerContext<'_> {
             match block.spec.kind {
                 BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
                 BlockKind::Mixture => return Err(Error::shape("step_backward", "a mixture has no backward pass")),
-                BlockKind::DeltaNet => return Err(Error::shape("step_backward", "a delta net has no backward pass")),
+                BlockKind::DeltaNet => self.delta_net_backward(block, x, d, &dx, sums)?,
                 BlockKind::Mlp { .. } => {
                     let rows = self.mlp_rows();
                     for first in (0..x.rows()).step_by(rows) {
@@ -237,9 +237,6 @@ impl LayerContext<'_> {
         sums: &mut Sums,
     ) -> Result<()> {
         let (gpu, spec) = (self.gpu, self.spec());
-        if spec.output_gate {
-            return Err(Error::shape("step_backward", "attention with gates has no backward pass"));
-        }
         let shape = spec.attention_shape();
         let input = self.norm(block, x)?;
         let qkv = self.projected(block, &input, 0)?;
@@ -248,11 +245,26 @@ impl LayerContext<'_> {
         let raw = (block.head_norms.is_some() || clip.is_some()).then(|| gpu.columns(&qkv, 0..qkv.cols()));
         let raw = raw.transpose()?;
         self.place_in_place(block, &qkv)?;
-        let out = gpu.attention(&shape, &qkv, &qkv, self.sequences)?;
-        let d = self.output_backward(block, 0, &out, d, sums)?;
+        let sinks = block.sinks.as_deref().unwrap_or_default();
+        let out = gpu.attention_with_sinks(&shape, sinks, &qkv, &qkv, self.sequences)?;
+        let gate = spec.output_gate.then(|| spec.gate_column());
+        let inner = match gate {
+            None => out.clone(),
+            Some(column) => {
+                let gated = gpu.columns(&out, 0..out.cols())?;
+                gpu.gate_in_place(Gate::Sigmoid, &gated, &qkv, column)?;
+                gated
+            }
+        };
+        let d_out = self.output_backward(block, 0, &inner, d, sums)?;
+        drop(inner);
+        let d = gpu.zeros(qkv.rows(), qkv.cols())?;
+        if let Some(column) = gate {
+            gpu.gate_backward_in_place(Gate::Sigmoid, &out, (&qkv, &d), column, &d_out)?;
+        }
         drop(out);
-        let d = gpu.attention_backward(&shape, &qkv, &d, self.sequences)?;
-        drop(qkv);
+        gpu.attention_backward_into((&shape, sinks), &qkv, &d_out, self.sequences, &d)?;
+        drop((qkv, d_out));
         if let Some((span, table)) = self.turned() {
             gpu.rope_backward_in_place(&d, span, spec.head_dim, self.positions, table)?;
         }
@@ -291,7 +303,7 @@ impl LayerContext<'_> {
     }
 
     /// The gradient of what the weight that writes the residual has read, `inner`, from that of the residual.
-    fn output_backward(
+    pub(super) fn output_backward(
         &self,
         block: &BlockWeights,
         first: usize,
@@ -338,7 +350,7 @@ impl LayerContext<'_> {
 
     /// Adds the gradient of the residual that a block has read, `x`, to `dx`, from that of all that its weights made of
     /// `input`, the norm of `x`.
-    fn reads_backward(
+    pub(super) fn reads_backward(
         &self,
         block: &BlockWeights,
         first: usize,

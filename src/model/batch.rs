@@ -139,10 +139,19 @@ pub fn signal_bytes(config: &Config, layer: usize, step: Step, input: usize, out
     row_bytes(input) + attention.max(heads + row_bytes(output) + after + mlp)
 }
 
-/// Bytes on the GPU that the gradient of a step takes beside signals; `longest` is the length of the longest sequence.
-pub fn shares_bytes(config: &Config, layer: usize, step: Step, longest: usize) -> u64 {
+/// Bytes on the GPU that the gradient of a step takes for `tokens` tokens, beside the residual and what is made of its
+/// weights; `longest` is the length of the longest sequence.
+pub fn backward_bytes(config: &Config, layer: usize, step: Step, tokens: u64, longest: usize) -> u64 {
+    let (spec, full) = (&config.layers[layer], row_bytes(config.hidden_size));
     let attends = step.blocks.iter().any(|block| block.kind == BlockKind::Attention);
-    if attends { attention_backward_bytes(&config.layers[layer].attention_shape(), longest) } else { 0 }
+    let shares = if attends { attention_backward_bytes(&spec.attention_shape(), longest) } else { 0 };
+    // What goes through the states: gates, values as they are corrected, and the gradients of values and of the result.
+    let of_states = spec.delta.map_or(0, |DeltaNet { shape, .. }| {
+        tokens * row_bytes(2 * shape.value_heads + 3 * shape.value_width()) + states_bytes(config)
+    });
+    // What the forward pass has, and a gradient of each.
+    let signals = 2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full;
+    tokens * signals + shares + of_states
 }
 
 impl Config {

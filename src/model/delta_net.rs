@@ -1,7 +1,7 @@
 //! The gated delta net of one layer, see [`super::architecture::DeltaNets`] for its formulas.
 
 use super::{
-    delta_weights::LayerCache,
+    delta_weights::{DeltaWeights, LayerCache},
     layer::{BlockWeights, LayerContext},
     layer_spec::DeltaNet,
 };
@@ -21,6 +21,11 @@ impl DeltaNet {
     pub fn together(&self) -> usize {
         COLUMNS.div_ceil(self.shape.value_width())
     }
+
+    /// What is added to the mean square of queries and keys.
+    pub(super) fn unit_eps(&self) -> f32 {
+        UNIT_EPS / self.shape.key_dim as f32
+    }
 }
 
 impl LayerContext<'_> {
@@ -31,11 +36,7 @@ impl LayerContext<'_> {
         let (gpu, shape) = (self.gpu, delta.shape);
         let projected = self.projected(block, input, 0)?;
         let qkv = self.convolved(&delta, &projected, &weights.convolution)?;
-        let eps = UNIT_EPS / shape.key_dim as f32;
-        for (number, unit) in weights.unit.iter().enumerate() {
-            let span = HeadSpan { column: number * shape.key_heads * shape.key_dim, heads: shape.key_heads };
-            gpu.head_norm(Norm::Rms, &qkv, span, unit, None, eps)?;
-        }
+        self.unit_in_place(&delta, weights, &qkv)?;
         let gates = gpu.delta_gates(&projected, delta.beta_column(), delta.decay_column(), &weights.gates)?;
         let out = self.recalled(&delta, &qkv, &gates)?;
         drop((qkv, gates));
@@ -45,8 +46,14 @@ impl LayerContext<'_> {
         Ok(out)
     }
 
+    /// Makes unit vectors of the queries and keys in `qkv`.
+    pub(super) fn unit_in_place(&self, delta: &DeltaNet, weights: &DeltaWeights, qkv: &Matrix) -> Result<()> {
+        let mut units = weights.units(&delta.shape).into_iter();
+        units.try_for_each(|(span, unit)| self.gpu.head_norm(Norm::Rms, qkv, span, unit, None, delta.unit_eps()))
+    }
+
     /// Queries, keys and values after their convolution.
-    fn convolved(&self, delta: &DeltaNet, projected: &Matrix, weight: &Matrix) -> Result<Matrix> {
+    pub(super) fn convolved(&self, delta: &DeltaNet, projected: &Matrix, weight: &Matrix) -> Result<Matrix> {
         let mut places = vec![[0; 2]; projected.rows()];
         let Some(cache) = self.cache else {
             for sequence in self.sequences {
@@ -90,25 +97,29 @@ impl LayerContext<'_> {
         gpu.short_conv(&seen, weight, &places)
     }
 
-    /// What the states give of the queries.
-    fn recalled(&self, delta: &DeltaNet, qkv: &Matrix, gates: &Matrix) -> Result<Matrix> {
-        let (gpu, shape) = (self.gpu, delta.shape);
-        let runs = |together: usize| {
-            let run = |(number, sequence): (usize, &Sequence)| DeltaRun {
-                first: sequence.first,
-                tokens: sequence.tokens,
-                state: number % together,
-                begins: sequence.position == 0,
-            };
-            self.sequences.iter().enumerate().map(run).collect::<Vec<_>>()
+    /// The tokens of each sequence, and where its state is of as many as there are `together`.
+    pub(super) fn delta_runs(&self, together: usize) -> Vec<DeltaRun> {
+        let run = |(number, sequence): (usize, &Sequence)| DeltaRun {
+            first: sequence.first,
+            tokens: sequence.tokens,
+            state: number % together,
+            begins: sequence.position == 0,
         };
+        self.sequences.iter().enumerate().map(run).collect()
+    }
+
+    /// What the states give of the queries.
+    pub(super) fn recalled(&self, delta: &DeltaNet, qkv: &Matrix, gates: &Matrix) -> Result<Matrix> {
+        let (gpu, shape) = (self.gpu, delta.shape);
         match self.cache {
-            Some(LayerCache::Delta { states, .. }) => gpu.delta_rule(&shape, qkv, gates, states, &runs(usize::MAX)),
+            Some(LayerCache::Delta { states, .. }) => {
+                gpu.delta_rule(&shape, qkv, gates, states, &self.delta_runs(usize::MAX))
+            }
             Some(LayerCache::Keys(_)) => Err(Error::shape("delta net", "the cache of another layer")),
             None => {
                 let together = delta.together().min(self.sequences.len().max(1));
                 let states = gpu.unfilled(together * shape.state_rows(), shape.value_dim)?;
-                gpu.delta_rule(&shape, qkv, gates, &states, &runs(together))
+                gpu.delta_rule(&shape, qkv, gates, &states, &self.delta_runs(together))
             }
         }
     }

@@ -4,6 +4,7 @@ use super::{host::HostDeltaNet, layer_spec::LayerSpec};
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
+    ops::{DeltaShape, HeadSpan},
 };
 
 /// What a gated delta net has beside its linear weights.
@@ -41,6 +42,13 @@ impl DeltaWeights {
             norm: gpu.upload(&host.norm, 1, host.norm.len())?,
             unit: [unit(1.0 / (root * root))?, unit(1.0 / root)?],
         })
+    }
+
+    /// Where the queries lie and then the keys, and what makes them unit vectors.
+    pub(super) fn units(&self, shape: &DeltaShape) -> [(HeadSpan, &Matrix); 2] {
+        let span =
+            |number: usize| HeadSpan { column: number * shape.key_heads * shape.key_dim, heads: shape.key_heads };
+        [(span(0), &self.unit[0]), (span(1), &self.unit[1])]
     }
 }
 

@@ -10,6 +10,7 @@ mod batch;
 mod config;
 mod decoder;
 mod defaults;
+mod delta_backward;
 mod delta_net;
 mod delta_spec;
 mod delta_weights;
@@ -45,10 +46,10 @@ mod weights;
 
 pub use adapter::Adapter;
 pub use agreement::{Agreement, Agreements};
-pub use allows::{MIXTURE, NO_GRADIENTS};
+pub use allows::MIXTURE;
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
-    BATCH_TOKENS, Batch, BatchSize, layers_bytes, plan_batches, row_bytes, shares_bytes, signal_bytes, staging_bytes,
+    BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes,
     state_bytes, states_bytes,
 };
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};

@@ -22,19 +22,41 @@ impl Gpu {
         d: &Matrix,
         sequences: &[Sequence],
     ) -> Result<Matrix> {
-        check(shape, [qkv, d], sequences)?;
         // What no head has is no part of the result.
         let dqkv = self.zeros(qkv.rows(), qkv.cols())?;
-        for sequence in sequences {
-            self.attention_backward_of(shape, [qkv, d, &dqkv], sequence)?;
-        }
+        self.attention_backward_into((shape, &[]), qkv, d, sequences, &dqkv)?;
         Ok(dqkv)
+    }
+
+    /// The same of [`Gpu::attention_with_sinks`], into a matrix like `qkv` whose columns of queries, keys and values are
+    /// zero; others stay as they are. Sinks themselves get no gradients.
+    ///
+    /// # Errors
+    /// As [`Gpu::attention_backward`]; [`Error::Shape`] for another number of sinks.
+    pub fn attention_backward_into(
+        &self,
+        (shape, sinks): (&AttentionShape, &[f32]),
+        qkv: &Matrix,
+        d: &Matrix,
+        sequences: &[Sequence],
+        dqkv: &Matrix,
+    ) -> Result<()> {
+        check(shape, [qkv, d, dqkv], sequences)?;
+        if ![0, shape.q.heads].contains(&sinks.len()) {
+            return Err(Error::shape("attention_backward", format!("{shape:?} with {} sinks", sinks.len())));
+        }
+        let sinks = match sinks.len() {
+            0 => None,
+            heads => Some(self.upload(sinks, 1, heads)?),
+        };
+        let mut all = sequences.iter();
+        all.try_for_each(|one| self.attention_backward_of((shape, sinks.as_ref()), [qkv, d, dqkv], one))
     }
 
     /// Adds the gradients of a sequence's keys and values to `dqkv`, and puts those of its queries there.
     fn attention_backward_of(
         &self,
-        shape: &AttentionShape,
+        (shape, sinks): (&AttentionShape, Option<&Matrix>),
         [qkv, d, dqkv]: [&Matrix; 3],
         sequence: &Sequence,
     ) -> Result<()> {
@@ -57,7 +79,7 @@ impl Gpu {
                 let [query, key, value] = [of_query(q.column), of_key(k.column), of_key(v.column)];
                 block.products(0, (qkv, query), (qkv, key))?;
                 block.products(1, (d, of_query(0)), (qkv, value))?;
-                block.shares()?;
+                block.shares(sinks)?;
                 block.sums(1, false, (qkv, key), (dqkv, query))?;
                 block.sums(1, true, (qkv, query), (dqkv, key))?;
                 block.sums(0, true, (d, of_query(0)), (dqkv, value))?;
@@ -67,15 +89,16 @@ impl Gpu {
     }
 }
 
-fn check(shape: &AttentionShape, [qkv, d]: [&Matrix; 2], all: &[Sequence]) -> Result<()> {
+fn check(shape: &AttentionShape, [qkv, d, dqkv]: [&Matrix; 3], all: &[Sequence]) -> Result<()> {
     let AttentionShape { head_dim, q, k, v, .. } = *shape;
     let width = q.heads * head_dim;
     let fits = [q, k, v].iter().all(|span| span.end(head_dim) <= qkv.cols())
         && (d.rows(), d.cols()) == (qkv.rows(), width)
+        && (dqkv.rows(), dqkv.cols()) == (qkv.rows(), qkv.cols())
         && k.heads == v.heads
         && q.heads.is_multiple_of(k.heads.max(1));
     if !fits {
-        let sizes = [qkv, d].map(|one| (one.rows(), one.cols()));
+        let sizes = [qkv, d, dqkv].map(|one| (one.rows(), one.cols()));
         return Err(Error::shape("attention_backward", format!("{shape:?} in {sizes:?}")));
     }
     let whole = |one: &&Sequence| one.position == 0 && one.kv_row == one.first && one.first + one.tokens <= qkv.rows();

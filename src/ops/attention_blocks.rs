@@ -50,7 +50,7 @@ fn products(config: &ProductConfig, aligned: bool) -> Kernel {
     Kernel { name: "attention_backward_products", source, constants: vec![x, y, steps, ("ALIGNED", aligned.into())] }
 }
 
-fn shares() -> Kernel {
+fn shares(sinks: bool) -> Kernel {
     let source = shader!(
         "shared/attention_backward",
         "shared/tanh",
@@ -58,7 +58,8 @@ fn shares() -> Kernel {
         "shared/reduce",
         "attention_backward_shares"
     );
-    Kernel { name: "attention_backward_shares", source, constants: vec![("LANES", super::WORKGROUP as u32)] }
+    let constants = vec![("LANES", super::WORKGROUP as u32), ("SINKS", sinks.into())];
+    Kernel { name: "attention_backward_shares", source, constants }
 }
 
 fn sums(config: &ProductConfig, aligned: bool, by_keys: bool) -> Kernel {
@@ -74,7 +75,7 @@ pub(super) fn kernels() -> Vec<Kernel> {
         [products(config, aligned), sums(config, aligned, false), sums(config, aligned, true)]
     };
     let all = CANDIDATES.iter().flat_map(|config| [false, true].map(|aligned| of(config, aligned)));
-    all.flatten().chain([shares()]).collect()
+    all.flatten().chain([shares(false), shares(true)]).collect()
 }
 
 /// A block of queries of some heads, with the keys that they see.
@@ -151,11 +152,12 @@ impl Block<'_> {
         })
     }
 
-    /// Of the keys, in place of the products.
-    pub fn shares(&self) -> Result<()> {
+    /// Of the keys, in place of the products, beside a logit of each query head where there are any.
+    pub fn shares(&self, sinks: Option<&Matrix>) -> Result<()> {
         let Params { rows, heads, keys, .. } = self.params;
         let work = u64::from(rows) * u64::from(heads) * u64::from(keys);
-        self.gpu.dispatch(&shares(), &self.params, &[self.shares.into()], [rows, heads, 1], work)
+        let bindings = [self.shares.into(), sinks.into()];
+        self.gpu.dispatch(&shares(sinks.is_some()), &self.params, &bindings, [rows, heads, 1], work)
     }
 
     /// Of rows of keys for each query, or of queries for each key, by one half of the shares.

@@ -2,10 +2,10 @@
 
 use super::{
     activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward,
-    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward,
-    dropout, embed, embed_backward, energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, sample, scale_tokens, short_conv,
-    subtract, transpose,
+    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_gates_backward, delta_marches, delta_rule,
+    delta_rule_backward, divergence, divergence_backward, dropout, embed, embed_backward, energy, gate, gate_backward,
+    gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward,
+    probe, rope, route, sample, scale_tokens, short_conv, short_conv_backward, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -26,7 +26,10 @@ pub fn kernels() -> Vec<Kernel> {
         copy_rows::kernels(),
         covariance::kernels(),
         delta_gates::kernels(),
+        delta_gates_backward::kernels(),
+        delta_marches::kernels(),
         delta_rule::kernels(),
+        delta_rule_backward::kernels(),
         divergence::kernels(),
         divergence_backward::kernels(),
         dropout::kernels(),
@@ -34,6 +37,7 @@ pub fn kernels() -> Vec<Kernel> {
         embed_backward::kernels(),
         energy::kernels(),
         gate::kernels(),
+        gate_backward::kernels(),
         gemm::kernels(),
         gemm_f16_matrix::kernels(),
         gemm_naive::kernels(),
@@ -50,6 +54,7 @@ pub fn kernels() -> Vec<Kernel> {
         sample::kernels(),
         scale_tokens::kernels(),
         short_conv::kernels(),
+        short_conv_backward::kernels(),
         subtract::kernels(),
         transpose::kernels(),
     ];

@@ -47,7 +47,7 @@ pub struct DeltaRun {
 }
 
 /// Registers for a column of the state.
-const KEY_DIMS: [usize; 6] = [8, 16, 32, 64, 128, 256];
+pub(super) const KEY_DIMS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 /// The widest keys.
 pub const MAX_KEY_DIM: usize = 256;
 
@@ -82,7 +82,7 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 /// How many of the runs are as long as the first one, and follow it as closely as the second.
-fn alike(runs: &[DeltaRun]) -> usize {
+pub(super) fn alike(runs: &[DeltaRun]) -> usize {
     let one = runs[0];
     let Some(apart) = runs.get(1).and_then(|next| next.first.checked_sub(one.first)) else { return 1 };
     let follows = |number: usize| DeltaRun { first: one.first + number * apart, state: one.state + number, ..one };

@@ -152,12 +152,17 @@ impl Aggregate {
     }
 }
 
+/// Whether a weight has channels of each query head.
+fn of_query(role: Role) -> bool {
+    matches!(role, Role::Query | Role::OutputGate | Role::Output)
+}
+
 /// What each key-value head matters, with the queries that read it: `members` are the saliences of the channels of
-/// queries, keys, values and the output's columns.
+/// queries, their gates, keys, values and the output's columns.
 pub fn of_heads(aggregate: Aggregate, members: &[(Role, Vec<f64>)], spec: &LayerSpec) -> Vec<f64> {
     let (width, group) = (spec.head_dim, spec.heads / spec.kv_heads.max(1));
     let shared = |(role, channels): &(Role, Vec<f64>)| {
-        if !matches!(role, Role::Query | Role::Output) {
+        if !of_query(*role) {
             return channels.clone();
         }
         let mut sums = vec![0.0; spec.kv_heads * width];
@@ -175,7 +180,7 @@ pub fn of_queries(aggregate: Aggregate, members: &[(Role, Vec<f64>)], spec: &Lay
     if spec.heads == spec.kv_heads {
         return Vec::new();
     }
-    let own = members.iter().filter(|(role, _)| matches!(role, Role::Query | Role::Output));
+    let own = members.iter().filter(|(role, _)| of_query(*role));
     let channels = aggregate.of(&own.map(|(_, channels)| channels.clone()).collect::<Vec<_>>());
     channels.chunks(spec.head_dim).map(|head| head.iter().sum()).collect()
 }

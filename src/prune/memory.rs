@@ -2,7 +2,7 @@
 
 use super::plan::{Groups, Options};
 use crate::{
-    model::{Config, layers_bytes, row_bytes, shares_bytes, signal_bytes, staging_bytes, state_bytes},
+    model::{Config, backward_bytes, layers_bytes, row_bytes, staging_bytes, state_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -34,20 +34,19 @@ impl Options {
         let logits = 4 * 8192.min(config.vocab_size) as u64;
         // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
         let ends = table + staging_bytes(table).max(tokens * (2 * logits + 5 * full));
-        let layer = (0..config.layers.len()).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
         let (mut gpu, mut largest, mut whole) = (ends, 0, 0);
-        for step in config.layer_steps(layer) {
+        let layers = config.kinds_of_layers();
+        for (layer, step) in
+            layers.into_iter().flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step)))
+        {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let bytes = |(rows, cols): (usize, usize)| rows as u64 * row_bytes(cols);
             let gradients: u64 = shapes().map(bytes).sum();
             let most = shapes().map(bytes).max().unwrap_or(0);
             let stored = gradients / 4 * element_size as u64;
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
-            // What the forward pass has in a step, and a gradient of each.
-            let signals = tokens
-                * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full)
-                + shares_bytes(config, layer, step, examples.longest);
+            let signals = backward_bytes(config, layer, step, tokens, examples.longest);
             let sums = gradients + most + 4 * run * widest;
             gpu = gpu.max(stored + staging_bytes(most).max(signals + sums));
             largest = largest.max(most);

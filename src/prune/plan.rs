@@ -12,7 +12,7 @@ use super::{
 use crate::{
     checkpoint::{Dtype, TensorPlan},
     error::{Error, Result},
-    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE, NO_GRADIENTS, TensorSpec},
+    model::{Config, Experts, Kept, LayerSizes, LayerSpec, MIXTURE, TensorSpec},
     stream::Types,
 };
 
@@ -93,11 +93,6 @@ impl Options {
         }
         if config.fused() || config.pruned {
             return usage("this model is cut already; prune the original to another ratio instead".into());
-        }
-        if self.importance.needs_gradient() && !config.has_gradients() && self.groups != Groups::Experts {
-            return usage(format!(
-                "{NO_GRADIENTS}; --importance l1, l2 and random need none, and compress cuts without any"
-            ));
         }
         if matches!(self.groups, Groups::Both | Groups::Attention) {
             config.can_cut_heads().or_else(|error| usage(format!("{error}; --mlp prunes channels alone")))?;

@@ -2,7 +2,7 @@
 
 use super::options::{Mode, Options};
 use crate::{
-    model::{Config, row_bytes, shares_bytes, signal_bytes, staging_bytes},
+    model::{Config, backward_bytes, row_bytes, staging_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -84,16 +84,16 @@ impl Options {
         let models = if teacher.is_some() { 2 } else { 1 };
         // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
         let ends = models * (table + staging_bytes(table)) + tokens * (3 * logits + 6 * full);
-        let layer = (0..layers).max_by_key(|&layer| config.layer_parameters(layer)).unwrap_or(0);
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
         let (mut work, mut largest) = (0, 0);
-        for step in config.layer_steps(layer) {
+        let kinds = config.kinds_of_layers();
+        for (layer, step) in
+            kinds.into_iter().flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step)))
+        {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let most = shapes().map(|(rows, cols)| rows as u64 * row_bytes(cols)).max().unwrap_or(0);
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
-            let signals = tokens
-                * (2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full)
-                + shares_bytes(config, layer, step, examples.longest);
+            let signals = backward_bytes(config, layer, step, tokens, examples.longest);
             work = work.max(3 * most + signals + 4 * run * widest);
             largest = largest.max(most);
         }

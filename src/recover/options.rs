@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{Config, MIXTURE, NO_GRADIENTS, Wanted, architecture::Role},
+    model::{Config, MIXTURE, Wanted, architecture::Role},
     stream::Types,
 };
 
@@ -105,11 +105,17 @@ pub enum Target {
     Gate,
     Up,
     Down,
+    /// Queries, keys and values of a gated delta net at once.
+    Mixed,
+    /// What the result of attention, or of a gated delta net, is multiplied by.
+    OutputGate,
+    Beta,
+    Decay,
 }
 
 impl Target {
     /// All of them, with the names that flags have for them.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("q", Self::Query),
         ("k", Self::Key),
         ("v", Self::Value),
@@ -117,6 +123,10 @@ impl Target {
         ("gate", Self::Gate),
         ("up", Self::Up),
         ("down", Self::Down),
+        ("qkv", Self::Mixed),
+        ("z", Self::OutputGate),
+        ("b", Self::Beta),
+        ("a", Self::Decay),
     ];
 
     /// The weights that it stands for.
@@ -129,6 +139,10 @@ impl Target {
             Self::Gate => Role::Gate,
             Self::Up => Role::Up,
             Self::Down => Role::Down,
+            Self::Mixed => Role::Mixed,
+            Self::OutputGate => Role::OutputGate,
+            Self::Beta => Role::Beta,
+            Self::Decay => Role::Decay,
         }
     }
 }
@@ -138,9 +152,13 @@ impl FromStr for Target {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         // Also as the tensors are called.
-        let stem = name.rsplit_once('_').map_or(name, |(stem, _)| stem);
+        let stem = match (name.strip_prefix("in_proj_"), name.rsplit_once('_')) {
+            (Some(stem), _) | (None, Some((stem, _))) => stem,
+            (None, None) => name,
+        };
         let found = Self::ALL.iter().find(|(known, _)| *known == stem);
-        found.map(|(_, target)| *target).ok_or_else(|| "expected some of q, k, v, o, gate, up and down".into())
+        let expected = || "expected some of q, k, v, o, gate, up, down, qkv, z, b and a".into();
+        found.map(|(_, target)| *target).ok_or_else(expected)
     }
 }
 
@@ -222,11 +240,11 @@ impl Options {
         if config.is_mixture() {
             return usage(MIXTURE.into());
         }
-        if !config.has_gradients() {
-            return usage(format!("this model cannot be trained: {NO_GRADIENTS}"));
-        }
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());
+        }
+        if self.all_trained_parameters(config) == 0 {
+            return usage("nothing would be trained: this model has no such weights; name others of --targets".into());
         }
         if self.trained.norms && config.fused() {
             return usage("--train norms: the norms of a sliced model are in its weights; leave it out".into());

@@ -129,7 +129,7 @@ pub fn column_sums(a: &DMatrix<f64>, b: Option<&DMatrix<f64>>) -> DMatrix<f64> {
 /// The shares of the keys that a token sees, where their rows begin, and the derivatives of their scores by the scaled
 /// products.
 fn shares(
-    shape: &AttentionShape,
+    (shape, sinks): (&AttentionShape, &[f64]),
     qkv: &DMatrix<f64>,
     block: &Sequence,
     position: usize,
@@ -145,15 +145,27 @@ fn shares(
     for (index, score) in scores.iter_mut().enumerate() {
         (*score, slopes[index]) = scored(shape, *score, head, position, oldest + index);
     }
-    let highest = scores.max();
+    let sink = sinks.get(head).copied().unwrap_or(f64::NEG_INFINITY);
+    let highest = scores.max().max(sink);
     let shares = DVector::from_iterator(count, scores.iter().map(|score| (score - highest).exp()));
-    (&shares / shares.sum(), first, slopes)
+    (&shares / (shares.sum() + (sink - highest).exp()), first, slopes)
 }
 
 /// The gradients of queries, keys and values, in their places, of whole sequences: with p the shares of a query, `dv +=
 /// p d`, `ds = p (d·v − Σ p d·v)`, `dq = scale Σ ds k`, `dk += scale ds q`.
 pub fn attention_backward(
     shape: &AttentionShape,
+    qkv: &DMatrix<f64>,
+    d: &DMatrix<f64>,
+    sequences: &[Sequence],
+) -> DMatrix<f64> {
+    attention_backward_with_sinks(shape, &[], qkv, d, sequences)
+}
+
+/// The same with one more score of each query head, where there are any, that has no value.
+pub fn attention_backward_with_sinks(
+    shape: &AttentionShape,
+    sinks: &[f64],
     qkv: &DMatrix<f64>,
     d: &DMatrix<f64>,
     sequences: &[Sequence],
@@ -166,7 +178,7 @@ pub fn attention_backward(
                 let (token, shared) = (block.first + position, head / shape.group());
                 let [q, k, v] = [(shape.q, head), (shape.k, shared), (shape.v, shared)]
                     .map(|(span, head)| columns(span, head, h).start);
-                let (p, first, slopes) = shares(shape, qkv, block, position, head);
+                let (p, first, slopes) = shares((shape, sinks), qkv, block, position, head);
                 let gradient = d.view((token, head * h), (1, h)).transpose();
                 let agreements = qkv.view((first, v), (p.len(), h)) * &gradient;
                 let ds = scale * p.component_mul(&slopes).component_mul(&agreements.add_scalar(-p.dot(&agreements)));

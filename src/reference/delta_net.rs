@@ -69,3 +69,110 @@ pub fn gate(kind: Gate, y: &DMatrix<f64>, x: &DMatrix<f64>, column: usize) -> DM
     let factor = |value: f64| if kind == Gate::Silu { value * sigmoid(value) } else { sigmoid(value) };
     y.component_mul(&x.columns(column, y.ncols()).map(factor))
 }
+
+/// The gradients of a signal before its gate and of the columns of `x` that the gate is, from that of their product.
+pub fn gate_backward(
+    kind: Gate,
+    y: &DMatrix<f64>,
+    x: &DMatrix<f64>,
+    column: usize,
+    d: &DMatrix<f64>,
+) -> (DMatrix<f64>, DMatrix<f64>) {
+    let gates = x.columns(column, y.ncols());
+    let slope = |value: f64| {
+        let (share, slope) = (sigmoid(value), sigmoid(value) * sigmoid(-value));
+        if kind == Gate::Silu { share + value * slope } else { slope }
+    };
+    (gate(kind, d, x, column), d.component_mul(y).component_mul(&gates.map(slope)))
+}
+
+/// The gradient of what a convolution read of whole sequences of these lengths: of every sum, into all tokens that are in
+/// it.
+pub fn short_conv_backward(
+    x: &DMatrix<f64>,
+    weight: &DMatrix<f64>,
+    lengths: &[usize],
+    d: &DMatrix<f64>,
+) -> DMatrix<f64> {
+    let taps = weight.nrows();
+    let mut dx = DMatrix::zeros(x.nrows(), weight.ncols());
+    let mut first = 0;
+    for &length in lengths {
+        for (token, channel) in (0..length).flat_map(|token| (0..weight.ncols()).map(move |channel| (token, channel))) {
+            let seen = (0..taps.min(token + 1)).map(|back| (first + token - back, weight[(taps - 1 - back, channel)]));
+            let sum: f64 = seen.clone().map(|(row, factor)| factor * x[(row, channel)]).sum();
+            let slope = sigmoid(sum) + sum * sigmoid(sum) * sigmoid(-sum);
+            seen.for_each(|(row, factor)| dx[(row, channel)] += factor * slope * d[(first + token, channel)]);
+        }
+        first += length;
+    }
+    dx
+}
+
+/// The gradients of beta and decay of every head, as they lie in `x`, from those of the logarithms of the gates; zero in
+/// other columns.
+pub fn delta_gates_backward(
+    x: &DMatrix<f64>,
+    [beta, decay]: [usize; 2],
+    parameters: &DMatrix<f64>,
+    d: &DMatrix<f64>,
+) -> DMatrix<f64> {
+    let heads = parameters.ncols();
+    let mut dx = DMatrix::zeros(x.nrows(), x.ncols());
+    for (t, head) in (0..x.nrows()).flat_map(|t| (0..heads).map(move |head| (t, head))) {
+        let slope = sigmoid(x[(t, decay + head)] + parameters[(1, head)]);
+        dx[(t, decay + head)] = -parameters[(0, head)] * slope * d[(t, head)];
+        dx[(t, beta + head)] = sigmoid(-x[(t, beta + head)]) * d[(t, heads + head)];
+    }
+    dx
+}
+
+/// The gradients of queries, keys and values, and of the logarithms of the gates, of sequences that begin with their runs:
+/// with all states kept, and G the gradient of the one after a token, `dq = Sᵀ·d`, `dv = b·G·k`, and so on.
+pub fn delta_rule_backward(
+    shape: &DeltaShape,
+    qkv: &DMatrix<f64>,
+    gates: &DMatrix<f64>,
+    d: &DMatrix<f64>,
+    runs: &[DeltaRun],
+) -> (DMatrix<f64>, DMatrix<f64>) {
+    let DeltaShape { key_heads, value_heads, key_dim, value_dim } = *shape;
+    let mut dqkv = DMatrix::zeros(qkv.nrows(), qkv.ncols());
+    let mut dgates = DMatrix::zeros(gates.nrows(), gates.ncols());
+    for (run, head) in runs.iter().flat_map(|run| (0..value_heads).map(move |head| (run, head))) {
+        let key_head = head / (value_heads / key_heads);
+        let [q, k] = [key_head, key_heads + key_head].map(|head| (head * key_dim, key_dim));
+        let v = (2 * key_heads * key_dim + head * value_dim, value_dim);
+        let of = |t: usize, (column, width)| qkv.view((t, column), (1, width)).transpose();
+        // [value_dim, key_dim], before each token.
+        let mut states = vec![DMatrix::zeros(value_dim, key_dim)];
+        for t in run.first..run.first + run.tokens {
+            let (k, v) = (of(t, k), of(t, v));
+            let (a, b) = (gates[(t, head)], gates[(t, value_heads + head)]);
+            let before = &states[t - run.first];
+            states.push(a * before + b * (v - a * (before * &k)) * k.transpose());
+        }
+        let mut gradient = DMatrix::zeros(value_dim, key_dim);
+        for t in (run.first..run.first + run.tokens).rev() {
+            let (before, after) = (&states[t - run.first], &states[t - run.first + 1]);
+            let (a, b) = (gates[(t, head)], gates[(t, value_heads + head)]);
+            let [query, key] = [q, k].map(|place| of(t, place));
+            let out = d.view((t, head * value_dim), (1, value_dim)).transpose();
+            gradient += &out * query.transpose();
+            let corrected = of(t, v) - a * (before * &key);
+            // Of the state's correction, of all that was added.
+            let of_error = &gradient * &key;
+            let mut add = |(column, width): (usize, usize), value: DMatrix<f64>| {
+                let mut to = dqkv.view_mut((t, column), (1, width));
+                to += value.transpose();
+            };
+            add(q, after.transpose() * &out);
+            add(k, gradient.transpose() * (b * &corrected) - before.transpose() * (a * b * &of_error));
+            add(v, b * &of_error);
+            dgates[(t, head)] = a * (gradient.dot(before) - b * of_error.dot(&(before * &key)));
+            dgates[(t, value_heads + head)] = b * of_error.dot(&corrected);
+            gradient = a * (&gradient - b * &of_error * key.transpose());
+        }
+    }
+    (dqkv, dgates)
+}

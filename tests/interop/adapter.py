@@ -3,7 +3,8 @@
 
     python tests/interop/adapter.py --binary target/release/slicegpt-gpu [NAME ...]
 
-Of models whose queries, keys and values are stored apart, fused one after the other and group by group, and transposed.
+Of models whose queries, keys and values are stored apart, fused one after the other and group by group, and transposed,
+and of queries by turns with their gates, beside gated delta nets.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from program import FIXTURES, Program, difference
 from transformers import AutoModelForCausalLM
 
 TOLERANCE = 2e-4
-NAMES = ["llama_gqa_tied", "opt_untied", "phi3_gqa", "gpt_neox_sequential", "gpt2_tied"]
+NAMES = ["llama_gqa_tied", "opt_untied", "phi3_gqa", "gpt_neox_sequential", "gpt2_tied", "qwen35_tied"]
 
 
 def logits(model, rows):

@@ -227,6 +227,16 @@ fn gradients_of_weights_and_biases_match_reference_over_any_number_of_tokens() {
 }
 
 fn attention(gpu: &Gpu, shape: &AttentionShape, cols: usize, lengths: &[usize], reason: &str) {
+    attention_with_sinks(gpu, (shape, &[]), cols, lengths, reason);
+}
+
+fn attention_with_sinks(
+    gpu: &Gpu,
+    (shape, sinks): (&AttentionShape, &[f32]),
+    cols: usize,
+    lengths: &[usize],
+    reason: &str,
+) {
     let tokens = lengths.iter().sum();
     let (mut random, width) = (Random::new((tokens * 1000 + cols) as u64), shape.q.heads * shape.head_dim);
     let (qkv, d) = (random.values(tokens * cols, 1.5), random.values(tokens * width, 1.0));
@@ -235,9 +245,10 @@ fn attention(gpu: &Gpu, shape: &AttentionShape, cols: usize, lengths: &[usize], 
     let sequences = sequences(lengths.iter().copied());
     // As of attention itself: what a share is off by comes from its score and two exponentials.
     let tolerance = 2.0 * (shape.head_dim as f64 + 96.0) * ROUNDOFF;
-    let expected = reference::attention_backward(shape, &qkv, &d, &sequences);
+    let expected = reference::attention_backward_with_sinks(shape, &wide(sinks), &qkv, &d, &sequences);
     let most = expected.amax().max(1.0);
-    let dqkv = gpu.attention_backward(shape, &gpu_qkv, &gpu_d, &sequences).expect("attention_backward");
+    let dqkv = gpu.zeros(tokens, cols).expect("zeros");
+    gpu.attention_backward_into((shape, sinks), &gpu_qkv, &gpu_d, &sequences, &dqkv).expect("attention_backward");
     let off = error(&download(gpu, &dqkv), &expected, |_, _| most);
     check(&format!("attention_backward {shape:?}, {} sequences ({reason})", lengths.len()), off, tolerance);
 }
@@ -275,6 +286,29 @@ fn gradients_of_attention_match_reference_for_every_kind_of_heads_and_windows() 
     let shape =
         AttentionShape { head_dim: 10, q: span(83), k: span(0), v: span(41), scale: 0.3, ..AttentionShape::default() };
     attention(&gpu, &shape, 125, &[20, 30], "values before queries, gaps between them");
+}
+
+#[test]
+fn gradients_of_attention_with_sinks_match_reference() {
+    let gpu = support::gpu_unlimited();
+    for (head_dim, heads, kv_heads, window, lengths, reason) in [
+        (1, 2, 1, None, &[1][..], "one token of the smallest heads"),
+        (6, 4, 2, None, &[33, 1, 17], "groups of two; sequences of any length"),
+        (6, 12, 1, Some(70), &[150], "a window longer than two blocks, groups of twelve"),
+        (1, 512, 512, None, &[131], "not all key-value heads at a time"),
+    ] {
+        let mut sinks = Random::new(heads as u64).values(heads, 2.0);
+        // Such that there is nothing left for keys, and one that counts nothing.
+        for (sink, extreme) in sinks.iter_mut().rev().zip([60.0, -1e4]) {
+            *sink = extreme;
+        }
+        let shape = side_by_side(head_dim, heads, kv_heads, window);
+        attention_with_sinks(&gpu, (&shape, &sinks), (heads + 2 * kv_heads) * head_dim, lengths, reason);
+    }
+    let (shape, x) = (side_by_side(4, 2, 2, None), gpu.zeros(3, 24).expect("zeros"));
+    let d = gpu.zeros(3, 8).expect("zeros");
+    let refused = gpu.attention_backward_into((&shape, &[1.0; 3]), &x, &d, &sequences([3]), &x);
+    assert!(refused.is_err(), "another number of sinks");
 }
 
 #[test]

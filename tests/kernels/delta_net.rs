@@ -74,7 +74,7 @@ fn delta_gates_are_right_relative_to_what_is_forgotten() {
 }
 
 /// Signals as a layer has them: unit keys and queries, values about 1, gates between 0 and 1.
-fn signals(shape: &DeltaShape, tokens: usize, random: &mut Random) -> (Vec<f32>, Vec<f32>) {
+pub fn signals(shape: &DeltaShape, tokens: usize, random: &mut Random) -> (Vec<f32>, Vec<f32>) {
     let width = shape.qkv_width();
     let mut qkv = random.values(tokens * width, 1.0);
     for token in qkv.chunks_exact_mut(width) {

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    ops::{Activation, AttentionShape, Bound, HeadSpan, Norm, sequences},
+    ops::{Activation, AttentionShape, Bound, DeltaRun, DeltaShape, Gate, HeadSpan, Norm, sequences},
     reference,
 };
 
@@ -166,6 +166,13 @@ fn gradients_of_attention_are_derivatives() {
                 |d| reference::attention_backward(&shape, &qkv, d, &sequences),
             );
         }
+        let sinks: Vec<f64> = random(&mut Random::new(12), 1, heads).iter().copied().collect();
+        compare(
+            &format!("attention_backward, {heads} heads, {kv_heads} key-value heads, window {window:?}, sinks"),
+            &qkv,
+            |qkv| reference::attention_with_sinks(&shape, &sinks, qkv, qkv, &sequences),
+            |d| reference::attention_backward_with_sinks(&shape, &sinks, &qkv, d, &sequences),
+        );
     }
 }
 
@@ -203,4 +210,53 @@ fn gradients_of_the_ends_are_derivatives() {
         DMatrix::from_row_slice(1, 1, &[each.iter().map(|one| one.kl).sum()])
     };
     compare("divergence_backward", &q, divergences, |d| reference::divergence_backward(&p, &q, d[(0, 0)]));
+}
+
+#[test]
+fn gradients_of_gated_delta_nets_are_derivatives() {
+    let mut numbers = Random::new(7);
+    let (x, y) = (random(&mut numbers, 4, 7) * 2.0, random(&mut numbers, 4, 3));
+    for kind in [Gate::Sigmoid, Gate::Silu] {
+        let backward = |d: &DMatrix<f64>| reference::gate_backward(kind, &y, &x, 2, d);
+        compare(&format!("gate_backward {kind:?}"), &y, |y| reference::gate(kind, y, &x, 2), |d| backward(d).0);
+        let gates = x.columns(2, 3).into_owned();
+        let by_gates = |gates: &DMatrix<f64>| reference::gate(kind, &y, gates, 0);
+        compare(&format!("gate_backward {kind:?}, the gate"), &gates, by_gates, |d| backward(d).1);
+    }
+    let parameters = random(&mut numbers, 2, 2).map(f64::exp);
+    compare(
+        "delta_gates_backward",
+        &x,
+        |x| reference::delta_gates(x, 1, 4, &parameters).map(f64::ln),
+        |d| reference::delta_gates_backward(&x, [1, 4], &parameters, d),
+    );
+    for (taps, lengths) in [(1, vec![4]), (3, vec![2, 7, 1]), (8, vec![5, 3])] {
+        let tokens: usize = lengths.iter().sum();
+        let (x, weight) = (random(&mut numbers, tokens, 3), random(&mut numbers, taps, 3));
+        let of = |tokens: usize| (1..=tokens as u32).collect::<Vec<_>>();
+        let seen = lengths.iter().flat_map(|&tokens| of(tokens));
+        let places: Vec<[u32; 2]> = seen.enumerate().map(|(row, seen)| [row as u32, seen]).collect();
+        compare(
+            &format!("short_conv_backward, {taps} taps"),
+            &x,
+            |x| reference::short_conv(x, &weight, &places),
+            |d| reference::short_conv_backward(&x, &weight, &lengths, d),
+        );
+    }
+    let run = |first, tokens, state| DeltaRun { first, tokens, state, begins: true };
+    let runs = [run(0, 6, 0), run(6, 1, 1), run(7, 4, 0)];
+    for (key_heads, value_heads, key_dim, value_dim) in [(1, 1, 1, 1), (2, 2, 3, 2), (1, 3, 2, 4), (2, 4, 4, 3)] {
+        let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim };
+        let qkv = random(&mut numbers, 11, shape.qkv_width());
+        let logarithms = -random(&mut numbers, 11, 2 * value_heads).abs();
+        let rule = |qkv: &DMatrix<f64>, logarithms: &DMatrix<f64>| {
+            let mut states = DMatrix::zeros(2 * shape.state_rows(), value_dim);
+            reference::delta_rule(&shape, qkv, &logarithms.map(f64::exp), &mut states, &runs)
+        };
+        let backward =
+            |d: &DMatrix<f64>| reference::delta_rule_backward(&shape, &qkv, &logarithms.map(f64::exp), d, &runs);
+        compare(&format!("delta_rule_backward {shape:?}"), &qkv, |qkv| rule(qkv, &logarithms), |d| backward(d).0);
+        let by_gates = |logarithms: &DMatrix<f64>| rule(&qkv, logarithms);
+        compare(&format!("delta_rule_backward {shape:?}, gates"), &logarithms, by_gates, |d| backward(d).1);
+    }
 }

@@ -8,6 +8,7 @@
 mod attention;
 mod backward;
 mod bench;
+mod delta_backward;
 mod delta_net;
 mod differences;
 mod mixture;

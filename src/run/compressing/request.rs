@@ -6,7 +6,7 @@ use super::super::vocabulary::VocabularyRequest;
 use crate::{
     compress::{Axis, Effort, Goal, Options},
     error::{Error, Result},
-    model::{Config, NO_GRADIENTS},
+    model::Config,
     recover::Mode,
     stream::Types,
 };
@@ -84,9 +84,6 @@ impl CompressRequest {
                 "--importance taylor: no gradients go through mixtures of experts yet; --importance obs needs none"
                     .into(),
             )),
-            CompressImportance::Taylor if !config.has_gradients() => {
-                Err(Error::Usage(format!("{NO_GRADIENTS}; --importance obs needs none")))
-            }
             CompressImportance::Taylor => Ok(()),
         }
     }
