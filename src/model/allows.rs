@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 
 /// Why methods that change what every layer has leave mixtures alone.
 pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, \
-                           `compress` whole experts, heads and layers, and nothing else is implemented";
+                           `prune --attention` heads, `compress` whole experts, heads and layers, and nothing else is \
+                           implemented";
 
 /// Why methods that need gradients leave models with gated delta nets alone.
 pub const NO_GRADIENTS: &str =

@@ -2,10 +2,10 @@
 
 use super::{
     activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward,
-    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_rule, divergence, divergence_backward,
-    dropout, embed, embed_backward, energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm,
-    head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, sample, scale_tokens, short_conv,
-    subtract, transpose,
+    clamped_swiglu, clamped_swiglu_backward, column_sums, copy_rows, covariance, delta_gates, delta_rule, divergence,
+    divergence_backward, dropout, embed, embed_backward, energy, gate, gemm, gemm_f16_matrix, gemm_naive, gemv,
+    head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward, probe, rope, route, route_backward,
+    row_products, sample, scale_tokens, short_conv, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -22,6 +22,7 @@ pub fn kernels() -> Vec<Kernel> {
         bound::kernels(),
         bound_backward::kernels(),
         clamped_swiglu::kernels(),
+        clamped_swiglu_backward::kernels(),
         column_sums::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),
@@ -47,6 +48,8 @@ pub fn kernels() -> Vec<Kernel> {
         probe::kernels(),
         rope::kernels(),
         route::kernels(),
+        route_backward::kernels(),
+        row_products::kernels(),
         sample::kernels(),
         scale_tokens::kernels(),
         short_conv::kernels(),
