@@ -10,7 +10,7 @@ use slicegpt_gpu::{
     gpu::{Gpu, Matrix},
     model::{
         AffineGradients, BatchSize, Config, Model, Names, StepGradients,
-        architecture::{ARCHITECTURES, Layout},
+        architecture::{ARCHITECTURES, Layout, Role},
         scatter,
     },
     progress::Silent,
@@ -92,7 +92,7 @@ impl Collect for Store<'_> {
             for (stored, sums) in config.head_norms(at.layer).iter().zip(&block.head_norms) {
                 self.head_norms(at.layer, stored, sums);
             }
-            for linear in &block.linears {
+            for linear in block.linears.iter().filter(|linear| linear.role != Role::Router) {
                 let name = names.layer(at.layer, linear.spec.name);
                 let (rows, cols) = config.weight_shape(linear.spec, at.layer);
                 let held = config.weight_rows(linear.spec, linear.role, at.layer);
@@ -272,8 +272,7 @@ fn gradients_agree_with_autograd_for_every_row_of_the_table() {
         .map(|entry| entry.expect("an entry").path().file_stem().expect("a name").to_string_lossy().into_owned())
         .collect();
     names.sort();
-    // Through experts none go.
-    let rows = ARCHITECTURES.iter().filter(|row| row.mixture.is_none());
+    let rows = ARCHITECTURES.iter();
     let all: std::collections::BTreeSet<&str> = rows.map(|row| row.model_type).collect();
     let (mut failures, mut types) = (Vec::new(), std::collections::BTreeSet::new());
     for name in names {
@@ -295,8 +294,9 @@ fn gradients_agree_with_autograd_for_every_row_of_the_table() {
 #[test]
 fn gradients_do_not_depend_on_where_residuals_lie() {
     let gpu = support::gpu();
-    // Parallel blocks with a head of its own and biases; sequential ones, tied, with learned positions; gated delta nets.
-    for name in ["phi_gqa", "opt_gelu", "qwen35_wide"] {
+    // Parallel blocks with a head of its own and biases; sequential ones, tied, with learned positions; gated delta nets;
+    // experts, for all batches at once and batch by batch.
+    for name in ["phi_gqa", "opt_gelu", "qwen35_wide", "qwen2_moe_dense_between"] {
         let (model, rows) = fixture(name);
         let one_by_one = BatchSize { rows: Some(1), ..BatchSize::default() };
         let of = |placement| {
@@ -317,8 +317,14 @@ fn gradients_do_not_depend_on_where_residuals_lie() {
 
 #[test]
 fn gradients_of_sequences_by_themselves_are_those_of_their_own_loss() {
+    for name in ["qwen3_window", "qwen2_moe_dense_between"] {
+        by_themselves(name);
+    }
+}
+
+fn by_themselves(name: &str) {
     let gpu = support::gpu();
-    let (model, rows) = fixture("qwen3_window");
+    let (model, rows) = fixture(name);
     struct Each<'a>(Vec<Store<'a>>);
     impl Collect for Each<'_> {
         fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> slicegpt_gpu::Result<()> {
@@ -346,7 +352,7 @@ fn gradients_of_sequences_by_themselves_are_those_of_their_own_loss() {
     for (row, store) in rows.iter().zip(each.0) {
         let (_, mut alone, _) = gradients(&gpu, &model, std::slice::from_ref(row), &Case::default());
         alone.retain(|name, _| store.tensors.contains_key(name));
-        assert!(store.tensors.len() > 20 && alone == store.tensors, "a sequence of {}", row.len());
+        assert!(store.tensors.len() > 15 && alone == store.tensors, "{name}, a sequence of {}", row.len());
     }
 }
 

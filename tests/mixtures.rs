@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use slicegpt_gpu::{
-    checkpoint::{Dtype, OutputDirectory},
-    eval::{self, EvalMemory},
+    checkpoint::{Dtype, OutputDirectory, TensorPlan},
+    eval::{self, EvalMemory, rope_bytes},
     generate::{Sampling, generate},
     gpu::Gpu,
     model::{
-        BatchSize, Config, Experts, LayerSpec, Model,
+        BatchSize, Config, Experts, Kept, LayerSpec, Model,
         architecture::{ARCHITECTURES, BlockKind, Role, Wiring},
         state_bytes,
     },
     ops::ClampedSwiglu,
     progress::Silent,
     prune::{Aggregate, Groups, Importance, Job, Options, Plan, Snapshot, expert_scores},
-    stream::{MemoryPlan, Placement, Types},
+    recover::{self, Mode, Schedule, Target, Trained},
+    stream::{Extent, MemoryPlan, Placement, Sitting, Types},
     synthetic::{self, TokenRows},
 };
 
@@ -136,6 +137,99 @@ fn the_experts_of_a_layer_are_never_on_the_gpu_together() {
         println!("{peak} bytes at most, {planned} planned, {experts} of experts");
         assert!(peak <= planned, "{peak} bytes, where {planned} were planned");
         assert!(planned < experts / 2, "{planned} bytes are planned, where the experts have {experts}");
+    }
+}
+
+/// How the model is trained in tests of memory.
+fn training(mode: Mode) -> recover::Options {
+    let low_rank = [Target::Query, Target::Key, Target::Value, Target::Output].to_vec();
+    let weights = mode == Mode::Blocks;
+    recover::Options {
+        mode,
+        steps: 2,
+        batch_size: 2,
+        learning_rate: 1e-3,
+        rate_flag: recover::Options::RATE,
+        schedule: Schedule::Constant,
+        warmup: 0.0,
+        weight_decay: 0.0,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        max_grad_norm: 1.0,
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.0,
+        trained: Trained { low_rank: if weights { Vec::new() } else { low_rank }, weights, norms: true, biases: true },
+        temperature: 1.0,
+        eval_every: 0,
+        save_every: 1,
+        seed: 1,
+        dtype: Types::One(Dtype::F32),
+    }
+}
+
+#[test]
+fn nor_are_they_while_gradients_go_through_them() {
+    let at = tempfile::tempdir().expect("a directory");
+    let model = random(
+        at.path(),
+        json!({
+            "model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": 32, "num_experts": 64, "num_experts_per_tok": 8,
+            "moe_intermediate_size": 128, "shared_expert_intermediate_size": 96, "vocab_size": 100,
+        }),
+    );
+    let config = model.config();
+    let rows = support::tokens(&at.path().join("model/tokens.json"));
+    let (extent, rope) = (Extent::of(&rows), rope_bytes(config, 40));
+    let experts = 4 * 64 * config.expert_parameters(0);
+    let one_by_one = BatchSize { rows: Some(1), ..BatchSize::default() };
+    let tensors: Vec<TensorPlan> = config
+        .tensors()
+        .into_iter()
+        .map(|spec| TensorPlan { name: spec.name, shape: spec.shape, dtype: Dtype::F32 })
+        .collect();
+    for placement in [Placement::Gpu, Placement::Host] {
+        let memory = MemoryPlan { placement, batch: one_by_one, part_bytes: 16 << 10, keeps_dense: false };
+        let check = |what: &str, planned: u64, run: &dyn Fn(&Gpu, &OutputDirectory)| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let output = OutputDirectory::create(&directory.path().join("out"), false).expect("an output");
+            let mut gpu = support::gpu();
+            gpu.set_planned_memory(Some(planned));
+            run(&gpu, &output);
+            let peak = gpu.memory().peak;
+            println!("{what}, {placement:?}: {peak} bytes at most, {planned} planned, {experts} of a layer's experts");
+            assert!(peak <= planned, "{what}, {placement:?}: {peak} bytes, where {planned} were planned");
+            assert!(planned < experts, "{what}, {placement:?}: {planned} bytes planned, {experts} of experts");
+        };
+        for mode in [Mode::Lora, Mode::Distil, Mode::Blocks] {
+            let options = training(mode);
+            let teacher = (mode != Mode::Lora).then_some(&model);
+            let planned = options.peak(&memory, (config, teacher.map(Model::config)), 0, &extent, rope, 4).gpu;
+            check(&mode.to_string(), planned, &|gpu, directory| {
+                let (options, tensors, progress) = (&options, tensors.as_slice(), &Silent);
+                let job = recover::Job {
+                    model: &model,
+                    teacher,
+                    stay: None,
+                    rows: &rows,
+                    counted: None,
+                    options,
+                    memory,
+                    tensors,
+                    directory,
+                    progress,
+                };
+                job.run(gpu, None, &mut |_| Ok(true)).expect("training");
+            });
+        }
+        let options = Options { groups: Groups::Attention, ..options(config, 0.5, false) };
+        let planned = options.peak(&memory, config, 0, &extent, rope, 4).gpu;
+        check("prune", planned, &|gpu, directory| {
+            let job = Job { model: &model, rows: &rows, options: &options, memory, directory, progress: &Silent };
+            let all: Vec<Kept> = config.layers.iter().enumerate().map(|(at, spec)| Kept::all(at, spec)).collect();
+            job.importances(gpu, &all, &mut Sitting::whole()).expect("importances");
+        });
     }
 }
 

@@ -128,7 +128,9 @@ fn importances_and_what_leaves_agree_with_an_independent_implementation() {
                 println!("{what}: {worst:.1e}");
                 assert!(worst < 1e-3, "{what}: relative error {worst:.1e}");
                 for global in [false, true] {
-                    let share = Share { ratio: 0.25, attention: true, mlp: true, global };
+                    // Of two heads, and no channels.
+                    let (ratio, mlp) = if config.is_mixture() { (0.5, false) } else { (0.25, true) };
+                    let share = Share { ratio, attention: true, mlp, global };
                     let [mut own, mut theirs] = [whole(config), whole(config)];
                     cut(share, &config.layers, &found, &mut own);
                     cut(share, &config.layers, &expected, &mut theirs);

@@ -177,6 +177,9 @@ fn three_steps_are_those_of_pytorch() {
         ("phi_qk_layernorm", true, false),
         // Gated delta nets, and attention with gates, whose queries and gates are in one tensor.
         ("qwen35_tied", true, false),
+        // Experts, and a dense layer; towards another mixture.
+        ("qwen2_moe_dense_between", true, false),
+        ("qwen3_moe_normalised", false, true),
     ] {
         let (model, rows) = fixture(name);
         let path = support::fixture("recovery").join(format!("{name}.safetensors"));
@@ -233,16 +236,43 @@ fn texts(model: &Model, count: usize) -> Vec<Vec<u32>> {
 
 #[test]
 fn every_way_to_train_makes_its_loss_small_and_resumes_to_the_same_bytes_wherever_residuals_lie() {
+    every_way("llama_gqa_tied", [24, 8]);
+}
+
+#[test]
+fn so_does_every_way_to_train_a_mixture_whose_experts_stay_as_they_are() {
+    // On all sequences: other ones of random tokens would have other losses, which few weights make up for.
+    for name in ["qwen2_moe_dense_between", "mixtral_tied_window"] {
+        let models = every_way(name, [10, 9]);
+        let (model, _) = fixture(name);
+        let experts = |model: &Model| -> BTreeMap<String, Vec<f32>> {
+            let specs = model.config().tensors().into_iter();
+            let stay = specs.filter(|spec| {
+                [".experts.", "gate.weight", "shared_expert"].iter().any(|part| spec.name.contains(part))
+            });
+            stay.map(|spec| (spec.name.clone(), values(model, &spec.name))).collect()
+        };
+        let expected = experts(&model);
+        assert!(expected.len() > 20, "{name}: {:?}", expected.keys());
+        for found in &models {
+            assert!(experts(&found.model) == expected, "{name}: other experts");
+        }
+    }
+}
+
+/// Trains a model in every way, on this many sequences and this many in a step, and returns what came of each.
+fn every_way(name: &str, [count, batch_size]: [usize; 2]) -> Vec<Made> {
+    let mut all = Vec::new();
     let gpu = support::gpu();
-    let (model, _) = fixture("llama_gqa_tied");
-    let (other, _) = fixture("llama_gqa_tied");
-    let rows = texts(&model, 24);
+    let (model, _) = fixture(name);
+    let (other, _) = fixture(name);
+    let rows = texts(&model, count);
     // A student: the same model after other training.
     let student = {
         let options = Options { steps: 4, batch_size: 8, learning_rate: 0.05, ..options() };
         train(&gpu, &model, &rows, &options, PLAIN()).model
     };
-    let base = Options { steps: 6, batch_size: 8, save_every: 2, learning_rate: 0.01, eps: 1e-8, ..options() };
+    let base = Options { steps: 6, batch_size, save_every: 2, learning_rate: 0.01, eps: 1e-8, ..options() };
     let whole = Trained { low_rank: Vec::new(), weights: true, norms: true, biases: true };
     for (what, options) in [
         ("lora", Options { eval_every: 3, ..base.clone() }),
@@ -280,7 +310,9 @@ fn every_way_to_train_makes_its_loss_small_and_resumes_to_the_same_bytes_whereve
             assert_eq!(again.files, once.files, "{what}, {placement:?}, stopped: {stops}");
             assert_eq!(again.recovered.snapshot.losses, once.recovered.snapshot.losses, "{what}, {placement:?}");
         }
+        all.push(once);
     }
+    all
 }
 
 /// Models of three layers, the second of which does nothing, of three that all do something, and of the first of these

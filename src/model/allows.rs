@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 
 /// Why methods that change what every layer has leave mixtures alone.
 pub const MIXTURE: &str = "it is a mixture of experts: of these, `prune --experts SHARE` takes out whole experts, \
-                           `compress` whole experts, heads and layers, and nothing else is implemented";
+                           `prune --attention` heads, `compress` whole experts, heads and layers, and nothing else is \
+                           implemented";
 
 impl Config {
     /// Whether the width of the residual stream can be cut; a model that can be read need not be one.

@@ -155,8 +155,8 @@ pub(super) struct Read<'a> {
 
 /// The gradients of a block so far, and which of them are wanted.
 pub(super) struct Sums<'a> {
-    of: &'a mut BlockGradients,
-    wanted: Wanted,
+    pub of: &'a mut BlockGradients,
+    pub wanted: Wanted,
 }
 
 impl LayerContext<'_> {
@@ -182,7 +182,9 @@ impl LayerContext<'_> {
             let sums = &mut Sums { of: sums, wanted };
             match block.spec.kind {
                 BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
-                BlockKind::Mixture => return Err(Error::shape("step_backward", "a mixture has no backward pass")),
+                BlockKind::Mixture => {
+                    return Err(Error::shape("step_backward", "a mixture goes through its experts one by one"));
+                }
                 BlockKind::DeltaNet => self.delta_net_backward(block, x, d, &dx, sums)?,
                 BlockKind::Mlp { .. } => {
                     let rows = self.mlp_rows();
@@ -366,18 +368,30 @@ impl LayerContext<'_> {
             gpu.linear_backward(d, columns.clone(), &read.weight, &d_input, index > 0)?;
             self.add_linear((block, read), first, input, (d, columns), &d_input, sums)?;
         }
+        self.norm_backward(block, x, &d_input, dx, sums)
+    }
+
+    /// Adds the gradient of the residual that a block has read, `x`, to `dx`, from that of its norm.
+    pub(super) fn norm_backward(
+        &self,
+        block: &BlockWeights,
+        x: &Matrix,
+        d_input: &Matrix,
+        dx: &Matrix,
+        sums: &mut Sums,
+    ) -> Result<()> {
+        let (gpu, config) = (self.gpu, self.config);
         if block.spec.norm.is_none() {
-            return gpu.subtract(dx, &d_input, -1.0);
+            return gpu.subtract(dx, d_input, -1.0);
         }
-        let config = self.config;
         let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };
         if let (Some(norm), true) = (&block.norm, sums.wanted.norms) {
             let n = gpu.norm(kind, x, None, None, config.hidden_size, config.norm_eps)?;
-            sums.of.norm.add_norm(gpu, norm, &d_input, &n)?;
+            sums.of.norm.add_norm(gpu, norm, d_input, &n)?;
         }
         let weight = block.norm.as_ref().map(|norm| &norm.weight);
         let norm = NormInput { kind, x, weight, norm_width: config.hidden_size, eps: config.norm_eps };
-        gpu.norm_backward(norm, &d_input, dx, true)
+        gpu.norm_backward(norm, d_input, dx, true)
     }
 
     /// Adds the gradients of a linear weight that has read `x` and made what has the gradient `d[:, columns]`; and to

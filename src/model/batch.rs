@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Config, DeltaNet, LayerContext, LayerSpec, Step,
+    Config, DeltaNet, Given, LayerContext, LayerSpec, Step,
     architecture::{BlockKind, Role},
 };
 use crate::{
@@ -96,6 +96,24 @@ pub fn row_bytes(width: usize) -> u64 {
 pub fn state_bytes(config: &Config) -> u64 {
     let rows = if config.is_mixture() { 2 } else { 1 };
     rows * row_bytes(config.hidden_size)
+}
+
+/// Bytes that a token takes on the GPU, beside its residual and the gradient of that, while the experts of a mixture come
+/// on the way back, whether or not it is its turn: what they read, and the gradient of that, of the router's logits and of
+/// gates; nothing where there is no mixture. On the way forward, at most half of it.
+pub fn mixed_bytes(config: &Config) -> u64 {
+    let of = |spec: &LayerSpec| {
+        let experts = spec.experts?;
+        Some(2 * (row_bytes(config.hidden_size) + row_bytes(experts.count) + row_bytes(experts.chosen)))
+    };
+    config.layers.iter().filter_map(of).max().unwrap_or(0)
+}
+
+/// Bytes that a token takes in the host's memory meanwhile: which experts it goes to.
+pub fn routes_bytes(config: &Config) -> u64 {
+    let chosen = config.layers.iter().filter_map(|spec| spec.experts).map(|experts| experts.chosen);
+    // In lists that grow, in the order of experts, and of tokens.
+    chosen.max().unwrap_or(0) as u64 * (2 * size_of::<Given>() as u64 + 8)
 }
 
 /// Bytes of an upload that wait in staging memory at a time, where memory is short: uploads go in pieces.

@@ -261,6 +261,7 @@ impl<F: FnMut(Range<usize>, &[Matrix]) -> Result<()>> Tap for InnerTap<F> {
 }
 
 /// What a layer needs to know beside its weights and its input.
+#[derive(Clone, Copy)]
 pub struct LayerContext<'a> {
     pub gpu: &'a Gpu,
     pub config: &'a Config,

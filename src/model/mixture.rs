@@ -10,6 +10,7 @@
 use super::{
     Model,
     architecture::Role,
+    host::HostLinear,
     layer::{BlockWeights, LayerContext, LayerWeights, Linear, NoTap, StepWeights},
 };
 use crate::{
@@ -48,19 +49,27 @@ pub struct Given {
     pub gate: f32,
     /// The gate divided by the sum of its token's gates.
     share: f32,
+    /// Where the gate is in the list of all tokens' gates.
+    pub(super) place: u32,
 }
 
 impl Routed {
-    fn new(experts: usize, routes: &Routes) -> Self {
+    pub(super) fn new(experts: usize, routes: &Routes) -> Self {
         let mut tokens = vec![Vec::new(); experts];
         let rows = routes.ids.chunks(routes.chosen.max(1)).zip(routes.gates.chunks(routes.chosen.max(1)));
         for (token, (ids, gates)) in rows.enumerate() {
             let sum: f32 = gates.iter().sum();
-            for (&id, &gate) in ids.iter().zip(gates) {
-                tokens[id as usize].push(Given { token: token as u32, gate, share: gate / sum });
+            for (number, (&id, &gate)) in ids.iter().zip(gates).enumerate() {
+                let place = (token * routes.chosen + number) as u32;
+                tokens[id as usize].push(Given { token: token as u32, gate, share: gate / sum, place });
             }
         }
         Self { tokens }
+    }
+
+    /// Whether no token of any of these goes to an expert.
+    pub(super) fn none<'r>(mut all: impl Iterator<Item = &'r Self>, expert: usize) -> bool {
+        all.all(|routed| routed.tokens[expert].is_empty())
     }
 
     /// The tokens of an expert, in their order.
@@ -90,10 +99,36 @@ pub fn forward(
         each()?;
     }
     for step in mixtures {
-        let count = batches.first().and_then(|(context, _)| context.spec().experts).map_or(0, |experts| experts.count);
-        mix(gpu, model, step, &(0..count).collect::<Vec<_>>(), batches, tap)?;
+        mix_all(gpu, model, step, batches, tap)?;
     }
     Ok(())
+}
+
+/// Takes a batch through one step: `x` `[tokens, width before]`, which may itself become the result.
+///
+/// # Errors
+/// As [`LayerContext::step`] and [`mix`].
+pub fn through_step(model: &Model, step: &StepWeights, context: LayerContext, mut x: Matrix) -> Result<Matrix> {
+    if step.mixture().is_none() {
+        return context.step(step, x, &mut NoTap);
+    }
+    mix_all(context.gpu, model, step, &mut [(context, &mut x)], &mut NoExpertTap)?;
+    Ok(x)
+}
+
+/// As [`mix`], with all experts that a layer has.
+///
+/// # Errors
+/// As [`mix`].
+pub fn mix_all(
+    gpu: &Gpu,
+    model: &Model,
+    step: &StepWeights,
+    batches: &mut [(LayerContext, &mut Matrix)],
+    tap: &mut dyn ExpertTap,
+) -> Result<Vec<Routed>> {
+    let count = batches.first().and_then(|(context, _)| context.spec().experts).map_or(0, |experts| experts.count);
+    mix(gpu, model, step, &(0..count).collect::<Vec<_>>(), batches, tap)
 }
 
 /// Adds to residuals what the mixture that a step is makes of them. Its router, on the GPU, has a row for each of these
@@ -120,11 +155,10 @@ pub fn mix(
         normed.push(read);
     }
     for (number, &expert) in experts.iter().enumerate() {
-        if routed.iter().all(|routed| routed.tokens[number].is_empty()) {
+        if Routed::none(routed.iter(), number) {
             continue;
         }
-        let host = model.store.expert(layer, expert)?;
-        let linears = host.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
+        let linears = uploaded(gpu, &model.store.expert(layer, expert)?)?;
         for (((context, x), normed), routed) in batches.iter().zip(&normed).zip(&routed) {
             let mut tap = |shares: &[f32], result: &Matrix| tap.result(layer, expert, shares, result);
             context.expert(&linears, normed, &routed.tokens[number], x, &mut tap)?;
@@ -133,7 +167,7 @@ pub fn mix(
     let host = model.store.shared_expert(layer)?;
     if let Some((gate, weights)) = host.split_last() {
         let gate = Linear::upload(gpu, gate)?;
-        let linears = weights.iter().map(|linear| Linear::upload(gpu, linear)).collect::<Result<Vec<_>>>()?;
+        let linears = uploaded(gpu, weights)?;
         for ((context, x), normed) in batches.iter().zip(&normed) {
             context.expert(&linears, normed, &context.shared(&gate, normed)?, x, &mut |_, _| Ok(()))?;
         }
@@ -144,14 +178,18 @@ pub fn mix(
 impl LayerContext<'_> {
     /// Which tokens of what the experts read, `normed` `[tokens, width]`, go to which.
     fn route(&self, block: &BlockWeights, normed: &Matrix) -> Result<Routed> {
+        let (logits, routes) = self.routes(router(block)?, normed)?;
+        Ok(Routed::new(logits.cols(), &routes))
+    }
+
+    /// The logits of a router, and which experts they send tokens to.
+    pub(super) fn routes(&self, router: &Linear, normed: &Matrix) -> Result<(Matrix, Routes)> {
         let experts = self.spec().experts.ok_or_else(|| Error::shape("route", "a layer without experts"))?;
-        let router = block.linears.iter().find(|linear| linear.role == Role::Router);
-        let router = router.ok_or_else(|| Error::shape("route", "a mixture without a router"))?;
         // In f32 whatever the precision: rounding may send a token elsewhere.
         let logits = self.gpu.unfilled(normed.rows(), router.weight.rows())?;
         self.gpu.linear(normed, &router.weight, router.bias.as_ref(), &logits, 0, false)?;
         let routes = self.gpu.route(&logits, experts.chosen, experts.normalised)?;
-        Ok(Routed::new(router.weight.rows(), &routes))
+        Ok((logits, routes))
     }
 
     /// What the expert that every token goes to gets of what the experts read: all, with the sigmoid of the product with
@@ -163,7 +201,7 @@ impl LayerContext<'_> {
         let logits = self.gpu.download(&self.gpu.product(normed, &gate.weight)?)?;
         let given = |(token, logit): (usize, f32)| {
             let gate = (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32;
-            Given { token: token as u32, gate, share: gate }
+            Given { token: token as u32, gate, share: gate, place: token as u32 }
         };
         Ok(logits.into_iter().enumerate().map(given).collect())
     }
@@ -182,16 +220,33 @@ impl LayerContext<'_> {
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`].
     pub fn expert_hidden(&self, linears: &[Linear], normed: &Matrix) -> Result<Matrix> {
+        self.expert_activated(&self.expert_projected(linears, normed)?)
+    }
+
+    /// Gate and up of an expert side by side.
+    pub(super) fn expert_projected(&self, linears: &[Linear], normed: &Matrix) -> Result<Matrix> {
         let (gpu, inner) = (self.gpu, weight(linears, Role::Gate)?.weight.rows());
         let both = gpu.unfilled(normed.rows(), 2 * inner)?;
         for (role, column) in [(Role::Gate, 0), (Role::Up, inner)] {
             let Linear { weight, bias, .. } = weight(linears, role)?;
             gpu.linear_layer(normed, weight, bias.as_ref(), &both, column, false)?;
         }
+        Ok(both)
+    }
+
+    pub(super) fn expert_activated(&self, both: &Matrix) -> Result<Matrix> {
         match self.spec().swiglu {
-            Some(swiglu) => gpu.clamped_swiglu(swiglu, &both),
-            None => gpu.activation(self.config.activation, true, &both),
+            Some(swiglu) => self.gpu.clamped_swiglu(swiglu, both),
+            None => self.gpu.activation(self.config.activation, true, both),
         }
+    }
+
+    /// What an expert makes of what its last linear layer reads.
+    pub(super) fn expert_result(&self, linears: &[Linear], hidden: &Matrix) -> Result<Matrix> {
+        let Linear { weight, bias, .. } = weight(linears, Role::Down)?;
+        let result = self.gpu.unfilled(hidden.rows(), weight.rows())?;
+        self.gpu.linear_layer(hidden, weight, bias.as_ref(), &result, 0, false)?;
+        Ok(result)
     }
 
     /// Adds what an expert makes of the tokens given to `x`; `tap` gets their shares, and what it gives before the gates.
@@ -203,22 +258,35 @@ impl LayerContext<'_> {
         x: &Matrix,
         tap: &mut dyn FnMut(&[f32], &Matrix) -> Result<()>,
     ) -> Result<()> {
-        let (gpu, width) = (self.gpu, x.cols());
+        let gpu = self.gpu;
         for tokens in given.chunks(self.expert_rows(linears)?) {
             let hidden = self.expert_hidden(linears, &gathered(gpu, normed, tokens)?)?;
-            let result = gpu.unfilled(tokens.len(), width)?;
-            let Linear { weight, bias, .. } = weight(linears, Role::Down)?;
-            gpu.linear_layer(&hidden, weight, bias.as_ref(), &result, 0, false)?;
+            let result = self.expert_result(linears, &hidden)?;
             let shares: Vec<f32> = tokens.iter().map(|given| given.share).collect();
             tap(&shares, &result)?;
-            let targets: Vec<(u32, f32)> = tokens.iter().map(|given| (given.token, given.gate)).collect();
-            gpu.add_rows(&result, x, &targets)?;
+            gpu.add_rows(&result, x, &targets(tokens))?;
         }
         Ok(())
     }
 }
 
-fn weight(linears: &[Linear], role: Role) -> Result<&Linear> {
+/// Where what is made of tokens goes to, and what it is multiplied by.
+pub(super) fn targets(given: &[Given]) -> Vec<(u32, f32)> {
+    given.iter().map(|given| (given.token, given.gate)).collect()
+}
+
+/// Weights on the GPU.
+pub(super) fn uploaded(gpu: &Gpu, linears: &[HostLinear]) -> Result<Vec<Linear>> {
+    linears.iter().map(|linear| Linear::upload(gpu, linear)).collect()
+}
+
+/// The router of a mixture.
+pub(super) fn router(block: &BlockWeights) -> Result<&Linear> {
+    let found = block.linears.iter().find(|linear| linear.role == Role::Router);
+    found.ok_or_else(|| Error::shape("route", "a mixture without a router"))
+}
+
+pub(super) fn weight(linears: &[Linear], role: Role) -> Result<&Linear> {
     let found = linears.iter().find(|linear| linear.role == role);
     found.ok_or_else(|| Error::shape("expert", format!("an expert without its {role:?}")))
 }

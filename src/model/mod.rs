@@ -18,6 +18,7 @@ mod ends;
 mod ends_backward;
 mod expert_spec;
 mod experts;
+mod experts_backward;
 mod fields;
 pub mod forms;
 pub mod fuse;
@@ -49,14 +50,15 @@ pub use agreement::{Agreement, Agreements};
 pub use allows::MIXTURE;
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
-    BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, plan_batches, row_bytes, signal_bytes, staging_bytes,
-    state_bytes, states_bytes,
+    BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, mixed_bytes, plan_batches, routes_bytes, row_bytes,
+    signal_bytes, staging_bytes, state_bytes, states_bytes,
 };
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
 pub use delta_weights::{DeltaWeights, LayerCache};
 pub use ends::{Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets, TeacherSlice};
+pub use experts_backward::{MixtureBack, back_through_step, mix_backward};
 pub use forms::{
     AdapterForm, AdapterTensor, GgufExport, GgufTokenizer, LowRank, RemoteCode, Resize, Vocabulary, is_gguf,
     without_mean,
@@ -65,7 +67,7 @@ pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
-pub use mixture::{ExpertTap, Given, NoExpertTap, Routed, forward, gathered, mix};
+pub use mixture::{ExpertTap, Given, NoExpertTap, Routed, forward, gathered, mix, mix_all, through_step};
 pub use pruning::{Kept, LayerSizes, Pruning, without_lowest};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};

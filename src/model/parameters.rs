@@ -66,6 +66,13 @@ impl Config {
         if self.norm_affine { with_bias(self.hidden_size, self.norm_has_bias()) } else { 0 }
     }
 
+    /// How many of all layers are on the GPU at once where these stay there but for experts, which come one by one.
+    pub fn kept_parameters(&self) -> u64 {
+        let layers = 0..self.layers.len();
+        let expert = |layer| self.expert_parameters(layer).max(self.shared_expert_parameters(layer));
+        layers.clone().map(|layer| self.common_parameters(layer)).sum::<u64>() + layers.map(expert).max().unwrap_or(0)
+    }
+
     /// How many of them are of no expert.
     fn common_parameters(&self, layer: usize) -> u64 {
         let linears = self.weights(layer).map(|weight| self.weight_shape(weight, layer));

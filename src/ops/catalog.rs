@@ -2,10 +2,11 @@
 
 use super::{
     activation, activation_backward, adamw, add_rows, attention, attention_blocks, bound, bound_backward,
-    clamped_swiglu, column_sums, copy_rows, covariance, delta_gates, delta_gates_backward, delta_marches, delta_rule,
-    delta_rule_backward, divergence, divergence_backward, dropout, embed, embed_backward, energy, gate, gate_backward,
-    gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss, loss_backward, norm, norm_backward,
-    probe, rope, route, sample, scale_tokens, short_conv, short_conv_backward, subtract, transpose,
+    clamped_swiglu, clamped_swiglu_backward, column_sums, copy_rows, covariance, delta_gates, delta_gates_backward,
+    delta_marches, delta_rule, delta_rule_backward, divergence, divergence_backward, dropout, embed, embed_backward,
+    energy, gate, gate_backward, gemm, gemm_f16_matrix, gemm_naive, gemv, head_norm, head_norm_backward, loss,
+    loss_backward, norm, norm_backward, probe, rope, route, route_backward, row_products, sample, scale_tokens,
+    short_conv, short_conv_backward, subtract, transpose,
 };
 use crate::gpu::Kernel;
 
@@ -22,6 +23,7 @@ pub fn kernels() -> Vec<Kernel> {
         bound::kernels(),
         bound_backward::kernels(),
         clamped_swiglu::kernels(),
+        clamped_swiglu_backward::kernels(),
         column_sums::kernels(),
         copy_rows::kernels(),
         covariance::kernels(),
@@ -51,6 +53,8 @@ pub fn kernels() -> Vec<Kernel> {
         probe::kernels(),
         rope::kernels(),
         route::kernels(),
+        route_backward::kernels(),
+        row_products::kernels(),
         sample::kernels(),
         scale_tokens::kernels(),
         short_conv::kernels(),

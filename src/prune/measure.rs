@@ -134,8 +134,8 @@ impl Measuring<'_> {
     fn block(&mut self, layer: usize, block: &HostBlock, sums: &[Sums]) -> Result<()> {
         let options = self.of.options;
         let spec = &self.of.model.config().layers[layer];
-        // No heads of it leave.
-        if block.spec.kind == BlockKind::DeltaNet {
+        // No heads of the one leave, and no channels of the other.
+        if matches!(block.spec.kind, BlockKind::DeltaNet | BlockKind::Mixture) {
             return Ok(());
         }
         let attention = block.spec.kind == BlockKind::Attention;
@@ -181,7 +181,9 @@ impl Collect for Measuring<'_> {
         }
         let missing = || Error::shape("importance", "a weight without a gradient");
         for (block, sums) in gradients.blocks.iter().zip(&mut self.sums) {
-            for (linear, sums) in block.linears.iter().zip(sums) {
+            // Routers stay, and have no gradients.
+            let linears = block.linears.iter().zip(sums).filter(|(linear, _)| linear.role != Role::Router);
+            for (linear, sums) in linears {
                 self.of.add(sums, linear.of.weight.as_ref().ok_or_else(missing)?, &at.rows)?;
             }
         }

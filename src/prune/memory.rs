@@ -2,7 +2,7 @@
 
 use super::plan::{Groups, Options};
 use crate::{
-    model::{Config, backward_bytes, layers_bytes, row_bytes, staging_bytes, state_bytes},
+    model::{Config, backward_bytes, layers_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes, state_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -29,22 +29,26 @@ impl Options {
         // The residual before every step and after the last one, and two gradients of it.
         let residuals = (config.points() as u64 + 3) * examples.tokens as u64 * full;
         let on_gpu = memory.placement == Placement::Gpu;
-        let held = if on_gpu { residuals } else { 0 };
+        // What goes through a mixture side by side.
+        let mixed = examples.tokens as u64 * mixed_bytes(config);
+        let held = if on_gpu { residuals + mixed } else { 0 };
+        let routes = routes_bytes(config) * if on_gpu { examples.tokens as u64 } else { tokens };
         let table = memory.part_bytes.min(config.vocab_size as u64 * full);
         let logits = 4 * 8192.min(config.vocab_size) as u64;
         // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
         let ends = table + staging_bytes(table).max(tokens * (2 * logits + 5 * full));
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
-        let (mut gpu, mut largest, mut whole) = (ends, 0, 0);
-        let layers = config.kinds_of_layers();
-        for (layer, step) in
-            layers.into_iter().flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step)))
-        {
+        // Of experts, one matrix after the other, and the weights of one while those of the next come.
+        let expert = if config.is_mixture() { config.largest_matrix() } else { 0 };
+        let (mut gpu, mut largest, mut whole) = (ends, 4 * expert, 0);
+        let kinds = config.kinds_of_layers().into_iter();
+        for (layer, step) in kinds.flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step))) {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let bytes = |(rows, cols): (usize, usize)| rows as u64 * row_bytes(cols);
             let gradients: u64 = shapes().map(bytes).sum();
             let most = shapes().map(bytes).max().unwrap_or(0);
-            let stored = gradients / 4 * element_size as u64;
+            let experts = if step.is_mixture() { config.resident_parameters(layer) + expert } else { 0 };
+            let stored = (gradients / 4 + experts) * element_size as u64;
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
             let signals = backward_bytes(config, layer, step, tokens, examples.longest);
             let sums = gradients + most + 4 * run * widest;
@@ -60,7 +64,7 @@ impl Options {
         let tables = if apart { 2 * 2 * config.vocab_size as u64 * full } else { 0 };
         // Beside the output wherever residuals lie, so that a pass can be resumed.
         let kept = if self.importance.needs_gradient() { residuals } else { 0 };
-        let host = sums + tables + 3 * largest + tokens * full + table;
+        let host = sums + routes + tables + 3 * largest + tokens * full + table;
         Peak {
             gpu: held + rope + gpu,
             upload: largest.max(table).max(if on_gpu { 0 } else { tokens * full }),

@@ -72,7 +72,7 @@ impl Options {
         let usage = |reason: String| Err(Error::Usage(reason));
         match (self.groups == Groups::Experts, config.is_mixture()) {
             (true, false) => return usage("--experts: this model has none".into()),
-            (false, true) => return usage(MIXTURE.into()),
+            (false, true) if self.groups != Groups::Attention => return usage(MIXTURE.into()),
             (true, true) if self.iterations > 1 => return usage("--iterations: experts leave in one round".into()),
             _ => {}
         }
@@ -95,7 +95,11 @@ impl Options {
             return usage("this model is cut already; prune the original to another ratio instead".into());
         }
         if matches!(self.groups, Groups::Both | Groups::Attention) {
-            config.can_cut_heads().or_else(|error| usage(format!("{error}; --mlp prunes channels alone")))?;
+            let other = match config.is_mixture() {
+                true => "--experts SHARE takes out whole experts",
+                false => "--mlp prunes channels alone",
+            };
+            config.can_cut_heads().or_else(|error| usage(format!("{error}; {other}")))?;
         }
         Ok(())
     }
@@ -120,7 +124,7 @@ impl Options {
             num_attention_heads: kv_heads * (spec.heads / spec.kv_heads.max(1)),
             num_key_value_heads: kv_heads,
             intermediate_size: spec.intermediate_size - channels,
-            num_experts: None,
+            ..LayerSizes::from(spec)
         }
     }
 }
@@ -170,7 +174,7 @@ impl Plan {
     }
 
     fn new(config: &Config, layers: Vec<LayerSizes>, options: &Options) -> Result<Self> {
-        let smaller = match config.is_mixture() {
+        let smaller = match config.is_mixture() && options.groups == Groups::Experts {
             true => config.with_experts(&layers)?,
             false => config.resized(&config.with_layers(layers))?,
         };

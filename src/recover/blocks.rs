@@ -17,8 +17,11 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    model::{Batch, BatchSize, Config, Model, NoTap, StepGradients, plan_batches},
-    stream::{Residual, Supply},
+    model::{
+        Batch, BatchSize, Config, LayerContext, LayerWeights, Model, NoExpertTap, StepGradients, back_through_step,
+        forward, plan_batches, through_step,
+    },
+    stream::{Placement, Residual, Supply},
 };
 
 /// Layers that are trained one after the other, and what goes through them.
@@ -164,15 +167,23 @@ impl<'a> Blocks<'a> {
 
     /// Takes all groups through a layer, in place.
     fn forward(&self, which: usize, layer: usize, weights: &dyn Supply, residual: &mut Residual) -> Result<()> {
-        let config = if which == 0 { self.teacher.config() } else { self.job.config() };
+        let (gpu, model) = (self.gpu, if which == 0 { self.teacher } else { self.job.model });
+        let config = model.config();
         let steps = config.layer_steps(layer).map(|step| weights.weights(layer, step)).collect::<Result<Vec<_>>>()?;
-        for group in 0..self.groups.len() {
-            let batch = self.batch(group)?;
-            let context = batch.context(self.gpu, config, layer, &self.rope_tables[which]);
-            let x = residual.load(self.gpu, group)?;
-            let x = steps.iter().try_fold(x, |x, step| context.step(step, x, &mut NoTap))?;
-            residual.store(self.gpu, group, x, false)?;
-            self.job.progress.advance(0)?;
+        // The experts of a mixture come once for all groups that are on the GPU.
+        let on_gpu = self.job.memory.placement == Placement::Gpu;
+        let together = if on_gpu && config.layers[layer].experts.is_some() { self.groups.len().max(1) } else { 1 };
+        for first in (0..self.groups.len()).step_by(together) {
+            let groups = first..self.groups.len().min(first + together);
+            let held = groups.clone().map(|group| self.batch(group)).collect::<Result<Vec<_>>>()?;
+            let mut states = groups.clone().map(|group| residual.load(gpu, group)).collect::<Result<Vec<_>>>()?;
+            let contexts = held.iter().map(|batch| batch.context(gpu, config, layer, &self.rope_tables[which]));
+            let mut batches: Vec<(LayerContext, &mut Matrix)> = contexts.zip(&mut states).collect();
+            let progress = || self.job.progress.advance(0);
+            forward(gpu, model, &LayerWeights { steps: steps.clone() }, &mut batches, &mut NoExpertTap, progress)?;
+            for (group, x) in groups.zip(states) {
+                residual.store(gpu, group, x, false)?;
+            }
         }
         residual.finish_pass();
         Ok(())
@@ -294,8 +305,7 @@ impl<'a> Blocks<'a> {
             for step in &steps {
                 let x = inputs.last().ok_or_else(|| Error::shape("blocks", "no residual"))?;
                 // A step may write its result in place of what it has read.
-                let result = context.step(step, gpu.columns(x, 0..x.cols())?, &mut NoTap)?;
-                inputs.push(result);
+                inputs.push(through_step(self.job.model, step, context, gpu.columns(x, 0..x.cols())?)?);
             }
             let y = inputs.pop().ok_or_else(|| Error::shape("blocks", "no residual"))?;
             let t = target.load(gpu, group)?;
@@ -305,8 +315,8 @@ impl<'a> Blocks<'a> {
                 gpu.scale_tokens(&y, &lengths, 1, EPSILON)?;
                 let mut d = gpu.zeros(y.rows(), y.cols())?;
                 gpu.subtract(&d, &y, -2.0 / tokens as f32)?;
-                for ((step, x), sums) in steps.iter().zip(&inputs).zip(&mut gradients).rev() {
-                    d = context.step_backward(step, x, &d, sums)?;
+                for ((step, x), sums) in steps.iter().zip(inputs).zip(&mut gradients).rev() {
+                    d = back_through_step(self.job.model, step, context, [x, d], sums)?;
                 }
             }
         }

@@ -69,7 +69,7 @@ pub struct Recovered {
 
 /// At most this many sequences are not trained on but measured; one in twenty of all, and one of those that are fewer
 /// but as many as [`SPARED`].
-const VALIDATION: usize = 32;
+pub(super) const VALIDATION: usize = 32;
 const SHARE: usize = 20;
 const SPARED: usize = 10;
 /// How often a user is told where training is.

@@ -1,8 +1,11 @@
 //! How much memory recovery takes at its peak, and how long, known before.
 
-use super::options::{Mode, Options};
+use super::{
+    job::VALIDATION,
+    options::{Mode, Options},
+};
 use crate::{
-    model::{Config, backward_bytes, row_bytes, staging_bytes},
+    model::{Config, architecture::Role, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes},
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -14,12 +17,12 @@ impl Options {
         for step in config.layer_steps(layer) {
             for (weight, role) in step.linears() {
                 let (rows, cols) = config.linear_shape(role, layer);
-                if self.trained.weights {
-                    count += rows * cols;
-                } else if self.trained.low_rank.iter().any(|target| target.role() == role) {
-                    count += self.rank * (rows + cols);
-                }
-                if self.trained.biases && config.linear_bias(weight) {
+                count += match self.trains(role) {
+                    Some(true) => rows * cols,
+                    Some(false) => self.rank * (rows + cols),
+                    None => 0,
+                };
+                if self.trained.biases && role != Role::Router && config.linear_bias(weight) {
                     count += rows;
                 }
             }
@@ -69,8 +72,8 @@ impl Options {
         // Each with two moments and a gradient, in f32.
         let optimiser = 16 * if blocks { most } else { all };
         let parameters = |config: &Config| -> (u64, u64) {
-            let layers = (0..config.layers.len()).map(|layer| config.layer_parameters(layer));
-            layers.fold((0, 0), |(whole, largest), layer| (whole + layer, largest.max(layer)))
+            let layers = (0..config.layers.len()).map(|layer| config.resident_parameters(layer));
+            (config.kept_parameters(), layers.max().unwrap_or(0))
         };
         let (whole, largest_layer) = parameters(config);
         let of_teacher = teacher.map_or(0, |config| {
@@ -85,11 +88,10 @@ impl Options {
         // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
         let ends = models * (table + staging_bytes(table)) + tokens * (3 * logits + 6 * full);
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
-        let (mut work, mut largest) = (0, 0);
-        let kinds = config.kinds_of_layers();
-        for (layer, step) in
-            kinds.into_iter().flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step)))
-        {
+        // Of experts, one matrix after the other.
+        let (mut work, mut largest) = (0, if config.is_mixture() { 4 * config.largest_matrix() } else { 0 });
+        let kinds = config.kinds_of_layers().into_iter();
+        for (layer, step) in kinds.flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step))) {
             let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
             let most = shapes().map(|(rows, cols)| rows as u64 * row_bytes(cols)).max().unwrap_or(0);
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
@@ -97,12 +99,19 @@ impl Options {
             work = work.max(3 * most + signals + 4 * run * widest);
             largest = largest.max(most);
         }
-        let held = if on_gpu { residuals } else { 0 };
+        // What goes through a mixture side by side: a step's sequences forward and back, or those that are held out, or
+        // in blocks all forward.
+        let watched = (VALIDATION as u64 * examples.longest as u64).min(examples.tokens as u64);
+        let beside = if blocks { examples.tokens as u64 } else { step.max(watched) };
+        let mixed = beside * if blocks { mixed_bytes(config) / 2 } else { mixed_bytes(config) };
+        let held = if on_gpu { residuals + mixed } else { 0 };
+        let routes = routes_bytes(config) * if on_gpu { beside } else { tokens };
         let saved = 12 * if blocks { most } else { all };
         Peak {
             gpu: held + rope * models + optimiser + weights + of_teacher + ends.max(work) + staging_bytes(largest),
             upload: largest.max(table),
             host: 2 * saved
+                + routes
                 + 3 * largest * 4 / element_size.max(1) as u64
                 + tokens * full
                 + models * table

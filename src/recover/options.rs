@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{Config, MIXTURE, Wanted, architecture::Role},
+    model::{Config, Wanted, architecture::Role},
     stream::Types,
 };
+
+/// What is said of the weights of mixtures.
+const EXPERTS_STAY: &str = "the experts of a mixture and its routers stay as they are; attention, norms and the MLPs of \
+                            layers without experts can be trained";
 
 /// What is trained towards what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,9 +241,6 @@ impl Options {
         within("--lora-alpha", self.alpha, f64::MIN_POSITIVE, 1e6)?;
         within("--max-grad-norm", self.max_grad_norm, 0.0, f64::INFINITY)?;
         within("--temperature", self.temperature, 0.01, 1e4)?;
-        if config.is_mixture() {
-            return usage(MIXTURE.into());
-        }
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());
         }
@@ -249,6 +250,28 @@ impl Options {
         if self.trained.norms && config.fused() {
             return usage("--train norms: the norms of a sliced model are in its weights; leave it out".into());
         }
+        if config.is_mixture() && self.all_trained_parameters(config) == 0 {
+            return usage(format!(
+                "nothing would be trained: {EXPERTS_STAY}; name --targets q,k,v,o, or more of --train"
+            ));
+        }
         Ok(())
+    }
+
+    /// What of a model is not trained though it was asked for, if anything.
+    pub fn untrained(&self, config: &Config) -> Option<&'static str> {
+        let of_mlps = [Target::Gate, Target::Up, Target::Down];
+        let asked = self.trained.weights || of_mlps.iter().any(|target| self.trained.low_rank.contains(target));
+        (asked && config.is_mixture()).then_some(EXPERTS_STAY)
+    }
+
+    /// Whether linear weights with this role are trained: `None` where not, or whether themselves, in place of A and B.
+    pub(super) fn trains(&self, role: Role) -> Option<bool> {
+        match role {
+            // Its changes would send tokens to experts that were not made for them.
+            Role::Router => None,
+            _ if self.trained.weights => Some(true),
+            _ => self.trained.low_rank.iter().any(|target| target.role() == role).then_some(false),
+        }
     }
 }

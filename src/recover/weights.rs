@@ -8,7 +8,8 @@ use crate::{
     gpu::{Gpu, Matrix},
     model::{
         Adapter, AffineGradients, BlockWeights, HostBlock, HostLinear, HostMatrix, HostNorm, HostStep, Linear,
-        LinearGradients, LowRank, Model, NormWeights, Step, StepGradients, StepWeights, architecture::Block,
+        LinearGradients, LowRank, Model, NormWeights, Step, StepGradients, StepWeights,
+        architecture::{Block, Role},
     },
     ops::Dropout,
     stream::Supply,
@@ -274,17 +275,17 @@ fn state_of(gpu: &Gpu, options: &Options, (layer, step): (usize, usize), host: &
     let (trained, blocks) = (&options.trained, &host.blocks);
     let linear = |index: usize, HostLinear { role, matrix, bias, .. }: &HostLinear| {
         let (rows, cols) = (matrix.rows, matrix.cols);
-        let low = !trained.weights && trained.low_rank.iter().any(|target| target.role() == *role);
+        let trains = options.trains(*role);
         let stream = ((layer * 4 + step) * 64 + index) as u64;
         Ok::<_, Error>(LinearState {
-            low_rank: if low {
+            low_rank: if trains == Some(false) {
                 let rank = options.rank;
                 Some([Parameter::drawn(gpu, [rank, cols], options.seed, stream)?, Parameter::zeros(gpu, rows, rank)?])
             } else {
                 None
             },
-            weight: if trained.weights { Some(Parameter::new(gpu, &matrix.to_f32()?, rows, cols)?) } else { None },
-            bias: row(trained.biases, bias.as_ref())?,
+            weight: if trains == Some(true) { Some(Parameter::new(gpu, &matrix.to_f32()?, rows, cols)?) } else { None },
+            bias: row(trained.biases && *role != Role::Router, bias.as_ref())?,
         })
     };
     let norm = |norm: &HostNorm| NormState::new(gpu, norm);

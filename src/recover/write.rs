@@ -4,7 +4,7 @@ use super::job::Job;
 use crate::{
     error::{Error, Result},
     gpu::Gpu,
-    model::{BlockWeights, HostNorm, Names, NormWeights, Step, StepWeights, TensorSpec},
+    model::{BlockWeights, HostNorm, Names, NormWeights, Step, StepWeights, TensorSpec, architecture::Role},
     stream::{self, Pass, StockForm},
 };
 
@@ -39,7 +39,7 @@ pub(super) fn write(
         for step in config.layer_steps(layer) {
             let weights = weights(layer, step)?;
             for block in &weights.blocks {
-                for linear in &block.linears {
+                for linear in block.linears.iter().filter(|linear| linear.role != Role::Router) {
                     pass.writer.linear(layer, linear)?;
                     written.push(format!("{}.", names.layer(layer, linear.spec.name)));
                 }

@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use super::{
+    gradient_steps::{AndThen, AtStep},
     memory::MemoryPlan,
-    sitting::{Back, GRADIENT, Sitting, layer_gradient, load_found, point_name, save_found, step_gradient},
-    store::{Placement, Residual},
+    sitting::{Back, GRADIENT, Sitting, layer_gradient, load_found, point_name, save_found},
+    store::Residual,
     training::Training,
 };
 use crate::{
@@ -18,8 +19,8 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{
-        AffineGradients, Batch, BatchSize, HostEnds, HostLayer, HostMatrix, Model, NoTap, Step, StepGradients,
-        StepWeights, Wanted, architecture::Position, plan_batches,
+        AffineGradients, Batch, BatchSize, HostEnds, HostLayer, HostMatrix, Model, Step, StepGradients, StepWeights,
+        architecture::Position, plan_batches,
     },
     progress::Progress,
 };
@@ -121,7 +122,7 @@ pub type Change<'a> = dyn Fn(usize, &mut HostLayer) -> Result<()> + 'a;
 /// The sequences of a pass, and what is the same for all of its steps.
 pub(super) struct Plan {
     pub batches: Vec<Range<usize>>,
-    rope_tables: Vec<Matrix>,
+    pub rope_tables: Vec<Matrix>,
     /// Next tokens in all that count.
     pub predicted: usize,
 }
@@ -162,10 +163,11 @@ impl Gradients<'_> {
         for layer in (0..left).rev() {
             let of_layer = self.layer(layer)?;
             for step in config.layer_steps(layer).collect::<Vec<_>>().into_iter().rev() {
-                let weights = self.weights(layer, step, of_layer.as_ref())?;
+                let weights = &self.weights(layer, step, of_layer.as_ref())?;
                 let x = points.pop().ok_or_else(missing)?;
                 let kept = sitting.keeps() && step.index == 0;
-                self.step(&plan, (layer, step), &weights, &x, &mut gradient, collect, kept)?;
+                let at = AtStep { plan: &plan, model: self.model, layer, step, weights };
+                self.step_back(at, &x, &mut gradient, collect, kept)?;
             }
             if !self.keep(sitting, (layer, loss), &mut gradient, collect)? {
                 return Ok(None);
@@ -284,28 +286,23 @@ impl Gradients<'_> {
         plan: &Plan,
         weights: &dyn Fn(usize, Step) -> Result<StepWeights>,
     ) -> Result<Residual> {
-        let (gpu, config) = (self.gpu, model.config());
+        let config = model.config();
         let mut x = self.embed(plan, model, &model.store.ends()?)?;
         for layer in 0..config.layers.len() {
             for step in config.layer_steps(layer) {
-                let weights = weights(layer, step)?;
+                let weights = &weights(layer, step)?;
                 let number = layer * config.steps().len() + step.index + 1;
                 let mut after =
                     self.residual(plan, &format!("forward.{}", number % 2), config.widths(layer).step(step).1);
-                for (index, rows) in plan.batches.iter().enumerate() {
-                    let batch = self.batch(rows)?;
-                    let context = batch.context(gpu, config, layer, &plan.rope_tables);
-                    let result = context.step(&weights, x.load(gpu, index)?, &mut NoTap)?;
-                    after.store(gpu, index, result, false)?;
-                    self.progress.advance(1)?;
-                }
+                let at = AtStep { plan, model, layer, step, weights };
+                self.step(at, &x, &mut after, AndThen { used: true, saved: false })?;
                 x = after;
             }
         }
         Ok(x)
     }
 
-    fn batch(&self, rows: &Range<usize>) -> Result<Batch> {
+    pub(super) fn batch(&self, rows: &Range<usize>) -> Result<Batch> {
         let rows: Vec<&[u32]> = self.rows[rows.clone()].iter().map(Vec::as_slice).collect();
         Batch::new(self.gpu, self.model.config(), &rows)
     }
@@ -342,21 +339,12 @@ impl Gradients<'_> {
         for layer in done..config.layers.len() {
             let of_layer = self.layer(layer)?;
             for step in config.layer_steps(layer) {
-                let weights = self.weights(layer, step, of_layer.as_ref())?;
+                let weights = &self.weights(layer, step, of_layer.as_ref())?;
                 let width = config.widths(layer).step(step).1;
                 let mut after = self.residual(plan, &point_name(points.len()), width);
                 let before = points.last().ok_or_else(|| Error::shape("gradients", "no residual"))?;
-                for (index, rows) in plan.batches.iter().enumerate() {
-                    let batch = self.batch(rows)?;
-                    let context = batch.context(gpu, config, layer, &plan.rope_tables);
-                    let mut x = before.load(gpu, index)?;
-                    // A step may write its result in place of what it has read.
-                    if self.memory.placement == Placement::Gpu {
-                        x = gpu.columns(&x, 0..x.cols())?;
-                    }
-                    after.store(gpu, index, context.step(&weights, x, &mut NoTap)?, sitting.keeps())?;
-                    self.progress.advance(1)?;
-                }
+                let at = AtStep { plan, model: self.model, layer, step, weights };
+                self.step(at, before, &mut after, AndThen { used: false, saved: sitting.keeps() })?;
                 if sitting.keeps() {
                     sitting.passed.points.push(after.save(&[])?);
                 }
@@ -392,40 +380,6 @@ impl Gradients<'_> {
             }
         }
         Ok(residual)
-    }
-
-    /// A step backward: makes the gradient of what it has read, `x`, of that of its result, to be `kept` or not.
-    #[expect(clippy::too_many_arguments, reason = "a step and its place")]
-    fn step(
-        &self,
-        plan: &Plan,
-        (layer, step): (usize, Step),
-        weights: &StepWeights,
-        x: &Residual,
-        gradient: &mut Residual,
-        collect: &mut dyn Collect,
-        kept: bool,
-    ) -> Result<()> {
-        let (gpu, config) = (self.gpu, self.model.config());
-        let wanted = self.training.map_or(Wanted::ALL, |training| training.wanted);
-        let mut sums = StepGradients::new(weights, wanted);
-        // Not in the file that is read.
-        let number = layer * config.steps().len() + step.index;
-        let name = if kept { layer_gradient(layer) } else { step_gradient(number) };
-        let mut before = self.residual(plan, &name, x.width());
-        for (index, rows) in plan.batches.iter().enumerate() {
-            let batch = self.batch(rows)?;
-            let context = batch.context(gpu, config, layer, &plan.rope_tables);
-            let (x, d) = (x.load(gpu, index)?, gradient.load(gpu, index)?);
-            before.store(gpu, index, context.step_backward(weights, &x, &d, &mut sums)?, kept)?;
-            if self.apart {
-                collect.step(GradientsAt { layer, step, rows: rows.clone() }, &sums)?;
-                sums = StepGradients::new(weights, wanted);
-            }
-            self.progress.advance(1)?;
-        }
-        *gradient = before;
-        if self.apart { Ok(()) } else { collect.step(GradientsAt { layer, step, rows: 0..self.rows.len() }, &sums) }
     }
 
     /// The gradients of the embeddings from that of the first residual.

@@ -7,6 +7,7 @@
 
 mod commit;
 mod expert_sums;
+mod gradient_steps;
 mod gradients;
 mod losses;
 mod memory;

@@ -124,7 +124,7 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
     let written = read_json(&scene.path("global/config.json"));
     assert_eq!((&written["model_type"], written.get("quantization_config")), (&json!("pruned_gpt_oss"), None));
     let other = scene.path("other");
-    for verb in ["run", "prune", "recover"] {
+    for verb in ["run", "prune"] {
         scene.refused(args![verb, model, "-o", other], 2, "prune --experts SHARE");
     }
     // What the experts that stay write may be fitted.
@@ -176,7 +176,7 @@ fn what_is_left_of_mxfp4_is_as_it_was(scene: &Scene, report: &Value) {
 fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
     let scene = Scene::new(MIXTURE);
     let (model, out) = (scene.path("model"), scene.path("out"));
-    for verb in ["run", "prune", "recover"] {
+    for verb in ["run", "prune"] {
         scene.refused(args![verb, model, "-o", out], 2, "prune --experts SHARE");
     }
     for (flags, message) in [
@@ -185,10 +185,12 @@ fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
         (&["--axes", "experts", "--keep", "30%"], "ask for less"),
         (&["--per-layer"], "prune --experts SHARE --global"),
         (&["--importance", "taylor"], "--importance obs needs none"),
-        (&["--recover", "10"], "prune --experts SHARE"),
     ] {
         scene.refused(&with(args!["compress", model, "-o", out], flags), 2, message);
     }
+    scene.refused(args!["prune", model, "-o", out, "--mlp"], 2, "`prune --attention` heads");
+    scene.refused(args!["prune", model, "-o", out, "--channel"], 2, "`prune --attention` heads");
+    scene.refused(args!["recover", model, "-o", out, "--targets", "gate,up"], 2, "name --targets q,k,v,o");
     scene.refused(args!["prune", model, "-o", out, "--experts", "1.5"], 2, "--experts 1.5");
     scene.refused(args!["prune", model, "-o", out, "--experts", "0.1"], 2, "not one expert");
     let said = program(args!["prune", model, "-o", out, "--experts", "0.5", "--mlp"]);

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    ops::{Activation, AttentionShape, Bound, DeltaRun, DeltaShape, Gate, HeadSpan, Norm, sequences},
+    ops::{Activation, AttentionShape, Bound, ClampedSwiglu, DeltaRun, DeltaShape, Gate, HeadSpan, Norm, sequences},
     reference,
 };
 
@@ -259,4 +259,42 @@ fn gradients_of_gated_delta_nets_are_derivatives() {
         let by_gates = |logarithms: &DMatrix<f64>| rule(&qkv, logarithms);
         compare(&format!("delta_rule_backward {shape:?}, gates"), &logarithms, by_gates, |d| backward(d).1);
     }
+}
+
+#[test]
+fn gradients_of_routes_and_of_clamped_gates_are_derivatives() {
+    let mut numbers = Random::new(7);
+    for (experts, chosen) in [(1, 1), (6, 2), (6, 1), (5, 5)] {
+        for normalised in [false, true] {
+            let logits = random(&mut numbers, 4, experts);
+            compare(
+                &format!("route_backward {chosen} of {experts}, normalised {normalised}"),
+                &logits,
+                |logits| {
+                    let routes = reference::route(logits, chosen, normalised);
+                    DMatrix::from_fn(4, chosen, |token, at| routes[token][at].1)
+                },
+                |d| {
+                    let d: Vec<Vec<f64>> = d.row_iter().map(|row| row.iter().copied().collect()).collect();
+                    reference::route_backward(&logits, chosen, normalised, &d)
+                },
+            );
+        }
+    }
+    let both = random(&mut numbers, 5, 14) * 2.0;
+    let kind = ClampedSwiglu { alpha: 1.702, limit: 1.5 };
+    compare(
+        "clamped_swiglu_backward",
+        &both,
+        |both| reference::clamped_swiglu(kind, both),
+        |d| reference::clamped_swiglu_backward(kind, &both, d),
+    );
+    let a = random(&mut numbers, 3, 4);
+    let gates = DMatrix::from_element(3, 1, 0.5);
+    compare(
+        "row_products",
+        &gates,
+        |gates| DMatrix::from_fn(3, 4, |i, j| gates[i] * a[(i, j)]),
+        |d| DMatrix::from_vec(3, 1, reference::row_products(d, &a)),
+    );
 }

@@ -1,7 +1,10 @@
 //! route, clamped_swiglu and add_rows: which experts a token goes to, what one may have inside, and what the token
-//! gets back.
+//! gets back; and the gradients of all that.
 
-use slicegpt_gpu::{ops::ClampedSwiglu, reference};
+use slicegpt_gpu::{
+    ops::{ClampedSwiglu, Routes},
+    reference,
+};
 
 use crate::{
     check, download, error,
@@ -132,4 +135,107 @@ fn clamped_swiglu_is_that_of_its_twin() {
     let worst = download(&gpu, &found).iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(worst < 1e-6, "off by {worst:.1e}");
     assert!(gpu.clamped_swiglu(kind, &upload(&gpu, &[0.0; 3], 1, 3)).is_err());
+}
+
+#[test]
+fn gradients_of_routes_are_those_of_their_twin() {
+    let gpu = support::gpu();
+    for (tokens, experts, chosen, reason) in [
+        (1, 1, 1, "the smallest"),
+        (3, 6, 2, "few experts, padded rows"),
+        (5, 5, 5, "all of them"),
+        (70, 64, 8, "an expert a thread"),
+        (5, 129, 70, "several experts and several chosen ones a thread"),
+        (66_000, 4, 1, "more tokens than a dimension of workgroups"),
+    ] {
+        for normalised in [false, true] {
+            let mut random = Random::new((experts + chosen) as u64);
+            let values = random.values(tokens * experts, 3.0);
+            let d = random.values(tokens * chosen, 1.0);
+            let logits = upload(&gpu, &values, tokens, experts);
+            let routes = gpu.route(&logits, chosen, normalised).expect("routes");
+            let gpu_d = upload(&gpu, &d, 1, tokens * chosen);
+            let found = gpu.route_backward(&logits, &routes, normalised, &gpu_d).expect("route_backward");
+            let d: Vec<Vec<f64>> =
+                d.chunks(chosen).map(|row| row.iter().map(|&value| f64::from(value)).collect()).collect();
+            let twin = reference::matrix(tokens, experts, &values);
+            let expected = reference::route_backward(&twin, chosen, normalised, &d);
+            let what = format!("route_backward {tokens} tokens, {chosen} of {experts}, {normalised} ({reason})");
+            // Gates have 64 roundings, d is up to 5, and a mean of as many as are chosen.
+            check(&what, error(&download(&gpu, &found), &expected, |_, _| 10.0), (64.0 + chosen as f64) * ROUNDOFF);
+        }
+    }
+    let (logits, d) = (upload(&gpu, &[0.0; 6], 2, 3), upload(&gpu, &[0.0; 4], 1, 4));
+    let routes = gpu.route(&logits, 2, true).expect("routes");
+    assert!(gpu.route_backward(&logits, &routes, true, &upload(&gpu, &[0.0; 4], 2, 2)).is_err(), "another shape");
+    let outside = Routes { ids: vec![0, 3, 1, 2], ..routes };
+    assert!(gpu.route_backward(&logits, &outside, true, &d).is_err(), "an expert that is not there");
+}
+
+#[test]
+fn row_products_put_each_where_it_belongs_and_leave_the_rest() {
+    let gpu = support::gpu();
+    for (rows, width, all, reason) in [
+        (1, 1, 1, "the smallest"),
+        (0, 8, 3, "an expert without tokens"),
+        (7, 50, 9, "padded rows"),
+        (40, 300, 40, "several values a thread"),
+        (66_000, 3, 66_001, "more rows than a dimension of workgroups"),
+    ] {
+        let mut random = Random::new((rows * 1000 + width) as u64);
+        let [a, b] = [random.values(rows * width, 1.0), random.values(rows * width, 1.0)];
+        let places: Vec<u32> = (0..rows).map(|row| (all - 1 - row) as u32).collect();
+        let before = random.values(all, 1.0);
+        let y = upload(&gpu, &before, 1, all);
+        gpu.row_products(&upload(&gpu, &a, rows, width), &upload(&gpu, &b, rows, width), &places, &y)
+            .expect("row_products");
+        let mut expected = reference::matrix(1, all, &before);
+        let [a, b] = [a, b].map(|values| reference::matrix(rows, width, &values));
+        places.iter().zip(reference::row_products(&a, &b)).for_each(|(&at, value)| expected[(0, at as usize)] = value);
+        let most = if rows == 0 { 1.0 } else { a.amax() * b.amax() * width as f64 };
+        let what = format!("row_products [{rows}, {width}] to {all} ({reason})");
+        check(&what, error(&download(&gpu, &y), &expected, |_, _| most.max(1.0)), 10.0 * ROUNDOFF);
+    }
+    let (a, y) = (upload(&gpu, &[1.0; 6], 2, 3), upload(&gpu, &[1.0; 4], 1, 4));
+    for places in [&[1, 1][..], &[0, 4], &[0]] {
+        assert!(gpu.row_products(&a, &a, places, &y).is_err(), "{places:?}");
+    }
+    assert!(gpu.row_products(&a, &upload(&gpu, &[1.0; 8], 2, 4), &[0, 1], &y).is_err(), "another width");
+    assert!(gpu.row_products(&a, &a, &[0, 1], &upload(&gpu, &[1.0; 4], 2, 2)).is_err(), "several rows");
+}
+
+#[test]
+fn gradients_of_clamped_swiglu_are_those_of_its_twin() {
+    let gpu = support::gpu();
+    for (tokens, width, limit, reason) in [
+        (1, 1, 1.0, "the smallest"),
+        (5, 30, 1.5, "padded rows, limits that bite"),
+        (3, 259, 7.0, "more values than a workgroup has"),
+        (0, 8, 7.0, "no tokens"),
+        (66_000, 3, 2.0, "more tokens than a dimension of workgroups"),
+    ] {
+        let kind = ClampedSwiglu { alpha: 1.702, limit };
+        let mut random = Random::new((tokens + width) as u64);
+        let (values, d) = (random.values(tokens * 2 * width, 3.0), random.values(tokens * width, 1.0));
+        let (x, gpu_d) = (upload(&gpu, &values, tokens, 2 * width), upload(&gpu, &d, tokens, width));
+        let found = download(&gpu, &gpu.clamped_swiglu_backward(kind, &x, &gpu_d).expect("a gradient"));
+        let [x, d] = [(2 * width, &values), (width, &d)].map(|(cols, all)| reference::matrix(tokens, cols, all));
+        let expected = reference::clamped_swiglu_backward(kind, &x, &d);
+        let most = f64::from(limit) + 1.0;
+        let what = format!("clamped_swiglu_backward [{tokens}, {width}], limit {limit} ({reason})");
+        // As of the function itself; d is up to 5.
+        check(&what, error(&found, &expected, |_, _| 5.0 * most), 32.0 * ROUNDOFF);
+    }
+    // None of what is clamped: gates from above, and what they are multiplied by from both sides.
+    let kind = ClampedSwiglu { alpha: 1.0, limit: 2.0 };
+    let x = upload(&gpu, &[-1e30, 1e30, 3.0, 1.0, 1.0, 2.0, 0.0, 9.0, -9.0, 2.5, -2.5, -2.0], 1, 12);
+    let d = upload(&gpu, &[1.0; 6], 1, 6);
+    let found = gpu.download(&gpu.clamped_swiglu_backward(kind, &x, &d).expect("a gradient")).expect("values");
+    let nothing: Vec<bool> = found.iter().map(|value| *value == 0.0).collect();
+    let (gates, ups) = nothing.split_at(6);
+    assert_eq!(
+        (gates, ups),
+        (&[true, true, true, false, false, false][..], &[true, true, true, true, true, false][..])
+    );
+    assert!(gpu.clamped_swiglu_backward(kind, &x, &x).is_err());
 }

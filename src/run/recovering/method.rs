@@ -161,8 +161,9 @@ impl Method for Recover {
         )
     }
 
-    fn warnings(&self, _: &Model) -> Vec<String> {
-        Vec::new()
+    fn warnings(&self, model: &Model) -> Vec<String> {
+        let explicit = self.request.targets.is_some() || self.request.train.contains(&Extra::Weights);
+        self.options.untrained(model.config()).filter(|_| explicit).map(str::to_owned).into_iter().collect()
     }
 
     fn settled(&self, _: &Model, _: &Snapshot) -> Result<Self> {
