@@ -277,7 +277,7 @@ fn planned_gpu_memory_suffices_for_gradients() {
         let scene = scene(model_type, shape, 8, 128);
         for placement in [Placement::Gpu, Placement::Host] {
             let batch = BatchSize { tokens: 1024, rows: None };
-            let memory = MemoryPlan { batch, placement, part_bytes: 8 * MIB };
+            let memory = MemoryPlan { batch, placement, part_bytes: 8 * MIB, keeps_dense: false };
             let trained = |weights| scene.train(memory, &training(4, weights));
             let found = [trained(false), trained(true), scene.importances(memory, &pruning)];
             for (found, what) in found.into_iter().zip(["low ranks", "weights", "importances"]) {
