@@ -358,6 +358,26 @@ fn a_layer_before_a_gap_is_trained_towards_what_the_teacher_has_after_it() {
 }
 
 #[test]
+fn targets_are_named_as_tensors_are_and_are_refused_where_a_model_has_none() {
+    for (name, target) in [
+        ("q", Target::Query),
+        ("down_proj", Target::Down),
+        ("in_proj_qkv", Target::Mixed),
+        ("in_proj_z", Target::OutputGate),
+        ("b", Target::Beta),
+        ("in_proj_a", Target::Decay),
+    ] {
+        assert_eq!(name.parse::<Target>(), Ok(target), "{name}");
+    }
+    assert!("in_proj".parse::<Target>().is_err());
+    let gates = Trained { low_rank: vec![Target::OutputGate], ..options().trained };
+    let options = Options { trained: gates, ..options() };
+    options.check(fixture("qwen35_tied").0.config()).expect("gates");
+    let error = options.check(fixture("llama_gqa_tied").0.config()).expect_err("no gates").to_string();
+    assert!(error.contains("name others of --targets"), "{error}");
+}
+
+#[test]
 fn blocks_refuse_a_model_whose_embeddings_are_others() {
     let gpu = support::gpu();
     let (teacher, rows) = fixture("llama_gqa_tied");

@@ -164,9 +164,8 @@ pub fn backward_bytes(config: &Config, layer: usize, step: Step, tokens: u64, lo
     let attends = step.blocks.iter().any(|block| block.kind == BlockKind::Attention);
     let shares = if attends { attention_backward_bytes(&spec.attention_shape(), longest) } else { 0 };
     // What goes through the states: gates, values as they are corrected, and the gradients of values and of the result.
-    let of_states = spec.delta.map_or(0, |DeltaNet { shape, .. }| {
-        tokens * row_bytes(2 * shape.value_heads + 3 * shape.value_width()) + states_bytes(config)
-    });
+    let of_states =
+        spec.delta.map_or(0, |DeltaNet { shape, .. }| tokens * row_bytes(shape.work_width()) + states_bytes(config));
     // What the forward pass has, and a gradient of each.
     let signals = 2 * signal_bytes(config, layer, step, config.hidden_size, config.hidden_size) + 4 * full;
     tokens * signals + shares + of_states
@@ -231,7 +230,9 @@ pub fn plan_batches(
 ) -> Result<Vec<std::ops::Range<usize>>> {
     let widest = config.layers.iter().map(|layer| {
         let experts = layer.rows(Role::Router);
-        layer.qkv_width().max(layer.heads_width()).max(experts)
+        // Gradients go through batches of the same size.
+        let of_states = layer.delta.map_or(0, |delta| delta.shape.work_width());
+        layer.qkv_width().max(layer.heads_width()).max(experts).max(of_states)
     });
     let widest = widest.max();
     let widest = widest.unwrap_or(0).max(config.hidden_size);

@@ -29,6 +29,11 @@ impl DeltaShape {
         self.value_heads * self.value_dim
     }
 
+    /// Columns of what its gradient works on: the gates, and three values of each of the result.
+    pub fn work_width(&self) -> usize {
+        2 * self.value_heads + 3 * self.value_width()
+    }
+
     /// Rows of the state of a sequence, each of `value_dim` values.
     pub fn state_rows(&self) -> usize {
         self.value_heads * self.key_dim

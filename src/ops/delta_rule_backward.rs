@@ -73,7 +73,7 @@ impl Gpu {
         let (tokens, width) = (qkv.rows(), shape.value_width());
         let first = 2 * value_heads;
         // Tokens of no run have no gradient.
-        let work = self.zeros(tokens, first + 3 * width)?;
+        let work = self.zeros(tokens, shape.work_width())?;
         let all: Vec<(usize, usize)> = (0..tokens).map(|row| (row, row)).collect();
         self.copy_rows(gates, &work, &all, RowCopy::whole(first))?;
         self.copy_rows(d, &work, &all, RowCopy { from_column: 0, cols: width, to_column: first + 2 * width })?;
