@@ -12,14 +12,15 @@ use slicegpt_gpu::{
     generate::{Sampling, generate},
     gpu::Gpu,
     model::{
-        BatchSize, Config, Experts, Kept, LayerSpec, Model,
+        Batch, BatchSize, Config, Experts, Kept, LayerSpec, Model, StepGradients, StepWeights, Wanted,
         architecture::{ARCHITECTURES, BlockKind, Role, Wiring},
-        state_bytes,
+        back_through_step, state_bytes,
     },
     ops::ClampedSwiglu,
     progress::Silent,
     prune::{Aggregate, Groups, Importance, Job, Options, Plan, Snapshot, expert_scores},
     recover::{self, Mode, Schedule, Target, Trained},
+    reference::{self, Network},
     stream::{Extent, MemoryPlan, Placement, Sitting, Types},
     synthetic::{self, TokenRows},
 };
@@ -230,6 +231,49 @@ fn nor_are_they_while_gradients_go_through_them() {
             let all: Vec<Kept> = config.layers.iter().enumerate().map(|(at, spec)| Kept::all(at, spec)).collect();
             job.importances(gpu, &all, &mut Sitting::whole()).expect("importances");
         });
+    }
+}
+
+#[test]
+fn gradients_through_experts_are_derivatives_of_the_twin() {
+    // Gates over all experts or the chosen ones, with biases, clamped; a shared expert; all of them in small bindings.
+    for (name, small) in
+        [("gpt_oss_plain", false), ("qwen2_moe_plain", false), ("olmoe_plain", false), ("qwen2_moe_plain", true)]
+    {
+        let gpu = if small { support::gpu_with(Some(16 << 10)) } else { support::gpu() };
+        let model = Model::open(&support::fixture("parity").join(name)).expect("a model");
+        let config = model.config();
+        let row: Vec<u32> = (0..if small { 130 } else { 7 }).map(|token| token % 50).collect();
+        let (tokens, width) = (row.len(), config.hidden_size);
+        let mut random = support::Random::new(5);
+        let [x, d] = [0, 1].map(|_| random.values(tokens * width, 1.0));
+        let batch = Batch::new(&gpu, config, &[&row]).expect("a batch");
+        let host = model.store.layer(0).expect("a layer");
+        let step = config.layer_steps(0).find(|step| step.is_mixture()).expect("a mixture");
+        let weights = StepWeights::upload(&gpu, &host.steps[step.index], host.fused).expect("weights");
+        let tables = model.rope_tables(&gpu, tokens).expect("tables");
+        let context = batch.context(&gpu, config, 0, &tables);
+        let mut sums = StepGradients::new(&weights, Wanted::ALL);
+        let on_gpu = [&x, &d].map(|values| gpu.upload(values, tokens, width).expect("a matrix"));
+        let found = back_through_step(&model, &weights, context, on_gpu, &mut sums).expect("a gradient");
+        let found = reference::matrix(tokens, width, &gpu.download(&found).expect("values"));
+        let network = Network::load(&model.store).expect("a network");
+        let [x, d] = [x, d].map(|values| reference::matrix(tokens, width, &values));
+        // A token's gradient depends on nothing but that token: of many, some.
+        let some = (0..tokens).step_by(if small { 20 } else { 1 });
+        let mut worst: f64 = 0.0;
+        for (token, at) in some.flat_map(|token| (0..width).map(move |at| (token, at))) {
+            let loss = |by: f64| {
+                let mut one = x.rows(token, 1).into_owned();
+                one[at] += by;
+                network.step(0, step.index, &one).expect("a step").dot(&d.rows(token, 1))
+            };
+            let difference = (loss(1e-5) - loss(-1e-5)) / 2e-5;
+            worst = worst.max((found[(token, at)] - difference).abs());
+        }
+        let error = worst / found.amax();
+        println!("{name}: {error:.1e}");
+        assert!(error < 1e-5, "{name}: {error:.1e}");
     }
 }
 

@@ -312,6 +312,7 @@ fn masked_logits(model: &Model, kept: &[Kept], row: &[u32]) -> nalgebra::DMatrix
     for (layer, kept) in kept.iter().enumerate() {
         let spec = &config.layers[layer];
         for write in network.layers[layer].steps.iter_mut().flat_map(|step| step.linears_mut(false)) {
+            // Of a mixture, those of experts.
             let is_mlp = write.weight.ncols() == spec.intermediate_size;
             assert!(is_mlp != (write.weight.ncols() == spec.heads_width()), "widths that tell them apart");
             for col in 0..write.weight.ncols() {
@@ -326,6 +327,11 @@ fn masked_logits(model: &Model, kept: &[Kept], row: &[u32]) -> nalgebra::DMatrix
         }
     }
     network.logits(row).expect("logits")
+}
+
+/// Half of the heads of a mixture.
+fn heads_of(name: &str) -> Options {
+    Options { ratio: 0.5, groups: Groups::Attention, ..options(fixture(name).0.config()) }
 }
 
 #[test]
@@ -356,7 +362,15 @@ fn what_is_written_computes_what_the_model_does_without_what_left() {
             Options { iterations: 3, importance: Importance::L2, ..options(fixture("llama_bias").0.config()) },
             "biases, in rounds",
         ),
+        ("qwen3_moe_normalised", heads_of("qwen3_moe_normalised"), "heads before experts, alike in all layers"),
+        (
+            "mixtral_top_2",
+            Options { layers: 0..1, iterations: 2, ..heads_of("mixtral_top_2") },
+            "heads before experts, in one layer, in rounds",
+        ),
+        ("qwen3_moe_dense_between", heads_of("qwen3_moe_dense_between"), "experts, and a dense layer of another width"),
     ] {
+        change.check(fixture(name).0.config()).expect("options");
         let (work, pruned, kept) = Work::of(name).prune(&gpu, &change);
         assert!(pruned.config().parameters() < work.model.config().parameters(), "{name}");
         let row = &work.rows[0];
@@ -371,15 +385,19 @@ fn what_is_written_computes_what_the_model_does_without_what_left() {
 #[test]
 fn gradients_of_later_rounds_are_those_of_the_pruned_model() {
     let gpu = support::gpu();
-    for name in ["llama_gqa_tied", "gpt_neox_parallel"] {
-        let one = options(fixture(name).0.config());
+    for name in ["llama_gqa_tied", "gpt_neox_parallel", "qwen3_moe_normalised"] {
+        let usual = options(fixture(name).0.config());
+        let one = if name.contains("moe") { heads_of(name) } else { usual };
         let (work, pruned, kept) = Work::of(name).prune(&gpu, &one);
         let masked = importances(&work, &gpu, &one, &kept);
         let rows = work.rows.clone();
         let after = Work::on(pruned, rows);
         let own = importances(&after, &gpu, &one, &whole(after.model.config()));
         for (masked, (own, kept)) in masked.iter().zip(own.iter().zip(&kept)) {
-            let pick = |values: &[f64], kept: &[usize]| kept.iter().map(|&at| values[at]).collect::<Vec<_>>();
+            // Of experts' channels, none are ranked.
+            let pick = |values: &[f64], kept: &[usize]| {
+                kept.iter().filter_map(|&at| values.get(at).copied()).collect::<Vec<_>>()
+            };
             let pairs = [
                 (pick(&masked.attention, &kept.key_value_heads), &own.attention),
                 (pick(&masked.mlp, &kept.mlp_channels), &own.mlp),
@@ -420,6 +438,21 @@ fn heads_that_others_depend_on_are_refused_with_the_reason() {
         assert!(error.contains(reason) && error.contains("--mlp"), "{name}: {error}");
         let channels = Options { groups: Groups::Mlp, ..options(model.config()) };
         channels.check(model.config()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn of_mixtures_heads_leave_and_channels_do_not() {
+    for (name, groups, message) in [
+        ("qwen3_moe_normalised", Groups::Both, "`prune --attention` heads"),
+        ("qwen3_moe_normalised", Groups::Mlp, "`prune --attention` heads"),
+        ("qwen3_moe_normalised", Groups::Coordinates, "`prune --attention` heads"),
+        ("olmoe_plain", Groups::Attention, "span all heads; --experts SHARE"),
+    ] {
+        let (model, _) = fixture(name);
+        let asked = Options { groups, ..options(model.config()) };
+        let error = asked.check(model.config()).expect_err(name).to_string();
+        assert!(error.contains(message), "{name}, {groups:?}: {error}");
     }
 }
 

@@ -9,7 +9,7 @@ use slicegpt_gpu::{
     checkpoint::{Checkpoint, Dtype, OutputDirectory, TensorPlan},
     error::Result,
     gpu::Gpu,
-    model::{AdapterForm, Model},
+    model::{AdapterForm, Model, TensorSpec},
     progress::Silent,
     recover::{Job, Mode, Options, Recovered, Schedule, Snapshot, Target, Trained, check_teacher, sequences},
     stream::{MemoryPlan, Placement, Types},
@@ -313,6 +313,51 @@ fn every_way(name: &str, [count, batch_size]: [usize; 2]) -> Vec<Made> {
         all.push(once);
     }
     all
+}
+
+#[test]
+fn experts_in_mxfp4_are_written_as_they_are_stored() {
+    let gpu = support::gpu();
+    let (model, rows) = fixture("gpt_oss_mxfp4");
+    let (config, experts) = (model.config(), model.store.in_mxfp4());
+    assert!(!experts.is_empty());
+    let plan = |name: String, shape: Vec<usize>, dtype| TensorPlan { name, shape, dtype };
+    let of = |spec: TensorSpec| match spec.in_mxfp4().filter(|_| experts.contains(&spec.name)) {
+        Some(parts) => parts.map(|part| plan(part.name, part.shape, Dtype::U8)).into(),
+        None => vec![plan(spec.name, spec.shape, Dtype::F32)],
+    };
+    let tensors: Vec<TensorPlan> = config.tensors().into_iter().flat_map(of).collect();
+    let at = tempfile::tempdir().expect("a directory");
+    let directory = OutputDirectory::create(&at.path().join("out"), false).expect("an output");
+    let options = Options { steps: 1, ..options() };
+    let job = Job {
+        model: &model,
+        teacher: None,
+        stay: None,
+        rows: &rows,
+        counted: None,
+        options: &options,
+        memory: MemoryPlan::unlimited(None),
+        tensors: &tensors,
+        directory: &directory,
+        progress: &Silent,
+    };
+    job.run(&gpu, None, &mut |_| Ok(true)).expect("training");
+    directory.finish().expect("an output");
+    let after = Checkpoint::open(&at.path().join("out")).expect("the trained tensors");
+    let before = Checkpoint::open(&support::fixture("parity").join("gpt_oss_mxfp4")).expect("those before");
+    let bytes = |of: &Checkpoint, name: &str| of.tensor(name).expect("the tensor").read().expect("bytes").to_vec();
+    let stored: Vec<&TensorPlan> = tensors.iter().filter(|plan| plan.dtype == Dtype::U8).collect();
+    assert_eq!(stored.len(), 2 * experts.len());
+    for TensorPlan { name, .. } in stored {
+        assert!(bytes(&after, name) == bytes(&before, name), "{name}: other bytes");
+    }
+    // Routers come with them, and attention is trained.
+    let compared = |name: &str| [values(&model, name), bytemuck::pod_collect_to_vec::<u8, f32>(&bytes(&after, name))];
+    let [router, same] = compared("model.layers.0.mlp.router.weight");
+    assert_eq!(router, same);
+    let [query, other] = compared("model.layers.0.self_attn.q_proj.weight");
+    assert_ne!(query, other);
 }
 
 /// Models of three layers, the second of which does nothing, of three that all do something, and of the first of these

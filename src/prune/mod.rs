@@ -6,8 +6,8 @@
 //! ([`crate::stream::Gradients`]); weights and gradients say what each group matters (`importance`, `measure`); the least
 //! important leave, layer by layer or of all layers in one row (`choice`), at once or in rounds with new gradients in
 //! each; and what is left is written as it is (`driver`). The width of the residual stream stays; or coordinates of it
-//! leave everywhere, and all else stays (`coordinates`). Of mixtures, whole experts leave, by what they add to the
-//! residual stream (`experts`, `expert_scores`).
+//! leave everywhere, and all else stays (`coordinates`). Of mixtures, heads leave, or whole experts by what they
+//! add to the residual stream (`experts`, `expert_scores`).
 
 mod choice;
 mod coordinates;

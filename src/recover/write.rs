@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use crate::{
+    checkpoint::TensorPlan,
     error::{Error, Result},
     gpu::Gpu,
     model::{BlockWeights, HostNorm, Names, NormWeights, Step, StepWeights, TensorSpec, architecture::Role},
@@ -51,7 +52,7 @@ pub(super) fn write(
         let rest = |spec: &&TensorSpec| {
             spec.name.starts_with(start) && !written.iter().any(|done| spec.name.starts_with(done))
         };
-        copied.iter().filter(rest).try_for_each(|spec| pass.copy(spec, &spec.name))?;
+        copied.iter().filter(rest).try_for_each(|spec| copy(&mut pass, tensors, spec))?;
         progress.advance(1)?;
     }
     copied.retain(|spec| !starts.iter().any(|start| spec.name.starts_with(start)));
@@ -65,6 +66,15 @@ pub(super) fn write(
     pass.writer.finish()?;
     progress.end();
     Ok(())
+}
+
+/// Writes a tensor as it is; experts in MXFP4 as they are stored, where these are the tensors that are written.
+fn copy(pass: &mut Pass, tensors: &[TensorPlan], spec: &TensorSpec) -> Result<()> {
+    let written = |part: &TensorSpec| tensors.iter().any(|plan| plan.name == part.name);
+    match spec.in_mxfp4() {
+        Some(parts) if parts.iter().all(written) => pass.copy_mxfp4(spec, 0..spec.shape[0]),
+        _ => pass.copy(spec, &spec.name),
+    }
 }
 
 /// Writes the norms of a block, unless an earlier one has the same; `written` has what the names of all begin with that

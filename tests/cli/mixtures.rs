@@ -142,6 +142,65 @@ fn experts_in_mxfp4_are_pruned_to_an_ordinary_checkpoint_and_what_else_is_refuse
     scene.refused(args!["export", model, "--format", "gguf", "-o", scene.path("out.gguf")], 2, "values up to 7");
 }
 
+#[test]
+fn what_is_left_of_a_mixture_is_trained_and_its_experts_stay() {
+    let scene = Scene::new("qwen3_moe_dense_between");
+    let (model, cut, tokens) = (scene.path("model"), scene.path("cut"), scene.tokens("examples.json", 12, 24));
+    let asked = args!["prune", model, "-o", cut, "--experts", "0.34", "--examples", tokens];
+    assert_eq!(program(asked).code, Some(0));
+    let said = |out: &Path, flags: &[&str]| {
+        let asked = args!["recover", cut, "-o", out, "--examples", tokens, "--json"];
+        // What came of the last step, whether or not it is better.
+        let said = program(&with(asked, &[&["--steps", "2", "--eval-every", "0"], flags].concat()));
+        assert_eq!(program(args!["verify", out]).code, Some(0), "{said:?}");
+        let report = said.json();
+        let [before, after] = [&cut, out].map(|at| fs::read(at.join("model.safetensors")).expect("a file"));
+        let [before, after] = [&before, &after].map(|bytes| SafeTensors::deserialize(bytes).expect("tensors"));
+        let same = |name: &String| before.tensor(name).expect("it").data() == after.tensor(name).expect("it").data();
+        let names: Vec<String> = before.names().into_iter().map(|name| name.to_string()).collect();
+        let (stay, others): (Vec<&String>, Vec<&String>) =
+            names.iter().partition(|name| name.contains(".experts.") || name.contains("mlp.gate.weight"));
+        assert!(stay.len() == 2 * (4 * 3 + 1) && stay.into_iter().all(same), "{flags:?}: other experts");
+        assert!(others.iter().any(|name| !same(name)), "{flags:?}: nothing is trained");
+        report
+    };
+    let teacher = model.to_str().expect("text");
+    for (number, (flags, mode, warns)) in [
+        (&[][..], "lora", false),
+        (&["--teacher", teacher], "blocks", false),
+        (&["--teacher", teacher, "--mode", "distil"], "distil", false),
+        (&["--targets", "q,gate"], "lora", true),
+        (&["--train", "weights,norms"], "lora", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let report = said(&scene.path(&format!("out{number}")), flags);
+        assert_eq!(report["arguments"]["mode"], json!(mode), "{flags:?}");
+        assert_eq!(report["warnings"].to_string().contains("the experts of a mixture"), warns, "{flags:?}: {report}");
+    }
+    // In one go with the cut.
+    let out = scene.path("compressed");
+    let asked = args!["compress", model, "-o", out, "--calibration", tokens];
+    let flags = ["--axes", "experts", "--keep", "90%", "--effort", "quick", "--recover", "2", "--json"];
+    let report = program(&with(asked, &flags)).json();
+    assert_eq!(report["recovery"]["mode"], json!("blocks"), "{report}");
+    assert_eq!(program(args!["verify", out]).code, Some(0));
+}
+
+#[test]
+fn heads_of_a_mixture_leave_by_gradients_in_the_ordinary_form_where_layers_are_alike() {
+    let scene = Scene::new(MIXTURE);
+    let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.tokens("examples.json", 6, 20));
+    let asked = args!["prune", model, "-o", out, "--examples", tokens];
+    let report = program(&with(asked, &["--attention", "--ratio", "0.5", "--layers", "all", "--json"])).json();
+    assert_eq!(report["removed"].as_array().map(Vec::len), Some(2), "{report}");
+    let written = read_json(&out.join("config.json"));
+    let sizes = ["model_type", "num_attention_heads", "num_key_value_heads", "num_local_experts"];
+    assert_eq!(sizes.map(|name| &written[name]), [&json!("qwen3_moe"), &json!(2), &json!(1), &json!(6)], "{report}");
+    assert_eq!(program(args!["verify", out]).code, Some(0));
+}
+
 /// Holds the blocks and scales of experts that are left of the scene's model in `out` against those that there were.
 fn what_is_left_of_mxfp4_is_as_it_was(scene: &Scene, report: &Value) {
     let [before, after] = ["model", "out"].map(|name| {

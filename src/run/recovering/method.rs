@@ -22,7 +22,7 @@ use crate::{
     checkpoint::{Dtype, OutputDirectory, RECORD, TensorPlan, tensor_file},
     error::{Error, Result},
     gpu::Gpu,
-    model::{AdapterForm, AdapterTensor, Config, LowRank, Model},
+    model::{AdapterForm, AdapterTensor, Config, LowRank, Model, TensorSpec},
     recover::{self, Mode, Options, Recovered, Snapshot},
     stream::{Extent, Job, MemoryPlan, Peak, Speed, Types},
 };
@@ -114,8 +114,18 @@ impl Method for Recover {
         let config = options.dtype.noted_in(model.config().clone());
         let dtypes = options.dtype.of_tensors(model.config(), &config);
         let longest = request.calibration.cal_max_seqlen.min(config.max_position_embeddings);
-        let specs = config.tensors().into_iter().zip(dtypes);
-        let tensors = specs.map(|(spec, dtype)| TensorPlan { name: spec.name, shape: spec.shape, dtype }).collect();
+        // Experts stay as they are stored.
+        let in_mxfp4 = if request.dtype.is_none() { model.store.in_mxfp4() } else { Vec::new() };
+        let plan = |spec: TensorSpec, dtype| TensorPlan { name: spec.name, shape: spec.shape, dtype };
+        let of = |(spec, dtype): (TensorSpec, Dtype)| match spec.in_mxfp4().filter(|_| in_mxfp4.contains(&spec.name)) {
+            Some(parts) => parts.map(|part| plan(part, Dtype::U8)).into(),
+            None => vec![plan(spec, dtype)],
+        };
+        let tensors = config.tensors().into_iter().zip(dtypes).flat_map(of).collect();
+        let config = match &model.config().quantization {
+            Some(section) if !in_mxfp4.is_empty() => config.quantized(section),
+            _ => config,
+        };
         Ok(Self { options, request: request.method.clone(), teacher, force: request.force, longest, config, tensors })
     }
 
