@@ -80,10 +80,9 @@ impl CompressRequest {
             CompressImportance::Taylor if self.per_layer => {
                 Err(Error::Usage("--per-layer goes by what --importance obs measures; leave one of them out".into()))
             }
-            CompressImportance::Taylor if config.is_mixture() => Err(Error::Usage(
-                "--importance taylor: no gradients go through mixtures of experts yet; --importance obs needs none"
-                    .into(),
-            )),
+            CompressImportance::Taylor if config.is_mixture() => {
+                Err(Error::Usage("--importance taylor is not for mixtures of experts yet; --importance obs is".into()))
+            }
             CompressImportance::Taylor => Ok(()),
         }
     }
