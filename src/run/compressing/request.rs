@@ -81,7 +81,8 @@ impl CompressRequest {
                 Err(Error::Usage("--per-layer goes by what --importance obs measures; leave one of them out".into()))
             }
             CompressImportance::Taylor if config.is_mixture() => {
-                Err(Error::Usage("--importance taylor is not for mixtures of experts yet; --importance obs is".into()))
+                let reason = "--importance taylor is not for mixtures of experts yet; --importance obs needs none";
+                Err(Error::Usage(reason.into()))
             }
             CompressImportance::Taylor => Ok(()),
         }
