@@ -11,7 +11,7 @@ use slicegpt_gpu::{
     gpu::Gpu,
     model::{AdapterForm, Model, TensorSpec},
     progress::Silent,
-    recover::{Job, Mode, Options, Recovered, Schedule, Snapshot, Target, Trained, check_teacher, sequences},
+    recover::{Job, Mode, Options, Recovered, Schedule, Snapshot, Target, Trained, check_teacher},
     stream::{MemoryPlan, Placement, Types},
 };
 
@@ -481,20 +481,6 @@ fn a_loss_that_is_no_number_stops_with_the_step_and_a_way_out() {
         assert!(said.contains("step 2 of training") && said.ends_with(advice), "{said}");
         assert_eq!(error.exit_code(), 1);
     }
-}
-
-#[test]
-fn the_order_takes_every_sequence_once_before_any_comes_again() {
-    for (count, size) in [(7, 3), (4, 4), (5, 1), (1, 1)] {
-        let all: Vec<usize> = (0..2 * count).flat_map(|step| sequences(step, size, count, 3)).collect();
-        for round in all.chunks_exact(count) {
-            let mut sorted = round.to_vec();
-            sorted.sort_unstable();
-            assert_eq!(sorted, (0..count).collect::<Vec<_>>(), "{count} by {size}");
-        }
-    }
-    assert_ne!(sequences(0, 50, 50, 3), sequences(1, 50, 50, 3));
-    assert_ne!(sequences(0, 50, 50, 3), sequences(0, 50, 50, 4));
 }
 
 #[test]

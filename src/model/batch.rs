@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Config, DeltaNet, Given, LayerContext, LayerSpec, Step,
+    Config, DeltaNet, LayerContext, LayerSpec, Step,
     architecture::{BlockKind, Role},
 };
 use crate::{
@@ -107,13 +107,6 @@ pub fn mixed_bytes(config: &Config) -> u64 {
         Some(2 * (row_bytes(config.hidden_size) + row_bytes(experts.count) + row_bytes(experts.chosen)))
     };
     config.layers.iter().filter_map(of).max().unwrap_or(0)
-}
-
-/// Bytes that a token takes in the host's memory meanwhile: which experts it goes to.
-pub fn routes_bytes(config: &Config) -> u64 {
-    let chosen = config.layers.iter().filter_map(|spec| spec.experts).map(|experts| experts.chosen);
-    // In lists that grow, in the order of experts, and of tokens.
-    chosen.max().unwrap_or(0) as u64 * (2 * size_of::<Given>() as u64 + 8)
 }
 
 /// Bytes of an upload that wait in staging memory at a time, where memory is short: uploads go in pieces.

@@ -10,6 +10,7 @@
 use super::{
     Model,
     architecture::Role,
+    config::Config,
     host::HostLinear,
     layer::{BlockWeights, LayerContext, LayerWeights, Linear, NoTap, StepWeights},
 };
@@ -173,6 +174,13 @@ pub fn mix(
         }
     }
     Ok(routed)
+}
+
+/// Bytes that a token takes in the host's memory while the experts of a mixture come one after the other: which it goes to.
+pub fn routes_bytes(config: &Config) -> u64 {
+    let chosen = config.layers.iter().filter_map(|spec| spec.experts).map(|experts| experts.chosen);
+    // In lists that grow, in the order of experts, and of tokens.
+    chosen.max().unwrap_or(0) as u64 * (2 * size_of::<Given>() as u64 + 8)
 }
 
 impl LayerContext<'_> {

@@ -50,8 +50,8 @@ pub use agreement::{Agreement, Agreements};
 pub use allows::MIXTURE;
 pub use backward::{AffineGradients, BlockGradients, LinearGradients, StepGradients, Wanted};
 pub use batch::{
-    BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, mixed_bytes, plan_batches, routes_bytes, row_bytes,
-    signal_bytes, staging_bytes, state_bytes, states_bytes,
+    BATCH_TOKENS, Batch, BatchSize, backward_bytes, layers_bytes, mixed_bytes, plan_batches, row_bytes, signal_bytes,
+    staging_bytes, state_bytes, states_bytes,
 };
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
@@ -67,7 +67,7 @@ pub use generation::{GenerationConfig, StopTokens};
 pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMatrix, HostNorm, HostStep};
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
-pub use mixture::{ExpertTap, Given, NoExpertTap, Routed, forward, gathered, mix, mix_all, through_step};
+pub use mixture::{ExpertTap, Given, NoExpertTap, Routed, forward, gathered, mix, mix_all, routes_bytes, through_step};
 pub use pruning::{Kept, LayerSizes, Pruning, without_lowest};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};

@@ -20,4 +20,3 @@ mod write;
 pub use blocks::check_teacher;
 pub use job::{Best, Job, Recovered, Snapshot};
 pub use options::{Mode, Options, Schedule, Target, Trained};
-pub use order::sequences;

@@ -6,7 +6,7 @@ use rand_chacha::{
 };
 
 /// The sequences of step `step`, `size` of `count`: all of them once, in an order drawn anew, before any comes again.
-pub fn sequences(step: usize, size: usize, count: usize, seed: u64) -> Vec<usize> {
+pub(super) fn sequences(step: usize, size: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut shuffled: Option<(usize, Vec<usize>)> = None;
     let mut of = |place: usize| {
         let (round, at) = (place / count, place % count);
@@ -29,4 +29,23 @@ fn shuffle(count: usize, seed: u64, round: usize) -> Vec<usize> {
         order.swap(last, (rng.next_u64() % (last as u64 + 1)) as usize);
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_takes_every_sequence_once_before_any_comes_again() {
+        for (count, size) in [(7, 3), (4, 4), (5, 1), (1, 1)] {
+            let all: Vec<usize> = (0..2 * count).flat_map(|step| sequences(step, size, count, 3)).collect();
+            for round in all.chunks_exact(count) {
+                let mut sorted = round.to_vec();
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..count).collect::<Vec<_>>(), "{count} by {size}");
+            }
+        }
+        assert_ne!(sequences(0, 50, 50, 3), sequences(1, 50, 50, 3));
+        assert_ne!(sequences(0, 50, 50, 3), sequences(0, 50, 50, 4));
+    }
 }

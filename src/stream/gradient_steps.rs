@@ -4,37 +4,15 @@
 use std::ops::Range;
 
 use super::{
-    gradients::{Collect, Gradients, GradientsAt, Plan},
+    gradients::{AndThen, AtStep, Collect, Gradients, GradientsAt},
     sitting::{layer_gradient, step_gradient},
     store::{Placement, Residual},
 };
 use crate::{
     error::Result,
     gpu::Matrix,
-    model::{
-        Batch, LayerContext, MixtureBack, Model, NoExpertTap, NoTap, Step, StepGradients, StepWeights, Wanted, mix_all,
-        mix_backward,
-    },
+    model::{Batch, LayerContext, MixtureBack, NoExpertTap, NoTap, StepGradients, Wanted, mix_all, mix_backward},
 };
-
-/// A step, and what goes through it.
-#[derive(Clone, Copy)]
-pub(super) struct AtStep<'a> {
-    pub plan: &'a Plan,
-    pub model: &'a Model,
-    pub layer: usize,
-    pub step: Step,
-    pub weights: &'a StepWeights,
-}
-
-/// What becomes of residuals.
-#[derive(Clone, Copy)]
-pub(super) struct AndThen {
-    /// Whether that before the step is needed no longer.
-    pub used: bool,
-    /// Whether that after it will be committed.
-    pub saved: bool,
-}
 
 impl AtStep<'_> {
     fn context<'c>(&'c self, gradients: &Gradients<'c>, batch: &'c Batch) -> LayerContext<'c> {

@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use super::{
-    gradient_steps::{AndThen, AtStep},
     memory::MemoryPlan,
     sitting::{Back, GRADIENT, Sitting, layer_gradient, load_found, point_name, save_found},
     store::Residual,
@@ -427,6 +426,25 @@ impl Gradients<'_> {
         let each = if self.apart { 1 } else { count.max(1) };
         (0..count).step_by(each).map(|first| first..first + each).collect()
     }
+}
+
+/// A step, and what goes through it.
+#[derive(Clone, Copy)]
+pub(super) struct AtStep<'a> {
+    pub plan: &'a Plan,
+    pub model: &'a Model,
+    pub layer: usize,
+    pub step: Step,
+    pub weights: &'a StepWeights,
+}
+
+/// What becomes of residuals.
+#[derive(Clone, Copy)]
+pub(super) struct AndThen {
+    /// Whether that before the step is needed no longer.
+    pub used: bool,
+    /// Whether that after it will be committed.
+    pub saved: bool,
 }
 
 impl Plan {

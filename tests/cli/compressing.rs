@@ -366,7 +366,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
     }
     assert!(scene.contents() == before, "a refusal wrote something");
     // Where nothing is left to allow, and where nothing can be cut at all.
-    let all = said(&mut Command::new(PROGRAM).args(args!["compress", model, "-o", out, "--target-size", "1"]));
+    let all = said(Command::new(PROGRAM).args(args!["compress", model, "-o", out, "--target-size", "1"]));
     assert!(all.code == Some(2) && all.err.trim_end().ends_with("; ask for less"), "{all:?}");
     let bloom = Scene::new("bloom_power_of_two");
     let none = program(args!["compress", bloom.path("model"), "-o", bloom.path("out")]);
