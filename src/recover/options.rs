@@ -244,16 +244,15 @@ impl Options {
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());
         }
-        if self.all_trained_parameters(config) == 0 {
-            return usage("nothing would be trained: this model has no such weights; name others of --targets".into());
-        }
         if self.trained.norms && config.fused() {
             return usage("--train norms: the norms of a sliced model are in its weights; leave it out".into());
         }
-        if config.is_mixture() && self.all_trained_parameters(config) == 0 {
-            return usage(format!(
-                "nothing would be trained: {EXPERTS_STAY}; name --targets q,k,v,o, or more of --train"
-            ));
+        if self.all_trained_parameters(config) == 0 {
+            return usage(if config.is_mixture() {
+                format!("nothing would be trained: {EXPERTS_STAY}; name --targets q,k,v,o, or more of --train")
+            } else {
+                "nothing would be trained: this model has no such weights; name others of --targets".into()
+            });
         }
         Ok(())
     }
