@@ -390,5 +390,10 @@ pub fn sha256(file: &mut File) -> io::Result<String> {
             count => hasher.update(&piece[..count]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hasher))
+}
+
+/// Its value in hexadecimal digits.
+pub(super) fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

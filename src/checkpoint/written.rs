@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
 
 use sha2::{Digest, Sha256};
 
-use super::reader::Checkpoint;
+use super::reader::{Checkpoint, hex};
 use crate::error::{Error, Result};
 
 /// sha256 of each finished tensor, by the directory that it lies in and its name.
@@ -80,10 +80,6 @@ pub(super) fn check(directory: &Path, tensors: &BTreeMap<String, String>, each: 
         }
     }
     Ok(())
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
