@@ -27,7 +27,7 @@ fn options() -> Options {
         warmup: 0.0,
         weight_decay: 0.1,
         betas: [0.9, 0.95],
-        eps: 1e-3,
+        eps: 1e-2,
         max_grad_norm: 0.5,
         rank: 3,
         alpha: 6.0,
