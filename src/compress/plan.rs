@@ -34,8 +34,8 @@ impl Effort {
             Self::Normal => 6,
             Self::Thorough => 3,
         };
-        let widest = config.layers.iter().map(|spec| spec.intermediate_size.max(spec.heads_width())).max().unwrap_or(0);
-        let least = COMPARED_TOKENS.max(TOKENS_OF_REGRESSOR * widest.max(config.hidden_size));
+        let widest = config.widest_write().max(config.hidden_size);
+        let least = COMPARED_TOKENS.max(TOKENS_OF_REGRESSOR * widest);
         (calibration / share).max(least).min(calibration)
     }
 

@@ -368,6 +368,11 @@ impl Config {
         })
     }
 
+    /// The most regressors that what a block writes is fitted with: MLP channels, or those of all query heads.
+    pub fn widest_write(&self) -> usize {
+        self.layers.iter().map(|spec| spec.intermediate_size.max(spec.heads_width())).max().unwrap_or(0)
+    }
+
     /// Points of the residual stream after the embeddings: one after each step of each layer.
     pub fn points(&self) -> usize {
         self.layers.len() * self.steps().len()

@@ -94,12 +94,14 @@ impl Sequences {
 
 /// At most this many held-out sequences are evaluated on.
 const HELD_OUT: usize = 64;
-/// Tokens that a model writes itself beside a file, in sequences of up to [`OWN_LENGTH`]: as many as the file has, up to
-/// these.
+/// The most tokens that a model writes itself beside a file, in sequences of up to [`OWN_LENGTH`].
 const OWN_TOKENS: usize = 65_536;
 const OWN_LENGTH: usize = 512;
-/// One in this many tokens of such a sequence is of the file: what the model goes on from.
-const PASSAGE: usize = 64;
+/// With fewer tokens than these for each regressor of the widest fit, more of its own writing helps.
+const TOKENS_OF_REGRESSOR: usize = 32;
+/// One in this many tokens of such sequences, by turns, is of the file: what the model goes on from. Short passages leave
+/// it to write what it knows, long ones keep it to the file's kind; which is better depends on the model.
+const PASSAGES: [usize; 4] = [128, 64, 32, 16];
 /// Windows of a held-out end that is too short for the usual ones.
 const SHORT_WINDOW: usize = 64;
 
@@ -191,7 +193,7 @@ impl<'a> Calibration<'a> {
         let length = file.longest.min(OWN_LENGTH).min(self.model.config().max_position_embeddings);
         let count = match self.request.self_samples {
             Some(count) => count,
-            None if self.mixes => file.tokens.min(OWN_TOKENS) / length.max(1),
+            None if self.mixes => own_tokens(file.tokens, self.model.config().widest_write()) / length.max(1),
             None => 0,
         };
         if length < 2 { (0, 0) } else { (count, length) }
@@ -206,7 +208,8 @@ impl<'a> Calibration<'a> {
         }
         // Other ones than those of a calibration that the model writes whole.
         let seed = self.seed.wrapping_add(1);
-        let starts = passages(&file.calibration, count, length / PASSAGE, seed);
+        let lengths = PASSAGES.iter().cycle().take(count).map(|part| length / part);
+        let starts = passages(&file.calibration, lengths, seed);
         let together = together.or(self.request.cal_batch_size);
         let own = sample_sequences(gpu, self.model, Samples { starts, length, seed }, together, progress)?;
         let all = own.iter().map(|row| vec![true; row.len()]).collect();
@@ -411,16 +414,22 @@ impl<'a> Calibration<'a> {
     }
 }
 
-/// Passages of `tokens` tokens, at least one, each as likely to be drawn as any other; of the longest sequence if all are
-/// shorter. None if there are no tokens.
-fn passages(rows: &[Vec<u32>], count: usize, tokens: usize, seed: u64) -> Vec<Vec<u32>> {
+/// How many tokens a model is to write itself beside `file` tokens, where its widest fit has `regressors`: as many, or up
+/// to twice as many where both would be few.
+fn own_tokens(file: usize, regressors: usize) -> usize {
+    (TOKENS_OF_REGRESSOR * regressors).saturating_sub(file).clamp(file, 2 * file).min(OWN_TOKENS)
+}
+
+/// Passages of so many tokens each, at least one, each as likely to be drawn as any other of its length; of the longest
+/// sequence if all are shorter. None if there are no tokens.
+fn passages(rows: &[Vec<u32>], lengths: impl Iterator<Item = usize>, seed: u64) -> Vec<Vec<u32>> {
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let tokens = tokens.clamp(1, longest.max(1));
-    let all = |row: &Vec<u32>| (row.len() + 1).saturating_sub(tokens);
-    let there = rows.iter().map(all).sum::<usize>();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut drawn = || {
-        let mut at = (rng.next_u64() % there as u64) as usize;
+    let drawn = |tokens: usize| {
+        let tokens = tokens.clamp(1, longest.max(1));
+        let all = |row: &Vec<u32>| (row.len() + 1).saturating_sub(tokens);
+        let there = rows.iter().map(all).sum::<usize>() as u64;
+        let mut at = rng.next_u64().checked_rem(there)? as usize;
         let row = rows.iter().find(|row| {
             let within = at < all(row);
             at -= if within { 0 } else { all(row) };
@@ -428,7 +437,7 @@ fn passages(rows: &[Vec<u32>], count: usize, tokens: usize, seed: u64) -> Vec<Ve
         })?;
         Some(row[at..at + tokens].to_vec())
     };
-    if there == 0 { Vec::new() } else { (0..count).filter_map(|_| drawn()).collect() }
+    lengths.filter_map(drawn).collect()
 }
 
 /// Both, evenly mixed, each in its order: any run of them has its share of either.
@@ -444,21 +453,39 @@ fn interleaved<T>(file: Vec<T>, own: Vec<T>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, iter};
 
     use super::*;
 
     #[test]
+    fn a_model_writes_more_itself_where_its_channels_have_few_tokens() {
+        for (file, regressors, expected) in [
+            (16_384, 172, 16_384),
+            (12_288, 1536, 24_576),
+            (24_576, 1024, 24_576),
+            (20_000, 1536, 29_152),
+            (60_000, 8192, 65_536),
+            (262_144, 1536, 65_536),
+            (0, 64, 0),
+        ] {
+            assert_eq!(own_tokens(file, regressors), expected, "{file} tokens, {regressors} regressors");
+        }
+    }
+
+    #[test]
     fn passages_are_of_the_sequences_and_all_of_them_can_be_drawn() {
         let rows: Vec<Vec<u32>> = vec![vec![1, 2], (10..16).collect(), Vec::new(), (20..24).collect()];
-        let drawn = passages(&rows, 500, 3, 1);
+        let of = |tokens: usize, seed: u64| passages(&rows, iter::repeat_n(tokens, 500), seed);
+        let drawn = of(3, 1);
         assert!(drawn.iter().all(|passage| rows.iter().any(|row| row.windows(3).any(|other| other == passage))));
         let different: HashSet<&Vec<u32>> = drawn.iter().collect();
         assert_eq!((drawn.len(), different.len()), (500, 4 + 2));
-        assert_ne!(passages(&rows, 500, 3, 2), drawn);
-        assert_eq!(passages(&rows, 3, 9, 1), vec![(10..16).collect::<Vec<u32>>(); 3], "the longest");
-        let single: HashSet<Vec<u32>> = passages(&rows, 500, 0, 1).into_iter().collect();
+        assert_ne!(of(3, 2), drawn);
+        assert!(of(9, 1).iter().all(|passage| *passage == (10..16).collect::<Vec<u32>>()), "the longest");
+        let single: HashSet<Vec<u32>> = of(0, 1).into_iter().collect();
         assert_eq!(single.len(), 12);
-        assert!(passages(&[Vec::new()], 5, 3, 1).is_empty());
+        let each: Vec<usize> = passages(&rows, [2, 0, 4].into_iter(), 1).iter().map(Vec::len).collect();
+        assert_eq!(each, [2, 1, 4]);
+        assert!(passages(&[Vec::new()], iter::repeat_n(3, 5), 1).is_empty());
     }
 }
