@@ -101,6 +101,7 @@ impl Gpu {
     /// default elsewhere.
     pub fn tuning(&self) -> Vec<(String, String)> {
         let mut list = self.choices();
+        list.retain(|(key, _)| key != PINNED);
         list.push(("default".into(), ProductConfig::default_of(self).to_string()));
         list
     }
