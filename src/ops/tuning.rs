@@ -14,8 +14,11 @@ use crate::{
 const WORK_OF_HARDWARE: u64 = 1 << 36;
 /// On software adapters compiling the candidates takes seconds, and the default is known to be good.
 const WORK_OF_SOFTWARE: u64 = 1 << 40;
-/// Each candidate runs so often, after once to compile it.
+/// Each candidate is measured so often, after a run to compile it.
 const REPEATS: usize = 3;
+/// Shorter measurements would be of how long it takes to hand a GPU its work and to hear of its end.
+const SHORTEST: f64 = 2e-3;
+const MOST_RUNS: usize = 32;
 
 impl Gpu {
     /// The configuration for a product of `[m, n]` results and `k` steps; `run` computes that product with a
@@ -68,16 +71,22 @@ impl Gpu {
         Ok(best.1)
     }
 
-    /// The shortest of a few runs, by the clock on the wall.
-    fn seconds(&self, run: impl Fn() -> Result<()>) -> Result<f64> {
-        run()?;
-        self.finish()?;
-        let mut shortest = f64::INFINITY;
-        for _ in 0..REPEATS {
+    /// Seconds of one of many runs in a row, at the fastest of a few measurements by the clock on the wall.
+    ///
+    /// # Errors
+    /// Whatever `run` or the device reports.
+    pub fn seconds(&self, run: impl Fn() -> Result<()>) -> Result<f64> {
+        let several = |runs: usize| {
             let began = Instant::now();
-            run()?;
+            (0..runs).try_for_each(|_| run())?;
             self.finish()?;
-            shortest = shortest.min(began.elapsed().as_secs_f64());
+            Ok::<_, Error>(began.elapsed().as_secs_f64() / runs as f64)
+        };
+        several(1)?;
+        let mut shortest = several(1)?;
+        let runs = ((SHORTEST / shortest.max(1e-9)).ceil() as usize).clamp(1, MOST_RUNS);
+        for _ in 1..REPEATS {
+            shortest = shortest.min(several(runs)?);
         }
         Ok(shortest)
     }

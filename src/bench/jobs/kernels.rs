@@ -1,7 +1,5 @@
 //! Single kernels, and the eigensolver.
 
-use std::time::Instant;
-
 use faer::Mat;
 use nalgebra::DMatrix;
 
@@ -59,18 +57,13 @@ pub fn gemm(gpu: &Gpu, kernel: Product, [m, n, k]: [usize; 3], element: ElementT
     })
 }
 
-/// The configuration in which `multiply` takes least, the better of two runs after one that compiles.
+/// The configuration in which `multiply` takes least.
 fn fastest(gpu: &Gpu, multiply: &dyn Fn() -> Result<()>) -> Result<ProductConfig> {
     let mut best = (f64::INFINITY, ProductConfig::default_of(gpu));
     for config in ProductConfig::all(gpu) {
-        for repetition in 0..3 {
-            let began = Instant::now();
-            gpu.with_products(config, multiply)?;
-            gpu.finish()?;
-            let seconds = began.elapsed().as_secs_f64();
-            if repetition > 0 && seconds < best.0 {
-                best = (seconds, config);
-            }
+        let seconds = gpu.seconds(|| gpu.with_products(config, multiply))?;
+        if seconds < best.0 {
+            best = (seconds, config);
         }
     }
     Ok(best.1)
