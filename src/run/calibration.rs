@@ -208,8 +208,7 @@ impl<'a> Calibration<'a> {
         }
         // Other ones than those of a calibration that the model writes whole.
         let seed = self.seed.wrapping_add(1);
-        let lengths = PASSAGES.iter().cycle().take(count).map(|part| length / part);
-        let starts = passages(&file.calibration, lengths, seed);
+        let starts = passages(&file.calibration, passage_lengths(count, length), seed);
         let together = together.or(self.request.cal_batch_size);
         let own = sample_sequences(gpu, self.model, Samples { starts, length, seed }, together, progress)?;
         let all = own.iter().map(|row| vec![true; row.len()]).collect();
@@ -420,6 +419,11 @@ fn own_tokens(file: usize, regressors: usize) -> usize {
     (TOKENS_OF_REGRESSOR * regressors).saturating_sub(file).clamp(file, 2 * file).min(OWN_TOKENS)
 }
 
+/// What each of `count` sequences of `length` tokens goes on from, in tokens.
+fn passage_lengths(count: usize, length: usize) -> impl Iterator<Item = usize> {
+    PASSAGES.iter().cycle().take(count).map(move |part| length / part)
+}
+
 /// Passages of so many tokens each, at least one, each as likely to be drawn as any other of its length; of the longest
 /// sequence if all are shorter. None if there are no tokens.
 fn passages(rows: &[Vec<u32>], lengths: impl Iterator<Item = usize>, seed: u64) -> Vec<Vec<u32>> {
@@ -484,8 +488,9 @@ mod tests {
         assert!(of(9, 1).iter().all(|passage| *passage == (10..16).collect::<Vec<u32>>()), "the longest");
         let single: HashSet<Vec<u32>> = of(0, 1).into_iter().collect();
         assert_eq!(single.len(), 12);
-        let each: Vec<usize> = passages(&rows, [2, 0, 4].into_iter(), 1).iter().map(Vec::len).collect();
-        assert_eq!(each, [2, 1, 4]);
+        assert_eq!(passage_lengths(5, 512).collect::<Vec<usize>>(), [4, 8, 16, 32, 4]);
+        let each: Vec<usize> = passages(&rows, passage_lengths(4, 64), 1).iter().map(Vec::len).collect();
+        assert_eq!(each, [1, 1, 2, 4]);
         assert!(passages(&[Vec::new()], iter::repeat_n(3, 5), 1).is_empty());
     }
 }
