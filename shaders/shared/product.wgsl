@@ -1,6 +1,6 @@
 // What every matrix product shares: a workgroup of THREADS_X × THREADS_Y threads has a tile of results, each thread a
-// block of it (block_*.wgsl), and the sum over the inner dimension is walked by walk_direct.wgsl, walk_tiled.wgsl or
-// walk_ahead.wgsl.
+// block of it (block_*.wgsl), and the sum over the inner dimension is walked by walk_direct.wgsl, or through workgroup
+// memory (tile.wgsl) by walk_tiled.wgsl or walk_ahead.wgsl.
 // The shader that includes these gives
 //   left(row, step4) -> mat4x4      steps 4*step4 .. of the left matrix, a column of the result each: rows row .. row+3
 //   right(column, step4) -> mat4x4  the same of the right matrix and columns

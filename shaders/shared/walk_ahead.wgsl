@@ -1,15 +1,9 @@
 // As walk_tiled.wgsl, but what comes next is read from memory while what is there is multiplied, both matrices by
 // different threads: where few workgroups share a processor, nothing else hides how long memory takes.
-const STEPS4: u32 = STEPS / 4u;
-const THREADS: u32 = THREADS_X * THREADS_Y;
+
 // What a thread reads at a time: four steps of four rows or of four columns. There are at most two for each thread.
 const UNITS_OF_LEFT: u32 = STEPS4 * ROWS4;
 const UNITS: u32 = STEPS4 * (ROWS4 + COLUMNS4);
-// Neighbouring threads store groups of steps: so many vec4 more between these, and they meet in different banks.
-const PAD: u32 = 2u;
-
-var<workgroup> tile_left: array<vec4<f32>, STEPS * ROWS4 + STEPS4 * PAD>;      // [step][row / 4]
-var<workgroup> tile_right: array<vec4<f32>, STEPS * COLUMNS4 + STEPS4 * PAD>;  // [step][column / 4]
 
 fn fetch(unit: u32, first_row: u32, first_column: u32, first4: u32, end4: u32) -> mat4x4<f32> {
     let of_left = unit < UNITS_OF_LEFT;
@@ -27,18 +21,10 @@ fn fetch(unit: u32, first_row: u32, first_column: u32, first4: u32, end4: u32) -
 
 fn put(unit: u32, steps: mat4x4<f32>) {
     if unit < UNITS_OF_LEFT {
-        let at = unit % STEPS4 * (4u * ROWS4 + PAD) + unit / STEPS4;
-        tile_left[at] = steps[0];
-        tile_left[at + ROWS4] = steps[1];
-        tile_left[at + 2u * ROWS4] = steps[2];
-        tile_left[at + 3u * ROWS4] = steps[3];
+        put_left(unit / STEPS4, unit % STEPS4, steps);
     } else if unit < UNITS {
         let place = unit - UNITS_OF_LEFT;
-        let at = place % STEPS4 * (4u * COLUMNS4 + PAD) + place / STEPS4;
-        tile_right[at] = steps[0];
-        tile_right[at + COLUMNS4] = steps[1];
-        tile_right[at + 2u * COLUMNS4] = steps[2];
-        tile_right[at + 3u * COLUMNS4] = steps[3];
+        put_right(place / STEPS4, place % STEPS4, steps);
     }
 }
 
@@ -53,17 +39,7 @@ fn walk(thread: vec2<u32>, index: u32, first_row: u32, first_column: u32, end4: 
         workgroupBarrier();
         next = fetch(index, first_row, first_column, first4 + STEPS4, end4);
         if UNITS > THREADS { other = fetch(index + THREADS, first_row, first_column, first4 + STEPS4, end4); }
-        for (var step = 0u; step < STEPS; step += 1u) {
-            let row4 = step * ROWS4 + step / 4u * PAD + thread.y;
-            let column4 = step * COLUMNS4 + step / 4u * PAD + thread.x;
-            var a1 = vec4<f32>();
-            var b1 = vec4<f32>();
-            if HALVES == 2u {
-                a1 = tile_left[row4 + THREADS_Y];
-                b1 = tile_right[column4 + THREADS_X];
-            }
-            multiply_step(tile_left[row4], a1, tile_right[column4], b1);
-        }
+        multiply_tile(thread);
         workgroupBarrier();
         after(first4 + STEPS4 - 1u);
     }

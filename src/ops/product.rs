@@ -35,7 +35,7 @@ impl Walk {
     }
 }
 
-/// What walk_ahead.wgsl's PAD adds to a step of either matrix, in f32.
+/// What tile.wgsl's PAD adds to a step of either matrix, in f32.
 const PADDING: usize = 2;
 
 const fn config(block: u32, [x, y]: [u32; 2], walk: Walk) -> ProductConfig {
@@ -86,11 +86,7 @@ impl ProductConfig {
     fn fits(&self, gpu: &Gpu) -> bool {
         let limits = gpu.adapter();
         let lines = self.tile_rows() + self.tile_columns();
-        let bytes = match self.walk {
-            Walk::Direct => 0,
-            Walk::Tiled(steps) => 4 * steps as usize * lines,
-            Walk::Ahead(steps) => 4 * steps as usize * (lines + 2 * PADDING),
-        };
+        let bytes = 4 * self.walk.steps().unwrap_or(0) as usize * (lines + 2 * PADDING);
         self.threads.iter().product::<u32>() <= limits.max_compute_invocations_per_workgroup
             && bytes <= limits.max_compute_workgroup_storage_size as usize
     }
@@ -140,11 +136,19 @@ macro_rules! product_shader {
         use $crate::ops::product::Walk::{Ahead, Direct, Tiled};
         match ($config.block, $config.walk) {
             (8, Direct) => shader!("shared/product", "shared/block_8x8", "shared/walk_direct", $($file),+),
-            (8, Tiled(_)) => shader!("shared/product", "shared/block_8x8", "shared/walk_tiled", $($file),+),
-            (8, Ahead(_)) => shader!("shared/product", "shared/block_8x8", "shared/walk_ahead", $($file),+),
+            (8, Tiled(_)) => {
+                shader!("shared/product", "shared/block_8x8", "shared/tile", "shared/walk_tiled", $($file),+)
+            }
+            (8, Ahead(_)) => {
+                shader!("shared/product", "shared/block_8x8", "shared/tile", "shared/walk_ahead", $($file),+)
+            }
             (_, Direct) => shader!("shared/product", "shared/block_4x4", "shared/walk_direct", $($file),+),
-            (_, Tiled(_)) => shader!("shared/product", "shared/block_4x4", "shared/walk_tiled", $($file),+),
-            (_, Ahead(_)) => shader!("shared/product", "shared/block_4x4", "shared/walk_ahead", $($file),+),
+            (_, Tiled(_)) => {
+                shader!("shared/product", "shared/block_4x4", "shared/tile", "shared/walk_tiled", $($file),+)
+            }
+            (_, Ahead(_)) => {
+                shader!("shared/product", "shared/block_4x4", "shared/tile", "shared/walk_ahead", $($file),+)
+            }
         }
     }};
 }
