@@ -19,7 +19,7 @@ pub struct ProductConfig {
 pub enum Walk {
     /// Each thread reads for itself.
     Direct,
-    /// Through workgroup memory, so many steps of the sum at a time.
+    /// Through workgroup memory, this many steps of the sum at a time.
     Tiled(u32),
     /// Likewise, and the next steps are read meanwhile.
     Ahead(u32),

@@ -424,7 +424,7 @@ fn passage_lengths(count: usize, length: usize) -> impl Iterator<Item = usize> {
     PASSAGES.iter().cycle().take(count).map(move |part| length / part)
 }
 
-/// Passages of so many tokens each, at least one, each as likely to be drawn as any other of its length; of the longest
+/// Passages of these lengths in tokens, at least one, each as likely to be drawn as any other of its length; of the longest
 /// sequence if all are shorter. None if there are no tokens.
 fn passages(rows: &[Vec<u32>], lengths: impl Iterator<Item = usize>, seed: u64) -> Vec<Vec<u32>> {
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
