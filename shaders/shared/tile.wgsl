@@ -1,7 +1,7 @@
 // Steps of a product in workgroup memory, for walk_tiled.wgsl and walk_ahead.wgsl.
 const STEPS4: u32 = STEPS / 4u;
 const THREADS: u32 = THREADS_X * THREADS_Y;
-// Neighbouring threads store groups of four steps: so many vec4 more between these, and they meet in different banks.
+// Neighbouring threads store groups of four steps: with this many vec4 more between them they meet in different banks.
 const PAD: u32 = 2u;
 
 var<workgroup> tile_left: array<vec4<f32>, STEPS * ROWS4 + STEPS4 * PAD>;      // [step][row / 4]

@@ -27,8 +27,8 @@ impl Budget {
 const SHORTEST_SAMPLE: f64 = 5e-3;
 const MOST_PER_SAMPLE: f64 = 1000.0;
 
-/// A GPU that had nothing to do, as while results were checked on the CPU, runs at a fraction of its clock for the first
-/// tenths of a second: an NVIDIA H200 at 345 MHz instead of 1980.
+/// A GPU that had nothing to do, as while results were checked on the CPU, is slow at first: attention on an NVIDIA H200
+/// was 5.5 times as slow for a tenth of a second, most likely by its clock.
 const WARM_UP: f64 = 0.5;
 
 /// A series under way: the seconds of one execution, time after time.
@@ -49,14 +49,8 @@ impl Series {
         let timed = gpu.filter(|gpu| gpu.has_timestamps());
         timed.map_or(Ok(()), Gpu::start_trace)?;
         let clock = if timed.is_some() { Clock::GpuTimestamps } else { Clock::WallClock };
-        let (mut seconds, mut spent) = sample(gpu, 1, execute)?;
-        if gpu.is_some_and(|gpu| !gpu.adapter().software) {
-            let mut warm = spent;
-            while warm < WARM_UP {
-                (seconds, spent) = sample(gpu, 1, execute)?;
-                warm += spent;
-            }
-        }
+        let cold = gpu.is_some_and(|gpu| !gpu.adapter().software);
+        let (seconds, spent) = warmed(if cold { WARM_UP } else { 0.0 }, || sample(gpu, 1, execute))?;
         let count = (SHORTEST_SAMPLE / seconds.max(1e-9)).ceil().clamp(1.0, MOST_PER_SAMPLE) as u32;
         // An execution long enough to be a sample is one.
         let samples = if count == 1 { vec![seconds] } else { Vec::new() };
@@ -80,6 +74,17 @@ impl Series {
     }
 }
 
+/// The last of the samples that take this many seconds by the clock on the wall, of one at least.
+fn warmed(least: f64, mut sample: impl FnMut() -> Result<(f64, f64)>) -> Result<(f64, f64)> {
+    let mut last = sample()?;
+    let mut spent = last.1;
+    while spent < least {
+        last = sample()?;
+        spent += last.1;
+    }
+    Ok(last)
+}
+
 /// Mean seconds of `count` executions one after the other, and all that they took by the clock on the wall.
 fn sample(gpu: Option<&Gpu>, count: u32, execute: &mut dyn FnMut() -> Result<()>) -> Result<(f64, f64)> {
     gpu.map_or(Ok(()), Gpu::finish)?;
@@ -95,4 +100,24 @@ fn sample(gpu: Option<&Gpu>, count: u32, execute: &mut dyn FnMut() -> Result<()>
         None => wall,
     };
     Ok((seconds / f64::from(count), wall))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_first_on_a_cold_gpu_does_not_count() -> Result<()> {
+        let after = |least: f64| {
+            let mut count = 0;
+            let last = warmed(least, || {
+                count += 1;
+                Ok((f64::from(count), 0.2))
+            });
+            last.map(|last| (last, count))
+        };
+        assert_eq!(after(0.0)?, ((1.0, 0.2), 1));
+        assert_eq!(after(0.5)?, ((3.0, 0.2), 3));
+        Ok(())
+    }
 }
