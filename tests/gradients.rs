@@ -184,6 +184,7 @@ fn gradients(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], case: &Case) -> (f64, 
         progress: &Silent,
         apart: case.apart,
         change: None,
+        drawn: None,
         training: None,
     };
     let mut store = Store { gpu, config: model.config(), tensors: Tensors::new(), rows: Vec::new() };
@@ -346,6 +347,7 @@ fn by_themselves(name: &str) {
         progress: &Silent,
         apart: true,
         change: None,
+        drawn: None,
         training: None,
     };
     work.run(&mut each).expect("gradients");
@@ -384,6 +386,7 @@ fn gradients_want_sequences_with_a_next_token() {
             progress: &Silent,
             apart: false,
             change: None,
+            drawn: None,
             training: None,
         };
         let mut store = Store { gpu: &gpu, config: model.config(), tensors: Tensors::new(), rows: Vec::new() };

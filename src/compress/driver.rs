@@ -1,4 +1,4 @@
-//! The stages of a compression: survey, probes, candidates; in one go, or resumed where it was stopped.
+//! The stages of a compression: survey, gradients, probes, candidates; in one go, or resumed where it was stopped.
 
 use std::thread;
 
@@ -9,6 +9,7 @@ use super::{
     job::Job,
     plan::{Options, Plan, Width},
     search::Work,
+    sensitivity::{Sensing, Sensitivities},
     snapshot::Snapshot,
     survey::{Facts, Survey, Surveyed},
 };
@@ -17,7 +18,7 @@ use crate::{
     fit::least_tied_width,
     gpu::Gpu,
     model::Config,
-    stream::{self, Pass, StockForm, run},
+    stream::{self, Pass, Passed, Sitting, StockForm, run},
 };
 
 /// Axes that cannot be cut, and why.
@@ -91,9 +92,45 @@ impl Job<'_> {
         let mut state = from.cloned().unwrap_or_default();
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
+        let mut sensitivities = None;
+        if self.chooses(&axes) {
+            sensitivities = self.sense(gpu, &mut state, &mut commit)?;
+            if sensitivities.is_none() {
+                return Ok(state);
+            }
+        }
         let narrowest = self.narrowest()?;
         let recorded = self.memory.keeps_dense.then(Default::default);
-        Work { job: self, gpu, facts, axes, narrowest, state, recorded }.run(&mut commit)
+        Work { job: self, gpu, facts, sensitivities, axes, narrowest, state, recorded }.run(&mut commit)
+    }
+
+    /// Whether heads or channels leave by what costs the fit least.
+    fn chooses(&self, axes: &[Axis]) -> bool {
+        self.ranking.is_none() && axes.iter().any(|axis| axis.is_within_layers())
+    }
+
+    /// How much the model minds what is lost of what its blocks make; `None` if it was stopped.
+    fn sense<'s>(
+        &'s self,
+        gpu: &Gpu,
+        state: &mut Snapshot,
+        commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
+    ) -> Result<Option<Sensitivities<'s>>> {
+        if let Some(checksums) = &state.sensed {
+            return Ok(Some(Sensitivities::new(self.config(), self.directory, checksums.clone())));
+        }
+        let from = state.sensing.clone().unwrap_or_default();
+        let mut each = |passed: &Passed| {
+            state.sensing = Some(passed.clone());
+            commit(state)
+        };
+        let found = Sensing::of(self).run(gpu, &mut Sitting::after(from, &mut each))?;
+        let Some(found) = found else { return Ok(None) };
+        let passed = state.sensing.take();
+        state.sensed = Some(found.checksums().to_vec());
+        let goes_on = commit(state)?;
+        passed.iter().for_each(|passed| passed.remove(self.directory));
+        Ok(goes_on.then_some(found))
     }
 
     /// The least width that leaves a tied head what must stay as it is; any width where the head is not tied.

@@ -5,6 +5,7 @@ use super::{
     dense::Recorded,
     plan::{Effort, Options},
     search::WATCHED_TOKENS,
+    sensitivity::sensed_tokens,
 };
 use crate::{
     model::Config,
@@ -12,9 +13,15 @@ use crate::{
 };
 
 impl Options {
-    /// How often the model is gone through, at most: the survey, the probes, the candidates, the result.
+    /// How often the model is gone through, at most: the survey, the gradients where there are any, the probes, the
+    /// candidates, the result.
     pub fn passes(&self) -> usize {
-        2 + self.probes() + self.candidates()
+        2 + usize::from(self.senses()) + self.probes() + self.candidates()
+    }
+
+    /// Whether selections may go by gradients.
+    pub fn senses(&self) -> bool {
+        self.axes.iter().any(|axis| axis.is_within_layers())
     }
 
     /// The most candidates that are not probes too: where layers may differ, the best one is measured again, by layer,
@@ -70,8 +77,11 @@ impl Options {
         let fit = |tokens: usize| {
             runs * speed.forward_seconds(config, tokens) + (sums * tokens) as f64 / speed.multiply_adds + solves
         };
+        // Forward, and back with the forward again and a product for each of its one.
+        let sensed = if self.senses() { 3.0 * speed.forward_seconds(config, sensed_tokens(tokens)) } else { 0.0 };
         let compared = (self.probes() + self.candidates()) as f64;
         speed.forward_seconds(config, tokens)
+            + sensed
             + compared * fit(self.effort.compared_tokens(config, tokens))
             + fit(tokens)
     }

@@ -14,7 +14,7 @@
 //! block gives before it, o, with each token's error divided by the root mean square of that, t = o.
 //!
 //! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]), what
-//! is lost of a direction counting by how much the weights make of it, and then what wrote them. Where layers are left
+//! is lost of a direction counting by how much the predictions mind (`sensitivity`), and then what wrote them. Where layers are left
 //! out, the dense model runs through them alone, and the write before the gap is fitted to the residual after it. Until
 //! the first cut both residuals are the same: nothing is fitted there, and what is written is what was read. Where the
 //! width is whole, S' and T₀ are the identity, norms stay as they are, and so do the weights that read: on the models
@@ -30,12 +30,13 @@ use super::{
     mixture::{Fitting, Residuals},
     plan::Plan,
     results::{MADE_UP, Outcome, Refitted, has_norm_after},
+    sensitivity::Sensitivities,
     survey::Facts,
     watch::agreement,
 };
 use crate::{
     error::{Error, Result},
-    fit::{Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
+    fit::{Map, Regression, Rotation, System, Writes, copied, project_write, write_target},
     gpu::Matrix,
     model::{
         Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
@@ -48,8 +49,10 @@ use crate::{
 pub struct Refit<'a> {
     plan: &'a Plan,
     ridge: f64,
-    /// What selections go by; none where what stays is `selected`.
-    metric: Option<Metric>,
+    /// What selections go by; none where nothing leaves within layers, or what stays is `selected`.
+    sensitivities: Option<Sensitivities<'a>>,
+    /// What carries the narrower stream back, `[hidden_size, width]`, where it is.
+    back: Option<Vec<f32>>,
     /// What somebody else has chosen to stay of each layer.
     selected: Vec<Kept>,
     /// Into the narrower residual stream, with the final norm where the head is the embedding.
@@ -91,8 +94,7 @@ impl<'a> Refit<'a> {
             None => None,
         };
         let back = coordinates.as_ref().map(|(rotation, _)| rotation.values(pass.gpu)).transpose()?;
-        let metric = Some(facts.metric(back.as_deref())?);
-        Self { coordinates, metric, ..Self::of_width(pass, plan, ridge) }.from(pass, from)
+        Self { coordinates, back, ..Self::of_width(pass, plan, ridge) }.from(pass, from)
     }
 
     /// The same where the width and the layers stay, and so does what is `selected` of each layer.
@@ -119,7 +121,8 @@ impl<'a> Refit<'a> {
         Self {
             plan,
             ridge,
-            metric: None,
+            sensitivities: None,
+            back: None,
             selected: Vec::new(),
             coordinates: None,
             dense: Dense::new(pass),
@@ -154,6 +157,11 @@ impl<'a> Refit<'a> {
         let passes = (pass.config.layers.len() - done + 2 * stay) * steps * pass.batches.len();
         pass.job.progress.begin("fit", (passes + pass.batches.len() - pass.counted) as u64);
         Ok(self)
+    }
+
+    /// The same, where what leaves layers is chosen by how much the model minds.
+    pub fn with_sensitivities(self, sensitivities: Option<Sensitivities<'a>>) -> Self {
+        Self { sensitivities, ..self }
     }
 
     /// The same, noting what it costs to cut each layer.
@@ -244,6 +252,8 @@ impl<'a> Refit<'a> {
             pick_kept(pass.gpu, &kept, spec, &mut weights, &mut writes)?;
             now.layers[layer] = self.cut.layers[layer].clone();
         }
+        let sensitivities = self.sensitivities.as_ref().filter(|_| !cuts.is_empty());
+        let metric = sensitivities.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
         let fits = cuts.len().max(1);
         for round in 0..fits {
             let prior_of = Writes { shortcut: None, linears: writes };
@@ -255,7 +265,7 @@ impl<'a> Refit<'a> {
                     let (groups, quotas) = cut.groups(&now.layers[layer], &prior_of.linears);
                     let remove: Vec<usize> = quotas.iter().map(|quota| quota.leave).collect();
                     let deepest = self.costs.iter().flat_map(|_| quotas.iter().map(Quota::deepest));
-                    let chosen = system.subset(&groups, (&remove, &deepest.collect::<Vec<_>>()), self.metric.as_ref());
+                    let chosen = system.subset(&groups, (&remove, &deepest.collect::<Vec<_>>()), metric.as_ref());
                     let (kept, fit, removals) = located(format_args!("layer {layer}"), chosen)?;
                     if let Some(costs) = &mut self.costs {
                         costs.push(Costs::of(layer, &quotas, &groups, &removals));

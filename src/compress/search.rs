@@ -14,6 +14,7 @@ use super::{
     ranking::selected,
     refit::Refit,
     results::{Outcome, Refitted},
+    sensitivity::Sensitivities,
     snapshot::{Candidate, Probe, Snapshot},
     survey::Facts,
 };
@@ -79,6 +80,8 @@ pub struct Work<'a> {
     pub job: &'a Job<'a>,
     pub gpu: &'a Gpu,
     pub facts: Facts,
+    /// Of what is chosen within layers by what costs least.
+    pub sensitivities: Option<Sensitivities<'a>>,
     pub axes: Vec<Axis>,
     /// The least width of the residual stream that there are coordinates for.
     pub narrowest: usize,
@@ -175,7 +178,8 @@ impl Work<'_> {
         let written = done.map(|done| plan.sizes.layers.iter().filter(|&&layer| layer < done).count());
         thread::scope(|scope| {
             let mut pass = Pass::new(self.gpu, job, form, written)?;
-            let mut refit = Refit::new(&pass, plan, &self.facts, options.ridge, from)?;
+            let refit = Refit::new(&pass, plan, &self.facts, options.ridge, from)?;
+            let mut refit = refit.with_sensitivities(self.sensitivities.clone());
             if purpose == Purpose::Costs {
                 refit = refit.with_costs();
             }

@@ -9,7 +9,10 @@ use super::{
     results::Refitted,
     survey::Surveyed,
 };
-use crate::model::{Agreement, Config, Kept, Resize};
+use crate::{
+    model::{Agreement, Config, Kept, Resize},
+    stream::Passed,
+};
 
 /// Sizes that are predicted to cost this many times what the best ones do are not tried.
 const MARGIN: f64 = 1.1;
@@ -63,6 +66,10 @@ pub struct Snapshot {
     pub(super) surveying: Option<Surveyed>,
     /// Checksum of what the survey found.
     pub(super) survey: Option<u64>,
+    /// How far the gradients are that selections go by, where they are under way.
+    pub(super) sensing: Option<Passed>,
+    /// Checksums of what was made of them.
+    pub(super) sensed: Option<Vec<u64>>,
     pub probes: Vec<Probe>,
     /// The first ones are probes.
     pub candidates: Vec<Candidate>,
@@ -102,9 +109,11 @@ impl Snapshot {
     /// Layers that were gone through, of a model of `layers` layers.
     pub fn passed(&self, layers: usize) -> usize {
         let surveyed = self.surveying.map_or(usize::from(self.survey.is_some()) * layers, |surveyed| surveyed.layers);
+        let sensing = self.sensing.as_ref().map_or(0, |passed| passed.layers(layers));
+        let sensed = self.sensed.as_ref().map_or(sensing, |_| layers);
         let fitting = self.fitting.as_ref().map_or(0, |refitted| refitted.layers);
         let spread = self.candidates.iter().filter(|candidate| candidate.by_layer.is_some()).count();
-        surveyed + (self.probes.len() + self.candidates.len() - self.alone + spread) * layers + fitting
+        surveyed + sensed + (self.probes.len() + self.candidates.len() - self.alone + spread) * layers + fitting
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fit::{Covariance, Metric, PointSums, Rotation, Signal, TiedAxes, axes, signal, weighting},
+    fit::{Covariance, PointSums, Rotation, Signal, TiedAxes, axes, signal, weighting},
     model::{
         Config, HostEnds, HostLayer, HostStep, Kept, Linear, NoExpertTap, NoTap, StepWeights, architecture::Space, fuse,
     },
@@ -80,25 +80,6 @@ impl Facts {
         };
         pass.timed("eigensolve", began);
         Ok(found)
-    }
-
-    /// How much what is lost of a residual's coordinates counts: half by what all weights read of them, half alike; in the
-    /// coordinates that `back` `[hidden_size, width]`, row-major, carries back where the stream is narrower.
-    ///
-    /// # Errors
-    /// [`Error::Numerical`].
-    pub fn metric(&self, back: Option<&[f32]>) -> Result<Metric> {
-        let width = self.hidden_size;
-        let reads = |i: usize, j: usize| self.sums.reads[i.min(j) * width + i.max(j)];
-        let m = weighting(Mat::from_fn(width, width, reads).as_ref());
-        match back {
-            Some(back) => {
-                let kept = back.len() / width;
-                let back = Mat::from_fn(width, kept, |i, j| f64::from(back[i * kept + j]));
-                Metric::new((back.transpose() * m * &back).as_ref())
-            }
-            None => Metric::new(m.as_ref()),
-        }
     }
 
     /// 1 − E cos(x, y) of the residual x before a run of layers and y after it.

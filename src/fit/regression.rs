@@ -15,13 +15,16 @@
 
 use std::ops::Range;
 
-use faer::{Accum, Mat, MatMut, MatRef, get_global_parallelism, linalg::matmul::matmul};
+use faer::{
+    Accum, Mat, MatMut, MatRef, Side, get_global_parallelism,
+    linalg::{matmul::matmul, triangular_solve::solve_upper_triangular_in_place},
+};
 use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix, Readback},
-    linalg::{Eigen, Group, Removal, Subset, eigh, solve_ridge, subset_and_next},
+    linalg::{Group, Removal, Subset, solve_ridge, subset_and_next},
     ops::COVARIANCE_TOKENS,
 };
 
@@ -133,13 +136,12 @@ impl System {
             Some(metric) => product(metric.root.as_ref(), &cross, unknowns),
             None => cross,
         };
-        let Subset { groups: kept, weights, removals } =
+        let Subset { groups: kept, mut weights, removals } =
             subset_and_next(gram, &ridge, cross, groups, (remove, beyond))?;
         let left: usize = kept.iter().map(|&group| groups[group].columns.len()).sum();
-        let weights = match metric {
-            Some(metric) => product(metric.inverse.as_ref(), &weights, left),
-            None => weights,
-        };
+        if let Some(metric) = metric {
+            metric.undo(&mut weights, left);
+        }
         let columns: Vec<usize> = kept.iter().flat_map(|&group| groups[group].columns.clone()).collect();
         Ok((kept, Fit::new(weights, means.as_ref(), &columns), removals))
     }
@@ -147,25 +149,24 @@ impl System {
 
 /// How much what is lost of each direction of the targets counts.
 pub struct Metric {
+    /// The R of M = Rᵀ·R, upper triangular.
     root: Mat<f64>,
-    inverse: Mat<f64>,
 }
 
 impl Metric {
     /// The symmetric, positive definite M `[targets, targets]` of Σ eᵀ·M·e.
     ///
     /// # Errors
-    /// [`Error::Numerical`].
+    /// [`Error::Numerical`] if it is not.
     pub fn new(m: MatRef<'_, f64>) -> Result<Self> {
-        let Eigen { values, vectors, .. } = eigh(m)?;
-        let floor = values.first().copied().unwrap_or(1.0) * 1e-12;
-        let power = |exponent: f64| {
-            let scaled = Mat::from_fn(vectors.nrows(), values.len(), |i, j| {
-                vectors[(i, j)] * values[j].max(floor).powf(exponent)
-            });
-            &scaled * vectors.transpose()
-        };
-        Ok(Self { root: power(0.5), inverse: power(-0.5) })
+        let failed = |_| Error::Numerical("what is lost of some directions would count less than nothing".into());
+        Ok(Self { root: m.llt(Side::Lower).map_err(failed)?.L().transpose().to_owned() })
+    }
+
+    /// R⁻¹ of the columns of `values`, row-major with `cols` columns, in their place.
+    fn undo(&self, values: &mut [f64], cols: usize) {
+        let values = MatMut::from_row_major_slice_mut(values, self.root.nrows(), cols);
+        solve_upper_triangular_in_place(self.root.as_ref(), values, get_global_parallelism());
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
-    ops::{Bound, Gate, HeadSpan, Norm, NormInput},
+    ops::{Bound, COVARIANCE_TOKENS, Gate, HeadSpan, Norm, NormInput},
 };
 
 /// Sums over tokens of the gradients of a weight and of its bias, in the shapes of these, in f32.
@@ -39,13 +39,17 @@ pub struct Wanted {
     pub biases: bool,
     /// Of norms.
     pub norms: bool,
+    /// Second moments of those of what blocks make.
+    pub results: bool,
 }
 
 impl Wanted {
     /// All of them.
-    pub const ALL: Self = Self { weights: true, biases: true, norms: true };
+    pub const ALL: Self = Self { weights: true, biases: true, norms: true, results: false };
     /// Those of adapters alone.
-    pub const ADAPTERS: Self = Self { weights: false, biases: false, norms: false };
+    pub const ADAPTERS: Self = Self { weights: false, biases: false, norms: false, results: false };
+    /// Of what blocks make alone.
+    pub const RESULTS: Self = Self { results: true, ..Self::ADAPTERS };
 }
 
 /// The gradients of the parameters of a block.
@@ -60,6 +64,9 @@ pub struct BlockGradients {
     /// their weights.
     pub head_norms: [AffineGradients; 2],
     pub linears: Vec<LinearGradients>,
+    /// Σ d·dᵀ over tokens of the gradient d of what the block makes, before the norm of that, `[hidden_size, hidden_size]`,
+    /// of which the upper triangle means something.
+    pub result: Option<Matrix>,
 }
 
 /// The gradients of the parameters of a step, sums over the tokens of all batches so far.
@@ -86,6 +93,7 @@ impl StepGradients {
             norm_after: AffineGradients::default(),
             head_norms: Default::default(),
             linears: block.linears.iter().map(none).collect(),
+            result: None,
         };
         Self { blocks: weights.blocks.iter().map(block).collect(), shortcut: None, wanted }
     }
@@ -319,6 +327,12 @@ impl LayerContext<'_> {
             Some(_) => self.norm_after_backward(block, first, inner, d, sums)?,
             None => d.clone(),
         };
+        if sums.wanted.results {
+            for first in (0..d.rows()).step_by(COVARIANCE_TOKENS) {
+                let part = self.gpu.covariance(&d.view(first..d.rows().min(first + COVARIANCE_TOKENS))?)?;
+                add(self.gpu, &mut sums.of.result, part, 1.0)?;
+            }
+        }
         self.gpu.linear_backward(d, 0..d.cols(), &output.weight, &d_inner, false)?;
         self.add_linear((block, output), first, inner, (d, 0..d.cols()), &d_inner, sums)?;
         Ok(d_inner)

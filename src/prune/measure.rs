@@ -78,6 +78,7 @@ impl Measure<'_> {
             progress: self.progress,
             apart: self.options.importance.needs_squares(),
             change,
+            drawn: None,
             training: None,
         }
     }

@@ -211,6 +211,7 @@ impl<'a> Job<'a> {
             progress,
             apart: false,
             change: None,
+            drawn: None,
             training: Some(Training { weights, wanted: self.options.wanted(), objective, counted }),
         })
     }

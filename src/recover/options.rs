@@ -216,7 +216,7 @@ impl Options {
     /// Which gradients training needs.
     pub fn wanted(&self) -> Wanted {
         let Trained { weights, biases, norms, .. } = self.trained;
-        Wanted { weights, biases, norms }
+        Wanted { weights, biases, norms, results: false }
     }
 
     /// What `B · A` is multiplied by.

@@ -19,7 +19,6 @@ use crate::{
         Config, LayerSpec,
         architecture::{BlockKind, Role},
     },
-    ops::Norm,
 };
 
 type Signals = Vec<DMatrix<f64>>;
@@ -143,43 +142,23 @@ impl Equations {
 }
 
 impl<'a> Network<'a> {
-    /// Half by what all weights that read the residual read of a direction, half alike: the square root of this, and
-    /// its inverse. Of the fused network.
-    fn metric(&mut self) -> [DMatrix<f64>; 2] {
-        let full = self.config.hidden_size;
-        let mean_free = DMatrix::identity(full, full) - DMatrix::from_element(full, full, 1.0 / full as f64);
-        let layer_norm = self.config.architecture.norm.kind == Norm::Layer;
-        let mut reads = DMatrix::zeros(full, full);
-        for step in self.layers.iter_mut().flat_map(|layer| &mut layer.steps) {
-            let weights = step.linears_mut(true).map(|affine| affine.weight.clone());
-            let weights = weights.map(|weight| if layer_norm { weight * &mean_free } else { weight });
-            let sum = weights.fold(DMatrix::zeros(full, full), |sum, weight| sum + weight.transpose() * weight);
-            reads += &sum / sum.trace();
-        }
-        let m = &reads / (2.0 * reads.trace()) + DMatrix::identity(full, full) / (2.0 * full as f64);
-        let eigen = SymmetricEigen::new(m);
-        [0.5, -0.5].map(|power| {
-            let values = DMatrix::from_diagonal(&eigen.eigenvalues.map(|value| value.powf(power)));
-            &eigen.eigenvectors * values * eigen.eigenvectors.transpose()
-        })
-    }
-
     /// This network, whose norms are its own, made as small as `smaller` says, with the layers that `stay`, by the
-    /// signals of `rows`; `fused` is the same one with its norms in its weights.
+    /// signals of `rows`; `fused` is the same one with its norms in its weights. What is lost of what a step of a layer
+    /// makes counts by `metric(layer, step)`, by which what leaves is chosen; all alike without one.
     ///
     /// # Errors
     /// As [`Network::logits`]; [`crate::Error::Numerical`].
     pub fn compressed<'b>(
         &self,
-        mut fused: Network,
+        fused: Network,
         rows: &[Vec<u32>],
         (smaller, stay): (&'b Config, &[usize]),
         share: f64,
+        metric: &dyn Fn(usize, usize) -> Option<DMatrix<f64>>,
     ) -> Result<(Network<'b>, Vec<Left>)>
     where
         'a: 'b,
     {
-        let metric = fused.metric();
         // A layer norm takes off the mean that embeddings add: it is not in the residual to begin with.
         let mut x: Signals = rows.iter().map(|row| fused.embed(row)).collect();
         let mut z: Option<Signals> = None;
@@ -222,6 +201,14 @@ impl<'a> Network<'a> {
                     }
                     self.fit_experts(layer, block, &Aim { own: &own, target: &target, weights: &weights }, share);
                 }
+                let width = self.config.hidden_size;
+                let metric = metric(layer, step).unwrap_or_else(|| DMatrix::identity(width, width));
+                let eigen = SymmetricEigen::new(metric);
+                // Its square root, and the inverse of that.
+                let metric = [0.5, -0.5].map(|power| {
+                    let values = DMatrix::from_diagonal(&eigen.eigenvalues.map(|value| value.powf(power)));
+                    &eigen.eigenvectors * values * eigen.eigenvectors.transpose()
+                });
                 for round in 0..if mixture { 0 } else { rounds.len().max(1) } {
                     let signals = [&before, &x, &own].map(|signals| stacked(signals));
                     let round = rounds.get(round).copied();

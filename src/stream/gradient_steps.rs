@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Result,
     gpu::Matrix,
-    model::{Batch, LayerContext, MixtureBack, NoExpertTap, NoTap, StepGradients, Wanted, mix_all, mix_backward},
+    model::{Batch, LayerContext, MixtureBack, NoExpertTap, NoTap, StepGradients, mix_all, mix_backward},
 };
 
 impl AtStep<'_> {
@@ -76,7 +76,7 @@ impl Gradients<'_> {
         kept: bool,
     ) -> Result<()> {
         let (gpu, AtStep { plan, layer, step, weights, .. }) = (self.gpu, at);
-        let wanted = self.training.map_or(Wanted::ALL, |training| training.wanted);
+        let wanted = self.training.map_or_else(|| collect.wanted(), |training| training.wanted);
         let mut sums = StepGradients::new(weights, wanted);
         // Not in the file that is read.
         let number = layer * self.model.config().steps().len() + step.index;

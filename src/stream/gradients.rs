@@ -19,7 +19,7 @@ use crate::{
     gpu::{Gpu, Matrix},
     model::{
         AffineGradients, Batch, BatchSize, HostEnds, HostLayer, HostMatrix, Model, Step, StepGradients, StepWeights,
-        architecture::Position, plan_batches,
+        Wanted, architecture::Position, plan_batches,
     },
     progress::Progress,
 };
@@ -32,6 +32,11 @@ pub trait Collect {
     /// # Errors
     /// Those of whatever is made of them.
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()>;
+
+    /// Which gradients of steps are wanted, of a model that is not being trained.
+    fn wanted(&self) -> Wanted {
+        Wanted::ALL
+    }
 
     /// Whether those of the embeddings, the final norm and the head are wanted, too.
     fn ends(&self) -> bool {
@@ -111,6 +116,9 @@ pub struct Gradients<'a> {
     pub apart: bool,
     /// What is changed of the weights of a layer before they are used, if anything.
     pub change: Option<&'a Change<'a>>,
+    /// The seed of next tokens that are drawn from what the model itself predicts, in place of those of the sequences; these
+    /// if `None`.
+    pub drawn: Option<u32>,
     /// What is trained, and how; all weights of the file, by the loss of all next tokens, if `None`.
     pub training: Option<Training<'a>>,
 }

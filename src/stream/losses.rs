@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     gpu::Matrix,
     model::{AffineGradients, HeadSlice, HostEnds, Model, Readout, Targets, TeacherSlice, logit_entries},
+    ops::SampleOptions,
 };
 
 /// What was found of all batches.
@@ -74,13 +75,20 @@ impl Gradients<'_> {
         if plan.predicted == 0 {
             return Err(Error::BadTokens("no token of these sequences counts".into()));
         }
+        let drawn = self.drawn.map(|seed| self.draw(seed, plan, ends, readout, last)).transpose()?;
         let mut targets = Vec::new();
-        for rows in &plan.batches {
-            let mut ids = Vec::new();
+        for (index, rows) in plan.batches.iter().enumerate() {
+            let mut ids: Vec<u32> = Vec::new();
             for row in rows.clone() {
-                let tokens = &self.rows[row];
-                let target = |token: usize| if self.counts(row, token) { tokens[token] } else { u32::MAX };
-                ids.extend((1..tokens.len()).map(target).chain([u32::MAX]));
+                let tokens = match &drawn {
+                    // That after the last one is drawn, too.
+                    Some(drawn) => &drawn[index][ids.len()..ids.len() + self.rows[row].len() - 1],
+                    None => &self.rows[row][1..],
+                };
+                let target =
+                    |(before, &token): (usize, &u32)| if self.counts(row, before + 1) { token } else { u32::MAX };
+                ids.extend(tokens.iter().enumerate().map(target));
+                ids.push(u32::MAX);
             }
             let predicted = if self.apart { ids.iter().filter(|id| **id != u32::MAX).count() } else { plan.predicted };
             let (ids, state) = (gpu.upload_u32(&ids)?, gpu.loss_state(ids.len())?);
@@ -108,6 +116,34 @@ impl Gradients<'_> {
             self.progress.advance(1)?;
         }
         Ok((total / plan.predicted as f64, targets))
+    }
+
+    /// A draw from what the model predicts after each token of each batch.
+    fn draw(
+        &self,
+        seed: u32,
+        plan: &Plan,
+        ends: &HostEnds,
+        readout: &Readout,
+        last: &Residual,
+    ) -> Result<Vec<Vec<u32>>> {
+        let (gpu, config) = (self.gpu, self.model.config());
+        let (mut states, mut begun) = (Vec::new(), 0);
+        for rows in &plan.batches {
+            let tokens: usize = self.rows[rows.clone()].iter().map(Vec::len).sum();
+            let options = SampleOptions { seed, step: 0, first_row: begun, temperature: 1.0 };
+            states.push((options, gpu.sample_state(tokens)?));
+            begun += tokens;
+        }
+        self.each_slice(plan, ends, |first, table| {
+            for (index, (options, (best, ids))) in states.iter().enumerate() {
+                let input = readout.norm(gpu, config, &last.load(gpu, index)?)?;
+                readout
+                    .logits(gpu, &input, first, table, |first, logits| gpu.sample(logits, first, options, best, ids))?;
+            }
+            Ok(())
+        })?;
+        states.iter().map(|(_, (_, ids))| gpu.download_u32(ids)).collect()
     }
 
     /// T² times the mean divergence of a teacher's predictions.

@@ -6,6 +6,7 @@ mod families;
 mod free;
 mod mixtures;
 mod search;
+mod sensitivity;
 #[path = "../support/mod.rs"]
 mod support;
 mod twin;

@@ -1,6 +1,11 @@
 //! Is what is selected and fitted on the GPU what the formulas say in f64?
 
-use slicegpt_gpu::reference::{Left, Network};
+use nalgebra::DMatrix;
+use slicegpt_gpu::{
+    compress::Sensing,
+    reference::{Left, Network},
+    stream::Sitting,
+};
 
 use super::*;
 
@@ -79,7 +84,7 @@ const CASES: [Case; 23] = [
     ("llama_bias", |all| Resize { intermediate_size: 17, ..all }, "biases"),
     ("qwen3_tied", |all| Resize { heads: all.kv_heads, intermediate_size: 11, ..all }, "norms of queries and keys"),
     ("phi_gqa", |all| Resize { intermediate_size: 20, ..all }, "parallel blocks that share a bias; layer norm"),
-    ("gpt2_tied", |all| Resize { intermediate_size: 30, ..all }, "transposed weights, biases"),
+    ("gpt2_tied", |all| Resize { intermediate_size: 40, ..all }, "transposed weights, biases"),
     ("gpt_neox_parallel", |all| Resize { intermediate_size: 21, layers: vec![0], ..all }, "channels before a gap"),
     ("granite_tied", |all| Resize { intermediate_size: 13, ..all }, "factors of everything"),
     ("gemma2_no_caps", |all| Resize { intermediate_size: 13, heads: all.kv_heads, ..all }, "norms after blocks"),
@@ -110,10 +115,20 @@ fn what_is_selected_and_fitted_is_what_the_formulas_say() {
         let Compressed { model: made, snapshot, .. } =
             compressed(&gpu, &model, &rows, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
         let (best, kept) = snapshot.written().expect("all is done");
+        let temporary = tempfile::tempdir().expect("a directory");
+        let directory = OutputDirectory::create(&temporary.path().join("sums"), false).expect("an output");
+        let memory = MemoryPlan::unlimited(None);
+        let sensing = Sensing { model: &model, rows: &rows, memory, directory: &directory, progress: &Silent };
+        let sensitivities = sensing.run(&gpu, &mut Sitting::whole()).expect("sums").expect("all of them");
         let dense = Network::load(&model.store).expect("a network");
         let fused = Network::load_fused(&model.store).expect("a network");
+        let metric = |layer: usize, step: usize| {
+            let step = model.config().layer_steps(layer).nth(step).expect("a step");
+            let m = sensitivities.matrix(layer, step).expect("sums")?;
+            Some(DMatrix::from_fn(m.nrows(), m.ncols(), |i, j| m[(i, j)]))
+        };
         let (twin, left) = dense
-            .compressed(fused, &rows, (made.config(), &best.sizes.layers), options.ridge)
+            .compressed(fused, &rows, (made.config(), &best.sizes.layers), options.ridge, &metric)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let found: Vec<Left> = kept
             .iter()

@@ -176,8 +176,9 @@ impl Method for Compress {
 
     fn passes(&self) -> usize {
         let training = self.recovery.as_ref().map_or(0, Recovery::passes);
-        let ranked = usize::from(self.request.importance == CompressImportance::Taylor);
-        ranked + self.options.passes() + training
+        // In place of the gradients that selections go by otherwise.
+        let taylor = self.request.importance == CompressImportance::Taylor;
+        usize::from(taylor && !self.options.senses()) + self.options.passes() + training
     }
 
     fn passed(&self, snapshot: &CompressSnapshot, layers: usize) -> usize {
@@ -201,6 +202,9 @@ impl Method for Compress {
         }
         if self.request.importance == CompressImportance::Taylor {
             cut = cut.max(ranking_peak(memory, config, calibration, rope, element_size));
+        } else if self.options.senses() {
+            cut.disk += compress::sensed_bytes(config);
+            cut = cut.max(compress::sensing_peak(memory, config, calibration, rope, element_size));
         }
         let Some(recovery) = &self.recovery else { return cut };
         // What is left is no larger than what is cut.

@@ -1,0 +1,230 @@
+//! How much the model's predictions mind what is lost of each direction of what its blocks make.
+//!
+//! An error e of what a block makes at one token changes what the model predicts by ½·eᵀ·E[g·gᵀ]·e, in nats of KL
+//! divergence and to second order: g is the gradient of the negative log-likelihood of a next token that the model
+//! itself has drawn (Fisher's information; Martens, arXiv 1412.1193, section 5). A pass of gradients sums g·gᵀ over a
+//! part of the calibration, of each block by itself. What leaves a layer is chosen by
+//!
+//! ```text
+//!     M = ½·F / tr F + ½·I/D,     F = Σ g·gᵀ  [D, D]
+//! ```
+//!
+//! half alike, as a few thousand tokens do not tell all directions, and errors of several layers add up to larger ones.
+//! What is fitted to what stays does not depend on M.
+
+use std::fs;
+
+use faer::Mat;
+
+use super::job::Job;
+use crate::{
+    checkpoint::OutputDirectory,
+    error::{Error, Result},
+    fit::{Metric, weighting},
+    gpu::Gpu,
+    model::{Config, Model, Step, StepGradients, Wanted, row_bytes},
+    progress::Progress,
+    stream::{
+        Checksum, Collect, Extent, Gradients, GradientsAt, MemoryPlan, Peak, Sitting, StepSums, gradients_peak,
+        residual_bytes,
+    },
+};
+
+/// The gradients of more tokens are not needed to tell directions apart.
+const TOKENS: usize = 4096;
+/// Tells the draws of next tokens from others.
+const SEED: u32 = 0x5e75;
+
+/// Where the sums of a model lie, beside an output, and their checksums.
+#[derive(Clone)]
+pub struct Sensitivities<'a> {
+    directory: &'a OutputDirectory,
+    hidden_size: usize,
+    steps: usize,
+    /// By step of the model; 0 where a step has none.
+    checksums: Vec<u64>,
+}
+
+/// How many of this many tokens are gone through, or a few more.
+pub(super) fn sensed_tokens(tokens: usize) -> usize {
+    tokens.min(TOKENS)
+}
+
+/// What it takes, as [`crate::compress::peak`] has it, before anything is written of the output.
+pub fn sensing_peak(
+    memory: &MemoryPlan,
+    config: &Config,
+    calibration: &Extent,
+    rope: u64,
+    element_size: usize,
+) -> Peak {
+    let Extent { tokens, longest } = *calibration;
+    let part = Extent { tokens: tokens.min(TOKENS + longest), longest };
+    let full = row_bytes(config.hidden_size);
+    let square = config.hidden_size as u64 * full;
+    // The sums of a step and of a batch, what these are added from, and the sums of a block beside it.
+    let sums = |of: StepSums| 4 * square + of.run * full;
+    let peak = gradients_peak(memory, config, (&part, memory.batch_tokens(&part)), rope, element_size, sums);
+    // As they come from the GPU, those of the upper triangle, and as they are written.
+    Peak {
+        host: peak.host + 3 * square,
+        disk: peak.disk + residual_bytes(config, &part) + sensed_bytes(config),
+        ..peak
+    }
+}
+
+/// Bytes of the sums of all steps beside the output.
+pub fn sensed_bytes(config: &Config) -> u64 {
+    config.points() as u64 * (config.hidden_size * (config.hidden_size + 1) / 2 * 4) as u64
+}
+
+/// A model, the sequences that it is sensed on, and where what resuming needs lies.
+pub struct Sensing<'a> {
+    pub model: &'a Model,
+    pub rows: &'a [Vec<u32>],
+    pub memory: MemoryPlan,
+    pub directory: &'a OutputDirectory,
+    pub progress: &'a dyn Progress,
+}
+
+impl<'a> Sensing<'a> {
+    pub(super) fn of(job: &Job<'a>) -> Self {
+        let Job { model, rows, memory, directory, progress, .. } = *job;
+        Self { model, rows, memory, directory, progress }
+    }
+
+    /// Sums the gradients, or resumes; `None` if it was stopped.
+    ///
+    /// # Errors
+    /// Those of [`Gradients::sit`].
+    pub fn run(&self, gpu: &Gpu, sitting: &mut Sitting) -> Result<Option<Sensitivities<'a>>> {
+        let mut seen = 0;
+        let first = self.rows.iter().filter(|row| row.len() > 1).take_while(|row| {
+            let before = seen;
+            seen += row.len();
+            before < TOKENS
+        });
+        let rows: Vec<Vec<u32>> = first.cloned().collect();
+        let gradients = Gradients {
+            gpu,
+            model: self.model,
+            rows: &rows,
+            memory: self.memory,
+            directory: self.directory,
+            progress: self.progress,
+            apart: false,
+            change: None,
+            drawn: Some(SEED),
+            training: None,
+        };
+        let config = self.model.config();
+        let mut summing = Summing { gpu, of: Sensitivities::new(config, self.directory, vec![0; config.points()]) };
+        Ok(gradients.sit(sitting, &mut summing)?.map(|_| summing.of))
+    }
+}
+
+impl<'a> Sensitivities<'a> {
+    /// Those that were summed before.
+    pub fn new(config: &Config, directory: &'a OutputDirectory, checksums: Vec<u64>) -> Self {
+        Self { directory, hidden_size: config.hidden_size, steps: config.steps().len(), checksums }
+    }
+
+    /// What telling that they are whole needs.
+    pub fn checksums(&self) -> &[u64] {
+        &self.checksums
+    }
+
+    fn number(&self, layer: usize, step: Step) -> usize {
+        layer * self.steps + step.index
+    }
+
+    /// M of what a step of a layer makes; `None` if its gradients were not summed.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if they are damaged; [`Error::Read`].
+    pub fn matrix(&self, layer: usize, step: Step) -> Result<Option<Mat<f64>>> {
+        let (number, width) = (self.number(layer, step), self.hidden_size);
+        let Some(&expected) = self.checksums.get(number).filter(|checksum| **checksum != 0) else { return Ok(None) };
+        let path = self.directory.beside(&name(number));
+        let bytes = fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
+        if checksum(&values) != expected || values.len() != width * (width + 1) / 2 {
+            return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
+        }
+        // Rows of the upper triangle lie one after the other.
+        let at = |i: usize, j: usize| f64::from(values[i * width - i * (i + 1) / 2 + j]);
+        let sums = Mat::from_fn(width, width, |i, j| at(i.min(j), i.max(j)));
+        Ok(Some(weighting(sums.as_ref())))
+    }
+
+    /// The same as selections take it, in the coordinates that `back` `[hidden_size, width]`, row-major, carries back
+    /// where the stream is narrower.
+    ///
+    /// # Errors
+    /// As [`Sensitivities::matrix`]; [`Error::Numerical`].
+    pub fn metric(&self, layer: usize, step: Step, back: Option<&[f32]>) -> Result<Option<Metric>> {
+        let Some(m) = self.matrix(layer, step)? else { return Ok(None) };
+        let width = self.hidden_size;
+        let metric = match back {
+            Some(back) => {
+                let kept = back.len() / width;
+                let back = Mat::from_fn(width, kept, |i, j| f64::from(back[i * kept + j]));
+                Metric::new((back.transpose() * m * &back).as_ref())
+            }
+            None => Metric::new(m.as_ref()),
+        };
+        metric.map(Some)
+    }
+}
+
+/// With a number, as all that methods keep beside an output.
+fn name(number: usize) -> String {
+    format!("sensitivity.{number}")
+}
+
+/// Never 0.
+fn checksum(values: &[f32]) -> u64 {
+    let mut checksum = Checksum::default();
+    checksum.add(values);
+    checksum.value().max(1)
+}
+
+struct Summing<'g, 'a> {
+    gpu: &'g Gpu,
+    of: Sensitivities<'a>,
+}
+
+impl Collect for Summing<'_, '_> {
+    fn wanted(&self) -> Wanted {
+        Wanted::RESULTS
+    }
+
+    fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
+        // Blocks beside one another have the same.
+        let Some(sums) = gradients.blocks.iter().find_map(|block| block.result.as_ref()) else { return Ok(()) };
+        let (width, values) = (self.of.hidden_size, self.gpu.download(sums)?);
+        let upper = |row: usize| &values[row * width + row..(row + 1) * width];
+        let values: Vec<f32> = (0..width).flat_map(upper).copied().collect();
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            let reason = format!("layer {}: a sum of products of gradients is {value}", at.layer);
+            return Err(Error::Numerical(reason));
+        }
+        let number = self.of.number(at.layer, at.step);
+        self.of.directory.write_beside(&name(number), bytemuck::cast_slice(&values))?;
+        self.of.checksums[number] = checksum(&values);
+        Ok(())
+    }
+
+    fn found(&self) -> Vec<f64> {
+        let halves = |checksum: &u64| [checksum >> 32, checksum & 0xffff_ffff].map(|half| half as f64);
+        self.of.checksums.iter().flat_map(halves).collect()
+    }
+
+    fn restore(&mut self, found: &[f64]) -> Result<()> {
+        if found.len() != 2 * self.of.checksums.len() {
+            return Err(Error::shape("sensitivity", "what was found of other steps"));
+        }
+        self.of.checksums = found.chunks_exact(2).map(|of| (of[0] as u64) << 32 | of[1] as u64).collect();
+        Ok(())
+    }
+}
