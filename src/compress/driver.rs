@@ -117,7 +117,7 @@ impl Job<'_> {
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<Option<Sensitivities<'s>>> {
         if let Some(checksums) = &state.sensed {
-            return Ok(Some(Sensitivities::new(self.config(), self.directory, checksums.clone())));
+            return Sensitivities::restore(self.config(), self.directory, checksums.clone()).map(Some);
         }
         let from = state.sensing.clone().unwrap_or_default();
         let mut each = |passed: &Passed| {

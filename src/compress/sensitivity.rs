@@ -23,10 +23,10 @@ use crate::{
     fit::{Metric, weighting},
     gpu::Gpu,
     model::{Config, Model, Step, StepGradients, Wanted, row_bytes},
+    ops::{COVARIANCE_RUN, transposed_columns},
     progress::Progress,
     stream::{
-        Checksum, Collect, Extent, Gradients, GradientsAt, MemoryPlan, Peak, Sitting, StepSums, gradients_peak,
-        residual_bytes,
+        Checksum, Collect, Extent, Gradients, GradientsAt, MemoryPlan, Peak, Sitting, gradients_peak, residual_bytes,
     },
 };
 
@@ -63,8 +63,9 @@ pub fn sensing_peak(
     let full = row_bytes(config.hidden_size);
     let square = config.hidden_size as u64 * full;
     // The sums of a step and of a batch, what these are added from, and the sums of a block beside it.
-    let sums = |of: StepSums| 4 * square + of.run * full;
-    let peak = gradients_peak(memory, config, (&part, memory.batch_tokens(&part)), rope, element_size, sums);
+    let tokens = memory.batch_tokens(&part);
+    let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
+    let peak = gradients_peak(memory, config, (&part, tokens), rope, element_size, |_| 4 * square + run * full);
     // As they come from the GPU, those of the upper triangle, and as they are written.
     Peak {
         host: peak.host + 3 * square,
@@ -124,9 +125,18 @@ impl<'a> Sensing<'a> {
 }
 
 impl<'a> Sensitivities<'a> {
-    /// Those that were summed before.
-    pub fn new(config: &Config, directory: &'a OutputDirectory, checksums: Vec<u64>) -> Self {
+    fn new(config: &Config, directory: &'a OutputDirectory, checksums: Vec<u64>) -> Self {
         Self { directory, hidden_size: config.hidden_size, steps: config.steps().len(), checksums }
+    }
+
+    /// Those that were summed before.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if one is damaged; [`Error::Read`].
+    pub fn restore(config: &Config, directory: &'a OutputDirectory, checksums: Vec<u64>) -> Result<Self> {
+        let found = Self::new(config, directory, checksums);
+        (0..found.checksums.len()).try_for_each(|number| found.values(number).map(drop))?;
+        Ok(found)
     }
 
     /// What telling that they are whole needs.
@@ -138,12 +148,9 @@ impl<'a> Sensitivities<'a> {
         layer * self.steps + step.index
     }
 
-    /// M of what a step of a layer makes; `None` if its gradients were not summed.
-    ///
-    /// # Errors
-    /// [`Error::BadFile`] if they are damaged; [`Error::Read`].
-    pub fn matrix(&self, layer: usize, step: Step) -> Result<Option<Mat<f64>>> {
-        let (number, width) = (self.number(layer, step), self.hidden_size);
+    /// The rows of the upper triangle of a step's sums, one after the other; `None` if it has none.
+    fn values(&self, number: usize) -> Result<Option<Vec<f32>>> {
+        let width = self.hidden_size;
         let Some(&expected) = self.checksums.get(number).filter(|checksum| **checksum != 0) else { return Ok(None) };
         let path = self.directory.beside(&name(number));
         let bytes = fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
@@ -151,7 +158,16 @@ impl<'a> Sensitivities<'a> {
         if checksum(&values) != expected || values.len() != width * (width + 1) / 2 {
             return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
         }
-        // Rows of the upper triangle lie one after the other.
+        Ok(Some(values))
+    }
+
+    /// M of what a step of a layer makes; `None` if its gradients were not summed.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if they are damaged; [`Error::Read`].
+    pub fn matrix(&self, layer: usize, step: Step) -> Result<Option<Mat<f64>>> {
+        let width = self.hidden_size;
+        let Some(values) = self.values(self.number(layer, step))? else { return Ok(None) };
         let at = |i: usize, j: usize| f64::from(values[i * width - i * (i + 1) / 2 + j]);
         let sums = Mat::from_fn(width, width, |i, j| at(i.min(j), i.max(j)));
         Ok(Some(weighting(sums.as_ref())))

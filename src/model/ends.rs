@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::Result,
     gpu::{Gpu, Matrix},
-    ops::{Bound, Norm},
+    ops::{Bound, Norm, SampleOptions},
 };
 
 /// The most bytes of a table in work at a time, where there is room.
@@ -129,6 +129,40 @@ impl Readout {
     ) -> Result<()> {
         let bias = self.bias(first..first + table.rows());
         logit_slices(gpu, [(input, table, bias)], [self.softcap], |start, [logits]| each(first + start, logits))
+    }
+}
+
+/// A next token for each token of a batch, drawn from what the model predicts, a slice of the vocabulary after the other.
+pub struct Draw {
+    options: SampleOptions,
+    best: Matrix,
+    ids: Matrix,
+}
+
+impl Draw {
+    /// For `tokens` tokens, the first of which is number `first` of all that are drawn for by this seed.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn new(gpu: &Gpu, seed: u32, first: usize, tokens: usize) -> Result<Self> {
+        let (best, ids) = gpu.sample_state(tokens)?;
+        Ok(Self { options: SampleOptions { seed, step: 0, first_row: first, temperature: 1.0 }, best, ids })
+    }
+
+    /// Takes in the logits of the entries from `first` on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if they are of another number of tokens.
+    pub fn add(&self, gpu: &Gpu, first: usize, logits: &Matrix) -> Result<()> {
+        gpu.sample(logits, first, &self.options, &self.best, &self.ids)
+    }
+
+    /// What was drawn, once all of the vocabulary is in.
+    ///
+    /// # Errors
+    /// Whatever the readback reports.
+    pub fn ids(&self, gpu: &Gpu) -> Result<Vec<u32>> {
+        gpu.download_u32(&self.ids)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::plan::{Groups, Options};
 use crate::{
     model::{Config, Step, layers_bytes, row_bytes, staging_bytes, state_bytes},
+    ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed, StepSums, gradients_peak, residual_bytes},
 };
 
@@ -24,7 +25,8 @@ impl Options {
         // Each by itself where squares are wanted.
         let squares = self.importance.needs_squares();
         let tokens = if squares { examples.longest as u64 } else { memory.batch_tokens(examples) };
-        let sums = |of: StepSums| of.weights + of.largest + 4 * of.run * of.widest;
+        let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
+        let sums = |of: StepSums| of.weights + of.largest + 4 * run * of.widest;
         let mut peak = gradients_peak(memory, config, (examples, tokens), rope, element_size, sums);
         // Of a step, in f32: gradients, perhaps their squares.
         let weights = |layer: usize, step: Step| {

@@ -4,10 +4,7 @@ use super::{
     memory::{Extent, MemoryPlan, Peak},
     store::Placement,
 };
-use crate::{
-    model::{Config, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes},
-    ops::{COVARIANCE_RUN, transposed_columns},
-};
+use crate::model::{Config, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes};
 
 /// What the sums over tokens of a step's gradients are made from, in bytes of f32.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +13,6 @@ pub struct StepSums {
     pub weights: u64,
     /// The largest of them.
     pub largest: u64,
-    /// A run of tokens, transposed, for each column of what is multiplied.
-    pub run: u64,
     /// Columns of the widest weight and of what it makes.
     pub widest: u64,
 }
@@ -50,7 +45,6 @@ pub fn gradients_peak(
     let logits = 4 * 8192.min(config.vocab_size) as u64;
     // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
     let ends = table + staging_bytes(table).max(tokens * (2 * logits + 5 * full));
-    let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
     // Of experts, one matrix after the other, and the weights of one while those of the next come.
     let expert = if config.is_mixture() { config.largest_matrix() } else { 0 };
     let (mut gpu, mut largest) = (ends, 4 * expert);
@@ -64,7 +58,7 @@ pub fn gradients_peak(
         let stored = (weights / 4 + experts) * element_size as u64;
         let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
         let signals = backward_bytes(config, layer, step, tokens, sequences.longest);
-        let sums = sums(StepSums { weights, largest: most, run, widest });
+        let sums = sums(StepSums { weights, largest: most, widest });
         gpu = gpu.max(stored + staging_bytes(most).max(signals + sums));
         largest = largest.max(most);
     }

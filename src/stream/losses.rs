@@ -12,8 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gpu::Matrix,
-    model::{AffineGradients, HeadSlice, HostEnds, Model, Readout, Targets, TeacherSlice, logit_entries},
-    ops::SampleOptions,
+    model::{AffineGradients, Draw, HeadSlice, HostEnds, Model, Readout, Targets, TeacherSlice, logit_entries},
 };
 
 /// What was found of all batches.
@@ -128,22 +127,20 @@ impl Gradients<'_> {
         last: &Residual,
     ) -> Result<Vec<Vec<u32>>> {
         let (gpu, config) = (self.gpu, self.model.config());
-        let (mut states, mut begun) = (Vec::new(), 0);
+        let (mut draws, mut begun) = (Vec::new(), 0);
         for rows in &plan.batches {
             let tokens: usize = self.rows[rows.clone()].iter().map(Vec::len).sum();
-            let options = SampleOptions { seed, step: 0, first_row: begun, temperature: 1.0 };
-            states.push((options, gpu.sample_state(tokens)?));
+            draws.push(Draw::new(gpu, seed, begun, tokens)?);
             begun += tokens;
         }
         self.each_slice(plan, ends, |first, table| {
-            for (index, (options, (best, ids))) in states.iter().enumerate() {
+            for (index, draw) in draws.iter().enumerate() {
                 let input = readout.norm(gpu, config, &last.load(gpu, index)?)?;
-                readout
-                    .logits(gpu, &input, first, table, |first, logits| gpu.sample(logits, first, options, best, ids))?;
+                readout.logits(gpu, &input, first, table, |first, logits| draw.add(gpu, first, logits))?;
             }
             Ok(())
         })?;
-        states.iter().map(|(_, (_, ids))| gpu.download_u32(ids)).collect()
+        draws.iter().map(|draw| draw.ids(gpu)).collect()
     }
 
     /// T² times the mean divergence of a teacher's predictions.

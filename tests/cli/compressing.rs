@@ -10,18 +10,25 @@ const METHODS: [(&[&str], &str); 2] = [
     (&["--effort", "quick", "--importance", "taylor"], "every axis once, one candidate, gradients first"),
 ];
 
-/// Commits of a compression: layers forward, the loss, and layers back of gradients, layers of the survey, probes,
-/// candidates, layers of what is written.
+/// Commits of a compression: layers forward, the loss, and layers back of gradients of either kind, layers of the survey,
+/// probes, candidates, layers of what is written.
 fn commits(runs: &Runs, out: &str) -> usize {
     let Some(state) = runs.state(out) else { return 0 };
     let state = &state["slicing"];
     let count = |list: &str| state[list].as_array().map_or(0, Vec::len);
     let layers = |of: &str| state[of]["layers"].as_u64().unwrap_or(0) as usize;
     let surveyed = if state["survey"].is_u64() { 5 } else { layers("surveying") };
-    let points = state["gradients"]["points"].as_array().map_or(0, Vec::len) / 2;
-    let back = state["gradients"]["back"]["left"].as_u64().map_or(0, |left| 6 - left as usize);
-    let ranked = if state["ranking"].is_array() { 11 } else { points + back };
-    ranked + surveyed + count("probes") + count("candidates") + layers("fitting")
+    let gradients = |under_way: &str, over: &str| {
+        let points = state[under_way]["points"].as_array().map_or(0, Vec::len) / 2;
+        let back = state[under_way]["back"]["left"].as_u64().map_or(0, |left| 6 - left as usize);
+        if state[over].is_array() { 11 } else { points + back }
+    };
+    gradients("gradients", "ranking")
+        + surveyed
+        + gradients("sensing", "sensed")
+        + count("probes")
+        + count("candidates")
+        + layers("fitting")
 }
 
 /// Arguments with which a run begins, or goes on.
@@ -87,7 +94,8 @@ fn in_sittings_compression_ends_in_the_same_bytes() {
 #[test]
 fn compression_that_was_stopped_is_not_taken_for_another() {
     let runs = Runs::with("compress", METHODS[0].0);
-    assert_eq!(runs.run("out", &["--stop-after", "7"]).code, Some(0));
+    // The survey and the gradients go through five layers each.
+    assert_eq!(runs.run("out", &["--stop-after", "12"]).code, Some(0));
     for (flags, message) in [
         (&["--resume", "--keep", "75%"][..], "--target-parameters"),
         (&["--resume", "--target-size", "1MB"], "--target-"),
@@ -97,13 +105,15 @@ fn compression_that_was_stopped_is_not_taken_for_another() {
     ] {
         runs.refused("out", flags, 2, message);
     }
-    let survey = runs.partial("out", "survey.0");
-    let bytes = fs::read(&survey).expect("what was surveyed");
-    for damaged in [&bytes[..bytes.len() / 2], &[&bytes[..], b"more"].concat(), &[0; 4096], b""] {
-        fs::write(&survey, damaged).expect("damage");
-        runs.refused("out", &["--resume"], 3, "--force starts over");
+    for name in ["survey.0", "sensitivity.1"] {
+        let kept = runs.partial("out", name);
+        let bytes = fs::read(&kept).expect("what was found");
+        for damaged in [&bytes[..bytes.len() / 2], &[&bytes[..], b"more"].concat(), &[0; 4096], b""] {
+            fs::write(&kept, damaged).expect("damage");
+            runs.refused("out", &["--resume"], 3, "--force starts over");
+        }
+        fs::write(&kept, bytes).expect("what was found");
     }
-    fs::write(&survey, bytes).expect("what was surveyed");
     assert_eq!(runs.run("out", &["--resume", "--keep", "80%"]).code, Some(0), "the same share in other words");
     runs.check("out", "after damage was undone");
 }
@@ -111,8 +121,8 @@ fn compression_that_was_stopped_is_not_taken_for_another() {
 #[test]
 fn what_was_cut_is_trained_and_ends_in_the_same_bytes_where_that_was_stopped() {
     let runs = Runs::with("compress", &["--axes", "mlp", "--effort", "quick", "--self-samples", "0", "--recover", "2"]);
-    // The survey, the probe, which is the only candidate, and the fit go through five layers each.
-    let stopped = runs.run("out", &["--stop-after", "16", "--json"]).json();
+    // The survey, the gradients, the probe, which is the only candidate, and the fit go through five layers each.
+    let stopped = runs.run("out", &["--stop-after", "21", "--json"]).json();
     let (finished, recovery) = (&stopped["finished"], &stopped["recovery"]);
     assert_eq!((finished, &recovery["mode"], &recovery["steps_done"]), (&json!(false), &json!("blocks"), &json!(2)));
     runs.refused("out", &["--resume", "--recover-mode", "distil"], 2, "--recover-mode");
