@@ -11,8 +11,9 @@ use crate::{
 };
 
 /// What is said of the weights of mixtures.
-const EXPERTS_STAY: &str = "the router of a mixture and the experts that it chooses from stay as they are; attention, \
-                            norms, an expert that every token goes to and the MLPs of layers without experts can be trained";
+const EXPERTS_STAY: &str = "the experts of a mixture that its router chooses from stay as they are, as does the router; \
+                            attention, norms, an expert that every token goes to and the MLPs of layers without experts \
+                            can be trained";
 
 /// What is trained towards what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
