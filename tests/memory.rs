@@ -93,6 +93,7 @@ impl Scene {
             calibration,
             eval: Some(calibration),
             sampling: None,
+            flags: ["--cal-nsamples", "--cal-max-seqlen"],
         }
     }
 

@@ -143,7 +143,7 @@ fn the_experts_of_a_layer_are_never_on_the_gpu_together() {
 
 /// How the model is trained in tests of memory.
 fn training(mode: Mode) -> recover::Options {
-    let low_rank = [Target::Query, Target::Key, Target::Value, Target::Output].to_vec();
+    let low_rank = Target::ALL.map(|(_, target)| target).to_vec();
     let weights = mode == Mode::Blocks;
     recover::Options {
         mode,

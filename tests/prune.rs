@@ -141,7 +141,7 @@ fn importances_and_what_leaves_agree_with_an_independent_implementation() {
             }
         }
     }
-    assert_eq!(compared, 7 * 36);
+    assert_eq!(compared, 9 * 36);
 }
 
 fn expected(path: &Path, name: &str, config: &Config) -> Vec<LayerImportance> {

@@ -14,11 +14,11 @@ const METHOD: &str = "How to prune";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The share of attention heads and MLP channels that leaves, of the layers that may be cut
-    #[arg(long, alias = "pruning_ratio", default_value_t = 0.25, value_name = "SHARE")]
+    #[arg(long, alias = "pruning_ratio", default_value_t = 0.25, value_name = "SHARE", allow_negative_numbers = true)]
     ratio: f64,
     /// Cut whole experts of a mixture instead, and this share of them: those whose results, times the router's gates,
     /// are shortest on the examples (REAP)
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     #[arg(conflicts_with_all = ["ratio", "importance", "aggregate", "iterations", "attention", "mlp"])]
     experts: Option<f64>,
     /// Cut coordinates of the residual stream instead, everywhere at once: the model becomes narrower
@@ -133,6 +133,7 @@ impl Calibrates for ExampleArgs {
             usual_nsamples: Some(EXAMPLES),
             cal_max_seqlen: self.seqlen as usize,
             cal_batch_size: self.cal_batch_size.map(|count| count as usize),
+            flags: ["--nsamples", "--seqlen"],
             ..CalibrationRequest::default()
         }
     }
@@ -153,7 +154,7 @@ impl Args {
         {
             return Err(Error::Usage(format!(
                 "--block_attention_layer_start and --block_attention_layer_end say {}..{}, those of the MLPs {}..{}: \
-                 heads and channels leave the same layers here; prune one with --attention, then the other with --mlp",
+                 heads and channels leave the same layers here; name the same layers twice, or those of one kind alone",
                 attention.0, attention.1, mlp.0, mlp.1
             )));
         }

@@ -26,41 +26,43 @@ pub struct Args {
     #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Sequences of a step; those that do not fit at a time are taken one after the other
-    #[arg(long, help_heading = METHOD, default_value_t = 4, value_name = "N")]
+    #[arg(long, alias = "batch_size", help_heading = METHOD, default_value_t = 4, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
     /// The learning rate at its highest [default: 0.41 over the width of the model for A and B, 1e-4 at 4096; a
     /// tenth of that for weights]
-    #[arg(long, alias = "lr", help_heading = METHOD, value_name = "RATE")]
+    #[arg(long, aliases = ["lr", "learning_rate"], help_heading = METHOD, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
     /// How the learning rate falls: linear, cosine or constant
     #[arg(long, help_heading = METHOD, default_value = "linear", value_name = "HOW")]
     schedule: Schedule,
     /// The share of the steps in which the learning rate rises
-    #[arg(long, help_heading = METHOD, default_value_t = 0.05, value_name = "SHARE")]
+    #[arg(long, help_heading = METHOD, default_value_t = 0.05, value_name = "SHARE", allow_negative_numbers = true)]
     warmup: f64,
     /// How strongly matrices decay, times the learning rate
-    #[arg(long, help_heading = METHOD, default_value_t = 0.01, value_name = "LAMBDA")]
+    #[arg(long, help_heading = METHOD, default_value_t = 0.01, value_name = "LAMBDA", allow_negative_numbers = true)]
     weight_decay: f64,
     /// Shorten gradients that are longer than this together; 0 for never
-    #[arg(long, help_heading = METHOD, default_value_t = 1.0, value_name = "LENGTH")]
+    #[arg(long, help_heading = METHOD, default_value_t = 1.0, value_name = "LENGTH", allow_negative_numbers = true)]
     max_grad_norm: f64,
     /// The temperature of predictions, with --mode distil
-    #[arg(long, help_heading = METHOD, default_value_t = 1.0, value_name = "T")]
+    #[arg(long, help_heading = METHOD, default_value_t = 1.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
     /// Rank of A and B
-    #[arg(long, help_heading = LOW_RANK, default_value_t = 8, value_name = "R")]
+    #[arg(long, alias = "lora_r", help_heading = LOW_RANK, default_value_t = 8, value_name = "R")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     lora_r: u32,
     /// B·A counts alpha / r times
-    #[arg(long, help_heading = LOW_RANK, default_value_t = 16.0, value_name = "ALPHA")]
+    #[arg(long, alias = "lora_alpha", help_heading = LOW_RANK, default_value_t = 16.0, value_name = "ALPHA")]
+    #[arg(allow_negative_numbers = true)]
     lora_alpha: f64,
     /// The share of what A reads that is left out
-    #[arg(long, help_heading = LOW_RANK, default_value_t = 0.0, value_name = "SHARE")]
+    #[arg(long, alias = "lora_dropout", help_heading = LOW_RANK, default_value_t = 0.0, value_name = "SHARE")]
+    #[arg(allow_negative_numbers = true)]
     lora_dropout: f64,
     /// The weights that get A and B: some of q, k, v, o, gate, up and down, and of gated delta nets qkv, z, b and a
     /// [default: all; with --mode blocks none, as their layer's weights are trained themselves]
-    #[arg(long, help_heading = LOW_RANK, value_name = "WEIGHTS", value_delimiter = ',')]
+    #[arg(long, alias = "lora_target_modules", help_heading = LOW_RANK, value_name = "WEIGHTS", value_delimiter = ',')]
     targets: Option<Vec<Target>>,
     /// Train these in full, too: some of norms and biases; or weights, instead of A and B
     #[arg(long, help_heading = LOW_RANK, value_name = "WHAT", value_delimiter = ',')]
@@ -105,11 +107,13 @@ pub struct ExampleArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     nsamples: Option<u32>,
     /// Tokens of a sequence, at most the model's own maximum
-    #[arg(id = "cal_max_seqlen", long = "seqlen", alias = "cal-max-seqlen", help_heading = TEXTS, default_value_t = 256, value_name = "N")]
+    #[arg(id = "cal_max_seqlen", long = "seqlen", aliases = ["cal-max-seqlen", "cutoff_len"])]
+    #[arg(help_heading = TEXTS, default_value_t = 256, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..))]
     seqlen: u32,
     /// Sequences at a time [default: what makes about 2048 tokens]
-    #[arg(long, alias = "micro-batch-size", help_heading = TEXTS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, aliases = ["micro-batch-size", "micro_batch_size"], help_heading = TEXTS, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     cal_batch_size: Option<u32>,
 }
 
@@ -124,6 +128,7 @@ impl Calibrates for ExampleArgs {
             drawn_nsamples: DRAWN,
             cal_max_seqlen: self.seqlen as usize,
             cal_batch_size: self.cal_batch_size.map(|count| count as usize),
+            flags: ["--nsamples", "--seqlen"],
             ..CalibrationRequest::default()
         }
     }

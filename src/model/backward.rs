@@ -410,7 +410,7 @@ impl LayerContext<'_> {
 
     /// Adds the gradients of a linear weight that has read `x` and made what has the gradient `d[:, columns]`; and to
     /// that of `x`, `dx`, what comes of an adapter that is not in the weight.
-    fn add_linear(
+    pub(super) fn add_linear(
         &self,
         (block, linear): (&BlockWeights, &Linear),
         first: usize,

@@ -10,14 +10,17 @@
 //! where J_j is the derivative of expert j, R the router and route' that of the gates by its logits
 //! ([`Gpu::route_backward`]); which experts a token goes to is constant. The gate of the expert that every token goes to
 //! is the sigmoid of w·h, and adds w · g·(1 − g) · ⟨d, f(h)⟩. Sums are in the order of the experts' numbers, then come
-//! that expert and the router, whatever the batches. Experts and routers have no gradients: they stay as they are.
+//! that expert and the router, whatever the batches. Experts and routers have no gradients: they stay as they are, but for
+//! the expert that every token goes to where the block has its weights ([`super::shared_expert`]).
 
 use super::{
     Model,
-    architecture::Role,
+    architecture::{BlockKind, Role},
     backward::{StepGradients, Sums},
+    expert::{Given, gathered, targets, uploaded, weight},
     layer::{LayerContext, Linear, StepWeights},
-    mixture::{Given, Routed, gathered, router, targets, uploaded, weight},
+    mixture::{Routed, router},
+    shared_expert::SharedExpert,
 };
 use crate::{
     error::{Error, Result},
@@ -47,11 +50,18 @@ struct Under {
 }
 
 /// A mixture backward: from the gradients of the results of [`super::mix_all`], those of what the experts have read,
-/// batch by batch, for [`LayerContext::mixture_backward`].
+/// batch by batch, for [`LayerContext::mixture_backward`]. Adds the gradients of what is trained of the experts to
+/// `gradients`, which was made of the same weights.
 ///
 /// # Errors
 /// As [`super::mix_all`].
-pub fn mix_backward(gpu: &Gpu, model: &Model, step: &StepWeights, batches: &[MixtureBack]) -> Result<Vec<Matrix>> {
+pub fn mix_backward(
+    gpu: &Gpu,
+    model: &Model,
+    step: &StepWeights,
+    batches: &[MixtureBack],
+    gradients: &mut StepGradients,
+) -> Result<Vec<Matrix>> {
     let Some(first) = batches.first() else { return Ok(Vec::new()) };
     let block = step.mixture().ok_or_else(|| Error::shape("mix_backward", "a step without experts"))?;
     let (layer, router) = (first.context.layer, router(block)?);
@@ -77,10 +87,14 @@ pub fn mix_backward(gpu: &Gpu, model: &Model, step: &StepWeights, batches: &[Mix
             batch.expert_backward(&linears, &one.normed, one.routed.tokens(expert), [&one.d_normed, &one.d_gates])?;
         }
     }
-    let host = model.store.shared_expert(layer)?;
-    if let Some((gate, weights)) = host.split_last() {
-        let (gate, linears) = (Linear::upload(gpu, gate)?, uploaded(gpu, weights)?);
-        batches.iter().zip(&under).try_for_each(|(batch, one)| batch.shared_backward(&gate, &linears, one))?;
+    if let Some(shared) = SharedExpert::of(gpu, model, layer, block)? {
+        let mut sums = gradients.blocks.iter_mut();
+        let sums = sums.find(|sums| sums.spec.kind == BlockKind::Mixture);
+        let of = sums.ok_or_else(|| Error::shape("mix_backward", "gradients of another step"))?;
+        let sums = &mut Sums { of, wanted: gradients.wanted };
+        for (batch, one) in batches.iter().zip(&under) {
+            shared.backward(&batch.context, &one.normed, [&batch.d, &one.d_normed], sums)?;
+        }
     }
     let mut found = Vec::new();
     for (MixtureBack { context, .. }, Under { d_normed, logits, routes, d_gates, .. }) in batches.iter().zip(under) {
@@ -116,10 +130,7 @@ impl MixtureBack<'_> {
             let d_hidden = gpu.unfilled(tokens.len(), inner)?;
             gpu.linear_backward(&d, 0..d.cols(), &down.weight, &d_hidden, false)?;
             drop((hidden, d));
-            let d_both = match context.spec().swiglu {
-                Some(swiglu) => gpu.clamped_swiglu_backward(swiglu, &both, &d_hidden)?,
-                None => gpu.activation_backward(context.config.activation, true, &both, &d_hidden)?,
-            };
+            let d_both = context.expert_activated_backward(&both, &d_hidden)?;
             drop((both, d_hidden));
             let d_read = gpu.unfilled(tokens.len(), normed.cols())?;
             gpu.linear_backward(&d_both, 0..inner, &gate.weight, &d_read, false)?;
@@ -127,19 +138,6 @@ impl MixtureBack<'_> {
             gpu.add_rows(&d_read, d_normed, &targets(tokens))?;
         }
         Ok(())
-    }
-
-    /// The same through the expert that every token goes to, and through its gate.
-    fn shared_backward(&self, gate: &Linear, linears: &[Linear], Under { normed, d_normed, .. }: &Under) -> Result<()> {
-        let gpu = self.context.gpu;
-        let given = self.context.shared(gate, normed)?;
-        let d_gates = gpu.unfilled(1, given.len())?;
-        self.expert_backward(linears, normed, &given, [d_normed, &d_gates])?;
-        let d_gates = gpu.download(&d_gates)?;
-        let slopes = given.iter().map(|given| f64::from(given.gate) * (1.0 - f64::from(given.gate)));
-        let d_logits: Vec<f32> = d_gates.iter().zip(slopes).map(|(d, slope)| (f64::from(*d) * slope) as f32).collect();
-        let d_logits = gpu.upload(&d_logits, given.len(), 1)?;
-        gpu.linear_backward(&d_logits, 0..1, &gate.weight, d_normed, true)
     }
 }
 
@@ -179,7 +177,7 @@ pub fn back_through_step(
         return context.step_backward(step, &x, &d, gradients);
     }
     let batch = [MixtureBack { context, x, d }];
-    let found = mix_backward(context.gpu, model, step, &batch)?;
+    let found = mix_backward(context.gpu, model, step, &batch, gradients)?;
     let d_normed = found.first().ok_or_else(|| Error::shape("mix_backward", "no batch"))?;
     context.mixture_backward(step, &batch[0], d_normed, gradients)
 }

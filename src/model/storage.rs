@@ -41,6 +41,13 @@ impl Rows {
         }
     }
 
+    /// Values of the weight's rows, in the order that these are stored in.
+    pub fn in_stored_order<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        let mut order: Vec<usize> = (0..values.len().min(self.len())).collect();
+        order.sort_by_key(|&row| self.stored(row));
+        order.into_iter().map(|row| values[row]).collect()
+    }
+
     /// The stored rows of some rows of the weight, in runs of consecutive ones.
     pub fn runs(&self, rows: Range<usize>) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();

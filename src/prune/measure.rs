@@ -152,7 +152,11 @@ impl Measuring<'_> {
                     sums.get(index).map_or((&[][..], &[][..]), |sums| (&sums.gradient, &sums.squares));
                 let evidence = Evidence { weight: &weight, gradient, squares, cols: linear.matrix.cols };
                 let columns = linear.spec.writes == Space::Residual;
-                members.push((linear.role, evidence.saliences(options.importance, columns)));
+                let saliences = evidence.saliences(options.importance, columns);
+                // A channel is what is stored side by side, in the order of the files: that of queries and keys here may
+                // be another.
+                let rows = self.of.model.config().weight_rows(linear.spec, linear.role, layer);
+                members.push((linear.role, if columns { saliences } else { rows.in_stored_order(&saliences) }));
             }
             if attention {
                 found.queries = of_queries(options.aggregate, &members, spec);

@@ -207,7 +207,7 @@ impl<'a> Blocks<'a> {
         let (gpu, count) = (self.gpu, self.job.config().layers.len());
         let of_teacher = self.teacher.config().layers.len();
         let all = count * self.job.options.steps;
-        let stored = Stored::new(gpu, self.teacher, false, false);
+        let stored = Stored::new(gpu, self.teacher, false, None);
         let mut target = self.embedded(self.teacher, "teacher")?;
         let mut own = self.embedded(self.job.model, "student")?;
         self.check_coordinates(&own, &target)?;

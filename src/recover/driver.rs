@@ -103,7 +103,7 @@ impl<'a> Job<'a> {
         commit: &mut dyn FnMut(&Snapshot) -> Result<bool>,
     ) -> Result<bool> {
         let Options { steps, batch_size, eval_every, save_every, seed, .. } = *self.options;
-        let teacher = self.teacher.map(|model| Stored::new(gpu, model, resident, false));
+        let teacher = self.teacher.map(|model| Stored::new(gpu, model, resident, None));
         let teacher = teacher.as_ref().map(|stored| stored as &dyn Supply);
         let trained = self.rows.len() - self.held();
         self.progress.begin("train", (steps - now.steps) as u64);

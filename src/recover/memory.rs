@@ -27,10 +27,26 @@ impl Options {
                 }
             }
         }
+        for (role, [rows, cols]) in self.shared(config, layer) {
+            count += match self.trains(role) {
+                Some(true) => rows * cols,
+                Some(false) => self.rank * (rows + cols),
+                None => 0,
+            };
+        }
         if self.trained.norms && !config.fused() {
             count += config.norm_parameters(layer);
         }
         count as u64
+    }
+
+    /// The weights of the expert of a layer that every token goes to, with their sizes `[out, in]`, where some of them are
+    /// trained.
+    fn shared(&self, config: &Config, layer: usize) -> Vec<(Role, [usize; 2])> {
+        let all = config.shared_weights(layer).into_iter().map(|(weight, shape)| (weight.holds[0], shape));
+        let all: Vec<_> = all.filter(|(role, _)| *role != Role::Router).collect();
+        let trained = all.iter().any(|(role, _)| self.trains(*role).is_some());
+        if trained { all } else { Vec::new() }
     }
 
     /// Parameters that are trained in all.
@@ -80,6 +96,11 @@ impl Options {
             let (whole, largest) = parameters(config);
             4 * if on_gpu && !blocks { whole } else { largest }
         });
+        // Of trained experts, those of all layers stay there, too, where the layers do.
+        let shared =
+            |layer| self.shared(config, layer).iter().map(|(_, [rows, cols])| (rows * cols) as u64).sum::<u64>();
+        let (whole, largest_layer) =
+            (whole + (0..layers).map(shared).sum::<u64>(), largest_layer + (0..layers).map(shared).max().unwrap_or(0));
         // As stored, and with what is trained in them, in f32.
         let weights = 8 * if on_gpu && !blocks { whole } else { largest_layer };
         let table = memory.part_bytes.min(config.vocab_size as u64 * full);
@@ -92,7 +113,12 @@ impl Options {
         let (mut work, mut largest) = (0, if config.is_mixture() { 4 * config.largest_matrix() } else { 0 });
         let kinds = config.kinds_of_layers().into_iter();
         for (layer, step) in kinds.flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step))) {
-            let shapes = || step.linears().map(|(_, role)| config.linear_shape(role, layer));
+            let of_experts = if step.is_mixture() { self.shared(config, layer) } else { Vec::new() };
+            let of_experts: Vec<_> = of_experts.iter().map(|(_, [rows, cols])| (*rows, *cols)).collect();
+            let shapes = || {
+                let own = step.linears().map(|(_, role)| config.linear_shape(role, layer));
+                own.chain(of_experts.iter().copied())
+            };
             let most = shapes().map(|(rows, cols)| rows as u64 * row_bytes(cols)).max().unwrap_or(0);
             let widest = shapes().map(|(rows, cols)| (rows + cols) as u64).max().unwrap_or(0);
             let signals = backward_bytes(config, layer, step, tokens, examples.longest);

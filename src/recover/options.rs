@@ -11,8 +11,9 @@ use crate::{
 };
 
 /// What is said of the weights of mixtures.
-const EXPERTS_STAY: &str = "the experts of a mixture and its routers stay as they are; attention, norms and the MLPs of \
-                            layers without experts can be trained";
+const EXPERTS_STAY: &str = "the experts of a mixture that its router chooses from stay as they are, as does the router; \
+                            attention, norms, an expert that every token goes to and the MLPs of layers without experts \
+                            can be trained";
 
 /// What is trained towards what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,17 +231,19 @@ impl Options {
     /// [`Error::Usage`].
     pub fn check(&self, config: &Config) -> Result<()> {
         let usage = |reason: String| Err(Error::Usage(reason));
-        let within = |name: &str, value: f64, least: f64, most: f64| match value {
-            value if value >= least && value < most => Ok(()),
-            _ => usage(format!("{name} {value}: expected a number from {least} up to {most}")),
+        let check = |name: &str, value: f64, holds: bool, expected: &str| match holds {
+            true => Ok(()),
+            false => usage(format!("{name} {value}: expected a number {expected}")),
         };
-        within(self.rate_flag, self.learning_rate, f64::MIN_POSITIVE, 10.0)?;
-        within("--warmup", self.warmup, 0.0, 1.0)?;
-        within("--weight-decay", self.weight_decay, 0.0, 10.0)?;
-        within("--lora-dropout", self.dropout, 0.0, 1.0)?;
-        within("--lora-alpha", self.alpha, f64::MIN_POSITIVE, 1e6)?;
-        within("--max-grad-norm", self.max_grad_norm, 0.0, f64::INFINITY)?;
-        within("--temperature", self.temperature, 0.01, 1e4)?;
+        let Self { learning_rate: rate, warmup, weight_decay, dropout, alpha, max_grad_norm, temperature, .. } = *self;
+        check(self.rate_flag, rate, rate > 0.0 && rate < 10.0, "above 0 and below 10")?;
+        check("--warmup", warmup, (0.0..1.0).contains(&warmup), "of at least 0 and below 1, a share of the steps")?;
+        check("--weight-decay", weight_decay, (0.0..10.0).contains(&weight_decay), "of at least 0 and below 10")?;
+        check("--lora-dropout", dropout, (0.0..1.0).contains(&dropout), "of at least 0 and below 1")?;
+        check("--lora-alpha", alpha, alpha > 0.0 && alpha < 1e6, "above 0 and below 1000000")?;
+        let clips = max_grad_norm >= 0.0 && max_grad_norm.is_finite();
+        check("--max-grad-norm", max_grad_norm, clips, "of at least 0, and 0 never shortens gradients")?;
+        check("--temperature", temperature, (0.01..1e4).contains(&temperature), "of at least 0.01 and below 10000")?;
         if self.trained.low_rank.is_empty() && !self.trained.weights && !self.trained.norms && !self.trained.biases {
             return usage("nothing would be trained: name --targets, or more of --train".into());
         }

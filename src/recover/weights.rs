@@ -9,7 +9,7 @@ use crate::{
     model::{
         Adapter, AffineGradients, BlockWeights, HostBlock, HostLinear, HostMatrix, HostNorm, HostStep, Linear,
         LinearGradients, LowRank, Model, NormWeights, Step, StepGradients, StepWeights,
-        architecture::{Block, Role},
+        architecture::{Block, BlockKind, Role},
     },
     ops::Dropout,
     stream::Supply,
@@ -20,14 +20,30 @@ pub(super) struct Stored<'a> {
     gpu: &'a Gpu,
     model: &'a Model,
     kept: Option<RefCell<HashMap<(usize, usize), StepWeights>>>,
-    /// Whether they are widened to f32.
-    wide: bool,
+    /// How they are trained, if they are: then they are widened to f32, and have what is trained of experts among them.
+    trained: Option<&'a Options>,
 }
 
 impl<'a> Stored<'a> {
-    pub fn new(gpu: &'a Gpu, model: &'a Model, resident: bool, wide: bool) -> Self {
-        Self { gpu, model, kept: resident.then(RefCell::default), wide }
+    pub fn new(gpu: &'a Gpu, model: &'a Model, resident: bool, trained: Option<&'a Options>) -> Self {
+        Self { gpu, model, kept: resident.then(RefCell::default), trained }
     }
+}
+
+/// The weights of the expert of a layer that every token goes to, but for its gate, where some of them are trained.
+fn shared_linears<'m>(model: &'m Model, options: &Options, layer: usize) -> Result<Vec<HostLinear<'m>>> {
+    let mut linears = model.store.shared_expert(layer)?;
+    linears.pop();
+    let trained = linears.iter().any(|linear| options.trains(linear.role).is_some());
+    Ok(if trained { linears } else { Vec::new() })
+}
+
+/// The linear weights of a block, those of the `shared` expert of a mixture included.
+fn with_shared<'h, 'm>(
+    block: &'h HostBlock<'m>,
+    shared: &'h [HostLinear<'m>],
+) -> impl Iterator<Item = &'h HostLinear<'m>> {
+    block.linears.iter().chain(if block.spec.kind == BlockKind::Mixture { shared } else { &[] })
 }
 
 impl Supply for Stored<'_> {
@@ -37,10 +53,16 @@ impl Supply for Stored<'_> {
             return Ok(found);
         }
         let mut host = self.model.store.layer(layer)?;
-        if self.wide {
-            for linear in host.steps.iter_mut().flat_map(|step| &mut step.blocks).flat_map(|block| &mut block.linears) {
-                let (rows, cols) = (linear.matrix.rows, linear.matrix.cols);
-                linear.matrix = HostMatrix::from_f32(rows, cols, linear.matrix.to_f32()?);
+        if let Some(options) = self.trained {
+            let mut shared = shared_linears(self.model, options, layer)?;
+            for block in host.steps.iter_mut().flat_map(|step| &mut step.blocks) {
+                if block.spec.kind == BlockKind::Mixture {
+                    block.linears.append(&mut shared);
+                }
+                for linear in &mut block.linears {
+                    let (rows, cols) = (linear.matrix.rows, linear.matrix.cols);
+                    linear.matrix = HostMatrix::from_f32(rows, cols, linear.matrix.to_f32()?);
+                }
             }
         }
         let weights = StepWeights::upload(self.gpu, &host.steps[step.index], host.fused)?;
@@ -99,11 +121,12 @@ impl<'a> Layers<'a> {
     ) -> Result<Self> {
         let mut states = Vec::new();
         for layer in range.clone() {
-            let host = model.store.layer(layer)?;
+            let (host, shared) = (model.store.layer(layer)?, shared_linears(model, options, layer)?);
             let steps = host.steps.iter().enumerate();
-            states.push(steps.map(|(step, host)| state_of(gpu, options, (layer, step), host)).collect::<Result<_>>()?);
+            let state = |(step, host)| state_of(gpu, options, (layer, step), host, &shared);
+            states.push(steps.map(state).collect::<Result<_>>()?);
         }
-        let stored = Stored::new(gpu, model, resident, true);
+        let stored = Stored::new(gpu, model, resident, Some(options));
         let current = resident.then(RefCell::default);
         Ok(Self { gpu, options, stored, range, states, final_norm: None, current, seed: 0 })
     }
@@ -169,9 +192,10 @@ impl<'a> Layers<'a> {
     pub fn low_rank(&self) -> Result<Vec<LowRank>> {
         let mut all = Vec::new();
         for (layer, steps) in self.range.clone().zip(&self.states) {
+            let shared = shared_linears(self.stored.model, self.options, layer)?;
             for (host, state) in self.stored.model.store.layer(layer)?.steps.iter().zip(steps) {
                 for (block, state) in host.blocks.iter().zip(state) {
-                    for (linear, state) in block.linears.iter().zip(&state.linears) {
+                    for (linear, state) in with_shared(block, &shared).zip(&state.linears) {
                         let Some([a, b]) = &state.low_rank else { continue };
                         let HostLinear { spec, role, .. } = *linear;
                         let (rank, [a, b]) =
@@ -268,7 +292,13 @@ fn sum(gpu: &Gpu, w: &Matrix, b: &Matrix, a: &Matrix, scale: f32) -> Result<Matr
     Ok(sum)
 }
 
-fn state_of(gpu: &Gpu, options: &Options, (layer, step): (usize, usize), host: &HostStep) -> Result<StepState> {
+fn state_of(
+    gpu: &Gpu,
+    options: &Options,
+    (layer, step): (usize, usize),
+    host: &HostStep,
+    shared: &[HostLinear],
+) -> Result<StepState> {
     let row = |wanted: bool, values: Option<&Vec<f32>>| {
         values.filter(|_| wanted).map(|values| Parameter::new(gpu, values, 1, values.len())).transpose()
     };
@@ -290,10 +320,11 @@ fn state_of(gpu: &Gpu, options: &Options, (layer, step): (usize, usize), host: &
     };
     let norm = |norm: &HostNorm| NormState::new(gpu, norm);
     let block = |number: usize, host: &HostBlock| {
-        let HostBlock { spec, norm: before, norm_after, head_norms, linears, .. } = host;
+        let HostBlock { spec, norm: before, norm_after, head_norms, .. } = host;
         // Blocks side by side may read the same norm.
         let first = blocks[..number].iter().all(|other| other.spec.norm != spec.norm);
-        let linears = linears.iter().enumerate().map(|(index, host)| linear(number * 16 + index, host));
+        let linears = with_shared(host, shared).enumerate();
+        let linears = linears.map(|(index, host)| linear(number * 16 + index, host));
         let [before, after] = [before.as_ref().filter(|_| first), norm_after.as_ref()]
             .map(|host| host.filter(|_| trained.norms).map(norm).transpose());
         let head_norms = head_norms.as_ref().filter(|_| trained.norms);

@@ -5,7 +5,10 @@ use crate::{
     checkpoint::TensorPlan,
     error::{Error, Result},
     gpu::Gpu,
-    model::{BlockWeights, HostNorm, Names, NormWeights, Step, StepWeights, TensorSpec, architecture::Role},
+    model::{
+        BlockWeights, HostNorm, Names, NormWeights, Step, StepWeights, TensorSpec,
+        architecture::{BlockKind, Role},
+    },
     stream::{self, Pass, StockForm},
 };
 
@@ -41,8 +44,13 @@ pub(super) fn write(
             let weights = weights(layer, step)?;
             for block in &weights.blocks {
                 for linear in block.linears.iter().filter(|linear| linear.role != Role::Router) {
-                    pass.writer.linear(layer, linear)?;
-                    written.push(format!("{}.", names.layer(layer, linear.spec.name)));
+                    let name = names.layer(layer, linear.spec.name);
+                    match block.spec.kind {
+                        // The expert that every token goes to, whose sizes are its own.
+                        BlockKind::Mixture => pass.writer.matrix(&format!("{name}.weight"), &linear.weight)?,
+                        _ => pass.writer.linear(layer, linear)?,
+                    }
+                    written.push(format!("{name}."));
                 }
                 if options.trained.norms {
                     write_norms(&mut pass, layer, block, &mut written)?;

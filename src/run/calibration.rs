@@ -46,6 +46,9 @@ pub struct CalibrationRequest {
     pub cal_max_seqlen: usize,
     /// Sequences at a time; by size if `None`.
     pub cal_batch_size: Option<usize>,
+    /// The flags that say how many sequences, and how long they are, for messages.
+    #[serde(skip)]
+    pub flags: [&'static str; 2],
 }
 
 impl Default for CalibrationRequest {
@@ -58,6 +61,7 @@ impl Default for CalibrationRequest {
             self_samples: None,
             cal_max_seqlen: 2048,
             cal_batch_size: None,
+            flags: ["--cal-nsamples", "--cal-max-seqlen"],
         }
     }
 }
@@ -125,7 +129,7 @@ impl CalibrationRequest {
     fn used_rows(&self, rows: usize) -> Result<usize> {
         match self.cal_nsamples {
             Some(count) if count > rows => {
-                Err(Error::Usage(format!("--cal-nsamples {count}, but {} has {rows} rows", self.source())))
+                Err(Error::Usage(format!("{} {count}, but {} has {rows} rows", self.flags[0], self.source())))
             }
             Some(count) => Ok(count),
             None => Ok(self.usual_nsamples.map_or(rows, |usual| usual.min(rows))),

@@ -90,6 +90,8 @@ pub struct Workload<'a, M> {
     pub eval: Option<Extent>,
     /// Sequences to be sampled from the model, and their length.
     pub sampling: Option<(usize, usize)>,
+    /// The flags that say how many sequences, and how long they are.
+    pub flags: [&'static str; 2],
 }
 
 impl<M: Method> Workload<'_, M> {
@@ -113,17 +115,17 @@ impl<M: Method> Workload<'_, M> {
                     let plan =
                         |keeps_dense| self.plan(ceilings, Pieces { part_bytes, ..tokens }, placement, keeps_dense);
                     let least_plan = plan(false);
-                    if least_plan.missing().is_none() {
+                    if least_plan.missing(self.flags).is_none() {
                         // What only saves time takes what is left, where that is known.
                         let keeping = ceilings.host_bytes.map(|_| plan(true));
-                        return Ok(keeping.filter(|plan| plan.missing().is_none()).unwrap_or(least_plan));
+                        return Ok(keeping.filter(|plan| plan.missing(self.flags).is_none()).unwrap_or(least_plan));
                     }
                     least = Some(least_plan);
                 }
             }
         }
-        let reason = least.as_ref().and_then(RunPlan::missing).unwrap_or_else(|| "nothing was tried".into());
-        Err(Error::OutOfMemory(reason))
+        let reason = least.as_ref().and_then(|plan| plan.missing(self.flags));
+        Err(Error::OutOfMemory(reason.unwrap_or_else(|| "nothing was tried".into())))
     }
 
     fn plan(&self, ceilings: Ceilings, pieces: Pieces, placement: Placement, keeps_dense: bool) -> RunPlan {
@@ -207,18 +209,19 @@ impl RunPlan {
         self.ceilings.gpu_bytes.into_iter().chain(spare).min()
     }
 
-    /// Which ceiling is too low, and by how much.
-    fn missing(&self) -> Option<String> {
+    /// Which ceiling is too low, and by how much; what to do is said by the flags for the number of sequences and their
+    /// length.
+    fn missing(&self, [count, length]: [&str; 2]) -> Option<String> {
         let Ceilings { gpu_bytes, host_bytes, shared } = self.ceilings;
         let advice = |phase: &str| match phase {
-            "sample" => {
+            "sample" => format!(
                 "sampling the calibration holds all weights on the GPU: raise it, give --calibration FILE, or lower \
-                 --cal-max-seqlen"
-            }
-            _ => "raise it, or lower --cal-max-seqlen, --cal-nsamples or --ppl-eval-seqlen",
+                 {length}"
+            ),
+            _ => format!("raise it, or lower {length}, {count} or --ppl-eval-seqlen"),
         };
         let over = |flag: &str, phase: &str, needed: u64, most: Option<u64>| {
-            most.filter(|&most| needed > most).map(|most| too_low(flag, phase, needed, most, advice(phase)))
+            most.filter(|&most| needed > most).map(|most| too_low(flag, phase, needed, most, &advice(phase)))
         };
         self.peaks.iter().find_map(|peak| {
             let host = peak.host_bytes + if shared { peak.gpu_bytes } else { 0 };

@@ -46,7 +46,7 @@ pub trait Method: Sized {
         None
     }
 
-    /// Writes the file that is named so, once the output is there.
+    /// Writes the file that is named so, once all that the output consists of is there.
     ///
     /// # Errors
     /// [`crate::Error::Write`].

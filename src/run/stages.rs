@@ -54,7 +54,7 @@ impl<M: Method> Task<'_, M> {
         let outcome = work.outcome;
         let result = result.map(|()| outcome);
         let result = self.settle(directory, result);
-        let result = result.and_then(|outcome| self.write_besides(outcome)).and_then(|outcome| self.exported(outcome));
+        let result = result.and_then(|outcome| self.exported(outcome));
         // Of work that failed, too; after the output, which it must not cost.
         match (result, log.write_trace()) {
             (Err(error), Err(untraced)) => {
@@ -66,12 +66,12 @@ impl<M: Method> Task<'_, M> {
         }
     }
 
-    /// Writes what the method has beside the output, once that is there.
-    fn write_besides(&self, outcome: Outcome<M::Snapshot>) -> Result<Outcome<M::Snapshot>> {
-        if let (true, Some(target), Some(found)) = (outcome.finished, self.besides.take(), &outcome.found) {
-            self.method.write_besides(target, found)?;
+    /// Writes what the method has beside the output.
+    fn write_besides(&self, outcome: &Outcome<M::Snapshot>) -> Result<()> {
+        match (self.besides.take(), &outcome.found) {
+            (Some(target), Some(found)) => self.method.write_besides(target, found),
+            _ => Ok(()),
         }
-        Ok(outcome)
     }
 
     /// Exports the result, once it is there, if that was asked for.
@@ -93,7 +93,8 @@ impl<M: Method> Task<'_, M> {
     fn settle(&self, directory: OutputDirectory, result: Result<Outcome<M::Snapshot>>) -> Result<Outcome<M::Snapshot>> {
         let kept = directory.beside("");
         match result {
-            Ok(outcome) if outcome.finished => match directory.finish() {
+            // What lies beside the output can be written again as long as that does not have its name.
+            Ok(outcome) if outcome.finished => match self.write_besides(&outcome).and_then(|()| directory.finish()) {
                 Ok(()) => Ok(outcome),
                 // Whatever has come in the way of the output, its work is done and stays.
                 Err(source) => Err(Error::Kept { path: kept, source: Box::new(source) }),

@@ -136,6 +136,7 @@ impl<'a, M: Method> Task<'a, M> {
             calibration: extents.calibration,
             eval: if self.eval.is_empty() { extents.held_out } else { Some(self.evaluated()) },
             sampling: self.calibration.sampling()?,
+            flags: self.request.calibration.flags,
         })
     }
 

@@ -89,7 +89,10 @@ impl Gradients<'_> {
                 let (x, d) = (x.load(gpu, index)?, gradient.load(gpu, index)?);
                 batches.push(MixtureBack { context: at.context(self, batch), x, d });
             }
-            let experts = if step.is_mixture() { mix_backward(gpu, at.model, weights, &batches)? } else { Vec::new() };
+            let experts = match step.is_mixture() {
+                true => mix_backward(gpu, at.model, weights, &batches, &mut sums)?,
+                false => Vec::new(),
+            };
             let mut experts = experts.iter();
             for (index, batch) in group.zip(&batches) {
                 let dx = match experts.next() {

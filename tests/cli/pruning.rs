@@ -198,11 +198,29 @@ fn the_flags_of_the_references_script_mean_the_same() {
     assert!(said.code == Some(2) && said.err.contains("say 1..2, those of the MLPs 0..2"), "{said:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn where_what_groups_matter_cannot_be_written_the_work_is_kept() {
+    let scene = Scene::new(LLAMA);
+    let (model, out, file) = (scene.path("model"), scene.path("out"), scene.path("importance.safetensors"));
+    std::os::unix::fs::symlink("/dev/full", &file).expect("a link");
+    let tokens = scene.tokens("tokens.json", 4, 20);
+    let asked = args!["prune", model, "-o", out, "--layers", "all", "--examples", tokens, "--write-importance", file];
+    let said = program(asked);
+    assert!(said.code == Some(7) && said.err.contains("--resume continues") && !out.exists(), "{said:?}");
+    fs::remove_file(&file).expect("the link");
+    assert_eq!(super::said(Command::new(PROGRAM).args(asked).arg("--resume")).code, Some(0));
+    let bytes = fs::read(&file).expect("the file");
+    assert_eq!(safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file").len(), 4);
+    assert!(out.join("model.safetensors").exists());
+}
+
 #[test]
 fn what_cannot_be_pruned_is_refused_with_the_reason() {
     let scene = Scene::new(LLAMA);
     for (flags, message) in [
         (&["--ratio", "1.5"][..], "between 0 and 1"),
+        (&["--ratio", "-1"], "--ratio -1: expected a number between 0 and 1"),
         (&["--layers", "0..9"], "of the 2 layers"),
         (&["--layers", "first"], "4..30"),
         (&["--importance", "param_third"], "param_first"),
@@ -232,5 +250,7 @@ fn ten_examples_are_taken_and_all_of_a_file_that_has_fewer() {
     let tokens = scene.tokens("tokens.json", 4, 20);
     let more = scene.path("more");
     let asked = args!["prune", model, "-o", more, "--layers", "all", "--examples", tokens, "--nsamples", "5"];
-    scene.refused(asked, 2, "has 4 rows");
+    scene.refused(asked, 2, "--nsamples 5, but");
+    let asked = args!["prune", model, "-o", more, "--layers", "all", "--examples", tokens, "--max-gpu-memory", "1KiB"];
+    scene.refused(asked, 5, "lower --seqlen, --nsamples or");
 }

@@ -77,8 +77,17 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         (&["--mode", "distil"][..], "needs --teacher"),
         (&["--mode", "blocks"], "needs --teacher"),
         (&["--mode", "lora", "--teacher", model], "--mode lora learns from text"),
-        (&["--learning-rate", "0"], "--learning-rate 0"),
-        (&["--lora-dropout", "1"], "--lora-dropout 1"),
+        (&["--learning-rate", "0"], "--learning-rate 0: expected a number above 0 and below 10"),
+        (&["--learning-rate", "-1"], "--learning-rate -1: expected a number above 0 and below 10"),
+        (&["--learning-rate", "NaN"], "--learning-rate NaN: expected a number above 0"),
+        (&["--lora-alpha", "0"], "--lora-alpha 0: expected a number above 0"),
+        (&["--lora-dropout", "1"], "--lora-dropout 1: expected a number of at least 0 and below 1"),
+        (&["--warmup", "1"], "--warmup 1: expected a number of at least 0 and below 1"),
+        (&["--weight-decay", "-0.1"], "--weight-decay -0.1: expected"),
+        (&["--max-grad-norm", "-1"], "--max-grad-norm -1: expected"),
+        (&["--max-grad-norm", "inf"], "--max-grad-norm inf: expected"),
+        (&["--temperature", "0"], "--temperature 0: expected"),
+        (&["--nsamples", "41"], "--nsamples 41, but"),
         (&["--targets", "q,nose"], "some of q"),
         (&["--train", "head"], "weights, norms and biases"),
         (&["--train", "weights", "--targets", "q"], "--targets"),
@@ -89,6 +98,21 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         assert_eq!(said.code, Some(2), "{flags:?}: {said:?}");
         assert!(said.err.contains(message), "{flags:?}: {said:?}");
     }
+}
+
+#[test]
+fn the_flags_of_the_references_script_mean_the_same() {
+    let scene = Scene::new(LLAMA);
+    let weights = |flags: &[&str]| {
+        assert_eq!(recovered(&scene, flags).code, Some(0), "{flags:?}");
+        fs::read(scene.path("out/model.safetensors")).expect("weights")
+    };
+    let own =
+        ["--lora-r", "2", "--lora-alpha", "4", "--lora-dropout", "0.1", "--targets", "q,down", "--batch-size", "8"];
+    let theirs = ["--lora_r", "2", "--lora_alpha", "4", "--lora_dropout", "0.1", "--batch_size", "8"];
+    let rate = ["--lora_target_modules", "q_proj,down_proj", "--learning_rate", "0.01", "--cutoff_len", "16"];
+    let own = weights(&[&own[..], &["--learning-rate", "0.01", "--seqlen", "16", "--cal-batch-size", "4"]].concat());
+    assert!(own == weights(&[&theirs[..], &rate, &["--micro_batch_size", "4"]].concat()));
 }
 
 /// A scene whose model has the tokenizer of tests/fixtures/answers, and what that directory says of losses.

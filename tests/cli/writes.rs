@@ -190,6 +190,8 @@ fn inputs(subcommand: &str) -> Vec<&'static str> {
 fn clean(scene: &Scene) {
     let _ = fs::remove_file(scene.path("other"));
     let _ = fs::remove_dir_all(scene.path("other"));
+    // Of work whose last file could not be written.
+    let _ = fs::remove_dir_all(scene.path(".other.partial"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
     python tests/interop/adapter.py --binary target/release/slicegpt-gpu [NAME ...]
 
 Of models whose queries, keys and values are stored apart, fused one after the other and group by group, and transposed,
-and of queries by turns with their gates, beside gated delta nets.
+of queries by turns with their gates, beside gated delta nets, and of a mixture with a dense layer and shared experts.
 """
 
 import argparse
@@ -28,7 +28,12 @@ from program import FIXTURES, Program, difference
 from transformers import AutoModelForCausalLM
 
 TOLERANCE = 2e-4
-NAMES = ["llama_gqa_tied", "opt_untied", "phi3_gqa", "gpt_neox_sequential", "gpt2_tied", "qwen35_tied"]
+# Grouped products of torch want experts of other widths.
+EAGER = {"experts_implementation": "eager"}
+NAMES = [
+    "llama_gqa_tied", "opt_untied", "phi3_gqa", "gpt_neox_sequential", "gpt2_tied", "qwen35_tied",
+    "qwen2_moe_dense_between",
+]
 
 
 def logits(model, rows):
@@ -42,7 +47,7 @@ def check(program, source, work):
     examples.write_text(json.dumps({"input_ids": rows}))
     flags = ["--steps", 3, "--learning-rate", 0.02, "--warmup", 0, "--adapter", work / "adapter", "--dtype", "f32"]
     program("recover", source, "-o", work / "out", "--examples", examples, "--eval", examples, *flags)
-    base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **EAGER).eval()
     before = logits(base, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -51,7 +56,7 @@ def check(program, source, work):
     ours = program.logits(work / "out", rows)
     changed = difference(before, found)
     assert changed > 100 * TOLERANCE, f"the adapter changes the logits by {changed:.1e}, which shows nothing"
-    merged = AutoModelForCausalLM.from_pretrained(work / "out", dtype=torch.float32).eval()
+    merged = AutoModelForCausalLM.from_pretrained(work / "out", dtype=torch.float32, **EAGER).eval()
     errors = [difference(ours, found), difference(logits(merged, rows), found)]
     assert max(errors) < TOLERANCE, f"merged and adapted differ by {errors}"
     return max(errors)
