@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -33,6 +33,12 @@ struct Mood {
     lies: bool,
     /// Whether it knows no ranges.
     no_ranges: bool,
+    /// Whether connections that break stay open, and nothing comes any more.
+    stalls: bool,
+    /// Whether it sends the beginning, whichever part it is asked for.
+    begins_anew: bool,
+    /// How many bytes more it sends than there are.
+    more: usize,
 }
 
 /// A request that came: address, and the headers that matter.
@@ -79,6 +85,7 @@ impl Server {
             token: Some("secret".into()),
             offline: false,
             patience: Duration::from_millis(1),
+            stall: Duration::from_secs(30),
         }
     }
 
@@ -150,12 +157,14 @@ fn answer(
     let Some(bytes) = path.strip_prefix("/cdn/").and_then(|name| files.get(name)) else {
         return say(404, "x-error-code: RepoNotFound\r\n", b"");
     };
-    let bytes = if mood.lies { vec![0; bytes.len()] } else { bytes.clone() };
+    let mut bytes = if mood.lies { vec![0; bytes.len()] } else { bytes.clone() };
+    bytes.resize(bytes.len() + mood.more, 0);
     let from = range
         .filter(|_| !mood.no_ranges)
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    let rest = &bytes[from.unwrap_or(0).min(bytes.len())..];
     let status = if from.is_some() { 206 } else { 200 };
+    let from = from.map(|from| if mood.begins_anew { 0 } else { from });
+    let rest = &bytes[from.unwrap_or(0).min(bytes.len())..];
     if from.is_some_and(|from| from >= bytes.len()) {
         return say(416, "", b"");
     }
@@ -167,8 +176,18 @@ fn answer(
         bytes.len() - 1,
         bytes.len()
     );
-    say(status, &more, &rest[..sent])
+    say(status, &more, &rest[..sent])?;
+    if mood.stalls && sent < rest.len() {
+        thread::spawn(move || {
+            thread::sleep(STALL);
+            drop(stream);
+        });
+    }
+    Ok(())
 }
+
+/// How long connections stay open that bring nothing.
+const STALL: Duration = Duration::from_secs(60);
 
 fn weights(seed: u8) -> Vec<u8> {
     (0..20_000u32).map(|at| (at.wrapping_mul(31) >> 3) as u8 ^ seed).collect()
@@ -275,6 +294,133 @@ fn a_transfer_that_breaks_goes_on_where_it_was_and_another_process_can_do_so() {
 }
 
 #[test]
+fn a_transfer_that_brings_nothing_any_more_is_begun_again() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    *locked(&server.mood) = Mood { breaks_after: Some(6000), stalls: true, ..Mood::default() };
+    let began = Instant::now();
+    let settings = Settings { stall: Duration::from_millis(300), ..server.settings(cache.path()) };
+    let found = find(Path::new("org/name"), &settings, &Silent).expect("a model");
+    assert!(fs::read(found.join("model.safetensors")).expect("weights") == weights(0));
+    assert!(began.elapsed() < STALL, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_server_that_sends_the_beginning_again_and_again_is_given_up() {
+    for mood in [
+        Mood { breaks_after: Some(6000), begins_anew: true, ..Mood::default() },
+        Mood { breaks_after: Some(6000), no_ranges: true, ..Mood::default() },
+    ] {
+        let server = Server::new(&files());
+        let cache = tempfile::tempdir().expect("a directory");
+        *locked(&server.mood) = mood;
+        let error = refused("org/name", &server.settings(cache.path()));
+        assert!(error.contains("model.safetensors") && error.contains("bytes came of 20000"), "{error}");
+        assert!(server.came().len() < 40);
+    }
+}
+
+#[test]
+fn no_more_is_kept_of_a_file_than_the_hub_says_that_it_has() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    locked(&server.mood).more = 16 << 20;
+    let error = refused("org/name", &server.settings(cache.path()));
+    assert!(error.contains("more came than the 20000 bytes"), "{error}");
+    let part = cache.path().join("models--org--name/blobs").join(format!("{}.incomplete", hash(&weights(0))));
+    let kept = fs::metadata(part).expect("a part").len();
+    assert!(kept < 4 << 20, "{kept}");
+    locked(&server.mood).more = 0;
+    let found = find(Path::new("org/name"), &server.settings(cache.path()), &Silent).expect("a model");
+    assert!(fs::read(found.join("model.safetensors")).expect("weights") == weights(0));
+}
+
+#[test]
+fn a_redirect_may_leave_out_the_scheme() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    let target = format!("location: //localhost:{}/cdn/model.safetensors\r\n", server.port);
+    locked(&server.mood).answers = vec![("/model.safetensors", 302, target.leak())];
+    find(Path::new("org/name"), &server.settings(cache.path()), &Silent).expect("a model");
+    let came = server.came();
+    let elsewhere: Vec<_> = came.iter().filter(|came| came.path.starts_with("/cdn/")).collect();
+    assert!(elsewhere.len() == 1 && elsewhere[0].token.is_none(), "{elsewhere:?}");
+}
+
+#[test]
+fn weights_that_config_json_names_come_in_place_of_the_usual_ones() {
+    let config = json!({ "transformers_weights": "other.safetensors" }).to_string().into_bytes();
+    let index = json!({ "weight_map": { "a": "part.safetensors" } }).to_string().into_bytes();
+    let of = |named: &str| json!({ "transformers_weights": named }).to_string().into_bytes();
+    for (files, wanted) in [
+        (
+            vec![("model.safetensors", weights(0)), ("other.safetensors", weights(1)), ("config.json", config.clone())],
+            vec!["config.json", "other.safetensors"],
+        ),
+        (
+            vec![
+                ("model.safetensors", weights(0)),
+                ("part.safetensors", weights(1)),
+                ("other.safetensors.index.json", index),
+                ("config.json", of("other.safetensors.index.json")),
+            ],
+            vec!["config.json", "other.safetensors.index.json", "part.safetensors"],
+        ),
+    ] {
+        let server = Server::new(&files);
+        let cache = tempfile::tempdir().expect("a directory");
+        let settings = server.settings(cache.path());
+        let found = find(Path::new("org/name"), &settings, &Silent).expect("a model");
+        assert_eq!(names(&found), wanted);
+        let offline = Settings { offline: true, ..settings };
+        assert_eq!(find(Path::new("org/name"), &offline, &Silent).expect("the copy"), found);
+        // The usual ones are no help.
+        fs::remove_file(found.join(wanted[wanted.len() - 1])).expect("a link");
+        fs::write(found.join("model.safetensors"), b"").expect("a file");
+        refused("org/name", &offline);
+    }
+    let server = Server::new(&[("model.safetensors", weights(0)), ("config.json", config)]);
+    let cache = tempfile::tempdir().expect("a directory");
+    let error = refused("org/name", &server.settings(cache.path()));
+    assert!(error.contains("names \"other.safetensors\"") && error.contains("does not have"), "{error}");
+}
+
+#[test]
+fn a_commit_of_which_others_took_the_weights_alone_is_completed() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    let settings = server.settings(cache.path());
+    let name = format!("org/name@{COMMIT}");
+    let found = find(Path::new(&name), &settings, &Silent).expect("a model");
+    server.came();
+    find(Path::new(&name), &settings, &Silent).expect("the copy");
+    assert_eq!(server.came(), [], "a commit never changes");
+    fs::remove_file(found.join("tokenizer.json")).expect("a link");
+    find(Path::new(&name), &settings, &Silent).expect("a model");
+    assert!(found.join("tokenizer.json").is_file());
+}
+
+#[test]
+fn an_address_in_place_of_a_name_is_answered_with_the_name() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    let error = refused("https://huggingface.co/org/name/tree/v1", &server.settings(cache.path()));
+    assert!(error.ends_with("an address; give the name alone: org/name@v1"), "{error}");
+    assert_eq!(server.came(), []);
+}
+
+#[test]
+fn what_will_never_work_is_not_tried_again() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    locked(&server.mood).answers = vec![("/api/", 302, ""); 2];
+    refused("org/name", &server.settings(cache.path()));
+    assert_eq!(server.came().len(), 1);
+    let nowhere = Settings { endpoint: "no address".into(), patience: STALL, ..server.settings(cache.path()) };
+    assert!(refused("org/name", &nowhere).contains("is no address"));
+}
+
+#[test]
 fn a_busy_server_is_asked_again() {
     let server = Server::new(&files());
     let cache = tempfile::tempdir().expect("a directory");
@@ -353,7 +499,7 @@ fn shards_are_those_of_the_index_and_a_gguf_file_is_named() {
     let server = Server::new(&sharded[..3]);
     let other = tempfile::tempdir().expect("a directory");
     let error = refused("org/name", &server.settings(other.path()));
-    assert!(error.contains("names model-2.safetensors, which it has not"), "{error}");
+    assert!(error.contains("names model-2.safetensors, which the repository does not have"), "{error}");
     let server = Server::new(&[("x.Q4_K_M.gguf", weights(0)), ("x.Q8_0.gguf", weights(1)), ("README.md", vec![])]);
     let cache = tempfile::tempdir().expect("a directory");
     let settings = server.settings(cache.path());
