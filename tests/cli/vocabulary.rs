@@ -47,7 +47,10 @@ fn logits(scene: &Scene, model: &Path, rows: &[Vec<u32>]) -> (Vec<f32>, usize) {
     let bytes = fs::read(&file).expect("a file");
     let file = SafeTensors::deserialize(&bytes).expect("tensors");
     let (mut values, mut width) = (Vec::new(), 0);
-    for name in file.names() {
+    // In one order for all.
+    let mut names = file.names();
+    names.sort_unstable();
+    for name in names {
         let tensor = file.tensor(name).expect("a tensor");
         width = *tensor.shape().last().expect("a width");
         values.extend(tensor.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four"))));
