@@ -206,10 +206,8 @@ fn metadata_of_no_model_are_refused_in_a_line() {
     let directory = tempfile::tempdir().expect("a directory");
     let refused =
         |more: &[(&str, GgufValue)]| with_metadata(more, directory.path()).err().expect("refused").to_string();
-    for count in [0, 5000] {
-        let message = refused(&[("block_count", GgufValue::U32(count))]);
-        assert!(message.contains(&format!("block_count: expected 1 to 4096, found {count}")), "{message}");
-    }
+    let message = refused(&[("block_count", GgufValue::U32(0))]);
+    assert!(message.contains("block_count: expected 1 to 4096, found 0"), "{message}");
     let path = directory.path().join("long.gguf");
     write_file(&[("general.architecture".into(), GgufValue::Text("a".repeat(100_000)))], &Tensors::new(), &path);
     let message = Model::open(&path).err().expect("refused").to_string();
@@ -222,13 +220,10 @@ fn a_section_beside_frequencies_counts_if_they_follow_it() {
     let path = directory.path().join("x.gguf");
     let original = Model::open(&fixture("parity").join("llama_rope_yarn_betas")).expect("a model");
     export(&original, GgufType::F32, &path).expect("a file");
-    let written = std::fs::read(&path).expect("the file");
-    let read = Model::open(&path).expect("a model");
-    assert_eq!(read.config().ropes, original.config().ropes);
-    // Another ramp of as many bytes.
+    assert_eq!(Model::open(&path).expect("a model").config().ropes, original.config().ropes);
     let (from, to): (&[u8], &[u8]) = (b"\"beta_fast\":", b"\"beta_fasx\":");
-    let at = written.windows(from.len()).position(|window| window == from).expect("the section");
-    let mut changed = written;
+    let mut changed = std::fs::read(&path).expect("the file");
+    let at = changed.windows(from.len()).position(|window| window == from).expect("the section");
     changed[at..at + to.len()].copy_from_slice(to);
     std::fs::write(&path, changed).expect("a file");
     let message = Model::open(&path).err().expect("refused").to_string();
