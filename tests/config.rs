@@ -108,6 +108,8 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
     let message =
         refusal(with(llama(), json!({ "num_attention_heads": 8192, "num_key_value_heads": 8192, "head_dim": 256 })));
     assert!(message.contains("8192 heads of 256 are absurd"), "{message}");
+    let message = refusal(with(llama(), json!({ "hidden_act": 7 })));
+    assert!(message.contains("hidden_act: expected the name of a function, found 7"), "{message}");
     let message = refusal(with(llama(), json!({ "head_dim": 320 })));
     assert!(message.contains("unsupported head_dim = 320"), "{message}");
     let long = "x".repeat(100_000);

@@ -34,6 +34,22 @@ fn small(model_type: &str) -> Value {
 }
 
 #[test]
+fn the_width_by_its_former_name_counts_more_as_in_transformers_and_is_not_written_again() {
+    for model_type in ["bloom", "falcon"] {
+        let fields = json!({ "model_type": model_type, "num_attention_heads": 4, "num_hidden_layers": 2,
+                             "vocab_size": 67, "n_embed": 24 });
+        for (changes, width) in
+            [(json!({}), 24), (json!({ "hidden_size": 64 }), 24), (json!({ "hidden_size": 48, "n_embed": null }), 48)]
+        {
+            let config = parse(with(fields.clone(), changes.clone())).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(config.hidden_size, width, "{model_type} {changes}");
+            assert_eq!(config.raw["hidden_size"], json!(width), "{model_type} {changes}");
+            assert!(!config.raw.contains_key("n_embed"), "{model_type} {changes}");
+        }
+    }
+}
+
+#[test]
 fn what_a_row_has_no_maths_for_is_refused_by_name() {
     let mpt =
         json!({ "model_type": "mpt", "d_model": 24, "n_heads": 4, "n_layers": 2, "vocab_size": 67, "max_seq_len": 40 });

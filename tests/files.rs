@@ -221,6 +221,8 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
     let text = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 13476838\n";
     let mut tar = vec![b'x'; 512];
     tar[257..262].copy_from_slice(b"ustar");
+    let header = br#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#;
+    let ill_sized = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
     let cases: &[(&[u8], &str)] = &[
         (b"", "it is empty; download it again"),
         (
@@ -248,6 +250,7 @@ fn what_stands_in_the_place_of_weights_is_named_with_what_to_do() {
         (&whole[..whole.len() - 1000], "1000 bytes at its end are missing: an unfinished download or copy"),
         (&whole[..100], "bytes of its header are missing; download it again"),
         (&[whole.as_slice(), &[0; 3]].concat(), "3 bytes more than its header tells of"),
+        (&ill_sized, "its header gives a 8 bytes, which [3] of F32 does not take"),
     ];
     for (bytes, expected) in cases {
         let directory = temporary();

@@ -13,7 +13,7 @@ use slicegpt_gpu::{
     Error,
     checkpoint::{Dtype, Encoding, FileTarget, GgufFile, GgufTensor, GgufType, GgufValue},
     data::{BuiltTokenizer, TokenizerFiles, chat_templates, encode},
-    model::{Config, GgufExport, GgufTokenizer, Model, Names, Vocabulary, architecture::GgufHead},
+    model::{Config, GgufExport, GgufTokenizer, Model, Names, Scaling, Vocabulary, architecture::GgufHead},
     progress::Silent,
 };
 use support::{fixture, relative_error};
@@ -134,8 +134,6 @@ const FAMILIES_WITHOUT: &str = "opt gptj gpt_neo";
 #[test]
 fn what_export_writes_is_read_as_the_same_model() {
     let refused: Vec<&str> = REFUSED.split_whitespace().collect();
-    // What cannot be told from the file.
-    let untold = ["llama_rope_yarn_attention_factor", "llama_rope_yarn_betas", "llama_rope_yarn_mscale"];
     let directory = tempfile::tempdir().expect("a directory");
     let mut families = std::collections::BTreeSet::new();
     for entry in std::fs::read_dir(fixture("parity")).expect("fixtures") {
@@ -151,14 +149,12 @@ fn what_export_writes_is_read_as_the_same_model() {
             continue;
         }
         exported.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let read = match Model::open(&file) {
-            Err(Error::UnsupportedField { field, .. }) if untold.contains(&name.as_str()) => {
-                assert!(field.contains("rope"), "{name}: {field}");
-                continue;
-            }
-            read => read.unwrap_or_else(|error| panic!("{name}: {error}")),
-        };
+        let read = Model::open(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_same(&name, original.config(), read.config());
+        assert!(
+            read.config().raw["pad_token_id"].is_null(),
+            "{name}: that of the class may be outside of the vocabulary"
+        );
         assert_same_tensors(&name, &original, &read);
         families.insert(family);
     }
@@ -167,6 +163,71 @@ fn what_export_writes_is_read_as_the_same_model() {
     let written: std::collections::BTreeSet<_> =
         rows.map(|row| row.model_type).filter(|name| !["olmoe", "gpt_oss"].contains(name)).collect();
     assert_eq!(families, written);
+}
+
+/// A small model as a file with more metadata under the name of its architecture.
+fn with_metadata(more: &[(&str, GgufValue)], directory: &Path) -> Result<Model, Error> {
+    let family = FAMILIES.iter().find(|family| family.fixture == "gpt_neox_parallel").expect("the family");
+    let (_kept, model) = family.model();
+    let path = directory.join("x.gguf");
+    let mut metadata = family.metadata(&model);
+    for (name, value) in more {
+        let key = format!("{}.{name}", family.architecture);
+        metadata.retain(|(other, _)| *other != key);
+        metadata.push((key, value.clone()));
+    }
+    write_file(&metadata, &family.tensors(&model), &path);
+    Model::open(&path)
+}
+
+#[test]
+fn a_factor_of_rotary_frequencies_counts_as_it_does_in_llama_cpp() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (text, number) = (|text: &str| GgufValue::Text(text.into()), GgufValue::F32);
+    let by = |factor: f64| Scaling::Linear { factor };
+    for (more, expected) in [
+        (vec![("rope.scaling.type", text("linear")), ("rope.scaling.factor", number(4.0))], by(4.0)),
+        // Without a type, it is that.
+        (vec![("rope.scaling.factor", number(4.0))], by(4.0)),
+        (vec![("rope.scale_linear", number(2.0))], by(2.0)),
+        (vec![("rope.scaling.factor", number(4.0)), ("rope.scale_linear", number(2.0))], by(4.0)),
+        (vec![("rope.scaling.type", text("none")), ("rope.scaling.factor", number(4.0))], Scaling::None),
+        (vec![("rope.scaling.type", text("none")), ("rope.scale_linear", number(4.0))], Scaling::None),
+        (vec![("rope.scaling.type", text("linear")), ("rope.scaling.factor", number(0.0))], Scaling::None),
+        (vec![("rope.scaling.type", text("linear"))], Scaling::None),
+    ] {
+        let read = with_metadata(&more, directory.path()).unwrap_or_else(|error| panic!("{more:?}: {error}"));
+        assert_eq!(read.config().ropes[0].scaling, expected, "{more:?}");
+    }
+}
+
+#[test]
+fn metadata_of_no_model_are_refused_in_a_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let refused =
+        |more: &[(&str, GgufValue)]| with_metadata(more, directory.path()).err().expect("refused").to_string();
+    let message = refused(&[("block_count", GgufValue::U32(0))]);
+    assert!(message.contains("block_count: expected 1 to 4096, found 0"), "{message}");
+    let path = directory.path().join("long.gguf");
+    write_file(&[("general.architecture".into(), GgufValue::Text("a".repeat(100_000)))], &Tensors::new(), &path);
+    let message = Model::open(&path).err().expect("refused").to_string();
+    assert!(message.contains("aaaa") && message.len() < 1000, "{} bytes", message.len());
+}
+
+#[test]
+fn a_section_beside_frequencies_counts_if_they_follow_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.gguf");
+    let original = Model::open(&fixture("parity").join("llama_rope_yarn_betas")).expect("a model");
+    export(&original, GgufType::F32, &path).expect("a file");
+    assert_eq!(Model::open(&path).expect("a model").config().ropes, original.config().ropes);
+    let (from, to): (&[u8], &[u8]) = (b"\"beta_fast\":", b"\"beta_fasx\":");
+    let mut changed = std::fs::read(&path).expect("the file");
+    let at = changed.windows(from.len()).position(|window| window == from).expect("the section");
+    changed[at..at + to.len()].copy_from_slice(to);
+    std::fs::write(&path, changed).expect("a file");
+    let message = Model::open(&path).err().expect("refused").to_string();
+    assert!(message.contains("rope"), "{message}");
 }
 
 /// The tensors of a file, with their shapes.
@@ -178,6 +239,10 @@ fn write(family: &Family, model: &Model, path: &Path) {
 }
 
 fn write_tensors(family: &Family, model: &Model, tensors: &Tensors, path: &Path) {
+    write_file(&family.metadata(model), tensors, path);
+}
+
+fn write_file(metadata: &[(String, GgufValue)], tensors: &Tensors, path: &Path) {
     let tensor = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| GgufTensor {
         name: name.clone(),
         shape: shape.clone(),
@@ -185,7 +250,7 @@ fn write_tensors(family: &Family, model: &Model, tensors: &Tensors, path: &Path)
     };
     let list = tensors.iter().map(tensor).collect();
     let target = FileTarget::new(path, true).expect("a name");
-    let mut file = GgufFile::create(target, &family.metadata(model), list).expect("a file");
+    let mut file = GgufFile::create(target, metadata, list).expect("a file");
     for (name, (_, values)) in tensors {
         file.write(name, values).expect("values");
     }

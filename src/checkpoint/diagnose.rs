@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use serde_json::Value;
 
 use super::contents::contents;
+use crate::error::shortened;
 
 /// What to do with weights that only PyTorch reads.
 const SAVE_AGAIN: &str =
@@ -140,12 +141,32 @@ pub fn tensors(bytes: &[u8]) -> Option<String> {
     let ends = fields.as_object()?.values().filter_map(|field| field.get("data_offsets")?.get(1)?.as_u64());
     let (expected, found) = (ends.max()?, rest - header);
     match expected.checked_sub(found) {
-        Some(0) => None,
+        Some(0) => fields.as_object()?.iter().find_map(|(name, field)| ill_sized(name, field)),
         Some(missing) => {
             Some(format!("{missing} bytes at its end are missing: an unfinished download or copy; fetch it again"))
         }
         None => Some(format!("{} bytes more than its header tells of; fetch it again", found - expected)),
     }
+}
+
+/// A tensor whose shape and type take another number of bytes than it has.
+fn ill_sized(name: &str, field: &Value) -> Option<String> {
+    let dtype = field.get("dtype")?.as_str()?;
+    // Most names end in the number of bits.
+    let bits = match dtype {
+        "BOOL" => 8,
+        narrow if narrow.starts_with("F8") => 8,
+        other => other.trim_start_matches(|c: char| c.is_ascii_alphabetic()).parse::<u64>().ok()?,
+    };
+    let shape: Vec<u64> = field.get("shape")?.as_array()?.iter().map(Value::as_u64).collect::<Option<_>>()?;
+    let values = shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+    let offset = |at: usize| field.get("data_offsets")?.get(at)?.as_u64();
+    let has = offset(1)?.checked_sub(offset(0)?)?;
+    let takes = values.and_then(|values| values.checked_mul(bits)).map(|bits| bits.div_ceil(8));
+    (takes != Some(has)).then(|| {
+        let (name, shape) = (shortened(name), shortened(&format!("{shape:?}")));
+        format!("its header gives {name} {has} bytes, which {shape} of {dtype} does not take; fetch it again")
+    })
 }
 
 /// A file of a checkpoint that a distributed run has saved.

@@ -113,13 +113,14 @@ impl Args {
     /// The prompt as a conversation that waits for its answer.
     fn rendered(&self, model: &Model, built: &BuiltTokenizer) -> Result<String> {
         let chat = Chat::of_prompt(&self.prompt, self.system.as_deref());
-        let template = ChatTemplate::find(model.directory(), built).map_err(|error| match error {
-            Error::BadFile { path, reason } => Error::BadFile {
-                path,
-                reason: format!("{reason}; without --chat, the prompt is continued as it stands"),
-            },
-            other => other,
-        })?;
+        let template =
+            ChatTemplate::find_for(model.shown(), model.directory(), built).map_err(|error| match error {
+                Error::BadFile { path, reason } => Error::BadFile {
+                    path,
+                    reason: format!("{reason}; without --chat, the prompt is continued as it stands"),
+                },
+                other => other,
+            })?;
         template.render(&chat, true).map_err(Error::BadTokens)
     }
 

@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long, alias = "channel_wise", conflicts_with_all = ["experts", "attention", "mlp", "layers", "global"])]
     channel: bool,
     /// The layers that may be cut, from A up to but not B, or `all` [default: all but the first eighth and the last
-    /// sixteenth: 4..30 of 32]
+    /// sixteenth: 4..30 of 32; of one or two, all]
     #[arg(long, value_name = "A..B|all")]
     layers: Option<PruneLayers>,
     /// What a weight matters: param_first |w·g| with the gradient g of the loss, param_second ½|w·F·w| with the mean F of

@@ -268,6 +268,7 @@ impl<'a> Space<'a> {
         }
         match reason {
             Some(reason) => refuse(&format!("{reason}{}", self.by_pruning(axis))),
+            None if axis == Axis::Experts => refuse("a token goes to all that a layer has, and so they stay"),
             None => refuse("there is only one"),
         }
     }

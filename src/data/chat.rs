@@ -40,8 +40,8 @@ impl Chat {
 /// The chat template of a model.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// For messages.
-    directory: PathBuf,
+    /// The model, for messages.
+    shown: PathBuf,
     special_tokens: Map<String, Value>,
 }
 
@@ -58,8 +58,19 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::BadFile`] if there is none, or it does not parse.
     pub fn find(directory: &Path, tokenizer: &BuiltTokenizer) -> Result<Self> {
-        let bad = |reason: String| Error::bad_file(directory, reason);
+        Self::find_for(directory, directory, tokenizer)
+    }
+
+    /// The same of a model that messages call `shown`: of a GGUF file, the directory is made for the time being.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::find`].
+    pub fn find_for(shown: &Path, directory: &Path, tokenizer: &BuiltTokenizer) -> Result<Self> {
+        let bad = |reason: String| Error::bad_file(shown, reason);
         let templates = chat_templates(directory)?;
+        if templates.is_empty() && shown != directory {
+            return Err(bad("no chat template in its metadata (tokenizer.chat_template): give plain text".into()));
+        }
         if templates.is_empty() {
             return Err(bad("no chat template (in chat_template.jinja, additional_chat_templates, \
                  tokenizer_config.json or chat_template.json): \
@@ -73,7 +84,7 @@ impl ChatTemplate {
             let added = fence(|| environment.add_template_owned(name.clone(), source)).map_err(bad)?;
             added.map_err(|error| unclear(explained(&error)))?;
         }
-        Ok(Self { environment, directory: directory.to_owned(), special_tokens: special_tokens(tokenizer) })
+        Ok(Self { environment, shown: shown.to_owned(), special_tokens: special_tokens(tokenizer) })
     }
 
     /// The text of a conversation; with what makes the model answer at its end, if asked for.
@@ -85,7 +96,7 @@ impl ChatTemplate {
             return Err("a conversation without messages".into());
         }
         let refused = |reason: String| {
-            format!("the chat template of {} does not take this conversation: {reason}", self.directory.display())
+            format!("the chat template of {} does not take this conversation: {reason}", self.shown.display())
         };
         let name =
             if chat.tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() { TOOL_USE } else { DEFAULT };

@@ -378,7 +378,7 @@ impl TokenizerFiles {
         } else if self.settings.contains_key("auto_map") {
             format!("no tokenizer.json, only a tokenizer in Python (auto_map in tokenizer_config.json); {ids}")
         } else {
-            "no tokenizer.json beside the model: give token ids in a .json file instead of text".to_owned()
+            format!("no tokenizer.json beside the model: put the model's there, {ids}")
         };
         Error::bad_file(&self.directory.join("tokenizer.json"), reason)
     }

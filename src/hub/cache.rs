@@ -7,10 +7,13 @@ use std::{
 
 use super::{
     name::{Name, is_hash},
-    select::{ggufs_with, shards},
+    select::{Weights, ggufs_with, named, shards, usual},
     settings::Settings,
 };
 use crate::error::{Error, Result};
+
+/// What tokenizers lie in, any of them.
+const TOKENIZERS: &[&str] = &["tokenizer.json", "vocab.json", "tokenizer.model"];
 
 /// `models--ORGANISATION--NAME`, and its locks.
 pub struct Cache {
@@ -67,11 +70,21 @@ impl Cache {
         if let Some(file) = name.file() {
             return ggufs_with(file).iter().all(|file| there(file));
         }
-        let sharded = || {
-            let index = fs::read(snapshot.join("model.safetensors.index.json")).ok();
-            index.and_then(|index| shards(&index).ok()).is_some_and(|shards| shards.iter().all(|shard| there(shard)))
-        };
-        there("config.json") && (there("model.safetensors") || sharded())
+        let Ok(config) = fs::read(snapshot.join("config.json")) else { return false };
+        match usual(named(&config).as_deref(), there) {
+            Some(Weights::Index(index)) => {
+                let index = fs::read(snapshot.join(index)).ok();
+                let shards = index.and_then(|index| shards(&index).ok());
+                shards.is_some_and(|shards| shards.iter().all(|shard| there(shard)))
+            }
+            weights => weights.is_some(),
+        }
+    }
+
+    /// Whether there is something that texts are made into tokens by: who put the weights there may not have wanted it.
+    pub fn has_tokenizer(&self, commit: &str, name: &Name) -> bool {
+        let snapshot = self.snapshot(commit);
+        name.file().is_some() || TOKENIZERS.iter().any(|name| snapshot.join(name).is_file())
     }
 
     /// Waits until no other process downloads this file, and keeps others waiting as long as it is held.

@@ -39,6 +39,13 @@ impl From<Failure> for Error {
     }
 }
 
+/// Why one request came to nothing.
+enum Missed {
+    /// Another one may not.
+    ForNow(String),
+    ForGood(String),
+}
+
 /// The files of a commit.
 #[derive(Debug, Deserialize)]
 pub struct Listing {
@@ -106,7 +113,7 @@ impl<'a> Client<'a> {
     pub fn listing(&self) -> Result<Listing, Failure> {
         let (repository, revision) = (self.name.repository(), escaped(self.name.revision()));
         let url = format!("{}/api/models/{repository}/revision/{revision}?blobs=true", self.settings.endpoint);
-        let response = self.get(&url, None)?;
+        let response = self.get(&url, None, Some(self.settings.stall))?;
         if response.status() != StatusCode::OK {
             return Err(self.refused(&response));
         }
@@ -141,22 +148,29 @@ impl<'a> Client<'a> {
             self.name.repository(),
             name.replace(' ', "%20")
         );
-        self.get(&url, (from > 0).then_some(from))
+        self.get(&url, (from > 0).then_some(from), None)
     }
 
-    fn get(&self, url: &str, from: Option<u64>) -> Result<Response<Body>, Failure> {
+    /// How long a transfer may bring nothing.
+    pub fn stall(&self) -> Duration {
+        self.settings.stall
+    }
+
+    /// An answer, whose body comes `within` a time, if it has to.
+    fn get(&self, url: &str, from: Option<u64>, within: Option<Duration>) -> Result<Response<Body>, Failure> {
         let mut reason = String::new();
         for attempt in 0..TRIES {
-            match self.follow(url, from) {
+            match self.follow(url, from, within) {
                 Ok(response) if may_pass(response.status()) => {
                     reason = format!("it answers {}", response.status());
                     self.wait(attempt, response.headers().get("retry-after").and_then(|value| value.to_str().ok()));
                 }
                 Ok(response) => return Ok(response),
-                Err(error) => {
+                Err(Missed::ForNow(error)) => {
                     reason = error;
                     self.wait(attempt, None);
                 }
+                Err(Missed::ForGood(error)) => return Err(Failure::Unreachable(error)),
             }
         }
         Err(Failure::Unreachable(reason))
@@ -171,11 +185,11 @@ impl<'a> Client<'a> {
     }
 
     /// One request, and those that it is sent on to.
-    fn follow(&self, url: &str, from: Option<u64>) -> Result<Response<Body>, String> {
-        let own: Uri = url.parse().map_err(|_| format!("{url} is no address"))?;
+    fn follow(&self, url: &str, from: Option<u64>, within: Option<Duration>) -> Result<Response<Body>, Missed> {
+        let own: Uri = url.parse().map_err(|_| Missed::ForGood(format!("{url} is no address")))?;
         let mut at = own.clone();
         for _ in 0..REDIRECTS {
-            let mut request = self.agent.get(at.clone());
+            let mut request = self.agent.get(at.clone()).config().timeout_recv_body(within).build();
             // To nobody else: files come from other servers, by addresses that need none.
             let home = (at.scheme(), at.authority()) == (own.scheme(), own.authority());
             if let Some(token) = self.settings.token.as_ref().filter(|_| home) {
@@ -184,14 +198,18 @@ impl<'a> Client<'a> {
             if let Some(from) = from {
                 request = request.header("range", format!("bytes={from}-"));
             }
-            let response = request.call().map_err(|error| error.to_string())?;
+            let response = request.call().map_err(|error| match error {
+                ureq::Error::BadUri(_) | ureq::Error::Http(_) => Missed::ForGood(error.to_string()),
+                _ => Missed::ForNow(error.to_string()),
+            })?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
             let target = response.headers().get("location").and_then(|value| value.to_str().ok());
-            at = target.and_then(|target| joined(&at, target)).ok_or("it redirects to no address")?;
+            let nowhere = || Missed::ForGood("it redirects to no address".into());
+            at = target.and_then(|target| joined(&at, target)).ok_or_else(nowhere)?;
         }
-        Err("it redirects in circles".into())
+        Err(Missed::ForGood("it redirects in circles".into()))
     }
 
     fn bad(&self, reason: String) -> Failure {
@@ -239,6 +257,10 @@ fn joined(from: &Uri, target: &str) -> Option<Uri> {
     if target.starts_with("http://") || target.starts_with("https://") {
         return target.parse().ok();
     }
+    let scheme = from.scheme_str()?;
+    if let Some(elsewhere) = target.strip_prefix("//") {
+        return format!("{scheme}://{elsewhere}").parse().ok();
+    }
     let path = target.strip_prefix('/')?;
-    format!("{}://{}/{path}", from.scheme_str()?, from.authority()?).parse().ok()
+    format!("{scheme}://{}/{path}", from.authority()?).parse().ok()
 }

@@ -7,12 +7,16 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use ureq::http::StatusCode;
+use ureq::{
+    Body,
+    http::{Response, StatusCode},
+};
 
 use super::{
     cache::{Cache, create_parent},
     client::{Client, Listed, Listing, TRIES},
-    select::{Weights, goes_along, shards, weights},
+    select::{Weights, goes_along, named, shards, weights},
+    transfer::{Next, Pieces},
 };
 use crate::{
     error::{Error, Result},
@@ -28,28 +32,36 @@ const PIECE: usize = 1 << 20;
 pub fn snapshot(client: &Client, cache: &Cache, listing: &Listing, progress: &dyn Progress) -> Result<PathBuf> {
     let name = client.name();
     let names: Vec<&str> = listing.siblings.iter().map(|listed| listed.name.as_str()).collect();
-    let weights = weights(&names, name.file(), name.repository())?;
     let find = |name: &str| listing.siblings.iter().find(|listed| listed.name == name);
     let bad = |reason: String| Error::bad_file(name.repository().as_ref(), reason);
-    let mut wanted: Vec<&Listed> = Vec::new();
-    match &weights {
-        Weights::Files(files) => wanted.extend(files.iter().filter_map(|file| find(file))),
-        Weights::Single => wanted.extend(find("model.safetensors")),
-        Weights::Index => {
-            let index = find("model.safetensors.index.json").ok_or_else(|| bad("has no index of its shards".into()))?;
-            let work = Work { client, cache, commit: &listing.sha, progress };
-            work.fetch(index)?;
-            let path = cache.snapshot(&listing.sha).join(&index.name);
-            let text = fs::read(&path).map_err(Error::read(&path))?;
-            for shard in shards(&text).map_err(|reason| Error::bad_file(&path, reason))? {
-                wanted.push(find(&shard).ok_or_else(|| bad(format!("its index names {shard}, which it has not")))?);
-            }
+    let work = Work { client, cache, commit: &listing.sha, progress };
+    let read = |listed: &Listed| {
+        if !work.is_there(listed) {
+            work.fetch(listed)?;
         }
-    }
+        let path = cache.snapshot(&listing.sha).join(&listed.name);
+        fs::read(&path).map_err(Error::read(&path))
+    };
+    let config = find("config.json").filter(|_| name.file().is_none()).map(read).transpose()?;
+    let named = config.as_deref().and_then(named);
+    let weights = weights(&names, name.file(), named.as_deref(), name.repository())?;
+    // Weights come last: where they are, everything is.
+    let mut wanted: Vec<&Listed> = Vec::new();
     if !matches!(weights, Weights::Files(_)) {
         wanted.extend(listing.siblings.iter().filter(|listed| goes_along(&listed.name)));
     }
-    let work = Work { client, cache, commit: &listing.sha, progress };
+    match &weights {
+        Weights::Files(files) => wanted.extend(files.iter().filter_map(|file| find(file))),
+        Weights::Single(file) => wanted.extend(find(file)),
+        Weights::Index(index) => {
+            let text = find(index).map(read).transpose()?.unwrap_or_default();
+            let reason = |reason| bad(format!("its {index} cannot be read: {reason}; ask for another revision"));
+            for shard in shards(&text).map_err(reason)? {
+                let missing = || bad(format!("its {index} names {shard}, which the repository does not have"));
+                wanted.push(find(&shard).ok_or_else(missing)?);
+            }
+        }
+    }
     let missing: Vec<&Listed> = wanted.into_iter().filter(|listed| !work.is_there(listed)).collect();
     if !missing.is_empty() {
         progress.say(&format!("downloading {} files of {}", missing.len(), name.repository()));
@@ -105,16 +117,17 @@ impl Work<'_> {
             have = 0;
         }
         self.progress.advance(have)?;
-        let (mut failures, mut why) = (0, String::new());
+        let (mut failures, mut why, mut furthest) = (0, String::new(), have);
         // What has no bytes is asked for all the same.
         let mut whole = listed.size.is_some_and(|size| size > 0 && have == size);
         while !whole && failures < TRIES {
             let response = self.client.file(self.commit, &listed.name, have)?;
             match response.status() {
                 StatusCode::OK => have = 0,
-                StatusCode::PARTIAL_CONTENT => {}
-                // The file became another one.
-                StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
+                StatusCode::PARTIAL_CONTENT if begins(&response).is_none_or(|begins| begins == have) => {}
+                // The file became another one, or the server sends another part of it.
+                StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT if have > 0 => {
+                    why = "the server does not send what is asked for".into();
                     have = 0;
                     failures += 1;
                     continue;
@@ -122,13 +135,17 @@ impl Work<'_> {
                 _ => return Err(self.client.refused(&response).into()),
             }
             file.set_len(have).and_then(|()| file.seek(SeekFrom::Start(have))).map_err(Error::write(partial))?;
-            let before = have;
-            let ended = self.copy(response.into_body().into_reader(), &mut file, partial, &mut have)?;
-            whole = ended.is_ok() && listed.size.is_none_or(|size| have >= size);
+            let pieces = Pieces::of(response.into_body().into_reader(), self.client.stall());
+            let ended = self.copy(&pieces, listed.size, &mut file, partial, &mut have)?;
+            if let Some(size) = listed.size.filter(|size| *size < have) {
+                return Err(self.bad(listed, &format!("more came than the {size} bytes that the Hub says; try again")));
+            }
+            whole = ended.is_ok() && listed.size.is_none_or(|size| have == size);
             if !whole {
                 why = ended.err().unwrap_or_else(|| "the connection ended".into());
-                // As long as there is more each time, it comes to an end.
-                failures = if have > before { 0 } else { failures + 1 };
+                // As long as it gets further each time, it comes to an end.
+                failures = if have > furthest { 0 } else { failures + 1 };
+                furthest = furthest.max(have);
                 self.client.wait(failures, None);
             }
         }
@@ -147,28 +164,34 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Appends what comes; the inner result is why it ended before its end.
+    /// Appends what comes, as far as the first piece beyond `most`; the inner result is why it ended before its end.
     fn copy(
         &self,
-        mut body: impl Read,
+        pieces: &Pieces,
+        most: Option<u64>,
         file: &mut File,
         partial: &Path,
         have: &mut u64,
     ) -> Result<std::result::Result<(), String>> {
-        let mut piece = vec![0; PIECE];
-        loop {
-            match body.read(&mut piece) {
-                Ok(0) => return Ok(Ok(())),
-                Ok(count) => {
-                    file.write_all(&piece[..count]).map_err(Error::write(partial))?;
-                    *have += count as u64;
-                    self.progress.advance(count as u64)?;
+        while most.is_none_or(|most| *have <= most) {
+            match pieces.next(|| self.progress.advance(0))? {
+                Next::End => break,
+                Next::Piece(piece) => {
+                    file.write_all(&piece).map_err(Error::write(partial))?;
+                    *have += piece.len() as u64;
+                    self.progress.advance(piece.len() as u64)?;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Ok(Err(error.to_string())),
+                Next::Broken(reason) => return Ok(Err(reason)),
             }
         }
+        Ok(Ok(()))
     }
+}
+
+/// The first byte of a file that a part of it begins with.
+fn begins(response: &Response<Body>) -> Option<u64> {
+    let range = response.headers().get("content-range")?.to_str().ok()?;
+    range.trim().strip_prefix("bytes")?.trim_start().split_once('-')?.0.parse().ok()
 }
 
 fn sha256(file: &mut File) -> std::io::Result<String> {

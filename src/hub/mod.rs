@@ -10,6 +10,7 @@ mod download;
 mod name;
 mod select;
 mod settings;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 
@@ -28,16 +29,24 @@ use crate::{
 /// whoever opens it to say so.
 ///
 /// # Errors
-/// [`Error::BadFile`] if the repository, its revision or its files cannot be had, with what to do; [`Error::Write`] if
+/// [`Error::BadFile`] if the repository, its revision or its files cannot be had, or if it is named by an address, with
+/// what to do; [`Error::Write`] if
 /// the cache cannot be written; [`Error::Interrupted`].
 pub fn find(model: &Path, settings: &Settings, progress: &dyn Progress) -> Result<PathBuf> {
     // A broken link is a local matter, too.
     if model.symlink_metadata().is_ok() {
         return Ok(model.to_owned());
     }
-    let Some(name) = model.to_str().and_then(Name::parse) else { return Ok(model.to_owned()) };
+    let text = model.to_str().unwrap_or_default();
+    let Some(name) = Name::parse(text) else {
+        return match Name::in_address(text) {
+            Some(name) => Err(Error::bad_file(model, format!("an address; give the name alone: {name}"))),
+            None => Ok(model.to_owned()),
+        };
+    };
     let cache = Cache::of(settings, &name);
-    if name.is_commit() && cache.is_whole(name.revision(), &name) {
+    let commit = name.revision();
+    if name.is_commit() && cache.is_whole(commit, &name) && cache.has_tokenizer(commit, &name) {
         return Ok(cache.model(name.revision(), &name));
     }
     if settings.offline {

@@ -35,6 +35,25 @@ impl Name {
         named.then(|| Self { repository: format!("{organisation}/{name}"), file, revision: revision.to_owned() })
     }
 
+    /// The name of the model that an address on the Hub leads to, as it is given here.
+    pub fn in_address(text: &str) -> Option<String> {
+        let starts =
+            ["hf://", "https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/"];
+        let rest = starts.iter().find_map(|start| text.strip_prefix(start))?;
+        let mut parts = rest.split(['?', '#']).next()?.trim_end_matches('/').splitn(3, '/');
+        let name = format!("{}/{}", parts.next()?, parts.next()?);
+        let named = match parts.next().and_then(|rest| rest.split_once('/')) {
+            // What follows is a revision, and perhaps a file of it.
+            Some(("tree" | "blob" | "resolve", rest)) => {
+                let (revision, file) = rest.split_once('/').unwrap_or((rest, ""));
+                let file = if file.ends_with(".gguf") { format!("/{file}") } else { String::new() };
+                if revision == MAIN { format!("{name}{file}") } else { format!("{name}{file}@{revision}") }
+            }
+            _ => name,
+        };
+        Self::parse(&named).map(|_| named)
+    }
+
     pub fn repository(&self) -> &str {
         &self.repository
     }
@@ -74,6 +93,27 @@ pub fn is_plain(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::Name;
+
+    #[test]
+    fn addresses_lead_to_names() {
+        for (address, name) in [
+            ("https://huggingface.co/org/name", Some("org/name")),
+            ("https://huggingface.co/org/name/", Some("org/name")),
+            ("https://huggingface.co/org/name/tree/main", Some("org/name")),
+            ("https://huggingface.co/org/name/tree/v1", Some("org/name@v1")),
+            ("https://huggingface.co/org/name/blob/main/q/x.gguf?download=true", Some("org/name/q/x.gguf")),
+            ("https://huggingface.co/org/name/resolve/v1/x.gguf", Some("org/name/x.gguf@v1")),
+            ("https://huggingface.co/org/name/blob/main/config.json", Some("org/name")),
+            ("https://huggingface.co/org/name/discussions/2", Some("org/name")),
+            ("hf://org/name", Some("org/name")),
+            ("https://huggingface.co/", None),
+            ("https://huggingface.co/org", None),
+            ("https://huggingface.co/../name", None),
+            ("https://example.org/org/name", None),
+        ] {
+            assert_eq!(Name::in_address(address).as_deref(), name, "{address}");
+        }
+    }
 
     #[test]
     fn names_are_told_from_paths() {

@@ -14,18 +14,36 @@ const TERMS: &[&str] = &["license", "licence", "notice", "use_policy"];
 /// The weights of a repository.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Weights {
-    Single,
-    /// The shards that the index names.
-    Index,
+    /// One safetensors file.
+    Single(String),
+    /// The shards that this index names.
+    Index(String),
     /// One GGUF file, or all that a model is split into.
     Files(Vec<String>),
 }
 
-/// The weights that count, of these files.
+/// The file of weights that a config.json names, which then counts in place of the usual ones.
+pub fn named(config: &[u8]) -> Option<String> {
+    let fields: serde_json::Value = serde_json::from_slice(config).ok()?;
+    fields.get("transformers_weights")?.as_str().map(str::to_owned)
+}
+
+/// The weights that a model of these files has: of a repository or of a copy of it. Those of its config.json are `named`.
+pub fn usual(named: Option<&str>, is_there: impl Fn(&str) -> bool) -> Option<Weights> {
+    let name = match named {
+        Some(name) => name,
+        None if is_there(SINGLE) => SINGLE,
+        None => INDEX,
+    };
+    let weights = if name.ends_with(".index.json") { Weights::Index } else { Weights::Single };
+    is_there(name).then(|| weights(name.to_owned()))
+}
+
+/// The weights that count, of these files: a GGUF `file`, or those that config.json has `named`, or the usual ones.
 ///
 /// # Errors
 /// [`Error::BadFile`] that says what is there instead.
-pub fn weights(names: &[&str], file: Option<&str>, repository: &str) -> Result<Weights> {
+pub fn weights(names: &[&str], file: Option<&str>, named: Option<&str>, repository: &str) -> Result<Weights> {
     let bad = |reason: String| Err(Error::bad_file(repository.as_ref(), reason));
     let ending = |ends: &[&str]| -> Vec<&str> {
         names.iter().copied().filter(|name| ends.iter().any(|end| name.ends_with(end))).collect()
@@ -45,9 +63,17 @@ pub fn weights(names: &[&str], file: Option<&str>, repository: &str) -> Result<W
         let reason = if names.contains(&file) { format!(", which goes with {file}") } else { String::new() };
         return bad(format!("the repository has no {missing}{reason}; its GGUF files: {}", few(&ggufs)));
     }
+    if let Some(weights) = usual(named, |name| names.contains(&name)) {
+        return Ok(weights);
+    }
+    if let Some(named) = named {
+        return bad(format!(
+            "its config.json names {named:?} as transformers_weights, which the repository does not have; it has {}",
+            few(names)
+        ));
+    }
     match () {
-        () if names.contains(&SINGLE) => Ok(Weights::Single),
-        () if names.contains(&INDEX) => Ok(Weights::Index),
+        () if names.is_empty() => bad("the repository is empty".into()),
         () if !ggufs.is_empty() => bad(format!(
             "the repository has GGUF files alone: name one of them, such as {repository}/{}; there are {}",
             ggufs[0],

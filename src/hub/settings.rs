@@ -19,6 +19,8 @@ pub struct Settings {
     pub offline: bool,
     /// How long to wait before a request is made again; longer each time.
     pub patience: Duration,
+    /// How long a transfer may bring nothing before it counts as broken.
+    pub stall: Duration,
 }
 
 impl Settings {
@@ -43,6 +45,7 @@ impl Settings {
             token: text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(kept),
             offline: on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"),
             patience: Duration::from_secs(1),
+            stall: Duration::from_secs(60),
         }
     }
 }

@@ -109,7 +109,8 @@ impl Config {
                 format!("transformers_weights: expected the name of a file, found {found}"),
             ));
         }
-        let (raw, part_of) = multimodal::text_part(raw, path)?;
+        let (mut raw, part_of) = multimodal::text_part(raw, path)?;
+        rename_former(&mut raw);
         let reader = Reader { fields: &raw, path };
         let model_type =
             reader.get("model_type").and_then(Value::as_str).ok_or_else(|| reader.wrong("model_type", "a string"))?;
@@ -180,7 +181,8 @@ impl Config {
             true => defaults.max_position_embeddings,
             false => reader.size_or(positions, MAX_POSITIONS, defaults.max_position_embeddings)?,
         };
-        let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str).unwrap_or_default();
+        let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str);
+        let name = name.ok_or_else(|| reader.wrong(fields.activation.0, "the name of a function"))?;
         let name = fields.activation_meant.filter(|(of, _)| *of == name).map_or(name, |(_, meant)| meant);
         let activation = activation(name).ok_or_else(|| {
             let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
@@ -287,7 +289,6 @@ impl Config {
         for weight in (0..config.layers.len()).flat_map(|layer| config.weights(layer)) {
             config.stored_bias(weight.bias, &raw, path)?;
         }
-        let mut raw = raw;
         // Tensors are dequantised as they are read, and mostly written so.
         let handled = architecture.handles.contains(&QUANTIZATION);
         let quantization = if handled { raw.remove(QUANTIZATION) } else { None };
@@ -388,6 +389,18 @@ impl Config {
 }
 
 /// The row of a `model_type` without what comes before it in `written`.
+/// Puts the width under the name that the row has for it.
+fn rename_former(raw: &mut Map<String, Value>) {
+    let Some(stem) = raw.get("model_type").and_then(Value::as_str) else { return };
+    let stem = stem.strip_prefix(SLICED_PREFIX).unwrap_or(stem);
+    let stem = stem.strip_prefix(PRUNED_PREFIX).unwrap_or(stem);
+    let Some(row) = ARCHITECTURES.iter().find(|row| row.model_type == stem) else { return };
+    let width = row.fields.former_hidden_size.and_then(|name| raw.shift_remove(name));
+    if let Some(width) = width.filter(|width| !width.is_null()) {
+        raw.insert(row.fields.hidden_size.into(), width);
+    }
+}
+
 fn row(reader: &Reader, stem: &str, written: &str) -> Result<&'static Architecture> {
     let mut rows = ARCHITECTURES.iter().filter(|row| row.model_type == stem).peekable();
     let Some(first) = rows.peek().copied() else {

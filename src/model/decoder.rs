@@ -34,7 +34,9 @@ impl Model {
     /// Whatever is wrong with either: see [`Checkpoint::open`], [`Config::load`] and [`WeightStore::new`].
     pub fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
-            return Err(Error::bad_file(path, "no such model"));
+            let one_word = path.components().count() == 1;
+            let hub = if one_word { "; one on the Hugging Face Hub is called ORGANISATION/NAME" } else { "" };
+            return Err(Error::bad_file(path, format!("no such model{hub}")));
         }
         if is_gguf(path) {
             let (config, checkpoint) = open_gguf(path)?;

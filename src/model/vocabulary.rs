@@ -21,6 +21,9 @@ impl Model {
     pub fn narrowed(self, narrowing: Narrowing, fields: Map<String, Value>) -> Result<Self> {
         let parameters = self.config().parameters();
         let config = Config::from_fields(fields, &narrowing.directory.path().join("config.json"))?;
+        // Its tensors are called and stored as they were.
+        let (part_of, quantization) = (self.config().part_of, self.config().quantization.clone());
+        let config = Config { part_of, quantization, ..config };
         let rows = narrowing.kept.iter().map(|&id| id as usize).take_while(|&id| id < self.config().vocab_size);
         let vocabulary = Some(StoredVocabulary { rows: rows.collect(), whole: self.config().vocab_size });
         let store = WeightStore { config, vocabulary, ..self.store };
@@ -45,6 +48,11 @@ impl Model {
             Some(whole) => whole.narrowing.directory.path(),
             None => self.store.checkpoint.directory(),
         }
+    }
+
+    /// What to call it in messages: a directory, or a GGUF file, whose directory is made for the time being.
+    pub fn shown(&self) -> &Path {
+        self.store.checkpoint.shown()
     }
 
     /// Rows of token ids of the whole vocabulary, written with the tokens that there are; `source` is for messages.

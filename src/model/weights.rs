@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, Dtype, Tensor},
-    error::{Error, Result},
+    error::{Error, Result, shortened},
     gpu::ElementType,
 };
 
@@ -155,8 +155,8 @@ impl WeightStore {
         let missing = || self.bad(&stored, format!("missing; config.json implies {shape:?}{}", self.why_missing(name)));
         let tensor = self.checkpoint.tensor(&stored).ok_or_else(missing)?;
         if tensor.shape != shape {
-            return Err(self
-                .bad(&stored, format!("expected shape {shape:?}, found {:?}{}", tensor.shape, self.sizes_left_out())));
+            let found = shortened(&format!("{:?}", tensor.shape));
+            return Err(self.bad(&stored, format!("expected shape {shape:?}, found {found}{}", self.sizes_left_out())));
         }
         let element = self.element(&stored, &tensor)?;
         Ok((stored, tensor, element))

@@ -57,10 +57,10 @@ pub struct Options {
 
 impl Options {
     /// The layers that may be cut where nobody says otherwise: all but the first eighth and the last sixteenth, rounded
-    /// up: 4 to 29 of 32, as published.
+    /// up: 4 to 29 of 32, as published. Of one layer or two, that leaves none, and all may be cut.
     pub fn usual_layers(count: usize) -> Range<usize> {
         let (first, last) = (count.div_ceil(8), count.div_ceil(16));
-        first..count.saturating_sub(last).max(first)
+        if first + last < count { first..count - last } else { 0..count }
     }
 
     /// Checks that they make sense for a model.
@@ -129,6 +129,24 @@ impl Options {
     }
 }
 
+/// How many coordinates of the residual stream a ratio leaves.
+fn width_left(config: &Config, ratio: f64) -> usize {
+    let whole = config.hidden_size;
+    whole - leaving(whole, whole, 1, ratio)
+}
+
+/// The ratio, in as few digits as it takes, that leaves the next width below this one that a model can have; and that
+/// width.
+fn other_ratio(config: &Config, width: usize) -> Option<(f64, usize)> {
+    let below = (1..width).rev().take(256).find(|&width| config.with_coordinates(width).is_ok())?;
+    let share = 1.0 - below as f64 / config.hidden_size as f64;
+    (1..=6).map(|digits| 10f64.powi(digits)).find_map(|scale| {
+        let near = [share * scale, (share * scale).floor(), (share * scale).ceil()];
+        let ratio = near.map(|number| number.round() / scale).into_iter();
+        ratio.map(|ratio| (ratio, below)).find(|(ratio, below)| width_left(config, *ratio) == *below)
+    })
+}
+
 /// A pruned model before it exists.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -148,8 +166,13 @@ impl Plan {
     /// [`Error::Usage`] if there is no checkpoint of such a model.
     pub fn guess(config: &Config, options: &Options) -> Result<Self> {
         if options.groups == Groups::Coordinates {
-            let width = config.hidden_size;
-            return Self::narrower(config, width - leaving(width, width, 1, options.ratio), options);
+            let width = width_left(config, options.ratio);
+            return Self::narrower(config, width, options).map_err(|error| match (error, other_ratio(config, width)) {
+                (Error::Usage(reason), Some((ratio, width))) => {
+                    Error::Usage(format!("{reason}: --ratio {ratio} leaves {width}"))
+                }
+                (error, _) => error,
+            });
         }
         let left = config.layers.iter().enumerate().map(|(layer, spec)| options.left(layer, spec));
         // In one row, layers may come out alike or not: nothing is promised of the smaller one of both.

@@ -136,7 +136,7 @@ impl<'a> Tokenizers<'a> {
     }
 
     fn template(&self) -> Result<ChatTemplate> {
-        ChatTemplate::find(self.model.directory(), self.built()?)
+        ChatTemplate::find_for(self.model.shown(), self.model.directory(), self.built()?)
     }
 
     fn renumbered(&self, tokens: Tokens, path: &Path) -> Result<Tokens> {

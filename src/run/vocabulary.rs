@@ -73,7 +73,14 @@ const OTHER_VOCABULARIES: &[&str] = &["vocab.json", "merges.txt", "added_tokens.
 /// [`Error::BadTokens`], [`Error::Read`], [`Error::Write`].
 pub fn narrow(model: Model, request: &VocabularyRequest, calibration: Option<&Path>, log: &Log) -> Result<Model> {
     let (directory, size) = (model.directory().to_owned(), model.config().vocab_size);
+    let shown = model.shown().to_owned();
     let files = TokenizerFiles::read(&directory)?;
+    let broken = directory.join("tokenizer.json").is_symlink();
+    if files.is_empty() && !broken && !files.settings().contains_key("auto_map") {
+        let instead = if shown == directory { "put its tokenizer.json there" } else { "convert it with its tokenizer" };
+        let reason = format!("has no tokenizer, of which --vocabulary leaves tokens out; {instead}");
+        return Err(Error::bad_file(&shown, reason));
+    }
     let built = build_tokenizer(&model, &files, log)?;
     let source = files.source();
     let bad = |reason: String| Error::bad_file(&source, format!("--vocabulary: {reason}"));
@@ -83,7 +90,7 @@ pub fn narrow(model: Model, request: &VocabularyRequest, calibration: Option<&Pa
         .chain(ids_in(&model.config().raw).chain(ids_in(&generation)).filter(|&id| (id as usize) < size))
         .collect();
     let cut = VocabularyCut::new(&files.json_as_stored(&built)?, special).map_err(&bad)?;
-    let read = |path: &Path| Tokens::read(path, &|| ChatTemplate::find(&directory, &built), log);
+    let read = |path: &Path| Tokens::read(path, &|| ChatTemplate::find_for(&shown, &directory, &built), log);
     let texts = request.file().or(calibration).map(read).transpose()?;
     let encoded = match &texts {
         None => Vec::new(),
@@ -117,8 +124,8 @@ pub fn narrow(model: Model, request: &VocabularyRequest, calibration: Option<&Pa
     let rows = kept.iter().filter(|&&id| (id as usize) < size).count();
     let mut config = model.config().raw.clone();
     // What the class would fill in are tokens of the whole vocabulary.
-    for name in ["bos_token_id", "eos_token_id"].into_iter().filter(|name| !model.config().raw.contains_key(*name)) {
-        config.insert(name.into(), Value::Null);
+    for name in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        config.entry(name).or_insert(Value::Null);
     }
     let mut config = renumbered(config, "config.json")?;
     config.insert("vocab_size".into(), rows.into());

@@ -40,6 +40,8 @@ fn every_command_takes_a_gguf_file_and_finds_the_model_in_it() {
         said.out
     };
     assert_eq!(written(&model), written(&file));
+    let chat = args!["generate", file, "--chat", "--prompt", "ab"];
+    scene.refused(chat, 3, "small-f32.gguf: no chat template in its metadata (tokenizer.chat_template)");
     let text = scene.put("text.txt", "some words, 12 of them\n".repeat(20));
     let perplexity = |model: &Path| program(args!["eval", model, "--text", text, "--seqlen", "32", "--json"]).json();
     let (ours, theirs) = (perplexity(&model), perplexity(&file));

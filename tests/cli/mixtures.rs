@@ -254,6 +254,10 @@ fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
     scene.refused(args!["prune", model, "-o", out, "--experts", "0.1"], 2, "not one expert");
     let said = program(args!["prune", model, "-o", out, "--experts", "0.5", "--mlp"]);
     assert!(said.code == Some(2) && said.err.contains("--mlp"), "{said:?}");
+    let all = Scene::new("qwen3_moe_top_all");
+    let (model, out) = (all.path("model"), all.path("out"));
+    let asked = args!["compress", model, "-o", out, "--axes", "experts"];
+    all.refused(asked, 2, "--axes experts: a token goes to all that a layer has");
     let dense = Scene::new("llama_gqa_tied");
     dense.refused(args!["prune", dense.path("model"), "-o", dense.path("out"), "--experts", "0.5"], 2, "has none");
     dense.refused(args!["compress", dense.path("model"), "-o", dense.path("out"), "--axes", "experts"], 2, "has none");

@@ -225,7 +225,10 @@ fn what_cannot_be_pruned_is_refused_with_the_reason() {
         (&["--layers", "first"], "4..30"),
         (&["--importance", "param_third"], "param_first"),
         (&["--layers", "all", "--attention", "--ratio", "0.1"], "not one head or channel"),
-        (&["--channel", "--ratio", "0.02"], "multiple of its 4 heads, which transformers asks for; 20 and 24 are"),
+        (
+            &["--channel", "--ratio", "0.02"],
+            "heads, which transformers asks for; 20 and 24 are: --ratio 0.16 leaves 20",
+        ),
         (&["--channel", "--ratio", "0.5", "--iterations", "2"], "in one round"),
         (&["--channel", "--ratio", "0.5", "--refit", "writes"], "compress --axes width"),
         (&["--channel", "--mlp"], "--mlp"),

@@ -34,7 +34,16 @@ fn the_report_has_every_loss_and_the_card_a_curve_and_an_adapter_lies_where_it_w
     let config = read_json(&adapter.join("adapter_config.json"));
     assert_eq!(config["r"], json!(8));
     assert!(adapter.join("adapter_model.safetensors").exists());
+    assert_eq!(config["base_model_name_or_path"], json!(scene.path("model")));
     assert_eq!(program(args!["verify", scene.path("out")]).code, Some(0));
+    // Of a file, not of the directory that is made of it for the time being.
+    let (model, out, file) = (scene.path("model"), scene.path("out"), scene.path("m.gguf"));
+    let tokens = scene.tokens("tokens.json", 40, 24);
+    assert_eq!(program(args!["export", model, "--format", "gguf", "-o", file]).code, Some(0));
+    let asked = args!["recover", file, "-o", out, "--force", "--examples", tokens, "--steps", "1"];
+    let said = program(&[asked.as_slice(), args!["--adapter", adapter]].concat());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(read_json(&adapter.join("adapter_config.json"))["base_model_name_or_path"], json!(file));
 }
 
 #[test]

@@ -16,6 +16,9 @@ fn models_that_cannot_be_read_are_refused() {
     };
     each(&scene.path("missing"), "missing: no such model");
     each(&scene.path("missing.safetensors"), "no such model");
+    let said = program(args!["eval", "gpt2-nowhere", "--tokens", tokens]);
+    let message = "no such model; one on the Hugging Face Hub is called ORGANISATION/NAME";
+    assert!(said.code == Some(3) && said.err.contains(message), "{said:?}");
     let notes = scene.put("notes.txt", "hello");
     each(&notes, "notes.txt: expected a .safetensors file or a directory with one");
     let garbage = scene.put("garbage.safetensors", "this is not a safetensors file at all");
@@ -99,7 +102,7 @@ fn tokens_and_texts_that_the_model_cannot_take_are_refused() {
             "bad.jsonl: line 2: expected a JSON string or an object with \"text\"",
         ),
         ("latin.txt", b"caf\xe9", "latin.txt: not UTF-8 text"),
-        ("fine.txt", b"w1 w2 w3", "no tokenizer.json beside the model: give token ids in a .json file instead of text"),
+        ("fine.txt", b"w1 w2 w3", "no tokenizer.json beside the model: put the model's there, or give token ids"),
     ] {
         let text = scene.put(name, text);
         scene.refused(args!["eval", model, "--text", text], 3, message);

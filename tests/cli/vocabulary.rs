@@ -47,7 +47,10 @@ fn logits(scene: &Scene, model: &Path, rows: &[Vec<u32>]) -> (Vec<f32>, usize) {
     let bytes = fs::read(&file).expect("a file");
     let file = SafeTensors::deserialize(&bytes).expect("tensors");
     let (mut values, mut width) = (Vec::new(), 0);
-    for name in file.names() {
+    // In one order for all.
+    let mut names = file.names();
+    names.sort_unstable();
+    for name in names {
         let tensor = file.tensor(name).expect("a tensor");
         width = *tensor.shape().last().expect("a width");
         values.extend(tensor.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four"))));
@@ -151,8 +154,60 @@ fn vocabularies_that_cannot_be_had_are_refused() {
     scene.refused(
         args!["compress", bare, "-o", out, "--calibration", tokens, "--vocabulary", "90"],
         3,
-        "no tokenizer.json",
+        "model: has no tokenizer, of which --vocabulary leaves tokens out; put its tokenizer.json there",
     );
+    let file = scene.path("m.gguf");
+    assert_eq!(program(args!["export", bare, "--format", "gguf", "-o", file]).code, Some(0));
+    scene.refused(
+        args!["compress", file, "-o", out, "--calibration", tokens, "--vocabulary", "90"],
+        3,
+        "m.gguf: has no tokenizer, of which --vocabulary leaves tokens out; convert it with its tokenizer",
+    );
+}
+
+#[test]
+fn tokens_leave_the_text_part_of_a_larger_model() {
+    for name in ["qwen35_multimodal", "gemma3_multimodal"] {
+        let scene = Scene::new(name);
+        let (model, out) = (scene.path("model"), scene.path("out"));
+        let mut config = read_json(&model.join("config.json"));
+        config["text_config"].as_object_mut().expect("a section").remove("pad_token_id");
+        scene.put("model/config.json", config.to_string());
+        let special = ["<unk>", "<s>", "</s>"].map(|piece| json!([piece, 0.0]));
+        let words = (0..40u32).map(|word| json!([format!("▁w{word}"), -1.0 - 0.1 * f64::from(word)]));
+        let vocabulary: Vec<Value> = special.into_iter().chain(words).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+            "post_processor": null, "decoder": null,
+            "model": { "type": "Unigram", "unk_id": 0, "vocab": vocabulary, "byte_fallback": false }
+        });
+        scene.put("model/tokenizer.json", tokenizer.to_string());
+        let rows: Vec<Vec<u32>> = (0..8).map(|row| (0..20).map(|at| 3 + (row + at * 3) % 12).collect()).collect();
+        let tokens = scene.put("tokens.json", json!({ "input_ids": rows }).to_string());
+        let asked = args!["compress", model, "-o", out, "--calibration", tokens, "--eval", tokens];
+        let said = program(&[asked.as_slice(), args!["--axes", "vocabulary", "--vocabulary", "20"]].concat());
+        assert_eq!(said.code, Some(0), "{name}: {said:?}");
+        let config = read_json(&out.join("config.json"));
+        assert_eq!((&config["vocab_size"], config.get("text_config")), (&json!(20), None), "{name}");
+        // Those that classes fill in may be outside of it.
+        for role in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            let id = &config[role];
+            assert!(config.get(role).is_some() && id.as_u64().is_none_or(|id| id < 20), "{name}: {role}: {id}");
+        }
+        // The old number of each that stays.
+        let left = read_json(&out.join("tokenizer.json"));
+        let left = left["model"]["vocab"].as_array().expect("pieces").iter();
+        let old: Vec<usize> = left.filter_map(|piece| vocabulary.iter().position(|other| other == piece)).collect();
+        assert_eq!(old.len(), 20, "{name}: {old:?}");
+        let new = |id: &u32| old.iter().position(|old| *old == *id as usize).expect("a token that is used") as u32;
+        let renumbered: Vec<Vec<u32>> = rows.iter().map(|row| row.iter().map(new).collect()).collect();
+        let (before, after) = (logits(&scene, &model, &rows), logits(&scene, &out, &renumbered));
+        for (whole, left) in before.0.chunks(before.1).zip(after.0.chunks(after.1)) {
+            let apart = old.iter().zip(left).map(|(old, left)| (whole[*old] - left).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-5, "{name}: {apart}");
+        }
+    }
 }
 
 #[test]

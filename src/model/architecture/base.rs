@@ -18,6 +18,7 @@ pub const BASE: Architecture = Architecture {
     when: &[],
     fields: Fields {
         hidden_size: "hidden_size",
+        former_hidden_size: None,
         num_hidden_layers: "num_hidden_layers",
         num_attention_heads: "num_attention_heads",
         num_key_value_heads: None,

@@ -185,6 +185,8 @@ pub struct QkNorm {
 #[derive(Debug, Clone, Copy)]
 pub struct Fields {
     pub hidden_size: &'static str,
+    /// Another name for it, which counts more where it is there.
+    pub former_hidden_size: Option<&'static str>,
     pub num_hidden_layers: &'static str,
     pub num_attention_heads: &'static str,
     pub num_key_value_heads: Option<&'static str>,

@@ -39,6 +39,7 @@ pub(super) const FALCON_7B: Architecture = Architecture {
     model_type: "falcon",
     when: &[("new_decoder_architecture", "false", "false"), ("parallel_attn", "true", "true")],
     fields: Fields {
+        former_hidden_size: Some("n_embed"),
         multi_query: Some(("multi_query", true)),
         intermediate_size: "ffn_hidden_size",
         intermediate_factor: Some(4),
@@ -96,6 +97,7 @@ const BLOOM_BLOCKS: &[Block] = &[
 pub(super) const BLOOM: Architecture = Architecture {
     model_type: "bloom",
     fields: Fields {
+        former_hidden_size: Some("n_embed"),
         num_hidden_layers: "n_layer",
         num_attention_heads: "n_head",
         // The class has no field for it, and no other size.

@@ -11,6 +11,7 @@ use super::{
     super::{
         examples::LossOn,
         method::{Besides, Method},
+        paths::repository_of,
         request::Request,
         units::grouped,
     },
@@ -243,7 +244,9 @@ impl Recover {
     /// Writes A and B as PEFT has them.
     fn write_adapter(&self, model: &Model, path: &Path, pairs: &[LowRank]) -> Result<()> {
         let Options { rank, alpha, dropout, .. } = self.options;
-        let form = AdapterForm { base: model.directory().display().to_string(), rank, alpha, dropout };
+        // As whoever loads it finds the base.
+        let base = repository_of(model.shown()).unwrap_or_else(|| model.shown().display().to_string());
+        let form = AdapterForm { base, rank, alpha, dropout };
         let (config, tensors) = form.write(model.config(), pairs)?;
         let plan = |(name, shape, _): &AdapterTensor| TensorPlan {
             name: name.clone(),

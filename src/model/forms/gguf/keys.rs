@@ -69,6 +69,11 @@ impl<'a> Keys<'a> {
         Error::bad_file(self.path, format!("{key}: expected {expected}, found {}", brief(found)))
     }
 
+    /// The file, for messages.
+    pub fn path(&self) -> &'a Path {
+        self.path
+    }
+
     /// The value is not followed here.
     pub fn unsupported(&self, name: &str, value: &Value, reason: &str) -> Error {
         Error::UnsupportedField {

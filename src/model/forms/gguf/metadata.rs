@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     checkpoint::{GgufType, GgufValue},
+    json::is_falsy,
     model::{
         Config, LayerSpec, Rope, Scaling,
         forms::{Gguf, GgufAlibi, GgufWindows},
@@ -170,7 +171,12 @@ fn rotary(config: &Config, rope: &Rope, add: &mut impl FnMut(&str, GgufValue), n
                 _ => {}
             }
         }
-        (Scaling::Other | Scaling::YarnBetween { .. }, None) => add("rope.scaling.type", text("none")),
+        (Scaling::Other | Scaling::YarnBetween { .. }, None) => {
+            add("rope.scaling.type", text("none"));
+            if let Some(section) = yarn_section(config) {
+                add(SECTION, GgufValue::Text(section));
+            }
+        }
         (Scaling::Other | Scaling::YarnBetween { .. }, Some(long)) => {
             add("rope.scaling.type", text("longrope"));
             add("rope.scaling.original_context_length", size(long.original));
@@ -191,6 +197,28 @@ fn rotary(config: &Config, rope: &Rope, add: &mut impl FnMut(&str, GgufValue), n
 /// What llama.cpp has no key for: that a model rounds the ends of YaRN's ramp as llama.cpp does, where models of its
 /// architecture do not. It passes over it.
 pub const TRUNCATE: &str = "rope.scaling.yarn_truncate";
+
+/// What llama.cpp has no key for, either: the section of config.json on a ramp of YaRN that it is told by frequencies.
+pub const SECTION: &str = "rope.scaling.section";
+
+/// That section as JSON, with the length that it counts from.
+fn yarn_section(config: &Config) -> Option<String> {
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let given = |name: &&str| config.raw.get(*name).is_some_and(|value| !is_falsy(value));
+    let name = ["rope_scaling", "rope_parameters"].into_iter().find(given)?;
+    let mut section = config.raw[name].as_object()?.clone();
+    let kind = ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|kind| !kind.is_null()));
+    if kind? != "yarn" {
+        return None;
+    }
+    // The file has keys for these.
+    section.retain(|name, _| !["rope_theta", "partial_rotary_factor"].contains(&name.as_str()));
+    let beside = config.raw.get(ORIGINAL).filter(|value| !value.is_null());
+    let within = section.get(ORIGINAL).filter(|value| !value.is_null());
+    let original = beside.or(within).cloned().unwrap_or(config.max_position_embeddings.into());
+    section.insert(ORIGINAL.into(), original);
+    serde_json::to_string(&section).ok()
+}
 
 /// What the user should know of a ramp whose ends are rounded there, and not in the model.
 fn rounded_ramp(rope: &Rope, ends: [f64; 2], factor: f64) -> String {

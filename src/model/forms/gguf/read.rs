@@ -51,9 +51,8 @@ pub fn open(path: &Path) -> Result<(Config, Checkpoint)> {
     let vocabulary = read_vocabulary::read(&keys, vocab_size, rstrip, path)?;
     fields.insert("bos_token_id".into(), vocabulary.bos.into());
     fields.insert("eos_token_id".into(), vocabulary.eos.first().copied().into());
-    if let Some(pad) = vocabulary.pad {
-        fields.insert("pad_token_id".into(), pad.into());
-    }
+    // Where there is none, too: that of the class may be outside of the vocabulary, and then it does not load.
+    fields.insert("pad_token_id".into(), vocabulary.pad.into());
     let config = Config::from_fields(fields.clone(), path)?;
     let tensors = read_tensors::assemble(&config, source, &header, path)?;
     let made = made(path, &files[0].1, &fields, &vocabulary, card(&header))?;

@@ -189,8 +189,8 @@ struct LayerSizes {
 impl LayerSizes {
     fn read(keys: &Keys, source: Source, layers: u64, path: &Path) -> Result<Self> {
         // Before there is a list for each of them.
-        if layers > MAX_LAYERS {
-            return Err(Error::bad_file(path, format!("block_count: expected at most {MAX_LAYERS}, found {layers}")));
+        if !(1..=MAX_LAYERS).contains(&layers) {
+            return Err(Error::bad_file(path, format!("block_count: expected 1 to {MAX_LAYERS}, found {layers}")));
         }
         let read = |name: &str| {
             let sizes =

@@ -5,13 +5,16 @@ use serde_json::{Map, Value, json};
 use super::{
     frequencies::llama3,
     keys::{Keys, shortest},
-    metadata::TRUNCATE,
+    metadata::{SECTION, TRUNCATE},
     names::{FREQUENCY_FACTORS, LONG_FACTORS},
     target::never_rounds,
 };
 use crate::{
     error::Result,
-    model::architecture::{Architecture, Position, RopeLayers, RotaryPart},
+    model::{
+        Rope,
+        architecture::{Architecture, Position, RopeLayers, RotaryPart},
+    },
 };
 
 /// What divides the frequencies, where the file has tensors of that.
@@ -65,7 +68,8 @@ pub fn rotary(
         }
         [None, None] => {
             let own = row.attention.default_scaling;
-            match scaling(keys, rotary, theta, factors.plain.as_deref())? {
+            let stated = stated(keys, row, head_dim, theta, factors.plain.as_deref())?;
+            match scaling(keys, rotary, theta, factors.plain.as_deref(), stated)? {
                 // Without a section, it would be that of the class.
                 Value::Null if own.is_some() => json!({ "rope_type": "default" }),
                 // The file does not say it of models that do not round.
@@ -119,20 +123,52 @@ fn portion(rotary: u64, head_dim: u64) -> f64 {
     if (head_dim as f64 * share) as u64 == rotary { share } else { share * (1.0 + f64::EPSILON) }
 }
 
-fn scaling(keys: &Keys, rotary: u64, theta: f64, factors: Option<&[f32]>) -> Result<Value> {
-    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
+/// The section that stands beside the frequencies of a ramp of its own, if it is the one that they follow.
+fn stated(
+    keys: &Keys,
+    row: &Architecture,
+    head_dim: u64,
+    theta: f64,
+    factors: Option<&[f32]>,
+) -> Result<Option<Value>> {
+    let (Some(text), Some(factors)) = (keys.text(SECTION)?, factors) else { return Ok(None) };
+    let Ok(section) = serde_json::from_str::<Value>(text) else { return Ok(None) };
+    let magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    if factors.len() as u64 * 2 != head_dim {
+        return Ok(None);
+    }
+    let (base, _) = row.fields.rotary;
+    let fields = [(base.to_owned(), theta.into()), ("rope_scaling".to_owned(), section.clone())].into_iter().collect();
+    let positions = keys.size("context_length")? as usize;
+    let Ok(rope) = Rope::from_fields(&fields, keys.path(), row, head_dim as usize, positions) else { return Ok(None) };
+    let near = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-5;
+    let follows = |(pair, (factor, frequency)): (usize, (&f32, &f32))| {
+        near(theta.powf(-2.0 * pair as f64 / head_dim as f64) / f64::from(*factor), f64::from(*frequency))
+    };
+    let pairs = factors.iter().zip(&rope.inverse_frequencies);
+    let same = factors.len() == rope.inverse_frequencies.len() && pairs.enumerate().all(follows);
+    Ok((same && near(magnitude, f64::from(rope.attention_factor))).then_some(section))
+}
+
+fn scaling(keys: &Keys, rotary: u64, theta: f64, factors: Option<&[f32]>, stated: Option<Value>) -> Result<Value> {
+    // As llama.cpp takes it: what is not said is linear, and what is said to be none is not scaled whatever the factor.
+    let kind = keys.text("rope.scaling.type")?.unwrap_or("linear");
     let old = keys.number("rope.scale_linear")?;
-    let factor = keys.number("rope.scaling.factor")?.or(old).unwrap_or(1.0);
+    let factor = keys.number("rope.scaling.factor")?.or(old).filter(|factor| *factor != 0.0 && kind != "none");
+    let factor = factor.unwrap_or(1.0);
     let magnitude = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
     let original = keys.optional_size("rope.scaling.original_context_length")?;
     let yarn = ["beta_fast", "beta_slow", "ext_factor", "attn_factor"];
     let mut of_yarn = yarn.map(|name| (name, keys.number(&format!("rope.scaling.yarn_{name}"))));
+    if let Some(section) = stated.filter(|_| ["none", "linear"].contains(&kind) && factor == 1.0) {
+        return Ok(section);
+    }
     if kind != "yarn" && magnitude != 1.0 {
         let reason = "only a model with yarn scaling is known to multiply cosines and sines";
         return Err(keys.unsupported("rope.scaling.attn_factor", &magnitude.into(), reason));
     }
     if let Some(factors) = factors {
-        if kind != "none" || factor != 1.0 {
+        if !["none", "linear"].contains(&kind) || factor != 1.0 {
             let reason = "factors for each frequency beside another rule are not implemented";
             return Err(keys.unsupported("rope.scaling.type", &kind.into(), reason));
         }
@@ -142,9 +178,9 @@ fn scaling(keys: &Keys, rotary: u64, theta: f64, factors: Option<&[f32]>) -> Res
         });
     }
     match kind {
-        "none" if old.is_none() => Ok(Value::Null),
-        "linear" | "none" if factor == 1.0 => Ok(Value::Null),
-        "linear" | "none" => Ok(json!({ "rope_type": "linear", "factor": shortest(factor) })),
+        "none" => Ok(Value::Null),
+        "linear" if factor == 1.0 => Ok(Value::Null),
+        "linear" => Ok(json!({ "rope_type": "linear", "factor": shortest(factor) })),
         "yarn" => {
             let mut section = Map::new();
             section.insert("rope_type".into(), "yarn".into());

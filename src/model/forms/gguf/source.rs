@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     checkpoint::{GgufEntry, GgufHeader},
-    error::{Error, Result},
+    error::{Error, Result, shortened},
     model::{
         architecture::{ARCHITECTURES, Architecture, Bias, BlockKind, Role, Weight},
         forms::{Gguf, OtherWidths},
@@ -65,7 +65,7 @@ impl Source {
                 one => known.push(one),
             });
             return Err(Error::UnknownArchitecture {
-                model_type: name.into(),
+                model_type: shortened(name),
                 path: path.into(),
                 known: known.join(", "),
             });

@@ -1,6 +1,8 @@
 //! Is a model found on the Hub, and put into the cache as huggingface_hub would, whatever the server does? A local
 //! server answers as the Hub does: with redirects, ranges, errors, and transfers that break.
 
+mod transfers;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -9,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -33,6 +35,12 @@ struct Mood {
     lies: bool,
     /// Whether it knows no ranges.
     no_ranges: bool,
+    /// Whether connections that break stay open, and nothing comes any more.
+    stalls: bool,
+    /// Whether it sends the beginning, whichever part it is asked for.
+    begins_anew: bool,
+    /// How many bytes more it sends than there are.
+    more: usize,
 }
 
 /// A request that came: address, and the headers that matter.
@@ -79,6 +87,7 @@ impl Server {
             token: Some("secret".into()),
             offline: false,
             patience: Duration::from_millis(1),
+            stall: Duration::from_secs(30),
         }
     }
 
@@ -150,12 +159,14 @@ fn answer(
     let Some(bytes) = path.strip_prefix("/cdn/").and_then(|name| files.get(name)) else {
         return say(404, "x-error-code: RepoNotFound\r\n", b"");
     };
-    let bytes = if mood.lies { vec![0; bytes.len()] } else { bytes.clone() };
+    let mut bytes = if mood.lies { vec![0; bytes.len()] } else { bytes.clone() };
+    bytes.resize(bytes.len() + mood.more, 0);
     let from = range
         .filter(|_| !mood.no_ranges)
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    let rest = &bytes[from.unwrap_or(0).min(bytes.len())..];
     let status = if from.is_some() { 206 } else { 200 };
+    let from = from.map(|from| if mood.begins_anew { 0 } else { from });
+    let rest = &bytes[from.unwrap_or(0).min(bytes.len())..];
     if from.is_some_and(|from| from >= bytes.len()) {
         return say(416, "", b"");
     }
@@ -167,8 +178,18 @@ fn answer(
         bytes.len() - 1,
         bytes.len()
     );
-    say(status, &more, &rest[..sent])
+    say(status, &more, &rest[..sent])?;
+    if mood.stalls && sent < rest.len() {
+        thread::spawn(move || {
+            thread::sleep(STALL);
+            drop(stream);
+        });
+    }
+    Ok(())
 }
+
+/// How long connections stay open that bring nothing.
+const STALL: Duration = Duration::from_secs(60);
 
 fn weights(seed: u8) -> Vec<u8> {
     (0..20_000u32).map(|at| (at.wrapping_mul(31) >> 3) as u8 ^ seed).collect()
@@ -246,54 +267,65 @@ fn what_counts_is_downloaded_once_into_the_cache_of_huggingface_hub() {
 }
 
 #[test]
-fn a_transfer_that_breaks_goes_on_where_it_was_and_another_process_can_do_so() {
-    let server = Server::new(&files());
-    let cache = tempfile::tempdir().expect("a directory");
-    let settings = server.settings(cache.path());
-    locked(&server.mood).breaks_after = Some(6000);
-    let found = find(Path::new("org/name"), &settings, &Silent).expect("a model");
-    assert!(fs::read(found.join("model.safetensors")).expect("weights") == weights(0));
-    let of = |came: Vec<Came>| {
-        came.into_iter().filter(|came| came.path.starts_with("/cdn")).filter_map(|came| came.range).collect::<Vec<_>>()
-    };
-    assert_eq!(of(server.came()), ["bytes=6000-", "bytes=12000-", "bytes=18000-"]);
-    // What an earlier process left, which may be more than all of it, or of a server without ranges.
-    for (left, no_ranges) in
-        [(weights(0)[..777].to_vec(), false), (weights(0)[..777].to_vec(), true), (vec![1; 30_000], false)]
-    {
-        *locked(&server.mood) = Mood { no_ranges, ..Mood::default() };
+fn weights_that_config_json_names_come_in_place_of_the_usual_ones() {
+    let config = json!({ "transformers_weights": "other.safetensors" }).to_string().into_bytes();
+    let index = json!({ "weight_map": { "a": "part.safetensors" } }).to_string().into_bytes();
+    let of = |named: &str| json!({ "transformers_weights": named }).to_string().into_bytes();
+    for (files, wanted) in [
+        (
+            vec![("model.safetensors", weights(0)), ("other.safetensors", weights(1)), ("config.json", config.clone())],
+            vec!["config.json", "other.safetensors"],
+        ),
+        (
+            vec![
+                ("model.safetensors", weights(0)),
+                ("part.safetensors", weights(1)),
+                ("other.safetensors.index.json", index),
+                ("config.json", of("other.safetensors.index.json")),
+            ],
+            vec!["config.json", "other.safetensors.index.json", "part.safetensors"],
+        ),
+    ] {
+        let server = Server::new(&files);
         let cache = tempfile::tempdir().expect("a directory");
-        let blobs = cache.path().join("models--org--name/blobs");
-        fs::create_dir_all(&blobs).expect("a directory");
-        fs::write(blobs.join(format!("{}.incomplete", hash(&weights(0)))), &left).expect("a part");
         let settings = server.settings(cache.path());
-        let found = find(Path::new("org/name"), &settings, &Silent);
-        assert!(fs::read(found.expect("a model").join("model.safetensors")).expect("weights") == weights(0));
-        let whole = of(server.came());
-        assert!(left.len() > 20_000 || whole == ["bytes=777-"], "{whole:?}");
+        let found = find(Path::new("org/name"), &settings, &Silent).expect("a model");
+        assert_eq!(names(&found), wanted);
+        let offline = Settings { offline: true, ..settings };
+        assert_eq!(find(Path::new("org/name"), &offline, &Silent).expect("the copy"), found);
+        // The usual ones are no help.
+        fs::remove_file(found.join(wanted[wanted.len() - 1])).expect("a link");
+        fs::write(found.join("model.safetensors"), b"").expect("a file");
+        refused("org/name", &offline);
     }
+    let server = Server::new(&[("model.safetensors", weights(0)), ("config.json", config)]);
+    let cache = tempfile::tempdir().expect("a directory");
+    let error = refused("org/name", &server.settings(cache.path()));
+    assert!(error.contains("names \"other.safetensors\"") && error.contains("does not have"), "{error}");
 }
 
 #[test]
-fn a_busy_server_is_asked_again() {
+fn a_commit_of_which_others_took_the_weights_alone_is_completed() {
     let server = Server::new(&files());
     let cache = tempfile::tempdir().expect("a directory");
-    locked(&server.mood).answers = vec![
-        ("/api/", 429, "retry-after: 0\r\n"),
-        ("/api/", 503, ""),
-        ("config.json", 500, ""),
-        ("/cdn/", 502, ""),
-        ("/cdn/", 408, ""),
-    ];
-    find(Path::new("org/name"), &server.settings(cache.path()), &Silent).expect("a model");
-    assert!(locked(&server.mood).answers.is_empty());
-    locked(&server.mood).answers = vec![("/api/", 503, ""); 5];
-    let other = tempfile::tempdir().expect("a directory");
-    let error = refused("org/name", &server.settings(other.path()));
-    assert!(error.contains("cannot be reached") && error.contains("503"), "{error}");
-    // Unless an earlier copy is there.
-    locked(&server.mood).answers = vec![("/api/", 503, ""); 5];
-    find(Path::new("org/name"), &server.settings(cache.path()), &Silent).expect("the copy");
+    let settings = server.settings(cache.path());
+    let name = format!("org/name@{COMMIT}");
+    let found = find(Path::new(&name), &settings, &Silent).expect("a model");
+    server.came();
+    find(Path::new(&name), &settings, &Silent).expect("the copy");
+    assert_eq!(server.came(), [], "a commit never changes");
+    fs::remove_file(found.join("tokenizer.json")).expect("a link");
+    find(Path::new(&name), &settings, &Silent).expect("a model");
+    assert!(found.join("tokenizer.json").is_file());
+}
+
+#[test]
+fn an_address_in_place_of_a_name_is_answered_with_the_name() {
+    let server = Server::new(&files());
+    let cache = tempfile::tempdir().expect("a directory");
+    let error = refused("https://huggingface.co/org/name/tree/v1", &server.settings(cache.path()));
+    assert!(error.ends_with("an address; give the name alone: org/name@v1"), "{error}");
+    assert_eq!(server.came(), []);
 }
 
 #[test]
@@ -321,19 +353,6 @@ fn what_cannot_be_had_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn wrong_bytes_do_not_stay() {
-    let server = Server::new(&files());
-    let cache = tempfile::tempdir().expect("a directory");
-    let settings = server.settings(cache.path());
-    locked(&server.mood).lies = true;
-    let error = refused("org/name", &settings);
-    assert!(error.contains("model.safetensors") && error.contains("another sha256"), "{error}");
-    locked(&server.mood).lies = false;
-    let found = find(Path::new("org/name"), &settings, &Silent).expect("a model");
-    assert!(fs::read(found.join("model.safetensors")).expect("weights") == weights(0));
-}
-
-#[test]
 fn shards_are_those_of_the_index_and_a_gguf_file_is_named() {
     let index = json!({ "weight_map": { "a": "model-1.safetensors", "b": "model-2.safetensors" } }).to_string();
     let sharded = [
@@ -353,7 +372,7 @@ fn shards_are_those_of_the_index_and_a_gguf_file_is_named() {
     let server = Server::new(&sharded[..3]);
     let other = tempfile::tempdir().expect("a directory");
     let error = refused("org/name", &server.settings(other.path()));
-    assert!(error.contains("names model-2.safetensors, which it has not"), "{error}");
+    assert!(error.contains("names model-2.safetensors, which the repository does not have"), "{error}");
     let server = Server::new(&[("x.Q4_K_M.gguf", weights(0)), ("x.Q8_0.gguf", weights(1)), ("README.md", vec![])]);
     let cache = tempfile::tempdir().expect("a directory");
     let settings = server.settings(cache.path());
@@ -421,35 +440,6 @@ fn offline_the_cache_alone_counts_and_a_path_that_is_there_always_does() {
         assert_eq!(find(path, &server.settings(cache.path()), &Silent).expect("a path"), path);
     }
     assert_eq!(server.came(), []);
-}
-
-/// Stops the work after some bytes.
-struct Stop(Mutex<u64>);
-
-impl Progress for Stop {
-    fn begin(&self, _: &'static str, _: u64) {}
-
-    fn advance(&self, steps: u64) -> Result<(), Error> {
-        let mut seen = locked(&self.0);
-        *seen += steps;
-        if *seen > 5000 { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
-    fn note(&self, _: &str) {}
-}
-
-#[test]
-fn ctrl_c_keeps_what_came() {
-    let server = Server::new(&files());
-    let cache = tempfile::tempdir().expect("a directory");
-    let settings = server.settings(cache.path());
-    let stopped = find(Path::new("org/name"), &settings, &Stop(Mutex::new(0)));
-    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
-    let mut part = Vec::new();
-    let path = cache.path().join("models--org--name/blobs").join(format!("{}.incomplete", hash(&weights(0))));
-    fs::File::open(path).and_then(|mut file| file.read_to_end(&mut part)).expect("a part");
-    assert!(!part.is_empty() && weights(0).starts_with(&part), "{} bytes", part.len());
-    find(Path::new("org/name"), &settings, &Silent).expect("a model");
 }
 
 #[test]
