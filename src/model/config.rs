@@ -388,7 +388,6 @@ impl Config {
     }
 }
 
-/// The row of a `model_type` without what comes before it in `written`.
 /// Puts the width under the name that the row has for it.
 fn rename_former(raw: &mut Map<String, Value>) {
     let Some(stem) = raw.get("model_type").and_then(Value::as_str) else { return };
@@ -401,6 +400,7 @@ fn rename_former(raw: &mut Map<String, Value>) {
     }
 }
 
+/// The row of a `model_type` without what comes before it in `written`.
 fn row(reader: &Reader, stem: &str, written: &str) -> Result<&'static Architecture> {
     let mut rows = ARCHITECTURES.iter().filter(|row| row.model_type == stem).peekable();
     let Some(first) = rows.peek().copied() else {

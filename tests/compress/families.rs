@@ -93,7 +93,7 @@ const REFUSED: [(&str, &[(Axis, &str)]); 15] = [
     ("gpt_neox_parallel", &[(Axis::Width, NO_FORM), (Axis::Heads, ALONE), (Axis::KvHeads, BY_WIDTH)]),
     ("starcoder2_tied", &[(Axis::Width, TIED)]),
     ("qwen3_moe_normalised", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS)]),
-    ("qwen3_moe_top_all", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Experts, ONE)]),
+    ("qwen3_moe_top_all", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Experts, "a token goes to all")]),
     ("olmoe_plain", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Heads, SPAN), (Axis::KvHeads, SPAN)]),
     ("gpt_oss_plain", &[(Axis::Width, MIXTURE), (Axis::Mlp, OF_EXPERTS), (Axis::Heads, SINKS), (Axis::KvHeads, SINKS)]),
 ];
