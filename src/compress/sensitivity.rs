@@ -94,18 +94,23 @@ impl<'a> Sensing<'a> {
         Self { model, rows, memory, directory, progress }
     }
 
+    /// The first sequences that have a next token, of about this many tokens.
+    pub fn first(&self, tokens: usize) -> Vec<Vec<u32>> {
+        let mut seen = 0;
+        let first = self.rows.iter().filter(|row| row.len() > 1).take_while(|row| {
+            let before = seen;
+            seen += row.len();
+            before < tokens
+        });
+        first.cloned().collect()
+    }
+
     /// Sums the gradients, or resumes; `None` if it was stopped.
     ///
     /// # Errors
     /// Those of [`Gradients::sit`].
     pub fn run(&self, gpu: &Gpu, sitting: &mut Sitting) -> Result<Option<Sensitivities<'a>>> {
-        let mut seen = 0;
-        let first = self.rows.iter().filter(|row| row.len() > 1).take_while(|row| {
-            let before = seen;
-            seen += row.len();
-            before < TOKENS
-        });
-        let rows: Vec<Vec<u32>> = first.cloned().collect();
+        let rows = self.first(TOKENS);
         let gradients = Gradients {
             gpu,
             model: self.model,

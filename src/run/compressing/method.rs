@@ -9,14 +9,14 @@ use super::{
         request::Request,
         units::{grouped, percent_removed},
     },
-    ranking::{Gradients, ranking, ranking_peak, ranking_seconds},
+    ranking::{ranking, ranking_peak, ranking_seconds},
     recovery::{CompressSnapshot, Made, Recovery},
     report::CompressReport,
     request::{CompressImportance, CompressRequest},
 };
 use crate::{
     checkpoint::TensorPlan,
-    compress::{self, Axis, Goal, Options, Plan},
+    compress::{self, Axis, Goal, Options, Plan, Sensing},
     error::{Error, Result},
     gpu::Gpu,
     model::{Config, Model},
@@ -39,7 +39,7 @@ fn left(goal: Goal, axes: &[Axis], model: &Model) -> Goal {
 /// Finds what heads and channels leave by, from where it was stopped; returns false if it is stopped again.
 fn rank(
     gpu: &Gpu,
-    of: Gradients,
+    of: Sensing,
     found: &mut CompressSnapshot,
     commit: &mut dyn FnMut(&CompressSnapshot) -> Result<bool>,
 ) -> Result<bool> {
@@ -245,7 +245,7 @@ impl Method for Compress {
         if found.cut.written().is_none() {
             let directory = draft.as_ref().unwrap_or(directory);
             if self.request.importance == CompressImportance::Taylor && found.ranking.is_none() {
-                let of = Gradients { model, rows, memory, directory, progress };
+                let of = Sensing { model, rows, memory, directory, progress };
                 if !rank(gpu, of, &mut found, commit)? {
                     return Ok(found);
                 }

@@ -1,12 +1,11 @@
 //! What leaves by LLM-Pruner's gradients: `--importance taylor`.
 
 use crate::{
-    checkpoint::{Dtype, OutputDirectory},
-    compress::Ranking,
+    checkpoint::Dtype,
+    compress::{Ranking, Sensing},
     error::Result,
     gpu::Gpu,
-    model::{Config, Kept, Model},
-    progress::Progress,
+    model::{Config, Kept},
     prune::{self, Aggregate, Groups, Importance, LayerImportance},
     stream::{Extent, MemoryPlan, Peak, Sitting, Speed, Types},
 };
@@ -31,30 +30,15 @@ fn options(config: &Config) -> prune::Options {
     }
 }
 
-/// A model, calibration sequences, and where what resuming needs lies.
-pub struct Gradients<'a> {
-    pub model: &'a Model,
-    pub rows: &'a [Vec<u32>],
-    pub memory: MemoryPlan,
-    pub directory: &'a OutputDirectory,
-    pub progress: &'a dyn Progress,
-}
-
 /// What the heads and channels of all layers matter to the loss of the first calibration sequences; `None` if it was
 /// stopped.
 ///
 /// # Errors
 /// Those of [`prune::Job::importances`].
-pub fn ranking(gpu: &Gpu, of: Gradients, sitting: &mut Sitting) -> Result<Option<Vec<Ranking>>> {
-    let Gradients { model, rows, memory, directory, progress } = of;
+pub fn ranking(gpu: &Gpu, of: Sensing, sitting: &mut Sitting) -> Result<Option<Vec<Ranking>>> {
+    let rows = of.first(TOKENS);
+    let Sensing { model, memory, directory, progress, .. } = of;
     let config = model.config();
-    let mut seen = 0;
-    let first = rows.iter().filter(|row| row.len() > 1).take_while(|row| {
-        let before = seen;
-        seen += row.len();
-        before < TOKENS
-    });
-    let rows: Vec<Vec<u32>> = first.cloned().collect();
     let options = &options(config);
     let whole: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
     let job = prune::Job { model, rows: &rows, options, memory, directory, progress };
