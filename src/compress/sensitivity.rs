@@ -185,17 +185,16 @@ impl<'a> Sensitivities<'a> {
     /// As [`Sensitivities::matrix`]; [`Error::Numerical`].
     pub fn metric(&self, layer: usize, step: Step, back: Option<&[f32]>) -> Result<Option<Metric>> {
         let Some(m) = self.matrix(layer, step)? else { return Ok(None) };
-        let width = self.hidden_size;
-        let metric = match back {
-            Some(back) => {
-                let kept = back.len() / width;
-                let back = Mat::from_fn(width, kept, |i, j| f64::from(back[i * kept + j]));
-                Metric::new((back.transpose() * m * &back).as_ref())
-            }
-            None => Metric::new(m.as_ref()),
-        };
-        metric.map(Some)
+        let m = back.map_or_else(|| m.clone(), |back| narrowed(&m, back));
+        Metric::new(m.as_ref()).map(Some)
     }
+}
+
+/// Bᵀ·M·B, for B `[D, width]`, row-major.
+fn narrowed(m: &Mat<f64>, back: &[f32]) -> Mat<f64> {
+    let kept = back.len() / m.nrows();
+    let back = Mat::from_fn(m.nrows(), kept, |i, j| f64::from(back[i * kept + j]));
+    back.transpose() * m * &back
 }
 
 /// With a number, as all that methods keep beside an output.
@@ -247,5 +246,26 @@ impl Collect for Summing<'_, '_> {
         }
         self.of.checksums = found.chunks_exact(2).map(|of| (of[0] as u64) << 32 | of[1] as u64).collect();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_in_a_narrower_stream_counts_as_where_it_is_carried_back_to() {
+        let m = Mat::from_fn(3, 3, |i, j| [[2.0, 0.5, 0.0], [0.5, 1.0, -0.25], [0.0, -0.25, 4.0]][i][j]);
+        let back = [0.5f32, 1.0, -1.0, 0.25, 2.0, 3.0];
+        let (lost, small) = ([3.0, -2.0], narrowed(&m, &back));
+        let carried: Vec<f64> = back.chunks(2).map(|row| row[0] as f64 * lost[0] + row[1] as f64 * lost[1]).collect();
+        let energy = |m: &Mat<f64>, e: &[f64]| {
+            (0..e.len())
+                .flat_map(|i| (0..e.len()).map(move |j| (i, j)))
+                .map(|(i, j)| e[i] * m[(i, j)] * e[j])
+                .sum::<f64>()
+        };
+        assert_eq!(small.nrows(), 2);
+        assert!((energy(&small, &lost) - energy(&m, &carried)).abs() < 1e-9);
     }
 }
