@@ -13,12 +13,12 @@
 //! Where a norm comes after a block, it makes of anything what has that norm's length: the target is then what the dense
 //! block gives before it, o, with each token's error divided by the root mean square of that, t = o.
 //!
-//! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]), what
-//! is lost of a direction counting by how much the predictions mind (`sensitivity`), and then what wrote them. Where layers are left
-//! out, the dense model runs through them alone, and the write before the gap is fitted to the residual after it. Until
-//! the first cut both residuals are the same: nothing is fitted there, and what is written is what was read. Where the
-//! width is whole, S' and T₀ are the identity, norms stay as they are, and so do the weights that read: on the models
-//! that were tried, fitting these won nothing that the writes after them did not.
+//! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]),
+//! what is lost of a direction counting by how much the predictions mind (`sensitivity`), and then what wrote them.
+//! Where layers are left out, the dense model runs through them alone, and the write before the gap is fitted to the
+//! residual after it. Until the first cut both residuals are the same: nothing is fitted there, and what is written is
+//! what was read. Where the width is whole, S' and T₀ are the identity, norms stay as they are, and so do the weights
+//! that read: on the models that were tried, fitting these won nothing that the writes after them did not.
 
 use std::{cell::RefCell, ops::Range, time::Instant};
 

@@ -64,8 +64,8 @@ pub struct BlockGradients {
     /// their weights.
     pub head_norms: [AffineGradients; 2],
     pub linears: Vec<LinearGradients>,
-    /// Σ d·dᵀ over tokens of the gradient d of what the block makes, before the norm of that, `[hidden_size, hidden_size]`,
-    /// of which the upper triangle means something.
+    /// Σ d·dᵀ over tokens of the gradient d of what the block makes, before the norm of that, `[hidden_size,
+    /// hidden_size]`, of which the upper triangle means something.
     pub result: Option<Matrix>,
 }
 

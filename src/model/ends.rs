@@ -132,7 +132,8 @@ impl Readout {
     }
 }
 
-/// A next token for each token of a batch, drawn from what the model predicts, a slice of the vocabulary after the other.
+/// A next token for each token of a batch, drawn from what the model predicts, a slice of the vocabulary after the
+/// other.
 pub struct Draw {
     options: SampleOptions,
     best: Matrix,

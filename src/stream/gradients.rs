@@ -116,8 +116,8 @@ pub struct Gradients<'a> {
     pub apart: bool,
     /// What is changed of the weights of a layer before they are used, if anything.
     pub change: Option<&'a Change<'a>>,
-    /// The seed of next tokens that are drawn from what the model itself predicts, in place of those of the sequences; these
-    /// if `None`.
+    /// The seed of next tokens that are drawn from what the model itself predicts, in place of those of the sequences;
+    /// these if `None`.
     pub drawn: Option<u32>,
     /// What is trained, and how; all weights of the file, by the loss of all next tokens, if `None`.
     pub training: Option<Training<'a>>,

@@ -23,9 +23,9 @@ pub fn residual_bytes(config: &Config, sequences: &Extent) -> u64 {
     (config.points() as u64 + 3) * sequences.tokens as u64 * row_bytes(config.hidden_size)
 }
 
-/// What gradients take of sequences that go through a model `tokens` at a time; `rope` is the size of the table of rotary
-/// angles, `element_size` that of a stored value, `sums` what a step's gradients take on the GPU. What is made of them
-/// on the host is not in it, nor what is written or kept to be resumed.
+/// What gradients take of sequences that go through a model `tokens` at a time; `rope` is the size of the table of
+/// rotary angles, `element_size` that of a stored value, `sums` what a step's gradients take on the GPU. What is made
+/// of them on the host is not in it, nor what is written or kept to be resumed.
 pub fn gradients_peak(
     memory: &MemoryPlan,
     config: &Config,

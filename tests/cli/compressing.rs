@@ -10,8 +10,8 @@ const METHODS: [(&[&str], &str); 2] = [
     (&["--effort", "quick", "--importance", "taylor"], "every axis once, one candidate, gradients first"),
 ];
 
-/// Commits of a compression: layers forward, the loss, and layers back of gradients of either kind, layers of the survey,
-/// probes, candidates, layers of what is written.
+/// Commits of a compression: layers forward, the loss, and layers back of gradients of either kind, layers of the
+/// survey, probes, candidates, layers of what is written.
 fn commits(runs: &Runs, out: &str) -> usize {
     let Some(state) = runs.state(out) else { return 0 };
     let state = &state["slicing"];

@@ -8,7 +8,8 @@ use slicegpt_gpu::{
 
 use super::*;
 
-/// By layer and step: second moments of the gradient of what a block makes, and the gradient of the weight that makes it.
+/// By layer and step: second moments of the gradient of what a block makes, and the gradient of the weight that makes
+/// it.
 struct Both<'g> {
     gpu: &'g Gpu,
     found: Vec<(usize, usize, Vec<f32>, Vec<f32>)>,
