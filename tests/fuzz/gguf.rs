@@ -76,18 +76,23 @@ fn mutated(whole: &[u8], header: usize, random: &mut Random) -> Vec<u8> {
     bytes
 }
 
+/// Each of [`FIXTURES`] as a file at `path`, which can be read: its bytes, and where its data begins.
+fn whole_files(directory: &Path, path: &Path) -> [(Vec<u8>, usize); FIXTURES.len()] {
+    FIXTURES.map(|name| {
+        let bytes = whole_file(name, directory);
+        let header = GgufHeader::parse(&bytes, Path::new("whole")).expect("a header");
+        let begins = header.tensors.values().map(|entry| entry.offset).min().expect("tensors") as usize;
+        fs::write(path, &bytes).expect("a file");
+        Model::open(path).unwrap_or_else(|error| panic!("{name}, whole: {error}"));
+        (bytes, begins)
+    })
+}
+
 #[test]
 fn gguf_files() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("x.gguf");
-    let whole = FIXTURES.map(|name| {
-        let bytes = whole_file(name, directory.path());
-        let header = GgufHeader::parse(&bytes, Path::new("whole")).expect("a header");
-        let begins = header.tensors.values().map(|entry| entry.offset).min().expect("tensors") as usize;
-        fs::write(&path, &bytes).expect("a file");
-        Model::open(&path).unwrap_or_else(|error| panic!("{name}, whole: {error}"));
-        (bytes, begins)
-    });
+    let whole = whole_files(directory.path(), &path);
     cases(
         "GGUF",
         2_000,
@@ -96,6 +101,43 @@ fn gguf_files() {
             let which = random.below(2 * FIXTURES.len() as u32) as usize;
             let (bytes, begins) = whole.get(which).unwrap_or(&whole[0]);
             let changed = mutated(bytes, *begins, random);
+            fs::write(&path, &changed).expect("a file");
+            changed.len()
+        },
+        |_| Model::open(&path).map(drop),
+    );
+}
+
+/// Where the numbers of the metadata stand that are 32 bits, unsigned.
+fn numbers(whole: &[u8]) -> Vec<usize> {
+    let header = GgufHeader::parse(whole, Path::new("whole")).expect("a header");
+    let after = |key: &String| {
+        let before = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &U32.to_le_bytes()].concat();
+        whole.windows(before.len()).position(|bytes| bytes == before).map(|at| at + before.len())
+    };
+    header.metadata.keys().filter_map(after).collect()
+}
+
+/// The number of the type in a file.
+const U32: u32 = 4;
+
+/// Sizes that are many times what they were still divide each other as they should, and get further than others.
+#[test]
+fn gguf_files_whose_sizes_are_many_times_what_they_are() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("x.gguf");
+    let whole = whole_files(directory.path(), &path).map(|(bytes, _)| (numbers(&bytes), bytes));
+    cases(
+        "sizes of GGUF",
+        2_000,
+        |random| {
+            let (places, bytes) = &whole[random.below(FIXTURES.len() as u32) as usize];
+            let mut changed = bytes.clone();
+            for _ in 0..=random.below(3) {
+                let place = &mut changed[places[random.below(places.len() as u32) as usize]..][..4];
+                let number = u32::from_le_bytes([place[0], place[1], place[2], place[3]]);
+                place.copy_from_slice(&(number << random.below(28)).to_le_bytes());
+            }
             fs::write(&path, &changed).expect("a file");
             changed.len()
         },

@@ -28,11 +28,42 @@ pub struct DeltaTensor {
     pub rates: bool,
 }
 
-/// What is in another order there: for each place there, the place here.
+/// What is in another order there.
 pub enum Turn {
     Nothing,
-    Rows(Vec<usize>),
-    Columns(Vec<usize>),
+    Rows(Heads),
+    Columns(Heads),
+}
+
+/// Rows or columns of value heads, after some that are of none. Their numbers are listed only when they are asked for:
+/// a file may say that there are any number of them, until its tensors have been looked at.
+pub struct Heads {
+    before: usize,
+    /// Of each head.
+    width: usize,
+    key_heads: usize,
+    value_heads: usize,
+}
+
+impl Heads {
+    /// For each place there, the place here.
+    fn here(&self) -> Vec<usize> {
+        let Self { before, width, key_heads, value_heads } = *self;
+        let group = value_heads / key_heads.max(1);
+        let of_heads = (0..value_heads).flat_map(|head| {
+            let here = head % key_heads * group + head / key_heads;
+            (0..width).map(move |at| before + here * width + at)
+        });
+        (0..before).chain(of_heads).collect()
+    }
+
+    /// For each place here, the place there.
+    pub fn there(&self) -> Vec<usize> {
+        let here = self.here();
+        let mut there = vec![0; here.len()];
+        here.into_iter().enumerate().for_each(|(at, here)| there[here] = at);
+        there
+    }
 }
 
 /// Whether a linear weight is one of [`tensors`].
@@ -47,13 +78,9 @@ pub fn tensors(config: &Config, layer: usize) -> Vec<DeltaTensor> {
     let (Some(DeltaNet { shape, .. }), Some(beside)) = (spec.delta, config.delta_tensors(layer)) else {
         return Vec::new();
     };
-    let (names, group) = (Names::of(config), shape.value_heads / shape.key_heads.max(1));
-    let here = |head: usize| head % shape.key_heads * group + head / shape.key_heads;
-    // Value heads of this width each, after rows that are of none.
-    let heads = |before: usize, width: usize| -> Vec<usize> {
-        let of_heads = (0..shape.value_heads).flat_map(|head| (0..width).map(move |at| (head, at)));
-        (0..before).chain(of_heads.map(|(head, at)| before + here(head) * width + at)).collect()
-    };
+    let names = Names::of(config);
+    let (key_heads, value_heads) = (shape.key_heads, shape.value_heads);
+    let heads = |before: usize, width: usize| Heads { before, width, key_heads, value_heads };
     let (keys, width) = (2 * shape.key_heads * shape.key_dim, shape.value_dim);
     let mut list = Vec::new();
     for weight in config.weights(layer).filter(|weight| holds(spec, weight)) {
@@ -106,25 +133,21 @@ impl DeltaTensor {
             false => each(&values),
         };
         match &self.turn {
-            Turn::Rows(order) if self.shape.len() == 1 => {
+            Turn::Rows(heads) if self.shape.len() == 1 => {
                 let values = matrix.rows_f32(0..matrix.rows)?;
-                each(order.iter().map(|here| values[*here]).collect())
+                each(heads.here().iter().map(|here| values[*here]).collect())
             }
-            Turn::Rows(order) => order.chunk_by(|one, next| one + 1 == *next).try_for_each(|run| {
+            Turn::Rows(heads) => heads.here().chunk_by(|one, next| one + 1 == *next).try_for_each(|run| {
                 run.chunks(together).try_for_each(|rows| each(matrix.rows_f32(rows[0]..rows[0] + rows.len())?))
             }),
-            Turn::Columns(order) => (0..matrix.rows).step_by(together).try_for_each(|first| {
-                let values = matrix.rows_f32(first..(first + together).min(matrix.rows))?;
-                each(values.chunks(matrix.cols).flat_map(|row| order.iter().map(|here| row[*here])).collect())
-            }),
+            Turn::Columns(heads) => {
+                let order = heads.here();
+                (0..matrix.rows).step_by(together).try_for_each(|first| {
+                    let values = matrix.rows_f32(first..(first + together).min(matrix.rows))?;
+                    each(values.chunks(matrix.cols).flat_map(|row| order.iter().map(|here| row[*here])).collect())
+                })
+            }
             Turn::Nothing => each(matrix.rows_f32(0..matrix.rows)?),
         }
     }
-}
-
-/// For each place here, the place there.
-pub fn inverse(order: &[usize]) -> Vec<usize> {
-    let mut inverse = vec![0; order.len()];
-    order.iter().enumerate().for_each(|(there, here)| inverse[*here] = there);
-    inverse
 }

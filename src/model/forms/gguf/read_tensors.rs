@@ -157,8 +157,8 @@ impl Maker<'_> {
         self.check_rows(&name, &entry, width)?;
         let (rows, columns) = match &tensor.turn {
             Turn::Nothing => ((0..count).collect(), None),
-            Turn::Rows(order) => (delta::inverse(order).into(), None),
-            Turn::Columns(order) => ((0..count).collect(), Some(delta::inverse(order))),
+            Turn::Rows(heads) => (heads.there().into(), None),
+            Turn::Columns(heads) => ((0..count).collect(), Some(heads.there())),
         };
         let mut made = Assembled::new(tensor.ours.shape, vec![entry.part(width, rows)], false);
         if let Some(columns) = columns {
