@@ -72,6 +72,7 @@ impl Able {
             effort: Effort::Quick,
             dtype: Types::One(Dtype::F32),
             ridge: 0.01,
+            seed: 42,
             per_layer: false,
         };
         // Of some, such as those of one layer, there is nothing to cut.

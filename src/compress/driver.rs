@@ -124,7 +124,7 @@ impl Job<'_> {
             state.sensing = Some(passed.clone());
             commit(state)
         };
-        let found = Sensing::of(self).run(gpu, &mut Sitting::after(from, &mut each))?;
+        let found = Sensing::of(self).run(gpu, self.options.seed, &mut Sitting::after(from, &mut each))?;
         let Some(found) = found else { return Ok(None) };
         let passed = state.sensing.take();
         state.sensed = Some(found.checksums().to_vec());

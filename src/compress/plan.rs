@@ -71,6 +71,8 @@ pub struct Options {
     pub per_layer: bool,
     /// The ridge of the least squares, as a share of the regressors' mean energy.
     pub ridge: f64,
+    /// Of the next tokens that are drawn for the gradients that heads and channels leave by.
+    pub seed: u64,
     /// Types of the written tensors.
     pub dtype: Types,
 }

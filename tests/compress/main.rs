@@ -75,6 +75,7 @@ fn options(model: &Model, goal: Goal, axes: &[Axis]) -> Options {
         effort: Effort::Normal,
         per_layer: false,
         ridge: 0.01,
+        seed: 42,
         dtype: Types::own(&model.store),
     }
 }

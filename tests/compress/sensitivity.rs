@@ -1,9 +1,10 @@
 //! What selections go by: second moments of gradients, of next tokens that the model has drawn itself.
 
 use slicegpt_gpu::{
+    compress::Sensing,
     model::{BatchSize, StepGradients, Wanted, architecture::Role},
     reference::Network,
-    stream::{Collect, Gradients, GradientsAt},
+    stream::{Collect, Gradients, GradientsAt, Sitting},
 };
 
 use super::*;
@@ -137,4 +138,24 @@ fn next_tokens_that_are_drawn_are_those_that_the_model_predicts() {
     // However sequences are batched, and by the seed alone.
     assert!((loss(Some(1), 4) - found).abs() < 1e-5 * found);
     assert!(loss(Some(2), 1) != found);
+}
+
+#[test]
+fn the_sums_are_of_draws_by_the_seed() {
+    let gpu = support::gpu();
+    let model = parity("llama_gqa_tied");
+    let rows = rows(&model, &[33, 28]);
+    let sums = |seed: u64| {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let directory = OutputDirectory::create(&temporary.path().join("sums"), false).expect("an output");
+        let memory = MemoryPlan::unlimited(None);
+        let sensing = Sensing { model: &model, rows: &rows, memory, directory: &directory, progress: &Silent };
+        let sums = sensing.run(&gpu, seed, &mut Sitting::whole()).expect("sums").expect("all of them");
+        sums.checksums().to_vec()
+    };
+    let first = sums(42);
+    assert_eq!(first, sums(42));
+    for other in [43, 42 | 1 << 32] {
+        assert_ne!(first, sums(other), "seed {other}");
+    }
 }

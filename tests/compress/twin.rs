@@ -119,7 +119,7 @@ fn what_is_selected_and_fitted_is_what_the_formulas_say() {
         let directory = OutputDirectory::create(&temporary.path().join("sums"), false).expect("an output");
         let memory = MemoryPlan::unlimited(None);
         let sensing = Sensing { model: &model, rows: &rows, memory, directory: &directory, progress: &Silent };
-        let sensitivities = sensing.run(&gpu, &mut Sitting::whole()).expect("sums").expect("all of them");
+        let sensitivities = sensing.run(&gpu, options.seed, &mut Sitting::whole()).expect("sums").expect("all of them");
         let dense = Network::load(&model.store).expect("a network");
         let fused = Network::load_fused(&model.store).expect("a network");
         let metric = |layer: usize, step: usize| {

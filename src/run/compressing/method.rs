@@ -92,7 +92,7 @@ impl Method for Compress {
 
     fn plan(model: &Model, request: &Request<CompressRequest>) -> Result<Self> {
         let dtype = request.dtype.map_or_else(|| Types::own(&model.store), Types::One);
-        let mut options = request.method.options(dtype);
+        let mut options = request.method.options(request.seed, dtype);
         options.check()?;
         request.method.check(model.config())?;
         if request.method.vocabulary.is_some() {

@@ -89,10 +89,10 @@ impl CompressRequest {
     }
 
     /// The options that this comes to.
-    pub fn options(&self, dtype: Types) -> Options {
+    pub fn options(&self, seed: u64, dtype: Types) -> Options {
         let axes = self.axes.clone().unwrap_or_else(|| Axis::ALL.to_vec());
         let Self { goal, effort, per_layer, ridge, .. } = *self;
-        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, ridge, dtype }
+        Options { goal, axes, chosen: self.axes.is_some(), effort, per_layer, ridge, seed, dtype }
     }
 }
 
