@@ -1,5 +1,7 @@
 //! Is what we write whole or absent, and kept where it can be resumed?
 
+mod support;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,6 +16,7 @@ use slicegpt_gpu::{
         sha256, shards,
     },
 };
+use support::names;
 use tempfile::TempDir;
 
 fn temporary() -> TempDir {
@@ -24,15 +27,6 @@ fn put(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = directory.join(name);
     fs::write(&path, bytes).expect("a written file");
     path
-}
-
-fn entries(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory)
-        .expect("a directory")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 fn plan(name: &str, shape: &[usize], dtype: Dtype) -> TensorPlan {
@@ -50,25 +44,25 @@ fn an_unfinished_output_leaves_nothing_behind() {
     assert!(!parent.path().join("out").exists(), "nothing has the final name before the end");
     assert!(writer.finish().is_err_and(|error| error.to_string().contains("not complete")));
     drop(output);
-    assert_eq!(entries(parent.path()), Vec::<String>::new());
+    assert_eq!(names(parent.path()), Vec::<String>::new());
 
     let file = parent.path().join("logits.safetensors");
     let mut out = TensorFile::create(FileTarget::new(&file, false).expect("a name"), plans.to_vec()).expect("a file");
     out.write("a", &[0; 16]).expect("a tensor");
     assert!(!parent.path().join("logits.safetensors").exists());
     drop(out);
-    assert_eq!(entries(parent.path()), Vec::<String>::new());
+    assert_eq!(names(parent.path()), Vec::<String>::new());
 }
 
 #[test]
 fn directories_made_for_an_unfinished_output_go_with_it() {
     let parent = temporary();
     drop(OutputDirectory::create(&parent.path().join("deep/er/out"), false).expect("an output"));
-    assert_eq!(entries(parent.path()), Vec::<String>::new());
+    assert_eq!(names(parent.path()), Vec::<String>::new());
     fs::create_dir(parent.path().join("deep")).expect("a directory");
     drop(OutputDirectory::create(&parent.path().join("deep/er/out"), false).expect("an output"));
-    assert_eq!(entries(parent.path()), ["deep"], "what was there before stays");
-    assert_eq!(entries(&parent.path().join("deep")), Vec::<String>::new());
+    assert_eq!(names(parent.path()), ["deep"], "what was there before stays");
+    assert_eq!(names(&parent.path().join("deep")), Vec::<String>::new());
 }
 
 #[test]
@@ -108,8 +102,8 @@ fn reads_back(most: u64, files: &[&str]) {
     }
     writer.finish().expect("all tensors");
     output.finish().expect("the output");
-    assert_eq!(entries(&parent.path().join("deep/er")), ["out"]);
-    assert_eq!(entries(&target), files);
+    assert_eq!(names(&parent.path().join("deep/er")), ["out"]);
+    assert_eq!(names(&target), files);
     let checkpoint = Checkpoint::open(&target).expect("a checkpoint");
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "empty", "odd"]);
     assert_eq!(checkpoint.byte_len(), plans.iter().map(TensorPlan::byte_len).sum::<u64>());
@@ -143,13 +137,13 @@ fn an_existing_output_is_replaced_by_force_only_and_only_at_the_end() {
     output(&target, &["old.txt"]);
     assert!(matches!(OutputDirectory::create(&target, false), Err(Error::OutputExists { .. })));
     drop(OutputDirectory::create(&target, true).expect("an output"));
-    assert_eq!(entries(&target), ["old.txt", RECORD], "dropped: the old one stays");
+    assert_eq!(names(&target), ["old.txt", RECORD], "dropped: the old one stays");
     let output = OutputDirectory::create(&target, true).expect("an output");
     output.write("new.txt", b"new").expect("a file");
-    assert_eq!(entries(&target), ["old.txt", RECORD]);
+    assert_eq!(names(&target), ["old.txt", RECORD]);
     output.finish().expect("the output");
-    assert_eq!(entries(&target), ["new.txt"]);
-    assert_eq!(entries(parent.path()), ["out"]);
+    assert_eq!(names(&target), ["new.txt"]);
+    assert_eq!(names(parent.path()), ["out"]);
 }
 
 #[test]
@@ -235,17 +229,17 @@ fn a_directory_is_replaced_if_it_is_empty_or_an_output_and_nothing_else() {
                 fs::write(path, text).expect("a file");
             }
         }
-        let before = entries(&target);
+        let before = names(&target);
         let result = OutputDirectory::create(&target, true);
         match (result, reason) {
             (Ok(output), None) => output.finish().expect("the output"),
             (Err(error), Some(reason)) => {
                 assert!(error.exit_code() == 2 && error.to_string().contains(reason), "{files:?}: {error}");
-                assert_eq!(entries(&target), before, "{files:?}");
+                assert_eq!(names(&target), before, "{files:?}");
             }
             (result, _) => panic!("{files:?}: {:?}", result.err()),
         }
-        assert_eq!(entries(parent.path()), ["out"], "{files:?}");
+        assert_eq!(names(parent.path()), ["out"], "{files:?}");
     }
 }
 
@@ -259,16 +253,16 @@ fn what_has_come_into_the_old_output_meanwhile_is_not_lost() {
     put(&target, "notes.txt", "mine");
     let error = replacing.finish().expect_err("something foreign");
     assert!(error.to_string().contains("holds notes.txt"), "{error}");
-    assert_eq!(entries(&target), ["notes.txt", "old.txt", RECORD]);
+    assert_eq!(names(&target), ["notes.txt", "old.txt", RECORD]);
     fs::remove_file(target.join("notes.txt")).expect("moved away");
     OutputDirectory::resume(&target, true).expect("what was kept").0.finish().expect("the output");
-    assert_eq!(entries(&target), Vec::<String>::new());
+    assert_eq!(names(&target), Vec::<String>::new());
 
     let appeared = parent.path().join("new");
     let output = OutputDirectory::create(&appeared, false).expect("an output");
     fs::create_dir(&appeared).expect("somebody else");
     assert!(matches!(output.finish(), Err(Error::OutputExists { .. })));
-    assert_eq!(entries(parent.path()), ["new", "out"]);
+    assert_eq!(names(parent.path()), ["new", "out"]);
 }
 
 #[test]
@@ -284,7 +278,7 @@ fn a_directory_of_the_users_with_the_name_of_an_unfinished_run_is_left_alone() {
             "{error}"
         );
     }
-    assert_eq!(entries(&parent.path().join(".out.partial")), ["notes.txt"]);
+    assert_eq!(names(&parent.path().join(".out.partial")), ["notes.txt"]);
 }
 
 #[cfg(unix)]
@@ -331,7 +325,7 @@ fn a_file_in_the_place_of_the_output_is_never_replaced() {
     let error = OutputDirectory::create(&target, true).err().expect("an error");
     assert!(error.exit_code() == 2 && error.to_string().contains("not a directory"), "{error}");
     assert_eq!(fs::read(&target).expect("the file"), b"precious");
-    assert_eq!(entries(parent.path()), ["out"]);
+    assert_eq!(names(parent.path()), ["out"]);
 }
 
 #[cfg(unix)]
@@ -350,9 +344,9 @@ fn through_a_link_the_directory_is_written_and_the_link_stays() {
     output(&target, &["old"]);
     assert!(matches!(OutputDirectory::create(&link, false), Err(Error::OutputExists { .. })));
     output(&link, &["new"]);
-    assert_eq!(entries(&target), ["new", RECORD]);
+    assert_eq!(names(&target), ["new", RECORD]);
     assert!(link.is_symlink());
-    assert_eq!(entries(parent.path()), ["elsewhere", "out"]);
+    assert_eq!(names(parent.path()), ["elsewhere", "out"]);
 }
 
 #[test]
@@ -372,7 +366,7 @@ fn tensors_out_of_plan_are_refused() {
     assert!(long.contains("17 bytes of a"), "{long}");
     let twice = wrong(&|writer| writer.write("a", &[0; 16]).and_then(|()| writer.write("a", &[0; 1])));
     assert!(twice.contains("1 bytes of a, where 0 are missing"), "{twice}");
-    assert_eq!(entries(parent.path()), Vec::<String>::new());
+    assert_eq!(names(parent.path()), Vec::<String>::new());
 }
 
 #[test]
@@ -390,7 +384,7 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
     output.commit(b"first").expect("a state");
     drop(writer);
     drop(output);
-    assert_eq!(entries(parent.path()), [".out.partial"], "what was committed is kept");
+    assert_eq!(names(parent.path()), [".out.partial"], "what was committed is kept");
 
     let error = OutputDirectory::create(&target, false).err().expect("an unfinished run");
     assert!(
@@ -411,14 +405,14 @@ fn tensors_may_come_in_any_order_and_after_an_interruption() {
     writer.write("b", &[2; 8]).expect("all of b again");
     writer.finish().expect("all tensors");
     output.finish().expect("the output");
-    assert_eq!(entries(parent.path()), ["out"]);
+    assert_eq!(names(parent.path()), ["out"]);
     let checkpoint = Checkpoint::open(&target).expect("a checkpoint");
     for (name, bytes) in [("a", vec![1; 16]), ("b", vec![2; 8]), ("c", vec![3; 6])] {
         assert_eq!(checkpoint.tensor(name).expect("a tensor").read().expect("bytes"), bytes, "{name}");
     }
     let nothing = OutputDirectory::resume(&parent.path().join("other"), false).err().expect("nothing");
     assert!(nothing.exit_code() == 2 && nothing.to_string().contains("nothing to resume"), "{nothing}");
-    assert_eq!(entries(parent.path()), ["out"], "looking for it makes nothing");
+    assert_eq!(names(parent.path()), ["out"], "looking for it makes nothing");
 }
 
 #[test]

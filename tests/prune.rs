@@ -147,12 +147,11 @@ fn importances_and_what_leaves_agree_with_an_independent_implementation() {
 fn expected(path: &Path, name: &str, config: &Config) -> Vec<LayerImportance> {
     let values = support::tensor(path, name);
     let rows = values.chunks(values.len() / config.layers.len()).zip(&config.layers).enumerate();
-    let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect();
     rows.map(|(layer, (row, spec))| {
         let (heads, channels) = row.split_at(spec.kv_heads);
         // No heads of delta nets leave.
         let heads = if spec.delta.is_some() { &[] } else { heads };
-        LayerImportance { layer, attention: wide(heads), mlp: wide(channels), ..LayerImportance::default() }
+        LayerImportance { layer, attention: support::wide(heads), mlp: support::wide(channels), ..LayerImportance::default() }
     })
     .collect()
 }

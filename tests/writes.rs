@@ -1,20 +1,14 @@
 //! Does the rule for what is written hold from the check up to the end?
 
+mod support;
+
 use std::{fs, path::Path};
 
 use slicegpt_gpu::{
     Error,
     checkpoint::{AtomicFile, FileTarget, OutputDirectory, Writes},
 };
-
-fn entries(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory)
-        .expect("a directory")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
+use support::names;
 
 /// Writes to a target while `meanwhile` happens.
 fn write(target: FileTarget, meanwhile: impl FnOnce()) -> slicegpt_gpu::Result<u64> {
@@ -42,19 +36,19 @@ fn a_file_that_comes_while_another_is_written_is_not_replaced_and_the_other_is_k
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("file");
     let target = FileTarget::new(&path, false).expect("a name");
-    assert_eq!(entries(directory.path()), Vec::<String>::new(), "looking leaves nothing");
+    assert_eq!(names(directory.path()), Vec::<String>::new(), "looking leaves nothing");
     let result = write(target, || fs::write(&path, "somebody else's").expect("a file"));
     assert!(result.as_ref().is_err_and(|error| error.exit_code() == 2), "{result:?}");
     assert_eq!(kept(result, "already exists"), b"new");
     assert_eq!(fs::read(&path).expect("a file"), b"somebody else's");
-    assert_eq!(entries(directory.path()), ["file"]);
+    assert_eq!(names(directory.path()), ["file"]);
     assert_eq!(write(FileTarget::new(&path, true).expect("a name"), || ()).expect("a file"), 3);
     assert_eq!(fs::read(&path).expect("a file"), b"new");
     // What is gone meanwhile is simply written.
     write(FileTarget::new(&path, true).expect("a name"), || fs::remove_file(&path).expect("gone")).expect("a file");
-    assert_eq!(entries(directory.path()), ["file"]);
+    assert_eq!(names(directory.path()), ["file"]);
     drop(AtomicFile::create(FileTarget::new(&path, true).expect("a name")).expect("a file"));
-    assert_eq!(entries(directory.path()), ["file"], "dropped: nothing is left");
+    assert_eq!(names(directory.path()), ["file"], "dropped: nothing is left");
 }
 
 #[test]

@@ -45,7 +45,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 use slicegpt_gpu::checkpoint::{Checkpoint, Dtype};
-use support::fixture;
+use support::{fixture, names};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_slicegpt-gpu");
@@ -203,15 +203,6 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     all.sort();
     all
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory)
-        .expect("a directory")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 fn read_json(path: &Path) -> Value {

@@ -1,6 +1,8 @@
 //! Is a model found on the Hub, and put into the cache as huggingface_hub would, whatever the server does? A local
 //! server answers as the Hub does: with redirects, ranges, errors, and transfers that break.
 
+#[path = "../support/mod.rs"]
+mod support;
 mod transfers;
 
 use std::{
@@ -21,6 +23,7 @@ use slicegpt_gpu::{
     hub::{Settings, find},
     progress::{Progress, Silent},
 };
+use support::names;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -206,15 +209,6 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
         ("picture.png", b"png".to_vec()),
         ("additional_chat_templates/rag.jinja", b"rag".to_vec()),
     ]
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory)
-        .expect("a directory")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 fn refused(name: &str, settings: &Settings) -> String {

@@ -22,6 +22,7 @@ use slicegpt_gpu::{
     progress::Silent,
     slice::{Cut, Options, Orientation, Plan, Site, slice},
 };
+use support::wide;
 use tempfile::TempDir;
 
 /// Fixtures that differ from others in what goes on within a block alone.
@@ -113,10 +114,6 @@ fn reference_logits(network: &slicegpt_gpu::reference::Network, rows: &[Vec<u32>
     rows.iter()
         .flat_map(|row| network.logits(row).expect("logits").transpose().iter().copied().collect::<Vec<_>>())
         .collect()
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
 }
 
 /// max |a − b| / max |b|.

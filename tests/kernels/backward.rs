@@ -12,13 +12,9 @@ use crate::{
     attention::{scores, side_by_side},
     check, download, error,
     products::stored,
-    support::{self, ROUNDOFF, Random},
+    support::{self, ROUNDOFF, Random, wide},
     upload,
 };
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
-}
 
 /// Two reductions, each of chains of width / 64 sums and six more between threads, and about 30 roundings of products,
 /// a root and differences. Errors are on the scale of what the largest gradient is multiplied by.

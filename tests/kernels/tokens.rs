@@ -9,13 +9,9 @@ use slicegpt_gpu::{
 
 use crate::{
     check, download, error,
-    support::{self, ROUNDOFF, Random},
+    support::{self, ROUNDOFF, Random, wide},
     upload,
 };
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
-}
 
 /// Chains of width / 64 sums, six more between threads, and about 20 for a mean taken off, a division, a root and the
 /// parameters. Signals have a mean no larger than their spread, so that taking it off cancels little.

@@ -49,6 +49,16 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// The names of what lies in a directory, in order.
+pub fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
 /// The token rows of a token file.
 pub fn tokens(path: &Path) -> Vec<Vec<u32>> {
     #[derive(serde::Deserialize)]
@@ -119,6 +129,11 @@ pub fn copy_of(name: &str) -> tempfile::TempDir {
         fs::copy(&from, directory.path().join(from.file_name().expect("a name"))).expect("a copy");
     }
     directory
+}
+
+/// The same values as f64.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
 }
 
 /// max |a − b| / max |b|.
