@@ -29,14 +29,14 @@ pub struct DeviceArgs {
     /// units, where it has them. Covariances, rotations and all else stay f32
     #[arg(long, help_heading = MACHINE, value_enum, default_value = "f32")]
     precision: PrecisionArg,
-    /// Write a trace of where the time went, for chrome://tracing or Perfetto; a file that is there is replaced with
-    /// --force alone
+    /// Write a trace of where the time went, for chrome://tracing or Perfetto; an existing file is replaced only with
+    /// --force
     #[arg(long, help_heading = MACHINE, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Lose the device after N dispatches, the next one after the second N, …: for tests of what happens then.
     #[arg(long, hide = true, value_name = "N", value_delimiter = ',')]
     lose_device_after: Vec<u64>,
-    /// Have so much less memory on the device than was planned with: for tests of what happens then.
+    /// Have this much less memory on the device than was planned with: for tests of what happens then.
     #[arg(long, hide = true, value_name = "SIZE", default_value = "0", value_parser = clap::value_parser!(u64))]
     withhold_gpu_memory: u64,
 }

@@ -43,7 +43,8 @@ pub struct Args {
     /// trust_remote_code
     #[arg(long, help_heading = METHOD)]
     per_layer: bool,
-    /// What heads and channels leave by: obs, what costs the fit least; or taylor, LLM-Pruner's gradients
+    /// Which heads and channels leave: obs, those whose loss costs the predictions least after the others are fitted;
+    /// taylor, those that LLM-Pruner's gradients say matter least
     #[arg(long, help_heading = METHOD, default_value = "obs")]
     importance: ImportanceArg,
     /// How strongly re-fitted weights are pulled towards the original ones, as a share of the mean energy of what they
@@ -97,8 +98,10 @@ enum ImportanceArg {
 }
 
 impl Args {
+    /// What is asked for.
+    ///
     /// # Errors
-    /// [`Error::Usage`].
+    /// [`Error::Usage`] if --axes names the vocabulary and --vocabulary is missing.
     pub fn request(&self) -> Result<Request<CompressRequest>> {
         let goal = match (self.target_parameters, self.target_size, self.keep) {
             (Some(share), ..) => Goal::Parameters(share),

@@ -48,8 +48,8 @@ pub struct Args {
     /// Cut MLP channels alone, or with --attention both
     #[arg(long, help_heading = METHOD)]
     mlp: bool,
-    /// What is done for the weights that are left: nothing, as published; or fit what writes the residual stream after
-    /// the first cut to the original on the examples, by least squares, which is worth more examples
+    /// Whether weights that are left are fitted to the original: none, as published; or writes, those that write the
+    /// residual stream after the first cut, by least squares on the examples, of which it needs more than the default
     #[arg(long, help_heading = METHOD, value_enum, default_value_t = RefitArg::None)]
     refit: RefitArg,
     /// Write what each group matters into this safetensors file: layers.I.attention, a value for each key-value head,

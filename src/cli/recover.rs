@@ -25,7 +25,7 @@ pub struct Args {
     /// Steps of the optimiser; with --mode blocks, of each layer
     #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Sequences of a step; those that do not fit at a time are taken one after the other
+    /// Sequences of a step; those that do not fit in memory together are taken one after the other
     #[arg(long, alias = "batch_size", help_heading = METHOD, default_value_t = 4, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,

@@ -23,7 +23,7 @@ pub struct Args {
     /// The directory to write
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// So many layers instead of the model's own number
+    /// Number of layers [default: the model's own]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     layers: Option<u32>,
     /// Type of the written tensors

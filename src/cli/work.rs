@@ -24,7 +24,7 @@ pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// The model: a directory, a .safetensors file with its config.json beside it, a
     /// .gguf file, or a name on the Hugging Face Hub such as org/name
     model: PathBuf,
-    /// The directory to write [default: beside the model, such as MODEL-sliced-25]
+    /// The directory to write [default: beside the model, named after it and the method, such as MODEL-pruned-25]
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -32,8 +32,8 @@ pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// Seed of everything drawn at random
     #[arg(long, help_heading = RESULT, default_value_t = 42, value_name = "N")]
     seed: u64,
-    /// What to measure perplexity on: a file of text, JSON lines or token ids, as for --calibration; again for further
-    /// texts [default: the held-out end of the calibration]
+    /// What to measure perplexity on: a file of text, JSON lines or token ids; may be given several times [default: the
+    /// held-out end of what is calibrated or trained on]
     #[arg(long, help_heading = TEXTS, value_name = "FILE")]
     eval: Vec<PathBuf>,
     /// Tokens of a window of text for perplexity, at most the model's own maximum
@@ -43,7 +43,8 @@ pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// Type of the written tensors [default: each tensor's own]
     #[arg(long, help_heading = RESULT)]
     dtype: Option<DtypeArg>,
-    /// Export the result, too, to OUT-TYPE.gguf beside it, for llama.cpp; its matrices in f16 [default], q8_0 or f32
+    /// Export the result, too, to OUT-TYPE.gguf beside it, for llama.cpp; its matrices in f16 [default], q8_0 or f32, or
+    /// the experts of a mixture in mxfp4
     #[arg(long, help_heading = RESULT, value_name = "gguf[:TYPE]", value_parser = parse_export)]
     export: Option<GgufType>,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where
@@ -53,12 +54,12 @@ pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// The most memory to take of the host, the GPU's included where it shares it [default: what is free, less a tenth]
     #[arg(long, help_heading = MACHINE, value_name = "SIZE", value_parser = parse_bytes)]
     max_host_memory: Option<u64>,
-    /// Say what would be done, what it would take and how long, and do nothing
+    /// Say what would be done, how much memory and time it would take, and do nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
     #[command(flatten)]
     force: ForceArgs,
-    /// Go on with an unfinished run to the same output
+    /// Continue an unfinished run to the same output
     #[arg(long, help_heading = LONG)]
     resume: bool,
     /// Stop after N layers, each of which counts twice where a basis is found first, or N steps of training; --resume

@@ -112,7 +112,7 @@ impl<'a> Tokenizers<'a> {
         if self.loaded.get().is_none() {
             let _ = self.loaded.set(open_tokenizer(self.model, self.progress)?);
         }
-        Ok(self.loaded.get_or_init(|| unreachable!("set above")))
+        self.loaded.get().ok_or_else(|| Error::internal("a tokenizer that was read is gone"))
     }
 
     /// Reads a file of text or token ids; conversations by the model's chat template.
