@@ -8,20 +8,20 @@ use super::{
     architecture::{
         ARCHITECTURES, Affine, Architecture, Bias, Block, Position, REFUSED, REFUSED_TOGETHER, Weight, Window, Wiring,
     },
-    delta_spec::{delta_nets, has_output_gate},
-    expert_spec::{experts, swiglu},
-    fields::{self, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Reader},
+    fields::{self, MAX_VOCABULARY, MAX_WIDTH, Reader},
     kind::kind,
-    layer_spec::{DeltaNet, Experts, LayerSpec, Step, alibi, attention_scales, roped_layers, ropes, windows},
+    layer_spec::{LayerSpec, Step},
     multimodal::{self, TextPart},
     pruning::Pruning,
+    read_layers::layers,
+    read_sizes::Sizes,
     rope::Rope,
     slicing::Slicing,
 };
 use crate::{
     error::{Error, Result, shortened},
     json::{is_falsy, not_a_number},
-    ops::{Activation, MAX_HEAD_DIM},
+    ops::Activation,
 };
 
 /// Before the `model_type` of a sliced checkpoint.
@@ -119,122 +119,12 @@ impl Config {
         let architecture = row(&reader, stem, model_type)?;
         refuse(&reader, architecture)?;
 
-        let (fields, defaults) = (&architecture.fields, &architecture.defaults);
-        let hidden_size =
-            reader.size_or(reader.name("hidden_size", fields.hidden_size), MAX_WIDTH, defaults.hidden_size)?;
-        if let Some(width) = reader.get("word_embed_proj_dim").filter(|&width| *width != hidden_size) {
-            return Err(reader.unsupported(
-                "word_embed_proj_dim",
-                width,
-                "a projection between the embedding and the first layer is not implemented",
-            ));
-        }
-        let heads = reader.name("num_attention_heads", fields.num_attention_heads);
-        let num_attention_heads = reader.size_or(heads, MAX_WIDTH, defaults.num_attention_heads)?;
-        let layers = reader.name("num_hidden_layers", fields.num_hidden_layers);
-        let num_hidden_layers = reader.size_or(layers, MAX_LAYERS, defaults.num_hidden_layers)?;
-        let num_key_value_heads = match fields.num_key_value_heads {
-            Some(name) if raw.get(name).is_some_and(Value::is_null) => num_attention_heads,
-            Some(name) => {
-                reader.size_or(name, MAX_WIDTH, fields.default_key_value_heads.unwrap_or(num_attention_heads))?
-            }
-            None => num_attention_heads,
-        };
-        let num_key_value_heads = match fields.multi_query {
-            Some((name, default)) if reader.flag(name, default)? => 1,
-            _ => num_key_value_heads,
-        };
-        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            return Err(Error::bad_file(
-                path,
-                format!("{num_attention_heads} attention heads cannot share {num_key_value_heads} key-value heads"),
-            ));
-        }
-        let attention = &architecture.attention;
-        let none = |value: &Value| attention.zero_head_dim && is_falsy(value);
-        let explicit = reader.get("head_dim").filter(|value| attention.explicit_head_dim && !none(value));
-        let head_dim = match (explicit, attention.head_dim) {
-            (Some(_), _) => reader.size("head_dim", MAX_WIDTH)?,
-            (None, Some(head_dim)) => head_dim,
-            (None, None) if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
-            (None, None) => {
-                return Err(Error::bad_file(
-                    path,
-                    format!("{num_attention_heads} attention heads do not divide {} {hidden_size}", fields.hidden_size),
-                ));
-            }
-        };
-        if head_dim > MAX_HEAD_DIM {
-            return Err(reader.unsupported(
-                "head_dim",
-                &head_dim.into(),
-                &format!("attention heads of more than {MAX_HEAD_DIM} are not implemented"),
-            ));
-        }
-        if num_attention_heads * head_dim > MAX_WIDTH as usize {
-            return Err(Error::bad_file(path, format!("{num_attention_heads} heads of {head_dim} are absurd")));
-        }
-        let positions = reader.name("max_position_embeddings", fields.max_position_embeddings);
-        // Where no angle depends on it, transformers takes 0 and less, too.
-        let unstated = reader.get(positions).and_then(Value::as_i64).is_some_and(|most| most <= 0);
-        let max_position_embeddings = match unstated {
-            true => defaults.max_position_embeddings,
-            false => reader.size_or(positions, MAX_POSITIONS, defaults.max_position_embeddings)?,
-        };
-        let name = reader.get(fields.activation.0).map_or(Some(fields.activation.1), Value::as_str);
-        let name = name.ok_or_else(|| reader.wrong(fields.activation.0, "the name of a function"))?;
-        let name = fields.activation_meant.filter(|(of, _)| *of == name).map_or(name, |(_, meant)| meant);
-        let activation = activation(name).ok_or_else(|| {
-            let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
-            reader.unsupported(fields.activation.0, &name.into(), known)
-        })?;
-        let eps = fields.norm_eps.0.and_then(|name| reader.get(name)).map_or(Some(fields.norm_eps.1), Value::as_f64);
-        let norm_eps = eps
-            .filter(|eps| (0.0..1e6).contains(eps))
-            .ok_or_else(|| reader.wrong(fields.norm_eps.0.unwrap_or_default(), "a number from 0 to 1e6"))?;
-        let intermediate_size = match fields.intermediate_factor {
-            Some(factor) if reader.get(fields.intermediate_size).is_none() => factor * hidden_size,
-            _ => reader.size_or(fields.intermediate_size, MAX_WIDTH * 4, defaults.intermediate_size)?,
-        };
-        let alibi = alibi(&reader, architecture, num_attention_heads, head_dim)?;
-        let ropes = match alibi {
-            Some(_) => Vec::new(),
-            None => ropes(&reader, architecture, head_dim, max_position_embeddings)?,
-        };
-        let counts = matches!(attention.position, Position::Learned { .. }) || ropes.iter().any(Rope::knows_length);
-        if unstated && counts {
-            reader.size(positions, MAX_POSITIONS)?;
-        }
-        let known = roped_layers(&reader, architecture, num_hidden_layers)?;
-        let windows = windows(&reader, architecture, &known)?;
-        let scales = attention_scales(&reader, architecture, head_dim, num_hidden_layers)?;
-        let mixed = experts(&reader, architecture, num_hidden_layers)?;
-        let deltas = delta_nets(&reader, architecture, num_hidden_layers)?;
-        let output_gate = has_output_gate(architecture);
-        let swiglu = swiglu(&reader, architecture)?;
-        let softcap = reader.optional(attention.softcap)?;
-        let clip_qkv = attention.clip.map_or(Ok(None), |name| reader.positive(name))?.map(|limit| limit as f32);
-        type Kind = (((bool, (Option<usize>, bool)), (f32, Option<(Experts, usize)>)), Option<DeltaNet>);
-        let layer = |(((known, (window, local)), (attention_scale, experts)), delta): Kind| LayerSpec {
-            heads: num_attention_heads,
-            kv_heads: num_key_value_heads,
-            head_dim,
-            intermediate_size: experts.map_or(intermediate_size, |(_, width)| width),
-            experts: experts.map(|(experts, _)| experts),
-            // Layers with a window may have a table of their own.
-            rope: (known && delta.is_none() && !ropes.is_empty()).then_some(usize::from(local && ropes.len() > 1)),
-            window,
-            attention_scale,
-            softcap,
-            alibi,
-            clip_qkv,
-            sinks: attention.sinks.is_some(),
-            output_gate: output_gate && delta.is_none(),
-            delta,
-            swiglu,
-        };
-        let kinds = known.into_iter().zip(windows).zip(scales.into_iter().zip(mixed)).zip(deltas);
-        let mut layers: Vec<LayerSpec> = kinds.map(layer).collect();
+        let sizes = Sizes::read(&reader, architecture)?;
+        let (Sizes { hidden_size, .. }, defaults) = (sizes, &architecture.defaults);
+        let activation = activation(&reader, architecture)?;
+        let norm_eps = norm_eps(&reader, architecture)?;
+        let intermediate_size = intermediate_size(&reader, architecture, hidden_size)?;
+        let (mut layers, ropes) = layers(&reader, architecture, &sizes, intermediate_size)?;
         if pruned {
             Pruning::apply(&raw, path, &mut layers)?;
         }
@@ -251,7 +141,7 @@ impl Config {
             hidden_size,
             layers,
             vocab_size: reader.size_or("vocab_size", MAX_VOCABULARY, defaults.vocab_size)?,
-            max_position_embeddings,
+            max_position_embeddings: sizes.positions,
             norm_eps: (norm_eps / (residual * residual)) as f32,
             head_norm_eps: norm_eps as f32,
             norm_affine: match architecture.norm.affine {
@@ -276,11 +166,7 @@ impl Config {
             tie_word_embeddings: reader.flag("tie_word_embeddings", architecture.ends.tied_head)? && !sliced,
             bos_token_id: reader.ids("bos_token_id", defaults.bos_token_id)?.first().copied(),
             eos_token_ids: reader.ids("eos_token_id", defaults.eos_token_id)?,
-            slicing: if sliced {
-                Some(Slicing::from_fields(&raw, path, hidden_size, num_hidden_layers)?)
-            } else {
-                None
-            },
+            slicing: if sliced { Some(Slicing::from_fields(&raw, path, hidden_size, sizes.layers)?) } else { None },
             pruned,
             part_of,
             quantization: None,
@@ -467,12 +353,39 @@ fn reason(name: &str, value: &Value) -> String {
     }
 }
 
-fn activation(name: &str) -> Option<Activation> {
-    Some(match name {
+/// The function of the MLPs.
+fn activation(reader: &Reader, architecture: &Architecture) -> Result<Activation> {
+    let fields = &architecture.fields;
+    let (field, default) = fields.activation;
+    let name = reader.get(field).map_or(Some(default), Value::as_str);
+    let name = name.ok_or_else(|| reader.wrong(field, "the name of a function"))?;
+    let name = fields.activation_meant.filter(|(of, _)| *of == name).map_or(name, |(_, meant)| meant);
+    Ok(match name {
         "relu" => Activation::Relu,
         "gelu" | "gelu_python" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" | "gelu_accurate" => Activation::GeluTanh,
         "silu" | "swish" => Activation::Silu,
-        _ => return None,
+        _ => {
+            let known = "known: relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu";
+            return Err(reader.unsupported(field, &name.into(), known));
+        }
     })
+}
+
+/// What norms add to the mean of squares.
+fn norm_eps(reader: &Reader, architecture: &Architecture) -> Result<f64> {
+    let (field, default) = architecture.fields.norm_eps;
+    let eps = field.and_then(|name| reader.get(name)).map_or(Some(default), Value::as_f64);
+    eps.filter(|eps| (0.0..1e6).contains(eps))
+        .ok_or_else(|| reader.wrong(field.unwrap_or_default(), "a number from 0 to 1e6"))
+}
+
+/// Channels of an MLP.
+fn intermediate_size(reader: &Reader, architecture: &Architecture, hidden_size: usize) -> Result<usize> {
+    let fields = &architecture.fields;
+    match fields.intermediate_factor {
+        Some(factor) if reader.get(fields.intermediate_size).is_none() => Ok(factor * hidden_size),
+        // MLPs are usually a few times as wide as the residual stream.
+        _ => reader.size_or(fields.intermediate_size, MAX_WIDTH * 4, architecture.defaults.intermediate_size),
+    }
 }

@@ -34,6 +34,8 @@ mod mixture;
 mod multimodal;
 mod parameters;
 mod pruning;
+mod read_layers;
+mod read_sizes;
 mod rope;
 mod shapes;
 mod shared_expert;

@@ -83,75 +83,15 @@ impl Rope {
         head_dim: usize,
         max_positions: usize,
     ) -> Result<Self> {
-        let (partial, default_theta) = match architecture.attention.position {
-            Position::Rope { part: RotaryPart::Share(default), theta, .. } => (Some(default), theta),
-            Position::Rope { theta, .. } => (None, theta),
-            Position::Learned { .. } | Position::None => (None, 10000.0),
+        let default_theta = match architecture.attention.position {
+            Position::Rope { theta, .. } => theta,
+            Position::Learned { .. } | Position::None => 10000.0,
         };
-        let given = |value: &&Value| !is_falsy(value);
-        let section = ["rope_scaling", "rope_parameters"]
-            .into_iter()
-            .find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
         let empty = Map::new();
-        let (name, section) = match section {
-            None => ("rope_parameters", &empty),
-            Some((name, Value::Object(section))) => (name, section),
-            Some((name, _)) => {
-                return Err(Error::bad_file(path, format!("{name}: expected an object")));
-            }
-        };
-        let numbers = Numbers { section, fields, path, name };
-        if let Some((kind, nested)) =
-            section.iter().find(|(kind, value)| kind.ends_with("_attention") && value.is_object())
-        {
-            return Err(Error::UnsupportedField {
-                field: format!("{name}.{kind}"),
-                value: brief(nested),
-                path: path.into(),
-                reason: "rotary embeddings that differ by the type of the layer are not implemented".into(),
-            });
-        }
-        let (theta, part) = architecture.fields.rotary;
-        let theta = numbers.either("rope_theta", theta)?.unwrap_or(default_theta);
-        let kind =
-            ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
-        let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
-            None => "default",
-            Some(Ok(kind)) => kind,
-            Some(Err(other)) => {
-                return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}")));
-            }
-        };
-        let long_kind = architecture.attention.longrope.contains(&kind);
-        if !long_kind && !architecture.attention.rope_types.contains(&kind) {
-            return Err(Error::UnsupportedField {
-                field: format!("{name}.rope_type"),
-                value: format!("{kind:?}"),
-                path: path.into(),
-                reason: format!(
-                    "known for {}: {}",
-                    architecture.model_type,
-                    architecture.attention.rope_types.join(", ")
-                ),
-            });
-        }
-        let given = || numbers.either("partial_rotary_factor", part);
-        let partial = match partial {
-            Some(default) => given()?.unwrap_or(default),
-            // Not read where nothing is scaled: it may be anything.
-            None if kind == "default" => 1.0,
-            None => given()?.unwrap_or(1.0),
-        };
-        if !matches!(architecture.attention.position, Position::Rope { part: RotaryPart::Share(_), .. })
-            && partial != 1.0
-        {
-            return Err(Error::UnsupportedField {
-                field: "partial_rotary_factor".into(),
-                value: partial.to_string(),
-                path: path.into(),
-                reason: format!("this architecture turns whole heads, which {kind} scaling of a part does not fit"),
-            });
-        }
+        let numbers = Numbers::new(fields, path, &empty)?;
+        let theta = numbers.either("rope_theta", architecture.fields.rotary.0)?.unwrap_or(default_theta);
+        let kind = numbers.kind(architecture)?;
+        let partial = numbers.partial(architecture, kind)?;
         let dim = (head_dim as f64 * partial) as usize;
         let pairs = dim.div_ceil(2);
         if !(0.0..=1.0).contains(&partial) || 2 * pairs > head_dim || theta <= 0.0 {
@@ -162,7 +102,8 @@ impl Rope {
         }
         let plain = plain(theta, dim);
         let (mut attention_factor, mut scaling, mut long) = (1.0, Scaling::None, None);
-        let scaled = match if long_kind { "longrope" } else { kind } {
+        let long_kind = architecture.attention.longrope.contains(&kind);
+        let inverse_frequencies: Vec<f32> = match if long_kind { "longrope" } else { kind } {
             "dynamic" => numbers.dynamic(dim, theta, max_positions)?,
             "linear" => {
                 let factor = numbers.required("factor")?;
@@ -186,13 +127,15 @@ impl Rope {
             }
             _ => plain,
         };
-        let inverse_frequencies: Vec<f32> = scaled;
         let attention_factor = attention_factor as f32;
         let longer = long.iter().flat_map(|long: &Long| &long.inverse_frequencies);
         if !inverse_frequencies.iter().chain(longer).chain([&attention_factor]).all(|number| number.is_finite()) {
             return Err(Error::bad_file(
                 path,
-                format!("{name}: theta {theta} and the numbers of rope_type {kind:?} make angles that are not finite"),
+                format!(
+                    "{}: theta {theta} and the numbers of rope_type {kind:?} make angles that are not finite",
+                    numbers.name
+                ),
             ));
         }
         Ok(Self { inverse_frequencies, attention_factor, theta, scaling, dynamic: kind == "dynamic", long })
@@ -254,14 +197,84 @@ fn plain(theta: f64, dim: usize) -> Vec<f32> {
     (0..dim).step_by(2).map(|coordinate| 1.0 / theta.powf(f64::from(coordinate as f32 / dim as f32)) as f32).collect()
 }
 
+/// The section of a config.json on rotary embeddings, and the fields beside it.
 struct Numbers<'a> {
     section: &'a Map<String, Value>,
     fields: &'a Map<String, Value>,
     path: &'a Path,
+    /// What the section is called.
     name: &'a str,
 }
 
-impl Numbers<'_> {
+impl<'a> Numbers<'a> {
+    /// Finds the section; it is `empty` if there is none.
+    fn new(fields: &'a Map<String, Value>, path: &'a Path, empty: &'a Map<String, Value>) -> Result<Self> {
+        let given = |value: &&Value| !is_falsy(value);
+        let section = ["rope_scaling", "rope_parameters"]
+            .into_iter()
+            .find_map(|name| fields.get(name).filter(given).map(|value| (name, value)));
+        let (name, section) = match section {
+            None => ("rope_parameters", empty),
+            Some((name, Value::Object(section))) => (name, section),
+            Some((name, _)) => return Err(Error::bad_file(path, format!("{name}: expected an object"))),
+        };
+        if let Some((kind, nested)) =
+            section.iter().find(|(kind, value)| kind.ends_with("_attention") && value.is_object())
+        {
+            return Err(Error::UnsupportedField {
+                field: format!("{name}.{kind}"),
+                value: brief(nested),
+                path: path.into(),
+                reason: "rotary embeddings that differ by the type of the layer are not implemented".into(),
+            });
+        }
+        Ok(Self { section, fields, path, name })
+    }
+
+    /// How frequencies are scaled, in one of the ways that the architecture has.
+    fn kind(&self, architecture: &Architecture) -> Result<&'a str> {
+        let Self { section, name, path, .. } = *self;
+        let kind =
+            ["rope_type", "type"].into_iter().find_map(|name| section.get(name).filter(|value| !value.is_null()));
+        let kind = match kind.map(|kind| kind.as_str().ok_or(kind)) {
+            None => "default",
+            Some(Ok(kind)) => kind,
+            Some(Err(other)) => {
+                return Err(Error::bad_file(path, format!("{name}.rope_type: expected a string, found {other}")));
+            }
+        };
+        let attention = &architecture.attention;
+        if attention.longrope.contains(&kind) || attention.rope_types.contains(&kind) {
+            return Ok(kind);
+        }
+        Err(Error::UnsupportedField {
+            field: format!("{name}.rope_type"),
+            value: format!("{kind:?}"),
+            path: path.into(),
+            reason: format!("known for {}: {}", architecture.model_type, attention.rope_types.join(", ")),
+        })
+    }
+
+    /// The share of the coordinates of a head that turn.
+    fn partial(&self, architecture: &Architecture, kind: &str) -> Result<f64> {
+        let given = || self.either("partial_rotary_factor", architecture.fields.rotary.1);
+        let share = match architecture.attention.position {
+            Position::Rope { part: RotaryPart::Share(default), .. } => return Ok(given()?.unwrap_or(default)),
+            // Not read where nothing is scaled: it may be anything.
+            _ if kind == "default" => 1.0,
+            _ => given()?.unwrap_or(1.0),
+        };
+        if share != 1.0 {
+            return Err(Error::UnsupportedField {
+                field: "partial_rotary_factor".into(),
+                value: share.to_string(),
+                path: self.path.into(),
+                reason: format!("this architecture turns whole heads, which {kind} scaling of a part does not fit"),
+            });
+        }
+        Ok(share)
+    }
+
     fn number(&self, name: &str, value: Option<&Value>) -> Result<Option<f64>> {
         match value {
             None | Some(Value::Null) => Ok(None),
