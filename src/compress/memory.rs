@@ -1,9 +1,10 @@
 //! How much memory a compression takes at its peak, known before it is taken.
 
+use super::survey::SAMPLED;
 use crate::{
     fit::TILE,
     model::{
-        Config, Given,
+        Config, Given, LOGIT_SLICE,
         architecture::{Space, Weight},
         row_bytes, signal_bytes, staging_bytes, states_bytes,
     },
@@ -37,7 +38,7 @@ pub fn peak(
     let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
     let sums = 3 * square + tokens * full + run * full;
     // Both models' logits of a slice of the vocabulary, and what they are made of.
-    let heads = 2 * table + tokens * (4 * full + 2 * 4 * 8192.min(config.vocab_size) as u64);
+    let heads = 2 * table + tokens * (4 * full + 2 * 4 * LOGIT_SLICE.min(config.vocab_size) as u64);
     let ends =
         (table + staging_bytes(table).max(tokens * full + signal).max(rotation + 2 * table).max(sums)).max(heads);
     let (mut gpu, mut largest, mut fused, mut unknowns) = (ends, 0, 0, d);
@@ -77,7 +78,7 @@ pub fn peak(
     // The sums and the inverse in f64, what is solved for and its copy, and copies of what is fitted in f32.
     let fit = 2 * 8 * unknowns * unknowns + 8 * 3 * d * unknowns + 3 * 4 * d * unknowns;
     let basis = 16 * 8 * d * d;
-    let samples = (config.layers.len() as u64 + 1) * 256 * full;
+    let samples = (config.layers.len() as u64 + 1) * SAMPLED as u64 * full;
     let chosen = config.layers.iter().filter_map(|layer| layer.experts).map(|experts| 1 + experts.chosen).max();
     let routes = calibration.tokens as u64 * (chosen.unwrap_or(0) * 2 * size_of::<Given>()) as u64;
     let host =

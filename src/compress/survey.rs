@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fit::{Covariance, PointSums, Rotation, Signal, TiedAxes, axes, signal, weighting},
+    gpu::Matrix,
     model::{
         Config, HostEnds, HostLayer, HostStep, Kept, Linear, NoExpertTap, NoTap, StepWeights, architecture::Space, fuse,
     },
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Tokens that say how similar the residual is before and after some layers.
-const SAMPLED: usize = 256;
+pub(super) const SAMPLED: usize = 256;
 
 /// What was found.
 pub struct Facts {
@@ -93,6 +94,11 @@ impl Facts {
     }
 }
 
+/// Adds the normed tokens of a residual to sums over them.
+fn add_signals(pass: &Pass, x: &Matrix, covariance: &mut Covariance) -> Result<()> {
+    covariance.add(pass.gpu, &signal(pass.gpu, pass.config, Signal::Normed, x.clone())?)
+}
+
 fn checksum(values: &[f32]) -> u64 {
     let mut checksum = Checksum::default();
     checksum.add(values);
@@ -156,10 +162,6 @@ impl Survey {
         Ok(())
     }
 
-    fn signals(&mut self, pass: &Pass, x: &crate::gpu::Matrix, covariance: &mut Covariance) -> Result<()> {
-        covariance.add(pass.gpu, &signal(pass.gpu, pass.config, Signal::Normed, x.clone())?)
-    }
-
     /// What the experts of a layer read.
     fn add_experts_reads(&self, pass: &Pass, layer: usize, host: &HostStep, reads: &mut Covariance) -> Result<()> {
         let (config, store) = (pass.config, &pass.job.model.store);
@@ -200,7 +202,7 @@ impl Method for Survey {
             self.facts.sums.add_reads(config, reads.sums(gpu)?);
             for index in 0..pass.batches.len() {
                 let x = self.residual.load(gpu, index)?;
-                self.signals(pass, &x, &mut covariance)?;
+                add_signals(pass, &x, &mut covariance)?;
             }
             let (weights, all) = (StepWeights::upload(gpu, host, false)?, Kept::all(layer, &config.layers[layer]));
             let mixture = Mixture { config, layer, weights: &weights, experts: &all.experts, rope_tables };
@@ -213,7 +215,7 @@ impl Method for Survey {
         for index in 0..pass.batches.len() {
             let batch = pass.batch(index)?;
             let x = self.residual.load(gpu, index)?;
-            self.signals(pass, &x, &mut covariance)?;
+            add_signals(pass, &x, &mut covariance)?;
             let y = batch.context(gpu, config, layer, rope_tables).step(&weights, x, &mut NoTap)?;
             self.residual.store(gpu, index, y, saved)?;
             pass.job.progress.advance(1)?;
@@ -240,7 +242,7 @@ impl Method for Survey {
         let mut covariance = Covariance::new(config.hidden_size);
         for index in 0..pass.batches.len() {
             let x = self.residual.load(gpu, index)?;
-            self.signals(pass, &x, &mut covariance)?;
+            add_signals(pass, &x, &mut covariance)?;
         }
         self.add(config, &covariance.sums(gpu)?, format_args!("after the last layer"))
     }

@@ -202,12 +202,12 @@ pub fn logit_slices<const N: usize>(
 }
 
 /// The most vocabulary entries of one slice.
-const SLICE: usize = 8192;
+pub const LOGIT_SLICE: usize = 8192;
 
 /// Entries of a slice of the vocabulary, such that the logits of `tokens` tokens fit a binding, in steps that views can
 /// start at.
 pub fn logit_entries(max_binding_size: u64, tokens: usize) -> usize {
-    ((max_binding_size / (4 * tokens.max(1) as u64)) as usize / 64 * 64).clamp(64, SLICE)
+    ((max_binding_size / (4 * tokens.max(1) as u64)) as usize / 64 * 64).clamp(64, LOGIT_SLICE)
 }
 
 /// Embeddings, final norm and head on the GPU.

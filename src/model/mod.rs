@@ -60,7 +60,7 @@ pub use batch::{
 pub use config::{Config, PRUNED_PREFIX, SLICED_PREFIX};
 pub use decoder::{Model, Narrowing};
 pub use delta_weights::{DeltaWeights, LayerCache};
-pub use ends::{Draw, Ends, HeadPart, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
+pub use ends::{Draw, Ends, HeadPart, LOGIT_SLICE, PART_BYTES, Readout, each_part, logit_entries, logit_slices, parts};
 pub use ends_backward::{HeadSlice, Targets, TeacherSlice};
 pub use expert::{Given, gathered};
 pub use experts_backward::{MixtureBack, back_through_step, mix_backward};

@@ -5,7 +5,9 @@ use super::{
     options::{Mode, Options},
 };
 use crate::{
-    model::{Config, architecture::Role, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes},
+    model::{
+        Config, LOGIT_SLICE, architecture::Role, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes,
+    },
     ops::{COVARIANCE_RUN, transposed_columns},
     stream::{Extent, MemoryPlan, Peak, Placement, Speed},
 };
@@ -58,8 +60,7 @@ impl Options {
     }
 
     /// What training a model of this config takes; `written` is the bytes of its tensors, `rope` the size of the table
-    /// of rotary angles, `element_size` that of a stored value, `teacher` the parameters of a teacher's layers, if there
-    /// is one.
+    /// of rotary angles, `element_size` that of a stored value, `teacher` the config of a teacher, if there is one.
     pub fn peak(
         &self,
         memory: &MemoryPlan,
@@ -104,7 +105,7 @@ impl Options {
         // As stored, and with what is trained in them, in f32.
         let weights = 8 * if on_gpu && !blocks { whole } else { largest_layer };
         let table = memory.part_bytes.min(config.vocab_size as u64 * full);
-        let logits = 4 * 8192.min(config.vocab_size) as u64;
+        let logits = 4 * LOGIT_SLICE.min(config.vocab_size) as u64;
         let models = if teacher.is_some() { 2 } else { 1 };
         // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
         let ends = models * (table + staging_bytes(table)) + tokens * (3 * logits + 6 * full);
@@ -148,9 +149,9 @@ impl Options {
         }
     }
 
-    /// Seconds of all steps, where a sequence has this many tokens (in blocks, of each layer, which is one share
-    /// of a pass): forward, and backward with the forward again and a
-    /// product or two for each of its one; a teacher's forward besides.
+    /// Seconds of all steps, where a sequence has this many tokens (in blocks, of each layer, which is one share of a
+    /// pass): forward, and backward with the forward again and a product or two for each of its one; a teacher's forward
+    /// besides.
     pub fn seconds(&self, speed: &Speed, config: &Config, sequence: usize) -> f64 {
         let tokens = self.steps * self.batch_size * sequence;
         let passes = match self.mode {

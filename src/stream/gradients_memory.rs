@@ -4,7 +4,7 @@ use super::{
     memory::{Extent, MemoryPlan, Peak},
     store::Placement,
 };
-use crate::model::{Config, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes};
+use crate::model::{Config, LOGIT_SLICE, backward_bytes, mixed_bytes, routes_bytes, row_bytes, staging_bytes};
 
 /// What the sums over tokens of a step's gradients are made from, in bytes of f32.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ pub fn gradients_peak(
     let held = if on_gpu { residuals + mixed } else { 0 };
     let routes = routes_bytes(config) * if on_gpu { sequences.tokens as u64 } else { tokens };
     let table = memory.part_bytes.min(config.vocab_size as u64 * full);
-    let logits = 4 * 8192.min(config.vocab_size) as u64;
+    let logits = 4 * LOGIT_SLICE.min(config.vocab_size) as u64;
     // A slice of the vocabulary: its rows, its logits and their gradient, and what the head reads, with gradients.
     let ends = table + staging_bytes(table).max(tokens * (2 * logits + 5 * full));
     // Of experts, one matrix after the other, and the weights of one while those of the next come.
