@@ -151,7 +151,12 @@ fn expected(path: &Path, name: &str, config: &Config) -> Vec<LayerImportance> {
         let (heads, channels) = row.split_at(spec.kv_heads);
         // No heads of delta nets leave.
         let heads = if spec.delta.is_some() { &[] } else { heads };
-        LayerImportance { layer, attention: support::wide(heads), mlp: support::wide(channels), ..LayerImportance::default() }
+        LayerImportance {
+            layer,
+            attention: support::wide(heads),
+            mlp: support::wide(channels),
+            ..LayerImportance::default()
+        }
     })
     .collect()
 }

@@ -159,7 +159,11 @@ impl Metric {
     /// # Errors
     /// [`Error::Numerical`] if it is not.
     pub fn new(m: MatRef<'_, f64>) -> Result<Self> {
-        let failed = |_| Error::Numerical("what is lost of some directions would count less than nothing".into());
+        let failed = |_| {
+            let reason = "an error in some direction would count less than nothing: the sums that say how much each \
+                          counts are not positive definite";
+            Error::Numerical(reason.into())
+        };
         Ok(Self { root: m.llt(Side::Lower).map_err(failed)?.L().transpose().to_owned() })
     }
 

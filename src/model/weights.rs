@@ -56,8 +56,7 @@ impl WeightStore {
             let (whole, text) = (part.model_type, store.config.architecture.model_type);
             store.notes.push(format!(
                 "of this {whole}, the text part is taken, a {text}: {others} tensors of other parts are left out of \
-                 what \
-                 is written"
+                 what is written"
             ));
         }
         if let Some(head) = store.classifier() {

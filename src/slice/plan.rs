@@ -53,8 +53,7 @@ impl Plan {
         if !stock && !config.has_windows_of_class() {
             return Err(Error::Usage(format!(
                 "layer_types: every layer of a sliced {} has the sliding window; give --basis shared, whose result is \
-                 an \
-                 ordinary checkpoint with this list",
+                 an ordinary checkpoint with this list",
                 config.architecture.model_type
             )));
         }

@@ -155,9 +155,8 @@ impl Method for Compress {
 
     fn warnings(&self, model: &Model) -> Vec<String> {
         let words = model.whole_vocabulary().map(|_| {
-            "perplexity, KL and top tokens are compared with the original over the tokens that are left, which a text \
-             is \
-             written with otherwise; bits per byte are compared with the original as it is"
+            "perplexity, KL and top tokens are of the tokens that are left, also for the original, and a text takes \
+             more of these; bits per byte are compared with the original as it is"
                 .to_owned()
         });
         self.refused.iter().map(|(_, reason)| format!("{reason} (left whole)")).chain(words).collect()
@@ -234,9 +233,8 @@ impl Method for Compress {
         commit: &mut dyn FnMut(&CompressSnapshot) -> Result<bool>,
     ) -> Result<CompressSnapshot> {
         if rows.len() < 2 {
-            let reason = "one sequence to calibrate on: at least two are needed, as one is measured on and not fitted \
-                 to; \
-                          give more text, or lower --cal-max-seqlen";
+            let reason = "one sequence to calibrate on: at least two are needed, as one is measured on and not \
+                          fitted to; give more text, or lower --cal-max-seqlen";
             return Err(Error::BadTokens(reason.into()));
         }
         // What is trained afterwards is read where it was written, and written elsewhere.

@@ -153,10 +153,8 @@ impl Section for PruneReport {
         if self.experts {
             return format!(
                 "# {original}, with fewer experts\n\nThis is {original} ({}) with {:.1} % fewer parameters. \
-                 slicegpt-gpu \
-                 {version} removed the experts of layers {} to {} whose weighted results are shortest: REAP, as \
-                 published \
-                 ([Lasby et al. 2025](https://arxiv.org/abs/2510.13999)). Nothing was trained after that.\n\n",
+                 slicegpt-gpu {version} removed the experts of layers {} to {} whose weighted results are shortest: \
+                 REAP, as published ([Lasby et al. 2025](https://arxiv.org/abs/2510.13999)). Nothing was trained after that.\n\n",
                 self.model_type, self.percent_removed, self.first, self.last
             );
         }
@@ -174,9 +172,8 @@ impl Section for PruneReport {
         };
         format!(
             "# {original}, pruned\n\nThis is {original} ({}) with {:.1} % fewer parameters. slicegpt-gpu {version} \
-             removed \
-             the attention heads and MLP channels of layers {} to {} that matter least by an estimate of LLM-Pruner \
-             ([Ma et al. 2023](https://arxiv.org/abs/2305.11627)). {after}\n\n",
+             removed the attention heads and MLP channels of layers {} to {} that matter least by an estimate of \
+             LLM-Pruner ([Ma et al. 2023](https://arxiv.org/abs/2305.11627)). {after}\n\n",
             self.model_type, self.percent_removed, self.first, self.last
         )
     }
