@@ -13,22 +13,12 @@ use slicegpt_gpu::{
     checkpoint::{Checkpoint, Dtype, FileTarget, TensorFile, TensorPlan},
     model::{Config, WeightStore},
 };
-use tempfile::TempDir;
-
-fn temporary() -> TempDir {
-    tempfile::tempdir().expect("a temporary directory")
-}
+use support::{put, temporary};
 
 /// The bytes of a safetensors file with this header and data.
 fn file(header: impl AsRef<[u8]>, data: &[u8]) -> Vec<u8> {
     let header = header.as_ref();
     [&(header.len() as u64).to_le_bytes(), header, data].concat()
-}
-
-fn put(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-    let path = directory.join(name);
-    fs::write(&path, bytes).expect("a written file");
-    path
 }
 
 fn one(name: &str) -> Vec<u8> {

@@ -110,7 +110,7 @@ fn every_default_and_spelling_is_as_in_transformers() {
             let found = |name: &str| expected.get(name).filter(|found| !found.is_null()).map(numbers);
             if let (Some(rope), Some(local)) = (config.ropes.get(1), found("local_frequencies")) {
                 let off = rope.inverse_frequencies.iter().zip(&local).map(|(&a, b)| (f64::from(a) / b - 1.0).abs());
-                if rope.inverse_frequencies.len() != local.len() || off.fold(0.0, f64::max) > 5e-7 {
+                if rope.inverse_frequencies.len() != local.len() || support::worst(off) > 5e-7 {
                     failures.push(format!("{shown}: {:?} with a window, expected {local:?}", rope.inverse_frequencies));
                 }
             }

@@ -12,11 +12,7 @@ use slicegpt_gpu::{
     checkpoint::{Checkpoint, Dtype, FileTarget, TensorFile, TensorPlan},
     model::Model,
 };
-use tempfile::TempDir;
-
-fn temporary() -> TempDir {
-    tempfile::tempdir().expect("a temporary directory")
-}
+use support::temporary;
 
 /// A file with these tensors of one value each, in a directory that is made if need be.
 fn shard(directory: &Path, name: &str, tensors: &[(&str, f32)]) -> PathBuf {

@@ -243,9 +243,9 @@ fn worst(config: &Config, tensors: &Tensors, expected: &BTreeMap<String, Vec<f32
     let largest = expected.values().map(|values| magnitude(values)).fold(0.0, f64::max);
     let error = |(&name, &values): (&&String, &&Vec<f32>)| {
         let scale = magnitude(values).max(0.01 * largest);
-        let off = found[name].iter().zip(values).map(|(a, &b)| (a - f64::from(b)).abs()).fold(0.0, f64::max);
+        let off = support::worst(found[name].iter().zip(values).map(|(a, &b)| (a - f64::from(b)).abs()));
         assert_eq!(found[name].len(), values.len(), "{name}");
-        (if off.is_nan() { f64::INFINITY } else { off / scale }, name.clone())
+        (off / scale, name.clone())
     };
     expected.iter().map(error).max_by(|a, b| a.0.total_cmp(&b.0)).expect("tensors")
 }
@@ -363,11 +363,11 @@ fn tensors_differ(a: &Tensors, b: &Tensors) -> f64 {
     let magnitude = |values: &[f32]| values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
     let largest = b.values().map(|(.., values)| magnitude(values)).fold(0.0, f32::max);
     let differ = |(name, (.., values)): (&String, &(usize, usize, Vec<f32>))| {
-        let off = values.iter().zip(&b[name].2).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        f64::from(off / magnitude(&b[name].2).max(0.01 * largest))
+        let off = support::worst(values.iter().zip(&b[name].2).map(|(a, b)| f64::from((a - b).abs())));
+        off / f64::from(magnitude(&b[name].2).max(0.01 * largest))
     };
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    a.iter().map(differ).fold(0.0, f64::max)
+    support::worst(a.iter().map(differ))
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn gradients_through_experts_are_derivatives_of_the_twin() {
                 network.step(0, step.index, &one).expect("a step").dot(&d.rows(token, 1))
             };
             let difference = (loss(1e-5) - loss(-1e-5)) / 2e-5;
-            worst = worst.max((found[(token, at)] - difference).abs());
+            worst = support::worst([worst, (found[(token, at)] - difference).abs()]);
         }
         let error = worst / found.amax();
         println!("{name}: {error:.1e}");
@@ -419,7 +419,7 @@ fn experts_leave_as_an_independent_implementation_has_it_and_the_rest_computes_w
             assert_eq!(found.len(), mixtures.len(), "{name}");
             for (found, (layer, expected)) in found.iter().zip(mixtures) {
                 assert_eq!(found.layer, layer, "{name}");
-                let worst = found.scores.iter().zip(expected).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max);
+                let worst = support::worst(found.scores.iter().zip(expected).map(|(a, b)| support::relative(*a, *b)));
                 println!("{name} layer {layer}: {worst:.1e}");
                 assert!(worst < 1e-5, "{name} layer {layer}: relative error {worst:.1e}");
             }

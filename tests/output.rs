@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -16,18 +16,7 @@ use slicegpt_gpu::{
         sha256, shards,
     },
 };
-use support::names;
-use tempfile::TempDir;
-
-fn temporary() -> TempDir {
-    tempfile::tempdir().expect("a temporary directory")
-}
-
-fn put(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-    let path = directory.join(name);
-    fs::write(&path, bytes).expect("a written file");
-    path
-}
+use support::{names, put, temporary};
 
 fn plan(name: &str, shape: &[usize], dtype: Dtype) -> TensorPlan {
     TensorPlan { name: name.into(), shape: shape.to_vec(), dtype }

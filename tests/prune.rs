@@ -122,7 +122,7 @@ fn importances_and_what_leaves_agree_with_an_independent_implementation() {
                 for (found, expected) in found.iter().zip(&expected) {
                     for (a, b) in [(&found.attention, &expected.attention), (&found.mlp, &expected.mlp)] {
                         assert_eq!(a.len(), b.len(), "{what}");
-                        worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs()).fold(worst, f64::max);
+                        worst = worst.max(support::worst(a.iter().zip(b).map(|(a, b)| support::relative(*a, *b))));
                     }
                 }
                 println!("{what}: {worst:.1e}");
@@ -198,7 +198,7 @@ fn importances_of_coordinates_agree_with_an_independent_implementation() {
                     let expected = doubles(&path, &format!("residual.{importance_name}.{aggregate_name}"));
                     assert_eq!((found.len(), expected.len()), (config.hidden_size, config.hidden_size));
                     let pairs = found.iter().zip(&expected);
-                    let worst = pairs.map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+                    let worst = support::worst(pairs.map(|(a, b)| support::relative(*a, *b)));
                     println!("{name} {importance_name} {aggregate_name}: {worst:.1e}");
                     assert!(worst < allowed, "{name} {importance_name} {aggregate_name}: relative error {worst:.1e}");
                     compared += 1;
@@ -410,7 +410,7 @@ fn gradients_of_later_rounds_are_those_of_the_pruned_model() {
             ];
             for (a, b) in pairs {
                 assert_eq!(a.len(), b.len(), "{name}");
-                let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+                let worst = support::worst(a.iter().zip(b).map(|(a, b)| support::relative(*a, *b)));
                 assert!(worst < 1e-4, "{name}: {worst:.1e}");
             }
         }

@@ -129,7 +129,7 @@ fn values(model: &Model, name: &str) -> Vec<f32> {
 fn difference(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0, |most: f64, value| most.max(f64::from(value.abs())));
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max) / largest.max(1e-12)
+    support::worst(a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs()))) / largest.max(1e-12)
 }
 
 /// The products that make_recovery.py has of a matrix: with cosines from the right, and from the left.

@@ -223,7 +223,7 @@ pub trait Tap {
     /// What the weights of a block read: the normed residual `[tokens, width before]`.
     ///
     /// # Errors
-    /// Those of whatever is made of it.
+    /// Whatever the implementation reports.
     fn reads(&mut self, _block: &Block, _normed: &Matrix) -> Result<()> {
         Ok(())
     }
@@ -232,7 +232,7 @@ pub trait Tap {
     /// `[tokens, heads · head_dim]` or the MLP's inner activations `[tokens, intermediate_size]`.
     ///
     /// # Errors
-    /// Those of whatever is made of it.
+    /// Whatever the implementation reports.
     fn inner(&mut self, _tokens: Range<usize>, _inner: &[Matrix]) -> Result<()> {
         Ok(())
     }
@@ -240,7 +240,7 @@ pub trait Tap {
     /// What a run of tokens of a block becomes before the norm of its result, `[tokens, width after]`, where it has one.
     ///
     /// # Errors
-    /// Those of whatever is made of it.
+    /// Whatever the implementation reports.
     fn written(&mut self, _tokens: Range<usize>, _result: &Matrix) -> Result<()> {
         Ok(())
     }

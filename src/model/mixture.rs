@@ -27,7 +27,7 @@ pub trait ExpertTap {
     /// are here divided by the sum of their token's.
     ///
     /// # Errors
-    /// Those of whatever is made of it.
+    /// Whatever the implementation reports.
     fn result(&mut self, _layer: usize, _expert: usize, _gates: &[f32], _result: &Matrix) -> Result<()> {
         Ok(())
     }

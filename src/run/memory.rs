@@ -156,11 +156,10 @@ impl<M: Method> Workload<'_, M> {
             let upload = config.largest_matrix() * element_size as u64;
             peaks.push(phase("sample", bytes + staging_bytes(upload), upload, upload, 0));
         }
-        let eval = EvalMemory { batch_tokens: pieces.eval_tokens, residual_bytes: 0, part_bytes: pieces.part_bytes };
-        // What is left of the GPU's memory holds residuals, up to the usual amount.
-        let eval = |config: &Config, element_size| {
-            let gpu = eval.gpu_bytes(config, self.eval.map_or(0, |eval| eval.longest), element_size);
-            let table = (config.vocab_size as u64 * row_bytes(config.hidden_size)).min(eval.part_bytes);
+        let least = EvalMemory { batch_tokens: pieces.eval_tokens, residual_bytes: 0, part_bytes: pieces.part_bytes };
+        let perplexity = |config: &Config, element_size| {
+            let gpu = least.gpu_bytes(config, self.eval.map_or(0, |eval| eval.longest), element_size);
+            let table = (config.vocab_size as u64 * row_bytes(config.hidden_size)).min(least.part_bytes);
             let upload = (config.largest_matrix() * element_size as u64).max(table);
             phase("perplexity", gpu, upload, upload, 0)
         };
@@ -171,8 +170,8 @@ impl<M: Method> Workload<'_, M> {
         let mut residual_bytes = EvalMemory::default().residual_bytes;
         if let Some(measured) = self.eval {
             residual_bytes = residual_bytes.min(measured.tokens as u64 * state_bytes(config));
-            let dense = eval(config, element_size);
-            let cut = eval(sliced, widest);
+            let dense = perplexity(config, element_size);
+            let cut = perplexity(sliced, widest);
             let mut measured = PhasePeak {
                 gpu_bytes: dense.gpu_bytes.max(cut.gpu_bytes),
                 host_bytes: dense.host_bytes.max(cut.host_bytes),
@@ -185,14 +184,14 @@ impl<M: Method> Workload<'_, M> {
                     .filter(|_| ceilings.shared)
                     .map(|most| most.saturating_sub(measured.gpu_bytes + measured.host_bytes)),
             ];
-            // One batch at least is in the account already.
+            // What is left of the GPU's memory holds residuals, up to the usual amount; one batch at least is in the
+            // account already.
             residual_bytes = room.into_iter().flatten().fold(residual_bytes, u64::min);
             measured.gpu_bytes += residual_bytes;
             peaks.push(measured);
         }
         peaks.push(work);
-        let eval = EvalMemory { residual_bytes, batch_tokens: pieces.eval_tokens, part_bytes: pieces.part_bytes };
-        RunPlan { ceilings, layers, eval, sampled_rows, peaks }
+        RunPlan { ceilings, layers, eval: EvalMemory { residual_bytes, ..least }, sampled_rows, peaks }
     }
 }
 

@@ -112,9 +112,7 @@ impl PerplexityReport {
             agreement: Some(AgreementReport { kl, top_1, bits_per_byte }),
         }
     }
-}
 
-impl PerplexityReport {
     /// The same where the original that predictions were compared with has lost tokens: with all of them, it takes
     /// `bits` for a byte.
     #[must_use]

@@ -30,7 +30,7 @@ pub trait Collect {
     /// Of a step of a layer, from the last to the first.
     ///
     /// # Errors
-    /// Those of whatever is made of them.
+    /// Whatever the implementation reports.
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()>;
 
     /// Which gradients of steps are wanted, of a model that is not being trained.
@@ -51,7 +51,7 @@ pub trait Collect {
     /// Of some rows of the head, as it is stored, by the loss of the sequences `of`.
     ///
     /// # Errors
-    /// Those of whatever is made of them.
+    /// Whatever the implementation reports.
     fn head(&mut self, _of: Range<usize>, _rows: Range<usize>, _gradients: &AffineGradients) -> Result<()> {
         Ok(())
     }
@@ -59,7 +59,7 @@ pub trait Collect {
     /// Of the final norm, by the loss of the sequences `of`.
     ///
     /// # Errors
-    /// Those of whatever is made of them.
+    /// Whatever the implementation reports.
     fn final_norm(&mut self, _of: Range<usize>, _gradients: &AffineGradients) -> Result<()> {
         Ok(())
     }
@@ -67,7 +67,7 @@ pub trait Collect {
     /// Of some rows of a table, by the loss of the sequences `of`; what a tied head adds is not in it.
     ///
     /// # Errors
-    /// Those of whatever is made of them.
+    /// Whatever the implementation reports.
     fn embedding(&mut self, _table: Table, _of: Range<usize>, _rows: Range<usize>, _gradient: &Matrix) -> Result<()> {
         Ok(())
     }

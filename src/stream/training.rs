@@ -10,7 +10,7 @@ pub trait Supply {
     /// Of a step of a layer.
     ///
     /// # Errors
-    /// Those of whatever they are made of.
+    /// Whatever the implementation reports.
     fn weights(&self, layer: usize, step: Step) -> Result<StepWeights>;
 
     /// The final norm, with the factor of the logits, where it is another than the file's.

@@ -243,7 +243,7 @@ fn what_mixtures_have_no_form_for_is_refused_with_the_way_out() {
         (&["--axes", "experts,mlp"], "have experts with fewer channels yet"),
         (&["--axes", "experts", "--keep", "30%"], "ask for less"),
         (&["--per-layer"], "prune --experts SHARE --global"),
-        (&["--importance", "taylor"], "; --importance obs needs none"),
+        (&["--importance", "taylor"], "; leave it out"),
     ] {
         scene.refused(&with(args!["compress", model, "-o", out], flags), 2, message);
     }

@@ -44,15 +44,15 @@ fn check(gpu: &Gpu, what: &str, model: &Model, axis: Axis) {
     assert_eq!((probe.tokens, probe.sequences), (written.tokens, written.sequences), "{what}");
     // Rows that come up four times, not three, round otherwise in the sums; and what is next to nothing is known to
     // some roundings of the logits: 6e-8 of some 10, less in the mean over tokens.
-    let error = [
+    let pairs = [
         (probe.kl, written.kl),
         (probe.loss, written.loss),
         (probe.dense_loss, written.dense_loss),
         (probe.perplexity, written.perplexity),
         (probe.dense_perplexity, written.dense_perplexity),
-    ]
-    .into_iter()
-    .fold(0.0f64, |worst, (probe, written)| worst.max((probe - written).abs() / (written.abs() + 1e-4)));
+    ];
+    let off = |(probe, written): (f64, f64)| (probe - written).abs() / (written.abs() + 1e-4);
+    let error = support::worst(pairs.into_iter().map(off));
     println!("{what}: KL {:.4}, {:.4} when probed; off by {error:.1e}", written.kl, probe.kl);
     assert!(error <= 1e-3, "{what}: {written:?}, when probed {probe:?}");
     assert!((probe.top_1 - written.top_1).abs() <= 1.5 / written.tokens as f64, "{what}: {written:?}, {probe:?}");

@@ -30,19 +30,6 @@ fn costs_nothing(
     found
 }
 
-fn matrix(layer: usize, name: &str) -> String {
-    format!("model.layers.{layer}.{name}.weight")
-}
-
-/// Row `to` becomes the sum of some rows times factors.
-fn combine(tensors: &mut Tensors, name: &str, to: usize, of: &[(usize, f32)]) {
-    change(tensors, name, |cols, all| {
-        for col in 0..cols {
-            all[to * cols + col] = of.iter().map(|(from, factor)| factor * all[from * cols + col]).sum();
-        }
-    });
-}
-
 /// A channel of each layer of llama_mha_untied that is not needed.
 const SUPERFLUOUS: [usize; 3] = [5, 0, 26];
 

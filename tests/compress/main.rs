@@ -171,6 +171,20 @@ fn change(tensors: &mut Tensors, name: &str, change: impl FnOnce(usize, &mut [f3
     tensors.insert(name.into(), (Dtype::F32, shape, bytes));
 }
 
+/// Row `to` becomes the sum of some rows times factors.
+fn combine(tensors: &mut Tensors, name: &str, to: usize, of: &[(usize, f32)]) {
+    change(tensors, name, |cols, all| {
+        for col in 0..cols {
+            all[to * cols + col] = of.iter().map(|(from, factor)| factor * all[from * cols + col]).sum();
+        }
+    });
+}
+
+/// The name of a matrix of a layer.
+fn matrix(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}.weight")
+}
+
 /// A copy of a fixture with other values in its tensors.
 fn altered(name: &str, alter: impl FnOnce(&mut Tensors)) -> (TempDir, Model) {
     let directory = support::copy_of(name);

@@ -60,19 +60,6 @@ fn route(tensors: &mut Tensors, factors: [f32; 5]) {
     }
 }
 
-fn matrix(layer: usize, name: &str) -> String {
-    format!("model.layers.{layer}.{name}.weight")
-}
-
-/// Row `to` becomes the sum of some rows times factors.
-fn combine(tensors: &mut Tensors, name: &str, to: usize, of: &[(usize, f32)]) {
-    change(tensors, name, |cols, all| {
-        for col in 0..cols {
-            all[to * cols + col] = of.iter().map(|(from, factor)| factor * all[from * cols + col]).sum();
-        }
-    });
-}
-
 #[test]
 fn an_expert_that_no_token_goes_to_leaves_first_and_costs_nothing() {
     let gpu = support::gpu();

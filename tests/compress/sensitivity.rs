@@ -78,12 +78,8 @@ fn the_second_moments_of_one_token_are_those_of_the_gradient_of_the_weight_that_
             let own = |i: usize, j: usize| f64::from(moments[i * width + j]);
             let (all, expected) = (trace(&own), trace(&product));
             assert!(all > 0.0 && expected > 0.0, "{name} ({reason}), layer {layer}, step {step}: nothing");
-            let mut worst: f64 = 0.0;
-            for i in 0..width {
-                for j in i..width {
-                    worst = worst.max((own(i, j) / all - product(i, j) / expected).abs());
-                }
-            }
+            let upper = (0..width).flat_map(|i| (i..width).map(move |j| (i, j)));
+            let worst = support::worst(upper.map(|(i, j)| (own(i, j) / all - product(i, j) / expected).abs()));
             assert!(worst < 1e-5, "{name} ({reason}), layer {layer}, step {step}: {worst:.1e} of the trace");
         }
         // Sums over tokens: a token counts half of the loss of two.

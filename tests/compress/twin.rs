@@ -26,7 +26,8 @@ fn differences(rows: &[Vec<u32>], twin: &Network, made: &Network, dense: &Networ
     let mut worst: f64 = 0.0;
     for row in rows {
         let (expected, found) = (twin.logits(row).expect("logits"), made.logits(row).expect("logits"));
-        worst = worst.max((&expected - found).abs().max() / expected.abs().max());
+        let off = support::worst((&expected - found).iter().map(|off| off.abs()));
+        worst = worst.max(off / expected.amax());
     }
     let lost = (dense.logits(&rows[0]).expect("logits") - twin.logits(&rows[0]).expect("logits")).abs().max();
     (worst, lost)

@@ -446,8 +446,8 @@ fn gradients_of_logits_match_reference_slice_by_slice() {
         let divergences = reference::divergence_backward(&p_twin, &q_twin, 0.25);
         let expected = reference::divergence(&p_twin, &q_twin, &vec![0; tokens]);
         let found = gpu.divergences(&warm).expect("divergences");
-        let worst =
-            found.iter().zip(&expected).map(|(found, expected)| (found.kl - expected.kl).abs()).fold(0.0, f64::max);
+        let pairs = found.iter().zip(&expected);
+        let worst = support::worst(pairs.map(|(found, expected)| (found.kl - expected.kl).abs()));
         check(&format!("divergence at a temperature ({reason})"), worst, 64.0 * f64::from(scale) * ROUNDOFF);
         for (first, width) in parts() {
             let (p, q) = (slice(&p, first, width), slice(&q, first, width));

@@ -34,14 +34,8 @@ fn upload(gpu: &Gpu, values: &[f32], rows: usize, cols: usize) -> Matrix {
 /// max |actual − expected| / scale, elementwise; infinite for NaN.
 fn error(actual: &DMatrix<f64>, expected: &DMatrix<f64>, scale: impl Fn(usize, usize) -> f64) -> f64 {
     assert_eq!(actual.shape(), expected.shape());
-    let mut worst: f64 = 0.0;
-    for i in 0..actual.nrows() {
-        for j in 0..actual.ncols() {
-            let error = (actual[(i, j)] - expected[(i, j)]).abs() / scale(i, j).max(f64::MIN_POSITIVE);
-            worst = worst.max(if error.is_nan() { f64::INFINITY } else { error });
-        }
-    }
-    worst
+    let entries = (0..actual.nrows()).flat_map(|i| (0..actual.ncols()).map(move |j| (i, j)));
+    support::worst(entries.map(|(i, j)| (actual[(i, j)] - expected[(i, j)]).abs() / scale(i, j).max(f64::MIN_POSITIVE)))
 }
 
 /// Prints the error, and fails if it is too large.

@@ -32,7 +32,7 @@ fn route_finds_the_experts_and_gates_of_its_twin() {
             assert_eq!(routes.ids, ids, "{what}");
             let worst = routes.gates.iter().zip(&gates).map(|(&found, gate)| (f64::from(found) - gate).abs() / gate);
             // exp of up to about 20 has that many roundings of its argument; then sums of positive numbers.
-            check(&what, worst.fold(0.0, f64::max), 64.0 * ROUNDOFF);
+            check(&what, support::worst(worst), 64.0 * ROUNDOFF);
         }
     }
 }
@@ -132,7 +132,7 @@ fn clamped_swiglu_is_that_of_its_twin() {
     let found = gpu.clamped_swiglu(kind, &upload(&gpu, &[gates, ups].concat(), 1, 12)).expect("values");
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let expected = [0.0, 0.0, -silu(2.0), 3.0 * silu(2.0), -silu(1.0), 0.0];
-    let worst = download(&gpu, &found).iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let worst = support::worst(download(&gpu, &found).iter().zip(expected).map(|(a, b)| (a - b).abs()));
     assert!(worst < 1e-6, "off by {worst:.1e}");
     assert!(gpu.clamped_swiglu(kind, &upload(&gpu, &[0.0; 3], 1, 3)).is_err());
 }

@@ -56,7 +56,7 @@ fn losses_match_reference_whatever_the_slices_and_the_size_of_the_logits() {
                 .collect();
             let expected = reference::loss(&reference::matrix(tokens, vocab, &logits), &targets);
             let found = losses(&gpu, &logits, vocab, &targets, widths);
-            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let worst = support::worst(found.iter().zip(&expected).map(|(a, b)| (a - b).abs()));
             // Maximum and target are exact; the sum has terms exp(−x) good to (3 + 2x) ulps, those with large x being
             // small, and rounds once every 64 entries: a relative error of 16 + vocabulary / 64 roundings, which the
             // logarithm makes an absolute one.
@@ -78,7 +78,7 @@ fn loss_reaches_every_token_of_a_folded_grid() {
     let targets: Vec<u32> = (0..tokens as u32).map(|token| token % 3).collect();
     let expected = reference::loss(&reference::matrix(tokens, 3, &logits), &targets);
     let found = losses(&gpu, &logits, 3, &targets, &[3]);
-    let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let worst = support::worst(found.iter().zip(&expected).map(|(a, b)| (a - b).abs()));
     check("loss of 66000 tokens", worst, 16.0 * support::ROUNDOFF);
 }
 

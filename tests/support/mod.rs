@@ -49,6 +49,18 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// A directory that is removed in the end.
+pub fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// Writes a file of a directory, and returns its path.
+pub fn put(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, bytes).expect("a written file");
+    path
+}
+
 /// The names of what lies in a directory, in order.
 pub fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory)
@@ -136,15 +148,21 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
+/// The largest of some errors, none of them negative; infinite if one is NaN, which `f64::max` would leave out.
+pub fn worst(errors: impl IntoIterator<Item = f64>) -> f64 {
+    errors.into_iter().fold(0.0, |worst, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) })
+}
+
+/// |a − b| / |b|; 0 where both are the same.
+pub fn relative(a: f64, b: f64) -> f64 {
+    if a == b { 0.0 } else { (a - b).abs() / b.abs() }
+}
+
 /// max |a − b| / max |b|.
 pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0f64, |most, &value| most.max(f64::from(value.abs())));
-    let error = a
-        .iter()
-        .zip(b)
-        .fold(0.0f64, |most, (&a, &b)| if a.is_nan() { f64::INFINITY } else { most.max(f64::from((a - b).abs())) });
-    error / largest.max(f64::MIN_POSITIVE)
+    worst(a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs()))) / largest.max(f64::MIN_POSITIVE)
 }
 
 /// Reproducible random numbers.

@@ -63,7 +63,8 @@ impl Default for CompressRequest {
 }
 
 impl CompressRequest {
-    /// Checks what no options of the cut say.
+    /// Checks what [`CompressRequest::options`] leaves out: whether this importance and layers that differ are for this
+    /// model.
     ///
     /// # Errors
     /// [`Error::Usage`].
@@ -81,7 +82,7 @@ impl CompressRequest {
                 Err(Error::Usage("--per-layer goes by what --importance obs measures; leave one of them out".into()))
             }
             CompressImportance::Taylor if config.is_mixture() => {
-                let reason = "--importance taylor is not for mixtures of experts yet; --importance obs needs none";
+                let reason = "--importance taylor is not for mixtures of experts yet; leave it out";
                 Err(Error::Usage(reason.into()))
             }
             CompressImportance::Taylor => Ok(()),
