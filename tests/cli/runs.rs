@@ -2,32 +2,50 @@
 
 use super::*;
 
-#[test]
-fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
-    let scene = Scene::new(LLAMA);
-    scene.tokenizer(json!({}));
-    scene.put("model/generation_config.json", "{ \"dummy\":   true }\n");
-    scene.put("model/README.md", "the original's");
-    scene.put("model/training_args.bin", "not for the output");
-    let rows = scene.paragraphs(19, 150);
-    let text = scene.put("text.txt", rows.join("\n\n"));
-    let (model, out) = (scene.path("model"), scene.path("out"));
-    let before = scene.contents();
-    let report = program(args![
-        "run",
-        model,
-        "-o",
-        out,
-        "--calibration",
-        text,
-        "--cal-nsamples",
-        "6",
-        "--cal-max-seqlen",
-        "64",
-        "--json"
-    ])
-    .json();
+/// A small llama sliced by the paper's method on 19 equal paragraphs of text.
+struct Sliced {
+    scene: Scene,
+    rows: Vec<String>,
+    /// Of the model, before the run.
+    before: Vec<(PathBuf, Vec<u8>)>,
+    report: Value,
+}
 
+impl Sliced {
+    fn new() -> Self {
+        let scene = Scene::new(LLAMA);
+        scene.tokenizer(json!({}));
+        scene.put("model/generation_config.json", "{ \"dummy\":   true }\n");
+        scene.put("model/README.md", "the original's");
+        scene.put("model/training_args.bin", "not for the output");
+        let rows = scene.paragraphs(19, 150);
+        let text = scene.put("text.txt", rows.join("\n\n"));
+        let before = scene.contents();
+        let report = Self::run(&scene, &text, &[]);
+        Self { scene, rows, before, report }
+    }
+
+    /// What a run on a text reports.
+    fn run(scene: &Scene, text: &Path, flags: &[&str]) -> Value {
+        let (model, out) = (scene.path("model"), scene.path("out"));
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["run", model, "-o", out, "--calibration", text, "--json"]);
+        said(command.args(["--cal-nsamples", "6", "--cal-max-seqlen", "64"]).args(flags)).json()
+    }
+
+    fn model(&self) -> PathBuf {
+        self.scene.path("model")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.scene.path("out")
+    }
+}
+
+#[test]
+fn a_run_on_text_writes_a_whole_model_and_leaves_the_original_as_it_was() {
+    let sliced = Sliced::new();
+    let (model, out) = (sliced.model(), sliced.out());
     assert_eq!(
         names(&out),
         [
@@ -48,14 +66,24 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
             "{name}"
         );
     }
-    assert!(contents(&model).iter().all(|file| before.contains(file)), "the input is as it was");
-    assert!(names(scene.directory.path()).iter().all(|name| !name.contains("tmp") && !name.contains("partial")));
+    assert!(contents(&model).iter().all(|file| sliced.before.contains(file)), "the input is as it was");
+    let beside = names(sliced.scene.directory.path());
+    assert!(beside.iter().all(|name| !name.contains("tmp") && !name.contains("partial")), "{beside:?}");
+    let card = fs::read_to_string(out.join("README.md")).expect("a model card");
+    assert!(card.contains("\n# model, sliced"), "{card}");
+    assert!(card.contains("AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n"), "{card}");
+    sliced.scene.refused(
+        args!["run", out, "-o", sliced.scene.path("again"), "--calibration", sliced.scene.path("text.txt")],
+        2,
+        "this model is sliced already; slice the original",
+    );
+}
 
-    let planned =
-        report["memory"].as_array().into_iter().flatten().filter_map(|phase| phase["gpu_bytes"].as_u64()).max();
-    assert!(report["peak_gpu_bytes"].as_u64() <= planned, "no ceiling, and yet no more than planned: {report}");
-
-    let (original, config) = (read_json(&model.join("config.json")), read_json(&out.join("config.json")));
+#[test]
+fn the_config_of_a_sliced_model_is_that_of_the_original_with_a_section_on_its_widths() {
+    let sliced = Sliced::new();
+    let (original, config) =
+        (read_json(&sliced.model().join("config.json")), read_json(&sliced.out().join("config.json")));
     for (name, value) in original.as_object().expect("an object") {
         let expected = match name.as_str() {
             "model_type" => json!("sliced_llama"),
@@ -69,23 +97,23 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     assert_eq!(config["slicing"]["sparsity"], 0.25);
     let widths = |output| json!({ "attention_input": 16, "mlp_input": 16, "output": output, "attn_shortcut": true, "mlp_shortcut": true });
     assert_eq!(config["slicing"]["layers"], json!([widths(16), widths(24)]));
-    assert_eq!(config["slicing"]["calibration_sha256"], report["calibration"]["sha256"]);
+    assert_eq!(config["slicing"]["calibration_sha256"], sliced.report["calibration"]["sha256"]);
+}
 
+#[test]
+fn the_report_says_what_was_read_and_written_and_what_it_took() {
+    let sliced = Sliced::new();
+    let (report, out) = (&sliced.report, sliced.out());
     assert_eq!(report["schema_version"], 1);
     assert_eq!((&report["hidden_size"], &report["sliced_width"]), (&json!(24), &json!(16)));
     assert_eq!((&report["calibration"]["sequences"], &report["calibration"]["tokens"]), (&json!(6), &json!(6 * 64)));
     assert_eq!((&report["perplexity"]["sequences"], &report["perplexity"]["tokens"]), (&json!(2), &json!(2 * 127)));
-    let checkpoint = Checkpoint::open(&out).expect("the output");
-    let parameters: usize = checkpoint
-        .names()
-        .filter_map(|name| checkpoint.tensor(name))
-        .map(|tensor| tensor.shape.iter().product::<usize>())
-        .sum();
-    assert_eq!(report["sliced_parameters"], json!(parameters));
-    let dense = Checkpoint::open(&model).expect("the input");
-    let parameters: usize =
-        dense.names().filter_map(|name| dense.tensor(name)).map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-    assert_eq!(report["original_parameters"], json!(parameters));
+    for (path, field) in [(&out, "sliced_parameters"), (&sliced.model(), "original_parameters")] {
+        let checkpoint = Checkpoint::open(path).expect("a checkpoint");
+        let tensors = checkpoint.names().filter_map(|name| checkpoint.tensor(name));
+        let parameters: usize = tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+        assert_eq!(report[field], json!(parameters), "{field}");
+    }
     assert_eq!(report["layers"].as_array().map(Vec::len), Some(2));
     assert!(report["layers"][0]["kept_energy"][0].as_f64().is_some_and(|kept| (0.5..=1.0).contains(&kept)), "{report}");
     assert!(report["largest_eigen_residual"].as_f64().is_some_and(|residual| residual < 1e-10), "{report}");
@@ -93,15 +121,20 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
     for phase in ["perplexity before", "slice", "perplexity after"] {
         assert!(report["seconds"][phase].as_f64().is_some_and(|seconds| seconds > 0.0), "{phase}: {report}");
     }
+    let planned = report["memory"].as_array().expect("phases").iter().filter_map(|phase| phase["gpu_bytes"].as_u64());
+    let (planned, peak) = (planned.max().expect("a phase on the GPU"), report["peak_gpu_bytes"].as_u64());
+    assert!(peak.is_some_and(|peak| peak <= planned), "no ceiling, and yet no more than planned: {report}");
     let listed: Vec<&str> = report["files"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     assert!(
         names(&out).iter().all(|name| listed.contains(&name.as_str())) && listed.len() == names(&out).len(),
         "{listed:?}"
     );
-    let card = fs::read_to_string(out.join("README.md")).expect("a model card");
-    assert!(card.contains("\n# model, sliced"), "{card}");
-    assert!(card.contains("AutoModelForCausalLM.from_pretrained(\".\", trust_remote_code=True)\n"), "{card}");
+}
 
+#[test]
+fn perplexity_is_that_of_the_held_out_end_of_a_text_and_json_lines_of_its_rows_are_the_same_text() {
+    let Sliced { scene, rows, report, .. } = Sliced::new();
+    let (model, out) = (scene.path("model"), scene.path("out"));
     // The last tenth of 19 equal paragraphs: those from which on more than 17.1 have been seen.
     let tail = scene.put("tail.txt", rows[17..].join("\n\n"));
     for (path, field) in [(&model, "original"), (&out, "sliced")] {
@@ -112,39 +145,10 @@ fn a_run_on_text_writes_a_whole_model_and_measures_on_the_held_out_end() {
             "{field}: {found}, reported {reported}"
         );
     }
-
-    scene.refused(
-        args!["run", out, "-o", scene.path("again"), "--calibration", text],
-        2,
-        "this model is sliced already; slice the original",
-    );
-
-    // jsonl of the same rows is the same text.
-    let lines: String = rows
-        .iter()
-        .enumerate()
-        .map(
-            |(row, text)| {
-                if row % 2 == 0 { format!("{}\n", json!(text)) } else { format!("{}\n", json!({ "text": text })) }
-            },
-        )
-        .collect();
-    let lines = scene.put("text.jsonl", lines);
-    let again = program(args![
-        "run",
-        model,
-        "-o",
-        out,
-        "--calibration",
-        lines,
-        "--cal-nsamples",
-        "6",
-        "--cal-max-seqlen",
-        "64",
-        "--json",
-        "--force"
-    ])
-    .json();
+    let line = |(row, text): (usize, &String)| if row % 2 == 0 { json!(text) } else { json!({ "text": text }) };
+    let lines: Vec<String> = rows.iter().enumerate().map(|row| line(row).to_string()).collect();
+    let lines = scene.put("text.jsonl", lines.join("\n"));
+    let again = Sliced::run(&scene, &lines, &["--force"]);
     assert_eq!(again["calibration"]["sha256"], report["calibration"]["sha256"]);
     assert_eq!(again["perplexity"]["sliced"], report["perplexity"]["sliced"]);
 }
