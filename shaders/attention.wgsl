@@ -1,21 +1,18 @@
 // attention: causal attention with grouped queries, an optional sliding window and an online softmax; no [tokens,
 // tokens] matrix anywhere.
 //   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
-//   with t - j < window,
-//   s as in shared/scores.wgsl; a head's sink, where there are any, is one more score in the sum of its softmax
+//   with t - j < window, s as in shared/scores.wgsl; a head's sink, where there are any, is one more score in the sum of
+//   its softmax
 //   q         [tokens, q_stride] f32; query head h begins at q_column + h * HEAD_DIM
 //   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * HEAD_DIM, value head likewise
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token);
 //             then a sink of each head
 //   out       [tokens, heads * head_dim]
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
-// A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and
-// values come through workgroup
-// memory; tiles behind the window or beyond the last query are never read. For every 32 keys: scores by a product as
-// in gemm, 8 queries times
-// 4 keys a thread; softmax with one query a thread; results by a product again. Blocks make batches ragged: sequences
-// of any length lie one
-// behind the other, and nothing is padded.
+// A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and values
+// come through workgroup memory; tiles before the window or beyond the last query are never read. For every 32 keys:
+// scores by a product as in gemm, 8 queries times 4 keys a thread; softmax with one query a thread; results by a product
+// again. Blocks make batches ragged: sequences of any length lie one after the other, and nothing is padded.
 const KEYS: u32 = 32u;
 const DIMS: u32 = 16u;                                                 // coordinates at a time for the scores
 const VALUES: u32 = 8u;                                                // values at a time for the results
@@ -27,8 +24,7 @@ var<workgroup> weight: array<vec4<f32>, KEYS * 16u>;                   // [key][
 var<workgroup> factor: array<vec4<f32>, 16>;                           // [query / 4]: what results so far are multiplied by
 
 // Where query r of this workgroup begins in q: token r / group_part of the block, head r % group_part of this part of
-// the group. The last one
-// there is stands for those beyond.
+// the group. The last one there is stands for those beyond.
 fn query_at(r: u32, block: vec4<u32>, first_head: u32, heads: u32) -> u32 {
     let token = block.x + min(r / params.group_part, block.y - 1u);
     return token * params.q_stride + params.q_column + (first_head + min(r % params.group_part, heads - 1u)) * HEAD_DIM;

@@ -1,12 +1,10 @@
 // attention_wide: attention (see attention.wgsl) for few queries at a time, spread over the coordinates of a head:
 // decoding, and wide heads.
 //   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
-//   with t - j < window,
-//   s as in shared/scores.wgsl, sinks as in attention.wgsl
+//   with t - j < window, s as in shared/scores.wgsl, sinks as in attention.wgsl
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
 // A workgroup takes the queries that queries_1.wgsl or queries_4.wgsl has room for, which share a key-value head. For
-// the scores a thread has one
-// key of 64; for the values four coordinates of every PARTS-th key.
+// the scores a thread has one key of 64; for the values four coordinates of every PARTS-th key.
 const PARTS: u32 = 64u / HEAD4;
 
 var<workgroup> weight: array<Each, 64>;                                // [key of the tile]: softmax weights

@@ -6,8 +6,8 @@
 //   dispatch  (ceil(rows / tile rows), ceil(columns / tile columns), 1) for the rows first_row .. end_row of c
 // triangle != 0: tiles below the diagonal are not touched.
 // A chunk is 64 tokens. One running f32 sum over thousands of tokens loses the small eigenvalues to the few tokens of
-// huge norm. What a thread
-// reads lies side by side; neighbouring workgroups have the same columns, which therefore stay in the caches.
+// huge norm. What a thread reads lies side by side; neighbouring workgroups have the same columns, which therefore stay
+// in the caches.
 struct Params {
     tokens: u32,
     rows: u32,

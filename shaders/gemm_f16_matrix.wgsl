@@ -2,9 +2,8 @@
 //   c[m, column + n] (+)= sum_k f16(a[m, k]) * f16(w[n, k]) + bias[n]
 //   dispatch  (ceil(N / 64), ceil(M / 64), 1)
 // The first four subgroups have a quarter of the tile each, 32×32 results in fragments (fragments_*.wgsl). THREADS is
-// four times the largest
-// subgroup of the adapter: where subgroups turn out smaller there are more than four, and the others help with
-// copying alone.
+// four times the largest subgroup of the adapter: where subgroups turn out smaller there are more than four, and the
+// others help with copying alone.
 struct Params {
     m: u32,
     n: u32,

@@ -3,9 +3,9 @@
 //   t % 16, t % 16 + 1, ...
 //   y         [threads]  f32
 //   dispatch  (threads / 64, 1, 1)
-// Twelve chains that do not depend on one another hide the latency of each. Factor and summand come at run time, so
-// no compiler can fold the
-// loop; a factor and a summand of 1 make the result exact, and tell how many steps were really taken.
+// Twelve chains that do not depend on one another hide the latency of each. Factor and summand come at run time, so no
+// compiler can fold the loop; a factor and a summand of 1 make the result exact, and tell how many steps were really
+// taken.
 struct Params {
     threads: u32,
     steps: u32,

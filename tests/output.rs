@@ -107,7 +107,7 @@ fn reads_back(most: u64, files: &[&str]) {
     }
     let start = fs::read(target.join(files[0])).expect("the file");
     let header = u64::from_le_bytes(start[..8].try_into().expect("8 bytes"));
-    assert!(header.is_multiple_of(8), "data starts aligned, behind {header} bytes");
+    assert!(header.is_multiple_of(8), "data starts aligned, after {header} bytes");
 }
 
 /// An output of these files, finished.

@@ -2,9 +2,8 @@
 @group(0) @binding(2) var<storage, read> w: array<vec2<u32>>;
 
 // Exact for every finite value. With the exponent moved to that of f32, a normal value is right as it is, and a
-// subnormal one, which has no
-// implicit 1, is too large; one exponent more, less 2^-14, a subnormal value is right and a normal one too large. No
-// f32 here is subnormal.
+// subnormal one, which has no implicit 1, is too large; one exponent more, less 2^-14, a subnormal value is right and a
+// normal one too large. No f32 here is subnormal.
 fn load_w(i: u32) -> vec4<f32> {
     let p = w[i];
     let halves = vec4(p.x << 16u, p.x, p.y << 16u, p.y);

@@ -1,7 +1,6 @@
-// What becomes of a scaled product of a query with a key before the softmax: c * tanh(s / c) where there is a
-// soft-cap c, less what a linear
-// bias takes off for the distance. Heads count from the first of the layer, positions from the beginning of the
-// sequence.
+// What becomes of a scaled product of a query with a key before the softmax: c * tanh(s / c) where there is a soft-cap
+// c, less what a linear bias takes off for the distance. Heads count from the first of the layer, positions from the
+// beginning of the sequence.
 
 fn capped(score: f32) -> f32 {
     if params.softcap == 0.0 { return score; }

@@ -1,6 +1,6 @@
 // Every thread reads what it needs by itself. On a CPU that poses as a GPU this is fastest: its caches do what
-// workgroup memory does elsewhere,
-// and where all threads of a group have the same rows (THREADS_Y = 1), the left matrix is read once for all of them.
+// workgroup memory does elsewhere, and where all threads of a group have the same rows (THREADS_Y = 1), the left matrix
+// is read once for all of them.
 
 // Adds the products of steps 0 .. 4*end4 to the block.
 fn walk(thread: vec2<u32>, _index: u32, first_row: u32, first_column: u32, end4: u32) {

@@ -152,6 +152,13 @@ impl Rows {
             Role::Router | Role::Mixed | Role::Beta | Role::Decay => &[],
         }
     }
+
+    /// Makes the sizes of a layer those of what stays.
+    pub fn resize(&self, spec: &mut LayerSpec) {
+        spec.heads = self.query.len() / spec.head_dim;
+        spec.kv_heads = self.key.len() / spec.head_dim;
+        spec.intermediate_size = self.channel.len();
+    }
 }
 
 /// Some rows of a weight, and of its bias.
@@ -184,6 +191,17 @@ fn pick_columns(gpu: &Gpu, linear: &Linear, columns: &[usize]) -> Result<Linear>
     let picked: Vec<f32> = all.chunks_exact(cols).flat_map(|row| columns.iter().map(|&col| row[col])).collect();
     let weight = gpu.upload(&picked, linear.weight.rows(), columns.len())?;
     Ok(Linear { spec: linear.spec, role: linear.role, weight, bias: linear.bias.clone() })
+}
+
+/// Leaves the `rows` of the reads of a step.
+///
+/// # Errors
+/// As [`pick`].
+pub fn pick_rows(gpu: &Gpu, rows: &Rows, reads: &mut StepWeights) -> Result<()> {
+    for linear in reads.blocks.iter_mut().flat_map(|block| &mut block.linears) {
+        *linear = pick(gpu, linear, rows.of(linear.role))?;
+    }
+    Ok(())
 }
 
 /// Leaves what is `kept` of a step, whose layer has sizes `spec`, of its reads and of its writes.

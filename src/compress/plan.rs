@@ -71,7 +71,7 @@ pub struct Options {
     pub per_layer: bool,
     /// The ridge of the least squares, as a share of the regressors' mean energy.
     pub ridge: f64,
-    /// Of the next tokens that are drawn for the gradients that heads and channels leave by.
+    /// Seeds the next tokens that are drawn for the gradients by which heads and channels are chosen.
     pub seed: u64,
     /// Types of the written tensors.
     pub dtype: Types,

@@ -23,7 +23,7 @@
 use std::{cell::RefCell, ops::Range, time::Instant};
 
 use super::{
-    cut::{Cut, Quota, Rows, pick, pick_kept, record},
+    cut::{Cut, Quota, Rows, pick_kept, pick_rows, record},
     dense::{Dense, Reads, Recorded},
     head::{Head, Ways},
     layers::Costs,
@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    fit::{Map, Regression, Rotation, System, Writes, copied, project_write, write_target},
+    fit::{Fit, Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
     gpu::Matrix,
     model::{
         Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
@@ -233,65 +233,12 @@ impl<'a> Refit<'a> {
     /// Fits what writes the residual after a step to the dense one as it is now, chooses what leaves, writes the step
     /// and runs it.
     fn finish(&mut self, pass: &mut Pass, waiting: Waiting, rope_tables: &[Matrix]) -> Result<()> {
-        let Waiting { layer, step, mut weights, mut writes } = waiting;
+        let Waiting { layer, step, mut weights, writes } = waiting;
         let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;
         if step.is_mixture() {
             return self.finish_mixture(pass, (layer, place), weights, rope_tables);
         }
-        let mut now = pass.config.clone();
-        let selected = self.selected.get(layer).cloned();
-        let cuts = match selected {
-            Some(_) => Vec::new(),
-            None => Cut::of_step(&now.layers[layer], &self.cut.layers[layer], step),
-        };
-        if let Some(kept) = selected {
-            let spec = &now.layers[layer];
-            if kept != Kept::all(layer, spec) {
-                *record(&mut self.kept, layer, spec) = kept.clone();
-            }
-            pick_kept(pass.gpu, &kept, spec, &mut weights, &mut writes)?;
-            now.layers[layer] = self.cut.layers[layer].clone();
-        }
-        let sensitivities = self.sensitivities.as_ref().filter(|_| !cuts.is_empty());
-        let metric = sensitivities.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
-        let fits = cuts.len().max(1);
-        for round in 0..fits {
-            let prior_of = Writes { shortcut: None, linears: writes };
-            let system = self.sums(pass, &now, layer, &weights, &prior_of, rope_tables)?;
-            let began = Instant::now();
-            let (kept, fit) = match cuts.get(round) {
-                None => (None, located(format_args!("layer {layer}"), system.solve())?),
-                Some(cut) => {
-                    let (groups, quotas) = cut.groups(&now.layers[layer], &prior_of.linears);
-                    let remove: Vec<usize> = quotas.iter().map(|quota| quota.leave).collect();
-                    let deepest = self.costs.iter().flat_map(|_| quotas.iter().map(Quota::deepest));
-                    let chosen = system.subset(&groups, (&remove, &deepest.collect::<Vec<_>>()), metric.as_ref());
-                    let (kept, fit, removals) = located(format_args!("layer {layer}"), chosen)?;
-                    if let Some(costs) = &mut self.costs {
-                        costs.push(Costs::of(layer, &quotas, &groups, &removals));
-                    }
-                    (Some(kept.into_iter().map(|group| groups[group].columns.clone()).collect::<Vec<_>>()), fit)
-                }
-            };
-            pass.timed("solve", began);
-            let mut widths = prior_of.widths();
-            if let Some(kept) = kept {
-                let spec = now.layers[layer].clone();
-                let rows = Rows::of_columns(&spec, &prior_of.linears, &kept);
-                record(&mut self.kept, layer, &spec).choose(&rows, &spec, &prior_of.linears);
-                widths = prior_of.linears.iter().map(|linear| rows.of(linear.role).len()).collect();
-                for block in &mut weights.blocks {
-                    for linear in &mut block.linears {
-                        *linear = pick(pass.gpu, linear, rows.of(linear.role))?;
-                    }
-                }
-                let LayerSpec { heads, kv_heads, intermediate_size, .. } = &mut now.layers[layer];
-                *heads = rows.query.len() / spec.head_dim;
-                *kv_heads = rows.key.len() / spec.head_dim;
-                *intermediate_size = rows.channel.len();
-            }
-            writes = prior_of.fitted(pass.gpu, fit, self.small.width(), &widths)?.linears;
-        }
+        let (now, writes) = self.cut_and_fit(pass, (layer, step), &mut weights, writes, rope_tables)?;
         for linear in weights.blocks.iter().flat_map(|block| &block.linears).chain(&writes) {
             pass.writer.linear(place, linear)?;
         }
@@ -305,6 +252,81 @@ impl<'a> Refit<'a> {
         }
         self.small.finish_pass();
         Ok(())
+    }
+
+    /// Fits what writes the residual after a step, and takes what is to leave the layer out of it and of the reads in
+    /// `weights`. Returns the dense model's config with what is left of the layer, and the writes.
+    fn cut_and_fit(
+        &mut self,
+        pass: &mut Pass,
+        (layer, step): (usize, Step),
+        weights: &mut StepWeights,
+        mut writes: Vec<Linear>,
+        rope_tables: &[Matrix],
+    ) -> Result<(Config, Vec<Linear>)> {
+        let mut now = pass.config.clone();
+        let selected = self.selected.get(layer).cloned();
+        let cuts = match selected {
+            Some(_) => Vec::new(),
+            None => Cut::of_step(&now.layers[layer], &self.cut.layers[layer], step),
+        };
+        if let Some(kept) = selected {
+            let spec = &now.layers[layer];
+            if kept != Kept::all(layer, spec) {
+                *record(&mut self.kept, layer, spec) = kept.clone();
+            }
+            pick_kept(pass.gpu, &kept, spec, weights, &mut writes)?;
+            now.layers[layer] = self.cut.layers[layer].clone();
+        }
+        let sensitivities = self.sensitivities.as_ref().filter(|_| !cuts.is_empty());
+        let metric = sensitivities.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
+        // Whole groups of heads leave first, and queries of those that stay after a fit without them.
+        for round in 0..cuts.len().max(1) {
+            let before = Writes { shortcut: None, linears: writes };
+            let system = self.sums(pass, &now, layer, weights, &before, rope_tables)?;
+            let (began, mut widths) = (Instant::now(), before.widths());
+            let fit = match cuts.get(round) {
+                None => {
+                    let fit = located(format_args!("layer {layer}"), system.solve())?;
+                    pass.timed("solve", began);
+                    fit
+                }
+                Some(cut) => {
+                    let spec = now.layers[layer].clone();
+                    let (kept, fit) = self.choose(system, (layer, &spec), cut, &before.linears, metric.as_ref())?;
+                    pass.timed("solve", began);
+                    let rows = Rows::of_columns(&spec, &before.linears, &kept);
+                    record(&mut self.kept, layer, &spec).choose(&rows, &spec, &before.linears);
+                    widths = before.linears.iter().map(|linear| rows.of(linear.role).len()).collect();
+                    pick_rows(pass.gpu, &rows, weights)?;
+                    rows.resize(&mut now.layers[layer]);
+                    fit
+                }
+            };
+            writes = before.fitted(pass.gpu, fit, self.small.width(), &widths)?.linears;
+        }
+        Ok((now, writes))
+    }
+
+    /// Solves for the writes of a layer of sizes `spec` without what a cut takes out; returns the columns that stay, and
+    /// the fit.
+    fn choose(
+        &mut self,
+        system: System,
+        (layer, spec): (usize, &LayerSpec),
+        cut: &Cut,
+        writes: &[Linear],
+        metric: Option<&Metric>,
+    ) -> Result<(Vec<Range<usize>>, Fit)> {
+        let (groups, quotas) = cut.groups(spec, writes);
+        let remove: Vec<usize> = quotas.iter().map(|quota| quota.leave).collect();
+        let deepest: Vec<usize> = self.costs.iter().flat_map(|_| quotas.iter().map(Quota::deepest)).collect();
+        let chosen = system.subset(&groups, (&remove, &deepest), metric);
+        let (kept, fit, removals) = located(format_args!("layer {layer}"), chosen)?;
+        if let Some(costs) = &mut self.costs {
+            costs.push(Costs::of(layer, &quotas, &groups, &removals));
+        }
+        Ok((kept.into_iter().map(|group| groups[group].columns.clone()).collect(), fit))
     }
 
     /// The same of a mixture, whose router `weights` has.
@@ -366,7 +388,7 @@ impl<'a> Refit<'a> {
     }
 
     /// Copies tensors of the dense model that the smaller one has as they are.
-    fn copy(&self, pass: &mut Pass, specs: impl Iterator<Item = (TensorSpec, String)>) -> Result<()> {
+    fn copy(&self, pass: &mut Pass, specs: impl IntoIterator<Item = (TensorSpec, String)>) -> Result<()> {
         specs.into_iter().try_for_each(|(from, to)| pass.copy(&from, &to))
     }
 }
@@ -407,7 +429,7 @@ impl Method for Refit<'_> {
         }
         if !self.apart && !gap && Cut::leaves_whole(&pass.config.layers[layer], &self.cut.layers[layer], step) {
             self.run_dense(pass, at, &dense, false)?;
-            return self.copy(pass, self.plan.of_step(pass.config, layer, step).into_iter());
+            return self.copy(pass, self.plan.of_step(pass.config, layer, step));
         }
         if !self.apart {
             self.part(pass)?;
@@ -442,7 +464,7 @@ impl Method for Refit<'_> {
         let sinks = pass.config.architecture.attention.sinks.map(str::to_owned);
         let stems: Vec<String> = norms.chain(head_norms).chain(delta).chain(sinks).collect();
         let stems: Vec<&str> = stems.iter().map(String::as_str).collect();
-        self.copy(pass, self.plan.of_layer(pass.config, layer, &stems).into_iter())
+        self.copy(pass, self.plan.of_layer(pass.config, layer, &stems))
     }
 
     fn state(&mut self, pass: &mut Pass, layers: usize) -> Result<Option<Refitted>> {

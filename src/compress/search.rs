@@ -80,14 +80,14 @@ pub struct Work<'a> {
     pub job: &'a Job<'a>,
     pub gpu: &'a Gpu,
     pub facts: Facts,
-    /// Of what is chosen within layers by what costs least.
+    /// What the cheapest heads and channels are chosen by; `None` where a ranking chooses them, or none leave.
     pub sensitivities: Option<Sensitivities<'a>>,
     pub axes: Vec<Axis>,
     /// The least width of the residual stream that there are coordinates for.
     pub narrowest: usize,
     pub state: Snapshot,
-    /// What is recorded of the dense model while sizes are compared, where there is room: with its norms by themselves, and
-    /// in the weights, as it rounds otherwise then.
+    /// Residuals of the dense model, recorded while sizes are compared if there is room for them: once with its norms
+    /// separate and once with them in the weights, as the two round differently.
     pub recorded: Option<[RefCell<Recorded>; 2]>,
 }
 

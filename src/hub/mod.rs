@@ -30,8 +30,7 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::BadFile`] if the repository, its revision or its files cannot be had, or if it is named by an address, with
-/// what to do; [`Error::Write`] if
-/// the cache cannot be written; [`Error::Interrupted`].
+/// what to do; [`Error::Write`] if the cache cannot be written; [`Error::Interrupted`].
 pub fn find(model: &Path, settings: &Settings, progress: &dyn Progress) -> Result<PathBuf> {
     // A broken link is a local matter, too.
     if model.symlink_metadata().is_ok() {

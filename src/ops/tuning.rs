@@ -14,7 +14,7 @@ use crate::{
 const WORK_OF_HARDWARE: u64 = 1 << 36;
 /// On software adapters compiling the candidates takes seconds, and the default is known to be good.
 const WORK_OF_SOFTWARE: u64 = 1 << 40;
-/// Each candidate is measured so often, after a run to compile it.
+/// Measurements of each candidate, after one run that compiles it.
 const REPEATS: usize = 3;
 /// Shorter measurements would be of how long it takes to hand a GPU its work and to hear of its end.
 const SHORTEST: f64 = 2e-3;

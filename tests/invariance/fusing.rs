@@ -40,7 +40,7 @@ fn fusing_leaves_the_logits_of_every_fixture_unchanged() {
         let dense = reference_logits(&Network::load(&model.store).expect("a network"), &rows);
         let fused = reference_logits(&Network::load_fused(&model.store).expect("a network"), &rows);
         // Exact but for the fused weights, which are rounded to f32 up to three times (mean, norm, both): 3·2^-24 in
-        // each of nine linear layers one behind the other, times what cancellation in sums of a few dozen terms and the
+        // each of nine linear layers in a row, times what cancellation in sums of a few dozen terms and the
         // softmax make of it (at most about ten).
         failures.check(&name(&path), relative(&fused, &dense), 9.0 * 10.0 * 3.0 * support::ROUNDOFF);
     }

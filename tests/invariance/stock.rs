@@ -78,7 +78,7 @@ fn the_stock_form_is_exact_however_large_eps_is() {
     failures.finish("stock form against the sliced model");
 }
 
-/// What a norm and the weights behind it do together, f32 against a narrower type: Σ a·b / Σ b² − 1 over all products
+/// What a norm and the weights after it do together, f32 against a narrower type: Σ a·b / Σ b² − 1 over all products
 /// of the norm's weight and a weight, in which the rounding of the many weights averages out, and that of the one
 /// number in the norm does not.
 fn bias_of_reads(narrow: &Model, exact: &Model) -> f64 {

@@ -137,8 +137,7 @@ impl Recovery {
         Ok(job.run(gpu, from, commit)?.snapshot)
     }
 
-    /// As many times the layers as there are steps, where layers are trained one by one, and once more, so that all steps
-    /// are not all there is.
+    /// One for each step, where layers are trained one by one, and one more, as the model is written after all steps.
     pub fn passes(&self) -> usize {
         self.request.steps + 1
     }
