@@ -1,11 +1,12 @@
-//! slicegpt-gpu makes large language models smaller on any GPU: SliceGPT (arXiv 2401.15024) as WGSL compute shaders on
-//! wgpu.
+//! slicegpt-gpu makes large language models smaller on any GPU, by WGSL compute shaders on wgpu: SliceGPT (arXiv
+//! 2401.15024), LLM-Pruner (arXiv 2305.11627), cuts on every axis under one budget, and training after a cut.
 //!
 //! # The way of the data
 //! [`checkpoint`] (tensors read from files) → [`model`] (architecture table, config, weights, fused norms) → [`stream`]
 //! (for each layer: its weights to the GPU, its steps over all calibration tokens, its changed weights to the output) →
 //! [`checkpoint`] again → [`eval`], [`generate`]. What happens to a step is a [`stream::Method`]: [`mod@slice`] has the
-//! paper's, and that of bases for several layers with weights fitted again. Products, sums and rotations are [`ops`] on
+//! paper's, and that of bases for several layers with weights fitted again; [`compress`] cuts every axis, and [`prune`]
+//! and [`recover`] go by gradients. What several of them fit is in [`fit`]. Products, sums and rotations are [`ops`] on
 //! the [`gpu`]; eigenproblems and least squares are [`linalg`] (CPU, f64). The weights of one step are on the GPU at a
 //! time.
 //!
@@ -42,11 +43,12 @@
 //! principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → run → slice → stream → model → {checkpoint, ops} → gpu → error`, and nobody against an arrow. [`run`] is the
-//! application without a terminal; it finds models by name with [`hub`]. [`eval`] and [`generate`] stand on `model`,
-//! [`mod@bench`] on all that is measured, [`data`], [`progress`] and `linalg` on `error`. The list is `ROOMS` of tests/layout.rs, which holds it, and that no
-//! files import each other in a circle. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and
-//! `model_type`s in `model` only. The library never prints, outside of `cli`, and never panics on user data.
+//! `cli → run → {slice, prune, compress, recover} → {fit, stream} → model → {checkpoint, ops} → gpu → error`, and nobody
+//! against an arrow. [`run`] is the application without a terminal; it finds models by name with [`hub`]. [`eval`] and
+//! [`generate`] stand on `model`, [`mod@bench`] on all that is measured, [`data`], [`progress`] and `linalg` on `error`.
+//! The list is `ROOMS` of `tests/layout/main.rs`, which holds it, and that no files import each other in a circle. `wgpu`
+//! appears in `gpu` only, `clap` in `cli` only, tensor names and `model_type`s in `model` only. The library never
+//! prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;
 pub mod checkpoint;

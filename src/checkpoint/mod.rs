@@ -30,7 +30,7 @@ pub use made::RECORD;
 pub use mxfp4::{BLOCK, BLOCK_BYTES};
 pub use output::OutputDirectory;
 pub use quantised::Encoding;
-pub use reader::{Checkpoint, Tensor, sha256};
+pub use reader::{Checkpoint, Tensor, hex, sha256};
 pub use safetensors::Dtype;
 pub use writer::{SHARD_BYTES, TensorFile, TensorPlan, TensorWriter, shards, tensor_file};
 pub use writes::{ADDITIONAL_TEMPLATES, COMPANION_FILES, FileTarget, Writes, is_foreign_vocabulary};

@@ -130,7 +130,7 @@ impl OutputDirectory {
         Ok(())
     }
 
-    /// Locks the directory and puts right what an earlier run did not come round to.
+    /// Locks the directory and repairs what an interrupted run left.
     fn open(target: &Path, force: bool) -> Result<Self> {
         let partial = partial(target)?;
         let there = partial.symlink_metadata().is_ok();

@@ -390,10 +390,10 @@ pub fn sha256(file: &mut File) -> io::Result<String> {
             count => hasher.update(&piece[..count]),
         }
     }
-    Ok(hex(hasher))
+    Ok(hex(hasher.finalize()))
 }
 
-/// Its value in hexadecimal digits.
-pub(super) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// A hash in hexadecimal digits.
+pub fn hex(hash: impl AsRef<[u8]>) -> String {
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -53,7 +53,7 @@ impl Hashes {
     /// A tensor is finished.
     pub fn add(&self, name: &str, hasher: Sha256) {
         let mut all = self.all.borrow_mut();
-        all.entry(self.directory.to_owned()).or_default().insert(name.to_owned(), hex(hasher));
+        all.entry(self.directory.to_owned()).or_default().insert(name.to_owned(), hex(hasher.finalize()));
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn check(directory: &Path, tensors: &BTreeMap<String, String>, each: 
             hasher.update(tensor.read_range(first..tensor.byte_len.min(first + PIECE))?);
         }
         each()?;
-        if hex(hasher) != *expected {
+        if hex(hasher.finalize()) != *expected {
             return Err(bad(tensor.path, format!("{name} is not as the unfinished run has left it")));
         }
     }

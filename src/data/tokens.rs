@@ -10,6 +10,7 @@ use super::{
     json::{Place, Values, described},
 };
 use crate::{
+    checkpoint::hex,
     error::{Error, Result},
     progress::Progress,
 };
@@ -245,5 +246,5 @@ pub fn sha256(rows: &[Vec<u32>]) -> String {
             hasher.update(id.to_le_bytes());
         }
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hasher.finalize())
 }

@@ -28,7 +28,7 @@ pub struct PointSums {
 }
 
 impl PointSums {
-    /// Of no point yet.
+    /// Empty sums.
     pub fn new(width: usize) -> Self {
         Self { signal: vec![0.0; width * width], reads: vec![0.0; width * width] }
     }

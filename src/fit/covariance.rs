@@ -26,7 +26,7 @@ pub struct Covariance {
 }
 
 impl Covariance {
-    /// Of no tokens yet.
+    /// An empty sum.
     pub fn new(width: usize) -> Self {
         Self { width, sum: vec![0.0; width * width], last: None }
     }

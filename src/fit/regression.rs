@@ -206,7 +206,7 @@ pub struct Fit {
 }
 
 impl Regression {
-    /// Of no tokens yet: targets from signals of widths `parts` side by side, with a `bias` or without.
+    /// Empty sums, of targets from signals of widths `parts` side by side, with a `bias` or without.
     pub fn new(parts: Vec<usize>, targets: usize, bias: bool) -> Self {
         let unknowns: usize = parts.iter().sum();
         let means = bias.then(|| Means {
@@ -229,7 +229,7 @@ impl Regression {
         self.parts.iter().sum()
     }
 
-    /// Takes in tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the
+    /// Accumulates tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the
     /// weight of each token's error, `[tokens, 1]`, by which regressors and targets are multiplied already. These are
     /// changed where there is a bias.
     ///

@@ -2,11 +2,10 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
 use ureq::{
     Body,
     http::{Response, StatusCode},
@@ -19,11 +18,10 @@ use super::{
     transfer::{Next, Pieces},
 };
 use crate::{
+    checkpoint::sha256,
     error::{Error, Result},
     progress::Progress,
 };
-
-const PIECE: usize = 1 << 20;
 
 /// Downloads what counts of a commit and is not there; returns the model.
 ///
@@ -192,16 +190,4 @@ impl Work<'_> {
 fn begins(response: &Response<Body>) -> Option<u64> {
     let range = response.headers().get("content-range")?.to_str().ok()?;
     range.trim().strip_prefix("bytes")?.trim_start().split_once('-')?.0.parse().ok()
-}
-
-fn sha256(file: &mut File) -> std::io::Result<String> {
-    let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    file.seek(SeekFrom::Start(0))?;
-    loop {
-        match file.read(&mut piece)? {
-            0 => break,
-            count => hasher.update(&piece[..count]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The most bytes of a piece.
 const PIECE: usize = 1 << 20;
 /// How often whoever waits is asked whether to go on.
 const GLANCE: Duration = Duration::from_millis(200);

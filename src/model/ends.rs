@@ -150,7 +150,7 @@ impl Draw {
         Ok(Self { options: SampleOptions { seed, step: 0, first_row: first, temperature: 1.0 }, best, ids })
     }
 
-    /// Takes in the logits of the entries from `first` on.
+    /// Accumulates the logits of the entries from `first` on.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if they are of another number of tokens.

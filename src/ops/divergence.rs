@@ -65,7 +65,7 @@ impl Gpu {
         self.upload(&counted.iter().flat_map(of).collect::<Vec<_>>(), counted.len(), STATE.len())
     }
 
-    /// Takes in the logits `p` and `q` `[tokens, width]` of the vocabulary entries from `first` on; `targets` has one
+    /// Accumulates the logits `p` and `q` `[tokens, width]` of the vocabulary entries from `first` on; `targets` has one
     /// u32 a token, `state` is that of [`Gpu::divergence_state`].
     ///
     /// # Errors

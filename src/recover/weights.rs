@@ -271,7 +271,7 @@ impl Supply for Layers<'_> {
     }
 }
 
-/// The same with nothing left out.
+/// [`Layers`] without dropout, to be measured.
 pub(super) struct Whole<'l, 'a>(pub &'l Layers<'a>);
 
 impl Supply for Whole<'_, '_> {

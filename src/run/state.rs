@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{calibration::Sequences, memory::Pieces};
 use crate::{
-    checkpoint::{OutputDirectory, Written},
+    checkpoint::{OutputDirectory, Written, hex},
     error::{Error, Result},
     eval::Perplexity,
     stream::exact,
@@ -173,11 +173,7 @@ const HASH: usize = 64;
 
 /// The first line of a state: sha256 of the rest.
 fn hashed(text: &[u8]) -> String {
-    format!("{}\n", hex(Sha256::digest(text).as_slice()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{}\n", hex(Sha256::digest(text)))
 }
 
 fn differs(name: &str, before: Option<&Value>, now: Option<&Value>) -> Error {
@@ -211,7 +207,7 @@ pub fn fingerprint(path: &PathBuf) -> Result<String> {
                 count => hasher.update(&piece[..count]),
             }
         }
-        let hash = hex(hasher.finalize().as_slice());
+        let hash = hex(hasher.finalize());
         let time = metadata
             .modified()
             .ok()

@@ -16,7 +16,7 @@ pub struct ExpertSums<'a> {
 }
 
 impl<'a> ExpertSums<'a> {
-    /// Of no tokens yet.
+    /// Empty sums.
     pub fn new(gpu: &'a Gpu, config: &Config) -> Self {
         let experts = |spec: &LayerSpec| vec![(0.0, 0); spec.experts.map_or(0, |experts| experts.count)];
         Self { gpu, layers: config.layers.iter().map(experts).collect() }

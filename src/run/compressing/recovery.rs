@@ -22,10 +22,10 @@ use crate::{
 /// What is done and durable of a compression, and of the training after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CompressSnapshot {
-    /// How far the gradients are that heads and channels leave by, where they are under way.
+    /// How far the gradients of `--importance taylor` are, while they are under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradients: Option<Passed>,
-    /// What heads and channels leave by, where that is no matter of the cut.
+    /// The ranking that `--importance taylor` has made: which heads and channels leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranking: Option<Vec<compress::Ranking>>,
     #[serde(flatten)]
