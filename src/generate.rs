@@ -13,7 +13,8 @@ use crate::{
     progress::Progress,
 };
 
-/// A model with all its layers but experts on the GPU, and the keys and values of the tokens that its sequences have so far.
+/// A model with all its layers but experts on the GPU, and the keys and values of the tokens that its sequences have so
+/// far.
 pub struct Session<'a> {
     gpu: &'a Gpu,
     model: &'a Model,

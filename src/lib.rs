@@ -43,12 +43,12 @@
 //! principal axes the last coordinates carry least, and are cut. See [`mod@slice`].
 //!
 //! # Who may import whom
-//! `cli → run → {slice, prune, compress, recover} → {fit, stream} → model → {checkpoint, ops} → gpu → error`, and nobody
-//! against an arrow. [`run`] is the application without a terminal; it finds models by name with [`hub`]. [`eval`] and
-//! [`generate`] stand on `model`, [`mod@bench`] on all that is measured, [`data`], [`progress`] and `linalg` on `error`.
-//! The list is `ROOMS` of `tests/layout/main.rs`, which holds it, and that no files import each other in a circle. `wgpu`
-//! appears in `gpu` only, `clap` in `cli` only, tensor names and `model_type`s in `model` only. The library never
-//! prints, outside of `cli`, and never panics on user data.
+//! `cli → run → {slice, prune, compress, recover} → {fit, stream} → model → {checkpoint, ops} → gpu → error`, and
+//! nobody against an arrow. [`run`] is the application without a terminal; it finds models by name with [`hub`].
+//! [`eval`] and [`generate`] stand on `model`, [`mod@bench`] on all that is measured, [`data`], [`progress`] and
+//! `linalg` on `error`. The list is `ROOMS` of `tests/layout/main.rs`, which holds it, and that no files import each
+//! other in a circle. `wgpu` appears in `gpu` only, `clap` in `cli` only, tensor names and `model_type`s in `model`
+//! only. The library never prints, outside of `cli`, and never panics on user data.
 
 pub mod bench;
 pub mod checkpoint;

@@ -175,11 +175,11 @@ impl Assembled {
         let row = columns.len() * size;
         let first = range.start / row * row;
         let stored = self.rows_range(first..range.end.next_multiple_of(row), files)?;
-        let mut turned = Vec::with_capacity(stored.len());
+        let mut ordered = Vec::with_capacity(stored.len());
         for row in stored.chunks_exact(row) {
-            columns.iter().for_each(|at| turned.extend_from_slice(&row[at * size..][..size]));
+            columns.iter().for_each(|at| ordered.extend_from_slice(&row[at * size..][..size]));
         }
-        Ok(turned[range.start - first..range.end - first].to_vec())
+        Ok(ordered[range.start - first..range.end - first].to_vec())
     }
 
     fn transpose(&self, stored: &[u8], [rows, cols]: [usize; 2]) -> Vec<u8> {

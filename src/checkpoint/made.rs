@@ -1,8 +1,8 @@
 //! What this program has made itself: only that may be removed to make room, and only if nothing else lies in it.
 //!
 //! A directory is an output if `slicegpt.json` in it lists the files that were written. Earlier versions wrote no list:
-//! their outputs are recognised by that file, by the model card or by the form of what `synthesize` writes, and hold no other
-//! names than those below.
+//! their outputs are recognised by that file, by the model card or by the form of what `synthesize` writes, and hold no
+//! other names than those below.
 
 use std::{
     collections::BTreeSet,

@@ -287,7 +287,8 @@ impl LayerContext<'_> {
         weights.steps.iter().try_fold(x, |x, step| self.step(step, x, &mut NoTap))
     }
 
-    /// One step: `y = x · shortcut + Σ norm(block(norm(x)))` with the norms that the row has, `x` `[tokens, width before]`, `y` `[tokens, width after]`.
+    /// One step: `y = x · shortcut + Σ norm(block(norm(x)))` with the norms that the row has, `x` `[tokens, width
+    /// before]`, `y` `[tokens, width after]`.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`]; those of `tap`.
@@ -367,9 +368,9 @@ impl LayerContext<'_> {
         self.gpu.activation(self.config.activation, block.gated(), &self.projected(block, input, first)?)
     }
 
-    /// What the weights of a block that read the residual make of it, side by side: queries, keys and values, or what
-    /// a gated delta net has for these, `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up alone. `first` is the number of
-    /// the first token.
+    /// What the weights of a block that read the residual make of it, side by side: queries, keys and values, or what a
+    /// gated delta net has for these, `[tokens, qkv_width]`, or gate and up `[tokens, 2 · intermediate_size]`, or up
+    /// alone. `first` is the number of the first token.
     pub(super) fn projected(&self, block: &BlockWeights, input: &Matrix, first: usize) -> Result<Matrix> {
         let all = self.gpu.unfilled(input.rows(), self.projected_width(block))?;
         for read in block.linears(true) {

@@ -192,18 +192,18 @@ impl Config {
         if matches!(role, Role::Output | Role::Down) {
             return Rows::Run(0..self.linear_shape(role, layer).0);
         }
-        storage::rows(weight, role, &self.layers[layer], self.turned(layer))
+        storage::rows(weight, role, &self.layers[layer], self.interleaved_pairs(layer))
     }
 
     /// How many pairs of coordinates of a head turn, where they are stored side by side.
-    fn turned(&self, layer: usize) -> Option<usize> {
+    fn interleaved_pairs(&self, layer: usize) -> Option<usize> {
         let rope = self.layers[layer].rope.and_then(|table| self.ropes.get(table));
         rope.filter(|_| self.architecture.interleaved()).map(|rope| rope.inverse_frequencies.len())
     }
 
     /// Where the stored weights of the norms of queries and keys have those of `count` coordinates.
     pub fn head_norm_places(&self, layer: usize, count: usize) -> Vec<usize> {
-        let (pairs, width) = (self.turned(layer), self.layers[layer].head_dim);
+        let (pairs, width) = (self.interleaved_pairs(layer), self.layers[layer].head_dim);
         let place = |j: usize| pairs.map_or(j, |pairs| storage::side_by_side(j, pairs));
         (0..count).map(|at| at / width * width + place(at % width)).collect()
     }

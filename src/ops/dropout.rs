@@ -48,8 +48,8 @@ impl Dropout {
 }
 
 impl Gpu {
-    /// `y (+)= x` with some values missing and the others times `scale / (1 − rate)`; `x` and `y` are `[tokens, width]`, and
-    /// their first token is the one numbered `first`.
+    /// `y (+)= x` with some values missing and the others times `scale / (1 − rate)`; `x` and `y` are `[tokens,
+    /// width]`, and their first token is the one numbered `first`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.

@@ -1,5 +1,5 @@
-//! Norms in training: those before blocks, of their results, of queries and keys, and the final one. What blocks or heads share has one
-//! set of parameters, whose gradients are added up.
+//! Norms in training: those before blocks, of their results, of queries and keys, and the final one. What blocks or
+//! heads share has one set of parameters, whose gradients are added up.
 
 use std::iter;
 

@@ -20,10 +20,11 @@ pub(super) struct Found<'a> {
     /// The mean of what is to become small.
     pub mean: f64,
     readout: Readout,
-    of: Of<'a>,
+    goal: Goal<'a>,
 }
 
-enum Of<'a> {
+/// What the predictions of all batches are compared with.
+enum Goal<'a> {
     NextToken(Vec<Targets>),
     Teacher(Box<Teacher<'a>>),
 }
@@ -46,20 +47,20 @@ impl Gradients<'_> {
     pub(super) fn objective(&self, plan: &Plan, ends: &HostEnds, last: &Residual) -> Result<Found<'_>> {
         let trained = self.training.map(|training| training.weights.final_norm()).transpose()?.flatten();
         let readout = Readout::upload(self.gpu, ends)?.with_norm(trained);
-        let (mean, of) = match self.training.map(|training| training.objective) {
+        let (mean, goal) = match self.training.map(|training| training.objective) {
             Some(Objective::Teacher { model, weights, temperature }) => {
                 let (mean, teacher) = self.divergence(plan, ends, &readout, last, (model, weights, temperature))?;
-                (mean, Of::Teacher(Box::new(teacher)))
+                (mean, Goal::Teacher(Box::new(teacher)))
             }
             _ => {
                 let (mean, targets) = self.next_tokens(plan, ends, &readout, last)?;
-                (mean, Of::NextToken(targets))
+                (mean, Goal::NextToken(targets))
             }
         };
         if !mean.is_finite() {
             return Err(Error::Numerical(format!("the loss is {mean}: the model's signals overflow")));
         }
-        Ok(Found { mean, readout, of })
+        Ok(Found { mean, readout, goal })
     }
 
     /// The mean loss of the next tokens.
@@ -210,15 +211,15 @@ impl Gradients<'_> {
         collect: &mut dyn Collect,
         kept: bool,
     ) -> Result<(f64, Residual)> {
-        let Found { mean, readout, of } = self.objective(plan, ends, last)?;
+        let Found { mean, readout, goal } = self.objective(plan, ends, last)?;
         let (gpu, config) = (self.gpu, self.model.config());
         let (wanted, scale) = (collect.ends(), config.logit_scale);
         let mut gradient = self.residual(plan, GRADIENT, last.width());
         let together = self.together(plan);
         self.each_slice(plan, ends, |first, table| {
-            let of_teacher = match &of {
-                Of::Teacher(teacher) => Some(teacher.ends.head.upload(gpu, first..first + table.rows())?),
-                Of::NextToken(_) => None,
+            let of_teacher = match &goal {
+                Goal::Teacher(teacher) => Some(teacher.ends.head.upload(gpu, first..first + table.rows())?),
+                Goal::NextToken(_) => None,
             };
             for batches in &together {
                 let mut sums = AffineGradients::default();
@@ -227,18 +228,18 @@ impl Gradients<'_> {
                     let input = readout.norm(gpu, config, &x)?;
                     let d = if first > 0 { gradient.load(gpu, index)? } else { gpu.zeros(x.rows(), x.cols())? };
                     let slice = HeadSlice { input: &input, first, table };
-                    match (&of, &of_teacher) {
-                        (Of::Teacher(teacher), Some(table)) => {
+                    match (&goal, &of_teacher) {
+                        (Goal::Teacher(teacher), Some(table)) => {
                             let Teacher { readout: of, temperature, inputs, states, factor, .. } = teacher.as_ref();
                             let (input, state) = (&inputs[index], &states[index]);
                             let (temperature, factor) = (*temperature, *factor);
                             let teacher = TeacherSlice { readout: of, input, table, state, temperature, factor };
                             readout.divergence_backward(gpu, slice, teacher, &d)?;
                         }
-                        (Of::NextToken(targets), _) => {
+                        (Goal::NextToken(targets), _) => {
                             readout.loss_backward(gpu, slice, &targets[index], &d, wanted.then_some(&mut sums))?;
                         }
-                        (Of::Teacher(_), None) => {}
+                        (Goal::Teacher(_), None) => {}
                     }
                     gradient.store(gpu, index, d, false)?;
                 }

@@ -140,8 +140,8 @@ fn gradients_of_activations_match_reference_plain_and_gated() {
                 let x = reference::matrix(tokens, cols, values);
                 let dx = gpu.activation_backward(kind, gated, &upload(&gpu, values, tokens, cols), &gpu_d);
                 let expected = reference::activation_backward(kind, gated, &x, &d);
-                // As of the activation itself: erf is good to 1.5e-7, of which a derivative has half; exp to (3 + 2|x|) ulps,
-                // of which what it is multiplied by leaves less than 8 roundings.
+                // As of the activation itself: erf is good to 1.5e-7, of which a derivative has half; exp to (3 + 2|x|)
+                // ulps, of which what it is multiplied by leaves less than 8 roundings.
                 let error = error(&download(&gpu, &dx.expect("activation_backward")), &expected, |t, i| {
                     let other = if gated { x[(t, (i + width) % cols)].abs() } else { 1.0 };
                     d[(t, i % width)].abs() * other

@@ -228,7 +228,7 @@ impl Entry {
         }
     }
 
-    /// Hands over the rows of the tensor in their order in the file, a few at a time. `layer` has the weights of
+    /// Calls `each` with the rows of the tensor in their order in the file, a few at a time. `layer` has the weights of
     /// [`Entry::layer`].
     pub fn each_rows(
         &self,
@@ -244,7 +244,7 @@ impl Entry {
             found.ok_or_else(missing)
         };
         let head_dim = self.layer().map_or(0, |layer| config.layers[layer].head_dim);
-        let turned = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
+        let interleaved = |role: Role| target.interleaved && matches!(role, Role::Query | Role::Key);
         match &self.source {
             Source::Stored(spec, offset) => in_order(&store.whole(spec)?, |rows| {
                 if *offset == 0.0 {
@@ -268,7 +268,7 @@ impl Entry {
             }
             Source::Weights(_, roles) => roles.iter().try_for_each(|role| {
                 let matrix = &linear(*role)?.matrix;
-                if !turned(*role) {
+                if !interleaved(*role) {
                     return in_order(matrix, &mut each);
                 }
                 (0..matrix.rows / head_dim).try_for_each(|head| {
@@ -281,7 +281,7 @@ impl Entry {
                 for role in *roles {
                     let linear = linear(*role)?;
                     match &linear.bias {
-                        Some(bias) if turned(*role) => {
+                        Some(bias) if interleaved(*role) => {
                             all.extend(bias.chunks(head_dim).flat_map(|head| interleave(head, head_dim)));
                         }
                         Some(bias) => all.extend(bias),
