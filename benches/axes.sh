@@ -33,7 +33,7 @@ for target in "$@"; do
       if [ -n "$other" ]; then measured "$other"; fi
       printf ' %.0f s |\n' "$(sed -n '/"seconds": {/,/}/p' "$out/report" | awk -F': ' '/:/ && !/seconds/ { sum += $2 } END { print sum }')"
     else
-      printf '| %s | %s | %s |\n' "$target" "$method" "$(sed -n 's/^error: //p' "$out/log" | head -1)"
+      printf '| %s | %s | %s |\n' "$target" "$method" "$(sed -n 's/^error: //p' "$out/log" | tail -1)"
     fi
   done
 done

@@ -129,6 +129,7 @@ impl Args {
             axes
         });
         let ending = match goal {
+            _ if axes.as_ref().is_some_and(Vec::is_empty) => "vocabulary".into(),
             Goal::Parameters(share) => format!("minus-{}", (share * 1e6).round() / 1e4),
             Goal::Bytes(bytes) => format!("{bytes}-bytes"),
         };

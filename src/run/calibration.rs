@@ -74,6 +74,8 @@ pub struct Sequences {
     /// Which tokens of each of the former are to be learned; all if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<Vec<Vec<bool>>>,
+    /// How many of the former the model has written itself, beside those of a file.
+    pub own: usize,
 }
 
 impl Sequences {
@@ -91,8 +93,7 @@ impl Sequences {
     /// # Errors
     /// [`Error::BadTokens`].
     pub fn check(&self, model: &Model, source: &str) -> Result<()> {
-        check_tokens(model, &self.calibration, source)?;
-        check_tokens(model, &self.held_out, source)
+        [&self.calibration, &self.held_out].into_iter().try_for_each(|rows| check_tokens(model, rows, source))
     }
 }
 
@@ -156,7 +157,6 @@ pub struct Calibration<'a> {
     seed: u64,
     /// Tokens of a window of held-out text; `None` where something else is evaluated on.
     window: Option<usize>,
-    /// Whether the model writes as much itself as a file has, where the request does not say.
     mixes: bool,
     /// How questions and answers are learned, one by one; they are text like any other if `None`.
     examples: Option<LossOn>,
@@ -217,7 +217,7 @@ impl<'a> Calibration<'a> {
         let own = sample_sequences(gpu, self.model, Samples { starts, length, seed }, together, progress)?;
         let all = own.iter().map(|row| vec![true; row.len()]).collect();
         let counted = file.counted.map(|counted| interleaved(counted, all));
-        Ok(Sequences { calibration: interleaved(file.calibration, own), counted, ..file })
+        Ok(Sequences { own: own.len(), calibration: interleaved(file.calibration, own), counted, ..file })
     }
 
     /// How many sequences the model writes itself, those held out included, and their length.
@@ -350,7 +350,7 @@ impl<'a> Calibration<'a> {
                 Found::Tokens(Tokens::Rows(mut calibration)) => {
                     let mut held_out = calibration.split_off(self.request.used_rows(calibration.len())?);
                     held_out.retain(|row| row.len() > 1);
-                    Sequences { calibration, held_out, counted: None }
+                    Sequences { calibration, held_out, counted: None, own: 0 }
                 }
                 Found::Tokens(Tokens::Text(text)) => self.of_text(&text, progress)?,
                 Found::Examples(examples) => {
@@ -359,7 +359,7 @@ impl<'a> Calibration<'a> {
                     let Examples { rows: mut calibration, mut counted, .. } = examples;
                     let held_out = calibration.split_off(used);
                     counted.iter_mut().for_each(|counted| counted.truncate(used));
-                    Sequences { calibration, held_out, counted }
+                    Sequences { calibration, held_out, counted, own: 0 }
                 }
             },
         };
@@ -389,7 +389,7 @@ impl<'a> Calibration<'a> {
         let together = together.or(self.request.cal_batch_size);
         let mut calibration = sample_sequences(gpu, self.model, samples, together, progress)?;
         let held_out = calibration.split_off(self.request.nsamples());
-        Ok(Sequences { calibration, held_out, counted: None })
+        Ok(Sequences { calibration, held_out, counted: None, own: 0 })
     }
 
     fn of_text(&self, text: &Text, progress: &dyn Progress) -> Result<Sequences> {
@@ -413,7 +413,7 @@ impl<'a> Calibration<'a> {
             }),
             _ => Ok(Vec::new()),
         };
-        Ok(Sequences { calibration, held_out: held_out.unwrap_or_default(), counted: None })
+        Ok(Sequences { calibration, held_out: held_out.unwrap_or_default(), counted: None, own: 0 })
     }
 }
 

@@ -130,7 +130,9 @@ pub struct CalibrationReport {
     pub source: String,
     pub sequences: usize,
     pub tokens: usize,
-    /// How many of them are answers, where these alone are learned.
+    /// How many of the sequences the model has written itself, beside those of the source.
+    pub own_sequences: usize,
+    /// How many of the tokens are answers, where these alone are learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer_tokens: Option<usize>,
     pub sha256: String,

@@ -171,7 +171,7 @@ impl<M: Method> Work<'_, M> {
 
     /// Sequences, perplexity before, the layers, and what else belongs to the output.
     fn stages(&mut self, gpu: &Gpu, memory: &RunPlan) -> Result<()> {
-        let Sequences { calibration, held_out, counted } = self.sequences(gpu, memory.sampled_rows)?;
+        let Sequences { calibration, held_out, counted, own } = self.sequences(gpu, memory.sampled_rows)?;
         let held_out: Vec<Vec<Vec<u32>>> = if held_out.is_empty() { Vec::new() } else { vec![held_out] };
         let eval = if self.task.eval.is_empty() { &held_out } else { &self.task.eval };
         let sha256 = sha256(&calibration);
@@ -181,6 +181,7 @@ impl<M: Method> Work<'_, M> {
             source: self.task.calibration.request.source(),
             sequences: calibration.len(),
             tokens: calibration.iter().map(Vec::len).sum(),
+            own_sequences: own,
             answer_tokens: counted.map(|rows| rows.iter().flatten().filter(|counted| **counted).count()),
             sha256: sha256.clone(),
         });

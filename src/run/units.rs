@@ -5,6 +5,11 @@ pub fn percent_removed(before: u64, after: u64) -> f64 {
     100.0 * (1.0 - after as f64 / before as f64)
 }
 
+/// after / before − 1, in percent: 0, and not −0, where nothing changes.
+pub fn percent_changed(before: u64, after: u64) -> f64 {
+    100.0 * (after as f64 / before as f64 - 1.0)
+}
+
 /// 1234567 → 1,234,567.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -37,4 +42,15 @@ pub fn bytes(count: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{count} B") } else { format!("{value:.2} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_the_same_changes_by_nothing_and_not_by_less() {
+        let shown = |before: u64, after: u64| format!("{:+.2} %", percent_changed(before, after));
+        assert_eq!(["+0.00 %", "-20.00 %", "+50.00 %"], [shown(7, 7), shown(10, 8), shown(2, 3)]);
+    }
 }

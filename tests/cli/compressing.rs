@@ -246,6 +246,27 @@ fn goals_are_met_by_the_axes_that_were_asked_for() {
 }
 
 #[test]
+fn what_the_model_wrote_itself_is_told_from_what_the_file_has() {
+    let scene = Scene::new(LLAMA);
+    let card = || fs::read_to_string(scene.path("out/README.md")).expect("a card");
+    let flags = ["--axes", "mlp", "--effort", "quick"];
+    for (own, said) in [("3", "8 of {} and 3 that the model wrote itself; sha256"), ("0", "of {}; sha256")] {
+        let report = compressed(&scene, &[&flags[..], &["--self-samples", own]].concat());
+        let calibration = &report["calibration"];
+        assert_eq!(calibration["own_sequences"].to_string(), own, "{calibration}");
+        assert_eq!(calibration["sequences"].as_u64(), own.parse::<u64>().ok().map(|own| 8 + own), "{calibration}");
+        let said = said.replace("{}", calibration["source"].as_str().expect("a name"));
+        assert!(card().contains(&said), "{}", card());
+    }
+    let (model, out, tokens) = (scene.path("model"), scene.path("out"), scene.path("tokens.json"));
+    let compress = args!["compress", model, "-o", out, "--force", "--axes", "mlp", "--effort", "quick", "--keep=90%"];
+    let shown = program(&[compress.as_slice(), args!["--calibration", tokens, "--self-samples", "3"]].concat());
+    assert!(shown.out.contains("3 of the sequences written by the model itself)"), "{shown:?}");
+    let shown = program(&[compress.as_slice(), args!["--cal-nsamples", "4", "--cal-max-seqlen", "32"]].concat());
+    assert!(shown.code == Some(0) && card().contains("Calibrated on 4 sequences (128 tokens) that the model wrote"));
+}
+
+#[test]
 fn a_dry_run_says_what_would_come_of_it_and_writes_nothing() {
     let scene = Scene::new(LLAMA);
     let tokens = scene.tokens("tokens.json", 8, 40);

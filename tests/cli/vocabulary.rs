@@ -129,6 +129,18 @@ fn a_goal_counts_the_parameters_of_tokens_that_leave() {
 }
 
 #[test]
+fn where_only_tokens_leave_the_name_of_the_output_says_so() {
+    let demo = Demo::new();
+    let asked = args!["compress", "assets/demo", "--vocabulary", "500", "--calibration", demo.tokens, "--dry-run"];
+    for (axes, name) in
+        [("vocabulary", "demo-compressed-vocabulary: "), ("vocabulary,mlp", "demo-compressed-minus-20: ")]
+    {
+        let said = program(&[asked.as_slice(), args!["--axes", axes]].concat());
+        assert!(said.code == Some(0) && said.out.contains(name), "{said:?}");
+    }
+}
+
+#[test]
 fn vocabularies_that_cannot_be_had_are_refused() {
     let demo = Demo::new();
     let model = Path::new("assets/demo");

@@ -7,7 +7,7 @@ use super::{
         method::Method,
         recovering::LOSSES,
         request::Request,
-        units::{grouped, percent_removed},
+        units::{grouped, percent_changed},
     },
     ranking::{ranking, ranking_peak, ranking_seconds},
     recovery::{CompressSnapshot, Made, Recovery},
@@ -146,7 +146,7 @@ impl Method for Compress {
             config.architecture.model_type,
             grouped(before),
             grouped(self.plan.parameters),
-            -percent_removed(before, self.plan.parameters),
+            percent_changed(before, self.plan.parameters),
             if names.is_empty() { "" } else { ", by cutting some of " },
             names.join(", "),
             self.recovery.as_ref().map_or_else(String::new, |recovery| format!(", then {recovery}"))

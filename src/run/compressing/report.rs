@@ -9,7 +9,7 @@ use super::{
         method::{Row, Section},
         recovering::RecoverReport,
         sizes::{Removed, Sizes, loading},
-        units::{bytes, grouped, percent_removed},
+        units::{bytes, grouped, percent_changed, percent_removed},
     },
     chart,
 };
@@ -140,7 +140,7 @@ impl Section for CompressReport {
     fn rows(&self) -> Vec<Row> {
         let (before, after) = (&self.before, &self.after);
         let row = |what: &str, before: u64, after: u64, shown: fn(u64) -> String| {
-            let change = format!("{:+.2} %", -percent_removed(before, after));
+            let change = format!("{:+.2} %", percent_changed(before, after));
             [what.into(), shown(before), shown(after), change]
         };
         let size =

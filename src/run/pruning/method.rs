@@ -6,7 +6,7 @@ use super::{
     super::{
         method::{Besides, Method},
         request::Request,
-        units::{grouped, percent_removed},
+        units::{grouped, percent_changed},
     },
     report::PruneReport,
     request::{PruneLayers, PruneRefit, PruneRequest},
@@ -142,7 +142,7 @@ impl Method for Prune {
             grouped(before),
             if options.global { "about " } else { "" },
             grouped(self.plan.parameters),
-            -percent_removed(before, self.plan.parameters)
+            percent_changed(before, self.plan.parameters)
         )
     }
 

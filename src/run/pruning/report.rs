@@ -8,7 +8,7 @@ use super::{
     super::{
         method::{Row, Section},
         sizes::{Removed, Sizes, loading},
-        units::{bytes, grouped, percent_removed},
+        units::{bytes, grouped, percent_changed, percent_removed},
     },
     request::PruneRefit,
 };
@@ -83,7 +83,7 @@ impl Section for PruneReport {
     fn rows(&self) -> Vec<Row> {
         let (before, after) = (&self.before, &self.after);
         let row = |what: &str, before: u64, after: u64, shown: fn(u64) -> String| {
-            let change = format!("{:+.2} %", -percent_removed(before, after));
+            let change = format!("{:+.2} %", percent_changed(before, after));
             [what.into(), shown(before), shown(after), change]
         };
         let size =

@@ -26,13 +26,18 @@ impl<R: Section> Report<R> {
         if let Some(calibration) = &self.calibration {
             let answers =
                 calibration.answer_tokens.map(|count| format!(", {count} of answers, which alone were learned"));
+            let source = &calibration.source;
+            let of = match calibration.own_sequences {
+                0 if source == "self" => " that the model wrote itself".into(),
+                0 => format!(" of {source}"),
+                own => format!(", {} of {source} and {own} that the model wrote itself", calibration.sequences - own),
+            };
             let _ = write!(
                 text,
-                "\nCalibrated on {} sequences ({} tokens{}) of {}; sha256 of the token ids {}.",
+                "\nCalibrated on {} sequences ({} tokens{}){of}; sha256 of the token ids {}.",
                 calibration.sequences,
                 calibration.tokens,
                 answers.unwrap_or_default(),
-                calibration.source,
                 calibration.sha256
             );
         }

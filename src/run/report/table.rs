@@ -29,12 +29,20 @@ impl<R: Section> Report<R> {
             let (sequences, tokens) = (perplexity.sequences, grouped(perplexity.tokens as u64));
             let _ = writeln!(text, "  perplexity on {} ({sequences} sequences, {tokens} tokens)", perplexity.text);
         }
-        if let Some(CalibrationReport { source, sequences, tokens, answer_tokens, .. }) = &self.calibration {
+        if let Some(CalibrationReport { source, sequences, tokens, own_sequences, answer_tokens, .. }) =
+            &self.calibration
+        {
             let tokens = grouped(*tokens as u64);
             let answers = answer_tokens.map(|count| format!(", {} of answers", grouped(count as u64)));
             let answers = answers.unwrap_or_default();
-            let _ =
-                writeln!(text, "calibrated on            {source} ({sequences} sequences, {tokens} tokens{answers})");
+            let own = match own_sequences {
+                0 => String::new(),
+                own => format!(", {own} of the sequences written by the model itself"),
+            };
+            let _ = writeln!(
+                text,
+                "calibrated on            {source} ({sequences} sequences, {tokens} tokens{answers}{own})"
+            );
         }
         text.push_str(&self.method.findings());
         if !self.seconds.is_empty() {

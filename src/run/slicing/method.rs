@@ -4,7 +4,7 @@ use super::{
     super::{
         method::Method,
         request::Request,
-        units::{grouped, percent_removed},
+        units::{grouped, percent_changed},
     },
     report::SliceReport,
     request::SliceRequest,
@@ -93,7 +93,7 @@ impl Method for Slice {
             plan.width,
             grouped(plan.original_parameters),
             grouped(plan.sliced_parameters),
-            -percent_removed(plan.original_parameters, plan.sliced_parameters)
+            percent_changed(plan.original_parameters, plan.sliced_parameters)
         )
     }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::{
     method::{Row, Section},
-    units::{bytes, grouped, percent_removed},
+    units::{bytes, grouped, percent_changed, percent_removed},
 };
 use crate::{
     model::{Config, LayerWidths, Model},
@@ -124,7 +124,7 @@ impl SliceReport {
 impl Section for SliceReport {
     fn rows(&self) -> Vec<Row> {
         let row = |what: &str, before: u64, after: u64, shown: fn(u64) -> String| {
-            let change = format!("{:+.2} %", -percent_removed(before, after));
+            let change = format!("{:+.2} %", percent_changed(before, after));
             [what.into(), shown(before), shown(after), change]
         };
         let (fused, sliced) = (self.parameters_after_fusion, self.sliced_parameters);
