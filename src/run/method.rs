@@ -28,8 +28,6 @@ pub trait Method: Sized {
     const PHASE: &'static str;
     /// Whether the predictions of the result are compared with the original's.
     const COMPARES: bool = false;
-    /// Whether a model that is calibrated on a file is calibrated on as much of its own writing, too.
-    const MIXES: bool = false;
 
     /// The files that its options name, to be read.
     fn inputs(_: &Self::Options) -> Option<&Path> {
@@ -52,6 +50,11 @@ pub trait Method: Sized {
     /// [`crate::Error::Write`].
     fn write_besides(&self, _: FileTarget, _: &Self::Snapshot) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether a model that is calibrated on a file is calibrated on as much of its own writing, too.
+    fn mixes(&self) -> bool {
+        false
     }
 
     /// The files of other models that the result depends on.

@@ -82,7 +82,7 @@ impl<'a, M: Method> Task<'a, M> {
             tokenizers,
             request.seed,
             window,
-            M::MIXES,
+            method.mixes(),
             method.examples(),
         );
         log.say(&method.summary(model));

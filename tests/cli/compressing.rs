@@ -246,7 +246,29 @@ fn goals_are_met_by_the_axes_that_were_asked_for() {
 }
 
 #[test]
-fn what_the_model_wrote_itself_is_told_from_what_the_file_has() {
+fn where_nothing_has_to_leave_nothing_is_drawn_probed_or_changed() {
+    let scene = Scene::new(LLAMA);
+    for importance in ["obs", "taylor"] {
+        let flags = ["--target-size", "1MB", "--importance", importance];
+        let report = compressed(&scene, &flags);
+        assert_eq!(sizes(&report), [24, 2, 4, 2, 26], "{report}");
+        assert_eq!(report["calibration"]["own_sequences"], json!(0), "{report}");
+        assert_eq!(report["probes"], json!([]), "{report}");
+        let seconds = report["seconds"].as_object().expect("times");
+        assert!(!seconds.contains_key("gradients") && !seconds.contains_key("sample"), "{seconds:?}");
+        let [before, after] = ["model", "out"].map(|name| Checkpoint::open(&scene.path(name)).expect("a checkpoint"));
+        for name in before.names() {
+            let [old, new] = [&before, &after].map(|of| of.tensor(name).expect("a tensor").read().expect("its bytes"));
+            assert!(old == new, "{name} ({importance})");
+        }
+    }
+    let (model, out, tokens) = (scene.path("model"), scene.path("out2"), scene.path("tokens.json"));
+    let all = args!["compress", model, "-o", out, "--calibration", tokens, "--target-size", "1MB", "--recover", "2"];
+    scene.refused(all, 2, "--recover: no layer is cut");
+}
+
+#[test]
+fn what_the_model_wrote_itself_is_counted_beside_what_the_file_has() {
     let scene = Scene::new(LLAMA);
     let card = || fs::read_to_string(scene.path("out/README.md")).expect("a card");
     let flags = ["--axes", "mlp", "--effort", "quick"];

@@ -157,7 +157,7 @@ fn vocabularies_that_cannot_be_had_are_refused() {
     refused(&["--vocabulary", "0"], 2, "expected a number of tokens above 0, or a file of text");
     refused(&["--vocabulary", "no-such-file.txt"], 3, "no-such-file.txt");
     let alone = ["--axes", "vocabulary", "--vocabulary", "500", "--recover", "2"];
-    refused(&alone, 2, "--recover: nothing is cut but tokens");
+    refused(&alone, 2, "--recover: no layer is cut");
     refused(&["--axes", "vocabulary"], 2, "say which tokens stay, with --vocabulary N or --vocabulary TEXT");
     // Without a tokenizer nobody knows which token is which.
     let scene = Scene::new(LLAMA);

@@ -19,7 +19,7 @@ use crate::{
     compress::{self, Axis, Goal, Options, Plan, Sensing},
     error::{Error, Result},
     gpu::Gpu,
-    model::{Config, Model},
+    model::{Config, Model, Resize},
     recover,
     stream::{Extent, Job, MemoryPlan, Peak, Sitting, Speed, Types},
 };
@@ -76,13 +76,19 @@ pub struct Compress {
     recovery: Option<Recovery>,
 }
 
+impl Compress {
+    /// Whether heads and channels leave by LLM-Pruner's gradients.
+    fn ranks(&self) -> bool {
+        self.request.importance == CompressImportance::Taylor && !self.axes.is_empty()
+    }
+}
+
 impl Method for Compress {
     type Options = CompressRequest;
     type Report = CompressReport;
     type Snapshot = CompressSnapshot;
 
     const COMPARES: bool = true;
-    const MIXES: bool = true;
     const NAME: &'static str = "compress";
     const PHASE: &'static str = "compress";
 
@@ -100,19 +106,28 @@ impl Method for Compress {
         } else if options.axes.is_empty() {
             return Err(Error::Usage("--axes: expected at least one".into()));
         }
-        let (axes, refused) = compress::axes(model.config(), &options)?;
+        let (mut axes, refused) = compress::axes(model.config(), &options)?;
         let plan = compress::guess(model.config(), &options)?;
+        if plan.sizes == Resize::whole(model.config()) {
+            // It is small enough: no axis is probed, and nothing is needed to choose by.
+            options.axes.clear();
+            axes.clear();
+        }
         let recovery = Recovery::new(&request.method, request.seed, &options.dtype);
         if let Some(recovery) = &recovery {
             if axes.is_empty() {
                 return Err(Error::Usage(
-                    "--recover: nothing is cut but tokens, and what is left of the others is as it was; leave it out"
+                    "--recover: no layer is cut, and what is left of the model is as it was; leave it out, or ask for less"
                         .into(),
                 ));
             }
             recovery.check(model.config(), &axes)?;
         }
         Ok(Self { request: request.method.clone(), plan, options, axes, refused, recovery })
+    }
+
+    fn mixes(&self) -> bool {
+        !self.axes.is_empty()
     }
 
     fn options(&self) -> CompressRequest {
@@ -176,8 +191,7 @@ impl Method for Compress {
     fn passes(&self) -> usize {
         let training = self.recovery.as_ref().map_or(0, Recovery::passes);
         // In place of the gradients that selections go by otherwise.
-        let taylor = self.request.importance == CompressImportance::Taylor;
-        usize::from(taylor && !self.options.senses()) + self.options.passes() + training
+        usize::from(self.ranks() && !self.options.senses()) + self.options.passes() + training
     }
 
     fn passed(&self, snapshot: &CompressSnapshot, layers: usize) -> usize {
@@ -199,7 +213,7 @@ impl Method for Compress {
         if memory.keeps_dense {
             cut.host += self.options.recorded_bytes(config, calibration);
         }
-        if self.request.importance == CompressImportance::Taylor {
+        if self.ranks() {
             cut = cut.max(ranking_peak(memory, config, calibration, rope, element_size));
         } else if self.options.senses() {
             cut.disk += compress::sensed_bytes(config);
@@ -218,10 +232,7 @@ impl Method for Compress {
 
     fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
         let training = self.recovery.as_ref().map_or(0.0, |recovery| recovery.seconds(speed, config, tokens));
-        let ranked = match self.request.importance {
-            CompressImportance::Obs => 0.0,
-            CompressImportance::Taylor => ranking_seconds(speed, config, tokens),
-        };
+        let ranked = if self.ranks() { ranking_seconds(speed, config, tokens) } else { 0.0 };
         ranked + self.options.seconds(speed, config, tokens) + training
     }
 
@@ -242,7 +253,7 @@ impl Method for Compress {
         let mut found = from.cloned().unwrap_or_default();
         if found.cut.written().is_none() {
             let directory = draft.as_ref().unwrap_or(directory);
-            if self.request.importance == CompressImportance::Taylor && found.ranking.is_none() {
+            if self.ranks() && found.ranking.is_none() {
                 let of = Sensing { model, rows, memory, directory, progress };
                 if !rank(gpu, of, &mut found, commit)? {
                     return Ok(found);
