@@ -4,7 +4,8 @@
 //   w[i] = (1 - rate * decay) * w[i] - rate * m[i] * unbias1 / (sqrt(v[i] * unbias2) + eps)
 //   g, w, m, v  [rows, width]  f32 of the same stride; w, m and v in place
 //   dispatch    64 groups of four values a workgroup, folded into (x, y)
-// With unbias1 = 1 / (1 - beta1^k) and unbias2 = 1 / (1 - beta2^k) of step k = 1, 2, ... Padding is zero and stays zero.
+// With unbias1 = 1 / (1 - beta1^k) and unbias2 = 1 / (1 - beta2^k) of step k = 1, 2, ... Padding is zero and stays
+// zero.
 struct Params {
     groups: u32,
     scale: f32,

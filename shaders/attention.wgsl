@@ -1,8 +1,8 @@
 // attention: causal attention with grouped queries, an optional sliding window and an online softmax; no [tokens,
 // tokens] matrix anywhere.
 //   out[t, h] = sum_j softmax_j(s(scale * q[t, h]·k[j, h / group])) v[j, h / group]   over the j <= t of t's sequence
-//   with t - j < window, s as in shared/scores.wgsl; a head's sink, where there are any, is one more score in the sum of
-//   its softmax
+//   with t - j < window, s as in shared/scores.wgsl; a head's sink, where there are any, is one more score in the sum
+//   of its softmax
 //   q         [tokens, q_stride] f32; query head h begins at q_column + h * HEAD_DIM
 //   kv        [rows, kv_stride]  f32; key head h begins at k_column + h * HEAD_DIM, value head likewise
 //   blocks    [blocks] (first token, tokens, row of the sequence's position 0 in kv, position of the first token);
@@ -11,8 +11,8 @@
 //   dispatch  (key-value heads times parts of a group, blocks folded into (y, z))
 // A workgroup takes 64 queries that share a key-value head: tokens of a block times heads of the group. Keys and values
 // come through workgroup memory; tiles before the window or beyond the last query are never read. For every 32 keys:
-// scores by a product as in gemm, 8 queries times 4 keys a thread; softmax with one query a thread; results by a product
-// again. Blocks make batches ragged: sequences of any length lie one after the other, and nothing is padded.
+// scores by a product as in gemm, 8 queries times 4 keys a thread; softmax with one query a thread; results by a
+// product again. Blocks make batches ragged: sequences of any length lie one after the other, and nothing is padded.
 const KEYS: u32 = 32u;
 const DIMS: u32 = 16u;                                                 // coordinates at a time for the scores
 const VALUES: u32 = 8u;                                                // values at a time for the results

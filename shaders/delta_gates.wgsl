@@ -1,4 +1,5 @@
-// delta_gates: how much of its state a head of a gated delta net keeps at a token, and how much of an error it corrects.
+// delta_gates: how much of its state a head of a gated delta net keeps at a token, and how much of an error it
+// corrects.
 //   gates[t, h]         = exp(-rate[h] * softplus(x[t, decay + h] + bias[h]))
 //   gates[t, heads + h] = sigmoid(x[t, beta + h])
 //   x          [tokens, x_stride] f32; `beta` and `decay` are columns

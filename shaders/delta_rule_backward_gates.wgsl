@@ -6,8 +6,8 @@
 //   out       [tokens, o_stride] f32, delta_rule's result
 //   dgates    [tokens, g_stride] f32: of a of every head, then of b
 //   dispatch  STEP 0 one workgroup a (token, head), folded into (x, y); STEP 1 one thread a head, 64 a workgroup
-// With G the gradient of S, a_t da_t is <G_t-1, S_t-1>, since G and S before t meet in a_t S alone. From one token to the
-// one before, that changes by what the token takes in, v, and gives, out: no state is needed. STEP 1 takes `tokens`
+// With G the gradient of S, a_t da_t is <G_t-1, S_t-1>, since G and S before t meet in a_t S alone. From one token to
+// the one before, that changes by what the token takes in, v, and gives, out: no state is needed. STEP 1 takes `tokens`
 // tokens from `first` on, `last` if the sequence ends with them.
 struct Params {
     tokens: u32,

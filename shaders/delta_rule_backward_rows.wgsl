@@ -7,8 +7,8 @@
 //   state     [sequences * heads * key_dim, s_stride] f32: S or G, in place
 //   dqkv      [tokens, d_stride] f32: dq and dk in the places of queries and keys
 //   dispatch  (parts of the rows of a head times key heads, sequences folded into (y, z)); 64 rows a workgroup
-// Of the heads that share a key, `member` is worked on, and of their values those from `column` on: all is added to what
-// is there, one dispatch after the other, so that sums have a fixed order. VALUES registers hold `columns` values.
+// Of the heads that share a key, `member` is worked on, and of their values those from `column` on: all is added to
+// what is there, one dispatch after the other, so that sums have a fixed order. VALUES registers hold `columns` values.
 struct Params {
     sequences: u32,
     first: u32,

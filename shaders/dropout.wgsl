@@ -2,8 +2,8 @@
 //   y[t, i] = (y[t, i] if accumulate) + (x[t, i] * factor if hash(seed, first + t, i) >= threshold else 0)
 //   x, y      [tokens, width]  f32 of the same stride
 //   dispatch  64 groups of four values a workgroup, folded into (x, y)
-// threshold is the rate times 2^32 and factor a scale over 1 - rate. What is missing depends on the seed and the place alone:
-// the backward pass asks for the same again. The hash is PCG-RXS-M-XS (Jarzynski and Olano 2020), twice.
+// threshold is the rate times 2^32 and factor a scale over 1 - rate. What is missing depends on the seed and the place
+// alone: the backward pass asks for the same again. The hash is PCG-RXS-M-XS (Jarzynski and Olano 2020), twice.
 struct Params {
     groups: u32,
     stride4: u32,

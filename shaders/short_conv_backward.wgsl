@@ -1,7 +1,7 @@
 // short_conv_backward: the gradient of what short_conv read, of whole sequences, in two steps.
 //   STEP 0: to[t, c] = to[t, c] * silu'(sum_j weight[taps - 1 - j, c] * given[t - j, c])   for j < min(taps, before)
 //   STEP 1: to[t, c] = sum_j weight[taps - 1 - j, c] * given[t + j, c]                     for j < min(taps, after)
-//   given     [tokens, given_stride] f32: what was read, then what the first step has made; channels are its first columns
+//   given     [tokens, given_stride] f32: what was read, then what the first step has made; channels come first
 //   weight    [taps, w_stride]      f32
 //   places    [tokens]              (tokens of the sequence up to this one, and from it on, itself included)
 //   to        [tokens, to_stride]   f32: the gradient of the result, in place, then that of what was read

@@ -234,8 +234,8 @@ const PREFILLS: usize = 5;
 const PREFILL_SECONDS: f64 = 2.0;
 
 impl Pace {
-    /// Takes in `prompt`, a few times, and makes [`PACED_STEPS`] tokens after it; medians. What is uploaded and compiled
-    /// first does not count.
+    /// Takes in `prompt`, a few times, and makes [`PACED_STEPS`] tokens after it; medians. What is uploaded and
+    /// compiled first does not count.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if not all weights are on the GPU at once; [`Error::Shape`] of an empty prompt.

@@ -295,8 +295,8 @@ fn gradients_agree_with_autograd_for_every_row_of_the_table() {
 #[test]
 fn gradients_do_not_depend_on_where_residuals_lie() {
     let gpu = support::gpu();
-    // Parallel blocks with a head of its own and biases; sequential ones, tied, with learned positions; gated delta nets;
-    // experts, for all batches at once and batch by batch.
+    // Parallel blocks with a head of its own and biases; sequential ones, tied, with learned positions; gated delta
+    // nets; experts, for all batches at once and batch by batch.
     for name in ["phi_gqa", "opt_gelu", "qwen35_wide", "qwen2_moe_dense_between"] {
         let (model, rows) = fixture(name);
         let one_by_one = BatchSize { rows: Some(1), ..BatchSize::default() };

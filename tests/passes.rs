@@ -1,5 +1,5 @@
-//! Is a pass of gradients that was stopped, between whichever layers, resumed to the same importances and groups, without
-//! doing anything twice, and refused where what it needs is damaged?
+//! Is a pass of gradients that was stopped, between whichever layers, resumed to the same importances and groups,
+//! without doing anything twice, and refused where what it needs is damaged?
 
 mod support;
 
@@ -215,7 +215,8 @@ fn what_is_damaged_or_gone_is_refused_by_the_name_of_its_file() {
             }
             refused.push(wrong / 3);
         }
-        // Residuals of a layer each; with the loss, its gradient and what was found; then fewer and fewer of the former.
+        // Residuals of a layer each; with the loss, its gradient and what was found; then fewer and fewer of the
+        // former.
         let steps = work.config().steps().len();
         let forward = (1..=layers).map(|done| done * steps);
         let back = (0..=layers).rev().map(|left| (left * steps).saturating_sub(1) + 2);

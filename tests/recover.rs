@@ -1,5 +1,5 @@
-//! Is training what PyTorch does, does every way to train make small what it is to make small, and does it resume to the
-//! same bytes?
+//! Is training what PyTorch does, does every way to train make small what it is to make small, and does it resume to
+//! the same bytes?
 
 mod support;
 

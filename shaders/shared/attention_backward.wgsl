@@ -1,7 +1,7 @@
 // What the kernels of attention's gradient share: a run of query heads of one sequence and a block of its queries, the
 // keys that these see, and two numbers of each query and key in memory, `shares`:
-//   shares    [2 * heads * rows, 4 * stride4] f32, by query head, query and key, of which the keys up to a multiple of 4
-//             count; the second half after the first
+//   shares    [2 * heads * rows, 4 * stride4] f32, by query head, query and key, of which the keys up to a multiple of
+//             4 count; the second half after the first
 // First products go there, then what attention_backward_shares.wgsl makes of them.
 struct Params {
     first: u32,                                                        // row of the sequence's first token

@@ -27,8 +27,8 @@ impl Budget {
 const SHORTEST_SAMPLE: f64 = 5e-3;
 const MOST_PER_SAMPLE: f64 = 1000.0;
 
-/// A GPU that had nothing to do, as while results were checked on the CPU, is slow at first: attention on an NVIDIA H200
-/// was 5.5 times as slow for a tenth of a second, most likely by its clock.
+/// A GPU that had nothing to do, as while results were checked on the CPU, is slow at first: attention on an NVIDIA
+/// H200 was 5.5 times as slow for a tenth of a second, most likely by its clock.
 const WARM_UP: f64 = 0.5;
 
 /// A series under way: the seconds of one execution, time after time.

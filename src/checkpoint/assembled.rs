@@ -119,8 +119,8 @@ impl Assembled {
         self.parts.iter().map(bytes).sum()
     }
 
-    /// Some bytes of the tensor, or of what the parts make where it is the transpose of that; the range has been checked,
-    /// and is of whole values.
+    /// Some bytes of the tensor, or of what the parts make where it is the transpose of that; the range has been
+    /// checked, and is of whole values.
     ///
     /// # Errors
     /// [`Error::Read`].

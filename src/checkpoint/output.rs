@@ -199,8 +199,8 @@ impl OutputDirectory {
         Ok(files)
     }
 
-    /// The tensors of the output and its draft that are finished: what [`OutputDirectory::check`] is to be given when the
-    /// run is resumed.
+    /// The tensors of the output and its draft that are finished: what [`OutputDirectory::check`] is to be given when
+    /// the run is resumed.
     pub fn written(&self) -> Written {
         self.hashes.all()
     }

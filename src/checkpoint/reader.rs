@@ -121,8 +121,8 @@ impl Tensor<'_> {
     /// What is stored of one of the matrices of a tensor in MXFP4: its blocks, and their scales.
     ///
     /// # Errors
-    /// [`Error::BadTensor`] for a scale that is no number; [`Error::Read`]; [`Error::Shape`] of any other tensor, and for
-    /// a matrix that is not there.
+    /// [`Error::BadTensor`] for a scale that is no number; [`Error::Read`]; [`Error::Shape`] of any other tensor, and
+    /// for a matrix that is not there.
     pub fn mxfp4(&self, matrix: usize) -> Result<[Vec<u8>; 2]> {
         match self.source {
             Source::Mxfp4 { tensor, files, .. } if matrix < tensor.shape[0] => tensor.stored(matrix, files),

@@ -15,8 +15,8 @@ pub struct CalibrationArgs {
     /// Calibration sequences; of a token file the first N rows [default: 128, all rows of a token file]
     #[arg(long, help_heading = TEXTS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cal_nsamples: Option<u32>,
-    /// Sequences of up to 512 tokens that the model writes itself, going on from passages of a file, beside those of the
-    /// file [default: none; compress: as many tokens as the file has, twice as many if those are few, up to 65536]
+    /// Sequences of up to 512 tokens that the model writes itself, going on from passages of a file, beside those of
+    /// the file [default: none; compress: as many tokens as the file has, twice as many if those are few, up to 65536]
     #[arg(long, help_heading = TEXTS, value_name = "N")]
     self_samples: Option<u32>,
     /// Tokens of a calibration sequence, at most the model's own maximum

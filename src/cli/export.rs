@@ -15,8 +15,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a directory, a .safetensors file with its
-    /// config.json beside it, a .gguf file, or a name on the Hugging Face Hub
+    /// The model: an ordinary checkpoint, such as `run --basis shared` writes; a directory, a .safetensors file with
+    /// its config.json beside it, a .gguf file, or a name on the Hugging Face Hub
     model: PathBuf,
     /// What to write
     #[arg(long, value_enum)]

@@ -28,8 +28,8 @@ pub struct Args {
     /// sixteenth: 4..30 of 32; of one or two, all]
     #[arg(long, value_name = "A..B|all")]
     layers: Option<PruneLayers>,
-    /// What a weight matters: param_first |w·g| with the gradient g of the loss, param_second ½|w·F·w| with the mean F of
-    /// squared gradients, param_mix of both, vectorize |Σ w·g| of a channel, l1 |w|, l2 w², or random
+    /// What a weight matters: param_first |w·g| with the gradient g of the loss, param_second ½|w·F·w| with the mean F
+    /// of squared gradients, param_mix of both, vectorize |Σ w·g| of a channel, l1 |w|, l2 w², or random
     #[arg(long, alias = "taylor", help_heading = METHOD, default_value = "param_first", value_name = "ESTIMATE")]
     importance: Importance,
     /// How the weights of a channel count together: sum, mean, max, prod, first or last
@@ -94,8 +94,9 @@ enum PrunerType {
 /// The examples whose loss is differentiated.
 #[derive(Debug, clap::Args)]
 pub struct ExampleArgs {
-    /// What the loss is measured on: `self` samples from the model; or a file: plain text; JSON or JSON lines of strings
-    /// or of objects with text, messages, instruction and output, and the like; token ids {"input_ids": [[...], ...]}
+    /// What the loss is measured on: `self` samples from the model; or a file: plain text; JSON or JSON lines of
+    /// strings or of objects with text, messages, instruction and output, and the like; token ids {"input_ids": [[...],
+    /// ...]}
     #[arg(
         id = "calibration",
         long = "examples",

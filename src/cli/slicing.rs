@@ -14,8 +14,8 @@ pub struct SlicingArgs {
     /// The share of the model's width to cut
     #[arg(long, default_value_t = 0.25, value_name = "S", allow_negative_numbers = true)]
     sparsity: f64,
-    /// Cut as much of the width as really removes this share of the parameters, shortcuts and a head of its own counted,
-    /// such as -20%
+    /// Cut as much of the width as really removes this share of the parameters, shortcuts and a head of its own
+    /// counted, such as -20%
     #[arg(long, value_name = "PERCENT", value_parser = parse_share)]
     #[arg(allow_hyphen_values = true, conflicts_with = "sparsity")]
     target_parameters: Option<f64>,

@@ -43,8 +43,8 @@ pub struct WorkArgs<C: clap::Args = CalibrationArgs> {
     /// Type of the written tensors [default: each tensor's own]
     #[arg(long, help_heading = RESULT)]
     dtype: Option<DtypeArg>,
-    /// Export the result, too, to OUT-TYPE.gguf beside it, for llama.cpp; its matrices in f16 [default], q8_0 or f32, or
-    /// the experts of a mixture in mxfp4
+    /// Export the result, too, to OUT-TYPE.gguf beside it, for llama.cpp; its matrices in f16 [default], q8_0 or f32,
+    /// or the experts of a mixture in mxfp4
     #[arg(long, help_heading = RESULT, value_name = "gguf[:TYPE]", value_parser = parse_export)]
     export: Option<GgufType>,
     /// The most memory to take on the GPU, such as 3GiB [default: no limit but its own; with --max-host-memory where

@@ -1,8 +1,8 @@
 //! What cuts cost: one curve for each axis, fitted to all that was measured.
 //!
-//! An axis that is cut to a depth x, the share of its heads, channels, layers or coordinates that leaves, is taken to cost
-//! KL(x) = c·xᵖ; several that are cut together, (Σ KLᵠ)^(1/q): the sum of what each costs where q is 1, less where a
-//! model that is cut on one axis loses less by being cut on another as well, more where it loses more.
+//! An axis that is cut to a depth x, the share of its heads, channels, layers or coordinates that leaves, is taken to
+//! cost KL(x) = c·xᵖ; several that are cut together, (Σ KLᵠ)^(1/q): the sum of what each costs where q is 1, less where
+//! a model that is cut on one axis loses less by being cut on another as well, more where it loses more.
 
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
@@ -120,8 +120,8 @@ pub fn fit(measured: &[Measured]) -> Curves {
     problem.curves(&at)
 }
 
-/// Least squares by Levenberg and Marquardt's steps. The unknowns are two for each axis: the log of what it costs at the
-/// depth of [`Problem::deepest`], and its exponent; and the log of q, last.
+/// Least squares by Levenberg and Marquardt's steps. The unknowns are two for each axis: the log of what it costs at
+/// the depth of [`Problem::deepest`], and its exponent; and the log of q, last.
 struct Problem<'a> {
     measured: Vec<&'a Measured>,
     /// The axes that were cut alone.

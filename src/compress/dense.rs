@@ -18,8 +18,8 @@ use crate::{
 /// The dense model's residual.
 pub struct Dense<'a> {
     pub now: Residual,
-    /// Before the step that is being fitted, of the batches that count; what its block has made where a norm comes after
-    /// that.
+    /// Before the step that is being fitted, of the batches that count; what its block has made where a norm comes
+    /// after that.
     pub before: Residual,
     recorded: Option<&'a RefCell<Recorded>>,
 }
@@ -43,8 +43,8 @@ impl<'a> Dense<'a> {
         Self { recorded: Some(recorded), ..self }
     }
 
-    /// Takes it through a step; `keeps` says whether what was before it is needed. Where `reads` is given, returns the sums
-    /// of the norm of the dense residual before the step over that of the smaller one.
+    /// Takes it through a step; `keeps` says whether what was before it is needed. Where `reads` is given, returns the
+    /// sums of the norm of the dense residual before the step over that of the smaller one.
     ///
     /// # Errors
     /// Those of the step and of residuals.

@@ -95,8 +95,8 @@ pub fn by_layer(config: &Config, sizes: &Resize, costs: &[Costs]) -> Option<Resi
     differ.then(|| Resize { by_layer: Some(layers), ..sizes.clone() })
 }
 
-/// How many of `all` units each layer keeps, on a grid, if together they may keep as many as with `each`; the curves say
-/// what it costs a layer that 0, 1, 2 … leave.
+/// How many of `all` units each layer keeps, on a grid, if together they may keep as many as with `each`; the curves
+/// say what it costs a layer that 0, 1, 2 … leave.
 fn spread(all: usize, each: usize, grid: usize, curves: &[Vec<f64>]) -> Vec<usize> {
     let even = vec![each; curves.len()];
     if each == all {

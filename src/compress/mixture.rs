@@ -2,9 +2,9 @@
 //!
 //! The experts leave that add least to the smaller model's residual z, as REAP has it ([`ExpertSums`]); the router's
 //! choice among the others stays. With h = norm(z), K(h) the experts that the router then chooses, g their gates and a
-//! what their last linear layers read, the smaller model's mixture adds Σ_j∈K(h) g_j · W_j · a_j. What that lacks of the
-//! target t of the other writes ([`super::refit`]) is made up for expert by expert, each by least squares on its own
-//! tokens and with what the ones before it have made up for already, ms(·) a token's mean square:
+//! what their last linear layers read, the smaller model's mixture adds Σ_j∈K(h) g_j · W_j · a_j. What that lacks of
+//! the target t of the other writes ([`super::refit`]) is made up for expert by expert, each by least squares on its
+//! own tokens and with what the ones before it have made up for already, ms(·) a token's mean square:
 //!
 //! ```text
 //!     e = t − Σ_j g_j·W_j·a_j
@@ -35,8 +35,8 @@ use crate::{
     stream::{ExpertSums, Pass, Placement, Residual, located, transposed},
 };
 
-/// The ν above. On a small trained mixture, with 256, 1024, 4096 and 16384 tokens, 60 to 200 were within 3 % in perplexity
-/// of the best of 0, 1, 5, 20, 60, 200 and 600.
+/// The ν above. On a small trained mixture, with 256, 1024, 4096 and 16384 tokens, 60 to 200 were within 3 % in
+/// perplexity of the best of 0, 1, 5, 20, 60, 200 and 600.
 const PULL: f64 = 100.0;
 
 /// A mixture with some of its experts.
@@ -64,8 +64,8 @@ pub struct Residuals<'a> {
 }
 
 impl Residuals<'_> {
-    /// Puts what a batch of the smaller model's residual is to be after the step in the place of the dense one before it;
-    /// `z` is the smaller one before it.
+    /// Puts what a batch of the smaller model's residual is to be after the step in the place of the dense one before
+    /// it; `z` is the smaller one before it.
     fn aim(&mut self, gpu: &Gpu, index: usize, z: &Matrix) -> Result<()> {
         let x = copied(gpu, &self.dense.load(gpu, index)?)?;
         let goal = write_target(gpu, x, &self.before.load(gpu, index)?, z, MADE_UP)?;
@@ -149,8 +149,8 @@ impl Fitting<'_> {
 }
 
 impl Mixture<'_> {
-    /// Adds to the residuals of some batches what the mixture makes of them. Where residuals are not to stay on the GPU,
-    /// the experts come again for every batch. Returns which tokens of each batch went where.
+    /// Adds to the residuals of some batches what the mixture makes of them. Where residuals are not to stay on the
+    /// GPU, the experts come again for every batch. Returns which tokens of each batch went where.
     ///
     /// # Errors
     /// As [`mix`]; those of the residual.

@@ -102,8 +102,8 @@ impl Options {
 pub struct Width {
     /// Whether directions count by what the weights read of them, or all alike.
     pub by_reads: bool,
-    /// How far from the median a weight of the final norm may be for its coordinate to be rotated, where the head is the
-    /// embedding.
+    /// How far from the median a weight of the final norm may be for its coordinate to be rotated, where the head is
+    /// the embedding.
     pub tolerance: f64,
 }
 

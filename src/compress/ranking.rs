@@ -17,7 +17,8 @@ pub struct Ranking {
     pub mlp_channels: Vec<f64>,
 }
 
-/// What stays of every layer at the sizes of a plan: whole groups of heads first, then queries of each of those that stay.
+/// What stays of every layer at the sizes of a plan: whole groups of heads first, then queries of each of those that
+/// stay.
 pub fn selected(config: &Config, plan: &Plan, ranking: &[Ranking]) -> Vec<Kept> {
     let all = config.layers.iter().enumerate();
     all.map(|(layer, spec)| {

@@ -1,17 +1,17 @@
 //! One pass that makes the smaller model: the dense one runs beside it, step by step, and everything is fitted to that.
 //!
 //! With x the dense residual and z the smaller model's, T₀ and S' the ways from z's coordinates and into them
-//! ([`crate::fit::axes`]), n(·) the norm before a block, a' what the smaller model's own weights read, q how much of what
-//! was lost before is made up for, and each token of a write's error divided by the root mean square of x_new (without
-//! what the mean of an embedding adds, where a layer norm takes that off), as the next norm will do:
+//! ([`crate::fit::axes`]), n(·) the norm before a block, a' what the smaller model's own weights read, q how much of
+//! what was lost before is made up for, and each token of a write's error divided by the root mean square of x_new
+//! (without what the mean of an embedding adds, where a layer norm takes that off), as the next norm will do:
 //!
 //! ```text
 //!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − T₀‖²              W' = W·T
 //!     writes:  W' = argmin Σ ‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²,   t = S'·(x_new − x) + q·(S'·x − z)
 //! ```
 //!
-//! Where a norm comes after a block, it makes of anything what has that norm's length: the target is then what the dense
-//! block gives before it, o, with each token's error divided by the root mean square of that, t = o.
+//! Where a norm comes after a block, it makes of anything what has that norm's length: the target is then what the
+//! dense block gives before it, o, with each token's error divided by the root mean square of that, t = o.
 //!
 //! Heads and channels that are to go leave the second problem where they cost it least ([`crate::linalg::subset`]),
 //! what is lost of a direction counting by how much the predictions mind (`sensitivity`), and then what wrote them.
@@ -308,8 +308,8 @@ impl<'a> Refit<'a> {
         Ok((now, writes))
     }
 
-    /// Solves for the writes of a layer of sizes `spec` without what a cut takes out; returns the columns that stay, and
-    /// the fit.
+    /// Solves for the writes of a layer of sizes `spec` without what a cut takes out; returns the columns that stay,
+    /// and the fit.
     fn choose(
         &mut self,
         system: System,

@@ -269,8 +269,8 @@ impl Work<'_> {
         Ok(Some(probed))
     }
 
-    /// Which bases and gaps an axis is probed with. A basis is chosen at the first, deepest point; which layers leave, at
-    /// each: many in a row can cost more than as many single ones, and few of them less.
+    /// Which bases and gaps an axis is probed with. A basis is chosen at the first, deepest point; which layers leave,
+    /// at each: many in a row can cost more than as many single ones, and few of them less.
     fn tries(&self, axis: Axis, first: bool, probed: &Probed) -> Vec<(Width, Gaps)> {
         let basis = probed.basis;
         match axis {
@@ -282,9 +282,9 @@ impl Work<'_> {
         }
     }
 
-    /// Measures sizes within the budget, each time those that cost least by all that was measured before; returns false if
-    /// it was stopped. The probes that are within the budget are candidates too, so that the result is no worse than a
-    /// cut on one axis alone.
+    /// Measures sizes within the budget, each time those that cost least by all that was measured before; returns false
+    /// if it was stopped. The probes that are within the budget are candidates too, so that the result is no worse than
+    /// a cut on one axis alone.
     fn choose(&mut self, probed: &Probed, part: &Part, commit: Commit) -> Result<bool> {
         let space = self.space(&probed.ways);
         if space.holds_all() {
@@ -327,8 +327,8 @@ impl Work<'_> {
         commit(&self.state)
     }
 
-    /// Where layers may differ in size, tries the best candidate's heads and channels spread over them as what it costs to
-    /// cut each says; returns false if it was stopped.
+    /// Where layers may differ in size, tries the best candidate's heads and channels spread over them as what it costs
+    /// to cut each says; returns false if it was stopped.
     fn spread(&mut self, basis: Width, part: &Part, commit: Commit) -> Result<bool> {
         let done = self.state.candidates.iter().any(|candidate| candidate.sizes.by_layer.is_some());
         let Some(best) = self.state.best_candidate().filter(|_| self.job.options.per_layer && !done) else {

@@ -22,9 +22,9 @@ pub fn plan_of_selection(config: &Config, kept: &[Kept], types: &Types) -> Resul
     Plan::new(config, config.with_layers(kept.iter().map(Kept::sizes).collect()), Width::default(), types)
 }
 
-/// Cuts a model down to what is `kept` of its layers, and fits what writes the residual stream after the first cut to the
-/// dense model on the sequences of `job`, whose tensors are those of `plan`. Returns whether the end was reached; called
-/// at each commit point, `commit` returns false to stop there.
+/// Cuts a model down to what is `kept` of its layers, and fits what writes the residual stream after the first cut to
+/// the dense model on the sequences of `job`, whose tensors are those of `plan`. Returns whether the end was reached;
+/// called at each commit point, `commit` returns false to stop there.
 ///
 /// # Errors
 /// [`crate::error::Error::BadTensor`], [`crate::error::Error::Numerical`], [`crate::error::Error::Write`], those of

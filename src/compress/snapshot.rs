@@ -98,8 +98,8 @@ impl Snapshot {
         (0..self.candidates.len()).min_by(|a, b| kl(a).total_cmp(&kl(b)))
     }
 
-    /// The first of these sizes, the best first with what they are predicted to cost, that was not tried yet, if it may be
-    /// better than what was.
+    /// The first of these sizes, the best first with what they are predicted to cost, that was not tried yet, if it may
+    /// be better than what was.
     pub(super) fn untried(&self, allocated: Vec<(f64, Resize)>) -> Option<(f64, Resize)> {
         let most = self.best_candidate().map_or(f64::INFINITY, |best| MARGIN * self.candidates[best].kl());
         let new = |sizes: &Resize| self.candidates.iter().all(|candidate| candidate.sizes != *sizes);

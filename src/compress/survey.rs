@@ -1,4 +1,5 @@
-//! One pass of the dense model: what its residual stream holds, what is read of it, and what each run of layers changes.
+//! One pass of the dense model: what its residual stream holds, what is read of it, and what each run of layers
+//! changes.
 
 use std::{fs, time::Instant};
 

@@ -81,8 +81,9 @@ fn common_start(a: &str, b: &str) -> usize {
 /// after it to end it, but not with what it puts before it to make a model answer.
 ///
 /// Templates may write a message otherwise where others follow it (without its reasoning, say). So an answer begins
-/// where the conversation before it, rendered with what makes a model answer, stops being the same; and it ends with the
-/// conversation up to it or, where that is written otherwise, after its own text and whatever comes after that in both.
+/// where the conversation before it, rendered with what makes a model answer, stops being the same; and it ends with
+/// the conversation up to it or, where that is written otherwise, after its own text and whatever comes after that in
+/// both.
 ///
 /// # Errors
 /// The reason why this cannot be told.

@@ -11,8 +11,8 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread will be caught and returned as a reason. A program's panic hook, which is its own affair
-/// and not the library's, may then keep quiet.
+/// Whether a panic of this thread will be caught and returned as a reason. A program's panic hook, which is its own
+/// affair and not the library's, may then keep quiet.
 pub fn is_fenced() -> bool {
     INSIDE.get()
 }

@@ -1,4 +1,5 @@
-//! Texts that are JSON: one value, an array of them, or one a line; distinguished from plain text by whether they parse.
+//! Texts that are JSON: one value, an array of them, or one a line; distinguished from plain text by whether they
+//! parse.
 
 use std::{fmt, path::Path};
 

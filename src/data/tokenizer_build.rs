@@ -41,7 +41,8 @@ struct Class {
     words: Option<&'static str>,
     /// Whether only the settings say what goes around a text, not tokenizer.json.
     own_template: bool,
-    /// Whether it is for sentencepiece models: characters, with "▁" for a space and tokens for the bytes of unknown ones.
+    /// Whether it is for sentencepiece models: characters, with "▁" for a space and tokens for the bytes of unknown
+    /// ones.
     sentence: bool,
 }
 

@@ -100,8 +100,8 @@ pub fn weighting(reads: MatRef<'_, f64>) -> Mat<f64> {
     })
 }
 
-/// The orthonormal S `[D, kept]` of the module's doc for C̄ and B, ordered by the energy of their columns, with what was
-/// kept in them: the eigenvalues of Sᵀ·C̄·S.
+/// The orthonormal S `[D, kept]` of the module's doc for C̄ and B, ordered by the energy of their columns, with what
+/// was kept in them: the eigenvalues of Sᵀ·C̄·S.
 ///
 /// # Errors
 /// [`crate::Error::Numerical`].

@@ -116,8 +116,8 @@ impl Writes {
             .collect())
     }
 
-    /// These as they were fitted side by side to a residual of `width`, with `widths` columns each. One bias holds what is
-    /// to be added; the others are zero.
+    /// These as they were fitted side by side to a residual of `width`, with `widths` columns each. One bias holds what
+    /// is to be added; the others are zero.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`]; whatever the readback reports.

@@ -119,8 +119,8 @@ impl System {
     }
 
     /// The map of those regressors that are left once the groups are out whose absence costs least: as
-    /// [`subset_and_next`], which of the groups stay, the map, and what each group costs that leaves, or would leave next
-    /// until `beyond` are out. What is lost of the targets counts by `metric`; without one, all alike.
+    /// [`subset_and_next`], which of the groups stay, the map, and what each group costs that leaves, or would leave
+    /// next until `beyond` are out. What is lost of the targets counts by `metric`; without one, all alike.
     ///
     /// # Errors
     /// As [`System::solve`].
@@ -229,9 +229,9 @@ impl Regression {
         self.parts.iter().sum()
     }
 
-    /// Accumulates tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and the
-    /// weight of each token's error, `[tokens, 1]`, by which regressors and targets are multiplied already. These are
-    /// changed where there is a bias.
+    /// Accumulates tokens: the `regressors` `[tokens, width]`, one of each part, the `target` `[tokens, targets]` and
+    /// the weight of each token's error, `[tokens, 1]`, by which regressors and targets are multiplied already. These
+    /// are changed where there is a bias.
     ///
     /// # Errors
     /// [`Error::Shape`] if a width differs; whatever the GPU reports.

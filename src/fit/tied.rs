@@ -110,8 +110,8 @@ impl TiedAxes {
     }
 }
 
-/// The module's coordinates for a tied head: C̄, B, the weights α of the final norm, and how far from the median one may
-/// be.
+/// The module's coordinates for a tied head: C̄, B, the weights α of the final norm, and how far from the median one
+/// may be.
 ///
 /// # Errors
 /// [`Error::Numerical`] if more weights are unusual than `kept` coordinates hold.

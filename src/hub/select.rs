@@ -28,7 +28,8 @@ pub fn named(config: &[u8]) -> Option<String> {
     fields.get("transformers_weights")?.as_str().map(str::to_owned)
 }
 
-/// The weights that a model of these files has: of a repository or of a copy of it. Those of its config.json are `named`.
+/// The weights that a model of these files has: of a repository or of a copy of it. Those of its config.json are
+/// `named`.
 pub fn usual(named: Option<&str>, is_there: impl Fn(&str) -> bool) -> Option<Weights> {
     let name = match named {
         Some(name) => name,

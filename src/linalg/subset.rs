@@ -8,9 +8,9 @@
 //! ```
 //!
 //! (optimal brain surgeon, of a group; Hassibi and Stork 1993). A regressor that is a combination of others, or always
-//! zero, costs nothing, and one of two alike costs nothing until the other is gone. So groups leave one after the other,
-//! by their cost after those before: among the cheapest few exactly, as long as none outside is cheaper; then the whole
-//! is brought up to date by one product.
+//! zero, costs nothing, and one of two alike costs nothing until the other is gone. So groups leave one after the
+//! other, by their cost after those before: among the cheapest few exactly, as long as none outside is cheaper; then
+//! the whole is brought up to date by one product.
 
 use std::ops::Range;
 
@@ -63,8 +63,8 @@ const SHARE: usize = 16;
 /// `right` is C `[m, n]`, row-major. Every column belongs to one group; they ascend.
 ///
 /// # Errors
-/// [`Error::Numerical`] if a sum is not finite, or G + diag μ is not positive definite; [`Error::Shape`] if sizes do not
-/// fit, or more groups are to leave than there are.
+/// [`Error::Numerical`] if a sum is not finite, or G + diag μ is not positive definite; [`Error::Shape`] if sizes do
+/// not fit, or more groups are to leave than there are.
 pub fn subset(gram: Vec<f64>, ridge: &[f64], right: Vec<f64>, groups: &[Group], remove: &[usize]) -> Result<Subset> {
     subset_and_next(gram, ridge, right, groups, (remove, &[]))
 }

@@ -34,7 +34,8 @@ pub struct Agreements {
 }
 
 impl Agreements {
-    /// Adds sequences of these lengths, whose tokens `found` has one after the other. The last of each predicts nothing.
+    /// Adds sequences of these lengths, whose tokens `found` has one after the other. The last of each predicts
+    /// nothing.
     pub fn add(&mut self, lengths: impl Iterator<Item = usize>, found: &[Divergence]) {
         let mut start = 0;
         for length in lengths {

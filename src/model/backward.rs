@@ -168,9 +168,9 @@ pub(super) struct Sums<'a> {
 }
 
 impl LayerContext<'_> {
-    /// One step backward: from the gradient `d` `[tokens, width after]` of the result of [`LayerContext::step`], that of
-    /// `x` `[tokens, width before]`. Adds the gradients of the step's parameters to `gradients`, which was made of the
-    /// same weights. Sequences are whole.
+    /// One step backward: from the gradient `d` `[tokens, width after]` of the result of [`LayerContext::step`], that
+    /// of `x` `[tokens, width before]`. Adds the gradients of the step's parameters to `gradients`, which was made of
+    /// the same weights. Sequences are whole.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`].

@@ -91,16 +91,16 @@ pub fn row_bytes(width: usize) -> u64 {
     4 * width.next_multiple_of(4) as u64
 }
 
-/// Bytes that a token takes on the GPU while a layer is worked on, whether or not it is its turn: its residual, and in a
-/// mixture also what all experts read of it.
+/// Bytes that a token takes on the GPU while a layer is worked on, whether or not it is its turn: its residual, and in
+/// a mixture also what all experts read of it.
 pub fn state_bytes(config: &Config) -> u64 {
     let rows = if config.is_mixture() { 2 } else { 1 };
     rows * row_bytes(config.hidden_size)
 }
 
-/// Bytes that a token takes on the GPU, beside its residual and the gradient of that, while the experts of a mixture come
-/// on the way back, whether or not it is its turn: what they read, and the gradient of that, of the router's logits and of
-/// gates; nothing where there is no mixture. On the way forward, at most half of it.
+/// Bytes that a token takes on the GPU, beside its residual and the gradient of that, while the experts of a mixture
+/// come on the way back, whether or not it is its turn: what they read, and the gradient of that, of the router's
+/// logits and of gates; nothing where there is no mixture. On the way forward, at most half of it.
 pub fn mixed_bytes(config: &Config) -> u64 {
     let of = |spec: &LayerSpec| {
         let experts = spec.experts?;

@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl LayerContext<'_> {
-    /// Adds the gradient of the residual `x` that a gated delta net has read to `dx`, from that of the residual after it,
-    /// `d`.
+    /// Adds the gradient of the residual `x` that a gated delta net has read to `dx`, from that of the residual after
+    /// it, `d`.
     pub(super) fn delta_net_backward(
         &self,
         block: &BlockWeights,
@@ -51,8 +51,8 @@ impl LayerContext<'_> {
         self.reads_backward(block, 0, Read { x, input: &input }, &d_projected, dx, sums)
     }
 
-    /// The gradient of what the states give, `out`, from that of the residual after the block, `d`; and that of the gate in
-    /// its columns of all that the weights made of a token.
+    /// The gradient of what the states give, `out`, from that of the residual after the block, `d`; and that of the
+    /// gate in its columns of all that the weights made of a token.
     fn gated_backward(
         &self,
         block: &BlockWeights,

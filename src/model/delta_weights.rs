@@ -1,4 +1,5 @@
-//! What a gated delta net has on the GPU beside its linear weights, and what a layer keeps of the tokens that it has seen.
+//! What a gated delta net has on the GPU beside its linear weights, and what a layer keeps of the tokens that it has
+//! seen.
 
 use super::{host::HostDeltaNet, layer_spec::LayerSpec};
 use crate::{

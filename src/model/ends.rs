@@ -170,8 +170,8 @@ impl Draw {
 /// What a model's head gets `[tokens, width]`, rows of it, and a bias for each of these or none.
 pub type HeadPart<'a> = (&'a Matrix, &'a Matrix, Option<&'a [f32]>);
 
-/// The logits of N models for each slice of the same rows of their heads, with the soft-caps that they have: `each(first
-/// row of the slice, [tokens, entries] of each model)`.
+/// The logits of N models for each slice of the same rows of their heads, with the soft-caps that they have:
+/// `each(first row of the slice, [tokens, entries] of each model)`.
 ///
 /// # Errors
 /// Those of `each`; [`crate::Error::OutOfMemory`].

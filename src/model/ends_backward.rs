@@ -107,8 +107,8 @@ impl Readout {
         })
     }
 
-    /// The gradient of the last residual `x` `[tokens, width]` from that of what the head has read, `d`. Adds that of the
-    /// final norm to `sums`.
+    /// The gradient of the last residual `x` `[tokens, width]` from that of what the head has read, `d`. Adds that of
+    /// the final norm to `sums`.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::OutOfMemory`].

@@ -24,8 +24,8 @@ pub struct Given {
 }
 
 impl LayerContext<'_> {
-    /// What the expert that every token goes to gets of what the experts read: all, with the sigmoid of the product with
-    /// its `gate`.
+    /// What the expert that every token goes to gets of what the experts read: all, with the sigmoid of the product
+    /// with its `gate`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; whatever the readback reports.
@@ -89,7 +89,8 @@ impl LayerContext<'_> {
         Ok(result)
     }
 
-    /// Adds what an expert makes of the tokens given to `x`; `tap` gets their shares, and what it gives before the gates.
+    /// Adds what an expert makes of the tokens given to `x`; `tap` gets their shares, and what it gives before the
+    /// gates.
     pub(super) fn expert(
         &self,
         linears: &[Linear],

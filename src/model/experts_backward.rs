@@ -8,10 +8,10 @@
 //! ```
 //!
 //! where J_j is the derivative of expert j, R the router and route' that of the gates by its logits
-//! ([`Gpu::route_backward`]); which experts a token goes to is constant. The gate of the expert that every token goes to
-//! is the sigmoid of w·h, and adds w · g·(1 − g) · ⟨d, f(h)⟩. Sums are in the order of the experts' numbers, then come
-//! that expert and the router, whatever the batches. Experts and routers have no gradients: they stay as they are, but for
-//! the expert that every token goes to where the block has its weights ([`super::shared_expert`]).
+//! ([`Gpu::route_backward`]); which experts a token goes to is constant. The gate of the expert that every token goes
+//! to is the sigmoid of w·h, and adds w · g·(1 − g) · ⟨d, f(h)⟩. Sums are in the order of the experts' numbers, then
+//! come that expert and the router, whatever the batches. Experts and routers have no gradients: they stay as they are,
+//! but for the expert that every token goes to where the block has its weights ([`super::shared_expert`]).
 
 use super::{
     Model,
@@ -107,8 +107,8 @@ pub fn mix_backward(
 }
 
 impl MixtureBack<'_> {
-    /// Adds what comes through an expert to the gradient of what it has read of the tokens given, and puts the gradients
-    /// of their gates in their places.
+    /// Adds what comes through an expert to the gradient of what it has read of the tokens given, and puts the
+    /// gradients of their gates in their places.
     fn expert_backward(
         &self,
         linears: &[Linear],

@@ -237,7 +237,8 @@ pub trait Tap {
         Ok(())
     }
 
-    /// What a run of tokens of a block becomes before the norm of its result, `[tokens, width after]`, where it has one.
+    /// What a run of tokens of a block becomes before the norm of its result, `[tokens, width after]`, where it has
+    /// one.
     ///
     /// # Errors
     /// Whatever the implementation reports.
@@ -391,8 +392,8 @@ impl LayerContext<'_> {
         self.spec().clip_qkv.filter(|_| block.spec.kind == BlockKind::Attention)
     }
 
-    /// What a block makes of `inner`, which its last weight reads, before a norm of its result; `first` is the number of
-    /// the first token.
+    /// What a block makes of `inner`, which its last weight reads, before a norm of its result; `first` is the number
+    /// of the first token.
     pub(super) fn result(&self, block: &BlockWeights, inner: &Matrix, first: usize) -> Result<Matrix> {
         let (gpu, output) = (self.gpu, block.output()?);
         let result = gpu.unfilled(inner.rows(), output.weight.rows())?;

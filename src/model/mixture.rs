@@ -1,6 +1,6 @@
-//! Layers forward for several batches side by side, mixtures among them: experts come from the file one after the other,
-//! and all batches send each their tokens before the next one comes. So a layer's experts are never on the GPU at once,
-//! each is read once, and those without tokens are not read at all.
+//! Layers forward for several batches side by side, mixtures among them: experts come from the file one after the
+//! other, and all batches send each their tokens before the next one comes. So a layer's experts are never on the GPU
+//! at once, each is read once, and those without tokens are not read at all.
 //!
 //! With h = norm(x), a mixture adds Σ_j g_j · f_j(h) to x: the router's logits say which experts j a token goes to, and
 //! the gates g_j ([`Gpu::route`]); f_j is a gated MLP. An expert gathers its tokens, and adds its weighted results to
@@ -163,7 +163,8 @@ pub fn mix(
     Ok(routed)
 }
 
-/// Bytes that a token takes in the host's memory while the experts of a mixture come one after the other: which it goes to.
+/// Bytes that a token takes in the host's memory while the experts of a mixture come one after the other: which it goes
+/// to.
 pub fn routes_bytes(config: &Config) -> u64 {
     let chosen = config.layers.iter().filter_map(|spec| spec.experts).map(|experts| experts.chosen);
     // In lists that grow, in the order of experts, and of tokens.

@@ -25,8 +25,8 @@ impl Config {
         weights.chain([(shared.gate, [1, outer])]).collect()
     }
 
-    /// The weights, with their sizes `[out, in]`, of an expert of a layer, and of the one that every token goes to; none
-    /// of what there is not.
+    /// The weights, with their sizes `[out, in]`, of an expert of a layer, and of the one that every token goes to;
+    /// none of what there is not.
     pub fn kinds_of_experts(&self, layer: usize) -> Vec<Vec<(&'static Weight, (usize, usize))>> {
         let first = self.expert_weights(layer).take_while(|(expert, _)| *expert == 0);
         let own = first.map(|(_, weight)| (weight, self.weight_shape(weight, layer))).collect();

@@ -358,8 +358,8 @@ impl<'a> Numbers<'a> {
         Ok(plain.iter().map(scale).collect())
     }
 
-    /// LongRoPE (arXiv 2402.13753): a factor for each pair, one list for sequences up to the original length and one for
-    /// longer ones; cosines and sines are multiplied by sqrt(1 + ln(factor) / ln(original)).
+    /// LongRoPE (arXiv 2402.13753): a factor for each pair, one list for sequences up to the original length and one
+    /// for longer ones; cosines and sines are multiplied by sqrt(1 + ln(factor) / ln(original)).
     fn longrope(
         &self,
         plain: &[f32],

@@ -1,5 +1,5 @@
-//! The expert of a mixture that every token goes to, forward and back: as the others, but that its weights can be trained.
-//! Then they are among the weights of the block, and have gradients there.
+//! The expert of a mixture that every token goes to, forward and back: as the others, but that its weights can be
+//! trained. Then they are among the weights of the block, and have gradients there.
 //!
 //! With f the expert, h what it reads of a token and s = sigmoid(w·h), it adds s · f(h). From the gradient d of that, f
 //! has s·d, and w·h has s·(1 − s) · ⟨d, f(h)⟩. The gate w stays, as routers do.
@@ -67,8 +67,8 @@ impl<'a> SharedExpert<'a> {
         Ok(result)
     }
 
-    /// Adds what comes through it, and through its gate, to `d_normed`, the gradient of what it has read, from that of its
-    /// result, `d`; and the gradients of its weights to `sums`, where these are trained.
+    /// Adds what comes through it, and through its gate, to `d_normed`, the gradient of what it has read, from that of
+    /// its result, `d`; and the gradients of its weights to `sums`, where these are trained.
     pub fn backward(
         &self,
         context: &LayerContext,

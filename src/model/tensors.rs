@@ -38,7 +38,8 @@ impl TensorSpec {
         Some([Self { name: of_values, shape: values }, Self { name: of_scales, shape: scales }])
     }
 
-    /// Which rows are those of an expert, of a tensor that holds all of a layer: all dimensions but the last count rows.
+    /// Which rows are those of an expert, of a tensor that holds all of a layer: all dimensions but the last count
+    /// rows.
     pub fn rows_of(&self, expert: usize) -> Range<usize> {
         let each = self.shape.get(1..self.shape.len().max(2) - 1).unwrap_or_default().iter().product::<usize>();
         expert * each..(expert + 1) * each

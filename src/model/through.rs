@@ -15,8 +15,8 @@ use crate::{
     progress::Progress,
 };
 
-/// Runs some batches of the rows through all layers, all of them through each before the next one, and returns them with
-/// their last residuals, `[tokens, width]`. Embeddings go to the GPU in parts of up to about `part_bytes`.
+/// Runs some batches of the rows through all layers, all of them through each before the next one, and returns them
+/// with their last residuals, `[tokens, width]`. Embeddings go to the GPU in parts of up to about `part_bytes`.
 ///
 /// # Errors
 /// Whatever the model, the GPU, `tap` or `progress` reports.

@@ -34,8 +34,9 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// The gradient of what [`Gpu::activation`] was given, `x` `[tokens, width]`, or, gated, `[tokens, 2 · width]`, from
-    /// that of its result, `d` `[tokens, width]`: `dx = d · f'(x)`; gated, `d · f'(gate) · up` beside `d · f(gate)`.
+    /// The gradient of what [`Gpu::activation`] was given, `x` `[tokens, width]`, or, gated, `[tokens, 2 · width]`,
+    /// from that of its result, `d` `[tokens, width]`: `dx = d · f'(x)`; gated, `d · f'(gate) · up` beside `d ·
+    /// f(gate)`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit; [`Error::OutOfMemory`].

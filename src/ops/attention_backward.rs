@@ -7,10 +7,11 @@ use crate::{
 };
 
 impl Gpu {
-    /// The gradients of queries, keys and values `qkv` `[tokens, *]` from the gradient `d` of attention's result, `[tokens,
-    /// heads · head_dim]`, in the places of `qkv`. Products and shares of the keys are worked out again for a block of
-    /// queries at a time; five matrix products where attention itself has two (FlashAttention's backward pass, Dao et al.
-    /// 2022, with the shares of a block in memory). Sequences are whole: their keys lie beside their queries.
+    /// The gradients of queries, keys and values `qkv` `[tokens, *]` from the gradient `d` of attention's result,
+    /// `[tokens, heads · head_dim]`, in the places of `qkv`. Products and shares of the keys are worked out again for a
+    /// block of queries at a time; five matrix products where attention itself has two (FlashAttention's backward pass,
+    /// Dao et al. 2022, with the shares of a block in memory). Sequences are whole: their keys lie beside their
+    /// queries.
     ///
     /// # Errors
     /// [`Error::Shape`] if heads or sequences lie outside of the matrices, or a sequence is not whole;
@@ -28,8 +29,8 @@ impl Gpu {
         Ok(dqkv)
     }
 
-    /// The same of [`Gpu::attention_with_sinks`], into a matrix like `qkv` whose columns of queries, keys and values are
-    /// zero; others stay as they are. Sinks themselves get no gradients.
+    /// The same of [`Gpu::attention_with_sinks`], into a matrix like `qkv` whose columns of queries, keys and values
+    /// are zero; others stay as they are. Sinks themselves get no gradients.
     ///
     /// # Errors
     /// As [`Gpu::attention_backward`]; [`Error::Shape`] for another number of sinks.

@@ -29,8 +29,8 @@ impl AttentionShape {
         self.q.heads / self.k.heads.max(1)
     }
 
-    /// Keys that a kernel takes at a time, and the turns of its loops for them, at most: found on the driver that counts
-    /// them, which unrolls some, with heads of 8 to 128.
+    /// Keys that a kernel takes at a time, and the turns of its loops for them, at most: found on the driver that
+    /// counts them, which unrolls some, with heads of 8 to 128.
     pub(super) fn turns(&self, queries: usize) -> [usize; 2] {
         match queries {
             MANY => [32, 84 + 20 * self.head_dim.div_ceil(16)],

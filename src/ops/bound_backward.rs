@@ -30,8 +30,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Makes the gradient of what [`Gpu::bound_in_place`] was given of that of its result `y` `[tokens, width]`: `d`, of
-    /// the same shape, in place.
+    /// Makes the gradient of what [`Gpu::bound_in_place`] was given of that of its result `y` `[tokens, width]`: `d`,
+    /// of the same shape, in place.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.

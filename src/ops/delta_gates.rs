@@ -31,9 +31,9 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// For every token and head, how much of the state is kept, `exp(−rate · softplus(decay + bias))`, and then of every
-    /// head, how much of an error is corrected, `sigmoid(beta)`: `[tokens, 2 · heads]`. `x` `[tokens, *]` has `beta` and
-    /// `decay` of all heads from these columns on, `parameters` `[2, heads]` rates and biases.
+    /// For every token and head, how much of the state is kept, `exp(−rate · softplus(decay + bias))`, and then of
+    /// every head, how much of an error is corrected, `sigmoid(beta)`: `[tokens, 2 · heads]`. `x` `[tokens, *]` has
+    /// `beta` and `decay` of all heads from these columns on, `parameters` `[2, heads]` rates and biases.
     ///
     /// # Errors
     /// [`Error::Shape`] if columns are not there; [`Error::OutOfMemory`].

@@ -32,7 +32,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// From the gradients `d` `[tokens, 2 · heads]` of the logarithms of what [`Gpu::delta_gates`] made of `x` `[tokens,
+    /// From the gradients `d` `[tokens, 2 · heads]` of the logarithms of what [`Gpu::delta_gates`] made of `x`
+    /// `[tokens,
     /// *]`, those of its columns, in the same places of `dx`; other columns stay as they are.
     ///
     /// # Errors

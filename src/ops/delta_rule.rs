@@ -99,8 +99,8 @@ impl Gpu {
     /// k·(b·(v − Sᵀ·k))ᵀ`, `out = Sᵀ·q`.
     ///
     /// `qkv` is `[tokens, qkv_width]`: queries, keys and values side by side; `gates` `[tokens, 2 · value_heads]`: a of
-    /// every head, then b; `states` has [`DeltaShape::state_rows`] rows of `value_dim` for each state, and gets what they
-    /// are after the runs. The result is `[tokens, value_heads · value_dim]`.
+    /// every head, then b; `states` has [`DeltaShape::state_rows`] rows of `value_dim` for each state, and gets what
+    /// they are after the runs. The result is `[tokens, value_heads · value_dim]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if heads, runs or states lie outside of the matrices; [`Error::OutOfMemory`].

@@ -1,9 +1,9 @@
 //! The gradient of the gated delta rule.
 //!
-//! With G the gradient of the state S after a token, the whole of it: `G ← a (G − k·dvᵀ) + q·dᵀ` from the last token to the
-//! first, where `dv = b·Gᵀ·k`. That knows nothing of S, and so four passes over the tokens, each with S or G alone, make
-//! all gradients; neither are the states of all tokens kept, nor is what was forgotten worked out again from what is left
-//! of it. Columns of S and G give what has a value each, their rows what has a key each.
+//! With G the gradient of the state S after a token, the whole of it: `G ← a (G − k·dvᵀ) + q·dᵀ` from the last token to
+//! the first, where `dv = b·Gᵀ·k`. That knows nothing of S, and so four passes over the tokens, each with S or G alone,
+//! make all gradients; neither are the states of all tokens kept, nor is what was forgotten worked out again from what
+//! is left of it. Columns of S and G give what has a value each, their rows what has a key each.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -55,8 +55,8 @@ pub struct DeltaGradients {
 }
 
 impl Gpu {
-    /// The gradients of what [`Gpu::delta_rule`] was given of whole sequences, from its result `out` and the gradient `d`
-    /// of that, both `[tokens, value_heads · value_dim]`.
+    /// The gradients of what [`Gpu::delta_rule`] was given of whole sequences, from its result `out` and the gradient
+    /// `d` of that, both `[tokens, value_heads · value_dim]`.
     ///
     /// # Errors
     /// [`Error::Shape`] if heads or runs lie outside of the matrices, or a run does not begin its sequence;

@@ -65,8 +65,8 @@ impl Gpu {
         self.upload(&counted.iter().flat_map(of).collect::<Vec<_>>(), counted.len(), STATE.len())
     }
 
-    /// Accumulates the logits `p` and `q` `[tokens, width]` of the vocabulary entries from `first` on; `targets` has one
-    /// u32 a token, `state` is that of [`Gpu::divergence_state`].
+    /// Accumulates the logits `p` and `q` `[tokens, width]` of the vocabulary entries from `first` on; `targets` has
+    /// one u32 a token, `state` is that of [`Gpu::divergence_state`].
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit.

@@ -35,9 +35,9 @@ pub(super) fn kernels() -> Vec<Kernel> {
 const PART: usize = 256;
 
 impl Gpu {
-    /// From the gradient `d` `[tokens, width]` of what [`Gpu::gate_in_place`] made of `y` `[tokens, width]`, that of `y`,
-    /// in place of it, and that of the gate in the same columns of `dx` as those of `x`: `dx[t, column + i] = d · y ·
-    /// f'(x[t, column + i])`, `d ← d · f(x[t, column + i])`. Other columns of `dx` stay as they are.
+    /// From the gradient `d` `[tokens, width]` of what [`Gpu::gate_in_place`] made of `y` `[tokens, width]`, that of
+    /// `y`, in place of it, and that of the gate in the same columns of `dx` as those of `x`: `dx[t, column + i] = d ·
+    /// y · f'(x[t, column + i])`, `d ← d · f(x[t, column + i])`. Other columns of `dx` stay as they are.
     ///
     /// # Errors
     /// [`Error::Shape`] if `x` or `dx` has not these columns, or shapes differ.

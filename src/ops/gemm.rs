@@ -64,7 +64,8 @@ impl Gpu {
         Ok(c)
     }
 
-    /// `c (+)= a[:, column..column + K] · b` of `b` `[K, N]` (f32, f16 or bf16), for a `column` that is a multiple of 4.
+    /// `c (+)= a[:, column..column + K] · b` of `b` `[K, N]` (f32, f16 or bf16), for a `column` that is a multiple of
+    /// 4.
     pub(super) fn product_into(
         &self,
         a: &Matrix,

@@ -52,8 +52,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` are `[1, head_dim]`,
-    /// or `[heads, head_dim]` where each head has its own.
+    /// Normalises each head of `x` `[tokens, *]` in `span` by itself, in place; `weight` and `bias` are `[1,
+    /// head_dim]`, or `[heads, head_dim]` where each head has its own.
     ///
     /// # Errors
     /// [`Error::Shape`] if the heads lie outside of `x`.

@@ -37,8 +37,8 @@ impl Gpu {
         self.upload(&[-1e30, 0.0, 0.0, 0.0].repeat(tokens), tokens, 4)
     }
 
-    /// Accumulates the logits of the vocabulary entries from `first` on: `state[t] = (m, s, z, _)` with the maximum m, the
-    /// sum s of `exp(logit − m)`, and the logit z of the target.
+    /// Accumulates the logits of the vocabulary entries from `first` on: `state[t] = (m, s, z, _)` with the maximum m,
+    /// the sum s of `exp(logit − m)`, and the logit z of the target.
     ///
     /// `logits` is `[tokens, width]`, `targets` has one u32 a token, `state` is `[tokens, 4]`.
     ///

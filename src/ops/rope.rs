@@ -51,8 +51,8 @@ impl Gpu {
         self.turn(false, x, span, head_dim, positions, table)
     }
 
-    /// Makes the gradient of what [`Gpu::rope`] was given of that of its result, in place: the same pairs, turned by the
-    /// opposite angles.
+    /// Makes the gradient of what [`Gpu::rope`] was given of that of its result, in place: the same pairs, turned by
+    /// the opposite angles.
     ///
     /// # Errors
     /// As [`Gpu::rope`].

@@ -32,8 +32,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// The gradient of the `logits` `[tokens, experts]` that [`Gpu::route`] made `routes` of, from that of its gates, `d`
-    /// `[1, tokens · chosen]`; which experts are chosen is constant.
+    /// The gradient of the `logits` `[tokens, experts]` that [`Gpu::route`] made `routes` of, from that of its gates,
+    /// `d` `[1, tokens · chosen]`; which experts are chosen is constant.
     ///
     /// # Errors
     /// [`Error::Shape`] if the sizes differ, or an expert is chosen that is not there; [`Error::OutOfMemory`].

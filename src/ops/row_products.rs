@@ -29,7 +29,8 @@ pub(super) fn kernels() -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// `y[places[r]] = Σ_i a[r, i] · b[r, i]` for `a` and `b` `[rows, width]` and `y` `[1, *]`, the rest of which stays.
+    /// `y[places[r]] = Σ_i a[r, i] · b[r, i]` for `a` and `b` `[rows, width]` and `y` `[1, *]`, the rest of which
+    /// stays.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ, `y` has several rows, a row has no place, or a place is outside of `y` or

@@ -52,8 +52,8 @@ impl Gpu {
         Ok((self.upload(&vec![-1e30; tokens], 1, tokens)?, self.upload_u32(&vec![0; tokens])?))
     }
 
-    /// Accumulates the logits of the vocabulary entries from `first` on: `ids[t]` is the argmax of `logit / temperature +
-    /// gumbel noise` so far, which after the last slice is a draw from `softmax(logits / temperature)`.
+    /// Accumulates the logits of the vocabulary entries from `first` on: `ids[t]` is so far the argmax of
+    /// `logit / temperature + gumbel noise`, which after the last slice is a draw from `softmax(logits / temperature)`.
     ///
     /// # Errors
     /// [`Error::Shape`] if the numbers of tokens differ.

@@ -34,9 +34,9 @@ pub(super) fn kernels() -> Vec<Kernel> {
 const PART: usize = 256;
 
 impl Gpu {
-    /// The gradient of what [`Gpu::short_conv`] read of whole sequences, the first columns of `x` `[tokens, *]`, from that
-    /// of its result, `d` `[tokens, channels]`, into the same columns of `dx`; others stay as they are. `d` becomes the
-    /// gradient of what the convolution makes before its silu.
+    /// The gradient of what [`Gpu::short_conv`] read of whole sequences, the first columns of `x` `[tokens, *]`, from
+    /// that of its result, `d` `[tokens, channels]`, into the same columns of `dx`; others stay as they are. `d`
+    /// becomes the gradient of what the convolution makes before its silu.
     ///
     /// # Errors
     /// [`Error::Shape`] if matrices or sequences do not fit; [`Error::OutOfMemory`].

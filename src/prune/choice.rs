@@ -52,8 +52,8 @@ pub struct Share {
     pub global: bool,
 }
 
-/// Takes the least important groups out of what is `kept` of the layers that `importances` are of; `specs` are the sizes
-/// of all layers of the original.
+/// Takes the least important groups out of what is `kept` of the layers that `importances` are of; `specs` are the
+/// sizes of all layers of the original.
 pub fn cut(share: Share, specs: &[LayerSpec], importances: &[LayerImportance], kept: &mut [Kept]) {
     if share.global {
         return cut_globally(share, specs, importances, kept);

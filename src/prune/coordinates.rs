@@ -1,6 +1,6 @@
-//! What the coordinates of the residual stream matter, as LLM-Pruner's channel mode has it: a coordinate leaves everywhere
-//! at once, with its column of every weight that reads the stream, its row of every one that writes it, its value of every
-//! norm, and its column of the embedding and of the head. Biases count nothing.
+//! What the coordinates of the residual stream matter, as LLM-Pruner's channel mode has it: a coordinate leaves
+//! everywhere at once, with its column of every weight that reads the stream, its row of every one that writes it, its
+//! value of every norm, and its column of the embedding and of the head. Biases count nothing.
 
 use std::{collections::BTreeMap, ops::Range};
 

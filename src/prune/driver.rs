@@ -79,12 +79,12 @@ impl Job<'_> {
         self.model.config()
     }
 
-    /// Ranks and cuts in rounds, and writes what is left, or resumes after `from`. Called at each commit point, `commit`
-    /// returns false to stop there. Returns what is done.
+    /// Ranks and cuts in rounds, and writes what is left, or resumes after `from`. Called at each commit point,
+    /// `commit` returns false to stop there. Returns what is done.
     ///
     /// # Errors
-    /// [`crate::Error::BadTensor`], [`crate::Error::Numerical`], [`crate::Error::Write`], [`crate::Error::Interrupted`],
-    /// those of `commit`, and whatever the GPU reports.
+    /// [`crate::Error::BadTensor`], [`crate::Error::Numerical`], [`crate::Error::Write`],
+    /// [`crate::Error::Interrupted`], those of `commit`, and whatever the GPU reports.
     pub fn run(
         &self,
         gpu: &Gpu,

@@ -1,5 +1,5 @@
-//! Which experts of a mixture leave: those that add least to the residual stream ([`crate::stream::ExpertSums`]). Without
-//! an expert the router's choice among the others stays, and gates are divided by another sum.
+//! Which experts of a mixture leave: those that add least to the residual stream ([`crate::stream::ExpertSums`]).
+//! Without an expert the router's choice among the others stays, and gates are divided by another sum.
 
 use crate::model::{Experts, Kept, LayerSpec};
 

@@ -1,9 +1,10 @@
-//! What a group of a layer's weights matters, as LLM-Pruner has it: an estimate of what the loss changes when it leaves.
+//! What a group of a layer's weights matters, as LLM-Pruner has it: an estimate of what the loss changes when it
+//! leaves.
 //!
 //! Elements of a weight are summed along what belongs to a channel: the row of a weight that reads the residual stream,
 //! the column of one that writes it. Saliences of the weights of a channel are put together by [`Aggregate`]. A head is
-//! the sum over its channels. With grouped queries a channel is one of a key-value head, and what its queries have of it
-//! is summed into it: a key-value head leaves with the queries that read it.
+//! the sum over its channels. With grouped queries a channel is one of a key-value head, and what its queries have of
+//! it is summed into it: a key-value head leaves with the queries that read it.
 
 use std::str::FromStr;
 

@@ -83,8 +83,8 @@ impl Measure<'_> {
         }
     }
 
-    /// Adds the gradient of the mean loss of the sequences `of` to that of all, and its square to the mean of those of all
-    /// sequences, where that is needed.
+    /// Adds the gradient of the mean loss of the sequences `of` to that of all, and its square to the mean of those of
+    /// all sequences, where that is needed.
     pub(super) fn add(&self, sums: &mut Sums, gradient: &Matrix, of: &Range<usize>) -> Result<()> {
         let predicted = |rows: &[Vec<u32>]| rows.iter().map(|row| row.len() - 1).sum::<usize>() as f32;
         let share = predicted(&self.rows[of.clone()]) / predicted(self.rows);
@@ -153,8 +153,8 @@ impl Measuring<'_> {
                 let evidence = Evidence { weight: &weight, gradient, squares, cols: linear.matrix.cols };
                 let columns = linear.spec.writes == Space::Residual;
                 let saliences = evidence.saliences(options.importance, columns);
-                // A channel is what is stored side by side, in the order of the files: that of queries and keys here may
-                // be another.
+                // A channel is what is stored side by side, in the order of the files: that of queries and keys here
+                // may be another.
                 let rows = self.of.model.config().weight_rows(linear.spec, linear.role, layer);
                 members.push((linear.role, if columns { saliences } else { rows.in_stored_order(&saliences) }));
             }

@@ -8,8 +8,8 @@ use crate::{
 };
 
 impl Options {
-    /// What pruning a model of this config takes; `written` is the bytes of its tensors, `rope` the size of the table of
-    /// rotary angles, `element_size` that of a stored value.
+    /// What pruning a model of this config takes; `written` is the bytes of its tensors, `rope` the size of the table
+    /// of rotary angles, `element_size` that of a stored value.
     pub fn peak(
         &self,
         memory: &MemoryPlan,
@@ -45,8 +45,8 @@ impl Options {
         peak
     }
 
-    /// What it takes to run the examples through a mixture once. Where residuals do not stay on the GPU, no more of them
-    /// are there than those of a batch.
+    /// What it takes to run the examples through a mixture once. Where residuals do not stay on the GPU, no more of
+    /// them are there than those of a batch.
     fn experts_peak(
         memory: &MemoryPlan,
         config: &Config,

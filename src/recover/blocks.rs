@@ -1,8 +1,8 @@
 //! Block reconstruction: each layer is trained by itself to make of what its trained predecessors give it what the same
 //! layer of a teacher makes of its own (arXiv 2510.14444).
 //!
-//! What is to become small is the squared distance of each token's residual from the teacher's, relative to the length of
-//! that: a few tokens with huge residuals, the first of a sequence above all, would else be all that counts.
+//! What is to become small is the squared distance of each token's residual from the teacher's, relative to the length
+//! of that: a few tokens with huge residuals, the first of a sequence above all, would else be all that counts.
 
 use std::ops::Range;
 
@@ -328,8 +328,8 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Embeddings may differ from the teacher's by this, squared and relative to their length: weights are rounded, and some
-/// quantised. In other coordinates it is about 2.
+/// Embeddings may differ from the teacher's by this, squared and relative to their length: weights are rounded, and
+/// some quantised. In other coordinates it is about 2.
 const SAME: f64 = 0.25;
 /// Keeps a token whose residual is zero from dividing by that.
 const EPSILON: f32 = 1e-12;

@@ -1,4 +1,5 @@
-//! Training of a whole model, step by step, and the writing of what came of it; in one go, or resumed where it was stopped.
+//! Training of a whole model, step by step, and the writing of what came of it; in one go, or resumed where it was
+//! stopped.
 
 use std::{collections::HashMap, ops::Range};
 

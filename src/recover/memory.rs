@@ -42,8 +42,8 @@ impl Options {
         count as u64
     }
 
-    /// The weights of the expert of a layer that every token goes to, with their sizes `[out, in]`, where some of them are
-    /// trained.
+    /// The weights of the expert of a layer that every token goes to, with their sizes `[out, in]`, where some of them
+    /// are trained.
     fn shared(&self, config: &Config, layer: usize) -> Vec<(Role, [usize; 2])> {
         let all = config.shared_weights(layer).into_iter().map(|(weight, shape)| (weight.holds[0], shape));
         let all: Vec<_> = all.filter(|(role, _)| *role != Role::Router).collect();
@@ -150,8 +150,8 @@ impl Options {
     }
 
     /// Seconds of all steps, where a sequence has this many tokens (in blocks, of each layer, which is one share of a
-    /// pass): forward, and backward with the forward again and a product or two for each of its one; a teacher's forward
-    /// besides.
+    /// pass): forward, and backward with the forward again and a product or two for each of its one; a teacher's
+    /// forward besides.
     pub fn seconds(&self, speed: &Speed, config: &Config, sequence: usize) -> f64 {
         let tokens = self.steps * self.batch_size * sequence;
         let passes = match self.mode {

@@ -56,8 +56,8 @@ impl NormState {
         Ok(())
     }
 
-    /// Takes the gradients of all that it is the norm of: each a row, as wide as the parameters, or, where these are for
-    /// several heads, several times as wide.
+    /// Takes the gradients of all that it is the norm of: each a row, as wide as the parameters, or, where these are
+    /// for several heads, several times as wide.
     pub fn set_gradients(&mut self, gpu: &Gpu, gradients: &[&AffineGradients]) -> Result<()> {
         let missing = || Error::shape("training", "a norm without a gradient");
         let set = |parameter: &mut Parameter, of: fn(&AffineGradients) -> Option<&Matrix>| {

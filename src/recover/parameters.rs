@@ -87,8 +87,8 @@ fn squared_length(gpu: &Gpu, parameters: &[&mut Parameter]) -> Result<f64> {
     Ok(total)
 }
 
-/// One step of the optimiser, number `step` from 0, with the gradients that were set; returns their length before it was
-/// clipped.
+/// One step of the optimiser, number `step` from 0, with the gradients that were set; returns their length before it
+/// was clipped.
 pub(super) fn update(gpu: &Gpu, options: &Options, step: usize, mut parameters: Vec<&mut Parameter>) -> Result<f64> {
     let length = squared_length(gpu, &parameters)?.sqrt();
     if !length.is_finite() {

@@ -223,8 +223,8 @@ impl<'a> Layers<'a> {
         Ok(weights)
     }
 
-    /// Puts what is trained of a block, but for the norm before it, into its weights; `place` is given if some of what it
-    /// reads is left out.
+    /// Puts what is trained of a block, but for the norm before it, into its weights; `place` is given if some of what
+    /// it reads is left out.
     fn put(&self, block: &mut BlockWeights, state: &BlockState, place: Option<(usize, usize, usize)>) -> Result<()> {
         let (gpu, scale) = (self.gpu, self.options.scale());
         if let (Some(trained), Some(norm)) = (&state.norm_after, &mut block.norm_after) {

@@ -1,5 +1,5 @@
-//! One function for the gradient of each kernel, in f64 and from the formula: from the gradient of a result, that of what
-//! it was made of.
+//! One function for the gradient of each kernel, in f64 and from the formula: from the gradient of a result, that of
+//! what it was made of.
 
 use nalgebra::{Complex, DMatrix, DVector};
 

@@ -86,8 +86,8 @@ pub fn gate_backward(
     (gate(kind, d, x, column), d.component_mul(y).component_mul(&gates.map(slope)))
 }
 
-/// The gradient of what a convolution read of whole sequences of these lengths: of every sum, into all tokens that are in
-/// it.
+/// The gradient of what a convolution read of whole sequences of these lengths: of every sum, into all tokens that are
+/// in it.
 pub fn short_conv_backward(
     x: &DMatrix<f64>,
     weight: &DMatrix<f64>,
@@ -109,8 +109,8 @@ pub fn short_conv_backward(
     dx
 }
 
-/// The gradients of beta and decay of every head, as they lie in `x`, from those of the logarithms of the gates; zero in
-/// other columns.
+/// The gradients of beta and decay of every head, as they lie in `x`, from those of the logarithms of the gates; zero
+/// in other columns.
 pub fn delta_gates_backward(
     x: &DMatrix<f64>,
     [beta, decay]: [usize; 2],
@@ -127,8 +127,8 @@ pub fn delta_gates_backward(
     dx
 }
 
-/// The gradients of queries, keys and values, and of the logarithms of the gates, of sequences that begin with their runs:
-/// with all states kept, and G the gradient of the one after a token, `dq = Sᵀ·d`, `dv = b·G·k`, and so on.
+/// The gradients of queries, keys and values, and of the logarithms of the gates, of sequences that begin with their
+/// runs: with all states kept, and G the gradient of the one after a token, `dq = Sᵀ·d`, `dv = b·G·k`, and so on.
 pub fn delta_rule_backward(
     shape: &DeltaShape,
     qkv: &DMatrix<f64>,

@@ -13,8 +13,8 @@ use crate::{
     ops::{Bound, DeltaRun, Gate, HeadSpan, Norm, Sequence},
 };
 
-/// A weight and a bias: of a linear layer `[out, in]`, or of a norm `[1, width]`, `[heads, head_dim]` where each head has
-/// its own.
+/// A weight and a bias: of a linear layer `[out, in]`, or of a norm `[1, width]`, `[heads, head_dim]` where each head
+/// has its own.
 #[derive(Debug, Clone)]
 pub struct Affine {
     pub weight: DMatrix<f64>,

@@ -58,8 +58,8 @@ pub fn row_products(a: &DMatrix<f64>, b: &DMatrix<f64>) -> Vec<f64> {
     a.row_iter().zip(b.row_iter()).map(|(a, b)| a.dot(&b)).collect()
 }
 
-/// The gradient of what [`clamped_swiglu`] was given: with s = sigmoid(α·g), `d · (u + 1) · s · (1 + α·g·(1 − s))` beside
-/// `d · g · s`, and 0 beyond the limits.
+/// The gradient of what [`clamped_swiglu`] was given: with s = sigmoid(α·g), `d · (u + 1) · s · (1 + α·g·(1 − s))`
+/// beside `d · g · s`, and 0 beyond the limits.
 pub fn clamped_swiglu_backward(kind: ClampedSwiglu, x: &DMatrix<f64>, d: &DMatrix<f64>) -> DMatrix<f64> {
     let (width, alpha, limit) = (d.ncols(), f64::from(kind.alpha), f64::from(kind.limit));
     DMatrix::from_fn(x.nrows(), x.ncols(), |token, at| {

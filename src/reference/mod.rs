@@ -3,7 +3,8 @@
 //! Each kernel has a twin of the same name here, written from its formula. [`Network`] is the whole forward pass of any
 //! architecture, dense, fused or sliced, one sequence at a time, and [`Network::sliced`] the whole of SliceGPT as the
 //! paper has it, nothing batched; [`Network::refitted`] is slicing with one basis for several layers, and with weights
-//! fitted again, [`Network::compressed`] what becomes of heads, channels and layers, [`Network::narrowed`] of the width.
+//! fitted again, [`Network::compressed`] what becomes of heads, channels and layers, [`Network::narrowed`] of the
+//! width.
 
 mod backward;
 mod compressed;

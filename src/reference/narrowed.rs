@@ -30,8 +30,8 @@ impl Coordinates {
     }
 
     /// Where the head is the embedding: coordinates whose weight α of the final norm is further from the median than
-    /// `tolerance` stay as they are; of the others, with A the root of α by its mean m, the ways are A·S and A⁻¹·S, S for
-    /// A·C·A without what those that stay tell of it, and A⁻¹·B·A⁻¹; their weight is m.
+    /// `tolerance` stay as they are; of the others, with A the root of α by its mean m, the ways are A·S and A⁻¹·S, S
+    /// for A·C·A without what those that stay tell of it, and A⁻¹·B·A⁻¹; their weight is m.
     fn tied(c: &DMatrix<f64>, b: &DMatrix<f64>, width: usize, alpha: &[f64], tolerance: f64) -> Self {
         let mut sorted = alpha.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -64,8 +64,8 @@ impl Coordinates {
 }
 
 impl Network<'_> {
-    /// This fused network with a residual stream of `width` coordinates, by the signals of `rows`; `tied` are the weights
-    /// of the final norm and the tolerance of those that are rotated, where the head is the embedding.
+    /// This fused network with a residual stream of `width` coordinates, by the signals of `rows`; `tied` are the
+    /// weights of the final norm and the tolerance of those that are rotated, where the head is the embedding.
     ///
     /// # Errors
     /// As [`Network::logits`].

@@ -104,8 +104,8 @@ const OWN_TOKENS: usize = 65_536;
 const OWN_LENGTH: usize = 512;
 /// With fewer tokens than these for each regressor of the widest fit, more of its own writing helps.
 const TOKENS_OF_REGRESSOR: usize = 32;
-/// One in this many tokens of such sequences, by turns, is of the file: what the model goes on from. Short passages leave
-/// it to write what it knows, long ones keep it to the file's kind; which is better depends on the model.
+/// One in this many tokens of such sequences, by turns, is of the file: what the model goes on from. Short passages
+/// leave it to write what it knows, long ones keep it to the file's kind; which is better depends on the model.
 const PASSAGES: [usize; 4] = [128, 64, 32, 16];
 /// Windows of a held-out end that is too short for the usual ones.
 const SHORT_WINDOW: usize = 64;
@@ -171,8 +171,9 @@ enum Found {
 }
 
 impl<'a> Calibration<'a> {
-    /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are. `mixes` says
-    /// whether the model is to write as much itself as a file has, `examples` how questions and answers are learned.
+    /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are. `mixes`
+    /// says whether the model is to write as much itself as a file has, `examples` how questions and answers are
+    /// learned.
     pub fn new(
         request: &'a CalibrationRequest,
         model: &'a Model,
@@ -417,8 +418,8 @@ impl<'a> Calibration<'a> {
     }
 }
 
-/// How many tokens a model is to write itself beside `file` tokens, where its widest fit has `regressors`: as many, or up
-/// to twice as many where both would be few.
+/// How many tokens a model is to write itself beside `file` tokens, where its widest fit has `regressors`: as many, or
+/// up to twice as many where both would be few.
 fn own_tokens(file: usize, regressors: usize) -> usize {
     (TOKENS_OF_REGRESSOR * regressors).saturating_sub(file).clamp(file, 2 * file).min(OWN_TOKENS)
 }
@@ -428,8 +429,8 @@ fn passage_lengths(count: usize, length: usize) -> impl Iterator<Item = usize> {
     PASSAGES.iter().cycle().take(count).map(move |part| length / part)
 }
 
-/// Passages of these lengths in tokens, at least one, each as likely to be drawn as any other of its length; of the longest
-/// sequence if all are shorter. None if there are no tokens.
+/// Passages of these lengths in tokens, at least one, each as likely to be drawn as any other of its length; of the
+/// longest sequence if all are shorter. None if there are no tokens.
 fn passages(rows: &[Vec<u32>], lengths: impl Iterator<Item = usize>, seed: u64) -> Vec<Vec<u32>> {
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -19,8 +19,8 @@ use crate::{
 
 /// The bases of all segments.
 pub struct Bases {
-    /// The columns of each, `[hidden_size, width]`, row-major; where the head stays the embedding, the diagonal of A and
-    /// the weights of the final norm follow, see [`TiedAxes`].
+    /// The columns of each, `[hidden_size, width]`, row-major; where the head stays the embedding, the diagonal of A
+    /// and the weights of the final norm follow, see [`TiedAxes`].
     values: Vec<Vec<f32>>,
     pub checksums: Vec<u64>,
 }
@@ -116,8 +116,8 @@ impl<'a> Find<'a> {
         (self.points, self.bases)
     }
 
-    /// Finds the basis of the segment that the sums are of, and begins the next; `ends` are those of the dense model where
-    /// the segment is the last.
+    /// Finds the basis of the segment that the sums are of, and begins the next; `ends` are those of the dense model
+    /// where the segment is the last.
     fn finish_segment(&mut self, pass: &Pass, ends: Option<&HostEnds>) -> Result<()> {
         let began = Instant::now();
         let (width, kept) = (pass.config.hidden_size, self.points.plan.width);

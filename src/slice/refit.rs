@@ -264,8 +264,8 @@ impl<'a> Refitted<'a> {
         Ok((linears, shortcut))
     }
 
-    /// Writes the final norm before a head that stays the embedding, with the factor that brings what it gives nearest to
-    /// what the dense model's gives.
+    /// Writes the final norm before a head that stays the embedding, with the factor that brings what it gives nearest
+    /// to what the dense model's gives.
     fn end_tied(&self, pass: &mut Pass, ends: &HostEnds, mut final_norm: Vec<f32>) -> Result<()> {
         let (gpu, config, rotation) = (pass.gpu, pass.config, self.rotation()?);
         if let (true, Some(norm)) = (self.refits(), &ends.final_norm) {

@@ -1,9 +1,9 @@
 //! The gradients of a model's parameters, one step of a layer at a time: forward, keeping what lies between steps, then
 //! backward, working out again what happens inside of them.
 //!
-//! The loss is the mean negative log-likelihood of all next tokens of the sequences, or, where each sequence is taken by
-//! itself, of its own. A model's weights are on the GPU one step at a time, and its residuals where the plan has room
-//! for them: what grows with the number of layers is on the disk if need be. All sums have a fixed order.
+//! The loss is the mean negative log-likelihood of all next tokens of the sequences, or, where each sequence is taken
+//! by itself, of its own. A model's weights are on the GPU one step at a time, and its residuals where the plan has
+//! room for them: what grows with the number of layers is on the disk if need be. All sums have a fixed order.
 
 use std::ops::Range;
 
@@ -138,15 +138,15 @@ impl Gradients<'_> {
     /// Hands all gradients over, and returns the mean loss of all next tokens.
     ///
     /// # Errors
-    /// [`Error::BadTokens`] if there are no sequences, or one has no next token; [`Error::Numerical`] if the loss is not
-    /// finite; those of `collect`; whatever the model, the GPU or the disk reports.
+    /// [`Error::BadTokens`] if there are no sequences, or one has no next token; [`Error::Numerical`] if the loss is
+    /// not finite; those of `collect`; whatever the model, the GPU or the disk reports.
     pub fn run(&self, collect: &mut dyn Collect) -> Result<f64> {
         let loss = self.sit(&mut Sitting::whole(), collect)?;
         loss.ok_or_else(|| Error::shape("gradients", "stopped"))
     }
 
-    /// The same, or what is left of it: after every layer, forward and back, it can be stopped and resumed. `None` if it
-    /// was stopped.
+    /// The same, or what is left of it: after every layer, forward and back, it can be stopped and resumed. `None` if
+    /// it was stopped.
     ///
     /// # Errors
     /// As [`Gradients::run`]; [`Error::BadFile`] if what was committed is damaged; those of the commit.
@@ -198,7 +198,8 @@ impl Gradients<'_> {
         left as u64
     }
 
-    /// Commits what lies before all but the first `left` layers, where the pass can be resumed; returns whether to go on.
+    /// Commits what lies before all but the first `left` layers, where the pass can be resumed; returns whether to go
+    /// on.
     fn keep(
         &self,
         sitting: &mut Sitting,
@@ -321,8 +322,8 @@ impl Gradients<'_> {
         Residual::new(self.directory, name, self.memory.placement, width, batches)
     }
 
-    /// The residual before each step, and after the last one; of a pass back that has begun, those before the steps that
-    /// are left. `None` if it was stopped.
+    /// The residual before each step, and after the last one; of a pass back that has begun, those before the steps
+    /// that are left. `None` if it was stopped.
     fn forward(&self, plan: &Plan, ends: &HostEnds, sitting: &mut Sitting) -> Result<Option<Vec<Residual>>> {
         let (gpu, config, steps) = (self.gpu, self.model.config(), self.model.config().steps().len());
         let wanted = sitting.passed.back.map_or(config.points() + 1, |back| back.left * steps);

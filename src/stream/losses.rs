@@ -1,5 +1,5 @@
-//! What is to become small, at the end of a pass forward, and its gradient by the last residual: a slice of the vocabulary
-//! at a time.
+//! What is to become small, at the end of a pass forward, and its gradient by the last residual: a slice of the
+//! vocabulary at a time.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! How far a pass of gradients is, and what resuming it needs: between two layers, the residuals before each step that is
-//! still to be gone back through, the gradient of the one that was reached, and what was made of those before.
+//! How far a pass of gradients is, and what resuming it needs: between two layers, the residuals before each step that
+//! is still to be gone back through, the gradient of the one that was reached, and what was made of those before.
 
 use std::fs;
 

@@ -180,8 +180,8 @@ impl<'a> Writer<'a> {
         self.write(&format!("{name}.weight"), &stored)
     }
 
-    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, those of
-    /// queries and keys, and what a gated delta net has.
+    /// Writes what a layer has beside its linear weights: the norms of the residual, where the output has them, those
+    /// of queries and keys, and what a gated delta net has.
     ///
     /// # Errors
     /// As [`Writer::write`].

@@ -105,8 +105,8 @@ fn of_selection(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], experts: &[usize], 
 #[test]
 fn an_expert_that_can_do_what_another_did_takes_its_place_and_nothing_changes() {
     let gpu = support::gpu();
-    // The second expert has the first one's gate and up and a write of its own; without it the first one gets its tokens,
-    // and had none before.
+    // The second expert has the first one's gate and up and a write of its own; without it the first one gets its
+    // tokens, and had none before.
     let (_directory, model) = altered("mixtral_top_1", |tensors| {
         route(tensors, [0.999, 1.0, -0.5, -0.2, -1.0]);
         for (layer, stem) in [(0, "w1"), (0, "w3"), (1, "w1"), (1, "w3")] {

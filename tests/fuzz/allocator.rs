@@ -6,8 +6,8 @@ use std::{
 };
 
 thread_local! {
-    /// Bytes that this thread has taken since the last [`begin`]; what it frees may be older, or another thread's, so it
-    /// can fall below zero.
+    /// Bytes that this thread has taken since the last [`begin`]; what it frees may be older, or another thread's, so
+    /// it can fall below zero.
     static NOW: Cell<isize> = const { Cell::new(0) };
     /// The most that it had since the last [`begin`].
     static MOST: Cell<isize> = const { Cell::new(0) };

@@ -1,5 +1,5 @@
-//! gate_backward, short_conv_backward, delta_gates_backward, delta_rule_backward: the gradients of what a gated delta net
-//! is made of.
+//! gate_backward, short_conv_backward, delta_gates_backward, delta_rule_backward: the gradients of what a gated delta
+//! net is made of.
 
 use slicegpt_gpu::{
     ops::{DeltaRun, DeltaShape, Gate, sequences},
@@ -189,7 +189,8 @@ fn gradients_of_the_delta_rule_are_right_where_states_are_forgotten_at_once() {
     let (shape, tokens) = (DeltaShape { key_heads: 1, value_heads: 2, key_dim: 6, value_dim: 7 }, 50);
     let mut random = Random::new(11);
     let (qkv, mut gates) = signals(&shape, tokens, &mut random);
-    // At one token of four the states are forgotten, at another nothing is corrected: by one head wholly, by one nearly.
+    // At one token of four the states are forgotten, at another nothing is corrected: by one head wholly, by one
+    // nearly.
     for (number, token) in gates.chunks_exact_mut(4).enumerate() {
         match number % 4 {
             1 => (token[0], token[1]) = (0.0, 1e-30),

@@ -252,6 +252,15 @@ fn files_stay_short() {
 }
 
 #[test]
+fn comments_stay_within_120_columns() {
+    for (path, text) in sources("src", "rs").into_iter().chain(sources("shaders", "wgsl")).chain(sources("tests", "rs"))
+    {
+        let wide = text.lines().position(|line| line.trim_start().starts_with("//") && line.chars().count() > 120);
+        assert_eq!(wide.map(|line| line + 1), None, "{}, by line", relative(&path));
+    }
+}
+
+#[test]
 fn every_shader_has_an_op_of_its_name() {
     for (path, text) in sources("shaders", "wgsl") {
         let name = relative(&path);

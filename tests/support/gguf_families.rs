@@ -1,5 +1,5 @@
-//! What llama.cpp's converter makes of fixtures, by tables of these tests' own: what is written is held against them, and
-//! what is read comes from them. tests/interop has the files of both read by llama.cpp itself.
+//! What llama.cpp's converter makes of fixtures, by tables of these tests' own: what is written is held against them,
+//! and what is read comes from them. tests/interop has the files of both read by llama.cpp itself.
 
 use std::collections::BTreeMap;
 
@@ -201,8 +201,8 @@ const GPT_OSS: Family = Family {
     top: TOP,
 };
 
-/// Tensors there of one of that family that holds all experts of a layer, here as transposes with columns of gate and up
-/// in turn; and of its sinks. None of others.
+/// Tensors there of one of that family that holds all experts of a layer, here as transposes with columns of gate and
+/// up in turn; and of its sinks. None of others.
 fn gpt_oss(ours: &str, shape: &[usize], values: &[f32]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let (layer, name) = ours.split_once("layers.").and_then(|(_, rest)| rest.split_once('.')).unwrap_or_default();
     let theirs = |name: &str| format!("blk.{layer}.{name}");

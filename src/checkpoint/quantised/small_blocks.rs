@@ -70,7 +70,8 @@ pub fn mxfp4(block: &[u8], values: &mut [f32]) {
 }
 
 /// The block of [`mxfp4`] nearest to 32 finite values, as ggml has it: the largest is between 4 and 8 times the scale,
-/// of which it holds up to 6, and what is half way between two goes to the smaller one. Values of such a block come back.
+/// of which it holds up to 6, and what is half way between two goes to the smaller one. Values of such a block come
+/// back.
 pub fn to_mxfp4(values: &[f32]) -> [u8; 17] {
     let largest = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
     // f32 stores the exponent as the scale does.

@@ -2,7 +2,8 @@
 //!
 //! What a text of tokens that stay is encoded to does not change, and every text that could be encoded still can:
 //! special and added tokens stay, the alphabet stays, and with a token everything that it is merged from
-//! ([`merges`](self::merges)), or the scores by which a Unigram model finds it. New ids follow the order of the old ones.
+//! ([`merges`](self::merges)), or the scores by which a Unigram model finds it. New ids follow the order of the old
+//! ones.
 
 mod merges;
 mod rewrite;

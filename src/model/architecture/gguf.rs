@@ -1,4 +1,5 @@
-//! What the table says of llama.cpp: how it takes models of a row, which both writing a GGUF file and reading one follow.
+//! What the table says of llama.cpp: how it takes models of a row, which both writing a GGUF file and reading one
+//! follow.
 
 use super::role::Role;
 use crate::ops::Activation;

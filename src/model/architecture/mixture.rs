@@ -1,5 +1,5 @@
-//! What the table says of mixtures: layers that have several MLPs, the experts, of which a router chooses a few for each
-//! token.
+//! What the table says of mixtures: layers that have several MLPs, the experts, of which a router chooses a few for
+//! each token.
 
 use super::block::{Block, Weight};
 

@@ -121,8 +121,8 @@ pub enum Window {
         field: Option<&'static str>,
         interval: usize,
     },
-    /// Those that are "local" in this list of pairs, of names and of how often these are repeated, or in the list of all
-    /// layers, `each`, which counts more; the size is in `size`.
+    /// Those that are "local" in this list of pairs, of names and of how often these are repeated, or in the list of
+    /// all layers, `each`, which counts more; the size is in `size`.
     Repeated {
         list: &'static str,
         each: &'static str,

@@ -1,4 +1,5 @@
-//! Gemma: norms whose stored weights are one less than what they multiply by, and embeddings times the root of the width.
+//! Gemma: norms whose stored weights are one less than what they multiply by, and embeddings times the root of the
+//! width.
 
 use super::{
     Architecture, AttentionSpec, BASE, Block, BlockKind, EndsSpec, Fields, Multipliers, NormSpec, Position, RopeLayers,

@@ -5,9 +5,9 @@
 //! tensor they are one pair of the rank of all together: the A's one below the other, and the B's, each in its rows and
 //! its columns, in one matrix that is zero elsewhere. PEFT is told so, by name, where that is not the usual rank.
 //!
-//! PEFT takes `gate_proj`, `up_proj` and `down_proj` of a mixture for those of its experts, wherever they are. So what is
-//! trained of these in a mixture, dense layers and the expert that every token goes to, is named as parameters, layer by
-//! layer; these PEFT adapts without dropout alone.
+//! PEFT takes `gate_proj`, `up_proj` and `down_proj` of a mixture for those of its experts, wherever they are. So what
+//! is trained of these in a mixture, dense layers and the expert that every token goes to, is named as parameters,
+//! layer by layer; these PEFT adapts without dropout alone.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The config of a smaller model of the same `model_type`, whose layers have the same sizes: narrower, with fewer heads,
-//! MLP channels or layers. What its classes cannot tell is refused. Where layers are to differ, it is one of the
+//! The config of a smaller model of the same `model_type`, whose layers have the same sizes: narrower, with fewer
+//! heads, MLP channels or layers. What its classes cannot tell is refused. Where layers are to differ, it is one of the
 //! `model_type` for such, with a `pruning` section, and says the sizes of the dense model beside that.
 
 use std::path::Path;

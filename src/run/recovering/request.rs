@@ -129,7 +129,8 @@ impl RecoverRequest {
         }
     }
 
-    /// The options that this comes to for a model of this config and a teacher, of whose layers `stay` are left, or all.
+    /// The options that this comes to for a model of this config and a teacher, of whose layers `stay` are left, or
+    /// all.
     pub fn options(
         &self,
         config: &Config,

@@ -255,8 +255,8 @@ fn file_type(kind: GgufType) -> u32 {
     }
 }
 
-/// The positions that the file gives llama.cpp. It has no sliding windows for these architectures: within the smallest one,
-/// there is no difference.
+/// The positions that the file gives llama.cpp. It has no sliding windows for these architectures: within the smallest
+/// one, there is no difference.
 fn context_length(config: &Config, notes: &mut Vec<String>) -> usize {
     let known = matches!(config.architecture.gguf_own.windows, GgufWindows::Interval(_));
     let windows = config.layers.iter().filter_map(|layer| layer.window.filter(|_| !known));

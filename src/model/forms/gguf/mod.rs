@@ -1,6 +1,7 @@
 //! A dense checkpoint as a GGUF file: the names, the order of rows, the metadata and the vocabulary that llama.cpp
 //! expects; and a GGUF file as a model. What is written here (`metadata`, `tensors`, `vocabulary`, `pieces`) has its
-//! inverse beside it (`read_metadata`, `read_tensors`, `read_vocabulary`); both go by the rows of the table and by `names`.
+//! inverse beside it (`read_metadata`, `read_tensors`, `read_vocabulary`); both go by the rows of the table and by
+//! `names`.
 
 mod delta;
 mod frequencies;

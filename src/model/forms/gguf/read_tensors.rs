@@ -121,7 +121,8 @@ impl Maker<'_> {
         self.head_norms(layer, names)
     }
 
-    /// The norms of queries and keys: one for all heads, or one of each, which the checkpoint may have in a tensor each.
+    /// The norms of queries and keys: one for all heads, or one of each, which the checkpoint may have in a tensor
+    /// each.
     fn head_norms(&mut self, layer: usize, names: &Names) -> Result<()> {
         let spec = &self.config.layers[layer];
         let Some(qk) = self.config.qk_norm().filter(|_| spec.delta.is_none()) else { return Ok(()) };

@@ -45,8 +45,8 @@ fn sources() -> impl Iterator<Item = Source> {
 }
 
 impl Source {
-    /// Whether special tokens take the spaces after them, as they do in these models, whether or not in llama.cpp, which
-    /// goes by the name.
+    /// Whether special tokens take the spaces after them, as they do in these models, whether or not in llama.cpp,
+    /// which goes by the name.
     pub fn strips_after_special(&self, name: Option<&str>) -> bool {
         let name = name.unwrap_or_default().to_ascii_lowercase();
         self.architecture == "phi3" || STRIPPING.iter().any(|part| name.contains(part))

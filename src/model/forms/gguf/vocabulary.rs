@@ -76,8 +76,8 @@ pub fn vocabulary(
     Ok((reader.metadata(pre, notes)?, reader.named(name, notes)))
 }
 
-/// What names have of the models whose special tokens llama.cpp lets take the spaces after them, all but the first three
-/// of [`STRIPS`]; without any of which it fails.
+/// What names have of the models whose special tokens llama.cpp lets take the spaces after them, all but the first
+/// three of [`STRIPS`]; without any of which it fails.
 pub const STRIPPING: [&str; 2] = ["phi-3", "phi3"];
 const STRIPS: [&str; 4] = ["<unk>", "<s>", "<|endoftext|>", "</s>"];
 
