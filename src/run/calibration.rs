@@ -172,8 +172,7 @@ enum Found {
 
 impl<'a> Calibration<'a> {
     /// Of a model; `window` is how many tokens of held-out text are evaluated on at a time, where they are. `mixes`
-    /// says whether the model is to write as much itself as a file has, `examples` how questions and answers are
-    /// learned.
+    /// says whether the model writes as much itself as a file has, `examples` how questions and answers are learned.
     pub fn new(
         request: &'a CalibrationRequest,
         model: &'a Model,

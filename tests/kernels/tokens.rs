@@ -212,8 +212,8 @@ fn activations_match_reference_plain_and_gated() {
         let x = reference::matrix(tokens, width, &gate);
         let up = DMatrix::from_fn(tokens, width, |i, j| f64::from(both[i * 2 * width + width + j]));
         for kind in [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu] {
-            // |f(x)| ≤ |x|. The approximation of erf is good to 1.5e-7; exp to (3 + 2|x|) ulps, of which the factor that
-            // it goes into, at most 1 / (1 + exp |x|), leaves less than 8 roundings.
+            // |f(x)| ≤ |x|. The approximation of erf is good to 1.5e-7; exp to (3 + 2|x|) ulps, of which the factor
+            // that it goes into, at most 1 / (1 + exp |x|), leaves less than 8 roundings.
             let tolerance = 1.5e-7 + 8.0 * ROUNDOFF;
             let y = gpu.activation(kind, false, &upload(&gpu, &gate, tokens, width)).expect("activation");
             let plain = error(&download(&gpu, &y), &reference::activation(kind, false, &x), |i, j| x[(i, j)].abs());
