@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     gpu::{Gpu, Matrix},
     model::{Batch, Ends, LayerCache, LayerContext, LayerSpec, LayerWeights, Model, NoExpertTap, forward},
-    ops::{RowCopy, SampleOptions, Sequence},
+    ops::{RowCopy, SampleOptions, Sequence, short_seed},
     progress::Progress,
 };
 
@@ -382,8 +382,7 @@ pub fn sample_sequences(
                 true => session.step(side_by_side(gpu, &drawn)?, drawn.len())?,
                 false => session.step(ids, 1)?,
             };
-            let options =
-                SampleOptions { seed: (seed ^ (seed >> 32)) as u32, step, first_row: rows.len(), temperature: 1.0 };
+            let options = SampleOptions { seed: short_seed(seed), step, first_row: rows.len(), temperature: 1.0 };
             ids = session.sample(&x, &options)?;
             if starts.iter().any(|start| step < start.len()) {
                 let mut given = gpu.download_u32(&ids)?;

@@ -23,7 +23,7 @@ use crate::{
     fit::{Metric, weighting},
     gpu::Gpu,
     model::{Config, Model, Step, StepGradients, Wanted, row_bytes},
-    ops::{COVARIANCE_RUN, transposed_columns},
+    ops::{COVARIANCE_RUN, short_seed, transposed_columns},
     progress::Progress,
     stream::{
         Checksum, Collect, Extent, Gradients, GradientsAt, MemoryPlan, Peak, Sitting, gradients_peak, residual_bytes,
@@ -120,7 +120,7 @@ impl<'a> Sensing<'a> {
             progress: self.progress,
             apart: false,
             change: None,
-            drawn: Some(((seed ^ (seed >> 32)) as u32).wrapping_add(DRAWS)),
+            drawn: Some(short_seed(seed).wrapping_add(DRAWS)),
             training: None,
         };
         let config = self.model.config();
@@ -185,7 +185,7 @@ impl<'a> Sensitivities<'a> {
     /// As [`Sensitivities::matrix`]; [`Error::Numerical`].
     pub fn metric(&self, layer: usize, step: Step, back: Option<&[f32]>) -> Result<Option<Metric>> {
         let Some(m) = self.matrix(layer, step)? else { return Ok(None) };
-        let m = back.map_or_else(|| m.clone(), |back| narrowed(&m, back));
+        let m = if let Some(back) = back { narrowed(&m, back) } else { m };
         Metric::new(m.as_ref()).map(Some)
     }
 }

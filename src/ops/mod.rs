@@ -83,7 +83,7 @@ pub use norm_backward::NormInput;
 pub use probe::PROBE_CHAINS;
 pub use product::ProductConfig;
 pub use route::Routes;
-pub use sample::SampleOptions;
+pub use sample::{SampleOptions, short_seed};
 pub use sequence::{Sequence, sequences};
 pub use transpose::transposed_columns;
 

@@ -19,6 +19,11 @@ pub struct SampleOptions {
     pub temperature: f32,
 }
 
+/// What draws on the GPU have of a seed.
+pub fn short_seed(seed: u64) -> u32 {
+    (seed ^ (seed >> 32)) as u32
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
