@@ -27,11 +27,6 @@ pub enum Axis {
 impl Axis {
     pub const ALL: [Self; 6] = [Self::Width, Self::Mlp, Self::Heads, Self::KvHeads, Self::Layers, Self::Experts];
 
-    /// Whether what a block reads of its own signals leaves.
-    pub(super) fn is_within_layers(self) -> bool {
-        matches!(self, Self::Mlp | Self::Heads | Self::KvHeads)
-    }
-
     /// The share of it that sizes have lost.
     pub fn depth(self, config: &Config, sizes: &Resize) -> f64 {
         let whole = Resize::whole(config);

@@ -93,7 +93,7 @@ impl Job<'_> {
         let (axes, _) = axes(self.config(), self.options)?;
         let Some(facts) = self.survey(gpu, &mut state, &mut commit)? else { return Ok(state) };
         let mut sensitivities = None;
-        if self.chooses(&axes) {
+        if self.ranking.is_none() && self.options.senses() {
             sensitivities = self.sense(gpu, &mut state, &mut commit)?;
             if sensitivities.is_none() {
                 return Ok(state);
@@ -102,11 +102,6 @@ impl Job<'_> {
         let narrowest = self.narrowest()?;
         let recorded = self.memory.keeps_dense.then(Default::default);
         Work { job: self, gpu, facts, sensitivities, axes, narrowest, state, recorded }.run(&mut commit)
-    }
-
-    /// Whether heads or channels leave by what costs the fit least.
-    fn chooses(&self, axes: &[Axis]) -> bool {
-        self.ranking.is_none() && axes.iter().any(|axis| axis.is_within_layers())
     }
 
     /// How much the model minds what is lost of what its blocks make; `None` if it was stopped.

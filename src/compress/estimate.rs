@@ -19,9 +19,9 @@ impl Options {
         2 + usize::from(self.senses()) + self.probes() + self.candidates()
     }
 
-    /// Whether selections may go by gradients.
+    /// Whether selections and fits may go by gradients: not where experts alone leave, which do so by their results.
     pub fn senses(&self) -> bool {
-        self.axes.iter().any(|axis| axis.is_within_layers())
+        self.axes.iter().any(|&axis| axis != Axis::Experts)
     }
 
     /// The most candidates that are not probes too: where layers may differ, the best one is measured again, by layer,

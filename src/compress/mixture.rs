@@ -4,11 +4,11 @@
 //! choice among the others stays. With h = norm(z), K(h) the experts that the router then chooses, g their gates and a
 //! what their last linear layers read, the smaller model's mixture adds Σ_j∈K(h) g_j · W_j · a_j. What that lacks of
 //! the target t of the other writes ([`super::refit`]) is made up for expert by expert, each by least squares on its
-//! own tokens and with what the ones before it have made up for already, ms(·) a token's mean square:
+//! own tokens and with what the ones before it have made up for already, ms(·) a token's mean square and w what it counts for its place:
 //!
 //! ```text
 //!     e = t − Σ_j g_j·W_j·a_j
-//!     Δ = argmin Σ_{h: j∈K(h)} ‖e − g_j·Δ·a_j‖² / ms(x_new) + μ_j‖Δ‖²,     W_j ← W_j + Δ,     e ← e − g_j·Δ·a_j
+//!     Δ = argmin Σ_{h: j∈K(h)} w·‖e − g_j·Δ·a_j‖² / ms(x_new) + μ_j‖Δ‖²,     W_j ← W_j + Δ,     e ← e − g_j·Δ·a_j
 //! ```
 //!
 //! one sweep of the block coordinate descent on all writes at once, which needs the weights and the sums of one expert
@@ -27,10 +27,10 @@ use crate::{
     fit::{Regression, copied, write_target},
     gpu::{Gpu, Matrix},
     model::{
-        Config, ExpertTap, Given, HostLinear, Kept, LayerContext, Linear, Names, NoExpertTap, Routed, StepWeights,
-        TensorSpec,
+        Config, ExpertTap, Given, HostLinear, Kept, LayerContext, Linear, Names, NoExpertTap, PLACES, Routed,
+        StepWeights, TensorSpec,
         architecture::{Role, Weight},
-        gathered, mix, without_lowest,
+        gathered, mix, places, without_lowest,
     },
     stream::{ExpertSums, Pass, Placement, Residual, located, transposed},
 };
@@ -51,7 +51,7 @@ pub struct Mixture<'a> {
     pub rope_tables: &'a [Matrix],
 }
 
-/// The residuals that a fit has to do with.
+/// The residuals that a fit has to do with, and how much their tokens count.
 pub struct Residuals<'a> {
     /// The dense model's, after the step.
     pub dense: &'a Residual,
@@ -61,6 +61,7 @@ pub struct Residuals<'a> {
     pub small: &'a mut Residual,
     /// The smaller model's after it, while that is worked on.
     pub made: &'a mut Residual,
+    pub by_place: [f32; PLACES],
 }
 
 impl Residuals<'_> {
@@ -354,8 +355,11 @@ impl Mixture<'_> {
             gpu.subtract(&lacks, &rows(residuals.made)?, 1.0)?;
             let energy = gpu.energy(&rows(residuals.dense)?)?;
             let ones = gpu.upload(&vec![1.0; given.len()], given.len(), 1)?;
+            let all: Vec<usize> = places(&pass.batch(index)?.sequences).collect();
+            let counts: Vec<f32> = given.iter().map(|given| residuals.by_place[all[given.token as usize]]).collect();
+            let counts = gpu.upload(&counts, 1, counts.len())?;
             for signal in [&gated, &lacks, &ones] {
-                gpu.scale_tokens(signal, &energy, self.config.hidden_size, self.config.norm_eps)?;
+                gpu.scale_tokens(signal, &energy, Some(&counts), self.config.hidden_size, self.config.norm_eps)?;
             }
             regression.add(gpu, &[gated], &lacks, &ones)
         };

@@ -3,11 +3,12 @@
 //! With x the dense residual and z the smaller model's, T₀ and S' the ways from z's coordinates and into them
 //! ([`crate::fit::axes`]), n(·) the norm before a block, a' what the smaller model's own weights read, q how much of
 //! what was lost before is made up for, and each token of a write's error divided by the root mean square of x_new
-//! (without what the mean of an embedding adds, where a layer norm takes that off), as the next norm will do:
+//! (without what the mean of an embedding adds, where a layer norm takes that off), as the next norm will do, and
+//! counted by its place in its sequence, w (`sensitivity`):
 //!
 //! ```text
 //!     reads:   T = argmin Σ ‖n(x) − T·n(z)‖² + μ‖T − T₀‖²              W' = W·T
-//!     writes:  W' = argmin Σ ‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²,   t = S'·(x_new − x) + q·(S'·x − z)
+//!     writes:  W' = argmin Σ w·‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − S'·W‖²,   t = S'·(x_new − x) + q·(S'·x − z)
 //! ```
 //!
 //! Where a norm comes after a block, it makes of anything what has that norm's length: the target is then what the
@@ -39,8 +40,8 @@ use crate::{
     fit::{Fit, Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
     gpu::Matrix,
     model::{
-        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
-        StepWeights, TensorSpec, architecture::Space,
+        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, PLACES,
+        Step, StepWeights, TensorSpec, architecture::Space, places,
     },
     stream::{At, Method, Pass, Residual, located},
 };
@@ -49,7 +50,7 @@ use crate::{
 pub struct Refit<'a> {
     plan: &'a Plan,
     ridge: f64,
-    /// What selections go by; none where nothing leaves within layers, or what stays is `selected`.
+    /// What selections and fits go by; none where what stays is `selected`, or experts alone leave.
     sensitivities: Option<Sensitivities<'a>>,
     /// What carries the narrower stream back, `[hidden_size, width]`, where it is.
     back: Option<Vec<f32>>,
@@ -236,7 +237,7 @@ impl<'a> Refit<'a> {
         let Waiting { layer, step, mut weights, writes } = waiting;
         let place = self.plan.place(layer).ok_or_else(|| Error::shape("refit", "a layer that is left out"))?;
         if step.is_mixture() {
-            return self.finish_mixture(pass, (layer, place), weights, rope_tables);
+            return self.finish_mixture(pass, (layer, place, step), weights, rope_tables);
         }
         let (now, writes) = self.cut_and_fit(pass, (layer, step), &mut weights, writes, rope_tables)?;
         for linear in weights.blocks.iter().flat_map(|block| &block.linears).chain(&writes) {
@@ -278,12 +279,14 @@ impl<'a> Refit<'a> {
             pick_kept(pass.gpu, &kept, spec, weights, &mut writes)?;
             now.layers[layer] = self.cut.layers[layer].clone();
         }
-        let sensitivities = self.sensitivities.as_ref().filter(|_| !cuts.is_empty());
-        let metric = sensitivities.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
+        let sensitivities = self.sensitivities.as_ref();
+        let by_place = Sensitivities::places(sensitivities, layer, step)?;
+        let metric = sensitivities.filter(|_| !cuts.is_empty());
+        let metric = metric.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
         // Whole groups of heads leave first, and queries of those that stay after a fit without them.
         for round in 0..cuts.len().max(1) {
             let before = Writes { shortcut: None, linears: writes };
-            let system = self.sums(pass, &now, layer, weights, &before, rope_tables)?;
+            let system = self.sums(pass, &now, (layer, &by_place), weights, &before, rope_tables)?;
             let (began, mut widths) = (Instant::now(), before.widths());
             let fit = match cuts.get(round) {
                 None => {
@@ -333,12 +336,13 @@ impl<'a> Refit<'a> {
     fn finish_mixture(
         &mut self,
         pass: &mut Pass,
-        (layer, place): (usize, usize),
+        (layer, place, step): (usize, usize, Step),
         weights: StepWeights,
         rope_tables: &[Matrix],
     ) -> Result<()> {
+        let by_place = Sensitivities::places(self.sensitivities.as_ref(), layer, step)?;
         let Self { dense: Dense { now, before, .. }, small, made, .. } = self;
-        let residuals = Residuals { dense: now, before, small, made };
+        let residuals = Residuals { dense: now, before, small, made, by_place };
         let fitting = Fitting { cut: &self.cut, ridge: self.ridge, layer, place, rope_tables };
         let experts = fitting.choose_and_fit(pass, weights, self.selected.get(layer), residuals)?;
         let spec = &pass.config.layers[layer];
@@ -348,12 +352,12 @@ impl<'a> Refit<'a> {
         Ok(())
     }
 
-    /// The equations of the writes of a step.
+    /// The equations of the writes of a step of a layer, whose tokens count by their `by_place`.
     fn sums(
         &self,
         pass: &Pass,
         now: &Config,
-        layer: usize,
+        (layer, by_place): (usize, &[f32; PLACES]),
         weights: &StepWeights,
         writes: &Writes,
         rope_tables: &[Matrix],
@@ -373,11 +377,13 @@ impl<'a> Refit<'a> {
                 (x, target)
             };
             let ones = gpu.upload(&vec![1.0; x.rows()], x.rows(), 1)?;
+            let counts: Vec<f32> = places(&batch.sequences).map(|place| by_place[place]).collect();
             let mut tap = InnerTap(|tokens: Range<usize>, inner: &[Matrix]| {
                 let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);
-                let energy = gpu.energy(&x.view(tokens)?)?;
+                let energy = gpu.energy(&x.view(tokens.clone())?)?;
+                let counts = gpu.upload(&counts[tokens.clone()], 1, tokens.len())?;
                 for signal in inner.iter().chain([&target, &ones]) {
-                    gpu.scale_tokens(signal, &energy, config.hidden_size, config.norm_eps)?;
+                    gpu.scale_tokens(signal, &energy, Some(&counts), config.hidden_size, config.norm_eps)?;
                 }
                 regression.add(gpu, inner, &target, &ones)
             });

@@ -10,7 +10,16 @@
 //! ```
 //!
 //! half alike, as a few thousand tokens do not tell all directions, and errors of several layers add up to larger ones.
-//! What is fitted to what stays does not depend on M.
+//! What is fitted to what stays does not depend on M, but on where tokens are: an error as large as a share of what is
+//! there does far more at the first token of a sequence, which many models attend to for want of anything better, than
+//! at the usual one. In the fit, and so in what leaves too, the square of a token's error counts
+//!
+//! ```text
+//!     w = E[‖g‖²·ms(y)] / E'[‖g‖²·ms(y)],     between 1 and 100
+//! ```
+//!
+//! E the mean over tokens whose place in their sequences is of the same kind ([`crate::model::place`]), E' that over
+//! all but the first ones, y the residual after the step.
 
 use std::fs;
 
@@ -22,7 +31,7 @@ use crate::{
     error::{Error, Result},
     fit::{Metric, weighting},
     gpu::Gpu,
-    model::{Config, Model, Step, StepGradients, Wanted, row_bytes},
+    model::{Config, Model, PLACES, Step, StepGradients, Wanted, row_bytes},
     ops::{COVARIANCE_RUN, short_seed, transposed_columns},
     progress::Progress,
     stream::{
@@ -32,6 +41,8 @@ use crate::{
 
 /// The gradients of more tokens are not needed to tell directions apart.
 const TOKENS: usize = 4096;
+/// The most that a token counts, as few are seen of the first ones.
+const MOST: f64 = 100.0;
 /// Tells the draws of next tokens from those of calibration sequences, which have the same seed.
 const DRAWS: u32 = 0x5e4b;
 
@@ -41,7 +52,7 @@ pub struct Sensitivities<'a> {
     directory: &'a OutputDirectory,
     hidden_size: usize,
     steps: usize,
-    /// By step of the model; 0 where a step has none.
+    /// By step of the model; 0 where nothing was summed.
     checksums: Vec<u64>,
 }
 
@@ -76,7 +87,7 @@ pub fn sensing_peak(
 
 /// Bytes of the sums of all steps beside the output.
 pub fn sensed_bytes(config: &Config) -> u64 {
-    config.points() as u64 * (config.hidden_size * (config.hidden_size + 1) / 2 * 4) as u64
+    config.points() as u64 * (4 * (PLACES + config.hidden_size * (config.hidden_size + 1) / 2)) as u64
 }
 
 /// A model, the sequences that it is sensed on, and where what resuming needs lies.
@@ -153,14 +164,15 @@ impl<'a> Sensitivities<'a> {
         layer * self.steps + step.index
     }
 
-    /// The rows of the upper triangle of a step's sums, one after the other; `None` if it has none.
+    /// How much tokens count by their places, and then the rows of the upper triangle of a step's sums, if it has
+    /// these, one after the other; `None` if nothing was summed.
     fn values(&self, number: usize) -> Result<Option<Vec<f32>>> {
         let width = self.hidden_size;
         let Some(&expected) = self.checksums.get(number).filter(|checksum| **checksum != 0) else { return Ok(None) };
         let path = self.directory.beside(&name(number));
         let bytes = fs::read(&path).map_err(Error::kept(&path, Error::read(&path)))?;
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
-        if checksum(&values) != expected || values.len() != width * (width + 1) / 2 {
+        if checksum(&values) != expected || ![PLACES, PLACES + width * (width + 1) / 2].contains(&values.len()) {
             return Err(Error::bad_file(&path, "not what was written there; --force starts over"));
         }
         Ok(Some(values))
@@ -172,13 +184,25 @@ impl<'a> Sensitivities<'a> {
     /// [`Error::BadFile`] if they are damaged; [`Error::Read`].
     pub fn matrix(&self, layer: usize, step: Step) -> Result<Option<Mat<f64>>> {
         let width = self.hidden_size;
-        let Some(values) = self.values(self.number(layer, step))? else { return Ok(None) };
-        let at = |i: usize, j: usize| f64::from(values[i * width - i * (i + 1) / 2 + j]);
+        let Some(values) = self.values(self.number(layer, step))?.filter(|values| values.len() > PLACES) else {
+            return Ok(None);
+        };
+        let at = |i: usize, j: usize| f64::from(values[PLACES + i * width - i * (i + 1) / 2 + j]);
         let sums = Mat::from_fn(width, width, |i, j| at(i.min(j), i.max(j)));
         Ok(Some(weighting(sums.as_ref())))
     }
 
-    /// The same as selections take it, in the coordinates that `back` `[hidden_size, width]`, row-major, carries back
+    /// How much the square of a token's error counts by its place, in a fit of what a step of a layer makes; all the
+    /// same where nobody was `asked`.
+    ///
+    /// # Errors
+    /// As [`Sensitivities::matrix`].
+    pub fn places(asked: Option<&Self>, layer: usize, step: Step) -> Result<[f32; PLACES]> {
+        let values = asked.map_or(Ok(None), |found| found.values(found.number(layer, step)))?;
+        Ok(values.and_then(|values| values.first_chunk().copied()).unwrap_or([1.0; PLACES]))
+    }
+
+    /// M as selections take it, in the coordinates that `back` `[hidden_size, width]`, row-major, carries back
     /// where the stream is narrower.
     ///
     /// # Errors
@@ -220,11 +244,13 @@ impl Collect for Summing<'_, '_> {
     }
 
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
+        let width = self.of.hidden_size;
+        let mut values: Vec<f32> = gradients.places.relative().map(|relative| relative.clamp(1.0, MOST) as f32).into();
         // Blocks beside one another have the same.
-        let Some(sums) = gradients.blocks.iter().find_map(|block| block.result.as_ref()) else { return Ok(()) };
-        let (width, values) = (self.of.hidden_size, self.gpu.download(sums)?);
-        let upper = |row: usize| &values[row * width + row..(row + 1) * width];
-        let values: Vec<f32> = (0..width).flat_map(upper).copied().collect();
+        if let Some(sums) = gradients.blocks.iter().find_map(|block| block.result.as_ref()) {
+            let sums = self.gpu.download(sums)?;
+            values.extend((0..width).flat_map(|row| &sums[row * width + row..(row + 1) * width]));
+        }
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             let reason = format!("layer {}: a sum of products of gradients is {value}", at.layer);
             return Err(Error::Numerical(reason));

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::{
     architecture::{Block, BlockKind, Role, Weight},
     layer::{BlockWeights, LayerContext, Linear, NormWeights, StepWeights},
+    places::PlaceSums,
 };
 use crate::{
     error::{Error, Result},
@@ -39,7 +40,7 @@ pub struct Wanted {
     pub biases: bool,
     /// Of norms.
     pub norms: bool,
-    /// Second moments of those of what blocks make.
+    /// Second moments of those of what blocks make, by direction and by place.
     pub results: bool,
 }
 
@@ -75,6 +76,11 @@ pub struct StepGradients {
     pub blocks: Vec<BlockGradients>,
     /// Of the shortcut, as the forward pass has it: `[width after, width before]`.
     pub shortcut: Option<Matrix>,
+    /// Σ‖d‖²·ms(y) over the tokens of each kind of place, d the gradient of the residual y after the step: what an
+    /// error as large as a share of y does, to second order. Without ms(y) where a norm comes after a block, which
+    /// makes what comes before it as large as any other. Where results are wanted, and all that there is of a step is
+    /// known.
+    pub places: PlaceSums,
     pub wanted: Wanted,
 }
 
@@ -95,7 +101,12 @@ impl StepGradients {
             linears: block.linears.iter().map(none).collect(),
             result: None,
         };
-        Self { blocks: weights.blocks.iter().map(block).collect(), shortcut: None, wanted }
+        Self {
+            blocks: weights.blocks.iter().map(block).collect(),
+            shortcut: None,
+            places: PlaceSums::default(),
+            wanted,
+        }
     }
 }
 

@@ -33,6 +33,7 @@ mod missing;
 mod mixture;
 mod multimodal;
 mod parameters;
+mod places;
 mod pruning;
 mod read_layers;
 mod read_sizes;
@@ -73,6 +74,7 @@ pub use host::{HostBlock, HostDeltaNet, HostEnds, HostLayer, HostLinear, HostMat
 pub use layer::{BlockWeights, InnerTap, LayerContext, LayerWeights, Linear, NoTap, NormWeights, StepWeights, Tap};
 pub use layer_spec::{DeltaNet, Experts, LayerSpec, Step};
 pub use mixture::{ExpertTap, NoExpertTap, Routed, forward, mix, mix_all, routes_bytes, through_step};
+pub use places::{PLACES, PlaceSums, place, places};
 pub use pruning::{Kept, LayerSizes, Pruning, without_lowest};
 pub use rope::{Rope, Scaling};
 pub use shapes::{SHAPES, Shape};

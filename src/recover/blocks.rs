@@ -161,7 +161,7 @@ impl<'a> Blocks<'a> {
     /// Σ ‖y − t‖² / ‖t‖² over the tokens, of which y becomes (y − t) / ‖t‖, and `lengths` are the ‖t‖².
     fn apart(&self, y: &Matrix, t: &Matrix, lengths: &Matrix) -> Result<f64> {
         self.gpu.subtract(y, t, 1.0)?;
-        self.gpu.scale_tokens(y, lengths, 1, EPSILON)?;
+        self.gpu.scale_tokens(y, lengths, None, 1, EPSILON)?;
         Ok(self.gpu.download(&self.gpu.energy(y)?)?.into_iter().map(f64::from).sum())
     }
 
@@ -312,7 +312,7 @@ impl<'a> Blocks<'a> {
             let lengths = gpu.energy(&t)?;
             total += self.apart(&y, &t, &lengths)?;
             if sums.is_some() {
-                gpu.scale_tokens(&y, &lengths, 1, EPSILON)?;
+                gpu.scale_tokens(&y, &lengths, None, 1, EPSILON)?;
                 let mut d = gpu.zeros(y.rows(), y.cols())?;
                 gpu.subtract(&d, &y, -2.0 / tokens as f32)?;
                 for ((step, x), sums) in steps.iter().zip(inputs).zip(&mut gradients).rev() {

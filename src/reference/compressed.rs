@@ -16,8 +16,9 @@ use crate::{
     error::Result,
     linalg::Group,
     model::{
-        Config, LayerSpec,
+        Config, LayerSpec, PLACES,
         architecture::{BlockKind, Role},
+        place,
     },
 };
 
@@ -144,7 +145,8 @@ impl Equations {
 impl<'a> Network<'a> {
     /// This network, whose norms are its own, made as small as `smaller` says, with the layers that `stay`, by the
     /// signals of `rows`; `fused` is the same one with its norms in its weights. What is lost of what a step of a layer
-    /// makes counts by `metric(layer, step)`, by which what leaves is chosen; all alike without one.
+    /// makes counts by the matrix of `counts(layer, step)`, by which what leaves is chosen, all alike without one; and
+    /// the squares of the errors of its tokens by their places.
     ///
     /// # Errors
     /// As [`Network::logits`]; [`crate::Error::Numerical`].
@@ -154,7 +156,7 @@ impl<'a> Network<'a> {
         rows: &[Vec<u32>],
         (smaller, stay): (&'b Config, &[usize]),
         share: f64,
-        metric: &dyn Fn(usize, usize) -> Option<DMatrix<f64>>,
+        counts: &dyn Fn(usize, usize) -> (Option<DMatrix<f64>>, [f64; PLACES]),
     ) -> Result<(Network<'b>, Vec<Left>)>
     where
         'a: 'b,
@@ -165,7 +167,7 @@ impl<'a> Network<'a> {
         let (mut layers, mut found) = (Vec::new(), Vec::new());
         let mut layer = 0;
         while layer < self.layers.len() {
-            let (place, mut next) = (layers.len(), layer + 1);
+            let (number, mut next) = (layers.len(), layer + 1);
             let mut small = self.layers[layer].clone();
             let whole = &self.config.layers[layer];
             let mut left = Left {
@@ -184,17 +186,20 @@ impl<'a> Network<'a> {
                     next += 1;
                 }
                 let gap = step + 1 == small.steps.len() && next > layer + 1;
-                let rounds = rounds(whole, &smaller.layers[place], &small.steps[step].blocks);
+                let rounds = rounds(whole, &smaller.layers[number], &small.steps[step].blocks);
                 let mixture = small.steps[step].blocks.iter().any(|block| block.kind == BlockKind::Mixture);
-                let stay = smaller.layers[place].experts.map_or(0, |experts| experts.count);
+                let stay = smaller.layers[number].experts.map_or(0, |experts| experts.count);
                 let fewer = mixture && stay < left.experts.len();
                 if z.is_none() && !gap && rounds.is_empty() && !fewer {
                     continue;
                 }
                 let own = z.take().unwrap_or_else(|| before.clone());
+                let (metric, by_place) = counts(layer, step);
+                let by_token: Vec<f64> =
+                    own.iter().flat_map(|row| (0..row.nrows()).map(|at| by_place[place(at)])).collect();
                 if mixture {
                     let [before, after, own] = [&before, &x, &own].map(|signals| stacked(signals));
-                    let (target, weights) = (written(&after, &before, &own), self.weights(&after));
+                    let (target, weights) = (written(&after, &before, &own), self.weights(&after, &by_token));
                     let block = &mut small.steps[step].blocks[0];
                     if fewer {
                         left.experts = self.leave_experts(layer, block, &own, stay);
@@ -202,7 +207,7 @@ impl<'a> Network<'a> {
                     self.fit_experts(layer, block, &Aim { own: &own, target: &target, weights: &weights }, share);
                 }
                 let width = self.config.hidden_size;
-                let metric = metric(layer, step).unwrap_or_else(|| DMatrix::identity(width, width));
+                let metric = metric.unwrap_or_else(|| DMatrix::identity(width, width));
                 let eigen = SymmetricEigen::new(metric);
                 // Its square root, and the inverse of that.
                 let metric = [0.5, -0.5].map(|power| {
@@ -215,7 +220,7 @@ impl<'a> Network<'a> {
                     self.fit_step(
                         (layer, step),
                         (&mut small, &mut now),
-                        (&signals, &own),
+                        (&signals, &own, &by_token),
                         &metric,
                         (round, share),
                         &mut left,
@@ -237,11 +242,11 @@ impl<'a> Network<'a> {
         Ok((network, found))
     }
 
-    /// What each token's error is multiplied by, for the norm that comes.
-    fn weights(&self, after: &DMatrix<f64>) -> Vec<f64> {
+    /// What each token's error is multiplied by, for the norm that comes and for its place.
+    fn weights(&self, after: &DMatrix<f64>, by_token: &[f64]) -> Vec<f64> {
         let eps = f64::from(self.config.norm_eps);
-        let energies = kernels::energy(after).into_iter();
-        energies.map(|energy| 1.0 / (energy / after.ncols() as f64 + eps).sqrt()).collect()
+        let energies = kernels::energy(after).into_iter().zip(by_token);
+        energies.map(|(energy, counts)| (counts / (energy / after.ncols() as f64 + eps)).sqrt()).collect()
     }
 
     /// Fits the writes of a step, and takes out what a round takes out of it.
@@ -249,7 +254,7 @@ impl<'a> Network<'a> {
         &self,
         (layer, step): (usize, usize),
         (small, now): (&mut Layer, &mut Config),
-        ([before, after, own], each): (&[DMatrix<f64>; 3], &Signals),
+        ([before, after, own], each, by_token): (&[DMatrix<f64>; 3], &Signals, &[f64]),
         [root, inverse]: &[DMatrix<f64>; 2],
         (round, share): (Option<Round>, f64),
         left: &mut Left,
@@ -272,7 +277,7 @@ impl<'a> Network<'a> {
         });
         let result = result.transpose()?;
         let target = result.clone().unwrap_or_else(|| written(after, before, own));
-        let weights = self.weights(result.as_ref().unwrap_or(after));
+        let weights = self.weights(result.as_ref().unwrap_or(after), by_token);
         let writes: Vec<Affine> = small.steps[step].linears_mut(false).map(|affine| affine.clone()).collect();
         let bias = writes.iter().any(|affine| affine.bias.is_some());
         let prior = side_by_side(&writes.iter().map(|affine| affine.weight.clone()).collect::<Vec<_>>());

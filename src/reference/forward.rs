@@ -261,11 +261,16 @@ impl<'a> Network<'a> {
     /// [`Error::Shape`] if a weight is missing.
     pub fn logits(&self, row: &[u32]) -> Result<DMatrix<f64>> {
         let x = (0..self.layers.len()).try_fold(self.embed(row), |x, layer| self.layer(layer, &x))?;
-        let logits = self.head.apply(&self.norm(self.final_norm.as_ref(), &x));
-        Ok(match self.config.logit_softcap {
+        Ok(self.read_out(&x))
+    }
+
+    /// The logits of the residual after the last layer.
+    pub fn read_out(&self, x: &DMatrix<f64>) -> DMatrix<f64> {
+        let logits = self.head.apply(&self.norm(self.final_norm.as_ref(), x));
+        match self.config.logit_softcap {
             Some(limit) => scores::bound(Bound::SoftCap, &logits, f64::from(limit)),
             None => logits,
-        })
+        }
     }
 
     /// exp of the mean over the rows of their mean negative log-likelihood.

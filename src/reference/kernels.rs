@@ -68,9 +68,10 @@ pub fn cross_covariance(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     a.transpose() * b
 }
 
-/// Every token of `y` divided by `sqrt(e[t] / norm_width + eps)`.
-pub fn scale_tokens(y: &DMatrix<f64>, e: &[f64], norm_width: usize, eps: f64) -> DMatrix<f64> {
-    DMatrix::from_fn(y.nrows(), y.ncols(), |t, i| y[(t, i)] / (e[t] / norm_width as f64 + eps).sqrt())
+/// Every token of `y` times `sqrt(w[t] / (e[t] / norm_width + eps))`, w 1 where it is not given.
+pub fn scale_tokens(y: &DMatrix<f64>, e: &[f64], w: Option<&[f64]>, norm_width: usize, eps: f64) -> DMatrix<f64> {
+    let counts = |t: usize| w.map_or(1.0, |w| w[t]);
+    DMatrix::from_fn(y.nrows(), y.ncols(), |t, i| y[(t, i)] * (counts(t) / (e[t] / norm_width as f64 + eps)).sqrt())
 }
 
 /// `y − factor·x`.

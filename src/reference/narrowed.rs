@@ -10,7 +10,12 @@ use super::{
     shared::{least_squares, moved, side_by_side, stacked, weighted_axes},
     slicing::seen,
 };
-use crate::{error::Result, ops::Norm, slice::Signal};
+use crate::{
+    error::Result,
+    model::{PLACES, place},
+    ops::Norm,
+    slice::Signal,
+};
 
 /// The ways of a narrower residual stream: x·into are the coordinates of x, and back·z what weights read of z.
 struct Coordinates {
@@ -65,7 +70,8 @@ impl Coordinates {
 
 impl Network<'_> {
     /// This fused network with a residual stream of `width` coordinates, by the signals of `rows`; `tied` are the
-    /// weights of the final norm and the tolerance of those that are rotated, where the head is the embedding.
+    /// weights of the final norm and the tolerance of those that are rotated, where the head is the embedding. The
+    /// squares of the errors of the tokens of step `n` of the model count by their places as `by_place(n)` says.
     ///
     /// # Errors
     /// As [`Network::logits`].
@@ -75,6 +81,7 @@ impl Network<'_> {
         width: usize,
         tied: Option<(&[f64], f64)>,
         share: f64,
+        by_place: &dyn Fn(usize) -> [f64; PLACES],
     ) -> Result<Self> {
         let mut dense = self.clone();
         let (steps, full) = (dense.config.points(), dense.config.hidden_size);
@@ -114,7 +121,7 @@ impl Network<'_> {
                 [&signals[point], &signals[point + 1], &z].map(|x| stacked(x)),
                 &z,
                 &ways,
-                share,
+                (share, by_place(point)),
             );
             z = z.iter().map(|z| self.step_from(point, z)).collect::<Result<_>>()?;
         }
@@ -136,14 +143,14 @@ impl Network<'_> {
         Ok(self)
     }
 
-    /// W' = argmin Σ‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − intoᵀ·W‖² with t = (x_new − x)·into + q·(x·into − z).
+    /// W' = argmin Σ w·‖t − W'·a'‖² / ms(x_new) + Σ μ‖W' − intoᵀ·W‖² with t = (x_new − x)·into + q·(x·into − z).
     fn fit_writes_of_step(
         &mut self,
         point: usize,
         [x, x_new, z]: [DMatrix<f64>; 3],
         each: &[DMatrix<f64>],
         ways: &Coordinates,
-        share: f64,
+        (share, by_place): (f64, [f64; PLACES]),
     ) {
         let project = |values: DMatrix<f64>| ways.into.transpose() * values;
         for affine in self.linears_from(point, false) {
@@ -158,8 +165,9 @@ impl Network<'_> {
         let before = x * &ways.into;
         let target = x_new * &ways.into - &before + MADE_UP * (before - z);
         let eps = f64::from(self.config.norm_eps);
-        let scale = |energy: f64| 1.0 / (energy / self.config.hidden_size as f64 + eps).sqrt();
-        let weights: Vec<f64> = energies.into_iter().map(scale).collect();
+        let by_token = each.iter().flat_map(|row| (0..row.nrows()).map(|at| by_place[place(at)]));
+        let scale = |(energy, counts): (f64, f64)| (counts / (energy / self.config.hidden_size as f64 + eps)).sqrt();
+        let weights: Vec<f64> = energies.into_iter().zip(by_token).map(scale).collect();
         let mut writes = self.linears_from(point, false);
         let bias = writes.iter().any(|affine| affine.bias.is_some());
         let prior = side_by_side(&writes.iter().map(|affine| affine.weight.clone()).collect::<Vec<_>>());

@@ -248,7 +248,7 @@ impl<'a> Refitted<'a> {
                 let (target, ones) = (target.view(tokens.clone())?, ones.view(tokens.clone())?);
                 let energy = gpu.energy(&x.view(tokens)?)?;
                 for signal in regressors.iter().chain([&target, &ones]) {
-                    gpu.scale_tokens(signal, &energy, config.hidden_size, config.norm_eps)?;
+                    gpu.scale_tokens(signal, &energy, None, config.hidden_size, config.norm_eps)?;
                 }
                 regression.add(gpu, &regressors, &target, &ones)
             });

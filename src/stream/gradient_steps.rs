@@ -11,7 +11,10 @@ use super::{
 use crate::{
     error::Result,
     gpu::Matrix,
-    model::{Batch, LayerContext, MixtureBack, NoExpertTap, NoTap, StepGradients, mix_all, mix_backward},
+    model::{
+        Batch, LayerContext, MixtureBack, NoExpertTap, NoTap, PlaceSums, StepGradients, StepWeights, mix_all,
+        mix_backward, places,
+    },
 };
 
 impl AtStep<'_> {
@@ -66,11 +69,12 @@ impl Gradients<'_> {
         Ok(())
     }
 
-    /// A step backward: makes the gradient of what it has read, `x`, of that of its result, to be `kept` or not.
+    /// A step backward: makes the gradient of what it has read, `x`, of that of its result, `after`, to be `kept` or
+    /// not.
     pub(super) fn step_back(
         &self,
         at: AtStep,
-        x: &Residual,
+        (x, after): (&Residual, &Residual),
         gradient: &mut Residual,
         collect: &mut dyn Collect,
         kept: bool,
@@ -86,7 +90,12 @@ impl Gradients<'_> {
             let held = self.held(&at, &group)?;
             let mut batches = Vec::with_capacity(held.len());
             for (index, batch) in group.clone().zip(&held) {
-                let (x, d) = (x.load(gpu, index)?, gradient.load(gpu, index)?);
+                let d = gradient.load(gpu, index)?;
+                if wanted.results {
+                    let y = after.load(gpu, index)?;
+                    self.add_places(weights, batch, (&d, &y), &mut sums.places)?;
+                }
+                let x = x.load(gpu, index)?;
                 batches.push(MixtureBack { context: at.context(self, batch), x, d });
             }
             let experts = match step.is_mixture() {
@@ -109,5 +118,23 @@ impl Gradients<'_> {
         }
         *gradient = before;
         if self.apart { Ok(()) } else { collect.step(GradientsAt { layer, step, rows: 0..self.rows.len() }, &sums) }
+    }
+
+    /// Adds what the gradient `d` of a step's result `y` says of the tokens of each kind of place.
+    fn add_places(
+        &self,
+        weights: &StepWeights,
+        batch: &Batch,
+        (d, y): (&Matrix, &Matrix),
+        sums: &mut PlaceSums,
+    ) -> Result<()> {
+        let gpu = self.gpu;
+        let energies = gpu.download(&gpu.energy(d)?)?;
+        let normed = weights.blocks.iter().any(|block| block.norm_after.is_some());
+        let sizes = if normed { vec![1.0; y.rows()] } else { gpu.download(&gpu.energy(y)?)? };
+        for (place, (energy, size)) in places(&batch.sequences).zip(energies.iter().zip(sizes)) {
+            sums.add(place, f64::from(*energy) * f64::from(size));
+        }
+        Ok(())
     }
 }

@@ -156,12 +156,12 @@ impl Gradients<'_> {
         let ends = self.model.store.ends()?;
         let Some(mut points) = self.forward(&plan, &ends, sitting)? else { return Ok(None) };
         let missing = || Error::shape("gradients", "no residual");
+        let mut after = points.pop().ok_or_else(missing)?;
         let (loss, mut gradient, left) = if let Some(back) = sitting.passed.back {
             collect.restore(&load_found(self.directory, back.found)?)?;
             (back.loss, self.reached(&plan, back)?, back.left)
         } else {
-            let last = points.pop().ok_or_else(missing)?;
-            let (loss, mut gradient) = self.loss(&plan, &ends, &last, collect, sitting.keeps())?;
+            let (loss, mut gradient) = self.loss(&plan, &ends, &after, collect, sitting.keeps())?;
             if !self.keep(sitting, (config.layers.len(), loss), &mut gradient, collect)? {
                 return Ok(None);
             }
@@ -174,7 +174,8 @@ impl Gradients<'_> {
                 let x = points.pop().ok_or_else(missing)?;
                 let kept = sitting.keeps() && step.index == 0;
                 let at = AtStep { plan: &plan, model: self.model, layer, step, weights };
-                self.step_back(at, &x, &mut gradient, collect, kept)?;
+                self.step_back(at, (&x, &after), &mut gradient, collect, kept)?;
+                after = x;
             }
             if !self.keep(sitting, (layer, loss), &mut gradient, collect)? {
                 return Ok(None);
@@ -322,16 +323,13 @@ impl Gradients<'_> {
         Residual::new(self.directory, name, self.memory.placement, width, batches)
     }
 
-    /// The residual before each step, and after the last one; of a pass back that has begun, those before the steps
-    /// that are left. `None` if it was stopped.
+    /// The residual before each step, and after the last one; of a pass back that has begun, those of the steps that
+    /// are left. `None` if it was stopped.
     fn forward(&self, plan: &Plan, ends: &HostEnds, sitting: &mut Sitting) -> Result<Option<Vec<Residual>>> {
         let (gpu, config, steps) = (self.gpu, self.model.config(), self.model.config().steps().len());
-        let wanted = sitting.passed.back.map_or(config.points() + 1, |back| back.left * steps);
-        let mut points = Vec::new();
-        if wanted > 0 {
-            points.push(self.embed(plan, self.model, ends)?);
-        }
-        let saved: Vec<_> = sitting.passed.points.iter().copied().take(wanted.saturating_sub(1)).collect();
+        let wanted = sitting.passed.back.map_or(config.points(), |back| back.left * steps);
+        let mut points = vec![self.embed(plan, self.model, ends)?];
+        let saved: Vec<_> = sitting.passed.points.iter().copied().take(wanted).collect();
         for (number, saved) in saved.into_iter().enumerate() {
             let at = config.layer_steps(number / steps).nth(number % steps);
             let step = at.ok_or_else(|| Error::shape("gradients", "a residual of no step"))?;

@@ -1,9 +1,10 @@
 //! What selections go by: second moments of gradients, of next tokens that the model has drawn itself.
 
+use nalgebra::DMatrix;
 use slicegpt_gpu::{
-    compress::Sensing,
-    model::{BatchSize, StepGradients, Wanted, architecture::Role},
-    reference::Network,
+    compress::{Sensing, Sensitivities},
+    model::{BatchSize, PLACES, PlaceSums, StepGradients, Wanted, architecture::Role, place},
+    reference::{self, Network},
     stream::{Collect, Gradients, GradientsAt, Sitting},
 };
 
@@ -94,6 +95,78 @@ fn the_second_moments_of_one_token_are_those_of_the_gradient_of_the_weight_that_
     }
 }
 
+/// By layer and step: how much tokens count by their places.
+struct Places(Vec<(usize, usize, [f64; PLACES])>);
+
+impl Collect for Places {
+    fn wanted(&self) -> Wanted {
+        Wanted::RESULTS
+    }
+
+    fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> slicegpt_gpu::Result<()> {
+        self.0.push((at.layer, at.step.index, gradients.places.relative()));
+        Ok(())
+    }
+}
+
+/// The gradients by differences: of each coordinate of a token, what the loss makes of a little more and of a little
+/// less of it.
+#[test]
+fn tokens_count_by_how_much_an_error_as_large_as_a_share_of_them_does() {
+    const LITTLE: f64 = 1e-4;
+    let gpu = support::gpu();
+    for (name, reason, normed) in [
+        ("llama_gqa_tied", "a sequential layer", false),
+        ("phi_gqa", "blocks beside one another", false),
+        ("qwen3_moe_normalised", "mixtures", false),
+        ("gemma2_no_caps", "norms after blocks", true),
+    ] {
+        let model = parity(name);
+        let network = Network::load(&model.store).expect("a network");
+        let rows = rows(&model, &[19, 18]);
+        let mut found = Places(Vec::new());
+        gradients(&gpu, &model, &rows, None, 2, &mut found);
+        let config = model.config();
+        let points: Vec<(usize, usize)> = (0..config.layers.len())
+            .flat_map(|layer| config.layer_steps(layer).map(move |step| (layer, step.index)))
+            .collect();
+        assert_eq!(found.0.len(), points.len(), "{name}");
+        for (layer, step, relative) in found.0 {
+            let number = points.iter().position(|&point| point == (layer, step)).expect("a step");
+            let mut expected = PlaceSums::default();
+            for row in &rows {
+                let run = |x: DMatrix<f64>, points: &[(usize, usize)]| {
+                    points.iter().try_fold(x, |x, &(layer, step)| network.step(layer, step, &x)).expect("a residual")
+                };
+                let y = run(network.embed(row), &points[..=number]);
+                let loss = |y: DMatrix<f64>| {
+                    let logits = network.read_out(&run(y, &points[number + 1..]));
+                    reference::loss(&logits.rows(0, row.len() - 1).into_owned(), &row[1..]).iter().sum::<f64>()
+                };
+                // The second of them, one of the next, and the usual ones stand for all.
+                for token in [0, 1, 3, 16, 17, 18].into_iter().filter(|&token| token < row.len()) {
+                    let slope = |i: usize| {
+                        let [more, less] = [LITTLE, -LITTLE].map(|by| {
+                            let mut y = y.clone();
+                            y[(token, i)] += by;
+                            loss(y)
+                        });
+                        (more - less) / (2.0 * LITTLE)
+                    };
+                    let energy: f64 = (0..y.ncols()).map(|i| slope(i).powi(2)).sum();
+                    expected.add(place(token), energy * if normed { 1.0 } else { y.row(token).norm_squared() });
+                }
+            }
+            let expected = expected.relative();
+            for at in [0, 1] {
+                let off = (relative[at] / expected[at] - 1.0).abs();
+                let all = format!("{relative:.4?}, expected {expected:.4?}");
+                assert!(off < 1e-4, "{name} ({reason}), layer {layer}, step {step}, place {at}: {all}");
+            }
+        }
+    }
+}
+
 struct Nothing;
 
 impl Collect for Nothing {
@@ -154,4 +227,30 @@ fn the_sums_are_of_draws_by_the_seed() {
     for other in [43, 42 | 1 << 32] {
         assert_ne!(first, sums(other), "seed {other}");
     }
+}
+
+/// A model of which the first token is all that others attend to minds it most, and no more than a hundred times.
+#[test]
+fn what_tokens_count_is_kept_and_lies_between_once_and_a_hundred_times() {
+    let gpu = support::gpu();
+    let model = parity("llama_gqa_tied");
+    let rows = rows(&model, &[40, 33]);
+    let temporary = tempfile::tempdir().expect("a directory");
+    let directory = OutputDirectory::create(&temporary.path().join("sums"), false).expect("an output");
+    let memory = MemoryPlan::unlimited(None);
+    let sensing = Sensing { model: &model, rows: &rows, memory, directory: &directory, progress: &Silent };
+    let sums = sensing.run(&gpu, 42, &mut Sitting::whole()).expect("sums").expect("all of them");
+    let again = Sensitivities::restore(model.config(), &directory, sums.checksums().to_vec()).expect("sums");
+    let mut raised = 0;
+    for layer in 0..model.config().layers.len() {
+        for step in model.config().layer_steps(layer) {
+            let places = Sensitivities::places(Some(&sums), layer, step).expect("places");
+            assert_eq!(places, Sensitivities::places(Some(&again), layer, step).expect("places"));
+            assert!(places.iter().all(|count| (1.0..=100.0).contains(count)), "{places:?}");
+            assert_eq!(places[PLACES - 1], 1.0);
+            assert_eq!(Sensitivities::places(None, layer, step).expect("places"), [1.0; PLACES]);
+            raised += places.iter().filter(|count| **count > 1.0).count();
+        }
+    }
+    assert!(raised > 0, "no first token counts for more, which proves nothing");
 }

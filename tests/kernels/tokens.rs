@@ -347,15 +347,23 @@ fn scale_tokens_matches_reference_at_awkward_widths() {
         let mut random = Random::new((tokens * width) as u64);
         let y = random.values(tokens * width, 3.0);
         let e: Vec<f32> = random.values(tokens, 100.0).into_iter().map(|value| value * value).collect();
-        let scaled = upload(&gpu, &y, tokens, width);
-        gpu.scale_tokens(&scaled, &upload(&gpu, &e, 1, tokens), norm_width, 1e-5).expect("scale_tokens");
-        let expected =
-            reference::scale_tokens(&reference::matrix(tokens, width, &y), &wide(&e), norm_width, f64::from(1e-5f32));
-        // A division, a sum, a root, a division and a product.
-        check(
-            &format!("scale_tokens [{tokens}, {width}] ({reason})"),
-            error(&download(&gpu, &scaled), &expected, |i, j| expected[(i, j)].abs()),
-            8.0 * ROUNDOFF,
-        );
+        let w: Vec<f32> = (0..tokens).map(|token| [1.0, 100.0, 3.5][token % 3]).collect();
+        for w in [None, Some(&w)] {
+            let scaled = upload(&gpu, &y, tokens, width);
+            let counts = w.map(|w| upload(&gpu, w, 1, tokens));
+            let e_there = upload(&gpu, &e, 1, tokens);
+            gpu.scale_tokens(&scaled, &e_there, counts.as_ref(), norm_width, 1e-5).expect("scale_tokens");
+            let (y, w, eps) = (reference::matrix(tokens, width, &y), w.map(|w| wide(w)), f64::from(1e-5f32));
+            let expected = reference::scale_tokens(&y, &wide(&e), w.as_deref(), norm_width, eps);
+            // A division, a sum, two roots, a division and two products.
+            check(
+                &format!("scale_tokens [{tokens}, {width}] ({reason})"),
+                error(&download(&gpu, &scaled), &expected, |i, j| expected[(i, j)].abs()),
+                12.0 * ROUNDOFF,
+            );
+        }
     }
+    let [y, e, short] = [(3, 4), (1, 3), (1, 2)].map(|(rows, cols)| gpu.zeros(rows, cols).expect("zeros"));
+    assert!(gpu.scale_tokens(&y, &short, None, 4, 1e-5).is_err());
+    assert!(gpu.scale_tokens(&y, &e, Some(&short), 4, 1e-5).is_err());
 }
