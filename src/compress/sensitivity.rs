@@ -233,6 +233,11 @@ fn checksum(values: &[f32]) -> u64 {
     checksum.value().max(1)
 }
 
+/// What tokens count, of what the gradients say.
+fn bounded(relative: [f64; PLACES]) -> [f32; PLACES] {
+    relative.map(|relative| relative.clamp(1.0, MOST) as f32)
+}
+
 struct Summing<'g, 'a> {
     gpu: &'g Gpu,
     of: Sensitivities<'a>,
@@ -245,7 +250,7 @@ impl Collect for Summing<'_, '_> {
 
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
         let width = self.of.hidden_size;
-        let mut values: Vec<f32> = gradients.places.relative().map(|relative| relative.clamp(1.0, MOST) as f32).into();
+        let mut values: Vec<f32> = bounded(gradients.places.relative()).into();
         // Blocks beside one another have the same.
         if let Some(sums) = gradients.blocks.iter().find_map(|block| block.result.as_ref()) {
             let sums = self.gpu.download(sums)?;
@@ -278,6 +283,11 @@ impl Collect for Summing<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_token_counts_less_than_the_usual_one_or_a_hundred_times_more() {
+        assert_eq!(bounded([5488.7, 100.5, 99.5, 1.25, 0.5, 1.0]), [100.0, 100.0, 99.5, 1.25, 1.0, 1.0]);
+    }
 
     #[test]
     fn what_is_lost_in_a_narrower_stream_counts_as_where_it_is_carried_back_to() {

@@ -35,7 +35,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shape`] if there are not as many lengths, or weights, as tokens.
     pub fn scale_tokens(&self, y: &Matrix, e: &Matrix, w: Option<&Matrix>, norm_width: usize, eps: f32) -> Result<()> {
-        for given in [Some(e), w].into_iter().flatten().filter(|given| given.cols() != y.rows()) {
+        if let Some(given) = [Some(e), w].into_iter().flatten().find(|given| given.cols() != y.rows()) {
             let reason = format!("{} lengths or weights for {} tokens", given.cols(), y.rows());
             return Err(Error::shape("scale_tokens", reason));
         }
