@@ -4,7 +4,8 @@
 //! choice among the others stays. With h = norm(z), K(h) the experts that the router then chooses, g their gates and a
 //! what their last linear layers read, the smaller model's mixture adds Σ_j∈K(h) g_j · W_j · a_j. What that lacks of
 //! the target t of the other writes ([`super::refit`]) is made up for expert by expert, each by least squares on its
-//! own tokens and with what the ones before it have made up for already, ms(·) a token's mean square and w what it counts for its place:
+//! own tokens and with what the ones before it have made up for already, ms(·) a token's mean square and w what it
+//! counts for its place:
 //!
 //! ```text
 //!     e = t − Σ_j g_j·W_j·a_j

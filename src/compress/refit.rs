@@ -40,8 +40,8 @@ use crate::{
     fit::{Fit, Map, Metric, Regression, Rotation, System, Writes, copied, project_write, write_target},
     gpu::Matrix,
     model::{
-        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, PLACES,
-        Step, StepWeights, TensorSpec, architecture::Space, places,
+        Agreement, Config, HostEnds, HostLayer, HostStep, InnerTap, Kept, LayerSpec, Linear, Names, NoTap, Step,
+        StepWeights, TensorSpec, architecture::Space, places,
     },
     stream::{At, Method, Pass, Residual, located},
 };
@@ -222,8 +222,7 @@ impl<'a> Refit<'a> {
     /// Begins the smaller residual where it leaves the dense one.
     fn part(&mut self, pass: &Pass) -> Result<()> {
         for index in 0..pass.batches.len() {
-            let x = self.dense.now.load(pass.gpu, index)?;
-            let z = self.moved(pass, &x)?;
+            let z = self.moved(pass, &self.dense.now.load(pass.gpu, index)?)?;
             self.small.store(pass.gpu, index, z, false)?;
         }
         self.small.finish_pass();
@@ -279,14 +278,12 @@ impl<'a> Refit<'a> {
             pick_kept(pass.gpu, &kept, spec, weights, &mut writes)?;
             now.layers[layer] = self.cut.layers[layer].clone();
         }
-        let sensitivities = self.sensitivities.as_ref();
-        let by_place = Sensitivities::places(sensitivities, layer, step)?;
-        let metric = sensitivities.filter(|_| !cuts.is_empty());
-        let metric = metric.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
+        let sensitivities = self.sensitivities.as_ref().filter(|_| !cuts.is_empty());
+        let metric = sensitivities.map(|found| found.metric(layer, step, self.back.as_deref())).transpose()?.flatten();
         // Whole groups of heads leave first, and queries of those that stay after a fit without them.
         for round in 0..cuts.len().max(1) {
             let before = Writes { shortcut: None, linears: writes };
-            let system = self.sums(pass, &now, (layer, &by_place), weights, &before, rope_tables)?;
+            let system = self.sums(pass, &now, (layer, step), weights, &before, rope_tables)?;
             let (began, mut widths) = (Instant::now(), before.widths());
             let fit = match cuts.get(round) {
                 None => {
@@ -352,17 +349,18 @@ impl<'a> Refit<'a> {
         Ok(())
     }
 
-    /// The equations of the writes of a step of a layer, whose tokens count by their `by_place`.
+    /// The equations of the writes of a step.
     fn sums(
         &self,
         pass: &Pass,
         now: &Config,
-        (layer, by_place): (usize, &[f32; PLACES]),
+        (layer, step): (usize, Step),
         weights: &StepWeights,
         writes: &Writes,
         rope_tables: &[Matrix],
     ) -> Result<System> {
         let (gpu, config) = (pass.gpu, pass.config);
+        let by_place = Sensitivities::places(self.sensitivities.as_ref(), layer, step)?;
         let mut regression = Regression::new(writes.widths(), self.small.width(), writes.has_bias());
         for index in 0..pass.counted {
             let batch = pass.batch(index)?;
@@ -412,11 +410,9 @@ impl Method for Refit<'_> {
             self.part(pass)?;
             return pass.write_tables(ends, |gpu, part| rotation.rows(gpu, part));
         }
-        let names = Names::of(pass.config);
-        let starts = names.before_layers();
-        let tensors = pass.config.tensors().into_iter();
-        let tables: Vec<TensorSpec> =
-            tensors.filter(|spec| starts.iter().any(|start| spec.name.starts_with(start))).collect();
+        let starts = Names::of(pass.config).before_layers();
+        let mut tables = pass.config.tensors();
+        tables.retain(|spec| starts.iter().any(|start| spec.name.starts_with(start)));
         self.copy(pass, tables.into_iter().map(|spec| (spec.clone(), spec.name)))
     }
 

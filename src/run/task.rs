@@ -176,6 +176,8 @@ impl<'a, M: Method> Task<'a, M> {
             _ => None,
         };
         let files = self.files(settled.as_ref().unwrap_or(&self.method));
+        let exports = |kind| exported_beside(&self.request.output, kind).display().to_string();
+        let files = (files, self.request.export.map(exports));
         Ok(Report::new(self.arguments()?, model_type, section, files, outcome))
     }
 

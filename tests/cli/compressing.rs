@@ -300,6 +300,11 @@ fn a_dry_run_says_what_would_come_of_it_and_writes_nothing() {
     let report = program(&[arguments.as_slice(), args!["--json"]].concat()).json();
     assert_eq!((&report["dry_run"], &report["finished"]), (&json!(true), &json!(false)), "{report}");
     assert!(report["percent_removed"].as_f64().expect("a number") >= 20.0, "{report}");
+    let exporting = [arguments.as_slice(), args!["--export", "gguf:f32"]].concat();
+    let (table, file) = (program(&exporting), scene.path("out-f32.gguf").display().to_string());
+    assert!(table.out.contains(&format!("would export             {file}\n")), "{table:?}");
+    let report = program(&[exporting.as_slice(), args!["--json"]].concat()).json();
+    assert_eq!((&report["would_export"], &report["exported"]), (&json!(file), &Value::Null), "{report}");
     assert!(scene.contents() == before, "a dry run wrote something");
 }
 

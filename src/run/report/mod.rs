@@ -57,6 +57,9 @@ pub struct Report<R> {
     /// The file that was made of the result, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exported: Option<Exported>,
+    /// The file that is to be made of it, where it is not there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_export: Option<String>,
     /// Files that are or would be written.
     pub files: Vec<String>,
     pub warnings: Vec<String>,
@@ -68,7 +71,7 @@ impl<R: Section> Report<R> {
         arguments: Map<String, Value>,
         model_type: &str,
         method: R,
-        files: Vec<String>,
+        (files, exports): (Vec<String>, Option<String>),
         outcome: &Outcome<S>,
     ) -> Self {
         let output = arguments.get("output").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -94,6 +97,7 @@ impl<R: Section> Report<R> {
             peak_gpu_bytes: outcome.peak_gpu_bytes,
             peak_host_bytes: outcome.peak_host_bytes,
             exported: outcome.exported.clone(),
+            would_export: exports.filter(|_| outcome.exported.is_none()),
             files,
             warnings: outcome.warnings.clone(),
         }

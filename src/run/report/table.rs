@@ -68,6 +68,10 @@ impl<R: Section> Report<R> {
         if let Some(exported) = &self.exported {
             let _ = writeln!(text, "exported                 {}: {}", exported.output, bytes(exported.bytes));
         }
+        if let Some(path) = &self.would_export {
+            let verb = if self.dry_run { "would export" } else { "not yet exported" };
+            let _ = writeln!(text, "{verb:<24} {path}");
+        }
         text.push_str(&self.method.advice());
         text
     }
