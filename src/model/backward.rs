@@ -78,8 +78,7 @@ pub struct StepGradients {
     pub shortcut: Option<Matrix>,
     /// Σ‖d‖²·ms(y) over the tokens of each kind of place, d the gradient of the residual y after the step: what an
     /// error as large as a share of y does, to second order. Without ms(y) where a norm comes after a block, which
-    /// makes what comes before it as large as any other. Where results are wanted, and all that there is of a step is
-    /// known.
+    /// makes what comes before it as large as any other. Nothing where results are not wanted.
     pub places: PlaceSums,
     pub wanted: Wanted,
 }

@@ -2,8 +2,7 @@
 
 use crate::ops::Sequence;
 
-/// How many kinds of places are told apart: the first token of a sequence, the second, the next 2, 4 and 8, and all
-/// others.
+/// How many kinds of places there are: the first token of a sequence, the second, the next 2, 4 and 8, and all others.
 pub const PLACES: usize = 6;
 
 /// The kind of the place of a token at this position of its sequence.
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn means_are_told_as_multiples_of_the_usual_one() {
+    fn means_are_given_as_multiples_of_the_usual_one() {
         let mut sums = PlaceSums::default();
         for (place, value) in [(0, 8.0), (0, 4.0), (2, 1.0), (5, 1.0), (5, 2.0), (5, 3.0)] {
             sums.add(place, value);
