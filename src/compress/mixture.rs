@@ -31,7 +31,7 @@ use crate::{
         Config, ExpertTap, Given, HostLinear, Kept, LayerContext, Linear, Names, NoExpertTap, PLACES, Routed,
         StepWeights, TensorSpec,
         architecture::{Role, Weight},
-        gathered, mix, places, without_lowest,
+        gathered, mix, place, without_lowest,
     },
     stream::{ExpertSums, Pass, Placement, Residual, located, transposed},
 };
@@ -356,7 +356,8 @@ impl Mixture<'_> {
             gpu.subtract(&lacks, &rows(residuals.made)?, 1.0)?;
             let energy = gpu.energy(&rows(residuals.dense)?)?;
             let ones = gpu.upload(&vec![1.0; given.len()], given.len(), 1)?;
-            let all: Vec<usize> = places(&pass.batch(index)?.sequences).collect();
+            let rows = pass.job.rows[pass.batches[index].clone()].iter();
+            let all: Vec<usize> = rows.flat_map(|row| (0..row.len()).map(place)).collect();
             let counts: Vec<f32> = given.iter().map(|given| residuals.by_place[all[given.token as usize]]).collect();
             let counts = gpu.upload(&counts, 1, counts.len())?;
             for signal in [&gated, &lacks, &ones] {

@@ -80,7 +80,7 @@ pub struct Work<'a> {
     pub job: &'a Job<'a>,
     pub gpu: &'a Gpu,
     pub facts: Facts,
-    /// What the cheapest heads and channels are chosen by; `None` where a ranking chooses them, or none leave.
+    /// What selections and fits go by; `None` where a ranking chooses what stays, or experts alone leave.
     pub sensitivities: Option<Sensitivities<'a>>,
     pub axes: Vec<Axis>,
     /// The least width of the residual stream that there are coordinates for.
