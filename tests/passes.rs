@@ -142,6 +142,7 @@ fn stopped_at_every_commit_it_finds_the_same_and_does_nothing_twice() {
                 assert!(!done, "{what}: not stopped");
                 state = stored(&state);
                 sittings += 1;
+                assert!(sittings <= commits, "{what}: it does not come to its end");
             }
             assert_eq!((&state, sittings), (&expected, commits), "{what}");
             assert_eq!(work.progress.0.get(), whole.progress.0.get(), "{what}: steps that were taken");
@@ -162,6 +163,7 @@ fn stopped_at_every_commit_it_finds_the_same_and_does_nothing_twice() {
                 });
                 state = durable.unwrap_or(state);
                 sittings += 1;
+                assert!(sittings <= commits, "{what}, killed: it does not come to its end");
                 match done {
                     Ok(_) => break,
                     Err(error) => assert!(matches!(error, slicegpt_gpu::Error::Interrupted), "{what}: {error}"),

@@ -10,14 +10,9 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    data::read_token_file,
     error::{Error, Result},
-    eval::{EvalMemory, Perplexity, agreement, check_vocabularies, perplexity_within},
-    model::Model,
-    progress::Progress,
     run::{
-        AgreementReport, PerplexityReport, SCHEMA_VERSION, Tokenizers, check_tokens, evaluation_rows, find_model,
-        memory::{host_available, parse_bytes},
+        AgreementReport, Evaluated, Evaluation, MeasuredOn, SCHEMA_VERSION, find_model, memory::parse_bytes,
         open_model, writes_beside,
     },
 };
@@ -62,46 +57,21 @@ impl Args {
         let model = open_model(&find_model(&self.model, &progress)?, &progress)?;
         let dense =
             self.against.as_ref().map(|path| open_model(&find_model(path, &progress)?, &progress)).transpose()?;
-        let tokenizers = Tokenizers::new(&model, &progress);
-        let file = self.text.as_ref().or(self.tokens.as_ref()).unwrap_or(&self.model);
+        let on = match (&self.text, &self.tokens) {
+            (Some(text), _) => MeasuredOn::Text(text, self.seqlen as usize),
+            (None, Some(tokens)) => MeasuredOn::Tokens(tokens),
+            (None, None) => return Err(Error::Usage("nothing to measure on: give --text or --tokens".into())),
+        };
+        let file = on.file();
         let mut writes = writes_beside(&model, self.force.force);
         writes.reads(file);
-        let mut seqlen = self.seqlen as usize;
         if let Some(dense) = &dense {
-            check_vocabularies(model.config(), dense.config())?;
             writes.reads_model(dense.directory(), dense.store.checkpoint.files());
-            seqlen = seqlen.min(dense.config().max_position_embeddings);
         }
         device.plan_trace(&mut writes, &progress)?;
-        let rows = match &self.tokens {
-            Some(tokens) => read_token_file(tokens, &progress)?,
-            None => evaluation_rows(file, &model, &tokenizers, seqlen)?,
-        };
-        for model in std::iter::once(&model).chain(&dense) {
-            check_tokens(model, &rows, &file.display().to_string())?;
-        }
+        let evaluation = Evaluation::read(&model, dense.as_ref(), on, &progress)?;
         let mut gpu = device.open(&progress)?;
-        let most = self.max_gpu_memory.or_else(|| host_available().filter(|_| gpu.adapter().shares_host_memory()));
-        let (mut memory, planned) = fit(&model, dense.as_ref(), &rows, most)?;
-        gpu.set_planned_memory(Some(planned));
-        device.limit(&mut gpu, most);
-        let result = loop {
-            let measured = match &dense {
-                None => perplexity_within(&gpu, &model, &rows, &memory, "perplexity", &progress).map(Measured::from),
-                Some(dense) => agreement(&gpu, &model, dense, &rows, &memory, "agreement", &progress).map(|found| {
-                    let text = file.display().to_string();
-                    Measured::from(PerplexityReport::compared(&found, &text, tokenizers.predicted_bytes(&rows)))
-                }),
-            };
-            match (measured, memory.halved()) {
-                (Err(error @ Error::OutOfMemory(_)), Some(smaller)) => {
-                    progress.end();
-                    progress.note(&format!("{error}; trying again with less at a time"));
-                    memory = smaller;
-                }
-                (result, _) => break result?,
-            }
-        };
+        let result = evaluation.measure(&mut gpu, &device, self.max_gpu_memory)?;
         let shown = if self.json {
             let mut fields = json!({
                 "schema_version": SCHEMA_VERSION,
@@ -134,8 +104,8 @@ impl Args {
     }
 
     /// What people read.
-    fn said(&self, result: &Measured, file: &str) -> String {
-        let Measured { perplexity, sequences, tokens, .. } = result;
+    fn said(&self, result: &Evaluated, file: &str) -> String {
+        let Evaluated { perplexity, sequences, tokens, .. } = result;
         let mut text = format!("perplexity {perplexity:.4} on {file} ({sequences} sequences, {tokens} tokens)\n");
         if let (Some(path), Some((dense, found))) = (&self.against, &result.against) {
             let AgreementReport { kl, top_1, bits_per_byte } = found;
@@ -150,40 +120,4 @@ impl Args {
         }
         text
     }
-}
-
-/// What was measured of the model, and against another.
-struct Measured {
-    perplexity: f64,
-    sequences: usize,
-    tokens: usize,
-    /// The other's perplexity, and how the predictions agree.
-    against: Option<(f64, AgreementReport)>,
-}
-
-impl From<Perplexity> for Measured {
-    fn from(Perplexity { perplexity, sequences, tokens }: Perplexity) -> Self {
-        Self { perplexity, sequences, tokens, against: None }
-    }
-}
-
-impl From<PerplexityReport> for Measured {
-    fn from(found: PerplexityReport) -> Self {
-        let PerplexityReport { original, sliced, sequences, tokens, agreement, .. } = found;
-        Self { perplexity: sliced, sequences, tokens, against: agreement.map(|agreement| (original, agreement)) }
-    }
-}
-
-/// How to keep within the memory, and what that takes: of two models, either gets half of it.
-fn fit(model: &Model, dense: Option<&Model>, rows: &[Vec<u32>], most: Option<u64>) -> Result<(EvalMemory, u64)> {
-    let of = |model: &Model, most| EvalMemory::fit(model.config(), rows, model.store.element_size(), most);
-    let Some(dense) = dense else { return of(model, most) };
-    let half = most.map(|most| most / 2);
-    let ((own, taken), (other, beside)) = (of(model, half)?, of(dense, half)?);
-    let smaller = EvalMemory {
-        batch_tokens: own.batch_tokens.min(other.batch_tokens),
-        residual_bytes: own.residual_bytes.min(other.residual_bytes),
-        part_bytes: own.part_bytes.min(other.part_bytes),
-    };
-    Ok((smaller, taken + beside))
 }

@@ -10,10 +10,8 @@ use super::{
     progress::Bars,
 };
 use crate::{
-    data::TokenizerFiles,
-    error::{Error, Result},
-    progress::Progress,
-    run::{FILE, RunRecord, SCHEMA_VERSION, Tokenizers, find_model, grouped, open_model, writes_beside},
+    error::Result,
+    run::{FILE, SCHEMA_VERSION, Verified, find_model, grouped, open_model, verify, writes_beside},
 };
 
 #[derive(Debug, clap::Args)]
@@ -36,46 +34,8 @@ impl Args {
         // Config, names, shapes and widths.
         let model = open_model(&find_model(&self.model, &progress)?, &progress)?;
         device.plan_trace(&mut writes_beside(&model, self.force.force), &progress)?;
-        let (config, tensors) = (model.config(), model.config().tensors().len());
-        let record = RunRecord::load(model.directory(), config)?;
-        if record.is_none() && config.slicing.is_some() {
-            return Err(Error::bad_file(
-                &model.directory().join(FILE),
-                "missing: this sliced model has lost the record of its run, or comes from a version that wrote none; \
-                 `eval` measures what it is worth",
-            ));
-        }
-        if record.is_none() && device.trace.is_some() {
-            progress
-                .note("there is no record to compare logits with: nothing runs on the GPU, and no trace is written");
-        }
-        progress.begin("reading tensors", tensors as u64);
-        model.store.check_values(|| progress.advance(1))?;
-        progress.end();
-        if let Some(record) = &record {
-            record.check_files(&model)?;
-        }
-        if TokenizerFiles::read(model.directory())?.any() {
-            Tokenizers::new(&model, &progress).get()?;
-        }
-        let (mut compared, mut traced) = (None, Ok(()));
-        if let Some(record) = &record {
-            let gpu = device.open(&progress)?;
-            let agreement = record.record.compare(&gpu, &model, &progress)?;
-            progress.end();
-            traced = device.close(&gpu, &progress);
-            if !agreement.holds() {
-                return Err(Error::bad_file(
-                    model.directory(),
-                    format!(
-                        "logits differ from those in {FILE} by {:.1e} of the largest, more than the {:.1e} that \
-                         rounding explains: the model is not the one that was written",
-                        agreement.largest_difference, agreement.tolerance
-                    ),
-                ));
-            }
-            compared = Some((agreement, gpu.adapter().clone()));
-        }
+        let Verified { tensors, files_checked, compared, traced } = verify(&model, &device, &progress)?;
+        let config = model.config();
         let widths: Vec<_> = (0..config.layers.len()).map(|layer| config.widths(layer)).collect();
         if self.json {
             let shown = print_json(&json!({
@@ -86,7 +46,7 @@ impl Args {
                 "bytes": model.store.checkpoint.stored_len(),
                 "parameters": config.parameters(),
                 "widths": widths,
-                "files_checked": record.as_ref().is_some_and(|record| !record.files.is_empty()),
+                "files_checked": files_checked,
                 "record": compared.as_ref().map(|(agreement, _)| agreement),
                 "adapter": compared.as_ref().map(|(_, adapter)| adapter),
                 "warnings": progress.warnings(),

@@ -331,14 +331,13 @@ fn weight_order(sizes: &Resize) -> (Option<usize>, [usize; 4], Vec<usize>) {
     (width, [kv_heads, heads, intermediate_size, experts.unwrap_or(0)], sizes.layers.clone())
 }
 
-/// What the width must be a multiple of, for other programs to take it, and better is for kernels.
+/// What the width must be a multiple of, for other programs to take it; where it is fine enough to meet a budget, also
+/// for llama.cpp to quantise it, whose blocks are 32 values of a row, or for kernels.
 fn width_interval(config: &Config) -> usize {
-    let demanded = config.stock_interval();
-    let common = (1..=demanded).map(|factor| 8 * factor).find(|multiple| multiple.is_multiple_of(demanded));
-    match common {
-        Some(common) if 32 * common <= config.hidden_size => common,
-        _ => demanded,
-    }
+    let (demanded, width) = (config.stock_interval(), config.hidden_size);
+    let common = |grid: usize| (1..=demanded).map(|factor| grid * factor).find(|all| all.is_multiple_of(demanded));
+    let fine = |(grid, steps): (usize, usize)| common(grid).filter(|all| steps * all <= width);
+    [(32, 16), (8, 32)].into_iter().find_map(fine).unwrap_or(demanded)
 }
 
 /// What the channels of an MLP are a multiple of, fine enough to meet a budget.
@@ -352,6 +351,20 @@ mod tests {
 
     use super::*;
     use crate::{checkpoint::Dtype, model::Model};
+
+    #[test]
+    fn widths_can_be_quantised_where_that_is_fine_enough() -> Result<()> {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_mha_untied");
+        let mut config = Model::open(&fixture)?.config().clone();
+        // Each head has its share of the width.
+        for (width, heads, expected) in
+            [(2048, 32, 32), (512, 4, 32), (511, 4, 8), (255, 4, 4), (1536, 12, 96), (768, 12, 24), (576, 9, 9)]
+        {
+            (config.hidden_size, config.layers[0].heads) = (width, heads);
+            assert_eq!(width_interval(&config), expected, "{width}, {heads} heads");
+        }
+        Ok(())
+    }
 
     #[test]
     fn an_axis_alone_removes_all_that_is_asked_for_unless_that_is_much_more() -> Result<()> {

@@ -337,7 +337,7 @@ impl<'a> Refit<'a> {
         weights: StepWeights,
         rope_tables: &[Matrix],
     ) -> Result<()> {
-        let by_place = Sensitivities::places(self.sensitivities.as_ref(), layer, step)?;
+        let by_place = Sensitivities::places(self.sensitivities.as_ref(), layer, step);
         let Self { dense: Dense { now, before, .. }, small, made, .. } = self;
         let residuals = Residuals { dense: now, before, small, made, by_place };
         let fitting = Fitting { cut: &self.cut, ridge: self.ridge, layer, place, rope_tables };
@@ -360,7 +360,7 @@ impl<'a> Refit<'a> {
         rope_tables: &[Matrix],
     ) -> Result<System> {
         let (gpu, config) = (pass.gpu, pass.config);
-        let by_place = Sensitivities::places(self.sensitivities.as_ref(), layer, step)?;
+        let by_place = Sensitivities::places(self.sensitivities.as_ref(), layer, step);
         let mut regression = Regression::new(writes.widths(), self.small.width(), writes.has_bias());
         for index in 0..pass.counted {
             let batch = pass.batch(index)?;

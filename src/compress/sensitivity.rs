@@ -46,7 +46,7 @@ const MOST: f64 = 100.0;
 /// Tells the draws of next tokens from those of calibration sequences, which have the same seed.
 const DRAWS: u32 = 0x5e4b;
 
-/// Where the sums of a model lie, beside an output, and their checksums.
+/// Where the sums of a model lie, beside an output, their checksums, and how much tokens count.
 #[derive(Clone)]
 pub struct Sensitivities<'a> {
     directory: &'a OutputDirectory,
@@ -54,6 +54,8 @@ pub struct Sensitivities<'a> {
     steps: usize,
     /// By step of the model; 0 where nothing was summed.
     checksums: Vec<u64>,
+    /// By step, and by place: all the same where nothing was summed.
+    places: Vec<[f32; PLACES]>,
 }
 
 /// How many of this many tokens are gone through, or a few more.
@@ -136,13 +138,18 @@ impl<'a> Sensing<'a> {
         };
         let config = self.model.config();
         let mut summing = Summing { gpu, of: Sensitivities::new(config, self.directory, vec![0; config.points()]) };
-        Ok(gradients.sit(sitting, &mut summing)?.map(|_| summing.of))
+        if gradients.sit(sitting, &mut summing)?.is_none() {
+            return Ok(None);
+        }
+        Sensitivities::restore(config, self.directory, summing.of.checksums).map(Some)
     }
 }
 
 impl<'a> Sensitivities<'a> {
     fn new(config: &Config, directory: &'a OutputDirectory, checksums: Vec<u64>) -> Self {
-        Self { directory, hidden_size: config.hidden_size, steps: config.steps().len(), checksums }
+        let (hidden_size, steps, places) =
+            (config.hidden_size, config.steps().len(), vec![[1.0; PLACES]; checksums.len()]);
+        Self { directory, hidden_size, steps, checksums, places }
     }
 
     /// Those that were summed before.
@@ -150,8 +157,13 @@ impl<'a> Sensitivities<'a> {
     /// # Errors
     /// [`Error::BadFile`] if one is damaged; [`Error::Read`].
     pub fn restore(config: &Config, directory: &'a OutputDirectory, checksums: Vec<u64>) -> Result<Self> {
-        let found = Self::new(config, directory, checksums);
-        (0..found.checksums.len()).try_for_each(|number| found.values(number).map(drop))?;
+        let mut found = Self::new(config, directory, checksums);
+        for number in 0..found.places.len() {
+            let values = found.values(number)?;
+            if let Some(places) = values.as_ref().and_then(|values| values.first_chunk()) {
+                found.places[number] = *places;
+            }
+        }
         Ok(found)
     }
 
@@ -193,13 +205,10 @@ impl<'a> Sensitivities<'a> {
     }
 
     /// How much the square of a token's error counts by its place, in a fit of what a step of a layer makes; all the
-    /// same where nobody was `asked`.
-    ///
-    /// # Errors
-    /// As [`Sensitivities::matrix`].
-    pub fn places(asked: Option<&Self>, layer: usize, step: Step) -> Result<[f32; PLACES]> {
-        let values = asked.map_or(Ok(None), |found| found.values(found.number(layer, step)))?;
-        Ok(values.and_then(|values| values.first_chunk().copied()).unwrap_or([1.0; PLACES]))
+    /// same where nothing is known of it.
+    pub fn places(known: Option<&Self>, layer: usize, step: Step) -> [f32; PLACES] {
+        let of_step = known.and_then(|found| found.places.get(found.number(layer, step)));
+        of_step.copied().unwrap_or([1.0; PLACES])
     }
 
     /// M as selections take it, in the coordinates that `back` `[hidden_size, width]`, row-major, carries back

@@ -119,6 +119,8 @@ pub struct Text {
     chats: Option<Vec<usize>>,
 }
 
+/// On average, tokens have fewer bytes than this.
+const LONGEST: usize = 16;
 /// The share of a calibration text, at its end, that is kept for evaluation.
 const HELD_OUT: f64 = 0.1;
 
@@ -148,6 +150,17 @@ impl Text {
             Some(cut) if !blank(0..cut) && !blank(cut..whole.end) => (part(0..cut), Some(part(cut..whole.end))),
             _ => (part(whole), None),
         }
+    }
+
+    /// How many tokens all of it has, if they are fewer than `most`.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] if it cannot be tokenised.
+    pub fn shorter_than(&self, tokenizer: &Tokenizer, most: usize) -> Result<Option<usize>> {
+        if self.text.len() / LONGEST > most {
+            return Ok(None);
+        }
+        Ok(Some(self.encoded(tokenizer)?.len()).filter(|tokens| *tokens < most))
     }
 
     /// All of it, as one sequence.

@@ -64,6 +64,30 @@ fn a_text_of_blank_lines_is_drawn_from_in_no_time() {
 }
 
 #[test]
+fn a_text_shorter_than_a_sequence_is_planned_as_what_it_is() {
+    let scene = Scene::new(LLAMA);
+    scene.tokenizer(json!({}));
+    let [few, many] =
+        [("few.txt", 3), ("many.txt", 300)].map(|(name, count)| scene.put(name, scene.paragraphs(count, 8).join("\n")));
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let run = |text: &PathBuf, flags: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args!["run", model, "-o", out, "--calibration", text, "--cal-max-seqlen", "100", "--json"]);
+        said(command.args(flags)).json()
+    };
+    let bytes = |report: &Value| {
+        let phases = report["memory"].as_array().expect("phases");
+        phases.iter().find(|phase| phase["phase"] == "slice").expect("one")["gpu_bytes"].as_u64().expect("bytes")
+    };
+    let (planned, more) = (run(&few, &["--dry-run"]), run(&many, &["--dry-run"]));
+    assert!(2 * bytes(&planned) < bytes(&more), "{planned} {more}");
+    let found = run(&few, &[]);
+    assert_eq!((&found["calibration"]["sequences"], bytes(&found)), (&json!(1), bytes(&planned)), "{found}");
+    let most = found["memory"].as_array().expect("phases").iter().filter_map(|phase| phase["gpu_bytes"].as_u64()).max();
+    assert!(found["peak_gpu_bytes"].as_u64() <= most, "{found}");
+}
+
+#[test]
 fn absurd_numbers_of_positions_are_refused_before_memory_is_taken() {
     let scene = Scene::new(LLAMA);
     scene.tokenizer(json!({}));

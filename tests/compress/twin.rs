@@ -35,7 +35,7 @@ fn sensed(gpu: &Gpu, model: &Model, rows: &[Vec<u32>], options: &Options) -> Vec
         .senses()
         .then(|| sensing.run(gpu, options.seed, &mut Sitting::whole()).expect("sums").expect("all of them"));
     let counts = |layer: usize, step| {
-        let places = Sensitivities::places(sensed.as_ref(), layer, step).expect("sums").map(f64::from);
+        let places = Sensitivities::places(sensed.as_ref(), layer, step).map(f64::from);
         let m = sensed.as_ref().and_then(|sensed| sensed.matrix(layer, step).expect("sums"));
         (m.map(|m| DMatrix::from_fn(m.nrows(), m.ncols(), |i, j| m[(i, j)])), places)
     };
