@@ -2,10 +2,10 @@
 //! heads, MLP channels or layers. What its classes cannot tell is refused. Where layers are to differ, it is one of the
 //! `model_type` for such, with a `pruning` section, and says the sizes of the dense model beside that.
 
-use std::path::Path;
+use std::{fmt::Display, path::Path};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::stock::set;
 use crate::{
@@ -103,92 +103,114 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] that says what the classes of this `model_type` cannot tell; as [`Config::from_fields`].
     pub fn resized(&self, sizes: &Resize) -> Result<Self> {
-        let refuse =
-            |reason: String| Err(Error::Usage(format!("an ordinary {} cannot {reason}", self.architecture.model_type)));
         let whole = Resize::whole(self);
-        let fields = &self.architecture.fields;
         let mut raw = self.raw.clone();
         if let Some(width) = sizes.width {
             if !self.has_stock_form() {
-                return refuse("be narrower: its classes have no form for that".into());
+                return Err(self.cannot("be narrower: its classes have no form for that"));
             }
             self.narrow(&mut raw, width, self.can_stay_tied());
         }
-        let alike = sizes.by_layer.is_none();
         let each = sizes.each(self);
         let heads = |layer: &LayerSizes| (layer.num_attention_heads, layer.num_key_value_heads);
         if each.iter().any(|layer| heads(layer) != (whole.heads, whole.kv_heads)) {
             self.can_cut_heads()?;
         }
-        if alike && (sizes.heads, sizes.kv_heads) != (whole.heads, whole.kv_heads) {
-            if !self.architecture.attention.explicit_head_dim {
-                return refuse("have fewer heads: its classes take hidden_size / heads for the width of a head".into());
-            }
-            if self.heads_by_width() {
-                let by_width = if self.qk_norm().is_some() {
-                    "take hidden_size / heads for the width of the norms of queries and keys"
-                } else {
-                    "count the factors of longrope by hidden_size / heads"
-                };
-                return refuse(format!("have fewer heads: its classes {by_width}"));
-            }
-            let width = sizes.width.unwrap_or(self.hidden_size);
-            if self.architecture.forms.width_by_heads && !width.is_multiple_of(sizes.heads) {
-                return refuse(format!("be {width} wide with {} heads: transformers refuses that", sizes.heads));
-            }
-            raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
-            set(&mut raw, "num_attention_heads", fields.num_attention_heads, sizes.heads);
-            match fields.num_key_value_heads {
-                Some(name) => {
-                    raw.insert(name.into(), json!(sizes.kv_heads));
-                }
-                None if sizes.heads != sizes.kv_heads => return refuse("share key-value heads".into()),
-                None => {}
-            }
-        }
-        if alike && sizes.intermediate_size != whole.intermediate_size {
-            if self.is_mixture() {
-                return refuse("have experts with fewer channels yet: whole ones can leave".into());
-            }
-            if fields.intermediate_size.is_empty() {
-                return refuse("have fewer channels: its classes take a multiple of hidden_size".into());
-            }
-            raw.insert(fields.intermediate_size.into(), json!(sizes.intermediate_size));
-        }
-        if alike && let (Some(mixture), Some(experts)) = (&self.architecture.mixture, sizes.experts) {
-            let chosen = self.layers.iter().find_map(|layer| layer.experts).map_or(0, |experts| experts.chosen);
-            if experts < chosen {
-                return refuse(format!("have {experts} experts: a token goes to {chosen}"));
-            }
-            let [general, own] = mixture.count.0;
-            if sizes.experts != whole.experts {
-                set(&mut raw, general, own, experts);
-            }
+        if sizes.by_layer.is_none() {
+            self.set_heads(&mut raw, sizes, &whole)?;
+            self.set_channels(&mut raw, sizes, &whole)?;
+            self.set_experts(&mut raw, sizes, &whole)?;
         }
         let left_out: Vec<usize> = whole.layers.iter().copied().filter(|layer| !sizes.layers.contains(layer)).collect();
         if !self.can_lose(&left_out) {
-            return refuse("be without any layer with attention: its classes count the tokens of a text there".into());
+            return Err(
+                self.cannot("be without any layer with attention: its classes count the tokens of a text there")
+            );
         }
         if sizes.layers != whole.layers {
-            set(&mut raw, "num_hidden_layers", fields.num_hidden_layers, sizes.layers.len());
+            let name = self.architecture.fields.num_hidden_layers;
+            set(&mut raw, "num_hidden_layers", name, sizes.layers.len());
             self.keep_layers(&mut raw, &sizes.layers);
         }
         if let Some(layers) = &sizes.by_layer {
             self.by_layer(&mut raw, layers);
         }
         let config = Self::from_fields(raw, Path::new("config.json of the smaller model"))?;
-        let same = config.layers.len() == sizes.layers.len()
-            && sizes.layers.iter().zip(each).zip(&config.layers).all(|((&layer, each), found)| {
-                let before = self.layers[layer].clone();
-                let experts = before.experts.zip(each.num_experts).map(|(experts, count)| Experts { count, ..experts });
-                let (heads, kv_heads) = (each.num_attention_heads, each.num_key_value_heads);
-                *found == LayerSpec { heads, kv_heads, intermediate_size: each.intermediate_size, experts, ..before }
-            });
-        if same {
+        let expected = sizes.layers.iter().zip(each).map(|(&layer, each)| {
+            let before = self.layers[layer].clone();
+            let experts = before.experts.zip(each.num_experts).map(|(experts, count)| Experts { count, ..experts });
+            let (heads, kv_heads) = (each.num_attention_heads, each.num_key_value_heads);
+            LayerSpec { heads, kv_heads, intermediate_size: each.intermediate_size, experts, ..before }
+        });
+        if config.layers.iter().cloned().eq(expected) {
             Ok(config)
         } else {
-            refuse("leave out these layers: what they do depends on where they stand".into())
+            Err(self.cannot("leave out these layers: what they do depends on where they stand"))
         }
+    }
+
+    /// That its classes have no form for what is asked.
+    fn cannot(&self, what: impl Display) -> Error {
+        Error::Usage(format!("an ordinary {} cannot {what}", self.architecture.model_type))
+    }
+
+    /// Makes fields those of a model with as many heads in each layer.
+    fn set_heads(&self, raw: &mut Map<String, Value>, sizes: &Resize, whole: &Resize) -> Result<()> {
+        if (sizes.heads, sizes.kv_heads) == (whole.heads, whole.kv_heads) {
+            return Ok(());
+        }
+        if !self.architecture.attention.explicit_head_dim {
+            return Err(self.cannot("have fewer heads: its classes take hidden_size / heads for the width of a head"));
+        }
+        if self.heads_by_width() {
+            let by_width = if self.qk_norm().is_some() {
+                "take hidden_size / heads for the width of the norms of queries and keys"
+            } else {
+                "count the factors of longrope by hidden_size / heads"
+            };
+            return Err(self.cannot(format_args!("have fewer heads: its classes {by_width}")));
+        }
+        let (width, heads) = (sizes.width.unwrap_or(self.hidden_size), sizes.heads);
+        if self.architecture.forms.width_by_heads && !width.is_multiple_of(heads) {
+            return Err(self.cannot(format_args!("be {width} wide with {heads} heads: transformers refuses that")));
+        }
+        let fields = &self.architecture.fields;
+        raw.insert("head_dim".into(), json!(self.layers[0].head_dim));
+        set(raw, "num_attention_heads", fields.num_attention_heads, heads);
+        match fields.num_key_value_heads {
+            Some(name) => drop(raw.insert(name.into(), json!(sizes.kv_heads))),
+            None if heads != sizes.kv_heads => return Err(self.cannot("share key-value heads")),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The same with as many channels in the MLP of each layer.
+    fn set_channels(&self, raw: &mut Map<String, Value>, sizes: &Resize, whole: &Resize) -> Result<()> {
+        let name = self.architecture.fields.intermediate_size;
+        match sizes.intermediate_size {
+            same if same == whole.intermediate_size => Ok(()),
+            _ if self.is_mixture() => Err(self.cannot("have experts with fewer channels yet: whole ones can leave")),
+            _ if name.is_empty() => Err(self.cannot("have fewer channels: its classes take a multiple of hidden_size")),
+            channels => {
+                raw.insert(name.into(), json!(channels));
+                Ok(())
+            }
+        }
+    }
+
+    /// The same with as many experts in each mixture.
+    fn set_experts(&self, raw: &mut Map<String, Value>, sizes: &Resize, whole: &Resize) -> Result<()> {
+        let (Some(mixture), Some(experts)) = (&self.architecture.mixture, sizes.experts) else { return Ok(()) };
+        let chosen = self.layers.iter().find_map(|layer| layer.experts).map_or(0, |experts| experts.chosen);
+        if experts < chosen {
+            return Err(self.cannot(format_args!("have {experts} experts: a token goes to {chosen}")));
+        }
+        let [general, own] = mixture.count.0;
+        if sizes.experts != whole.experts {
+            set(raw, general, own, experts);
+        }
+        Ok(())
     }
 
     /// The config of a model with fewer coordinates of the residual stream, which is otherwise as it is.
@@ -196,10 +218,7 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] that says what the classes of this `model_type` cannot tell; as [`Config::from_fields`].
     pub fn with_coordinates(&self, width: usize) -> Result<Self> {
-        let refuse = |reason: String| {
-            let model_type = self.architecture.model_type;
-            Err(Error::Usage(format!("an ordinary {model_type} cannot be narrower: {reason}")))
-        };
+        let refuse = |reason: String| Err(self.cannot(format_args!("be narrower: {reason}")));
         if !self.architecture.attention.explicit_head_dim || self.heads_by_width() {
             return refuse("its classes take hidden_size / heads for the width of a head".into());
         }
@@ -258,7 +277,7 @@ impl Config {
     }
 
     /// Makes fields those of a model whose layers differ.
-    fn by_layer(&self, raw: &mut serde_json::Map<String, Value>, layers: &[LayerSizes]) {
+    fn by_layer(&self, raw: &mut Map<String, Value>, layers: &[LayerSizes]) {
         raw.insert("model_type".into(), json!(format!("{PRUNED_PREFIX}{}", self.architecture.model_type)));
         raw.insert("pruning".into(), json!(Pruning { layers: layers.to_vec() }));
         for (name, value) in self.architecture.forms.code.iter().flat_map(|code| code.fields(true)) {
@@ -267,7 +286,7 @@ impl Config {
     }
 
     /// Makes what a config says of each layer that of the layers that stay.
-    fn keep_layers(&self, raw: &mut serde_json::Map<String, Value>, stay: &[usize]) {
+    fn keep_layers(&self, raw: &mut Map<String, Value>, stay: &[usize]) {
         let count = self.layers.len();
         let mut lists = vec!["layer_types"];
         if let Position::Rope { layers: RopeLayers::Listed { list, .. }, .. } = self.architecture.attention.position {

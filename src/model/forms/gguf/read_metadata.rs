@@ -42,6 +42,53 @@ pub fn fields(
     for (name, value, _) in row.when {
         set(name, serde_json::from_str(value).map_err(Error::internal)?);
     }
+    let (width, heads) = sizes(keys, source, path, &mut set)?;
+    set(names.max_position_embeddings, keys.size("context_length")?.into());
+    let head_dim = head_dim(keys, row, width, heads)?;
+    if row.attention.explicit_head_dim {
+        set("head_dim", head_dim.into());
+    }
+    norm_eps(keys, row, &mut set)?;
+    if !names.activation.0.is_empty() {
+        set(names.activation.0, names.activation.1.into());
+    }
+    for (name, value) in biases {
+        set(name, value.into());
+    }
+    if let Wiring::Field(name, default) = row.wiring {
+        set(name, keys.flag("use_parallel_residual")?.unwrap_or(default).into());
+    }
+    multipliers(keys, row, head_dim, &mut set)?;
+    attention(header, keys, row, &mut set)?;
+    if row.gguf_own.softcaps {
+        softcaps(keys, row, &mut set)?;
+    }
+    if let Scale::InverseSqrt(name, _) = row.attention.scale {
+        set(name, head_dim.into());
+    }
+    window(keys, row, &mut set)?;
+    if let Some(nets) = &row.delta_net {
+        delta_nets(keys, nets, &mut set)?;
+    }
+    rotary(keys, row, head_dim, factors, &mut set)?;
+    set("tie_word_embeddings", (!header.tensors.contains_key("output.weight")).into());
+    let embedding = header.tensors.get("token_embd.weight").ok_or_else(|| {
+        Error::bad_file(path, "has no token_embd.weight: it is no model, or one of several files of one")
+    })?;
+    set("vocab_size", embedding.shape[0].into());
+    set("torch_dtype", dtype(header).into());
+    keys.check_all_asked()?;
+    Ok((source, fields))
+}
+
+/// The sizes of layers; returns the width of the residual stream and the heads of the layer with most.
+fn sizes(
+    keys: &Keys,
+    source: Source,
+    path: &Path,
+    set: &mut impl FnMut(&str, Value) -> Option<Value>,
+) -> Result<(u64, u64)> {
+    let (row, names) = (source.row, &source.row.fields);
     let layers = keys.size("block_count")?;
     let width = keys.size("embedding_length")?;
     set(names.hidden_size, width.into());
@@ -67,69 +114,44 @@ pub fn fields(
         set(names.intermediate_size, inner.into());
     }
     if let Some(mixture) = &row.mixture {
-        experts(keys, mixture, &mut set)?;
+        experts(keys, mixture, set)?;
     }
     if !sizes.alike() || (!stated && Some(inner) != usual) {
         set("model_type", format!("{PRUNED_PREFIX}{}", row.model_type).into());
         set("pruning", json!({ "layers": sizes.listed() }));
     }
-    set(names.max_position_embeddings, keys.size("context_length")?.into());
-    let head_dim = head_dim(keys, row, width, heads)?;
-    if row.attention.explicit_head_dim {
-        set("head_dim", head_dim.into());
-    }
+    Ok((width, heads))
+}
+
+/// What norms add to the mean square.
+fn norm_eps(keys: &Keys, row: &Architecture, set: &mut impl FnMut(&str, Value) -> Option<Value>) -> Result<()> {
     let eps = match row.norm.kind {
         Norm::Rms => "attention.layer_norm_rms_epsilon",
         Norm::Layer => "attention.layer_norm_epsilon",
     };
-    match (names.norm_eps, keys.number(eps)?) {
+    match (row.fields.norm_eps, keys.number(eps)?) {
         ((Some(name), _), Some(eps)) => drop(set(name, shortest(eps))),
         ((None, fixed), Some(found)) if found as f32 != fixed as f32 => {
             return Err(keys.unsupported(eps, &shortest(found), &format!("it is {fixed} in this architecture")));
         }
         _ => {}
     }
-    if !names.activation.0.is_empty() {
-        set(names.activation.0, names.activation.1.into());
-    }
-    for (name, value) in biases {
-        set(name, value.into());
-    }
-    if let Wiring::Field(name, default) = row.wiring {
-        set(name, keys.flag("use_parallel_residual")?.unwrap_or(default).into());
-    }
-    multipliers(keys, row, head_dim, &mut set)?;
-    attention(header, keys, row, &mut set)?;
-    if row.gguf_own.softcaps {
-        let caps = [
-            ("attn_logit_softcapping", row.attention.softcap),
-            ("final_logit_softcapping", row.multipliers.logit_softcap),
-        ];
-        for (key, (name, _)) in caps.into_iter().filter_map(|(key, field)| Some((key, field?))) {
-            match keys.number(key)? {
-                Some(cap) if cap != 0.0 => drop(set(name, shortest(cap))),
-                Some(_) => drop(set(name, Value::Null)),
-                // The default of the class is llama.cpp's, too.
-                None => {}
-            }
+    Ok(())
+}
+
+/// The caps of scores and logits.
+fn softcaps(keys: &Keys, row: &Architecture, set: &mut impl FnMut(&str, Value) -> Option<Value>) -> Result<()> {
+    let caps =
+        [("attn_logit_softcapping", row.attention.softcap), ("final_logit_softcapping", row.multipliers.logit_softcap)];
+    for (key, (name, _)) in caps.into_iter().filter_map(|(key, field)| Some((key, field?))) {
+        match keys.number(key)? {
+            Some(cap) if cap != 0.0 => drop(set(name, shortest(cap))),
+            Some(_) => drop(set(name, Value::Null)),
+            // The default of the class is llama.cpp's, too.
+            None => {}
         }
     }
-    if let Scale::InverseSqrt(name, _) = row.attention.scale {
-        set(name, head_dim.into());
-    }
-    window(keys, row, &mut set)?;
-    if let Some(nets) = &row.delta_net {
-        delta_nets(keys, nets, &mut set)?;
-    }
-    rotary(keys, row, head_dim, factors, &mut set)?;
-    set("tie_word_embeddings", (!header.tensors.contains_key("output.weight")).into());
-    let embedding = header.tensors.get("token_embd.weight").ok_or_else(|| {
-        Error::bad_file(path, "has no token_embd.weight: it is no model, or one of several files of one")
-    })?;
-    set("vocab_size", embedding.shape[0].into());
-    set("torch_dtype", dtype(header).into());
-    keys.check_all_asked()?;
-    Ok((source, fields))
+    Ok(())
 }
 
 /// Sets a field; of a section, as "section.field".
