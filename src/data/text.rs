@@ -152,12 +152,17 @@ impl Text {
         }
     }
 
+    /// Whether it is so long that it has this many tokens, and more, by any tokenizer.
+    pub fn surely_has(&self, tokens: usize) -> bool {
+        self.text.len() / LONGEST > tokens
+    }
+
     /// How many tokens all of it has, if they are fewer than `most`.
     ///
     /// # Errors
     /// [`Error::BadFile`] if it cannot be tokenised.
     pub fn shorter_than(&self, tokenizer: &Tokenizer, most: usize) -> Result<Option<usize>> {
-        if self.text.len() / LONGEST > most {
+        if self.surely_has(most) {
             return Ok(None);
         }
         Ok(Some(self.encoded(tokenizer)?.len()).filter(|tokens| *tokens < most))

@@ -279,8 +279,12 @@ impl<'a> Calibration<'a> {
 
     /// Of a text: what is drawn of it, or all of it where that is less.
     fn of_text_extents(&self, text: &Text) -> Result<Extents> {
-        let (drawn, tokenizer) = (self.drawn(self.window), self.tokenizers.get()?);
-        let (beginning, tail) = text.split_tail();
+        let drawn = self.drawn(self.window);
+        // Splitting copies it, and the end is a tenth of it.
+        if text.surely_has(10 * drawn.calibration.tokens.max(drawn.held_out.map_or(0, |held_out| held_out.tokens))) {
+            return Ok(drawn);
+        }
+        let (tokenizer, (beginning, tail)) = (self.tokenizers.get()?, text.split_tail());
         let of = |text: &Text, drawn: Extent, fewer_than: usize| -> Result<Extent> {
             let tokens = text.shorter_than(tokenizer, fewer_than)?;
             Ok(tokens.map_or(drawn, |tokens| Extent { tokens, longest: drawn.longest.min(tokens) }))
