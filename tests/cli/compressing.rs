@@ -309,6 +309,22 @@ fn a_dry_run_says_what_would_come_of_it_and_writes_nothing() {
 }
 
 #[test]
+fn where_nothing_is_cut_no_more_than_a_few_sequences_go_through_the_layers() {
+    let scene = Scene::new(LLAMA);
+    let (model, out) = (scene.path("model"), scene.path("out"));
+    let disk = |count: usize, size: &str| {
+        let tokens = scene.tokens("tokens.json", count, 40);
+        let asked = args!["compress", model, "-o", out, "--calibration", tokens, "--target-size", size, "--dry-run"];
+        let report = program(&[asked.as_slice(), args!["--json"]].concat()).json();
+        let phases = report["memory"].as_array().expect("phases").clone();
+        let phase = phases.into_iter().find(|phase| phase["phase"] == "compress").expect("one");
+        phase["disk_bytes"].as_u64().expect("bytes")
+    };
+    assert!(disk(4, "35KB") < disk(64, "35KB"));
+    assert_eq!(disk(4, "100MB"), disk(64, "100MB"));
+}
+
+#[test]
 fn predictions_are_compared_on_every_text_that_was_given() {
     let scene = Scene::new(LLAMA);
     let (one, other) = (scene.tokens("one.json", 3, 30), scene.tokens("other.json", 2, 25));

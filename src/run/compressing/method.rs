@@ -76,7 +76,17 @@ pub struct Compress {
     recovery: Option<Recovery>,
 }
 
+/// Where nothing is cut every tensor is copied, and no more sequences than these go through the layers.
+const FEW: usize = 2;
+
 impl Compress {
+    /// How much of a calibration goes through the layers.
+    fn needed(&self, calibration: Extent) -> Extent {
+        let few = FEW * calibration.longest;
+        let tokens = if self.axes.is_empty() { calibration.tokens.min(few) } else { calibration.tokens };
+        Extent { tokens, ..calibration }
+    }
+
     /// Whether heads and channels leave by LLM-Pruner's gradients.
     fn ranks(&self) -> bool {
         self.request.importance == CompressImportance::Taylor && !self.axes.is_empty()
@@ -208,7 +218,7 @@ impl Method for Compress {
     }
 
     fn peak(&self, memory: &MemoryPlan, config: &Config, calibration: &Extent, rope: u64, element_size: usize) -> Peak {
-        let written = self.plan.byte_len();
+        let (written, calibration) = (self.plan.byte_len(), &self.needed(*calibration));
         let mut cut = compress::peak(memory, config, written, calibration, rope, element_size);
         if memory.keeps_dense {
             cut.host += self.options.recorded_bytes(config, calibration);
@@ -231,6 +241,7 @@ impl Method for Compress {
     }
 
     fn seconds(&self, speed: &Speed, config: &Config, tokens: usize) -> f64 {
+        let tokens = self.needed(Extent { tokens, longest: config.max_position_embeddings }).tokens;
         let training = self.recovery.as_ref().map_or(0.0, |recovery| recovery.seconds(speed, config, tokens));
         let ranked = if self.ranks() { ranking_seconds(speed, config, tokens) } else { 0.0 };
         ranked + self.options.seconds(speed, config, tokens) + training
@@ -248,6 +259,7 @@ impl Method for Compress {
                           fitted to; give more text, or lower --cal-max-seqlen";
             return Err(Error::BadTokens(reason.into()));
         }
+        let rows = if self.axes.is_empty() { &rows[..FEW] } else { rows };
         // What is trained afterwards is read where it was written, and written elsewhere.
         let draft = self.recovery.as_ref().map(|_| directory.draft()).transpose()?;
         let mut found = from.cloned().unwrap_or_default();
