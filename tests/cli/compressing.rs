@@ -312,16 +312,23 @@ fn a_dry_run_says_what_would_come_of_it_and_writes_nothing() {
 fn where_nothing_is_cut_no_more_than_a_few_sequences_go_through_the_layers() {
     let scene = Scene::new(LLAMA);
     let (model, out) = (scene.path("model"), scene.path("out"));
-    let disk = |count: usize, size: &str| {
+    let run = |count: usize, size: &str, flags: &[&str]| {
         let tokens = scene.tokens("tokens.json", count, 40);
-        let asked = args!["compress", model, "-o", out, "--calibration", tokens, "--target-size", size, "--dry-run"];
-        let report = program(&[asked.as_slice(), args!["--json"]].concat()).json();
-        let phases = report["memory"].as_array().expect("phases").clone();
-        let phase = phases.into_iter().find(|phase| phase["phase"] == "compress").expect("one");
-        phase["disk_bytes"].as_u64().expect("bytes")
+        let asked = args!["compress", model, "-o", out, "--calibration", tokens, "--target-size", size, "--json"];
+        let flags: Vec<&OsStr> = flags.iter().map(OsStr::new).collect();
+        program(&[asked.as_slice(), flags.as_slice()].concat()).json()
     };
+    let planned = |report: &Value, what: &str| {
+        let phases = report["memory"].as_array().expect("phases");
+        let phase = phases.iter().find(|phase| phase["phase"] == "compress").expect("one");
+        phase[what].as_u64().expect("bytes")
+    };
+    let disk = |count: usize, size: &str| planned(&run(count, size, &["--dry-run"]), "disk_bytes");
     assert!(disk(4, "35KB") < disk(64, "35KB"));
     assert_eq!(disk(4, "100MB"), disk(64, "100MB"));
+    let report = run(64, "100MB", &[]);
+    assert_eq!(report["calibration"]["sequences"], 64, "{report}");
+    assert!(report["peak_gpu_bytes"].as_u64() <= Some(planned(&report, "gpu_bytes")), "{report}");
 }
 
 #[test]
