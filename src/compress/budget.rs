@@ -334,10 +334,9 @@ fn weight_order(sizes: &Resize) -> (Option<usize>, [usize; 4], Vec<usize>) {
 /// What the width must be a multiple of, for other programs to take it; where it is fine enough to meet a budget, also
 /// for llama.cpp to quantise it, whose blocks are 32 values of a row, or for kernels.
 fn width_interval(config: &Config) -> usize {
-    let (demanded, width) = (config.stock_interval(), config.hidden_size);
-    let common = |grid: usize| (1..=demanded).map(|factor| grid * factor).find(|all| all.is_multiple_of(demanded));
-    let fine = |(grid, steps): (usize, usize)| common(grid).filter(|all| steps * all <= width);
-    [(32, 16), (8, 32)].into_iter().find_map(fine).unwrap_or(demanded)
+    let intervals = [(32, 16), (8, 32)].map(|(grid, steps)| (config.stock_interval_on(grid), steps));
+    let fine = intervals.iter().find(|(interval, steps)| steps * interval <= config.hidden_size);
+    fine.map_or(config.stock_interval(), |(interval, _)| *interval)
 }
 
 /// What the channels of an MLP are a multiple of, fine enough to meet a budget.

@@ -121,7 +121,7 @@ impl<'a> Sensing<'a> {
     /// Sums the gradients of next tokens drawn by this seed, or resumes; `None` if it was stopped.
     ///
     /// # Errors
-    /// Those of [`Gradients::sit`].
+    /// Those of [`Gradients::sit`]; as [`Sensitivities::restore`].
     pub fn run(&self, gpu: &Gpu, seed: u64, sitting: &mut Sitting) -> Result<Option<Sensitivities<'a>>> {
         let rows = self.first(TOKENS);
         let gradients = Gradients {

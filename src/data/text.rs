@@ -152,7 +152,7 @@ impl Text {
         }
     }
 
-    /// Whether it is so long that it has this many tokens, and more, by any tokenizer.
+    /// Whether it is so long that it may be taken to have more tokens than these before any tokenizer was asked.
     pub fn surely_has(&self, tokens: usize) -> bool {
         self.text.len() / LONGEST > tokens
     }

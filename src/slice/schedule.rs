@@ -37,11 +37,13 @@ pub fn sliced_width(hidden_size: usize, sparsity: f64, round_interval: usize) ->
 /// What widths are rounded to: what is asked for; or 8, and what other programs demand of the stock form. Where both
 /// together would be coarse, the latter alone.
 pub fn round_interval(config: &Config, options: &Options, stock: bool) -> usize {
-    let demanded = if stock { config.stock_interval() } else { 1 };
     options.round_interval.unwrap_or_else(|| {
-        let common =
-            (1..=demanded).map(|factor| ROUND_INTERVAL * factor).find(|multiple| multiple.is_multiple_of(demanded));
-        common.filter(|&common| demanded == 1 || 16 * common <= config.hidden_size).unwrap_or(demanded)
+        let demanded = if stock { config.stock_interval() } else { 1 };
+        match config.stock_interval_on(ROUND_INTERVAL) {
+            _ if demanded == 1 => ROUND_INTERVAL,
+            common if 16 * common <= config.hidden_size => common,
+            _ => demanded,
+        }
     })
 }
 

@@ -75,12 +75,14 @@ fn a_text_shorter_than_a_sequence_is_planned_as_what_it_is() {
         command.args(args!["run", model, "-o", out, "--calibration", text, "--cal-max-seqlen", "100", "--json"]);
         said(command.args(flags)).json()
     };
-    let bytes = |report: &Value| {
+    let of = |report: &Value, name: &str| {
         let phases = report["memory"].as_array().expect("phases");
-        phases.iter().find(|phase| phase["phase"] == "slice").expect("one")["gpu_bytes"].as_u64().expect("bytes")
+        phases.iter().find(|phase| phase["phase"] == name).expect("one")["gpu_bytes"].as_u64().expect("bytes")
     };
+    let bytes = |report: &Value| of(report, "slice");
     let (planned, more) = (run(&few, &["--dry-run"]), run(&many, &["--dry-run"]));
     assert!(2 * bytes(&planned) < bytes(&more), "{planned} {more}");
+    assert!(of(&planned, "perplexity") < of(&more, "perplexity"), "{planned} {more}");
     let found = run(&few, &[]);
     assert_eq!((&found["calibration"]["sequences"], bytes(&found)), (&json!(1), bytes(&planned)), "{found}");
     let most = found["memory"].as_array().expect("phases").iter().filter_map(|phase| phase["gpu_bytes"].as_u64()).max();

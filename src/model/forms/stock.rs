@@ -61,6 +61,12 @@ impl Config {
         if self.architecture.forms.width_by_heads { self.layers[0].heads } else { 1 }
     }
 
+    /// The least multiple of `grid` that is one of [`Config::stock_interval`], too.
+    pub fn stock_interval_on(&self, grid: usize) -> usize {
+        let demanded = self.stock_interval();
+        (1..demanded).map(|factor| grid * factor).find(|all| all.is_multiple_of(demanded)).unwrap_or(grid * demanded)
+    }
+
     /// The weight of every norm of the stock form: sqrt(D / `stored`), `stored` the width of its tensors.
     pub fn stock_norm_weight(&self, stored: usize) -> f64 {
         (self.hidden_size as f64 / stored as f64).sqrt()
