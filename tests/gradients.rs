@@ -96,11 +96,11 @@ impl Collect for Store<'_> {
                 let name = names.layer(at.layer, linear.spec.name);
                 let (rows, cols) = config.weight_shape(linear.spec, at.layer);
                 let held = config.weight_rows(linear.spec, linear.role, at.layer);
-                let values = self.values(linear.of.weight.as_ref().expect("a gradient of a weight"));
+                let values = self.values(linear.affine.weight.as_ref().expect("a gradient of a weight"));
                 let mut stored = vec![0.0; rows * cols];
                 scatter(&held, &values, cols, &mut stored);
                 self.add(format!("{name}.weight"), rows, cols, 0, &stored);
-                if let Some(bias) = &linear.of.bias {
+                if let Some(bias) = &linear.affine.bias {
                     let mut stored = vec![0.0; rows];
                     scatter(&held, &self.values(bias), 1, &mut stored);
                     self.vector(format!("{name}.bias"), &stored);

@@ -295,9 +295,9 @@ impl Work<'_> {
         let alone: Vec<&Candidate> = probed.alone.iter().filter(|probe| space.holds(&probe.sizes)).collect();
         self.state.curves = fit(&self.measured(probed));
         if self.state.candidates.is_empty() {
-            let predicted = |of: &Candidate| self.state.curves.predict(&of.depths).unwrap_or(0.0);
-            let of = |&of: &&Candidate| Candidate { predicted: predicted(of), ..of.clone() };
-            let alone: Vec<Candidate> = alone.iter().map(of).collect();
+            let predicted = |probe: &Candidate| self.state.curves.predict(&probe.depths).unwrap_or(0.0);
+            let candidate = |&probe: &&Candidate| Candidate { predicted: predicted(probe), ..probe.clone() };
+            let alone: Vec<Candidate> = alone.iter().map(candidate).collect();
             (self.state.alone, self.state.candidates) = (alone.len(), alone);
         }
         let most = self.state.alone + self.job.options.effort.rounds();
@@ -314,9 +314,9 @@ impl Work<'_> {
 
     /// What was measured: the probes, and the candidates that are none.
     fn measured(&self, probed: &Probed) -> Vec<Measured> {
-        let candidates = self.state.candidates.iter().skip(self.state.alone).filter(|of| of.sizes.by_layer.is_none());
-        let of = |of: &Candidate| Measured { depths: of.depths.clone(), kl: of.kl() };
-        probed.alone.iter().chain(candidates).map(of).collect()
+        let candidates = self.state.candidates.iter().skip(self.state.alone).filter(|one| one.sizes.by_layer.is_none());
+        let measured = |cut: &Candidate| Measured { depths: cut.depths.clone(), kl: cut.kl() };
+        probed.alone.iter().chain(candidates).map(measured).collect()
     }
 
     /// Measures a candidate; returns false if it was stopped.

@@ -137,11 +137,12 @@ impl<'a> Sensing<'a> {
             training: None,
         };
         let config = self.model.config();
-        let mut summing = Summing { gpu, of: Sensitivities::new(config, self.directory, vec![0; config.points()]) };
+        let mut summing =
+            Summing { gpu, sensitivities: Sensitivities::new(config, self.directory, vec![0; config.points()]) };
         if gradients.sit(sitting, &mut summing)?.is_none() {
             return Ok(None);
         }
-        Sensitivities::restore(config, self.directory, summing.of.checksums).map(Some)
+        Sensitivities::restore(config, self.directory, summing.sensitivities.checksums).map(Some)
     }
 }
 
@@ -249,7 +250,7 @@ fn bounded(relative: [f64; PLACES]) -> [f32; PLACES] {
 
 struct Summing<'g, 'a> {
     gpu: &'g Gpu,
-    of: Sensitivities<'a>,
+    sensitivities: Sensitivities<'a>,
 }
 
 impl Collect for Summing<'_, '_> {
@@ -258,7 +259,7 @@ impl Collect for Summing<'_, '_> {
     }
 
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
-        let width = self.of.hidden_size;
+        let width = self.sensitivities.hidden_size;
         let mut values: Vec<f32> = bounded(gradients.places.relative()).into();
         // Blocks beside one another have the same.
         if let Some(sums) = gradients.blocks.iter().find_map(|block| block.result.as_ref()) {
@@ -269,22 +270,23 @@ impl Collect for Summing<'_, '_> {
             let reason = format!("layer {}: a sum of products of gradients is {value}", at.layer);
             return Err(Error::Numerical(reason));
         }
-        let number = self.of.number(at.layer, at.step);
-        self.of.directory.write_beside(&name(number), bytemuck::cast_slice(&values))?;
-        self.of.checksums[number] = checksum(&values);
+        let number = self.sensitivities.number(at.layer, at.step);
+        self.sensitivities.directory.write_beside(&name(number), bytemuck::cast_slice(&values))?;
+        self.sensitivities.checksums[number] = checksum(&values);
         Ok(())
     }
 
     fn found(&self) -> Vec<f64> {
         let halves = |checksum: &u64| [checksum >> 32, checksum & 0xffff_ffff].map(|half| half as f64);
-        self.of.checksums.iter().flat_map(halves).collect()
+        self.sensitivities.checksums.iter().flat_map(halves).collect()
     }
 
     fn restore(&mut self, found: &[f64]) -> Result<()> {
-        if found.len() != 2 * self.of.checksums.len() {
+        if found.len() != 2 * self.sensitivities.checksums.len() {
             return Err(Error::shape("sensitivity", "what was found of other steps"));
         }
-        self.of.checksums = found.chunks_exact(2).map(|of| (of[0] as u64) << 32 | of[1] as u64).collect();
+        self.sensitivities.checksums =
+            found.chunks_exact(2).map(|halves| (halves[0] as u64) << 32 | halves[1] as u64).collect();
         Ok(())
     }
 }

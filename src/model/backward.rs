@@ -27,7 +27,7 @@ pub struct LinearGradients {
     /// The stored tensor that holds it.
     pub spec: &'static Weight,
     pub role: Role,
-    pub of: AffineGradients,
+    pub affine: AffineGradients,
     /// Of A and B, where the weight has an adapter: then it has no gradient of its own.
     pub low_rank: [Option<Matrix>; 2],
 }
@@ -89,7 +89,7 @@ impl StepGradients {
         let none = |linear: &Linear| LinearGradients {
             spec: linear.spec,
             role: linear.role,
-            of: AffineGradients::default(),
+            affine: AffineGradients::default(),
             low_rank: Default::default(),
         };
         let block = |block: &BlockWeights| BlockGradients {
@@ -173,7 +173,7 @@ pub(super) struct Read<'a> {
 
 /// The gradients of a block so far, and which of them are wanted.
 pub(super) struct Sums<'a> {
-    pub of: &'a mut BlockGradients,
+    pub block: &'a mut BlockGradients,
     pub wanted: Wanted,
 }
 
@@ -197,7 +197,7 @@ impl LayerContext<'_> {
         let dx = self.gpu.zeros(x.rows(), x.cols())?;
         let wanted = gradients.wanted;
         for (block, sums) in weights.blocks.iter().zip(&mut gradients.blocks) {
-            let sums = &mut Sums { of: sums, wanted };
+            let sums = &mut Sums { block: sums, wanted };
             match block.spec.kind {
                 BlockKind::Attention => self.attention_backward(block, x, d, &dx, sums)?,
                 BlockKind::Mixture => {
@@ -289,9 +289,9 @@ impl LayerContext<'_> {
             gpu.rope_backward_in_place(&d, span, spec.head_dim, self.positions, table)?;
         }
         if let (Some(norms), Some(raw)) = (&block.head_norms, &raw) {
-            for ((span, norm), of) in [shape.q, shape.k].into_iter().zip(norms).zip(&mut sums.of.head_norms) {
-                let (span, of) = (norm.span(span, spec.head_dim), sums.wanted.norms.then_some(of));
-                self.head_norm_backward(span, norm, raw, &d, of)?;
+            for ((span, norm), head_sums) in [shape.q, shape.k].into_iter().zip(norms).zip(&mut sums.block.head_norms) {
+                let (span, head_sums) = (norm.span(span, spec.head_dim), sums.wanted.norms.then_some(head_sums));
+                self.head_norm_backward(span, norm, raw, &d, head_sums)?;
             }
         }
         if let (Some(limit), Some(raw)) = (clip, &raw) {
@@ -340,7 +340,7 @@ impl LayerContext<'_> {
         if sums.wanted.results {
             for first in (0..d.rows()).step_by(COVARIANCE_TOKENS) {
                 let part = self.gpu.covariance(&d.view(first..d.rows().min(first + COVARIANCE_TOKENS))?)?;
-                add(self.gpu, &mut sums.of.result, part, 1.0)?;
+                add(self.gpu, &mut sums.block.result, part, 1.0)?;
             }
         }
         self.gpu.linear_backward(d, 0..d.cols(), &output.weight, &d_inner, false)?;
@@ -360,7 +360,7 @@ impl LayerContext<'_> {
         let (gpu, config) = (self.gpu, self.config);
         let result = self.result(block, inner, first)?;
         if let (Some(norm), true) = (&block.norm_after, sums.wanted.norms) {
-            sums.of.norm_after.add_norm(gpu, norm, d, &self.normed_after(None, &result)?)?;
+            sums.block.norm_after.add_norm(gpu, norm, d, &self.normed_after(None, &result)?)?;
         }
         let before = gpu.unfilled(d.rows(), d.cols())?;
         let norm = NormInput {
@@ -411,7 +411,7 @@ impl LayerContext<'_> {
         let kind = if block.fused { Norm::Rms } else { config.architecture.norm.kind };
         if let (Some(norm), true) = (&block.norm, sums.wanted.norms) {
             let n = gpu.norm(kind, x, None, None, config.hidden_size, config.norm_eps)?;
-            sums.of.norm.add_norm(gpu, norm, d_input, &n)?;
+            sums.block.norm.add_norm(gpu, norm, d_input, &n)?;
         }
         let weight = block.norm.as_ref().map(|norm| &norm.weight);
         let norm = NormInput { kind, x, weight, norm_width: config.hidden_size, eps: config.norm_eps };
@@ -430,16 +430,16 @@ impl LayerContext<'_> {
         sums: &mut Sums,
     ) -> Result<()> {
         let (gpu, wanted) = (self.gpu, sums.wanted);
-        let mut linears = sums.of.linears.iter_mut();
+        let mut linears = sums.block.linears.iter_mut();
         let sums = linears.find(|one| one.role == linear.role && one.spec.name == linear.spec.name);
         let sums = sums.ok_or_else(|| Error::shape("step_backward", "gradients of another step"))?;
         if linear.bias.is_some() && wanted.biases {
-            add_sums(gpu, &mut sums.of.bias, d, None, columns.clone())?;
+            add_sums(gpu, &mut sums.affine.bias, d, None, columns.clone())?;
         }
         let Some(adapter) = block.adapter(linear) else {
             if wanted.weights {
                 let part = gpu.linear_weight_backward(d, columns, x)?;
-                add(gpu, &mut sums.of.weight, part, 1.0)?;
+                add(gpu, &mut sums.affine.weight, part, 1.0)?;
             }
             return Ok(());
         };

@@ -90,8 +90,8 @@ pub fn mix_backward(
     if let Some(shared) = SharedExpert::of(gpu, model, layer, block)? {
         let mut sums = gradients.blocks.iter_mut();
         let sums = sums.find(|sums| sums.spec.kind == BlockKind::Mixture);
-        let of = sums.ok_or_else(|| Error::shape("mix_backward", "gradients of another step"))?;
-        let sums = &mut Sums { of, wanted: gradients.wanted };
+        let block = sums.ok_or_else(|| Error::shape("mix_backward", "gradients of another step"))?;
+        let sums = &mut Sums { block, wanted: gradients.wanted };
         for (batch, one) in batches.iter().zip(&under) {
             shared.backward(&batch.context, &one.normed, [&batch.d, &one.d_normed], sums)?;
         }
@@ -156,7 +156,7 @@ impl LayerContext<'_> {
     ) -> Result<Matrix> {
         let dx = self.gpu.columns(d, 0..d.cols())?;
         for (block, sums) in step.blocks.iter().zip(&mut gradients.blocks) {
-            self.norm_backward(block, x, d_normed, &dx, &mut Sums { of: sums, wanted: gradients.wanted })?;
+            self.norm_backward(block, x, d_normed, &dx, &mut Sums { block: sums, wanted: gradients.wanted })?;
         }
         Ok(dx)
     }

@@ -95,9 +95,9 @@ impl<'a> SharedExpert<'a> {
             drop(raw);
             let d_hidden = gpu.unfilled(tokens.len(), inner)?;
             gpu.linear_backward(&d, 0..d.cols(), &down.weight, &d_hidden, false)?;
-            let mut gradient = |linear, x: &Matrix, of: (&Matrix, std::ops::Range<usize>), dx: &Matrix| {
+            let mut gradient = |linear, x: &Matrix, d: (&Matrix, std::ops::Range<usize>), dx: &Matrix| {
                 let linear = (self.block, linear);
-                if self.trained { context.add_linear(linear, first, x, of, dx, sums) } else { Ok(()) }
+                if self.trained { context.add_linear(linear, first, x, d, dx, sums) } else { Ok(()) }
             };
             gradient(down, &hidden, (&d, 0..d.cols()), &d_hidden)?;
             drop((hidden, d));

@@ -35,7 +35,7 @@ impl Measure<'_> {
             return Ok(Some(random(config.hidden_size, options.seed, 0)));
         }
         let ends = self.model.store.ends()?;
-        let mut measuring = Measuring { of: *self, ends: &ends, sums: BTreeMap::new(), found: BTreeMap::new() };
+        let mut measuring = Measuring { measure: *self, ends: &ends, sums: BTreeMap::new(), found: BTreeMap::new() };
         if options.importance.needs_gradient() {
             if self.gradients(None).sit(sitting, &mut measuring)?.is_none() {
                 return Ok(None);
@@ -53,7 +53,7 @@ impl Measure<'_> {
 }
 
 struct Measuring<'a> {
-    of: Measure<'a>,
+    measure: Measure<'a>,
     ends: &'a HostEnds<'a>,
     /// Of parameters of which not all gradients are there, by their place and their first row.
     sums: BTreeMap<(Place, usize), Sums>,
@@ -63,16 +63,16 @@ struct Measuring<'a> {
 
 impl Measuring<'_> {
     fn norm_after_layers(&self) -> Place {
-        (self.of.model.config().layers.len() + 1, 0)
+        (self.measure.model.config().layers.len() + 1, 0)
     }
 
     fn head_place(&self) -> Place {
-        (self.of.model.config().layers.len() + 1, 1)
+        (self.measure.model.config().layers.len() + 1, 1)
     }
 
     /// Without gradients.
     fn weights(&mut self) -> Result<()> {
-        let Measure { model, progress, memory, gpu, .. } = self.of;
+        let Measure { model, progress, memory, gpu, .. } = self.measure;
         let (ends, none, layers) = (self.ends, Sums::default(), model.config().layers.len());
         progress.begin("importance", layers as u64);
         let tables = [
@@ -100,17 +100,17 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    /// Adds gradients of a parameter by the loss of the sequences `of`; with the last ones, counts it.
+    /// Adds gradients of a parameter by the loss of `sequences`; with the last ones, counts it.
     fn add(
         &mut self,
         (place, first): (Place, usize),
-        of: &Range<usize>,
+        sequences: &Range<usize>,
         gradient: &Matrix,
         weight: impl FnOnce() -> Result<(Vec<f32>, Coordinates)>,
     ) -> Result<()> {
         let mut sums = self.sums.remove(&(place, first)).unwrap_or_default();
-        self.of.add(&mut sums, gradient, of)?;
-        if of.end < self.of.rows.len() {
+        self.measure.add(&mut sums, gradient, sequences)?;
+        if sequences.end < self.measure.rows.len() {
             self.sums.insert((place, first), sums);
             return Ok(());
         }
@@ -121,12 +121,12 @@ impl Measuring<'_> {
 
     /// Adds what some values of a parameter have of each coordinate.
     fn count(&mut self, place: Place, weight: &[f32], sums: &Sums, coordinates: Coordinates) {
-        let width = self.of.model.config().hidden_size;
+        let width = self.measure.model.config().hidden_size;
         let columns = coordinates == Coordinates::Columns;
         let cols = if columns { width } else { weight.len() / width.max(1) };
         let evidence = Evidence { weight, gradient: &sums.gradient, squares: &sums.squares, cols };
         let found = self.found.entry(place).or_insert_with(|| vec![0.0; width]);
-        let sums = evidence.sums(self.of.options.importance, columns);
+        let sums = evidence.sums(self.measure.options.importance, columns);
         found.iter_mut().zip(sums).for_each(|(sum, value)| *sum += value);
     }
 }
@@ -164,13 +164,13 @@ fn parameters<'b>(block: &'b HostBlock) -> impl Iterator<Item = Parameter<'b>> {
 
 impl Collect for Measuring<'_> {
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
-        let host = self.of.model.store.layer(at.layer)?;
+        let host = self.measure.model.store.layer(at.layer)?;
         let blocks = host.steps.get(at.step.index).map_or(&[][..], |step| &step.blocks);
         let missing = || Error::shape("importance", "a parameter without a gradient");
         let of_blocks = gradients.blocks.iter().zip(blocks).flat_map(|(gradients, block)| {
             let norm = block.norm.is_some().then_some(&gradients.norm);
             let norm_after = block.norm_after.is_some().then_some(&gradients.norm_after);
-            let linears = gradients.linears.iter().map(|linear| &linear.of);
+            let linears = gradients.linears.iter().map(|linear| &linear.affine);
             norm.into_iter().chain(linears).chain(norm_after)
         });
         let pairs: Vec<_> = of_blocks.zip(blocks.iter().flat_map(parameters)).enumerate().collect();
@@ -186,40 +186,46 @@ impl Collect for Measuring<'_> {
         true
     }
 
-    fn head(&mut self, of: Range<usize>, rows: Range<usize>, gradients: &AffineGradients) -> Result<()> {
+    fn head(&mut self, sequences: Range<usize>, rows: Range<usize>, gradients: &AffineGradients) -> Result<()> {
         let (place, head) = (self.head_place(), &self.ends.head);
         let missing = || Error::shape("importance", "a head without a gradient");
         let gradient = gradients.weight.as_ref().ok_or_else(missing)?;
-        self.add((place, rows.start), &of, gradient, || Ok((head.rows_f32(rows)?, Coordinates::Columns)))
+        self.add((place, rows.start), &sequences, gradient, || Ok((head.rows_f32(rows)?, Coordinates::Columns)))
     }
 
-    fn final_norm(&mut self, of: Range<usize>, gradients: &AffineGradients) -> Result<()> {
+    fn final_norm(&mut self, sequences: Range<usize>, gradients: &AffineGradients) -> Result<()> {
         let (place, norm) = (self.norm_after_layers(), &self.ends.final_norm);
         match (norm, &gradients.weight) {
             (Some(norm), Some(gradient)) => {
-                self.add((place, 0), &of, gradient, || Ok((norm.weight.clone(), Coordinates::Columns)))
+                self.add((place, 0), &sequences, gradient, || Ok((norm.weight.clone(), Coordinates::Columns)))
             }
             _ => Ok(()),
         }
     }
 
-    fn embedding(&mut self, table: Table, of: Range<usize>, rows: Range<usize>, gradient: &Matrix) -> Result<()> {
+    fn embedding(
+        &mut self,
+        table: Table,
+        sequences: Range<usize>,
+        rows: Range<usize>,
+        gradient: &Matrix,
+    ) -> Result<()> {
         let ends = self.ends;
         let (place, whole) = match (table, &ends.positions) {
             (Table::Positions, Some(positions)) => (POSITIONS, positions),
             _ => (TOKENS, &ends.embedding),
         };
-        self.add((place, rows.start), &of, gradient, || Ok((whole.rows_f32(rows)?, Coordinates::Columns)))
+        self.add((place, rows.start), &sequences, gradient, || Ok((whole.rows_f32(rows)?, Coordinates::Columns)))
     }
     fn found(&self) -> Vec<f64> {
-        let of = |(&(part, number), values): (&Place, &Vec<f64>)| {
+        let flat = |(&(part, number), values): (&Place, &Vec<f64>)| {
             [part as f64, number as f64].into_iter().chain(values.iter().copied()).collect::<Vec<_>>()
         };
-        self.found.iter().flat_map(of).collect()
+        self.found.iter().flat_map(flat).collect()
     }
 
     fn restore(&mut self, found: &[f64]) -> Result<()> {
-        let parameters = found.chunks_exact(2 + self.of.model.config().hidden_size);
+        let parameters = found.chunks_exact(2 + self.measure.model.config().hidden_size);
         if !parameters.remainder().is_empty() {
             return Err(Error::shape("importance", "what was found of other coordinates"));
         }

@@ -118,12 +118,12 @@ impl Job<'_> {
                 let scores = expert_scores(gpu, model, rows, layers.clone(), memory, progress)?;
                 cut_experts(ratio, global, &self.config().layers, &scores, &mut state.kept);
                 if self.options.keep_importances {
-                    let of = |found: ExpertScores| LayerImportance {
+                    let importance = |found: ExpertScores| LayerImportance {
                         layer: found.layer,
                         experts: found.scores,
                         ..LayerImportance::default()
                     };
-                    state.importances = scores.into_iter().map(of).collect();
+                    state.importances = scores.into_iter().map(importance).collect();
                 }
             } else if self.options.groups == Groups::Coordinates {
                 let measure = |job: &Self, _: &[Kept], sitting: &mut Sitting| job.coordinates(gpu, sitting);
@@ -139,7 +139,8 @@ impl Job<'_> {
                 let measure = |job: &Self, kept: &[Kept], sitting: &mut Sitting| job.importances(gpu, kept, sitting);
                 let Some(importances) = self.sit(state, commit, measure)? else { return Ok(false) };
                 if self.options.keep_importances {
-                    let none = |of: &LayerImportance| LayerImportance { layer: of.layer, ..LayerImportance::default() };
+                    let none =
+                        |found: &LayerImportance| LayerImportance { layer: found.layer, ..LayerImportance::default() };
                     state.importances.extend(importances.iter().skip(state.importances.len()).map(none));
                     for (kept, newer) in state.importances.iter_mut().zip(&importances) {
                         kept.update(newer, &state.kept[newer.layer]);

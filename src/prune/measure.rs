@@ -48,7 +48,7 @@ impl Measure<'_> {
     pub fn run(&self, sitting: &mut Sitting) -> Result<Option<Vec<LayerImportance>>> {
         let layers = self.options.layers.clone();
         let found = layers.clone().map(|layer| LayerImportance { layer, ..LayerImportance::default() }).collect();
-        let mut measuring = Measuring { of: *self, sums: Vec::new(), found };
+        let mut measuring = Measuring { measure: *self, sums: Vec::new(), found };
         if !self.options.importance.needs_gradient() {
             self.progress.begin("importance", layers.len() as u64);
             for layer in layers {
@@ -83,11 +83,11 @@ impl Measure<'_> {
         }
     }
 
-    /// Adds the gradient of the mean loss of the sequences `of` to that of all, and its square to the mean of those of
+    /// Adds the gradient of the mean loss of `sequences` to that of all, and its square to the mean of those of
     /// all sequences, where that is needed.
-    pub(super) fn add(&self, sums: &mut Sums, gradient: &Matrix, of: &Range<usize>) -> Result<()> {
+    pub(super) fn add(&self, sums: &mut Sums, gradient: &Matrix, sequences: &Range<usize>) -> Result<()> {
         let predicted = |rows: &[Vec<u32>]| rows.iter().map(|row| row.len() - 1).sum::<usize>() as f32;
-        let share = predicted(&self.rows[of.clone()]) / predicted(self.rows);
+        let share = predicted(&self.rows[sequences.clone()]) / predicted(self.rows);
         let values = self.gpu.download(gradient)?;
         sums.gradient.resize(values.len(), 0.0);
         sums.gradient.iter_mut().zip(&values).for_each(|(sum, value)| *sum += share * value);
@@ -124,7 +124,7 @@ impl Measure<'_> {
 }
 
 struct Measuring<'a> {
-    of: Measure<'a>,
+    measure: Measure<'a>,
     /// By the weights of the step under way.
     sums: Vec<Vec<Sums>>,
     found: Vec<LayerImportance>,
@@ -133,8 +133,8 @@ struct Measuring<'a> {
 impl Measuring<'_> {
     /// What the groups of a block matter, whose weights have the gradients `sums`.
     fn block(&mut self, layer: usize, block: &HostBlock, sums: &[Sums]) -> Result<()> {
-        let options = self.of.options;
-        let spec = &self.of.model.config().layers[layer];
+        let options = self.measure.options;
+        let spec = &self.measure.model.config().layers[layer];
         // No heads of the one leave, and no channels of the other.
         if matches!(block.spec.kind, BlockKind::DeltaNet | BlockKind::Mixture) {
             return Ok(());
@@ -155,7 +155,7 @@ impl Measuring<'_> {
                 let saliences = evidence.saliences(options.importance, columns);
                 // A channel is what is stored side by side, in the order of the files: that of queries and keys here
                 // may be another.
-                let rows = self.of.model.config().weight_rows(linear.spec, linear.role, layer);
+                let rows = self.measure.model.config().weight_rows(linear.spec, linear.role, layer);
                 members.push((linear.role, if columns { saliences } else { rows.in_stored_order(&saliences) }));
             }
             if attention {
@@ -176,7 +176,7 @@ impl Measuring<'_> {
 
 impl Collect for Measuring<'_> {
     fn step(&mut self, at: GradientsAt, gradients: &StepGradients) -> Result<()> {
-        let Measure { model, rows, options, .. } = self.of;
+        let Measure { model, rows, options, .. } = self.measure;
         if !options.layers.contains(&at.layer) {
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl Collect for Measuring<'_> {
             // Routers stay, and have no gradients.
             let linears = block.linears.iter().zip(sums).filter(|(linear, _)| linear.role != Role::Router);
             for (linear, sums) in linears {
-                self.of.add(sums, linear.of.weight.as_ref().ok_or_else(missing)?, &at.rows)?;
+                self.measure.add(sums, linear.affine.weight.as_ref().ok_or_else(missing)?, &at.rows)?;
             }
         }
         if at.rows.end < rows.len() {
@@ -201,14 +201,14 @@ impl Collect for Measuring<'_> {
         blocks.iter().zip(&sums).try_for_each(|(block, sums)| self.block(at.layer, block, sums))
     }
     fn found(&self) -> Vec<f64> {
-        let lists = self.found.iter().flat_map(|of| [&of.attention, &of.mlp, &of.queries]);
+        let lists = self.found.iter().flat_map(|layer| [&layer.attention, &layer.mlp, &layer.queries]);
         lists.flat_map(|list| iter::once(list.len() as f64).chain(list.iter().copied())).collect()
     }
 
     fn restore(&mut self, found: &[f64]) -> Result<()> {
         let other = || Error::shape("importance", "what was found of other layers");
         let mut rest = found;
-        for list in self.found.iter_mut().flat_map(|of| [&mut of.attention, &mut of.mlp, &mut of.queries]) {
+        for list in self.found.iter_mut().flat_map(|layer| [&mut layer.attention, &mut layer.mlp, &mut layer.queries]) {
             let (count, values) = rest.split_first().ok_or_else(other)?;
             let (own, others) = values.split_at_checked(*count as usize).ok_or_else(other)?;
             *list = own.to_vec();

@@ -26,7 +26,7 @@ impl Options {
         let squares = self.importance.needs_squares();
         let tokens = if squares { examples.longest as u64 } else { memory.batch_tokens(examples) };
         let run = transposed_columns(tokens.min(COVARIANCE_RUN as u64) as usize) as u64;
-        let sums = |of: StepSums| of.weights + of.largest + 4 * run * of.widest;
+        let sums = |step: StepSums| step.weights + step.largest + 4 * run * step.widest;
         let mut peak = gradients_peak(memory, config, (examples, tokens), rope, element_size, sums);
         // Of a step, in f32: gradients, perhaps their squares.
         let weights = |layer: usize, step: Step| {

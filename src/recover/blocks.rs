@@ -76,7 +76,7 @@ pub(super) fn run(
 ///
 /// # Errors
 /// [`Error::Usage`] that says what differs.
-pub fn check_teacher(config: &Config, of: &Config, stay: Option<&[usize]>) -> Result<()> {
+pub fn check_teacher(config: &Config, teacher: &Config, stay: Option<&[usize]>) -> Result<()> {
     let usage = |what: &str, own: usize, theirs: usize| {
         Err(Error::Usage(format!(
             "--teacher has {theirs} {what}, the model {own}: --mode blocks compares layer with layer; use --mode distil"
@@ -89,18 +89,18 @@ pub fn check_teacher(config: &Config, of: &Config, stay: Option<&[usize]>) -> Re
                 .into(),
         ));
     }
-    if of.fused() {
+    if teacher.fused() {
         return Err(Error::Usage("--teacher is a sliced model, whose residual stream has other coordinates".into()));
     }
-    let like = stay.map_or(of.layers.len(), <[usize]>::len);
+    let like = stay.map_or(teacher.layers.len(), <[usize]>::len);
     if config.layers.len() != like {
         return usage("layers", config.layers.len(), like);
     }
-    if config.hidden_size != of.hidden_size {
-        return usage("coordinates", config.hidden_size, of.hidden_size);
+    if config.hidden_size != teacher.hidden_size {
+        return usage("coordinates", config.hidden_size, teacher.hidden_size);
     }
-    if config.vocab_size != of.vocab_size {
-        return usage("tokens", config.vocab_size, of.vocab_size);
+    if config.vocab_size != teacher.vocab_size {
+        return usage("tokens", config.vocab_size, teacher.vocab_size);
     }
     Ok(())
 }

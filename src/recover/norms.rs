@@ -60,8 +60,8 @@ impl NormState {
     /// for several heads, several times as wide.
     pub fn set_gradients(&mut self, gpu: &Gpu, gradients: &[&AffineGradients]) -> Result<()> {
         let missing = || Error::shape("training", "a norm without a gradient");
-        let set = |parameter: &mut Parameter, of: fn(&AffineGradients) -> Option<&Matrix>| {
-            let parts = gradients.iter().map(|part| of(part).ok_or_else(missing)).collect::<Result<Vec<_>>>()?;
+        let set = |parameter: &mut Parameter, select: fn(&AffineGradients) -> Option<&Matrix>| {
+            let parts = gradients.iter().map(|part| select(part).ok_or_else(missing)).collect::<Result<Vec<_>>>()?;
             parameter.set_gradient(Some(&total(gpu, &parts, parameter.value.cols())?))
         };
         set(&mut self.weight, |part| part.weight.as_ref())?;

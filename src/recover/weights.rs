@@ -357,10 +357,10 @@ fn set_linear(state: &mut LinearState, gradients: &LinearGradients) -> Result<()
         parameter.set_gradient(gradient.as_ref())?;
     }
     if let Some(weight) = &mut state.weight {
-        weight.set_gradient(gradients.of.weight.as_ref())?;
+        weight.set_gradient(gradients.affine.weight.as_ref())?;
     }
     if let Some(bias) = &mut state.bias {
-        bias.set_gradient(gradients.of.bias.as_ref())?;
+        bias.set_gradient(gradients.affine.bias.as_ref())?;
     }
     Ok(())
 }

@@ -392,16 +392,16 @@ impl Gradients<'_> {
     fn embeddings(&self, plan: &Plan, ends: &HostEnds, gradient: &Residual, collect: &mut dyn Collect) -> Result<()> {
         let scale = self.model.config().embedding_scale;
         let ids = |rows: &Range<usize>| self.rows[rows.clone()].concat();
-        self.table(plan, &ends.embedding, gradient, &ids, |of, part, sums| {
+        self.table(plan, &ends.embedding, gradient, &ids, |sequences, part, sums| {
             let sums = AffineGradients { weight: Some(sums), bias: None }.scaled(self.gpu, scale, 1.0)?;
-            sums.weight.as_ref().map_or(Ok(()), |sums| collect.embedding(Table::Tokens, of, part, sums))
+            sums.weight.as_ref().map_or(Ok(()), |sums| collect.embedding(Table::Tokens, sequences, part, sums))
         })?;
         let Some((table, offset)) = positions_of(self.model, ends) else { return Ok(()) };
         let places = |rows: &Range<usize>| {
             let row = |row: &Vec<u32>| offset as u32..(offset + row.len()) as u32;
             self.rows[rows.clone()].iter().flat_map(row).collect()
         };
-        let mut each = |of, part, sums| collect.embedding(Table::Positions, of, part, &sums);
+        let mut each = |sequences, part, sums| collect.embedding(Table::Positions, sequences, part, &sums);
         self.table(plan, table, gradient, &places, &mut each)
     }
 

@@ -27,7 +27,7 @@ impl Collect for Both<'_> {
             let writes = |role| matches!(role, Role::Output | Role::Down);
             let Some(write) = block.linears.iter().find(|linear| writes(linear.role)) else { continue };
             let Some(result) = &block.result else { continue };
-            let weight = write.of.weight.as_ref().expect("a gradient");
+            let weight = write.affine.weight.as_ref().expect("a gradient");
             let [result, weight] = [result, weight].map(|matrix| self.gpu.download(matrix).expect("a readback"));
             self.found.push((at.layer, at.step.index, result, weight));
         }

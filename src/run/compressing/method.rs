@@ -39,14 +39,14 @@ fn left(goal: Goal, axes: &[Axis], model: &Model) -> Goal {
 /// Finds what heads and channels leave by, from where it was stopped; returns false if it is stopped again.
 fn rank(
     gpu: &Gpu,
-    of: Sensing,
+    sensing: Sensing,
     found: &mut CompressSnapshot,
     commit: &mut dyn FnMut(&CompressSnapshot) -> Result<bool>,
 ) -> Result<bool> {
-    let (from, directory) = (found.gradients.clone().unwrap_or_default(), of.directory);
+    let (from, directory) = (found.gradients.clone().unwrap_or_default(), sensing.directory);
     let ranked = ranking(
         gpu,
-        of,
+        sensing,
         &mut Sitting::after(from, &mut |passed| {
             found.gradients = Some(passed.clone());
             commit(found)
@@ -266,8 +266,8 @@ impl Method for Compress {
         if found.cut.written().is_none() {
             let directory = draft.as_ref().unwrap_or(directory);
             if self.ranks() && found.ranking.is_none() {
-                let of = Sensing { model, rows, memory, directory, progress };
-                if !rank(gpu, of, &mut found, commit)? {
+                let sensing = Sensing { model, rows, memory, directory, progress };
+                if !rank(gpu, sensing, &mut found, commit)? {
                     return Ok(found);
                 }
             }
@@ -305,8 +305,8 @@ impl Method for Compress {
         let settled = found.and_then(|found| self.settled(model, found).ok());
         let plan = settled.as_ref().map_or(&self.plan, |settled| &settled.plan);
         let trained = found.and_then(|found| found.recovery.as_ref());
-        let of = |recovery: &Recovery| recovery.report(&plan.config, model.config(), &plan.sizes.layers, trained);
-        let recovery = self.recovery.as_ref().map(of);
+        let report = |recovery: &Recovery| recovery.report(&plan.config, model.config(), &plan.sizes.layers, trained);
+        let recovery = self.recovery.as_ref().map(report);
         CompressReport::new(model, &self.axes, plan, found.map(|found| &found.cut)).with(recovery)
     }
 }

@@ -35,21 +35,21 @@ fn options(config: &Config) -> prune::Options {
 ///
 /// # Errors
 /// Those of [`prune::Job::importances`].
-pub fn ranking(gpu: &Gpu, of: Sensing, sitting: &mut Sitting) -> Result<Option<Vec<Ranking>>> {
-    let rows = of.first(TOKENS);
-    let Sensing { model, memory, directory, progress, .. } = of;
+pub fn ranking(gpu: &Gpu, sensing: Sensing, sitting: &mut Sitting) -> Result<Option<Vec<Ranking>>> {
+    let rows = sensing.first(TOKENS);
+    let Sensing { model, memory, directory, progress, .. } = sensing;
     let config = model.config();
     let options = &options(config);
     let whole: Vec<Kept> = config.layers.iter().enumerate().map(|(layer, spec)| Kept::all(layer, spec)).collect();
     let job = prune::Job { model, rows: &rows, options, memory, directory, progress };
     let found = job.importances(gpu, &whole, sitting)?;
-    let of = |LayerImportance { layer, attention, mlp, queries, .. }| Ranking {
+    let ranking = |LayerImportance { layer, attention, mlp, queries, .. }| Ranking {
         layer,
         key_value_heads: attention,
         query_heads: queries,
         mlp_channels: mlp,
     };
-    Ok(found.map(|found| found.into_iter().map(of).collect()))
+    Ok(found.map(|found| found.into_iter().map(ranking).collect()))
 }
 
 /// What working it out takes.
