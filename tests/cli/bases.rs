@@ -30,7 +30,7 @@ fn killed_while_it_finds_a_basis_or_fits_it_ends_in_the_same_bytes() {
         let mut random = Random(number as u64 + 20261122);
         let last = if method.contains(&"per-block") { 6 } else { 11 };
         let (mut kills, mut places) = (0, Vec::new());
-        for round in 0..4 {
+        for round in 0..3 {
             let out = format!("out{round}");
             let mut target = 1 + random.below(last as u32 - 2) as usize;
             while !runs.scene.path(&out).exists() {
@@ -39,7 +39,7 @@ fn killed_while_it_finds_a_basis_or_fits_it_ends_in_the_same_bytes() {
                 let began = Instant::now();
                 while target <= last && commits(&runs, &out) < target && child.try_wait().expect("a state").is_none() {
                     assert!(began.elapsed() < Duration::from_secs(120), "{target} commits are not reached");
-                    std::thread::sleep(Duration::from_micros(500));
+                    std::thread::sleep(Duration::from_millis(2));
                 }
                 if target > last {
                     assert!(child.wait().expect("an end").success(), "{method:?}, round {round}");
@@ -56,7 +56,7 @@ fn killed_while_it_finds_a_basis_or_fits_it_ends_in_the_same_bytes() {
             runs.check(&out, &format!("{method:?}, round {round}, kills after {places:?}"));
         }
         println!("{method:?}: {kills} kills, after {places:?} commits");
-        assert!(kills >= 4, "{method:?}: only {kills} kills");
+        assert!(kills >= 3, "{method:?}: only {kills} kills");
     }
 }
 

@@ -42,7 +42,7 @@ fn killed_in_any_stage_compression_ends_in_the_same_bytes() {
         let runs = Runs::with("compress", method);
         let mut random = Random(number as u64 + 20261125);
         let mut places = Vec::new();
-        for round in 0..3 {
+        for round in 0..2 {
             let out = format!("out{round}");
             let mut target = 1 + round;
             while !runs.scene.path(&out).exists() {
@@ -50,7 +50,7 @@ fn killed_in_any_stage_compression_ends_in_the_same_bytes() {
                 let began = Instant::now();
                 while commits(&runs, &out) < target && child.try_wait().expect("a state").is_none() {
                     assert!(began.elapsed() < Duration::from_secs(120), "{target} commits are not reached");
-                    std::thread::sleep(Duration::from_micros(500));
+                    std::thread::sleep(Duration::from_millis(2));
                 }
                 std::thread::sleep(Duration::from_micros(u64::from(random.below(40_000))));
                 child.kill().expect("kill -9");
@@ -65,7 +65,7 @@ fn killed_in_any_stage_compression_ends_in_the_same_bytes() {
             runs.check(&out, &format!("{method:?} ({reason}), round {round}, killed after {places:?}"));
         }
         println!("{method:?} ({reason}): killed after {places:?} commits");
-        assert!(places.len() >= 6, "{method:?} ({reason}): only {places:?}");
+        assert!(places.len() >= 4, "{method:?} ({reason}): only {places:?}");
     }
 }
 

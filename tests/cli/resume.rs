@@ -57,7 +57,7 @@ impl Runs {
             "--cal-nsamples",
             "5",
             "--cal-batch-size",
-            "2"
+            "4"
         ]);
         command.args(self.method).args(flags);
         command
@@ -117,7 +117,7 @@ impl Runs {
         let began = Instant::now();
         while self.stage(out) < stage && child.try_wait().expect("a state").is_none() {
             assert!(began.elapsed() < Duration::from_secs(60), "stage {stage} is not reached");
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

@@ -34,6 +34,6 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$requirements")" != "$(cat "$venv/in
 	rm -rf "$probe"
 	[ "$code" -eq 0 ] || { echo "pip can get no packages here."; exit 75; }
 	echo "Installing $requirements into $venv: some gigabytes, as torch brings CUDA with it on Linux; an index that has it without is given by PIP_EXTRA_INDEX_URL."
-	"$venv/bin/pip" install -q -r "$requirements" || exit 1
+	"$venv/bin/pip" install -q --no-compile -r "$requirements" || exit 1
 	cp "$requirements" "$venv/installed"
 fi
