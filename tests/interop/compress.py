@@ -25,7 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
-from compare import close, logits, same_continuations
+from compare import same_model
 from program import FIXTURES, Program, random_rows, write_tokens
 from transformers import AutoModelForCausalLM
 
@@ -66,16 +66,15 @@ def check_output(program, output, rows):
     """An ordinary checkpoint, in both implementations of attention; returns the largest relative error of its logits."""
     config = json.loads((output / "config.json").read_text())
     assert "auto_map" not in config and not list(output.glob("*.py")), "code comes with it"
-    ours, worst = program.logits(output, rows), 0.0
-    for attention in ("eager",) if config["model_type"] in ("gemma2", "gpt_neo", "gptj") else ("eager", "sdpa"):
-        options = {"dtype": torch.float32, "attn_implementation": attention}
-        model, info = AutoModelForCausalLM.from_pretrained(output, output_loading_info=True, **options)
+
+    def load(**options):
+        model, info = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, output_loading_info=True, **options)
         assert not any(info.values()), f"not loaded as stored: {info}"
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = 0
-        worst = max(worst, close(ours, logits(model.eval(), rows), attention))
-    same_continuations(program, output, model, [rows[1], rows[2], rows[0][:9]])
-    return worst
+        return model.eval()
+
+    return same_model(program, output, config, load, rows)[2]
 
 
 def check_model(program, source, work):
