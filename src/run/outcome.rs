@@ -124,6 +124,18 @@ impl PerplexityReport {
     }
 }
 
+/// What a text is called that is the end of `calibration`, on which nothing was calibrated.
+pub(super) fn held_out_end(calibration: &str) -> String {
+    format!("{HELD_OUT_END}({calibration})")
+}
+
+/// The calibration that a text of this name is the held-out end of, if it is of any.
+pub(super) fn held_out_of(text: &str) -> Option<&str> {
+    text.strip_prefix(HELD_OUT_END)?.strip_prefix('(')?.strip_suffix(')')
+}
+
+const HELD_OUT_END: &str = "the held-out end of the calibration ";
+
 /// What the model was calibrated on.
 #[derive(Debug, Clone, Serialize)]
 pub struct CalibrationReport {

@@ -11,7 +11,7 @@ use super::{
     memory::{RunPlan, host_peak},
     method::{Method, Section},
     origin::Origin,
-    outcome::{CalibrationReport, Outcome, PerplexityReport},
+    outcome::{CalibrationReport, Outcome, PerplexityReport, held_out_end},
     paths::name_of,
     record::RunRecord,
     speed::SpeedReport,
@@ -291,7 +291,7 @@ impl<M: Method> Work<'_, M> {
         let Task { model, request, calibration, .. } = self.task;
         let whole = model.whole_vocabulary().map(|_| Model::open(&request.model)).transpose()?;
         for (number, rows) in eval.iter().enumerate() {
-            let held_out = || format!("the held-out end of the calibration ({})", request.calibration.source());
+            let held_out = || held_out_end(&request.calibration.source());
             let text = request.eval.get(number).map_or_else(held_out, |path| path.display().to_string());
             let found = match self.state.before.get(number) {
                 _ if M::COMPARES => {

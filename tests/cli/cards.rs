@@ -78,3 +78,30 @@ fn no_card_of_the_original_stops_a_run_or_gets_into_the_new_ones_yaml() {
         assert!(matter.contains("base_model: \"model\"\nli"), "{matter}");
     }
 }
+
+#[test]
+fn cards_are_for_others_and_name_files_but_not_where_they_were() {
+    let scene = Scene::new(LLAMA);
+    let (tokens, eval) = (scene.tokens("tokens.json", 10, 30), scene.tokens("eval.json", 2, 20));
+    for (command, file, options) in [
+        ("run", "--calibration", &[][..]),
+        ("compress", "--calibration", &["--effort", "quick", "--target-parameters", "-10%"]),
+        ("prune", "--examples", &["--nsamples", "9"]),
+        ("recover", "--examples", &["--steps", "1", "--mode", "lora"]),
+    ] {
+        for measured in [&[][..], args!["--eval", eval]] {
+            let (model, out) = (scene.path("model"), scene.path("out"));
+            let run = args![command, model, "-o", out, file, tokens, "--force"];
+            let options: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+            let said = program(&[run, &options[..], measured].concat());
+            assert_eq!(said.code, Some(0), "{said:?}");
+            let card = fs::read_to_string(scene.path("out/README.md")).expect("a card");
+            assert!(!card.contains(&scene.directory.path().display().to_string()), "{command}: {card}");
+            assert!(card.contains("of tokens.json"), "{command}: {card}");
+            let text =
+                if measured.is_empty() { "the held-out end of the calibration (tokens.json)" } else { "eval.json" };
+            assert!(card.contains(&format!("was measured on {text} (")), "{command}: {card}");
+            assert!(!card.contains("model-index") || card.contains(&format!("name: \"{text}\"")), "{command}: {card}");
+        }
+    }
+}

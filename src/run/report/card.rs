@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{
     super::{method::Section, origin::Origin},
     Report,
+    front_matter::shared_name,
 };
 
 impl<R: Section> Report<R> {
@@ -20,13 +21,15 @@ impl<R: Section> Report<R> {
             let _ = write!(
                 text,
                 "\nPerplexity was measured on {} ({} sequences, {} tokens).",
-                perplexity.text, perplexity.sequences, perplexity.tokens
+                shared_name(&perplexity.text),
+                perplexity.sequences,
+                perplexity.tokens
             );
         }
         if let Some(calibration) = &self.calibration {
             let answers =
                 calibration.answer_tokens.map(|count| format!(", {count} of answers, which alone were learned"));
-            let source = &calibration.source;
+            let source = shared_name(&calibration.source);
             let of = match calibration.own_sequences {
                 0 if source == "self" => " that the model wrote itself".into(),
                 0 => format!(" of {source}"),

@@ -3,7 +3,11 @@
 use std::fmt::{Display, Write};
 
 use super::{
-    super::{method::Section, origin::Origin, outcome::PerplexityReport},
+    super::{
+        method::Section,
+        origin::Origin,
+        outcome::{PerplexityReport, held_out_end, held_out_of},
+    },
     Report,
 };
 
@@ -47,10 +51,9 @@ impl<R: Section> Report<R> {
 
 /// What was measured on one text.
 fn result(found: &PerplexityReport) -> String {
-    let text = found.text.rsplit(['/', '\\']).next().filter(|_| !found.text.contains('(')).unwrap_or(&found.text);
     let mut result = format!(
         "  - task:\n      type: text-generation\n    dataset:\n      name: {}\n      type: text\n    metrics:\n",
-        quoted(text)
+        quoted(shared_name(&found.text))
     );
     let mut metric = |kind: &str, name: &str, value: f64| {
         let _ = writeln!(result, "    - type: {kind}\n      name: {name}\n      value: {value:?}");
@@ -61,6 +64,15 @@ fn result(found: &PerplexityReport) -> String {
         metric("top-1-agreement", "Share of tokens with the original's top prediction", agreement.top_1);
     }
     result
+}
+
+/// What a text is called in a card, which others read: without the directories of the machine that it was on.
+pub(super) fn shared_name(text: &str) -> String {
+    let name = |path: &str| path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
+    match held_out_of(text) {
+        Some(path) => held_out_end(&name(path)),
+        None => name(text),
+    }
 }
 
 /// Text as YAML and JSON both read it: in quotes, so that `no` is a language and `1.0` a name.
