@@ -86,12 +86,12 @@ fn cards_are_for_others_and_name_files_but_not_where_they_were() {
     for (command, file, options) in [
         ("run", "--calibration", &[][..]),
         ("compress", "--calibration", &["--effort", "quick", "--target-parameters", "-10%"]),
-        ("prune", "--examples", &["--nsamples", "9"]),
+        ("prune", "--examples", &[]),
         ("recover", "--examples", &["--steps", "1", "--mode", "lora"]),
     ] {
         for measured in [&[][..], args!["--eval", eval]] {
             let (model, out) = (scene.path("model"), scene.path("out"));
-            let run = args![command, model, "-o", out, file, tokens, "--force"];
+            let run = args![command, model, "-o", out, file, tokens, "--cal-nsamples", "8", "--force"];
             let options: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
             let said = program(&[run, &options[..], measured].concat());
             assert_eq!(said.code, Some(0), "{said:?}");
