@@ -1,4 +1,5 @@
 # Two commands for a fresh machine: `make demo` makes the model in assets/demo smaller, `make test` runs every test.
+# TESTS="--test gpu" names those that `make test` runs, as arguments of cargo test.
 # Either installs a software Vulkan driver if, and only if, no GPU adapter is found, and says so.
 # `make test-drivers` runs the tests on every Vulkan driver there is; DRIVER=lvp on those alone whose file names have that in them.
 # `make test-interop` holds what the program writes against transformers and other programs, which it installs into target/interop.
@@ -30,7 +31,7 @@ demo: adapter
 	$(SLICEGPT) generate $(OUT) --prompt "$(PROMPT)"
 
 test: adapter
-	cargo test --release
+	cargo test --release $(TESTS)
 
 test-drivers: adapter
 	tests/drivers.sh
